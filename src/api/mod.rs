@@ -1,0 +1,3 @@
+//! The HTTP edge: requests parsed into our types, answers rendered; the only part that speaks axum.
+
+pub mod peer;

@@ -1,0 +1,24 @@
+//! d8-registry: the in-cluster container registry of a Deckhouse cluster.
+//!
+//! A map for readers is in ARCHITECTURE.md. In reading order:
+//!
+//! - [`oci`]: names, digests, ranges, manifests; pure
+//! - [`store`]: the directory tree, durable; the index beside it
+//! - [`auth`]: who asks, and what that user may do
+//! - [`mode`]: what a registry operation means in the configured mode
+//! - [`api`]: the HTTP edge, the only part that speaks axum
+//! - [`serve`]: sockets, TLS, connections, drain
+//! - [`telemetry`]: metrics, log, access log
+//! - [`config`]: the YAML file, parsed into values that can't be wrong, and its reload
+//! - [`cli`]: the command line
+
+pub mod api;
+pub mod auth;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod mode;
+pub mod oci;
+pub mod serve;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,328 @@
+//! Content digests: `sha256:<64 hex>` and `sha512:<128 hex>`.
+//!
+//! Source: OCI image-spec, descriptor.md, "Digests".
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::Digest as _;
+use sha2::digest::common::hazmat::{DeserializeStateError, SerializableState};
+
+/// A digest algorithm that this registry stores content under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// SHA-256, which every client understands.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Algorithm {
+    /// Every algorithm, in the order in which the store's tree lists them.
+    pub const ALL: [Self; 2] = [Self::Sha256, Self::Sha512];
+
+    /// The name before the colon.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    /// Length of the raw digest in bytes.
+    #[must_use]
+    pub const fn len(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+
+    /// The digest of `content`.
+    #[must_use]
+    pub fn digest(self, content: &[u8]) -> Digest {
+        let mut hasher = Hasher::new(self);
+        hasher.update(content);
+        hasher.finish()
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        match text {
+            "sha256" => Ok(Self::Sha256),
+            "sha512" => Ok(Self::Sha512),
+            _ => Err(InvalidDigest::Algorithm),
+        }
+    }
+}
+
+/// A digest of known algorithm and right length, kept as bytes.
+///
+/// Made only by [`FromStr`], [`Digest::from_bytes`] and [`Hasher::finish`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest {
+    algorithm: Algorithm,
+    /// The first `algorithm.len()` bytes count, the rest is zero.
+    bytes: [u8; 64],
+}
+
+/// Why a text is not a digest this registry accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidDigest {
+    /// No `algorithm:` in front.
+    #[error("a digest is written algorithm:hex")]
+    Form,
+    /// An algorithm that is not supported.
+    #[error("the digest's algorithm is not supported, use sha256 or sha512")]
+    Algorithm,
+    /// Wrong number of digits, or a digit that is not lower-case hex.
+    #[error("the digest's hex part has the wrong length or a character outside 0-9a-f")]
+    Hex,
+}
+
+impl Digest {
+    /// The digest whose raw bytes these are; `None` if their number does not fit `algorithm`.
+    #[must_use]
+    pub fn from_bytes(algorithm: Algorithm, raw: &[u8]) -> Option<Self> {
+        if raw.len() != algorithm.len() {
+            return None;
+        }
+        let mut bytes = [0; 64];
+        bytes[..raw.len()].copy_from_slice(raw);
+        Some(Self { algorithm, bytes })
+    }
+
+    /// The digest named by a file of the tree: the hex part alone.
+    ///
+    /// # Errors
+    /// [`InvalidDigest::Hex`] if `hex` is not the right number of lower-case hex digits.
+    pub fn from_hex(algorithm: Algorithm, hex: &str) -> Result<Self, InvalidDigest> {
+        if hex.len() != algorithm.len() * 2 {
+            return Err(InvalidDigest::Hex);
+        }
+        let mut bytes = [0; 64];
+        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+            *byte = hex_value(pair[0])? << 4 | hex_value(pair[1])?;
+        }
+        Ok(Self { algorithm, bytes })
+    }
+
+    /// The algorithm before the colon.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The raw bytes, 32 or 64 of them.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.algorithm.len()]
+    }
+
+    /// The hex part, as used for file names.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = String::with_capacity(self.algorithm.len() * 2);
+        for byte in self.as_bytes() {
+            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        hex
+    }
+}
+
+fn hex_value(digit: u8) -> Result<u8, InvalidDigest> {
+    match digit {
+        b'0'..=b'9' => Ok(digit - b'0'),
+        b'a'..=b'f' => Ok(digit - b'a' + 10),
+        _ => Err(InvalidDigest::Hex),
+    }
+}
+
+impl FromStr for Digest {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        let (algorithm, hex) = text.split_once(':').ok_or(InvalidDigest::Form)?;
+        Self::from_hex(algorithm.parse()?, hex)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm, self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A running digest over content that arrives in pieces.
+#[derive(Clone)]
+pub struct Hasher(Running);
+
+#[derive(Clone)]
+enum Running {
+    Sha256(sha2::Sha256),
+    Sha512(sha2::Sha512),
+}
+
+/// The serialised inner state of a [`Hasher`]: 104 bytes for SHA-256, 208 for SHA-512.
+///
+/// Lets an upload go on after a restart without reading again what was already hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HasherState {
+    /// The algorithm that the state belongs to.
+    pub algorithm: Algorithm,
+    /// The state's bytes, opaque.
+    pub bytes: Vec<u8>,
+}
+
+impl Hasher {
+    /// A hasher that has seen nothing.
+    #[must_use]
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self(match algorithm {
+            Algorithm::Sha256 => Running::Sha256(sha2::Sha256::new()),
+            Algorithm::Sha512 => Running::Sha512(sha2::Sha512::new()),
+        })
+    }
+
+    /// A hasher that goes on from a stored state; `None` if the bytes are not such a state.
+    #[must_use]
+    pub fn resume(state: &HasherState) -> Option<Self> {
+        fn load<H: SerializableState>(bytes: &[u8]) -> Option<H> {
+            let array = bytes.try_into().ok()?;
+            let restored: Result<H, DeserializeStateError> = H::deserialize(array);
+            restored.ok()
+        }
+        Some(Self(match state.algorithm {
+            Algorithm::Sha256 => Running::Sha256(load(&state.bytes)?),
+            Algorithm::Sha512 => Running::Sha512(load(&state.bytes)?),
+        }))
+    }
+
+    /// The algorithm that this hasher computes.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        match self.0 {
+            Running::Sha256(_) => Algorithm::Sha256,
+            Running::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    /// Takes in the next piece of content.
+    pub fn update(&mut self, content: &[u8]) {
+        match &mut self.0 {
+            Running::Sha256(hasher) => hasher.update(content),
+            Running::Sha512(hasher) => hasher.update(content),
+        }
+    }
+
+    /// The state to store, from which [`Hasher::resume`] goes on.
+    #[must_use]
+    pub fn state(&self) -> HasherState {
+        let bytes = match &self.0 {
+            Running::Sha256(hasher) => hasher.serialize().to_vec(),
+            Running::Sha512(hasher) => hasher.serialize().to_vec(),
+        };
+        HasherState { algorithm: self.algorithm(), bytes }
+    }
+
+    /// The digest of everything seen.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        let mut bytes = [0; 64];
+        let algorithm = self.algorithm();
+        match self.0 {
+            Running::Sha256(hasher) => bytes[..32].copy_from_slice(&hasher.finalize()),
+            Running::Sha512(hasher) => bytes.copy_from_slice(&hasher.finalize()),
+        }
+        Digest { algorithm, bytes }
+    }
+}
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hasher").field(&self.algorithm()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn text_and_back(raw in proptest::collection::vec(any::<u8>(), 64), short: bool) {
+            let algorithm = if short { Algorithm::Sha256 } else { Algorithm::Sha512 };
+            let digest = Digest::from_bytes(algorithm, &raw[..algorithm.len()]).unwrap();
+            prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+        }
+
+        #[test]
+        fn only_canonical_text_parses(text in "(sha256|sha512|SHA256|md5)?:?[0-9a-fA-F/.]{0,130}") {
+            if let Ok(digest) = text.parse::<Digest>() {
+                prop_assert_eq!(digest.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn a_resumed_hash_equals_an_uninterrupted_one(
+            head in proptest::collection::vec(any::<u8>(), 0..300),
+            tail in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            for algorithm in Algorithm::ALL {
+                let mut first = Hasher::new(algorithm);
+                first.update(&head);
+                let mut second = Hasher::resume(&first.state()).unwrap();
+                second.update(&tail);
+                let whole = [head.as_slice(), tail.as_slice()].concat();
+                prop_assert_eq!(second.finish(), algorithm.digest(&whole));
+            }
+        }
+    }
+
+    #[test]
+    fn the_empty_content_has_the_published_digest() {
+        assert_eq!(
+            Algorithm::Sha256.digest(b"").to_string(),
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+    }
+
+    #[test]
+    fn a_state_of_the_wrong_length_is_refused() {
+        let state = HasherState { algorithm: Algorithm::Sha256, bytes: vec![0; 103] };
+        assert!(Hasher::resume(&state).is_none());
+    }
+}

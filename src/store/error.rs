@@ -1,0 +1,76 @@
+//! What can go wrong on the disk.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::oci::{Digest, UploadId};
+
+/// Why a write is refused for lack of room; the names are metric labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `store.maxBytes` would be exceeded.
+    BudgetExhausted {
+        /// The budget in bytes.
+        budget: u64,
+        /// Bytes in use.
+        used: u64,
+    },
+    /// The file system would have less than `store.reserveBytes` free.
+    ReserveExhausted {
+        /// Bytes that have to stay free.
+        reserve: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+}
+
+/// An operation of the store failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The repository has no such blob.
+    #[error("blob unknown to the repository")]
+    BlobUnknown,
+    /// The repository has no such manifest or tag.
+    #[error("manifest unknown to the repository")]
+    ManifestUnknown,
+    /// No such upload in the repository.
+    #[error("upload unknown")]
+    UploadUnknown,
+    /// Another request is writing the upload.
+    #[error("upload {0} is being written by another request")]
+    UploadBusy(UploadId),
+    /// The content is not what its name says.
+    #[error("the content has digest {actual}, not {expected}")]
+    DigestMismatch {
+        /// As named by the client.
+        expected: Digest,
+        /// As computed.
+        actual: Digest,
+    },
+    /// No room.
+    #[error("no room left: {0:?}")]
+    Full(Refusal),
+    /// The index is being built; `retry_after` is a guess in seconds.
+    #[error("the index is being rebuilt")]
+    IndexNotReady {
+        /// Seconds after which to ask again.
+        retry_after: u64,
+    },
+    /// The folder can't be used as a store; a whole sentence for the administrator.
+    #[error("{0}")]
+    Layout(String),
+    /// The disk failed.
+    #[error("{operation} {path}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+    /// A fault of ours.
+    #[error("internal fault: {0}")]
+    Bug(String),
+}
