@@ -1,1 +1,33 @@
-//! Part of the skeleton.
+//! Metrics, the log, the access log and progress lines. Imports nothing of the house but the clock, so that everyone
+//! may use it; what it shows of other modules is handed in as closures.
+
+pub mod access_log;
+pub mod families;
+pub mod labels;
+mod line;
+pub mod logging;
+pub mod metrics;
+mod process;
+pub mod progress;
+pub mod repeats;
+mod rfc3339;
+
+pub use access_log::{AccessLog, AccessMode, AccessRecord};
+pub use families::{FAMILIES, Family, Kind};
+pub use labels::{AuthFailureReason, CertificateUse, IndexLabel, Method, ReloadOutcome, Route};
+pub use logging::{Level, LogError, LogFormat, LogOptions, Logging};
+pub use metrics::{InFlight, IndexSample, Metrics, MetricsError, StoreSample};
+pub use progress::Progress;
+
+/// An error with its causes, in one line, for the log.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
