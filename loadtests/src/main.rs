@@ -1,1 +1,3 @@
+//! Load scenarios for d8-registry.
+
 fn main() {}

@@ -15,6 +15,9 @@ mod value;
 pub mod watch;
 mod yaml;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

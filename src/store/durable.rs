@@ -60,6 +60,7 @@ impl Disk {
     }
 
     /// Writes a new file, synced; its name is not.
+    #[expect(clippy::needless_pass_by_value, reason = "the path is given up to the value that removes it")]
     pub(super) fn write_temporary(&self, path: PathBuf, content: &[u8]) -> Result<Temporary, StoreError> {
         let failed = |operation, path: &Path, error| StoreError::io(operation, path)(error);
         let mut file = create(&path)?;
@@ -132,6 +133,7 @@ impl Disk {
     }
 
     /// Copies the file at `from` into a new synced file.
+    #[expect(clippy::needless_pass_by_value, reason = "the path is given up to the value that removes it")]
     pub(super) fn copy(&self, from: &Path, to: PathBuf) -> Result<Temporary, StoreError> {
         let mut source = File::open(from).map_err(StoreError::io("open", from))?;
         let mut file = create(&to)?;

@@ -40,13 +40,13 @@ pub enum StoreError {
     /// Another request is writing the upload.
     #[error("upload {0} is being written by another request")]
     UploadBusy(UploadId),
-    /// The content is not what its name says.
+    /// The content is not what its name says. Boxed, because every result of the store would be so large.
     #[error("the content has digest {actual}, not {expected}")]
     DigestMismatch {
         /// As named by the client.
-        expected: Digest,
+        expected: Box<Digest>,
         /// As computed.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// No room.
     #[error("no room left: {0:?}")]

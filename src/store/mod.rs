@@ -458,7 +458,7 @@ async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
             Ok(0) => {}
             Ok(reaped) => tracing::info!(reaped, "abandoned uploads removed"),
             Err(error) => {
-                tracing::error!(error = %crate::telemetry::with_causes(&error), "the store could not be tidied")
+                tracing::error!(error = %crate::telemetry::with_causes(&error), "the store could not be tidied");
             }
         }
         tokio::select! {

@@ -15,6 +15,9 @@ use crate::oci::Algorithm;
 const MAJOR: u32 = 1;
 const MINOR: u32 = 0;
 
+/// The minors that this version reads: its own and all before.
+const MINORS: std::ops::RangeInclusive<u32> = 0..=MINOR;
+
 /// A folder that was recognised and locked.
 #[derive(Debug)]
 pub(super) struct Opened {
@@ -129,7 +132,7 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
 fn check_version(layout: &Layout) -> Result<(), StoreError> {
     let path = layout.version();
     let text = std::fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
-    let known = parse_version(text.trim()).is_some_and(|(major, minor)| major == MAJOR && minor <= MINOR);
+    let known = parse_version(text.trim()).is_some_and(|(major, minor)| major == MAJOR && MINORS.contains(&minor));
     if known {
         return Ok(());
     }

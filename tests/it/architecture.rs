@@ -77,7 +77,7 @@ fn parts_use_only_what_they_may() {
         let part = file.split(['/', '.']).next().unwrap();
         let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == part) else { continue };
         for (other, _) in MAY_USE {
-            let always = ["clock", "telemetry", part].contains(other) && !(part == "oci");
+            let always = ["clock", "telemetry", part].contains(other) && part != "oci";
             if !always && !allowed.contains(other) && code.contains(&format!("crate::{other}")) {
                 wrong.push(format!("{file} uses {other}"));
             }

@@ -105,9 +105,15 @@ async fn the_oauth2_form_is_read_too() {
 async fn wrong_credentials_are_401_everywhere() {
     let registry = Registry::start(&Setup::with_users());
     let client = registry.client();
-    for authorization in
-        ["Basic cm86VHIwdWI0ZG9y", "Basic bm9ib2R5OnNlY3JldA==", "Basic !!!", "Bearer x.y.z", "Bearer ", "Digest a=b", "x"]
-    {
+    for authorization in [
+        "Basic cm86VHIwdWI0ZG9y",
+        "Basic bm9ib2R5OnNlY3JldA==",
+        "Basic !!!",
+        "Bearer x.y.z",
+        "Bearer ",
+        "Digest a=b",
+        "x",
+    ] {
         for path in ["/v2/", "/v2/a/manifests/v1", "/v2/A/manifests/v1"] {
             let response =
                 client.request(Method::GET, path).header("authorization", authorization).send().await.unwrap();

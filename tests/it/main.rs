@@ -1,5 +1,10 @@
 //! Integration tests: the real binary over loopback, in one test program.
-#![allow(missing_docs, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and its tasks die with it"
+)]
 
 mod architecture;
 mod auth;

@@ -131,7 +131,8 @@ async fn a_raised_limit_lets_the_waiting_in() {
 
 #[tokio::test]
 async fn several_addresses_and_an_ipv4_peer_of_an_ipv6_socket() {
-    let listeners = bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap(), "[::]:0".parse().unwrap()]).unwrap();
+    let listeners =
+        bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap(), "[::]:0".parse().unwrap()]).unwrap();
     let addresses: Vec<SocketAddr> = listeners.iter().map(Listener::address).collect();
     let server = Server::new(LIMITS);
     for listener in listeners {

@@ -58,7 +58,8 @@ async fn what_does_not_fit_is_refused_and_the_old_one_stays() {
     let error = tls.reload(&files.options).unwrap_err();
     assert!(matches!(error, TlsError::Mismatch { .. }), "{error}");
     assert!(error.may_be_swap_in_progress());
-    for (file, text) in [(&files.options.cert_file, ""), (&files.options.cert_file, "no pem"), (&files.options.key_file, "")]
+    for (file, text) in
+        [(&files.options.cert_file, ""), (&files.options.cert_file, "no pem"), (&files.options.key_file, "")]
     {
         let good = std::fs::read(file).unwrap();
         std::fs::write(file, text).unwrap();

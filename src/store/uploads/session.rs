@@ -196,7 +196,7 @@ fn finish(store: &Inner, upload: &Upload, hold: &Hold, expected: &Digest) -> Res
     if actual != *expected {
         drop(writer);
         store.uploads.end(shelf, upload, hold);
-        return Err(StoreError::DigestMismatch { expected: *expected, actual });
+        return Err(StoreError::DigestMismatch { expected: Box::new(*expected), actual: Box::new(actual) });
     }
     // Appends that were cut off may have left bytes behind the offset.
     writer.file.set_len(writer.offset).map_err(StoreError::io("cut", &path))?;
