@@ -1,1 +1,59 @@
-//! Part of the skeleton.
+//! Sockets, TLS, connections and their orderly end; knows nothing of registries.
+//!
+//! A [`Server`] is handed bound [`Listener`]s and a service per listener. It speaks HTTP/1.1 and, where TLS agrees on
+//! it, HTTP/2; it puts an [`crate::api::peer::Peer`] into the extensions of every request. It never looks into a
+//! request, never answers one by itself (hyper's own 400 and 431 for unreadable heads apart), and writes no access log.
+
+mod body;
+mod client_cert;
+mod connection;
+mod drain;
+mod linger;
+mod listener;
+mod nofile;
+mod socket;
+mod stall;
+mod streams;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+pub use body::{RequestBody, RequestBodyError};
+pub use drain::{Drained, Server};
+pub use listener::{BindError, Listener, bind};
+pub use nofile::{OpenFiles, raise_open_files};
+pub use tls::{Tls, TlsChange, TlsError, TlsOptions};
+
+/// Bounds of every connection. A change holds for connections accepted after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Open connections over all listeners of the server; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// From the accepted connection to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// For the head of a request, counted from the end of the last answer: it is also how long an idle connection is
+    /// kept. Clients pool connections for up to 90 s (Go's default), so less than that makes them meet resets.
+    pub header_timeout: Duration,
+    /// A body, in either direction, that moves no byte for so long is cut; it may take up to twice as long.
+    pub stall_timeout: Duration,
+    /// Bytes of a request's head.
+    pub max_header_bytes: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub max_streams: u32,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 8192,
+            handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(100),
+            stall_timeout: Duration::from_secs(60),
+            max_header_bytes: 64 * 1024,
+            max_streams: 200,
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! One connection from its first byte to its last: handshake, protocol, requests, orderly end.
+//!
+//! The protocol is chosen by ALPN, never guessed from bytes: a guess would wait for ever on a silent client.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{Service, ServiceExt};
+
+use super::ConnectionLimits;
+use super::body::RequestBody;
+use super::linger::{Flow, Lingering, Transport};
+use super::socket::Socket;
+use super::streams::{StreamBody, Streams, TICKS, Verdict};
+use super::tls::Tls;
+use crate::api::peer::Peer;
+
+/// hyper's buffer per connection; a request's head lies in it whole.
+const H1_BUFFER: usize = 256 * 1024;
+/// Window of one upload, and of all uploads on a connection: one paused upload must not stop the others.
+const H2_STREAM_WINDOW: u32 = 1024 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What is queued per download; a slow reader holds so much memory.
+const H2_SEND_BUFFER: usize = 256 * 1024;
+const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
+const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a connection is served with.
+pub(super) struct Context<S> {
+    pub(super) service: S,
+    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) limits: ConnectionLimits,
+    /// Finish what runs, then close.
+    pub(super) stop: CancellationToken,
+    /// Close now.
+    pub(super) abort: CancellationToken,
+    /// Where the streams of HTTP/2 connections run.
+    pub(super) streams: TaskTracker,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// By the client, or by us when nothing ran on it.
+    Orderly,
+    /// By [`Context::abort`].
+    Cut,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve<S, B>(tcp: TcpStream, address: SocketAddr, context: Context<S>) -> Ended
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let socket = Socket::new(tcp, context.limits.stall_timeout);
+    let Some(tls) = context.tls.clone() else {
+        let peer = Peer { address, tls: false, trusted_proxy: false };
+        return Box::pin(serve_http1(Transport::Plain(socket), peer, context)).await;
+    };
+    let handshake = tokio::time::timeout(context.limits.handshake_timeout, tls.accept(socket));
+    let accepted = tokio::select! {
+        accepted = handshake => accepted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "too slow"))),
+        () = context.stop.cancelled() => return Ended::Orderly,
+    };
+    match accepted {
+        Ok(accepted) => {
+            let peer = Peer { address, tls: true, trusted_proxy: accepted.trusted_proxy };
+            let transport = Transport::Tls(Box::new(accepted.stream));
+            if accepted.http2 {
+                Box::pin(serve_http2(transport, peer, context)).await
+            } else {
+                Box::pin(serve_http1(transport, peer, context)).await
+            }
+        }
+        Err(error) => {
+            // Port scanners and probes do this all day long.
+            tracing::debug!(%address, %error, "a TLS handshake failed");
+            Ended::Orderly
+        }
+    }
+}
+
+async fn serve_http1<S, B>(transport: Transport, peer: Peer, context: Context<S>) -> Ended
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let Context { service, limits, stop, abort, .. } = context;
+    let address = peer.address;
+    let flow = Arc::new(Flow::default());
+    let io = TokioIo::new(Lingering::new(transport, Arc::clone(&flow)));
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (service, flow, peer) = (service.clone(), Arc::clone(&flow), peer.clone());
+        async move {
+            flow.begin(!hyper::body::Body::is_end_stream(request.body()));
+            let body_flow = Arc::clone(&flow);
+            let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, Some(body_flow)));
+            request.extensions_mut().insert(peer);
+            let Ok(mut response) = service.oneshot(request).await;
+            if flow.is_body_open() {
+                // What the client still sends would have to be read to find its next request.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_header_size(limits.max_header_bytes)
+            .max_buf_size(H1_BUFFER.max(limits.max_header_bytes))
+            .serve_connection(io, answer)
+    );
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => closed(address, ended),
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => closed(address, ended),
+                () = abort.cancelled() => Ended::Cut,
+            }
+        }
+    }
+}
+
+async fn serve_http2<S, B>(transport: Transport, peer: Peer, context: Context<S>) -> Ended
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let Context { service, limits, stop, abort, streams: tracker, .. } = context;
+    let address = peer.address;
+    let streams = Arc::new(Streams::default());
+    let watched = Arc::clone(&streams);
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (service, peer, active) = (service.clone(), peer.clone(), watched.begin());
+        async move {
+            let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, None));
+            request.extensions_mut().insert(peer);
+            let Ok(response) = service.oneshot(request).await;
+            Ok::<_, Infallible>(response.map(|body| StreamBody::new(body, active)))
+        }
+    });
+    let mut connection = pin!(
+        http2::Builder::new(OnTracker(tracker))
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.max_streams)
+            .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_send_buf_size(H2_SEND_BUFFER)
+            .keep_alive_interval(H2_PING_INTERVAL)
+            .keep_alive_timeout(H2_PING_TIMEOUT)
+            .serve_connection(TokioIo::new(transport), answer)
+    );
+    let mut pace = Pace::new(&limits);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return closed(address, ended),
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                // Nothing was ever asked here: the client's greeting may not even be in.
+                if streams.begun() == 0 {
+                    return Ended::Orderly;
+                }
+                connection.as_mut().graceful_shutdown();
+            }
+            () = abort.cancelled(), if stopping => return Ended::Cut,
+            _ = pace.ticks.tick() => match pace.judge(&streams) {
+                Judgement::GoOn => {}
+                Judgement::Retire => connection.as_mut().graceful_shutdown(),
+                Judgement::Close => {
+                    tracing::debug!(%address, "an HTTP/2 connection stands still and is cut");
+                    return Ended::Orderly;
+                }
+            },
+        }
+    }
+}
+
+/// The slow clock of an HTTP/2 connection: HTTP/1's header timeout has no counterpart in hyper's HTTP/2, nor have
+/// bodies that nobody reads.
+struct Pace {
+    ticks: tokio::time::Interval,
+    idle_limit: u32,
+    idle_ticks: u32,
+    begun: u32,
+}
+
+enum Judgement {
+    GoOn,
+    /// No new streams on this connection.
+    Retire,
+    Close,
+}
+
+impl Pace {
+    fn new(limits: &ConnectionLimits) -> Self {
+        let period = (limits.stall_timeout / TICKS).max(Duration::from_millis(1));
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let idle_limit = limits.header_timeout.as_millis().div_ceil(period.as_millis().max(1));
+        Self { ticks, idle_limit: u32::try_from(idle_limit).unwrap_or(u32::MAX), idle_ticks: 0, begun: 0 }
+    }
+
+    fn judge(&mut self, streams: &Streams) -> Judgement {
+        let verdict = streams.tick(self.begun);
+        self.begun = streams.begun();
+        if verdict != Verdict::Idle {
+            self.idle_ticks = 0;
+        }
+        match verdict {
+            Verdict::Moving => Judgement::GoOn,
+            Verdict::SomeStalled => Judgement::Retire,
+            Verdict::AllStalled => Judgement::Close,
+            Verdict::Idle => {
+                self.idle_ticks = self.idle_ticks.saturating_add(1);
+                if self.idle_ticks < self.idle_limit {
+                    Judgement::GoOn
+                } else if self.idle_ticks == self.idle_limit {
+                    Judgement::Retire
+                } else {
+                    // It was told, and has had a tick's time to go.
+                    Judgement::Close
+                }
+            }
+        }
+    }
+}
+
+fn closed(address: SocketAddr, ended: Result<(), hyper::Error>) -> Ended {
+    if let Err(error) = ended {
+        tracing::debug!(%address, error = &error as &(dyn StdError + 'static), "a connection broke");
+    }
+    Ended::Orderly
+}
+
+/// Runs the streams of an HTTP/2 connection where they are waited for.
+#[derive(Clone)]
+struct OnTracker(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for OnTracker
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}

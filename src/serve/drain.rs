@@ -1,0 +1,166 @@
+//! The server as a whole: starts accept loops, and ends everything in order within a deadline.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use super::ConnectionLimits;
+use super::body::RequestBody;
+use super::connection::{self, Context, Ended};
+use super::listener::{Listener, Slots};
+use super::tls::Tls;
+
+/// Addresses of cut connections that are named; the rest is counted.
+const NAMED: usize = 100;
+
+/// Connections over one or more listeners that live and end together. Cheap to clone.
+///
+/// The registry and the admin listener are two of these: the latter answers while the former drains.
+#[derive(Clone, Debug)]
+pub struct Server(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limits: ArcSwap<ConnectionLimits>,
+    slots: Slots,
+    stop: CancellationToken,
+    abort: CancellationToken,
+    loops: TaskTracker,
+    connections: TaskTracker,
+    streams: TaskTracker,
+    cut: Mutex<Drained>,
+}
+
+/// What a drain could not finish.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were cut with a request on them.
+    pub cut: usize,
+    /// Their peers, the first hundred.
+    pub peers: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// A server without listeners.
+    #[must_use]
+    pub fn new(limits: ConnectionLimits) -> Self {
+        Self(Arc::new(Inner {
+            limits: ArcSwap::from_pointee(limits),
+            slots: Slots::new(limits.max_connections),
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            loops: TaskTracker::new(),
+            connections: TaskTracker::new(),
+            streams: TaskTracker::new(),
+            cut: Mutex::new(Drained::default()),
+        }))
+    }
+
+    /// Puts changed limits into force for connections accepted from now on.
+    pub fn set_limits(&self, limits: ConnectionLimits) {
+        self.0.limits.store(Arc::new(limits));
+        self.0.slots.set_most(limits.max_connections);
+    }
+
+    /// Open connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.0.slots.taken()
+    }
+
+    /// Serves what comes in on `listener` until [`Server::drain`]. Must be called inside a tokio runtime; returns at
+    /// once. A request whose service panics ends its own connection (HTTP/1) or stream (HTTP/2) and nothing else.
+    pub fn listen<S, B>(&self, listener: Listener, tls: Option<Arc<Tls>>, service: S)
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let inner = Arc::clone(&self.0);
+        self.0.loops.spawn(async move {
+            let stop = inner.stop.clone();
+            loop {
+                let accepted = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    accepted = inner.accept(&listener) => accepted,
+                };
+                let (tcp, peer, slot) = accepted;
+                let context = Context {
+                    service: service.clone(),
+                    tls: tls.clone(),
+                    limits: **inner.limits.load(),
+                    // Own children: every wake of a connection looks at its token, and must not meet the others there.
+                    stop: inner.stop.child_token(),
+                    abort: inner.abort.child_token(),
+                    streams: inner.streams.clone(),
+                };
+                let inner = Arc::clone(&inner);
+                let connections = inner.connections.clone();
+                connections.spawn(async move {
+                    let _slot = slot;
+                    if connection::serve(tcp, peer, context).await == Ended::Cut {
+                        inner.note_cut(peer);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Stops accepting, lets running requests end, and after `deadline` cuts what is left. Idle connections are closed
+    /// at once. Call it once; safe to drop, but then nothing is cut.
+    pub async fn drain(&self, deadline: Duration) -> Drained {
+        let inner = &self.0;
+        inner.stop.cancel();
+        // First the loops: after them no connection is added.
+        inner.loops.close();
+        inner.loops.wait().await;
+        inner.connections.close();
+        inner.streams.close();
+        let ended = async {
+            inner.connections.wait().await;
+            inner.streams.wait().await;
+        };
+        if tokio::time::timeout(deadline, ended).await.is_err() {
+            inner.abort.cancel();
+            inner.connections.wait().await;
+        }
+        inner.cut.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A place among the open connections, given back on drop: also when a connection's task panics.
+struct Slot(Arc<Inner>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.slots.free();
+    }
+}
+
+impl Inner {
+    async fn accept(self: &Arc<Self>, listener: &Listener) -> (tokio::net::TcpStream, SocketAddr, Slot) {
+        let (tcp, peer) = listener.accept().await;
+        self.slots.take().await;
+        (tcp, peer, Slot(Arc::clone(self)))
+    }
+
+    fn note_cut(&self, peer: SocketAddr) {
+        let mut drained = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        drained.cut += 1;
+        if drained.peers.len() < NAMED {
+            drained.peers.push(peer);
+        }
+    }
+}

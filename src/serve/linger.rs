@@ -1,0 +1,224 @@
+//! The orderly close of an HTTP/1 connection whose client still sends.
+//!
+//! A socket that is closed with unread bytes answers them with a reset, and a reset may overtake the answer: a client
+//! whose push was refused early would see a broken connection instead of its status. So the write side is closed
+//! first, then what the client still sends is read away, then the socket is closed (RFC 9112, 9.6).
+//!
+//! This sits in `poll_shutdown` and not behind hyper's `without_shutdown`: hyper calls it only after everything it
+//! has buffered is written, which `without_shutdown` does not wait for.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+use tokio_rustls::server::TlsStream;
+
+use super::socket::Socket;
+
+/// Most bytes that are read away, on the wire.
+pub(super) const LINGER_BYTES: usize = 8 * 1024 * 1024;
+/// Longest time that is read away.
+pub(super) const LINGER_TIME: Duration = Duration::from_secs(5);
+
+const SCRATCH: usize = 64 * 1024;
+
+/// What the connection's I/O and the requests on it tell each other. HTTP/1 has one request at a time.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// Bytes came in that no request has taken to its end.
+    unread: AtomicBool,
+    /// The request being answered has a body that was not read to its end.
+    body_open: AtomicBool,
+}
+
+impl Flow {
+    /// A request begins.
+    pub(super) fn begin(&self, has_body: bool) {
+        self.body_open.store(has_body, Ordering::Relaxed);
+        self.unread.store(has_body, Ordering::Relaxed);
+    }
+
+    /// Its body was read to its end.
+    pub(super) fn body_read(&self) {
+        self.body_open.store(false, Ordering::Relaxed);
+        self.unread.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether its body was not read to its end.
+    pub(super) fn is_body_open(&self) -> bool {
+        self.body_open.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection, with or without TLS.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// As it is.
+    Plain(Socket),
+    /// Behind TLS.
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Transport {
+    /// Below TLS: what is read away needs no deciphering.
+    fn raw(&mut self) -> &mut Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_mut().0,
+        }
+    }
+}
+
+macro_rules! forward {
+    ($self:expr, $method:ident $(, $argument:expr)*) => {
+        match $self {
+            Transport::Plain(socket) => Pin::new(socket).$method($($argument),*),
+            Transport::Tls(stream) => Pin::new(&mut **stream).$method($($argument),*),
+        }
+    };
+}
+
+#[derive(Debug)]
+enum Stage {
+    Open,
+    ReadingAway { timer: Pin<Box<Sleep>>, scratch: Box<[u8]>, left: usize },
+    Done,
+}
+
+/// The I/O of one HTTP/1 connection.
+#[derive(Debug)]
+pub(super) struct Lingering {
+    transport: Transport,
+    flow: Arc<Flow>,
+    ended: bool,
+    stage: Stage,
+}
+
+impl Lingering {
+    /// Takes the connection over.
+    pub(super) const fn new(transport: Transport, flow: Arc<Flow>) -> Self {
+        Self { transport, flow, ended: false, stage: Stage::Open }
+    }
+
+    fn poll_read_away(
+        transport: &mut Transport,
+        cx: &mut Context<'_>,
+        timer: &mut Pin<Box<Sleep>>,
+        scratch: &mut [u8],
+        left: &mut usize,
+    ) -> Poll<()> {
+        while *left > 0 {
+            let mut buf = ReadBuf::new(scratch);
+            match Pin::new(transport.raw()).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => *left = left.saturating_sub(buf.filled().len()),
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    ready!(timer.as_mut().poll(cx));
+                    return Poll::Ready(());
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.transport).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.flow.unread.store(true, Ordering::Relaxed);
+        } else {
+            self.ended = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        loop {
+            match &mut me.stage {
+                Stage::Open => {
+                    ready!(Pin::new(&mut me.transport).poll_shutdown(cx))?;
+                    me.stage = if me.flow.unread.load(Ordering::Relaxed) && !me.ended {
+                        Stage::ReadingAway {
+                            timer: Box::pin(sleep(LINGER_TIME)),
+                            scratch: vec![0; SCRATCH].into_boxed_slice(),
+                            left: LINGER_BYTES,
+                        }
+                    } else {
+                        Stage::Done
+                    };
+                }
+                Stage::ReadingAway { timer, scratch, left } => {
+                    ready!(Self::poll_read_away(&mut me.transport, cx, timer, scratch, left));
+                    me.stage = Stage::Done;
+                }
+                Stage::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+/// The I/O of one HTTP/2 connection: there a refused body ends with `RST_STREAM`, nothing lingers.
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        forward!(self.get_mut(), poll_read, cx, buf)
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        forward!(self.get_mut(), poll_write, cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        forward!(self.get_mut(), poll_write_vectored, cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self.get_mut(), poll_flush, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self.get_mut(), poll_shutdown, cx)
+    }
+}

@@ -1,0 +1,162 @@
+//! Listening sockets and the loop that takes connections off them.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+/// Connections the kernel keeps for us while we are busy.
+const BACKLOG: i32 = 4096;
+/// A peer that vanished without a word is noticed within two minutes.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
+const LAST_BACK_OFF: Duration = Duration::from_secs(1);
+
+/// An address can't be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {address}")]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// A bound socket, not yet accepting.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    address: SocketAddr,
+}
+
+/// Binds every address, or none. `[::]` takes IPv4 too unless the list has `0.0.0.0` with the same port.
+/// Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`BindError`] for the first address that fails.
+pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<Listener>, BindError> {
+    addresses
+        .iter()
+        .map(|&address| {
+            let only_v6 = addresses.iter().any(|other| {
+                other.ip() == IpAddr::from([0, 0, 0, 0]) && other.port() == address.port() && address.is_ipv6()
+            });
+            Listener::bind(address, only_v6).map_err(|source| BindError { address, source })
+        })
+        .collect()
+}
+
+impl Listener {
+    fn bind(address: SocketAddr, only_v6: bool) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(only_v6)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let tcp = TcpListener::from_std(socket.into())?;
+        let address = tcp.local_addr()?;
+        Ok(Self { tcp, address })
+    }
+
+    /// The address it is bound to, with the port the system chose if 0 was asked for.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection and its peer, ready for use. Errors are waited out here: a process without file
+    /// descriptors must not spin. Safe to drop.
+    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr) {
+        let mut back_off = FIRST_BACK_OFF;
+        loop {
+            match self.tcp.accept().await {
+                Ok((stream, peer)) => {
+                    prepare(&stream);
+                    return (stream, unmapped(peer));
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, address = %self.address, "can't accept connections, trying again");
+                    tokio::time::sleep(back_off).await;
+                    back_off = (back_off * 2).min(LAST_BACK_OFF);
+                }
+            }
+        }
+    }
+}
+
+/// Failures to set an option are no reason to refuse a connection.
+fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&KEEPALIVE);
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// An IPv4 peer of a socket for both families is an IPv4 peer.
+fn unmapped(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
+/// Places for open connections. Who gets none waits; the kernel's queue holds the client meanwhile.
+#[derive(Debug)]
+pub(super) struct Slots {
+    most: AtomicUsize,
+    taken: AtomicUsize,
+    freed: Notify,
+}
+
+impl Slots {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most: AtomicUsize::new(most.max(1)), taken: AtomicUsize::new(0), freed: Notify::new() }
+    }
+
+    /// Another number of places; who has one keeps it.
+    pub(super) fn set_most(&self, most: usize) {
+        self.most.store(most.max(1), Ordering::Relaxed);
+        self.freed.notify_waiters();
+    }
+
+    /// Places taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a place and takes it; to be given back with [`Slots::free`]. Safe to drop.
+    pub(super) async fn take(&self) {
+        loop {
+            let freed = self.freed.notified();
+            let most = self.most.load(Ordering::Relaxed);
+            let took = self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
+                (taken < most).then_some(taken + 1)
+            });
+            if took.is_ok() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Gives a place back.
+    pub(super) fn free(&self) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+        self.freed.notify_waiters();
+    }
+}

@@ -1,0 +1,308 @@
+//! TLS 1.2 and 1.3 of the listeners: certificate, key and client authorities, swapped without dropping a connection.
+//!
+//! There is one rustls configuration for as long as the client authorities stay: it looks the certificate up at every
+//! handshake, so a new one keeps tickets and sessions alive. Sessions can be resumed unless client certificates are
+//! asked for: a resumed session's certificate would not be verified again.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::client_cert::{ProxyTrust, ask_for_certificates};
+use super::socket::Socket;
+use crate::clock::{self, Timestamp};
+
+/// What rustls may hold back per connection: its default of 64 KiB costs a third more CPU per byte, more is only
+/// memory for slow readers.
+const BUFFER_LIMIT: usize = 128 * 1024;
+
+/// The files a [`Tls`] is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// PEM: the leaf first, then its intermediates.
+    pub cert_file: PathBuf,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    pub key_file: PathBuf,
+    /// PEM: authorities of client certificates. `None`: none are asked for.
+    pub client_ca_file: Option<PathBuf>,
+    /// Common or subject alternative names of proxies whose `X-Forwarded-*` count.
+    pub trusted_proxy_names: Vec<String>,
+}
+
+/// Why files can't be used for TLS. No variant carries key material.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file can't be read.
+    #[error("can't read {path}")]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file holds none of what is looked for.
+    #[error("{path} holds no {wanted} in PEM form")]
+    Empty {
+        /// Which one.
+        path: PathBuf,
+        /// What was looked for.
+        wanted: &'static str,
+    },
+    /// The key is not the certificate's.
+    #[error("the key in {key_file} does not belong to the certificate in {cert_file}")]
+    Mismatch {
+        /// The certificate.
+        cert_file: PathBuf,
+        /// The key.
+        key_file: PathBuf,
+    },
+    /// A certificate or key that can't be used.
+    #[error("{path} can't be used: {reason}")]
+    Unusable {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The TLS library refused its settings.
+    #[error("TLS can't be set up")]
+    Setup(#[source] rustls::Error),
+}
+
+impl TlsError {
+    /// Whether files that are being swapped one after the other look like this; worth another try a little later.
+    #[must_use]
+    pub const fn may_be_swap_in_progress(&self) -> bool {
+        !matches!(self, Self::Setup(_))
+    }
+}
+
+/// What a reload changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsChange {
+    /// The certificate or its key.
+    pub certificate: bool,
+    /// The client authorities: sessions from before can't be resumed.
+    pub client_authorities: bool,
+    /// The names of trusted proxies.
+    pub proxy_names: bool,
+}
+
+/// The TLS side of listeners; shared by all of them.
+pub struct Tls {
+    certificate: Arc<ArcSwap<CertifiedKey>>,
+    acceptor: ArcSwap<Acceptor>,
+    expiry: ArcSwap<Timestamp>,
+    provider: Arc<CryptoProvider>,
+    reloading: Mutex<()>,
+}
+
+struct Acceptor {
+    tls: TlsAcceptor,
+    /// The PEM text of the client authorities, to see whether it changed.
+    client_ca: Option<Vec<u8>>,
+    trust: Option<ProxyTrust>,
+    names: Vec<String>,
+}
+
+struct Loaded {
+    certified: CertifiedKey,
+    expiry: Timestamp,
+    client_ca: Option<Vec<u8>>,
+}
+
+/// A TLS connection after its handshake.
+pub(super) struct Accepted {
+    pub(super) stream: TlsStream<Socket>,
+    pub(super) http2: bool,
+    pub(super) trusted_proxy: bool,
+}
+
+impl Tls {
+    /// Loads the files; blocking.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file.
+    pub fn load(options: &TlsOptions) -> Result<Self, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let loaded = load(options, &provider)?;
+        let certificate = Arc::new(ArcSwap::from_pointee(loaded.certified));
+        let acceptor = build_acceptor(options, loaded.client_ca, &certificate, &provider)?;
+        Ok(Self {
+            certificate,
+            acceptor: ArcSwap::from_pointee(acceptor),
+            expiry: ArcSwap::from_pointee(loaded.expiry),
+            provider,
+            reloading: Mutex::new(()),
+        })
+    }
+
+    /// Loads the files again and puts them into force for new handshakes; open connections go on. On an error
+    /// everything stays as it was. Blocking; calls wait for each other.
+    ///
+    /// # Errors
+    /// As [`Tls::load`]; see [`TlsError::may_be_swap_in_progress`].
+    pub fn reload(&self, options: &TlsOptions) -> Result<TlsChange, TlsError> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = load(options, &self.provider)?;
+        let old = self.acceptor.load_full();
+        let current = self.certificate.load_full();
+        let change = TlsChange {
+            certificate: current.cert != loaded.certified.cert,
+            client_authorities: old.client_ca != loaded.client_ca,
+            proxy_names: old.names != options.trusted_proxy_names,
+        };
+        // Everything that can fail comes before the first swap.
+        let acceptor = if change.client_authorities {
+            Some(build_acceptor(options, loaded.client_ca, &self.certificate, &self.provider)?)
+        } else if change.proxy_names {
+            Some(Acceptor {
+                tls: old.tls.clone(),
+                client_ca: loaded.client_ca,
+                trust: old.trust.as_ref().map(|trust| trust.with_names(&options.trusted_proxy_names)),
+                names: options.trusted_proxy_names.clone(),
+            })
+        } else {
+            None
+        };
+        if change.certificate {
+            self.certificate.store(Arc::new(loaded.certified));
+            self.expiry.store(Arc::new(loaded.expiry));
+        }
+        if let Some(acceptor) = acceptor {
+            self.acceptor.store(Arc::new(acceptor));
+        }
+        Ok(change)
+    }
+
+    /// When the certificate in force ends being valid.
+    #[must_use]
+    pub fn expiry(&self) -> Timestamp {
+        **self.expiry.load()
+    }
+
+    /// Shakes hands. The caller bounds the time; safe to drop.
+    pub(super) async fn accept(&self, socket: Socket) -> std::io::Result<Accepted> {
+        let acceptor = self.acceptor.load_full();
+        let mut stream = acceptor.tls.accept(socket).await?;
+        let (_, connection) = stream.get_mut();
+        connection.set_buffer_limit(Some(BUFFER_LIMIT));
+        let http2 = connection.alpn_protocol() == Some(b"h2");
+        let trusted_proxy = match (&acceptor.trust, connection.peer_certificates()) {
+            (Some(trust), Some(chain)) => trust.is_trusted(chain, clock::now()),
+            _ => false,
+        };
+        Ok(Accepted { stream, http2, trusted_proxy })
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("expiry", &self.expiry()).finish_non_exhaustive()
+    }
+}
+
+/// Hands out the certificate that is in force at the moment of a handshake.
+struct CurrentCertificate(Arc<ArcSwap<CertifiedKey>>);
+
+impl fmt::Debug for CurrentCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CurrentCertificate")
+    }
+}
+
+impl ResolvesServerCert for CurrentCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+fn load(options: &TlsOptions, provider: &CryptoProvider) -> Result<Loaded, TlsError> {
+    let chain = certificates(&options.cert_file, &read(&options.cert_file)?)?;
+    let expiry = expiry(&options.cert_file, &chain[0])?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&options.key_file)?)
+        .map_err(|_| TlsError::Empty { path: options.key_file.clone(), wanted: "private key" })?;
+    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            TlsError::Mismatch { cert_file: options.cert_file.clone(), key_file: options.key_file.clone() }
+        }
+        rustls::Error::InvalidCertificate(reason) => {
+            TlsError::Unusable { path: options.cert_file.clone(), reason: format!("{reason:?}") }
+        }
+        other => TlsError::Unusable { path: options.key_file.clone(), reason: other.to_string() },
+    })?;
+    let client_ca = options.client_ca_file.as_deref().map(read).transpose()?;
+    Ok(Loaded { certified, expiry, client_ca })
+}
+
+fn build_acceptor(
+    options: &TlsOptions,
+    client_ca: Option<Vec<u8>>,
+    certificate: &Arc<ArcSwap<CertifiedKey>>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Acceptor, TlsError> {
+    let resolver = Arc::new(CurrentCertificate(Arc::clone(certificate)));
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?;
+    let (mut config, trust) = match (&options.client_ca_file, &client_ca) {
+        (Some(path), Some(pem)) => {
+            let unusable = |reason| TlsError::Unusable { path: path.clone(), reason };
+            let mut roots = RootCertStore::empty();
+            for root in certificates(path, pem)? {
+                roots.add(root).map_err(|error| unusable(error.to_string()))?;
+            }
+            let (ask, trust) =
+                ask_for_certificates(roots, &options.trusted_proxy_names, Arc::clone(provider)).map_err(unusable)?;
+            let mut config = builder.with_client_cert_verifier(Arc::new(ask)).with_cert_resolver(resolver);
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            (config, Some(trust))
+        }
+        _ => {
+            let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+            config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
+            config.send_tls13_tickets = 1;
+            (config, None)
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Acceptor {
+        tls: TlsAcceptor::from(Arc::new(config)),
+        client_ca,
+        trust,
+        names: options.trusted_proxy_names.clone(),
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+/// At least one certificate, or an error.
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(TlsError::Empty { path: path.to_owned(), wanted: "certificate" }),
+        Err(error) => Err(TlsError::Unusable { path: path.to_owned(), reason: error.to_string() }),
+    }
+}
+
+fn expiry(path: &Path, leaf: &[u8]) -> Result<Timestamp, TlsError> {
+    let (_, leaf) = x509_parser::parse_x509_certificate(leaf)
+        .map_err(|error| TlsError::Unusable { path: path.to_owned(), reason: error.to_string() })?;
+    let seconds = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(Timestamp::from_millis(seconds.saturating_mul(1000)))
+}
