@@ -52,43 +52,27 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_without_movement_is_a_stall_after_the_limit() {
-        let mut stall = Stall::new(Duration::from_secs(10));
+    const LIMIT: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn a_wait_without_movement_is_a_stall_and_not_before_the_limit() {
+        let mut stall = Stall::new(LIMIT);
         let begin = Instant::now();
         poll_fn(|cx| stall.poll_stalled(cx)).await;
-        assert_eq!(begin.elapsed().as_secs(), 10);
+        assert!(begin.elapsed() >= LIMIT);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn movement_gives_another_limit() {
-        let mut stall = Stall::new(Duration::from_secs(10));
+        let mut stall = Stall::new(LIMIT);
         let begin = Instant::now();
         poll_fn(|cx| {
             assert!(stall.poll_stalled(cx).is_pending());
             Poll::Ready(())
         })
         .await;
-        tokio::time::advance(Duration::from_secs(9)).await;
         stall.moved();
         poll_fn(|cx| stall.poll_stalled(cx)).await;
-        assert_eq!(begin.elapsed().as_secs(), 20);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pause_between_two_waits_is_no_stall() {
-        let mut stall = Stall::new(Duration::from_secs(10));
-        poll_fn(|cx| {
-            assert!(stall.poll_stalled(cx).is_pending());
-            Poll::Ready(())
-        })
-        .await;
-        stall.moved();
-        tokio::time::advance(Duration::from_secs(500)).await;
-        poll_fn(|cx| {
-            assert!(stall.poll_stalled(cx).is_pending());
-            Poll::Ready(())
-        })
-        .await;
+        assert!(begin.elapsed() >= LIMIT * 2);
     }
 }

@@ -1,0 +1,101 @@
+//! The table of metric families: registration is made from it, and the README's table is compared with it.
+
+/// What a family measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts in buckets.
+    Histogram,
+}
+
+impl Kind {
+    /// As it stands in the exposition format.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// What it measures.
+    pub kind: Kind,
+    /// One sentence for the operator.
+    pub help: &'static str,
+    /// Names of its labels; their values come from the sets in [`super::labels`].
+    pub labels: &'static [&'static str],
+}
+
+const fn family(name: &'static str, kind: Kind, help: &'static str, labels: &'static [&'static str]) -> Family {
+    Family { name, kind, help, labels }
+}
+
+macro_rules! families {
+    ($($constant:ident: $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)+) => {
+        $(pub(super) const $constant: Family = family($name, Kind::$kind, $help, &[$($label),*]);)+
+
+        /// Every family there is.
+        pub const FAMILIES: &[Family] = &[$($constant),+];
+    };
+}
+
+families! {
+    BUILD_INFO: "d8_registry_build_info", Gauge, ["version", "revision", "mode"],
+        "Always 1; what is running.";
+    STORE_USED: "d8_registry_store_used_bytes", Gauge, [],
+        "Bytes the store uses: blobs, uploads and index. Absent until the first count after an unclean stop is through.";
+    STORE_BUDGET: "d8_registry_store_budget_bytes", Gauge, [],
+        "Most bytes the store may use (store.maxBytes). Absent without a budget.";
+    STORE_FREE: "d8_registry_store_free_bytes", Gauge, [],
+        "Free bytes of the store's file system.";
+    STORE_RESERVE: "d8_registry_store_reserve_bytes", Gauge, [],
+        "Bytes of the store's file system that every write leaves free.";
+    STORE_WRITABLE: "d8_registry_store_writable", Gauge, [],
+        "1 while pushes are taken, 0 while they are refused for lack of room.";
+    INDEX_STATE: "d8_registry_index_state", Gauge, ["state"],
+        "1 for what the index is doing: closed, rebuilding or ready. Listings need ready, pulls and pushes do not.";
+    HTTP_REQUESTS: "d8_registry_http_requests_total", Counter, ["method", "route", "status"],
+        "Requests answered.";
+    HTTP_DURATION: "d8_registry_http_request_duration_seconds", Histogram, ["method", "route"],
+        "Time from the head of a request to the last byte of its answer.";
+    HTTP_IN_FLIGHT: "d8_registry_http_requests_in_flight", Gauge, [],
+        "Requests being answered now.";
+    HTTP_RECEIVED: "d8_registry_http_received_bytes_total", Counter, [],
+        "Bytes of request bodies received.";
+    HTTP_SENT: "d8_registry_http_sent_bytes_total", Counter, [],
+        "Bytes of response bodies sent.";
+    AUTH_FAILURES: "d8_registry_auth_failures_total", Counter, ["reason"],
+        "Requests that were not let through. The reason missing is the normal first step of most clients.";
+    CERTIFICATE_EXPIRY: "d8_registry_certificate_expiry_timestamp_seconds", Gauge, ["use"],
+        "When a certificate in force stops being valid.";
+    CONFIG_VALID: "d8_registry_config_valid", Gauge, [],
+        "1 while the configuration on disk is the one in force, 0 after it was refused.";
+    CONFIG_RELOADS: "d8_registry_config_reloads_total", Counter, ["outcome"],
+        "Reloads of configuration, users or certificates.";
+    LOG_DROPPED: "d8_registry_log_lines_dropped_total", Counter, [],
+        "Log lines lost because whoever reads the log was too slow.";
+    PROCESS_CPU: "process_cpu_seconds_total", Counter, [],
+        "CPU time used, user and system.";
+    PROCESS_OPEN_FDS: "process_open_fds", Gauge, [],
+        "Open file descriptors.";
+    PROCESS_MAX_FDS: "process_max_fds", Gauge, [],
+        "Most file descriptors the process may open.";
+    PROCESS_VIRTUAL: "process_virtual_memory_bytes", Gauge, [],
+        "Virtual memory.";
+    PROCESS_RESIDENT: "process_resident_memory_bytes", Gauge, [],
+        "Resident memory, mapped files included.";
+    PROCESS_START: "process_start_time_seconds", Gauge, [],
+        "When the process was started.";
+    PROCESS_THREADS: "process_threads", Gauge, [],
+        "Threads.";
+}

@@ -1,0 +1,225 @@
+//! The closed sets that label values come from. Nothing a client sends can become a label.
+
+macro_rules! label {
+    ($(#[$about:meta])* $name:ident { $($(#[$variant_about:meta])* $variant:ident => $text:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_about])* $variant,)+
+        }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// As it stands in the metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+        }
+    };
+}
+
+/// Sets whose values stand for places in an array.
+macro_rules! indexed {
+    ($($name:ident)+) => {
+        $(impl $name {
+            /// Its place in [`Self::ALL`].
+            pub(super) const fn index(self) -> usize {
+                self as usize
+            }
+        })+
+    };
+}
+
+indexed!(Method Route AuthFailureReason ReloadOutcome);
+
+label! {
+    /// The method of a request.
+    Method {
+        /// `GET`.
+        Get => "GET",
+        /// `HEAD`.
+        Head => "HEAD",
+        /// `POST`.
+        Post => "POST",
+        /// `PUT`.
+        Put => "PUT",
+        /// `PATCH`.
+        Patch => "PATCH",
+        /// `DELETE`.
+        Delete => "DELETE",
+        /// Any other.
+        Other => "other",
+    }
+}
+
+impl Method {
+    /// Sorts a method in.
+    #[must_use]
+    pub const fn of(method: &http::Method) -> Self {
+        match *method {
+            http::Method::GET => Self::Get,
+            http::Method::HEAD => Self::Head,
+            http::Method::POST => Self::Post,
+            http::Method::PUT => Self::Put,
+            http::Method::PATCH => Self::Patch,
+            http::Method::DELETE => Self::Delete,
+            _ => Self::Other,
+        }
+    }
+}
+
+label! {
+    /// What a request is about.
+    Route {
+        /// `/v2/`.
+        Base => "base",
+        /// A blob.
+        Blob => "blob",
+        /// A manifest.
+        Manifest => "manifest",
+        /// An upload.
+        Upload => "upload",
+        /// A list of tags.
+        Tags => "tags",
+        /// The list of repositories.
+        Catalog => "catalog",
+        /// The referrers of a manifest.
+        Referrers => "referrers",
+        /// The token service.
+        Token => "token",
+        /// Anything else.
+        Other => "other",
+    }
+}
+
+label! {
+    /// Why a request was not let through.
+    AuthFailureReason {
+        /// No credentials: the first request of most clients.
+        Missing => "missing",
+        /// A header that can't be read.
+        Malformed => "malformed",
+        /// Unknown user or wrong password.
+        WrongPassword => "wrong_password",
+        /// A token that is not ours, has expired, or is of a user that is gone.
+        BadToken => "bad_token",
+        /// Too many wrong passwords at once.
+        TooMany => "too_many",
+        /// A token without the action.
+        InsufficientScope => "insufficient_scope",
+        /// A user without the right.
+        Denied => "denied",
+    }
+}
+
+label! {
+    /// What a certificate is for.
+    CertificateUse {
+        /// Shown to clients of the listeners.
+        Tls => "tls",
+        /// Belongs to the key that signs tokens.
+        Token => "token",
+    }
+}
+
+label! {
+    /// How a reload of the configuration ended.
+    ReloadOutcome {
+        /// The new configuration is in force.
+        Applied => "applied",
+        /// It was refused, the old one stays in force.
+        Rejected => "rejected",
+    }
+}
+
+label! {
+    /// What the index is doing.
+    IndexLabel {
+        /// Not opened yet.
+        Closed => "closed",
+        /// Being rebuilt: listings answer 503.
+        Rebuilding => "rebuilding",
+        /// Answers.
+        Ready => "ready",
+    }
+}
+
+/// The status codes that are told apart; the rest is counted by class.
+pub(super) const STATUSES: &[(u16, &str)] = &[
+    (200, "200"),
+    (201, "201"),
+    (202, "202"),
+    (204, "204"),
+    (206, "206"),
+    (304, "304"),
+    (307, "307"),
+    (400, "400"),
+    (401, "401"),
+    (403, "403"),
+    (404, "404"),
+    (405, "405"),
+    (408, "408"),
+    (409, "409"),
+    (411, "411"),
+    (412, "412"),
+    (413, "413"),
+    (415, "415"),
+    (416, "416"),
+    (429, "429"),
+    (499, "499"),
+    (500, "500"),
+    (501, "501"),
+    (502, "502"),
+    (503, "503"),
+    (504, "504"),
+    (507, "507"),
+];
+/// By hundreds, and what is none.
+const CLASSES: &[&str] = &["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// How many labels a status can have.
+pub(super) const STATUS_LABELS: usize = STATUSES.len() + CLASSES.len();
+
+/// The label of a status code, and its place among all of them.
+pub(super) fn status(code: u16) -> (usize, &'static str) {
+    match STATUSES.binary_search_by_key(&code, |(known, _)| *known) {
+        Ok(index) => (index, STATUSES[index].1),
+        Err(_) => {
+            let class = usize::from(code / 100);
+            let class = if class < CLASSES.len() { class } else { 0 };
+            (STATUSES.len() + class, CLASSES[class])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_a_place_of_its_own() {
+        assert!(STATUSES.is_sorted());
+        for (code, text) in STATUSES {
+            assert_eq!(status(*code).1, *text);
+            assert_eq!(code.to_string(), *text);
+        }
+        assert_eq!(status(418).1, "4xx");
+        assert_eq!(status(0).1, "other");
+        assert_eq!(status(999).1, "other");
+        assert!((0..=u16::MAX).all(|code| status(code).0 < STATUS_LABELS));
+    }
+
+    #[test]
+    fn methods_are_sorted_in() {
+        for method in Method::ALL {
+            let parsed = http::Method::from_bytes(method.as_str().as_bytes()).unwrap();
+            assert_eq!(Method::of(&parsed), *method);
+        }
+        assert_eq!(Method::of(&http::Method::TRACE), Method::Other);
+    }
+}
