@@ -158,11 +158,7 @@ async fn status(State(state): State<AdminState>) -> Response {
             },
         },
         certificate_expiry: (state.certificate_expiry)().map(Timestamp::as_secs),
-        config: ConfigStatus {
-            valid: config.error.is_none(),
-            loaded: config.loaded.as_secs(),
-            error: config.error,
-        },
+        config: ConfigStatus { valid: config.error.is_none(), loaded: config.loaded.as_secs(), error: config.error },
     };
     ([(CACHE_CONTROL, "no-store")], Json(document)).into_response()
 }

@@ -54,7 +54,9 @@ impl ProxyTrust {
         let Some((leaf, intermediates)) = chain.split_first() else { return false };
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()));
         match self.verifier.verify_client_cert(leaf, intermediates, now) {
-            Ok(_) => names_of(leaf).iter().any(|name| self.names.iter().any(|trusted| trusted.eq_ignore_ascii_case(name))),
+            Ok(_) => {
+                names_of(leaf).iter().any(|name| self.names.iter().any(|trusted| trusted.eq_ignore_ascii_case(name)))
+            }
             Err(error) => {
                 tracing::debug!(%error, "a client certificate does not verify, its owner is not trusted");
                 false

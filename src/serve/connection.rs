@@ -133,17 +133,17 @@ where
             .max_buf_size(H1_BUFFER.max(limits.max_header_bytes))
             .serve_connection(io, answer)
     );
+    // The token comes first: an answer that is ready at the same moment then tells the client to come no more.
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        ended = connection.as_mut() => return closed(address, ended),
+    }
+    connection.as_mut().graceful_shutdown();
     tokio::select! {
         biased;
         ended = connection.as_mut() => closed(address, ended),
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => closed(address, ended),
-                () = abort.cancelled() => Ended::Cut,
-            }
-        }
+        () = abort.cancelled() => Ended::Cut,
     }
 }
 

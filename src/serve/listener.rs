@@ -144,9 +144,9 @@ impl Slots {
         loop {
             let freed = self.freed.notified();
             let most = self.most.load(Ordering::Relaxed);
-            let took = self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
-                (taken < most).then_some(taken + 1)
-            });
+            let took = self
+                .taken
+                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| (taken < most).then_some(taken + 1));
             if took.is_ok() {
                 return;
             }

@@ -31,9 +31,10 @@ impl Socket {
                 Poll::Ready(Ok(written))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                self.stall.poll_stalled(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
-            }
+            Poll::Pending => self
+                .stall
+                .poll_stalled(cx)
+                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing"))),
         }
     }
 }

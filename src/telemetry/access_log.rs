@@ -211,10 +211,8 @@ mod tests {
                     log.log(&AccessRecord { status, important, ..RECORD });
                 }
             });
-            let logged: Vec<&str> = text
-                .lines()
-                .map(|line| line.split_once("status=").unwrap().1.split(' ').next().unwrap())
-                .collect();
+            let logged: Vec<&str> =
+                text.lines().map(|line| line.split_once("status=").unwrap().1.split(' ').next().unwrap()).collect();
             assert_eq!(logged, expected);
         }
     }

@@ -179,9 +179,7 @@ impl Logging {
         let base = tracing_subscriber::registry().with(filter).with(HoldRepeats(reporter.clone()));
         let dispatch = match options.format {
             LogFormat::Text => Dispatch::new(base.with(fmt::layer().with_writer(writer).with_ansi(colours))),
-            LogFormat::Json => {
-                Dispatch::new(base.with(fmt::layer().with_writer(writer).json().flatten_event(true)))
-            }
+            LogFormat::Json => Dispatch::new(base.with(fmt::layer().with_writer(writer).json().flatten_event(true))),
         };
         (dispatch, Self { level, access, dropped, reporter, _writes_the_rest_on_drop: guard })
     }

@@ -302,15 +302,8 @@ impl SampledInner {
 impl Collector for Sampled {
     fn desc(&self) -> Vec<&Desc> {
         let me = &*self.0;
-        let parts: [&dyn Collector; 7] = [
-            &me.used,
-            &me.budget,
-            &me.free,
-            &me.reserve,
-            &me.writable,
-            &me.index_state,
-            &me.dropped_lines,
-        ];
+        let parts: [&dyn Collector; 7] =
+            [&me.used, &me.budget, &me.free, &me.reserve, &me.writable, &me.index_state, &me.dropped_lines];
         parts.into_iter().flat_map(Collector::desc).collect()
     }
 

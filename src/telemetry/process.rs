@@ -50,15 +50,7 @@ impl ProcessCollector {
     }
 
     fn parts(&self) -> [&dyn Collector; 7] {
-        [
-            &self.cpu,
-            &self.open_fds,
-            &self.max_fds,
-            &self.virtual_memory,
-            &self.resident,
-            &self.start,
-            &self.threads,
-        ]
+        [&self.cpu, &self.open_fds, &self.max_fds, &self.virtual_memory, &self.resident, &self.start, &self.threads]
     }
 
     #[expect(clippy::cast_precision_loss, reason = "seconds of CPU time and of the epoch fit a double")]

@@ -63,10 +63,8 @@ mod tests {
     #[test]
     fn silent_for_two_seconds_then_every_five() {
         let progress = Progress::new("counting");
-        let due: Vec<u64> = (0..=20_000)
-            .step_by(100)
-            .filter(|at| progress.is_due(Duration::from_millis(*at)))
-            .collect();
+        let due: Vec<u64> =
+            (0..=20_000).step_by(100).filter(|at| progress.is_due(Duration::from_millis(*at))).collect();
         assert_eq!(due, [2_000, 7_000, 12_000, 17_000]);
         assert!(progress.has_spoken());
         assert!(!Progress::new("short").has_spoken());

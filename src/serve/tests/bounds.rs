@@ -1,0 +1,153 @@
+//! What a connection may cost: silent, slow and standing clients, and handlers that fail.
+
+use super::*;
+
+#[tokio::test]
+async fn a_silent_and_a_slow_client_are_cut() {
+    let running = Running::start(ConnectionLimits { header_timeout: SOON, ..LIMITS }, None);
+    for begin in ["", "GET / HTTP/1.1\r\nHost"] {
+        let mut stream = running.connect().await;
+        send(&mut stream, begin).await;
+        assert_eq!(read_to_end(&mut stream).await, "");
+    }
+    // Long enough for one request on a machine that has much to do.
+    let running = Running::start(ConnectionLimits { header_timeout: Duration::from_secs(1), ..LIMITS }, None);
+    let mut idle = running.connect().await;
+    assert_eq!(get(&mut idle, "/x").await, "/x");
+    assert_eq!(read_to_end(&mut idle).await, "");
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_is_cut() {
+    let files = TlsFiles::new();
+    let running = Running::start(ConnectionLimits { handshake_timeout: SOON, ..LIMITS }, Some(files.load()));
+    assert_eq!(read_to_end(&mut running.connect().await).await, "");
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_is_closed() {
+    let files = TlsFiles::new();
+    let limits = ConnectionLimits { header_timeout: SOON, stall_timeout: SOON, ..LIMITS };
+    let running = Running::start(limits, Some(files.load()));
+    let mut config = (*files.client(None)).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let mut stream = connect_tls(&running, &Arc::new(config)).await;
+    // Neither a greeting nor a request: hyper alone would keep it for ever.
+    let mut greeting = Vec::new();
+    let _ = stream.read_to_end(&mut greeting).await;
+    assert_eq!(running.server.drain(LIMITS.stall_timeout).await, Drained::default());
+}
+
+#[tokio::test]
+async fn a_download_nobody_reads_is_cut() {
+    let mut running = Running::start(ConnectionLimits { stall_timeout: SOON, ..LIMITS }, None);
+    let mut stream = running.connect().await;
+    send(&mut stream, "GET /flood HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(running.event().await, "flood dropped");
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_download_nobody_reads_is_cut_over_tls_and_http2() {
+    let files = TlsFiles::new();
+    let mut running = Running::start(ConnectionLimits { stall_timeout: SOON, ..LIMITS }, Some(files.load()));
+    let builder = || reqwest::Client::builder().tls_danger_accept_invalid_certs(true).no_proxy();
+    for client in [builder().build().unwrap(), builder().http1_only().build().unwrap()] {
+        let answer = client.get(format!("https://{}/flood", running.address)).send().await.unwrap();
+        assert_eq!(running.event().await, "flood dropped");
+        drop(answer);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_stands_still_is_answered_and_cut() {
+    let running = Running::start(ConnectionLimits { stall_timeout: SOON, ..LIMITS }, None);
+    let mut stream = running.connect().await;
+    send(&mut stream, "PUT /length HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").await;
+    // The client goes, too, once it has its answer: else the server would read away for its five seconds.
+    assert_eq!(read_answer(&mut stream).await, "stalled");
+    stream.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_is_an_error_and_not_an_end() {
+    let running = Running::start(LIMITS, None);
+    let mut stream = running.connect().await;
+    send(&mut stream, "PUT /length HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n").await;
+    let text = read_to_end_after_shutdown(&mut stream).await;
+    assert!(text.starts_with("HTTP/1.1 400 ") && text.ends_with("broken"), "{text}");
+}
+
+async fn read_to_end_after_shutdown(stream: &mut TcpStream) -> String {
+    let text = read_answer_with_head(stream).await;
+    stream.shutdown().await.unwrap();
+    text + &read_to_end(stream).await
+}
+
+async fn read_answer_with_head(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(b"broken") {
+        text.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_takes_nobody_with_it() {
+    let running = Running::start(LIMITS, None);
+    let mut other = running.connect().await;
+    assert_eq!(get(&mut other, "/x").await, "/x");
+    let mut stream = running.connect().await;
+    send(&mut stream, "GET /panic HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(read_to_end(&mut stream).await, "");
+    assert_eq!(get(&mut other, "/y").await, "/y");
+    assert_eq!(get(&mut running.connect().await, "/z").await, "/z");
+}
+
+#[tokio::test]
+async fn who_finds_no_place_waits_for_one() {
+    let running = Running::start(ConnectionLimits { max_connections: 1, ..LIMITS }, None);
+    let mut first = running.connect().await;
+    assert_eq!(get(&mut first, "/first").await, "/first");
+    let mut second = running.connect().await;
+    send(&mut second, "GET /second HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(running.server.connections(), 1);
+    assert_eq!(get(&mut first, "/still").await, "/still");
+    drop(first);
+    assert_eq!(read_answer(&mut second).await, "/second");
+    assert_eq!(running.server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_raised_limit_lets_the_waiting_in() {
+    let limits = ConnectionLimits { max_connections: 1, ..LIMITS };
+    let running = Running::start(limits, None);
+    let mut first = running.connect().await;
+    assert_eq!(get(&mut first, "/first").await, "/first");
+    let mut second = running.connect().await;
+    send(&mut second, "GET /second HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    running.server.set_limits(ConnectionLimits { max_connections: 2, ..limits });
+    assert_eq!(read_answer(&mut second).await, "/second");
+}
+
+#[tokio::test]
+async fn several_addresses_and_an_ipv4_peer_of_an_ipv6_socket() {
+    let listeners =
+        bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap(), "[::]:0".parse().unwrap()]).unwrap();
+    let addresses: Vec<SocketAddr> = listeners.iter().map(Listener::address).collect();
+    let server = Server::new(LIMITS);
+    for listener in listeners {
+        let service = tower::service_fn(|request: Request<RequestBody>| async move {
+            let peer = request.extensions().get::<Peer>().unwrap().address.ip().to_string();
+            Ok::<_, Infallible>(answer(StatusCode::OK, &peer))
+        });
+        server.listen(listener, None, service);
+    }
+    let all_families = SocketAddr::from(([127, 0, 0, 1], addresses[2].port()));
+    for (address, peer) in [(addresses[0], "127.0.0.1"), (addresses[1], "::1"), (all_families, "127.0.0.1")] {
+        assert_eq!(get(&mut TcpStream::connect(address).await.unwrap(), "/").await, peer);
+    }
+    let taken = bind(&[addresses[0]]).unwrap_err();
+    assert_eq!(taken.address, addresses[0]);
+}
