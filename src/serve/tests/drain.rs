@@ -38,6 +38,17 @@ async fn idle_connections_end_at_once_and_running_downloads_to_their_end() {
 }
 
 #[tokio::test]
+async fn a_client_that_never_greets_does_not_hold_up_the_end() {
+    let files = TlsFiles::new();
+    let running = Running::start(LIMITS, Some(files.load()));
+    let mut config = (*files.client(None)).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let silent = connect_tls(&running, &Arc::new(config)).await;
+    assert_eq!(running.server.drain(Duration::from_secs(5)).await, Drained::default());
+    drop(silent);
+}
+
+#[tokio::test]
 async fn a_request_without_end_is_cut_at_the_deadline_and_named() {
     let mut running = Running::start(LIMITS, None);
     let mut stream = running.connect().await;
