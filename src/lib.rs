@@ -10,6 +10,7 @@
 //! - [`serve`]: sockets, TLS, connections, drain
 //! - [`telemetry`]: metrics, log, access log
 //! - [`config`]: the YAML file, parsed into values that can't be wrong, and its reload
+//! - [`server`]: all of it put together, from start to end
 //! - [`cli`]: the command line
 
 pub mod api;
@@ -20,5 +21,6 @@ pub mod config;
 pub mod mode;
 pub mod oci;
 pub mod serve;
+pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -1,4 +1,281 @@
 //! The HTTP edge: requests parsed into our types, answers rendered; the only part that speaks axum.
+//!
+//! A request's way: [`router`] → `dispatch` (below) → `Route::parse` → authentication → right → limit → one handler
+//! (`blobs`, `manifests`, `uploads`, `tags`, `referrers`, `token`) → the mode → an answer → `exchange`, which counts
+//! and logs when the answer's last byte is gone.
 
+mod access;
 pub mod admin;
+mod blobs;
+mod body;
+mod call;
+mod content;
+mod error;
+mod exchange;
+mod limits;
+mod manifests;
 pub mod peer;
+mod referrers;
+mod route;
+mod tags;
+mod token;
+mod uploads;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::header::{CONNECTION, EXPECT};
+use http::{HeaderName, HeaderValue, Method, Version};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use limits::GateSizes;
+
+use self::access::Base;
+use self::body::{RequestBody, ResponseBody};
+use self::call::{Call, query_values};
+use self::error::ApiError;
+use self::exchange::{Exchange, Outcome};
+use self::limits::{Gate, Gates, Permit};
+use self::peer::Peer;
+use self::route::Route;
+use crate::auth::Authenticator;
+use crate::mode::Mode;
+use crate::oci::ErrorCode;
+use crate::telemetry::{AccessLog, Metrics};
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+
+/// What is read away of a body that was not wanted, so that the connection can be used again.
+const READ_AWAY_BYTES: u64 = 64 * 1024;
+const READ_AWAY_TIME: Duration = Duration::from_secs(5);
+
+/// What may change while the server runs and is not the mode's or the users'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Longest manifest in bytes.
+    pub manifest_max_bytes: usize,
+    /// Limits on what goes on at once.
+    pub gates: GateSizes,
+}
+
+/// The registry behind the edge. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    mode: ArcSwap<Mode>,
+    auth: Authenticator,
+    settings: ArcSwap<Settings>,
+    gates: ArcSwap<Gates>,
+    metrics: Metrics,
+    access_log: AccessLog,
+    /// Cancelled when the server has begun to shut down.
+    draining: CancellationToken,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("mode", &self.0.mode.load().as_str()).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        mode: Mode,
+        auth: Authenticator,
+        settings: Settings,
+        metrics: Metrics,
+        access_log: AccessLog,
+        draining: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            mode: ArcSwap::from_pointee(mode),
+            auth,
+            gates: ArcSwap::from_pointee(Gates::new(settings.gates)),
+            settings: ArcSwap::from_pointee(settings),
+            metrics,
+            access_log,
+            draining,
+        }))
+    }
+
+    /// Puts another mode into force; requests in flight end in the one they began with.
+    pub fn set_mode(&self, mode: Mode) {
+        self.0.mode.store(Arc::new(mode));
+    }
+
+    /// Puts changed settings into force for requests to come.
+    pub fn set_settings(&self, settings: Settings) {
+        let before = self.0.settings.swap(Arc::new(settings));
+        if before.gates != settings.gates {
+            self.0.gates.store(Arc::new(Gates::new(settings.gates)));
+        }
+    }
+}
+
+/// The registry's service. Paths of the distribution API have names with slashes, so axum routes nothing here: one
+/// fallback, and `Route` reads the path.
+pub fn router(app: App) -> Router {
+    Router::new().fallback(dispatch).layer(CatchPanicLayer::new()).with_state(app)
+}
+
+async fn dispatch(State(app): State<App>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let (mut body, progress) = RequestBody::new(body);
+    let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
+    let route = Route::parse(parts.uri.path());
+    let mut exchange = Exchange::begin(&app, &parts, &peer, route.as_ref().ok(), Arc::clone(&progress));
+
+    let outcome = answer(&app, &parts, &peer, route, &mut body, &mut exchange).await;
+    let mut response = exchange.settle(outcome);
+    if !progress.ended() {
+        read_away(&mut body, &parts.headers).await;
+        // What is left can't be read past: the connection ends after this answer, in an orderly way (serve/linger.rs).
+        if !progress.ended() && parts.version <= Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    decorate(&mut response, parts.uri.path(), parts.uri.query(), &exchange);
+    let head = parts.method == Method::HEAD;
+    response.map(|body| Body::new(ResponseBody::new(body, head, exchange)))
+}
+
+/// Lets the request in, or says why not, and runs its handler.
+async fn answer(
+    app: &App,
+    parts: &http::request::Parts,
+    peer: &Peer,
+    route: Result<Route, ApiError>,
+    body: &mut RequestBody,
+    exchange: &mut Exchange,
+) -> Outcome {
+    let base = Base::of(peer, &parts.uri, &parts.headers)?;
+    let auth = &app.0.auth;
+    match &route {
+        Ok(Route::Root) => return root(app, &parts.method),
+        Ok(Route::Token) => {
+            access::action(&Route::Token, &parts.method)?;
+            let answer = token::answer(auth, &parts.method, &parts.headers, parts.uri.query(), body).await;
+            exchange.identified(answer.who.as_ref(), answer.failure);
+            return answer.response;
+        }
+        // What is not the API's tells nobody anything, so it needs no sign-in.
+        Err(error) if !parts.uri.path().starts_with("/v2/") && error.code() == ErrorCode::Unsupported => {
+            return route.map(|_| Response::default());
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let action = route.as_ref().ok().map(|route| access::action(route, &parts.method));
+    let who = match auth.authenticate(parts.headers.get(http::header::AUTHORIZATION).map(HeaderValue::as_bytes)).await {
+        Ok(who) => who,
+        Err(failure) => {
+            exchange.identified(None, Some(failure));
+            let wanted = action.and_then(|action| action.ok().flatten());
+            let repo = route.as_ref().ok().and_then(Route::repository);
+            return Err(access::challenge(auth, &base, failure, wanted.map(|action| (action, repo))));
+        }
+    };
+    exchange.identified(Some(&who), None);
+    let route = route?;
+    if let Some(action) = access::action(&route, &parts.method)? {
+        auth.authorize(&who, action, route.repository()).map_err(|lacking| {
+            exchange.forbidden(&lacking);
+            access::forbidden(auth, &base, lacking)
+        })?;
+    }
+    let permit: Permit = app.0.gates.load_full().enter(gate(&route, &parts.method)).await?;
+    exchange.hold(permit);
+    let call = Call {
+        method: &parts.method,
+        headers: &parts.headers,
+        raw_query: parts.uri.query(),
+        mode: app.0.mode.load_full(),
+        settings: app.0.settings.load_full(),
+        auth,
+        who,
+    };
+    handle(&call, body, &route).await
+}
+
+/// One handler for each route and method; `access::action` has let nothing else through.
+async fn handle(call: &Call<'_>, body: &mut RequestBody, route: &Route) -> Outcome {
+    let method = call.method;
+    match route {
+        Route::Root | Route::Token | Route::Base => {
+            Ok(manifests::json_response("application/json", &serde_json::json!({})))
+        }
+        Route::Catalog => tags::catalog(call).await,
+        Route::Tags(repo) => tags::list(call, repo).await,
+        Route::Referrers(repo, subject) => referrers::list(call, repo, *subject).await,
+        Route::Blob(repo, digest) if method == Method::DELETE => blobs::delete(call, repo, *digest).await,
+        Route::Blob(repo, digest) => blobs::read(call, repo, *digest).await,
+        Route::Manifest(repo, reference) if method == Method::PUT => manifests::put(call, body, repo, reference).await,
+        Route::Manifest(repo, reference) if method == Method::DELETE => manifests::delete(call, repo, reference).await,
+        Route::Manifest(repo, reference) => manifests::read(call, repo, reference).await,
+        Route::Uploads(repo) => uploads::begin(call, body, repo).await,
+        Route::Upload(repo, id) if method == Method::PATCH => uploads::append(call, body, repo, *id).await,
+        Route::Upload(repo, id) if method == Method::PUT => uploads::finish(call, body, repo, *id).await,
+        Route::Upload(repo, id) if method == Method::DELETE => uploads::cancel(call, repo, *id).await,
+        Route::Upload(repo, id) => uploads::ask(call, repo, *id).await,
+    }
+}
+
+/// Which limit a request counts against. HEAD costs a look into memory.
+fn gate(route: &Route, method: &Method) -> Gate {
+    match route {
+        Route::Root | Route::Base | Route::Token => Gate::Free,
+        Route::Catalog | Route::Tags(_) | Route::Referrers(..) => Gate::Listing,
+        Route::Blob(..) | Route::Manifest(..) if method == Method::GET => Gate::Pull,
+        Route::Manifest(..) if method == Method::PUT => Gate::Upload,
+        Route::Blob(..) | Route::Manifest(..) => Gate::Free,
+        Route::Uploads(_) => Gate::Upload,
+        Route::Upload(..) if method == Method::PATCH || method == Method::PUT => Gate::Upload,
+        Route::Upload(..) => Gate::Free,
+    }
+}
+
+/// `GET /`: what balancers ask. 200 when ready, 503 while draining.
+fn root(app: &App, method: &Method) -> Outcome {
+    access::action(&Route::Root, method)?;
+    if app.0.draining.is_cancelled() {
+        return Err(ApiError::new(ErrorCode::Unavailable, "shutting down").retry_after(5));
+    }
+    Ok(Response::new(Body::empty()))
+}
+
+/// Reads the little that is left of a body nobody wanted. A client that waits for `100 Continue` has sent none.
+async fn read_away(body: &mut RequestBody, headers: &http::HeaderMap) {
+    let little = body.size_hint().upper().is_some_and(|left| left <= READ_AWAY_BYTES);
+    if little && !headers.contains_key(EXPECT) {
+        let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+        // Out of time: the connection is closed instead.
+        let _ = tokio::time::timeout(READ_AWAY_TIME, rest).await;
+    }
+}
+
+/// Headers that every answer of the API carries.
+fn decorate(response: &mut Response, path: &str, query: Option<&str>, exchange: &Exchange) {
+    let headers = response.headers_mut();
+    if path == "/v2" || path.starts_with("/v2/") {
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        let namespace = query.filter(|query| query.contains("ns=")).and_then(|_| query_values(query, "ns").next());
+        if let Some(namespace) = namespace
+            && namespace.len() <= 255
+            && let Ok(authority) = http::uri::Authority::try_from(namespace.as_bytes())
+        {
+            headers.insert(OCI_NAMESPACE, content::text(authority.as_str()));
+        }
+    }
+    headers.insert(exchange::REQUEST_ID, content::text(exchange.id()));
+}

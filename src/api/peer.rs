@@ -1,6 +1,6 @@
 //! What the connection knows of the other side; put into every request's extensions by `serve`.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -11,4 +11,15 @@ pub struct Peer {
     pub tls: bool,
     /// Whether it showed a client certificate of a trusted proxy, whose `X-Forwarded-*` and `X-Request-Id` count.
     pub trusted_proxy: bool,
+}
+
+impl Peer {
+    /// A peer of which nothing is known, so nothing it says counts.
+    pub(super) const fn unknown() -> Self {
+        Self {
+            address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            tls: false,
+            trusted_proxy: false,
+        }
+    }
 }

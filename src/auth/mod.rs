@@ -1,56 +1,40 @@
 //! Who asks, and what that user may do. No HTTP server here: the edge hands in header values.
+//!
+//! `users` (who there is) → `passwords` (is it right?) → `tokens` (signed, checked) → `rights` (who may do what) →
+//! `challenge` (what a refused client is told).
+
+mod challenge;
+mod passwords;
+mod rights;
+mod tokens;
+mod users;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::SecretString;
+
+pub use challenge::{BASIC_CHALLENGE, SERVICE};
+pub use rights::{Action, Anonymous, Role, needed_scope};
+
+use self::passwords::Passwords;
+use self::rights::Scopes;
+use self::tokens::TokenService;
+use self::users::Users;
+use crate::clock::{self, Timestamp};
 use crate::oci::RepoName;
 
-/// What someone without credentials may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Anonymous {
-    /// Nothing.
-    None,
-    /// Pull.
-    Pull,
-    /// Pull and push, delete, list: the open server.
-    Push,
-}
-
-/// What a user is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// `ro`: pull.
-    Ro,
-    /// `rw`: pull, push, delete.
-    Rw,
-    /// `mirror-puller`: pull, catalog.
-    MirrorPuller,
-    /// `mirror-pusher`: everything.
-    MirrorPusher,
-}
-
-/// One thing to be allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Read content of a repository.
-    Pull,
-    /// Write content of a repository.
-    Push,
-    /// Delete content of a repository.
-    Delete,
-    /// List the repositories.
-    Catalog,
-}
-
 /// A user from the configuration file.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct UserSpec {
     /// The name.
     pub name: String,
     /// A bcrypt hash.
-    pub password_hash: String,
+    pub password_hash: SecretString,
     /// What the user is for.
     pub role: Role,
 }
@@ -64,14 +48,14 @@ pub struct TokenOptions {
     pub ttl: Duration,
     /// PEM of the signing key; `None`: one is made and kept in `key_dir`.
     pub signing_key_file: Option<PathBuf>,
-    /// PEM of its certificate.
+    /// PEM of its certificate: only to prove that it belongs to the key.
     pub signing_cert_file: Option<PathBuf>,
     /// Where a made key is kept.
     pub key_dir: PathBuf,
 }
 
 /// Everything that decides who may do what.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct AuthOptions {
     /// Rights without credentials.
     pub anonymous: Anonymous,
@@ -88,9 +72,11 @@ pub struct AuthOptions {
 pub struct Identity {
     /// The user's name; `None` for anonymous.
     pub user: Option<Arc<str>>,
+    /// What the token that was shown is good for; `None`: no token, the role alone counts.
+    scopes: Option<Arc<Scopes>>,
 }
 
-/// Credentials were missing or wrong: status 401. The variant's name is a metric label.
+/// Credentials were missing or wrong: status 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthFailure {
     /// No credentials, and anonymous may not.
@@ -99,10 +85,27 @@ pub enum AuthFailure {
     Malformed,
     /// Unknown user or wrong password.
     WrongPassword,
-    /// A token that is not ours, expired, or of a user that is gone.
+    /// A token that is not ours, expired, or of a user that is gone or has another password.
     BadToken,
-    /// Too many wrong passwords are being checked: status 429.
+    /// Too many unknown passwords of this user are being checked: status 429.
     TooMany,
+}
+
+impl AuthFailure {
+    /// Every failure, for metrics.
+    pub const ALL: [Self; 5] = [Self::Missing, Self::Malformed, Self::WrongPassword, Self::BadToken, Self::TooMany];
+
+    /// The metric's label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::WrongPassword => "wrong_password",
+            Self::BadToken => "bad_token",
+            Self::TooMany => "too_many",
+        }
+    }
 }
 
 /// The identity is proven and may not do it.
@@ -110,7 +113,7 @@ pub enum AuthFailure {
 pub enum Forbidden {
     /// A token without the action: 401 `insufficient_scope` with the scope needed.
     Scope(String),
-    /// A user (or anonymous that has no credentials to add) without the right: 403.
+    /// A user without the right: 403.
     Right,
     /// Anonymous without the right: 401 with the challenge for the scope.
     NeedsCredentials(String),
@@ -127,44 +130,85 @@ pub struct IssuedToken {
     pub issued_at: Timestamp,
 }
 
-/// The users could not be loaded; a sentence for the administrator.
-#[derive(Clone, Debug, thiserror::Error)]
+impl std::fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssuedToken").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    }
+}
+
+/// Users or keys could not be loaded, or a token not signed; a sentence for the administrator, without secrets.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AuthError(pub String);
 
 /// Checks credentials and rights; users and keys can be swapped while it works. Cheap to clone.
-#[derive(Clone)]
-pub struct Authenticator {}
+#[derive(Clone, Debug)]
+pub struct Authenticator(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    policy: ArcSwap<Policy>,
+    /// Outlives a reload: what it remembers is keyed by the stored hash too.
+    passwords: Passwords,
+}
+
+/// All that a reload replaces at once.
+#[derive(Debug)]
+struct Policy {
+    anonymous: Anonymous,
+    users: Users,
+    tokens: Option<TokenService>,
+}
+
+/// Users and keys that were loaded and are not in force yet.
+#[derive(Debug)]
+pub struct Prepared(Policy);
+
+impl Policy {
+    fn load(options: &AuthOptions, before: Option<&Users>, passwords: &Passwords) -> Result<Self, AuthError> {
+        let users = Users::load(&options.users, options.users_dir.as_deref(), before, passwords)?;
+        let enabled = options.token.enabled.unwrap_or(!users.is_empty());
+        let tokens = enabled.then(|| TokenService::load(&options.token)).transpose()?;
+        Ok(Self { anonymous: options.anonymous, users, tokens })
+    }
+}
 
 impl Authenticator {
-    /// Loads users and keys; blocking.
+    /// Loads users and keys; blocking. At most `password_checks` bcrypt verifications run at once.
     ///
     /// # Errors
     /// [`AuthError`] names the file and what is wrong with it.
-    pub fn load(options: AuthOptions) -> Result<Self, AuthError> {
-        let _ = options;
-        todo!()
+    pub fn load(options: &AuthOptions, password_checks: usize) -> Result<Self, AuthError> {
+        let passwords = Passwords::new(password_checks);
+        let policy = Policy::load(options, None, &passwords)?;
+        Ok(Self(Arc::new(Inner { policy: ArcSwap::from_pointee(policy), passwords })))
     }
 
-    /// Loads again with `options` and puts the result into force; on an error everything stays as it was. Blocking.
+    /// Loads again with `options`, without putting it into force: see [`Authenticator::commit`]. Blocking.
+    /// A user whose Secret is half-written at this moment stays as it was.
     ///
     /// # Errors
     /// As [`Authenticator::load`].
-    pub fn reload(&self, options: AuthOptions) -> Result<(), AuthError> {
-        let _ = options;
-        todo!()
+    pub fn prepare(&self, options: &AuthOptions) -> Result<Prepared, AuthError> {
+        let before = self.0.policy.load_full();
+        Policy::load(options, Some(&before.users), &self.0.passwords).map(Prepared)
     }
 
-    /// Whether users are configured.
+    /// Puts what was prepared into force; requests that are being checked end by the rules they began with.
+    pub fn commit(&self, prepared: Prepared) {
+        self.0.policy.store(Arc::new(prepared.0));
+    }
+
+    /// How many users there are.
     #[must_use]
-    pub fn has_users(&self) -> bool {
-        todo!()
+    pub fn user_count(&self) -> usize {
+        self.0.policy.load().users.len()
     }
 
     /// Whether the token service is on.
     #[must_use]
     pub fn tokens_enabled(&self) -> bool {
-        todo!()
+        self.0.policy.load().tokens.is_some()
     }
 
     /// Proves who sends this `Authorization` header (its raw bytes; `None`: no header).
@@ -173,34 +217,113 @@ impl Authenticator {
     /// # Errors
     /// [`AuthFailure`].
     pub async fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Identity, AuthFailure> {
-        let _ = authorization;
-        todo!()
+        let Some(header) = authorization else {
+            let anonymous = self.0.policy.load().anonymous;
+            let identity = Identity { user: None, scopes: None };
+            return if anonymous == Anonymous::None { Err(AuthFailure::Missing) } else { Ok(identity) };
+        };
+        let text = std::str::from_utf8(header).map_err(|_| AuthFailure::Malformed)?;
+        let (scheme, value) = text.trim().split_once(' ').ok_or(AuthFailure::Malformed)?;
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return self.authenticate_token(value.trim());
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return Err(AuthFailure::Malformed);
+        }
+        let pair = STANDARD.decode(value.trim()).map_err(|_| AuthFailure::Malformed)?;
+        let pair = zeroize::Zeroizing::new(String::from_utf8(pair).map_err(|_| AuthFailure::Malformed)?);
+        let (user, password) = pair.split_once(':').ok_or(AuthFailure::Malformed)?;
+        self.authenticate_password(user, password).await
     }
 
-    /// Proves name and password of a form sent to the token service.
+    /// Proves name and password. Safe to drop, as [`Authenticator::authenticate`].
     ///
     /// # Errors
-    /// [`AuthFailure`].
+    /// [`AuthFailure::WrongPassword`], [`AuthFailure::TooMany`].
     pub async fn authenticate_password(&self, user: &str, password: &str) -> Result<Identity, AuthFailure> {
-        let _ = (user, password);
-        todo!()
+        let policy = self.0.policy.load_full();
+        let known = policy.users.find(user);
+        match self.0.passwords.check(user, password, known.map(|user| &user.secret)).await {
+            Ok(true) => Ok(Identity { user: known.map(|user| Arc::clone(&user.name)), scopes: None }),
+            Ok(false) => Err(AuthFailure::WrongPassword),
+            Err(passwords::TooMany) => Err(AuthFailure::TooMany),
+        }
     }
 
-    /// Whether the identity may do `action` (on `repo`; none for the catalog).
+    fn authenticate_token(&self, token: &str) -> Result<Identity, AuthFailure> {
+        let policy = self.0.policy.load();
+        let service = policy.tokens.as_ref().ok_or(AuthFailure::BadToken)?;
+        let claims = service.verify(token, clock::now()).ok_or(AuthFailure::BadToken)?;
+        let user = match &claims.user {
+            Some(name) => {
+                let user = policy.users.find(name).ok_or(AuthFailure::BadToken)?;
+                // A token lives no longer than the password it was given for.
+                if service.fingerprint(user) != claims.password {
+                    return Err(AuthFailure::BadToken);
+                }
+                Some(Arc::clone(&user.name))
+            }
+            None => None,
+        };
+        Ok(Identity { user, scopes: Some(Arc::clone(&claims.scopes)) })
+    }
+
+    /// Whether the identity may do `action` (on `repo`; none for the catalog). The user's role is the present one, so a
+    /// token loses what its user loses.
     ///
     /// # Errors
     /// [`Forbidden`].
     pub fn authorize(&self, who: &Identity, action: Action, repo: Option<&RepoName>) -> Result<(), Forbidden> {
-        let _ = (who, action, repo);
-        todo!()
+        let policy = self.0.policy.load();
+        if let Some(scopes) = &who.scopes
+            && !scopes.hold(action, repo)
+        {
+            return Err(Forbidden::Scope(needed_scope(action, repo)));
+        }
+        if may(&policy, who, action) {
+            Ok(())
+        } else if who.user.is_none() {
+            Err(Forbidden::NeedsCredentials(needed_scope(action, repo)))
+        } else {
+            Err(Forbidden::Right)
+        }
     }
 
     /// A token for the asked scopes (`repository:<name>:<actions>`, `registry:catalog:*`), cut to what the identity may.
+    /// Scopes that can't be read are left out.
     ///
     /// # Errors
-    /// [`AuthError`] if the token can't be signed.
+    /// [`AuthError`] if tokens are off or this one can't be signed.
     pub fn issue_token(&self, who: &Identity, scopes: &[String], now: Timestamp) -> Result<IssuedToken, AuthError> {
-        let _ = (who, scopes, now);
-        todo!()
+        let policy = self.0.policy.load();
+        let service = policy.tokens.as_ref().ok_or_else(|| AuthError("the token service is off".to_owned()))?;
+        let granted = Scopes::parse(scopes).keep(|action| may(&policy, who, action));
+        let user = who.user.as_deref().and_then(|name| policy.users.find(name));
+        service.issue(user, &granted, now)
     }
 }
+
+fn may(policy: &Policy, who: &Identity, action: Action) -> bool {
+    match &who.user {
+        // A user that is gone may nothing.
+        Some(name) => policy.users.find(name).is_some_and(|user| user.role.may(action)),
+        None => policy.anonymous.may(action),
+    }
+}
+
+/// A bcrypt hash of a password, as `usersDir` and `auth.users` take it.
+///
+/// # Errors
+/// [`AuthError`] for an empty password, one longer than the 72 bytes that bcrypt reads, or a cost outside 4 to 31.
+pub fn hash_password(password: &str, cost: u32) -> Result<String, AuthError> {
+    if password.is_empty() {
+        return Err(AuthError("the password is empty".to_owned()));
+    }
+    if password.len() > passwords::BCRYPT_BYTES {
+        return Err(AuthError("the password is longer than the 72 bytes that bcrypt reads".to_owned()));
+    }
+    bcrypt::hash(password, cost).map_err(|error| AuthError(format!("the password can't be hashed: {error}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,335 @@
-//! Part of the skeleton.
+//! The configuration: a YAML file and a few flags, read into values that can't be wrong, and read again when they change.
+//!
+//! `raw` is the shape of the file, `yaml` reads it, `parse` fills in defaults and checks each value, `rules` checks
+//! keys against each other, `settings` lists every key. [`watch`] sees that a file changed, [`reload`] acts on it.
+//! This module opens no socket and no store; it knows the other parts' settings only as plain values.
+
+mod choice;
+mod error;
+mod parse;
+mod raw;
+pub mod reload;
+mod rules;
+mod settings;
+mod value;
+pub mod watch;
+mod yaml;
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use choice::{AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
+pub use error::{ConfigError, KeyError, Position};
+pub use settings::{Change, KEYS, KeyInfo, Origin, Setting};
+pub use value::{Address, ByteSize, InvalidValue, PasswordHash, Reserve, Span};
+
+use settings::Origins;
+
+/// Largest configuration file that is read; a Kubernetes Secret can't hold more.
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Everything that can be set, checked and complete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// What a registry operation means.
+    pub mode: Mode,
+    /// Addresses of the registry; at least one, none twice.
+    pub listen: Vec<Address>,
+    /// Addresses of health checks and metrics; at least one, none twice.
+    pub admin_listen: Vec<Address>,
+    /// TLS of the registry's addresses.
+    pub tls: Tls,
+    /// The data folder.
+    pub store: StoreSettings,
+    /// Who may do what.
+    pub auth: AuthSettings,
+    /// What manifests are taken.
+    pub manifests: ManifestSettings,
+    /// What bounds the work.
+    pub limits: Limits,
+    /// The log.
+    pub log: LogSettings,
+    /// Where each key's value comes from.
+    origins: Origins,
+}
+
+/// TLS of the registry's addresses. The admin addresses always speak plain HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Plain HTTP; `forced` if `tls.disabled` says so rather than the lack of a certificate.
+    Off {
+        /// `tls.disabled: true`.
+        forced: bool,
+    },
+    /// HTTPS.
+    On(TlsFiles),
+}
+
+/// What HTTPS is served with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM of the certificate and its chain.
+    pub cert_file: PathBuf,
+    /// PEM of its key.
+    pub key_file: PathBuf,
+    /// PEM of the authorities of client certificates; `None`: none are asked for.
+    pub client_ca_file: Option<PathBuf>,
+    /// Common names or alternative names of the clients whose `X-Forwarded-*` headers count.
+    pub trusted_proxy_names: Vec<String>,
+}
+
+/// The data folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Most bytes it may take; `None`: what the file system has.
+    pub max_bytes: Option<u64>,
+    /// What every write leaves free.
+    pub reserve: Reserve,
+    /// Refuse a folder without marker.
+    pub must_exist: bool,
+}
+
+/// Who may do what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthSettings {
+    /// Rights without credentials, in force: [`Anonymous::Push`] where the server is open.
+    pub anonymous: Anonymous,
+    /// Whether the server is open because nothing else was said and only this machine can reach it.
+    pub open: bool,
+    /// Users of the file; no name twice.
+    pub users: Vec<User>,
+    /// A folder of mounted Secrets, one folder a user.
+    pub users_dir: Option<PathBuf>,
+    /// The token service.
+    pub token: TokenSettings,
+}
+
+/// A user of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The name: no colon, no control character, 1 to 255 bytes.
+    pub name: String,
+    /// A bcrypt hash.
+    pub password_hash: PasswordHash,
+    /// As configured, else the name if it is a role, else [`Role::Ro`].
+    pub role: Role,
+}
+
+/// The token service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSettings {
+    /// Whether there is one.
+    pub enabled: TokenSwitch,
+    /// Life of a token.
+    pub ttl: Duration,
+    /// PEM of the signing key; `None`: one is made and kept in the data folder.
+    pub signing_key_file: Option<PathBuf>,
+    /// PEM of its certificate.
+    pub signing_cert_file: Option<PathBuf>,
+}
+
+/// Whether there is a token service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenSwitch {
+    /// As soon as there are users.
+    WithUsers,
+    /// Yes.
+    On,
+    /// No: Basic alone.
+    Off,
+}
+
+/// What manifests are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManifestSettings {
+    /// What becomes of one whose references are not there.
+    pub missing_references: MissingReferences,
+    /// Largest one, in bytes.
+    pub max_bytes: u64,
+}
+
+/// What bounds the work. Counts are at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Threads that serve requests.
+    pub worker_threads: u32,
+    /// Connections open at once, over all addresses.
+    pub connections: u32,
+    /// Pulls at once; more wait for `queue_wait`.
+    pub pulls: u32,
+    /// Requests that carry content up at once; more get 429.
+    pub uploads: u32,
+    /// Listings at once; more get 429.
+    pub listings: u32,
+    /// Passwords checked at once; a check takes a core for tens of milliseconds.
+    pub password_checks: u32,
+    /// Longest wait of a pull for its turn, then 503; at most 20 s.
+    pub queue_wait: Duration,
+    /// An upload that got no byte for so long is removed.
+    pub upload_idle: Duration,
+    /// A body that moved no byte for so long ends its connection.
+    pub stall_timeout: Duration,
+    /// Longest wait for a request's head, which is also the longest idle time of a connection; at least 100 s.
+    pub request_header_timeout: Duration,
+    /// Longest TLS handshake.
+    pub tls_handshake_timeout: Duration,
+    /// How long running requests may take after SIGTERM.
+    pub drain_deadline: Duration,
+    /// Largest head of a request in bytes.
+    pub header_bytes: u32,
+}
+
+/// The log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Form of a line.
+    pub format: LogFormat,
+    /// Least severe messages shown.
+    pub level: LogLevel,
+    /// Which requests get a line.
+    pub access: AccessLog,
+}
+
+/// What the command line says; it wins over the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--mode`.
+    pub mode: Option<Mode>,
+    /// `--listen`; empty: not given.
+    pub listen: Vec<Address>,
+    /// `--admin-listen`; empty: not given.
+    pub admin_listen: Vec<Address>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--upstream`.
+    pub upstream: Option<String>,
+}
+
+/// What defaults are derived from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Cores this process may use.
+    pub cores: u32,
+    /// Whether the log goes to a terminal.
+    pub terminal: bool,
+}
+
+/// What a reload found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reloaded {
+    /// What can be put into force now: the new values of live keys beside the old ones of the others.
+    pub config: Config,
+    /// Keys whose new value needs a restart; empty if everything is in force.
+    pub restart_keys: Vec<&'static str>,
+}
+
+impl Machine {
+    /// This machine. The standard library takes the least of cores, CPU affinity and cgroup quota (v1 and v2,
+    /// rounded down, at least 1), so a pod limited to half a core counts one.
+    #[must_use]
+    pub fn here() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+        Self { cores, terminal: std::io::stderr().is_terminal() }
+    }
+}
+
+impl Overrides {
+    /// The flag that was given for `key` or is that key.
+    fn flag_for(&self, key: &str) -> Option<&'static str> {
+        match key {
+            "mode" if self.mode.is_some() => Some("--mode"),
+            "listen" if !self.listen.is_empty() => Some("--listen"),
+            "adminListen" if !self.admin_listen.is_empty() => Some("--admin-listen"),
+            "store.dir" if self.data_dir.is_some() => Some("--data-dir"),
+            "--upstream" => Some("--upstream"),
+            _ => None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `path` (none: all defaults) and the flags; blocking.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line and key.
+    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let text = path.map(read_file).transpose()?.unwrap_or_default();
+        Self::parse(&text, path, overrides, Machine::here())
+    }
+
+    /// Reads `text`; `file` is what errors call it. Pure.
+    ///
+    /// # Errors
+    /// [`ConfigError::Key`].
+    pub fn parse(
+        text: &str,
+        file: Option<&Path>,
+        overrides: &Overrides,
+        machine: Machine,
+    ) -> Result<Self, ConfigError> {
+        parse::parse(text, overrides, machine).map_err(|mut error| {
+            if let Some(flag) = overrides.flag_for(&error.key) {
+                flag.clone_into(&mut error.key);
+                return ConfigError::Key(error);
+            }
+            error.file = file.map(Path::to_path_buf);
+            if error.position.is_none() && !error.key.is_empty() {
+                error.position = yaml::locate(text, &error.key);
+            }
+            ConfigError::Key(error)
+        })
+    }
+
+    /// Reads the same file and flags again. Keys that need a restart keep the value in force, and the rules across
+    /// keys hold for that mixture too: a server that listens to the world is not opened by a file that would
+    /// have it listen on loopback after a restart. Blocking.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; the configuration in force stays.
+    pub fn reload(&self, path: Option<&Path>, overrides: &Overrides) -> Result<Reloaded, ConfigError> {
+        let fresh = Self::load(path, overrides)?;
+        let restart_keys = Self::restart_keys_changed(self, &fresh);
+        let mut config = fresh;
+        config.keep_restart_keys(self);
+        rules::check(&mut config).map_err(|mut error| {
+            error.file = path.map(Path::to_path_buf);
+            ConfigError::Key(error)
+        })?;
+        Ok(Reloaded { config, restart_keys })
+    }
+
+    /// Files and folders whose content the running server depends on, `file` (the configuration) first.
+    #[must_use]
+    pub fn watched_paths(&self, file: Option<&Path>) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = file.map(Path::to_path_buf).into_iter().collect();
+        if let Tls::On(tls) = &self.tls {
+            paths.extend([tls.cert_file.clone(), tls.key_file.clone()]);
+            paths.extend(tls.client_ca_file.clone());
+        }
+        let token = &self.auth.token;
+        paths.extend(
+            [&self.auth.users_dir, &token.signing_key_file, &token.signing_cert_file].into_iter().flatten().cloned(),
+        );
+        paths
+    }
+
+    /// Whether users are configured, be it that the folder of users is still empty.
+    #[must_use]
+    pub fn has_users(&self) -> bool {
+        !self.auth.users.is_empty() || self.auth.users_dir.is_some()
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, ConfigError> {
+    let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(read)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(read)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(ConfigError::TooLarge { path: path.to_path_buf(), limit: MAX_FILE_BYTES });
+    }
+    Ok(text)
+}

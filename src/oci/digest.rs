@@ -32,7 +32,7 @@ impl Algorithm {
 
     /// Length of the raw digest in bytes.
     #[must_use]
-    pub const fn len(self) -> usize {
+    pub const fn digest_len(self) -> usize {
         match self {
             Self::Sha256 => 32,
             Self::Sha512 => 64,
@@ -72,7 +72,7 @@ impl FromStr for Algorithm {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
-    /// The first `algorithm.len()` bytes count, the rest is zero.
+    /// The first `algorithm.digest_len()` bytes count, the rest is zero.
     bytes: [u8; 64],
 }
 
@@ -94,7 +94,7 @@ impl Digest {
     /// The digest whose raw bytes these are; `None` if their number does not fit `algorithm`.
     #[must_use]
     pub fn from_bytes(algorithm: Algorithm, raw: &[u8]) -> Option<Self> {
-        if raw.len() != algorithm.len() {
+        if raw.len() != algorithm.digest_len() {
             return None;
         }
         let mut bytes = [0; 64];
@@ -107,7 +107,7 @@ impl Digest {
     /// # Errors
     /// [`InvalidDigest::Hex`] if `hex` is not the right number of lower-case hex digits.
     pub fn from_hex(algorithm: Algorithm, hex: &str) -> Result<Self, InvalidDigest> {
-        if hex.len() != algorithm.len() * 2 {
+        if hex.len() != algorithm.digest_len() * 2 {
             return Err(InvalidDigest::Hex);
         }
         let mut bytes = [0; 64];
@@ -126,14 +126,14 @@ impl Digest {
     /// The raw bytes, 32 or 64 of them.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.algorithm.len()]
+        &self.bytes[..self.algorithm.digest_len()]
     }
 
     /// The hex part, as used for file names.
     #[must_use]
     pub fn hex(&self) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(self.algorithm.len() * 2);
+        let mut hex = String::with_capacity(self.algorithm.digest_len() * 2);
         for byte in self.as_bytes() {
             hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
             hex.push(char::from(DIGITS[usize::from(byte & 15)]));
@@ -285,7 +285,7 @@ mod tests {
         #[test]
         fn text_and_back(raw in proptest::collection::vec(any::<u8>(), 64), short: bool) {
             let algorithm = if short { Algorithm::Sha256 } else { Algorithm::Sha512 };
-            let digest = Digest::from_bytes(algorithm, &raw[..algorithm.len()]).unwrap();
+            let digest = Digest::from_bytes(algorithm, &raw[..algorithm.digest_len()]).unwrap();
             prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
         }
 

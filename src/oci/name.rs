@@ -39,7 +39,6 @@ impl RepoName {
 
 /// Whether `component` is `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
 fn is_component(component: &str) -> bool {
-    let mut separator = "";
     let mut rest = component;
     loop {
         let word = rest.bytes().take_while(|b| b.is_ascii_lowercase() || b.is_ascii_digit()).count();
@@ -51,7 +50,8 @@ fn is_component(component: &str) -> bool {
             return true;
         }
         let length = rest.bytes().take_while(|b| matches!(b, b'.' | b'_' | b'-')).count();
-        (separator, rest) = rest.split_at(length);
+        let separator = &rest[..length];
+        rest = &rest[length..];
         let allowed =
             matches!(separator, "." | "_" | "__") || (!separator.is_empty() && separator.bytes().all(|b| b == b'-'));
         if !allowed {

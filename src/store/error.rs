@@ -1,6 +1,7 @@
 //! What can go wrong on the disk.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::oci::{Digest, UploadId};
@@ -68,9 +69,31 @@ pub enum StoreError {
         path: PathBuf,
         /// What the system said.
         #[source]
-        source: Arc<std::io::Error>,
+        source: Arc<io::Error>,
     },
     /// A fault of ours.
     #[error("internal fault: {0}")]
     Bug(String),
+}
+
+impl StoreError {
+    /// Wraps what the system said about `operation` on `path`; for `map_err`.
+    pub(crate) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, path: path.to_path_buf(), source: Arc::new(source) }
+    }
+
+    /// The file at `path` is not what the store wrote there.
+    pub(crate) fn damaged(path: &Path, what: &'static str) -> Self {
+        Self::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, what))
+    }
+
+    /// Whether the system said that the disk, or the quota on it, is full.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
 }

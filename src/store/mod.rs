@@ -1,9 +1,27 @@
 //! The disk: a directory tree that is the truth, and an index that can be rebuilt from it.
+//!
+//! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
+//! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?); then the index: `index` (sled),
+//! `listings` (its life), `walk` and `rebuild`.
 
+mod contents;
+mod durable;
 mod error;
 mod index;
+mod layout;
+mod listings;
+mod locks;
+mod manifests;
+mod opening;
+mod options;
+mod rebuild;
+mod references;
+mod space;
+mod uploads;
+mod walk;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,58 +32,27 @@ use tokio_util::task::TaskTracker;
 
 pub use error::{Refusal, StoreError};
 pub use index::{IndexState, Referrer};
+pub use listings::rebuild_index;
+pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
+pub use uploads::UploadSession;
 
+use self::contents::{Contents, Looked, Shelf};
+use self::durable::Disk;
+use self::index::{IndexError, IndexedReferrer};
+use self::layout::{Layout, Membership};
+use self::listings::Listings;
+use self::locks::RepositoryLocks;
+use self::manifests::Memory;
+use self::rebuild::Tree;
+use self::space::Space;
+use self::uploads::Uploads;
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId};
 
-/// How much of the file system stays free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reserve {
-    /// So many bytes.
-    Bytes(u64),
-    /// So many percent of the file system's size.
-    Percent(u8),
-}
+/// Abandoned uploads are looked for this often.
+const REAP_EVERY: Duration = Duration::from_secs(60);
 
-/// What a store is opened with.
-#[derive(Clone, Debug)]
-pub struct StoreOptions {
-    /// The data folder.
-    pub dir: PathBuf,
-    /// Most bytes the store may use, index and uploads counted in; `None`: no budget.
-    pub max_bytes: Option<u64>,
-    /// What every write leaves free on the file system.
-    pub reserve: Reserve,
-    /// Refuse a folder without marker instead of laying it out.
-    pub must_exist: bool,
-    /// An upload that got no byte for so long is reaped.
-    pub upload_idle: Duration,
-}
-
-/// What may be changed while the store is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreLimits {
-    /// As [`StoreOptions::max_bytes`].
-    pub max_bytes: Option<u64>,
-    /// As [`StoreOptions::reserve`].
-    pub reserve: Reserve,
-    /// As [`StoreOptions::upload_idle`].
-    pub upload_idle: Duration,
-}
-
-/// The store's room, for `/status` and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes in use: blobs, uploads and index. `None` until the first count after an unclean stop is through.
-    pub used: Option<u64>,
-    /// The budget, if one is set.
-    pub budget: Option<u64>,
-    /// Free bytes of the file system.
-    pub free: u64,
-    /// Bytes of it that stay free.
-    pub reserve: u64,
-    /// Whether a write of one byte would be taken now.
-    pub writable: bool,
-}
+/// A client that hears that the index is being rebuilt asks again after so many seconds.
+const INDEX_RETRY: u64 = 5;
 
 /// An open, immutable piece of content that belongs to the repository it was asked under.
 ///
@@ -105,66 +92,138 @@ pub struct Page {
 pub struct Store(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {}
+struct Inner {
+    layout: Layout,
+    disk: Disk,
+    contents: Contents,
+    space: Space,
+    locks: RepositoryLocks,
+    memory: Memory,
+    uploads: Uploads,
+    listings: Listings,
+    /// Keeps a second server out.
+    _lock: File,
+}
 
-/// An upload in progress, held by this request alone.
-///
-/// Safe to drop at any point: what was appended stays, and the upload can be taken up again.
-#[derive(Debug)]
-pub struct UploadSession {}
+impl Inner {
+    fn shelf(&self) -> Shelf<'_> {
+        Shelf { layout: &self.layout, disk: &self.disk, space: &self.space, contents: &self.contents }
+    }
+
+    fn tree(&self) -> Tree<'_> {
+        Tree { layout: &self.layout, locks: &self.locks }
+    }
+
+    /// Adds up all contents, and says so if it takes long. Blocking.
+    fn count(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+        let progress = crate::telemetry::Progress::new("counting the store's content");
+        for folder in 0..space::FOLDERS {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            self.shelf().count_folder(folder)?;
+            progress.tick(folder as u64 + 1, Some(space::FOLDERS as u64));
+        }
+        self.space.set_all_counted();
+        Ok(())
+    }
+}
+
+/// Runs work that waits for the disk; it ends by itself even if the caller is dropped.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(StoreError::Bug(error.to_string())),
+    }
+}
 
 impl Store {
-    /// Lays out `dir` (made if missing). Says `false` if it was a store already.
+    /// Lays out `dir` (made if missing). Says `false` if it was a store already. Blocking.
     ///
     /// # Errors
-    /// [`StoreError`] if the folder holds something else or can't be written.
+    /// [`StoreError`] if the folder holds something else, can't be written or is in use.
     pub fn init(dir: &Path) -> Result<bool, StoreError> {
-        let _ = dir;
-        todo!()
+        Ok(opening::open(&Layout::new(dir), &Disk::default(), false)?.fresh)
     }
 
     /// Opens the tree; blocking. The index is not opened: see [`Store::start_workers`].
     ///
     /// # Errors
     /// [`StoreError`] with a sentence for the administrator.
-    pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let _ = options;
-        todo!()
+    pub fn open(options: &StoreOptions) -> Result<Self, StoreError> {
+        let (layout, disk) = (Layout::new(&options.dir), Disk::default());
+        let opened = opening::open(&layout, &disk, options.must_exist)?;
+        let root = || File::open(layout.root()).map_err(StoreError::io("open", layout.root()));
+        let noted = opening::take_usage(&layout, &disk)?;
+        // A folder that was laid out just now holds nothing.
+        let contents = noted.or(opened.fresh.then_some(0));
+        let space = Space::new(root()?, options.limits(), contents, uploads::bytes_on_disk(&layout)?);
+        Ok(Self(Arc::new(Inner {
+            contents: Contents::new(OwnedFd::from(root()?)),
+            space,
+            locks: RepositoryLocks::default(),
+            memory: Memory::default(),
+            uploads: Uploads::default(),
+            listings: Listings::new(&layout),
+            _lock: opened.lock,
+            layout,
+            disk,
+        })))
     }
 
-    /// Starts what runs beside requests: opening or rebuilding the index, reaping of uploads, the sample of
-    /// free space. All end when `stop` is cancelled.
+    /// The folder for keys that the server makes itself, readable by nobody else; blocking.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn key_folder(&self) -> Result<PathBuf, StoreError> {
+        opening::keys(&self.0.layout, &self.0.disk)
+    }
+
+    /// Starts what runs beside requests: opening or rebuilding the index, counting after an unclean stop, reaping of
+    /// uploads. All end when `stop` is cancelled.
     pub fn start_workers(&self, tasks: &TaskTracker, stop: &CancellationToken) {
-        let _ = (tasks, stop);
-        todo!()
+        let store = Arc::clone(&self.0);
+        tasks.spawn(Listings::run(Arc::clone(&store), |store| (&store.listings, store.tree()), stop.clone()));
+        tasks.spawn(tidy(store, stop.clone()));
     }
 
-    /// Flushes and marks the index clean. Called once, when no request runs any more; blocking.
+    /// Seals the index and notes what is used. Called once, when no request runs any more; blocking.
     pub fn close(&self) {
-        todo!()
+        self.0.listings.close();
+        if let Some(bytes) = self.0.space.contents() {
+            let (disk, layout) = (&self.0.disk, &self.0.layout);
+            if let Err(error) = disk.replace(layout.temporary(), &layout.usage(), format!("{bytes}\n").as_bytes()) {
+                tracing::warn!(%error, "what the store uses can't be noted and will be counted at the next start");
+            }
+        }
     }
 
     /// Puts changed limits into force.
     pub fn set_limits(&self, limits: StoreLimits) {
-        let _ = limits;
-        todo!()
+        self.0.space.set_limits(limits);
     }
 
     /// Room used and left.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        todo!()
+        self.0.space.usage()
     }
 
     /// What the index is doing.
     #[must_use]
     pub fn index_state(&self) -> IndexState {
-        todo!()
+        self.0.listings.state()
     }
 
     /// Whether the data folder can be read now; for readiness.
+    ///
+    /// # Errors
+    /// Of the disk.
     pub async fn check(&self) -> Result<(), StoreError> {
-        todo!()
+        let path = self.0.layout.version();
+        blocking(move || std::fs::read(&path).map(drop).map_err(StoreError::io("read", &path))).await
     }
 
     /// Opens a blob of a repository.
@@ -172,42 +231,65 @@ impl Store {
     /// # Errors
     /// [`StoreError::BlobUnknown`] if it is not the repository's.
     pub async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<StoredBlob, StoreError> {
-        let _ = (repo, digest);
-        todo!()
+        let file = match self.0.contents.open_now(repo, Membership::Blob, &digest) {
+            Looked::Found(file) => Some(file),
+            Looked::Absent => None,
+            Looked::Unknown => {
+                let (store, repo) = (Arc::clone(&self.0), repo.clone());
+                blocking(move || Contents::open(&store.layout, &repo, Membership::Blob, &digest)).await?
+            }
+        };
+        let file = file.ok_or(StoreError::BlobUnknown)?;
+        let failed = |error| StoreError::io("stat", &self.0.layout.member(repo, Membership::Blob, &digest))(error);
+        let size = file.metadata().map_err(failed)?.len();
+        Ok(StoredBlob { file, size, digest })
     }
 
     /// Makes a blob of `from` (or, without it, of any repository) one of `to`; durable when it says `true`.
-    /// `false`: the source has no such blob.
+    /// `false`: the source has no such blob. Runs to its end even if the caller is dropped.
     ///
     /// # Errors
-    /// [`StoreError`] of the disk.
+    /// Of the disk.
     pub async fn mount_blob(&self, from: Option<&RepoName>, to: &RepoName, digest: Digest) -> Result<bool, StoreError> {
-        let _ = (from, to, digest);
-        todo!()
+        let (store, from, to) = (Arc::clone(&self.0), from.cloned(), to.clone());
+        blocking(move || store.shelf().mount(from.as_ref(), &to, &digest)).await
     }
 
-    /// Takes a blob out of a repository; the bytes go when no repository has them.
+    /// Takes a blob out of a repository; the bytes go when no repository has them. Runs to its end even if the caller
+    /// is dropped.
     ///
     /// # Errors
-    /// [`StoreError::BlobUnknown`].
+    /// [`StoreError::BlobUnknown`], or of the disk.
     pub async fn delete_blob(&self, repo: &RepoName, digest: Digest) -> Result<(), StoreError> {
-        let _ = (repo, digest);
-        todo!()
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || {
+            store.memory.deleted(&repo);
+            let removed = store.shelf().remove(&repo, Membership::Blob, &digest);
+            store.memory.deleted(&repo);
+            if removed? { Ok(()) } else { Err(StoreError::BlobUnknown) }
+        })
+        .await
     }
 
     /// Begins an upload. `algorithm`: what the client says it will name the content by; SHA-256 if it doesn't.
     /// `expected`: bytes the client announced, checked against the room left.
     ///
     /// # Errors
-    /// [`StoreError::Full`].
+    /// [`StoreError::Full`], or of the disk.
     pub async fn begin_upload(
         &self,
         repo: &RepoName,
         algorithm: Option<Algorithm>,
         expected: Option<u64>,
     ) -> Result<UploadSession, StoreError> {
-        let _ = (repo, algorithm, expected);
-        todo!()
+        self.0.space.admit(expected.unwrap_or(0))?;
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || {
+            let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
+            let (upload, hold) = store.uploads.begin(store.shelf(), &repo, algorithm)?;
+            Ok(UploadSession::new(store, upload, hold))
+        })
+        .await
     }
 
     /// Takes up an upload; waits for no one.
@@ -215,8 +297,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::UploadUnknown`], or [`StoreError::UploadBusy`] while another request writes it.
     pub async fn resume_upload(&self, repo: &RepoName, id: UploadId) -> Result<UploadSession, StoreError> {
-        let _ = (repo, id);
-        todo!()
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || {
+            let (upload, hold) = store.uploads.resume(&store.layout, &repo, id)?;
+            Ok(UploadSession::new(store, upload, hold))
+        })
+        .await
     }
 
     /// Bytes of the upload that are stored, also while another request writes it.
@@ -224,8 +310,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::UploadUnknown`].
     pub async fn upload_offset(&self, repo: &RepoName, id: UploadId) -> Result<u64, StoreError> {
-        let _ = (repo, id);
-        todo!()
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || Ok(store.uploads.find(&store.layout, &repo, id)?.offset())).await
     }
 
     /// Ends an upload and removes what it stored.
@@ -233,31 +319,36 @@ impl Store {
     /// # Errors
     /// [`StoreError::UploadUnknown`], [`StoreError::UploadBusy`].
     pub async fn cancel_upload(&self, repo: &RepoName, id: UploadId) -> Result<(), StoreError> {
-        let _ = (repo, id);
-        todo!()
+        self.resume_upload(repo, id).await?.cancel().await
     }
 
     /// The manifest behind a reference, whether or not what it names is there.
     ///
     /// # Errors
-    /// [`StoreError::ManifestUnknown`].
+    /// [`StoreError::ManifestUnknown`], or of the disk.
     pub async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, StoreError> {
-        let _ = (repo, reference);
-        todo!()
+        if let Some(stored) = self.0.manifest_now(repo, reference) {
+            return Ok(stored);
+        }
+        let (store, repo, reference) = (Arc::clone(&self.0), repo.clone(), reference.clone());
+        blocking(move || store.manifest(&repo, &reference)).await
     }
 
     /// What the manifest references, down to the last child, and the repository lacks; empty when it is whole.
     /// At most 100 digests are listed. A positive answer is remembered until something in the repository is deleted.
     ///
     /// # Errors
-    /// [`StoreError`] of the disk.
+    /// Of the disk.
     pub async fn missing_references(
         &self,
         repo: &RepoName,
         stored: &StoredManifest,
     ) -> Result<Vec<Digest>, StoreError> {
-        let _ = (repo, stored);
-        todo!()
+        if self.0.memory.is_whole(repo, &stored.digest) {
+            return Ok(Vec::new());
+        }
+        let (store, repo, stored) = (Arc::clone(&self.0), repo.clone(), stored.clone());
+        blocking(move || store.missing_references(&repo, &stored)).await
     }
 
     /// Stores a manifest under its digest and moves `tags` to it, all durable before it answers.
@@ -271,23 +362,27 @@ impl Store {
         stored: StoredManifest,
         tags: Vec<Tag>,
     ) -> Result<(), StoreError> {
-        let _ = (repo, stored, tags);
-        todo!()
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || store.put_manifest(&repo, &stored, &tags)).await
     }
 
-    /// Removes a manifest and the tags that point at it, or, for a tag, the tag alone.
+    /// Removes a manifest and the tags that point at it, or, for a tag, the tag alone. Runs to its end even if the
+    /// caller is dropped.
     ///
     /// # Errors
-    /// [`StoreError::ManifestUnknown`].
+    /// [`StoreError::ManifestUnknown`], or of the disk.
     pub async fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
-        let _ = (repo, reference);
-        todo!()
+        let (store, repo, reference) = (Arc::clone(&self.0), repo.clone(), reference.clone());
+        blocking(move || store.delete_manifest(&repo, &reference)).await
     }
 
-    /// Whether the repository holds anything.
+    /// Whether the repository holds a manifest, a tag or a blob.
+    ///
+    /// # Errors
+    /// Of the disk.
     pub async fn repository_exists(&self, repo: &RepoName) -> Result<bool, StoreError> {
-        let _ = repo;
-        todo!()
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || Ok(walk::holds_anything(&store.layout, &repo))).await
     }
 
     /// A page of the repository's tags in byte order, after `last`, at most `limit`.
@@ -295,8 +390,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::IndexNotReady`].
     pub async fn tags(&self, repo: &RepoName, last: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        let _ = (repo, last, limit);
-        todo!()
+        let (repo, last) = (repo.clone(), last.map(str::to_owned));
+        self.ask(move |store| store.listings.tags(&repo, last.as_deref(), limit)).await
     }
 
     /// A page of the repositories that hold a manifest, in byte order.
@@ -304,50 +399,74 @@ impl Store {
     /// # Errors
     /// [`StoreError::IndexNotReady`].
     pub async fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        let _ = (last, limit);
-        todo!()
+        let last = last.map(str::to_owned);
+        self.ask(move |store| store.listings.repositories(last.as_deref(), limit)).await
     }
 
-    /// The manifests of the repository whose subject is `subject`, in order of digest.
+    /// The manifests of the repository whose subject is `subject`, in order of digest, after `last`, at most `limit`.
     ///
     /// # Errors
     /// [`StoreError::IndexNotReady`].
-    pub async fn referrers(&self, repo: &RepoName, subject: Digest) -> Result<Vec<Referrer>, StoreError> {
-        let _ = (repo, subject);
-        todo!()
+    pub async fn referrers(
+        &self,
+        repo: &RepoName,
+        subject: Digest,
+        last: Option<Digest>,
+        limit: usize,
+    ) -> Result<Vec<Referrer>, StoreError> {
+        let asked = repo.clone();
+        let found = self.ask(move |store| store.listings.referrers(&asked, subject, last, limit)).await?;
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || {
+            let mut referrers = Vec::with_capacity(found.len());
+            for entry in found {
+                match entry {
+                    IndexedReferrer::Whole(referrer) => referrers.push(referrer),
+                    IndexedReferrer::DigestOnly(digest) => {
+                        referrers.extend(store.read_manifest(&repo, digest)?.as_ref().map(Referrer::of));
+                    }
+                }
+            }
+            Ok(referrers)
+        })
+        .await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Inner) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.0);
+        // The index logs its own failures and is rebuilt; to the client there just is none now.
+        blocking(move || question(&store).map_err(|_| StoreError::IndexNotReady { retry_after: INDEX_RETRY })).await
     }
 }
 
-impl UploadSession {
-    /// The upload's name.
-    #[must_use]
-    pub fn id(&self) -> UploadId {
-        todo!()
-    }
-
-    /// Bytes stored so far.
-    #[must_use]
-    pub fn offset(&self) -> u64 {
-        todo!()
-    }
-
-    /// Appends content. When it answers, the bytes are written and hashed (not yet synced).
-    /// Cancelled: the bytes handed over may or may not be appended; `offset` is true again afterwards.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`] (what was appended before stays), or of the disk.
-    pub async fn append(&mut self, content: Vec<Bytes>) -> Result<(), StoreError> {
-        let _ = content;
-        todo!()
-    }
-
-    /// Ends the upload: verifies the digest, syncs, makes the content a blob of the repository. Runs to its end even
-    /// if the caller is dropped.
-    ///
-    /// # Errors
-    /// [`StoreError::DigestMismatch`] (the upload is gone then), or of the disk.
-    pub async fn finish(self, expected: Digest) -> Result<(), StoreError> {
-        let _ = expected;
-        todo!()
+/// Counts what an unclean stop left uncounted; reaps uploads; keeps the index's size in view.
+async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
+    loop {
+        let (inner, token) = (Arc::clone(&store), stop.clone());
+        let round = blocking(move || {
+            if !inner.space.all_counted() {
+                inner.count(&token)?;
+            }
+            inner.space.set_index_bytes(inner.listings.size_on_disk());
+            let now = std::time::UNIX_EPOCH + Duration::from_millis(crate::clock::now().as_millis());
+            inner.uploads.reap(inner.shelf(), inner.space.limits().upload_idle, now)
+        });
+        match round.await {
+            Ok(0) => {}
+            Ok(reaped) => tracing::info!(reaped, "abandoned uploads removed"),
+            Err(error) => {
+                tracing::error!(error = %crate::telemetry::with_causes(&error), "the store could not be tidied")
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(REAP_EVERY) => {}
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,10 @@ pub struct AccessRecord<'a> {
     pub sent: u64,
     /// From the head of the request to the last byte of the answer.
     pub duration: Duration,
+    /// Whether the answer's body went out whole.
+    pub whole: bool,
+    /// What a refused client was told, or what failed.
+    pub error: Option<&'a str>,
     /// The `User-Agent` header.
     pub user_agent: Option<&'a str>,
     /// A push, a delete or a refused sign-in: logged in every mode.
@@ -69,6 +73,10 @@ impl AccessRecord<'_> {
         line.number("received", self.received);
         line.number("sent", self.sent);
         line.seconds("seconds", self.duration);
+        if !self.whole {
+            line.text("ended", "early");
+        }
+        line.optional("error", self.error);
         line.optional("agent", self.user_agent);
     }
 }
@@ -169,6 +177,8 @@ mod tests {
         received: 0,
         sent: 12,
         duration: Duration::from_millis(5),
+        whole: true,
+        error: None,
         user_agent: Some("containerd/2.0"),
         important: false,
     };

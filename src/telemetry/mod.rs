@@ -19,3 +19,16 @@ pub use labels::{AuthFailureReason, CertificateUse, IndexLabel, Method, ReloadOu
 pub use logging::{Level, LogError, LogFormat, LogOptions, Logging};
 pub use metrics::{InFlight, IndexSample, Metrics, MetricsError, StoreSample};
 pub use progress::Progress;
+
+/// An error with its causes, in one line, for the log.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,179 @@
+//! Who is let in: where the request came from, who sends it, and the challenge if that is not enough.
+
+use std::net::IpAddr;
+
+use http::header::{HOST, WWW_AUTHENTICATE};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+
+use super::error::ApiError;
+use super::peer::Peer;
+use super::route::Route;
+use crate::auth::{Action, AuthFailure, Authenticator, Forbidden, needed_scope};
+use crate::oci::ErrorCode;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The address as the client wrote it: the base of the token service's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Base {
+    https: bool,
+    authority: Authority,
+}
+
+impl Base {
+    /// Reads scheme and host; `X-Forwarded-*` counts only from a trusted proxy.
+    ///
+    /// # Errors
+    /// 400 if there is no host or it is no authority.
+    pub(super) fn of(peer: &Peer, uri: &Uri, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let trusted = |name: &HeaderName| headers.get(name).filter(|_| peer.trusted_proxy);
+        let https = match trusted(&FORWARDED_PROTO) {
+            Some(proto) => proto.as_bytes().eq_ignore_ascii_case(b"https"),
+            None => peer.tls,
+        };
+        let authority = match (trusted(&FORWARDED_HOST), uri.authority(), headers.get(HOST)) {
+            (Some(forwarded), _, _) => Authority::try_from(forwarded.as_bytes()).ok(),
+            (None, Some(authority), _) => Some(authority.clone()),
+            (None, None, Some(host)) => Authority::try_from(host.as_bytes()).ok(),
+            (None, None, None) => None,
+        };
+        // User information in front of an @ has no business here and could hide the real host from a reader.
+        match authority.filter(|authority| !authority.as_str().contains('@') && !authority.host().is_empty()) {
+            Some(authority) => Ok(Self { https, authority }),
+            None => Err(ApiError::new(ErrorCode::Unsupported, "the Host header is missing or no valid authority")
+                .with_status(http::StatusCode::BAD_REQUEST)),
+        }
+    }
+
+    /// `https://host:port`.
+    pub(super) fn url(&self) -> String {
+        format!("{}://{}", if self.https { "https" } else { "http" }, self.authority)
+    }
+}
+
+/// The client's address: the peer's, or the one that a trusted proxy says it speaks for.
+pub(super) fn client_address(peer: &Peer, headers: &HeaderMap) -> IpAddr {
+    let forwarded = || {
+        // The last entry is the one that the trusted proxy itself wrote; those before it are the client's word.
+        let list = headers.get_all(FORWARDED_FOR).iter().next_back()?.to_str().ok()?;
+        list.rsplit(',').next()?.trim().parse().ok()
+    };
+    peer.trusted_proxy.then(forwarded).flatten().unwrap_or_else(|| peer.address.ip())
+}
+
+/// What a method does to a route. `Ok(None)`: any identity will do.
+///
+/// # Errors
+/// 405 with `Allow`.
+pub(super) fn action(route: &Route, method: &Method) -> Result<Option<Action>, ApiError> {
+    let read = *method == Method::GET || *method == Method::HEAD;
+    match route {
+        Route::Root | Route::Base if read => Ok(None),
+        Route::Root | Route::Base => Err(ApiError::method_not_allowed("GET, HEAD")),
+        Route::Token if *method == Method::GET || *method == Method::POST => Ok(None),
+        Route::Token => Err(ApiError::method_not_allowed("GET, POST")),
+        Route::Catalog if read => Ok(Some(Action::Catalog)),
+        Route::Tags(_) | Route::Referrers(..) if read => Ok(Some(Action::Pull)),
+        Route::Catalog | Route::Tags(_) | Route::Referrers(..) => Err(ApiError::method_not_allowed("GET, HEAD")),
+        Route::Blob(..) if read => Ok(Some(Action::Pull)),
+        Route::Blob(..) if *method == Method::DELETE => Ok(Some(Action::Delete)),
+        Route::Blob(..) => Err(ApiError::method_not_allowed("GET, HEAD, DELETE")),
+        Route::Manifest(..) if read => Ok(Some(Action::Pull)),
+        Route::Manifest(..) if *method == Method::PUT => Ok(Some(Action::Push)),
+        Route::Manifest(..) if *method == Method::DELETE => Ok(Some(Action::Delete)),
+        Route::Manifest(..) => Err(ApiError::method_not_allowed("GET, HEAD, PUT, DELETE")),
+        Route::Uploads(_) if *method == Method::POST => Ok(Some(Action::Push)),
+        Route::Uploads(_) => Err(ApiError::method_not_allowed("POST")),
+        Route::Upload(..) if matches!(*method, Method::GET | Method::PATCH | Method::PUT | Method::DELETE) => {
+            Ok(Some(Action::Push))
+        }
+        Route::Upload(..) => Err(ApiError::method_not_allowed("GET, PATCH, PUT, DELETE")),
+    }
+}
+
+/// The answer to somebody who was made out and lacks the right: 401 with the scope needed, or 403.
+pub(super) fn forbidden(auth: &Authenticator, base: &Base, forbidden: Forbidden) -> ApiError {
+    let challenge = |scope: &str, error| header(&auth.challenge(&base.url(), Some(scope), error));
+    match forbidden {
+        Forbidden::Scope(scope) => ApiError::new(ErrorCode::Unauthorized, format!("the token lacks the scope {scope}"))
+            .with_header(WWW_AUTHENTICATE, challenge(&scope, Some("insufficient_scope"))),
+        Forbidden::NeedsCredentials(scope) => ApiError::new(ErrorCode::Unauthorized, "authentication required")
+            .with_header(WWW_AUTHENTICATE, challenge(&scope, None)),
+        Forbidden::Right => ApiError::new(ErrorCode::Denied, "the user's role does not allow this"),
+    }
+}
+
+/// The answer to missing or wrong credentials, with the challenge.
+pub(super) fn challenge(
+    auth: &Authenticator,
+    base: &Base,
+    failure: AuthFailure,
+    wanted: Option<(Action, Option<&crate::oci::RepoName>)>,
+) -> ApiError {
+    let scope = wanted.map(|(action, repo)| needed_scope(action, repo));
+    let error = (failure == AuthFailure::BadToken).then_some("invalid_token");
+    let value = auth.challenge(&base.url(), scope.as_deref(), error);
+    refuse_sign_in(failure).with_header(WWW_AUTHENTICATE, header(&value))
+}
+
+/// The refusal itself, without a challenge.
+pub(super) fn refuse_sign_in(failure: AuthFailure) -> ApiError {
+    let unauthorized = |message: &'static str| ApiError::new(ErrorCode::Unauthorized, message);
+    match failure {
+        AuthFailure::Missing => unauthorized("authentication required"),
+        AuthFailure::Malformed => unauthorized("the Authorization header can't be read"),
+        AuthFailure::WrongPassword => unauthorized("unknown user or wrong password"),
+        AuthFailure::BadToken => unauthorized("the token is not valid here or has expired"),
+        AuthFailure::TooMany => {
+            ApiError::new(ErrorCode::TooManyRequests, "too many passwords are being checked").retry_after(5)
+        }
+    }
+}
+
+fn header(value: &str) -> HeaderValue {
+    super::content::text(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(trusted_proxy: bool) -> Peer {
+        Peer { address: "192.0.2.1:5000".parse().unwrap(), tls: false, trusted_proxy }
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), header(value))).collect()
+    }
+
+    #[test]
+    fn forwarded_headers_count_only_from_a_trusted_proxy() {
+        let uri = Uri::from_static("/v2/");
+        let forwarded = headers(&[
+            ("host", "inner:5001"),
+            ("x-forwarded-host", "registry.example.com"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "203.0.113.9, 198.51.100.7"),
+        ]);
+        let url = |trusted| Base::of(&peer(trusted), &uri, &forwarded).unwrap().url();
+        assert_eq!(url(true), "https://registry.example.com");
+        assert_eq!(url(false), "http://inner:5001");
+        assert_eq!(client_address(&peer(true), &forwarded).to_string(), "198.51.100.7");
+        assert_eq!(client_address(&peer(false), &forwarded).to_string(), "192.0.2.1");
+    }
+
+    #[test]
+    fn a_host_that_is_no_authority_is_400() {
+        let uri = Uri::from_static("/v2/");
+        for host in ["", "a b", "user@host", "host\"x", "a/b", "[::1"] {
+            let refused = Base::of(&peer(false), &uri, &headers(&[("host", host)]));
+            assert_eq!(refused.unwrap_err().status(), 400, "{host}");
+        }
+        for host in ["registry.d8-system.svc:5001", "[::1]:5001", "127.0.0.1"] {
+            assert!(Base::of(&peer(false), &uri, &headers(&[("host", host)])).is_ok(), "{host}");
+        }
+    }
+}

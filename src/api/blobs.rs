@@ -1,0 +1,29 @@
+//! `/v2/<name>/blobs/<digest>`: GET, HEAD, DELETE.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::StatusCode;
+
+use super::body::file_body;
+use super::call::Call;
+use super::content::Content;
+use super::error::ApiError;
+use crate::oci::{Digest, RepoName};
+
+pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
+    let blob = call.mode.blob(repo, digest).await?;
+    let content = Content { digest, size: blob.size, media_type: "application/octet-stream" };
+    content.respond(call.method, call.headers, |range| file_body(blob.file, range))
+}
+
+pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
+    call.mode.writable().store().delete_blob(repo, digest).await?;
+    Ok(accepted())
+}
+
+/// 202 without a body, the answer to every delete.
+pub(super) fn accepted() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}

@@ -1,0 +1,135 @@
+//! Bodies that know how much of them went through.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+
+/// How far a request's body was read; shared by the body and the one who answers.
+#[derive(Debug, Default)]
+pub(in crate::api) struct RequestProgress {
+    received: AtomicU64,
+    ended: AtomicBool,
+}
+
+impl RequestProgress {
+    /// Bytes of the body received so far.
+    pub(in crate::api) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Whether the body was read to its end.
+    pub(in crate::api) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+}
+
+/// A request's body that counts.
+pub(in crate::api) struct RequestBody {
+    inner: Body,
+    progress: Arc<RequestProgress>,
+}
+
+impl RequestBody {
+    pub(in crate::api) fn new(inner: Body) -> (Self, Arc<RequestProgress>) {
+        let progress = Arc::new(RequestProgress::default());
+        progress.ended.store(inner.is_end_stream(), Ordering::Relaxed);
+        (Self { inner, progress: Arc::clone(&progress) }, progress)
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.progress.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
+                if self.inner.is_end_stream() {
+                    self.progress.ended.store(true, Ordering::Relaxed);
+                }
+            }
+            Some(Err(_)) => {}
+            None => self.progress.ended.store(true, Ordering::Relaxed),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// What is told when an answer is over: sent whole, or dropped before its end.
+pub(in crate::api) trait Finish: Send + 'static {
+    /// `sent` bytes were handed to the connection; `whole`: all there were.
+    fn finish(self, sent: u64, whole: bool);
+}
+
+/// An answer's body that tells its end.
+pub(in crate::api) struct ResponseBody<F: Finish> {
+    inner: Body,
+    sent: u64,
+    whole: bool,
+    finish: Option<F>,
+}
+
+impl<F: Finish> ResponseBody<F> {
+    /// `head`: the answer is to a HEAD, so its body is never asked for.
+    pub(in crate::api) fn new(inner: Body, head: bool, finish: F) -> Self {
+        let whole = head || inner.is_end_stream();
+        Self { inner, sent: 0, whole, finish: Some(finish) }
+    }
+}
+
+impl<F: Finish + Unpin> http_body::Body for ResponseBody<F> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        match &frame {
+            Some(Ok(frame)) => {
+                self.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.whole = self.inner.is_end_stream();
+            }
+            Some(Err(_)) => self.whole = false,
+            None => self.whole = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<F: Finish> Drop for ResponseBody<F> {
+    fn drop(&mut self) {
+        if let Some(finish) = self.finish.take() {
+            finish.finish(self.sent, self.whole);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Every failure becomes a status, a code and a body here; the only such mapping.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::{Value, json};
+
+use crate::mode::ModeError;
+use crate::oci::{Digest, ErrorCode};
+use crate::store::{Refusal, StoreError};
+use crate::telemetry::with_causes;
+
+/// Whose fault a failure is; decides how it is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The request.
+    Client,
+    /// The disk, or no room on it.
+    Disk,
+    /// Ours.
+    Bug,
+}
+
+/// A refusal or failure, ready to be sent in the shape of distribution-spec, "Error Codes". Boxed: it is the rare
+/// half of every handler's result.
+#[derive(Debug)]
+pub(super) struct ApiError(Box<Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    code: ErrorCode,
+    status: StatusCode,
+    message: Cow<'static, str>,
+    detail: Value,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    origin: Origin,
+    /// The whole chain of causes, for the log only.
+    cause: Option<String>,
+}
+
+impl ApiError {
+    /// A refusal by the code's own status.
+    pub(super) fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Failure {
+            code,
+            status: StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            message: message.into(),
+            detail: Value::Null,
+            headers: Vec::new(),
+            origin: Origin::Client,
+            cause: None,
+        }))
+    }
+
+    pub(super) fn with_status(mut self, status: StatusCode) -> Self {
+        self.0.status = status;
+        self
+    }
+
+    pub(super) fn with_detail(mut self, detail: Value) -> Self {
+        self.0.detail = detail;
+        self
+    }
+
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.push((name, value));
+        self
+    }
+
+    /// Adds `Retry-After`; every 429 and 503 has one.
+    pub(super) fn retry_after(self, seconds: u64) -> Self {
+        self.with_header(RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    fn with_cause(mut self, origin: Origin, cause: &dyn std::error::Error) -> Self {
+        self.0.origin = origin;
+        self.0.cause = Some(with_causes(cause));
+        self
+    }
+
+    /// The method is not one of the path's.
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        Self::new(ErrorCode::Unsupported, format!("this path answers {allow}"))
+            .with_header(ALLOW, HeaderValue::from_static(allow))
+    }
+
+    /// A fault of ours that no type of the store's names.
+    pub(super) fn fault(error: &dyn std::error::Error) -> Self {
+        Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause").with_cause(Origin::Bug, error)
+    }
+
+    /// The client's body broke off or could not be read.
+    pub(super) fn broken_body(error: &axum::Error) -> Self {
+        Self::new(ErrorCode::SizeInvalid, "the request's body broke off").with_cause(Origin::Client, error)
+    }
+
+    /// A digest in a header or query that the content contradicts.
+    pub(super) fn digest_mismatch(expected: &Digest, actual: &Digest) -> Self {
+        Self::new(ErrorCode::DigestInvalid, format!("the content has digest {actual}, not {expected}"))
+            .with_detail(json!({ "expected": expected, "actual": actual }))
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    pub(super) fn code(&self) -> ErrorCode {
+        self.0.code
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        self.0.origin
+    }
+
+    /// What goes into the log beside the status.
+    pub(super) fn cause(&self) -> &str {
+        self.0.cause.as_deref().unwrap_or(&self.0.message)
+    }
+
+    pub(super) fn into_response(self) -> Response {
+        let failure = *self.0;
+        let mut error = json!({ "code": failure.code.as_str(), "message": failure.message });
+        if !failure.detail.is_null() {
+            error["detail"] = failure.detail;
+        }
+        let body = json!({ "errors": [error] }).to_string();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = failure.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        for (name, value) in failure.headers {
+            response.headers_mut().append(name, value);
+        }
+        response
+    }
+}
+
+impl From<ModeError> for ApiError {
+    fn from(error: ModeError) -> Self {
+        match error {
+            ModeError::Store(error) => error.into(),
+            ModeError::Incomplete { missing } => {
+                Self::new(ErrorCode::ManifestUnknown, "the manifest is stored, but content it references is missing")
+                    .with_detail(json!({ "missing": missing }))
+            }
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::BlobUnknown => Self::new(ErrorCode::BlobUnknown, "blob unknown to the repository"),
+            StoreError::ManifestUnknown => Self::new(ErrorCode::ManifestUnknown, "manifest unknown to the repository"),
+            StoreError::UploadUnknown => {
+                Self::new(ErrorCode::BlobUploadUnknown, "no such upload; begin one with a POST")
+            }
+            StoreError::UploadBusy(_) => {
+                Self::new(ErrorCode::BlobUploadInvalid, "another request is writing this upload")
+                    .with_status(StatusCode::CONFLICT)
+            }
+            StoreError::DigestMismatch { expected, actual } => Self::digest_mismatch(expected, actual),
+            StoreError::Full(refusal) => full(*refusal),
+            StoreError::IndexNotReady { retry_after } => Self::new(
+                ErrorCode::Unavailable,
+                "lists are being built from the store; pulls and pushes work meanwhile",
+            )
+            .retry_after(*retry_after),
+            StoreError::Layout(_) | StoreError::Io { .. } => {
+                Self::new(ErrorCode::Unknown, "the registry's disk failed; its log has the cause")
+                    .with_cause(Origin::Disk, &error)
+            }
+            StoreError::Bug(_) => Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause")
+                .with_cause(Origin::Bug, &error),
+        }
+    }
+}
+
+/// 507: code DENIED is what clients show with its message and do not repeat.
+fn full(refusal: Refusal) -> ApiError {
+    let (message, detail) = match refusal {
+        Refusal::BudgetExhausted { budget, used } => (
+            "the store's budget (store.maxBytes) is used up",
+            json!({ "reason": "BudgetExhausted", "budgetBytes": budget, "usedBytes": used }),
+        ),
+        Refusal::ReserveExhausted { reserve, free } => (
+            "the file system has no more than its reserve (store.reserveBytes) free",
+            json!({ "reason": "ReserveExhausted", "reserveBytes": reserve, "freeBytes": free }),
+        ),
+    };
+    let mut error =
+        ApiError::new(ErrorCode::Denied, message).with_status(StatusCode::INSUFFICIENT_STORAGE).with_detail(detail);
+    error.0.origin = Origin::Disk;
+    error
+}

@@ -1,0 +1,203 @@
+//! One request and its answer, from the first byte to the last: what is counted, measured and logged of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::response::Response;
+use http::header::USER_AGENT;
+use http::{HeaderName, Method, StatusCode};
+
+use super::App;
+use super::access::client_address;
+use super::body::{Finish, RequestProgress};
+use super::error::{ApiError, Origin};
+use super::limits::Permit;
+use super::peer::Peer;
+use super::route::Route;
+use crate::auth::{AuthFailure, Forbidden, Identity};
+use crate::telemetry::{self, AccessRecord, AuthFailureReason, InFlight};
+
+/// `X-Request-Id`.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id and user agent that are taken over into the log.
+const ID_CHARS: usize = 128;
+const AGENT_CHARS: usize = 256;
+
+/// What came of a request.
+pub(super) type Outcome = Result<Response, ApiError>;
+
+/// A request on its way. Ends in [`Finish`], when the answer's body is sent or dropped.
+pub(super) struct Exchange {
+    app: App,
+    started: Instant,
+    id: String,
+    method: Method,
+    route: Option<Route>,
+    address: IpAddr,
+    user_agent: Option<String>,
+    user: Option<Arc<str>>,
+    failure: Option<AuthFailure>,
+    status: StatusCode,
+    error: Option<String>,
+    progress: Arc<RequestProgress>,
+    permit: Option<Permit>,
+    _in_flight: InFlight,
+}
+
+impl Exchange {
+    pub(super) fn begin(
+        app: &App,
+        parts: &http::request::Parts,
+        peer: &Peer,
+        route: Option<&Route>,
+        progress: Arc<RequestProgress>,
+    ) -> Self {
+        let header = |name: &HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let id = header(&REQUEST_ID).filter(|id| peer.trusted_proxy && !id.is_empty() && id.len() <= ID_CHARS);
+        Self {
+            app: app.clone(),
+            started: Instant::now(),
+            id: id.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned),
+            method: parts.method.clone(),
+            route: route.cloned(),
+            address: client_address(peer, &parts.headers),
+            user_agent: header(&USER_AGENT).map(|agent| agent.chars().take(AGENT_CHARS).collect()),
+            user: None,
+            failure: None,
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            error: None,
+            progress,
+            permit: None,
+            _in_flight: app.0.metrics.in_flight(),
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Notes who asks, or why nobody could be made out.
+    pub(super) fn identified(&mut self, who: Option<&Identity>, failure: Option<AuthFailure>) {
+        self.user = who.and_then(|who| who.user.clone());
+        self.failure = failure;
+        if let Some(failure) = failure {
+            self.app.0.metrics.auth_failure(reason(failure));
+        }
+    }
+
+    /// Notes that somebody who was made out lacked the right.
+    pub(super) fn forbidden(&self, forbidden: &Forbidden) {
+        let reason = match forbidden {
+            Forbidden::Scope(_) => AuthFailureReason::InsufficientScope,
+            Forbidden::Right => AuthFailureReason::Denied,
+            Forbidden::NeedsCredentials(_) => AuthFailureReason::Missing,
+        };
+        self.app.0.metrics.auth_failure(reason);
+    }
+
+    /// Keeps a limit's permit until the answer is over.
+    pub(super) fn hold(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    /// Turns the outcome into an answer; a failure that is ours is logged here, once, with all its causes.
+    pub(super) fn settle(&mut self, outcome: Outcome) -> Response {
+        let response = match outcome {
+            Ok(response) => response,
+            Err(error) => {
+                match error.origin() {
+                    Origin::Client => {}
+                    Origin::Disk | Origin::Bug => self.log_fault(&error),
+                }
+                self.error = Some(error.cause().to_owned());
+                error.into_response()
+            }
+        };
+        self.status = response.status();
+        response
+    }
+
+    fn log_fault(&self, error: &ApiError) {
+        let repository = self.route.as_ref().and_then(Route::repository).map(ToString::to_string);
+        tracing::error!(
+            id = self.id,
+            method = %self.method,
+            repository,
+            origin = ?error.origin(),
+            status = error.status().as_u16(),
+            cause = error.cause(),
+            "request failed"
+        );
+    }
+
+    /// What is logged whatever `log.access` says: writes, and sign-ins refused for what was sent, not for what was missing.
+    fn is_important(&self) -> bool {
+        let write = !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+            && !matches!(self.route, Some(Route::Token) | None);
+        let refused = self.failure.is_some_and(|failure| failure != AuthFailure::Missing);
+        write || refused
+    }
+}
+
+impl Finish for Exchange {
+    fn finish(self, sent: u64, whole: bool) {
+        let received = self.progress.received();
+        let duration = self.started.elapsed();
+        let metrics = &self.app.0.metrics;
+        metrics.request(
+            telemetry::Method::of(&self.method),
+            route_label(self.route.as_ref()),
+            self.status.as_u16(),
+            duration,
+        );
+        metrics.received(received);
+        metrics.sent(sent);
+        let important = self.is_important();
+        if !self.app.0.access_log.wants(self.status.as_u16(), important) {
+            return;
+        }
+        let reference = self.route.as_ref().and_then(Route::reference);
+        self.app.0.access_log.log(&AccessRecord {
+            id: &self.id,
+            user: self.user.as_deref(),
+            address: self.address,
+            method: self.method.as_str(),
+            repository: self.route.as_ref().and_then(Route::repository).map(crate::oci::RepoName::as_str),
+            reference: reference.as_deref(),
+            status: self.status.as_u16(),
+            received,
+            sent,
+            whole,
+            duration,
+            user_agent: self.user_agent.as_deref(),
+            error: self.error.as_deref(),
+            important,
+        });
+    }
+}
+
+const fn route_label(route: Option<&Route>) -> telemetry::Route {
+    match route {
+        Some(Route::Root | Route::Base) => telemetry::Route::Base,
+        Some(Route::Token) => telemetry::Route::Token,
+        Some(Route::Catalog) => telemetry::Route::Catalog,
+        Some(Route::Blob(..)) => telemetry::Route::Blob,
+        Some(Route::Uploads(_) | Route::Upload(..)) => telemetry::Route::Upload,
+        Some(Route::Manifest(..)) => telemetry::Route::Manifest,
+        Some(Route::Tags(_)) => telemetry::Route::Tags,
+        Some(Route::Referrers(..)) => telemetry::Route::Referrers,
+        None => telemetry::Route::Other,
+    }
+}
+
+const fn reason(failure: AuthFailure) -> AuthFailureReason {
+    match failure {
+        AuthFailure::Missing => AuthFailureReason::Missing,
+        AuthFailure::Malformed => AuthFailureReason::Malformed,
+        AuthFailure::WrongPassword => AuthFailureReason::WrongPassword,
+        AuthFailure::BadToken => AuthFailureReason::BadToken,
+        AuthFailure::TooMany => AuthFailureReason::TooMany,
+    }
+}

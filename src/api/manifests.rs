@@ -1,0 +1,174 @@
+//! `/v2/<name>/manifests/<reference>`: GET, HEAD, PUT, DELETE.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, WARNING};
+use http::{HeaderName, HeaderValue, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::json;
+
+use super::blobs::accepted;
+use super::body::RequestBody;
+use super::call::Call;
+use super::content::{CONTENT_DIGEST, Content, text};
+use super::error::ApiError;
+use crate::mode::ModeError;
+use crate::oci::{Algorithm, Digest, ErrorCode, Manifest, ManifestKind, Reference, RepoName, Tag};
+use crate::store::StoredManifest;
+
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+/// Most tags in one push by digest; the spec asks for at least ten.
+const MAX_TAGS: usize = 100;
+
+pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
+    let stored = call.mode.manifest(repo, reference).await?;
+    let content =
+        Content { digest: stored.digest, size: stored.bytes.len() as u64, media_type: stored.manifest.kind.as_str() };
+    content.respond(call.method, call.headers, |range| {
+        // A manifest's length is far below what an index can't hold.
+        let start = usize::try_from(range.start()).unwrap_or(usize::MAX);
+        let end = usize::try_from(range.end()).unwrap_or(usize::MAX);
+        Body::from(stored.bytes.slice(start..end))
+    })
+}
+
+pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
+    call.mode.writable().store().delete_manifest(repo, reference).await?;
+    Ok(accepted())
+}
+
+pub(super) async fn put(
+    call: &Call<'_>,
+    body: &mut RequestBody,
+    repo: &RepoName,
+    reference: &Reference,
+) -> Result<Response, ApiError> {
+    let tags = tags_to_move(call, reference)?;
+    let bytes = read_whole(call, body).await?;
+    let algorithm = match reference {
+        Reference::Digest(digest) => digest.algorithm(),
+        Reference::Tag(_) => Algorithm::Sha256,
+    };
+    let digest = algorithm.digest(&bytes);
+    if let Reference::Digest(expected) = reference
+        && *expected != digest
+    {
+        return Err(ApiError::digest_mismatch(expected, &digest));
+    }
+    let manifest = parse(call, &bytes)?;
+    let subject = manifest.subject.as_ref().map(|subject| subject.digest);
+    let kind = manifest.kind;
+    let stored = StoredManifest { digest, bytes, manifest: Arc::new(manifest) };
+    let missing = call.mode.writable().put_manifest(repo, stored, tags.clone()).await.map_err(refused)?;
+
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::CREATED;
+    let out = response.headers_mut();
+    out.insert(LOCATION, text(&format!("/v2/{repo}/manifests/{digest}")));
+    out.insert(CONTENT_DIGEST, text(&digest.to_string()));
+    if let Some(subject) = subject {
+        out.insert(OCI_SUBJECT, text(&subject.to_string()));
+    }
+    if matches!(reference, Reference::Digest(_)) {
+        for tag in &tags {
+            out.append(OCI_TAG, text(tag.as_str()));
+        }
+    }
+    if let Some(warning) = warning(kind, &missing) {
+        out.insert(WARNING, text(&format!("299 - \"{warning}\"")));
+    }
+    Ok(response)
+}
+
+/// The tag in the path, or those in the query of a push by digest.
+fn tags_to_move(call: &Call<'_>, reference: &Reference) -> Result<Vec<Tag>, ApiError> {
+    match reference {
+        Reference::Tag(tag) => Ok(vec![tag.clone()]),
+        Reference::Digest(_) => {
+            let mut tags: Vec<Tag> = Vec::new();
+            for value in call.query_all("tag") {
+                let tag = value
+                    .parse()
+                    .map_err(|e: crate::oci::InvalidTag| ApiError::new(ErrorCode::TagInvalid, e.to_string()))?;
+                if !tags.contains(&tag) {
+                    tags.push(tag);
+                }
+                if tags.len() > MAX_TAGS {
+                    return Err(ApiError::new(ErrorCode::TagInvalid, "more than 100 tags in one push")
+                        .with_status(StatusCode::URI_TOO_LONG));
+                }
+            }
+            Ok(tags)
+        }
+    }
+}
+
+async fn read_whole(call: &Call<'_>, body: &mut RequestBody) -> Result<Bytes, ApiError> {
+    let limit = call.settings.manifest_max_bytes;
+    let too_large = || {
+        ApiError::new(ErrorCode::SizeInvalid, format!("the manifest is larger than {limit} bytes (manifests.maxBytes)"))
+            .with_status(StatusCode::PAYLOAD_TOO_LARGE)
+    };
+    let announced =
+        call.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let mut bytes = BytesMut::with_capacity(announced.unwrap_or(4096));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| ApiError::broken_body(&e))?;
+        if let Some(data) = frame.data_ref() {
+            if bytes.len() + data.len() > limit {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(data);
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+fn parse(call: &Call<'_>, bytes: &[u8]) -> Result<Manifest, ApiError> {
+    let content_type = match call.headers.get(CONTENT_TYPE) {
+        None => None,
+        Some(value) => {
+            Some(value.to_str().map_err(|_| ApiError::new(ErrorCode::ManifestInvalid, "Content-Type is not ASCII"))?)
+        }
+    };
+    Manifest::parse(content_type, bytes).map_err(|e| ApiError::new(ErrorCode::ManifestInvalid, e.to_string()))
+}
+
+/// A push of a manifest whose parts are missing has a code of its own.
+fn refused(error: ModeError) -> ApiError {
+    match error {
+        ModeError::Incomplete { missing } => {
+            ApiError::new(ErrorCode::ManifestBlobUnknown, "push what the manifest references before the manifest")
+                .with_detail(json!({ "missing": missing }))
+        }
+        ModeError::Store(_) => error.into(),
+    }
+}
+
+fn warning(kind: ManifestKind, missing: &[Digest]) -> Option<String> {
+    if !missing.is_empty() {
+        return Some(format!(
+            "stored, but the repository lacks {} of what the manifest references, {} first",
+            missing.len(),
+            missing[0]
+        ));
+    }
+    (kind == ManifestKind::OciArtifact).then(|| {
+        "artifact manifests were dropped from the specification, use an image manifest with artifactType".into()
+    })
+}
+
+/// A whole answer in JSON, for lists.
+pub(super) fn json_response(media_type: &'static str, value: &serde_json::Value) -> Response {
+    let mut response = Response::new(Body::from(value.to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}

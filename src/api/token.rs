@@ -1,0 +1,106 @@
+//! `/auth/token`: the token service of Docker's registry authentication, by GET and by POST.
+
+use axum::response::Response;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method};
+use http_body_util::{BodyExt as _, Limited};
+use serde_json::json;
+
+use super::access::refuse_sign_in;
+use super::body::RequestBody;
+use super::call::query_values;
+use super::error::ApiError;
+use super::manifests::json_response;
+use crate::auth::{AuthFailure, Authenticator, BASIC_CHALLENGE, Identity};
+use crate::clock;
+use crate::oci::ErrorCode;
+
+/// Longest form that is read.
+const FORM_BYTES: usize = 64 * 1024;
+
+/// Most scopes in one token.
+const MAX_SCOPES: usize = 64;
+
+/// What came of a request for a token.
+pub(super) struct Answer {
+    pub(super) response: Result<Response, ApiError>,
+    pub(super) who: Option<Identity>,
+    pub(super) failure: Option<AuthFailure>,
+}
+
+pub(super) async fn answer(
+    auth: &Authenticator,
+    method: &Method,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    body: &mut RequestBody,
+) -> Answer {
+    let refused = |error| Answer { response: Err(error), who: None, failure: None };
+    if !auth.tokens_enabled() {
+        return refused(ApiError::new(ErrorCode::Unsupported, "tokens are off here, sign in with Basic"));
+    }
+    let form = if method == Method::POST {
+        match read_form(headers, body).await {
+            Ok(form) => Some(form),
+            Err(error) => return refused(error),
+        }
+    } else {
+        None
+    };
+    let parameters = form.as_deref().or(query);
+    let one = |name: &str| query_values(parameters, name).next();
+    if form.is_some() && one("grant_type").is_some_and(|grant| grant != "password") {
+        return refused(
+            ApiError::new(ErrorCode::Unsupported, "the only grant_type here is password")
+                .with_status(http::StatusCode::BAD_REQUEST),
+        );
+    }
+    let proven = match (&form, one("username"), one("password")) {
+        (Some(_), Some(user), Some(password)) => auth.authenticate_password(&user, &password).await,
+        _ => auth.authenticate(headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)).await,
+    };
+    let who = match proven {
+        Ok(who) => who,
+        Err(failure) => {
+            let challenge = HeaderValue::from_static(BASIC_CHALLENGE);
+            let error = refuse_sign_in(failure).with_header(WWW_AUTHENTICATE, challenge);
+            return Answer { response: Err(error), who: None, failure: Some(failure) };
+        }
+    };
+    // Several scopes come as several parameters or, from oauth2 forms, as one with blanks.
+    let scopes: Vec<String> = query_values(parameters, "scope")
+        .flat_map(|value| value.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .take(MAX_SCOPES)
+        .collect();
+    Answer { response: issue(auth, &who, &scopes), who: Some(who), failure: None }
+}
+
+fn issue(auth: &Authenticator, who: &Identity, scopes: &[String]) -> Result<Response, ApiError> {
+    let issued = auth.issue_token(who, scopes, clock::now()).map_err(|e| ApiError::fault(&e))?;
+    let issued_at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(issued.issued_at.as_secs());
+    let body = json!({
+        "token": issued.token,
+        "access_token": issued.token,
+        "expires_in": issued.expires_in,
+        "issued_at": humantime::format_rfc3339_seconds(issued_at).to_string(),
+    });
+    let mut response = json_response("application/json", &body);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+async fn read_form(headers: &HeaderMap, body: &mut RequestBody) -> Result<String, ApiError> {
+    let malformed = || {
+        ApiError::new(ErrorCode::Unsupported, "a POST to the token service is a form of at most 64 KiB")
+            .with_status(http::StatusCode::BAD_REQUEST)
+    };
+    let is_form = headers
+        .get(CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.trim_start().starts_with("application/x-www-form-urlencoded"));
+    if !is_form {
+        return Err(malformed());
+    }
+    let bytes = Limited::new(body, FORM_BYTES).collect().await.map_err(|_| malformed())?.to_bytes();
+    String::from_utf8(bytes.to_vec()).map_err(|_| malformed())
+}

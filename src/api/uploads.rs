@@ -1,0 +1,216 @@
+//! `/v2/<name>/blobs/uploads/`: begin, mount, append, ask, finish, cancel.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
+use http::{HeaderName, HeaderValue, StatusCode};
+use http_body_util::BodyExt as _;
+
+use super::body::RequestBody;
+use super::call::Call;
+use super::content::{CONTENT_DIGEST, text};
+use super::error::ApiError;
+use super::route::parse_digest;
+use crate::auth::Action;
+use crate::oci::{Algorithm, Digest, ErrorCode, RepoName, UploadId, UploadRange};
+use crate::store::{StoreError, UploadSession};
+
+const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// Content handed to the store in one go: what one upload holds in memory at most, beside hyper's own buffer.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// POST: a mount, a whole blob, or the beginning of an upload.
+pub(super) async fn begin(call: &Call<'_>, body: &mut RequestBody, repo: &RepoName) -> Result<Response, ApiError> {
+    if let Some(digest) = call.query("mount") {
+        let digest = parse_digest(&digest)?;
+        if mount(call, repo, digest).await? {
+            return Ok(created(repo, digest));
+        }
+    }
+    let whole = call.query("digest").map(|digest| parse_digest(&digest)).transpose()?;
+    let algorithm = match (whole, call.query("digest-algorithm")) {
+        (Some(digest), _) => Some(digest.algorithm()),
+        (None, Some(name)) => Some(parse_algorithm(&name)?),
+        (None, None) => None,
+    };
+    let store = call.mode.writable().store();
+    let mut session = store.begin_upload(repo, algorithm, whole.and(announced(call))).await?;
+    let Some(digest) = whole else {
+        return Ok(in_progress(StatusCode::ACCEPTED, repo, session.id(), 0));
+    };
+    match append_all(&mut session, body, None).await {
+        Ok(()) => {
+            session.finish(digest).await?;
+            Ok(created(repo, digest))
+        }
+        Err(error) => {
+            // The client never learnt the upload's name, so nobody can go on with it.
+            session.cancel().await?;
+            Err(error)
+        }
+    }
+}
+
+/// Whether the blob is the repository's now. A source that the user may not pull, or that is no repository name, is
+/// treated as one without the blob: the client uploads instead.
+async fn mount(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<bool, ApiError> {
+    let store = call.mode.writable().store();
+    match call.query("from") {
+        Some(from) => match from.parse::<RepoName>() {
+            Ok(from) if call.may(Action::Pull, Some(&from)) => Ok(store.mount_blob(Some(&from), repo, digest).await?),
+            _ => Ok(false),
+        },
+        // Every role may pull from every repository, so whoever may push may take a blob from anywhere.
+        None => Ok(store.mount_blob(None, repo, digest).await?),
+    }
+}
+
+/// PATCH: a chunk, or the whole of a streamed upload.
+pub(super) async fn append(
+    call: &Call<'_>,
+    body: &mut RequestBody,
+    repo: &RepoName,
+    id: UploadId,
+) -> Result<Response, ApiError> {
+    let mut session = call.mode.writable().store().resume_upload(repo, id).await?;
+    let length = chunk_length(call, repo, &session)?;
+    append_all(&mut session, body, length).await?;
+    Ok(in_progress(StatusCode::ACCEPTED, repo, id, session.offset()))
+}
+
+/// PUT: the last chunk, if there is one, and the digest of the whole.
+pub(super) async fn finish(
+    call: &Call<'_>,
+    body: &mut RequestBody,
+    repo: &RepoName,
+    id: UploadId,
+) -> Result<Response, ApiError> {
+    let digest = call.query("digest").ok_or_else(|| {
+        ApiError::new(ErrorCode::DigestInvalid, "the digest of the whole upload is missing in the query")
+    })?;
+    let digest = parse_digest(&digest)?;
+    let store = call.mode.writable().store();
+    let mut session = match store.resume_upload(repo, id).await {
+        Ok(session) => session,
+        // The answer to the first PUT was lost and the client repeats it: what it wants is there.
+        Err(StoreError::UploadUnknown) if store.blob(repo, digest).await.is_ok() => return Ok(created(repo, digest)),
+        Err(error) => return Err(error.into()),
+    };
+    let length = chunk_length(call, repo, &session)?;
+    append_all(&mut session, body, length).await?;
+    session.finish(digest).await?;
+    Ok(created(repo, digest))
+}
+
+/// GET: how far it is.
+pub(super) async fn ask(call: &Call<'_>, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
+    let offset = call.mode.writable().store().upload_offset(repo, id).await?;
+    Ok(in_progress(StatusCode::NO_CONTENT, repo, id, offset))
+}
+
+/// DELETE.
+pub(super) async fn cancel(call: &Call<'_>, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
+    call.mode.writable().store().cancel_upload(repo, id).await?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+fn parse_algorithm(name: &str) -> Result<Algorithm, ApiError> {
+    name.parse().map_err(|e: crate::oci::InvalidDigest| ApiError::new(ErrorCode::DigestInvalid, e.to_string()))
+}
+
+fn announced(call: &Call<'_>) -> Option<u64> {
+    call.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The length that `Content-Range` gives the chunk; checks that it begins where the upload ends.
+fn chunk_length(call: &Call<'_>, repo: &RepoName, session: &UploadSession) -> Result<Option<u64>, ApiError> {
+    let Some(header) = call.headers.get(CONTENT_RANGE) else {
+        return Ok(None);
+    };
+    let range: UploadRange = header
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| ApiError::new(ErrorCode::BlobUploadInvalid, crate::oci::InvalidContentRange.to_string()))?;
+    if range.first != session.offset() {
+        let place = in_progress(StatusCode::RANGE_NOT_SATISFIABLE, repo, session.id(), session.offset());
+        let mut error = ApiError::new(
+            ErrorCode::BlobUploadInvalid,
+            format!("the chunk begins at {}, the upload is at {}", range.first, session.offset()),
+        )
+        .with_status(StatusCode::RANGE_NOT_SATISFIABLE);
+        for (name, value) in place.headers() {
+            if *name != CONTENT_LENGTH {
+                error = error.with_header(name.clone(), value.clone());
+            }
+        }
+        return Err(error);
+    }
+    if announced(call).is_some_and(|length| length != range.len) {
+        return Err(ApiError::new(ErrorCode::SizeInvalid, "Content-Length disagrees with Content-Range"));
+    }
+    Ok(Some(range.len))
+}
+
+/// Streams the body into the upload; with `length`, exactly so many bytes. What came before a failure stays.
+async fn append_all(session: &mut UploadSession, body: &mut RequestBody, length: Option<u64>) -> Result<(), ApiError> {
+    let mut left = length;
+    let mut batch: Vec<Bytes> = Vec::new();
+    let mut batched = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                // The client may come back and go on from here.
+                session.append(batch).await?;
+                return Err(ApiError::broken_body(&error));
+            }
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if let Some(left) = &mut left {
+            *left = left
+                .checked_sub(data.len() as u64)
+                .ok_or_else(|| ApiError::new(ErrorCode::SizeInvalid, "the chunk is longer than its Content-Range"))?;
+        }
+        batched += data.len();
+        batch.push(data);
+        if batched >= BATCH_BYTES {
+            session.append(std::mem::take(&mut batch)).await?;
+            batched = 0;
+        }
+    }
+    session.append(batch).await?;
+    match left {
+        None | Some(0) => Ok(()),
+        Some(_) => Err(ApiError::new(ErrorCode::SizeInvalid, "the chunk is shorter than its Content-Range")),
+    }
+}
+
+/// The blob is the repository's.
+fn created(repo: &RepoName, digest: Digest) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::CREATED;
+    let out = response.headers_mut();
+    out.insert(LOCATION, text(&format!("/v2/{repo}/blobs/{digest}")));
+    out.insert(CONTENT_DIGEST, text(&digest.to_string()));
+    response
+}
+
+/// The upload is at `offset`. `Location` is relative and without a query, so no proxy in between can break it;
+/// `Range` is written as clients read it, `0-0` for nothing yet.
+fn in_progress(status: StatusCode, repo: &RepoName, id: UploadId, offset: u64) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    let out = response.headers_mut();
+    out.insert(LOCATION, text(&format!("/v2/{repo}/blobs/uploads/{id}")));
+    out.insert(RANGE, text(&format!("0-{}", offset.saturating_sub(1))));
+    out.insert(UPLOAD_UUID, text(&id.to_string()));
+    if status != StatusCode::NO_CONTENT {
+        out.insert(CONTENT_LENGTH, HeaderValue::from(0));
+    }
+    response
+}

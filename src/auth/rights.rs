@@ -1,0 +1,234 @@
+//! Roles, and the scopes that tokens carry.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::oci::RepoName;
+
+/// What someone without credentials may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Anonymous {
+    /// Nothing.
+    None,
+    /// Pull.
+    Pull,
+    /// Everything: the open server.
+    Push,
+}
+
+/// What a user is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `ro`: pull.
+    Ro,
+    /// `rw`: pull, push, delete.
+    Rw,
+    /// `mirror-puller`: pull, catalog.
+    MirrorPuller,
+    /// `mirror-pusher`: everything.
+    MirrorPusher,
+}
+
+/// One thing to be allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Read content of a repository.
+    Pull,
+    /// Write content of a repository.
+    Push,
+    /// Delete content of a repository.
+    Delete,
+    /// List the repositories.
+    Catalog,
+}
+
+/// The text is no role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a role is one of ro, rw, mirror-puller, mirror-pusher")]
+pub struct InvalidRole;
+
+impl Anonymous {
+    /// Whether it covers `action`.
+    #[must_use]
+    pub const fn may(self, action: Action) -> bool {
+        match self {
+            Self::None => false,
+            Self::Pull => matches!(action, Action::Pull),
+            Self::Push => true,
+        }
+    }
+}
+
+impl Role {
+    /// The role's name in configuration and Secrets.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ro => "ro",
+            Self::Rw => "rw",
+            Self::MirrorPuller => "mirror-puller",
+            Self::MirrorPusher => "mirror-pusher",
+        }
+    }
+
+    /// Whether it covers `action`.
+    #[must_use]
+    pub const fn may(self, action: Action) -> bool {
+        match self {
+            Self::Ro => matches!(action, Action::Pull),
+            Self::Rw => matches!(action, Action::Pull | Action::Push | Action::Delete),
+            Self::MirrorPuller => matches!(action, Action::Pull | Action::Catalog),
+            Self::MirrorPusher => true,
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = InvalidRole;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRole> {
+        [Self::Ro, Self::Rw, Self::MirrorPuller, Self::MirrorPusher]
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or(InvalidRole)
+    }
+}
+
+/// The scope that a client has to ask for to do `action`, in the form of Docker's token specification.
+#[must_use]
+pub fn needed_scope(action: Action, repo: Option<&RepoName>) -> String {
+    let Some(repo) = repo else { return "registry:catalog:*".to_owned() };
+    match action {
+        Action::Pull | Action::Catalog => format!("repository:{repo}:pull"),
+        Action::Push => format!("repository:{repo}:pull,push"),
+        Action::Delete => format!("repository:{repo}:delete"),
+    }
+}
+
+/// What a token is good for: the `access` claim of Docker's token specification.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Scopes(Vec<Scope>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Scope {
+    #[serde(rename = "type")]
+    kind: String,
+    name: String,
+    actions: Vec<String>,
+}
+
+const REPOSITORY: &str = "repository";
+const REGISTRY: &str = "registry";
+const CATALOG: &str = "catalog";
+
+impl Scopes {
+    /// Reads what a client asks for; what can't be read, or is of another kind, is left out.
+    pub(super) fn parse(texts: &[String]) -> Self {
+        Self(texts.iter().filter_map(|text| Scope::parse(text)).collect())
+    }
+
+    /// Cuts it to the actions that `may` allows. `*` becomes all of them.
+    pub(super) fn keep(self, may: impl Fn(Action) -> bool) -> Self {
+        let kept = self.0.into_iter().filter_map(|scope| {
+            let actions: Vec<String> = if scope.kind == REGISTRY {
+                may(Action::Catalog).then(|| "*".to_owned()).into_iter().collect()
+            } else {
+                let asked = |name: &str| scope.actions.iter().any(|action| action == name || action == "*");
+                [("pull", Action::Pull), ("push", Action::Push), ("delete", Action::Delete)]
+                    .into_iter()
+                    .filter(|(name, action)| asked(name) && may(*action))
+                    .map(|(name, _)| name.to_owned())
+                    .collect()
+            };
+            (!actions.is_empty()).then_some(Scope { actions, ..scope })
+        });
+        Self(kept.collect())
+    }
+
+    /// Whether it covers `action` on `repo`.
+    pub(super) fn hold(&self, action: Action, repo: Option<&RepoName>) -> bool {
+        let held = |kind: &str, name: &str, wanted: &str| {
+            let found = |scope: &&Scope| scope.kind == kind && scope.name == name;
+            self.0.iter().filter(found).any(|scope| scope.actions.iter().any(|action| action == wanted))
+        };
+        match (action, repo) {
+            (Action::Catalog, _) => held(REGISTRY, CATALOG, "*"),
+            (Action::Pull, Some(repo)) => held(REPOSITORY, repo.as_str(), "pull"),
+            (Action::Push, Some(repo)) => held(REPOSITORY, repo.as_str(), "push"),
+            (Action::Delete, Some(repo)) => held(REPOSITORY, repo.as_str(), "delete"),
+            (Action::Pull | Action::Push | Action::Delete, None) => false,
+        }
+    }
+}
+
+impl Scope {
+    fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once(':')?;
+        let (name, actions) = rest.rsplit_once(':')?;
+        // `repository(plugin)`: the class in brackets says nothing to us.
+        let kind = kind.split('(').next().unwrap_or_default();
+        let known = match kind {
+            REPOSITORY => name.parse::<RepoName>().is_ok(),
+            REGISTRY => name == CATALOG,
+            _ => false,
+        };
+        known.then(|| Self {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            actions: actions.split(',').map(str::to_owned).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ACTIONS: [Action; 4] = [Action::Pull, Action::Push, Action::Delete, Action::Catalog];
+
+    fn role() -> impl Strategy<Value = Role> {
+        prop_oneof![Just(Role::Ro), Just(Role::Rw), Just(Role::MirrorPuller), Just(Role::MirrorPusher)]
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_never_holds_more_than_its_role_or_its_request(
+            role in role(),
+            asked in proptest::collection::vec("(repository|registry|x)(\\(p\\))?:(a|b/c|catalog|A):(pull|push|delete|\\*|pull,push)", 0..5),
+        ) {
+            let scopes = Scopes::parse(&asked).keep(|action| role.may(action));
+            for name in ["a", "b/c"] {
+                let repo: RepoName = name.parse().unwrap();
+                for action in ACTIONS {
+                    if scopes.hold(action, Some(&repo)) {
+                        prop_assert!(role.may(action));
+                        let named = asked.iter().any(|text| text.contains(&format!(":{name}:")) || action == Action::Catalog);
+                        prop_assert!(named);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn no_scope_panics(text in ".{0,60}") {
+            let _ = Scopes::parse(&[text]);
+        }
+    }
+
+    #[test]
+    fn what_is_needed_is_what_is_held() {
+        let repo: RepoName = "a/b".parse().unwrap();
+        for action in ACTIONS {
+            let target = (action != Action::Catalog).then_some(&repo);
+            let scopes = Scopes::parse(&[needed_scope(action, target)]).keep(|_| true);
+            assert!(scopes.hold(action, target), "{action:?}");
+        }
+        let star = Scopes::parse(&["repository:a/b:*".to_owned()]).keep(|_| true);
+        assert!(star.hold(Action::Delete, Some(&repo)));
+        assert!(!star.hold(Action::Catalog, None));
+    }
+}

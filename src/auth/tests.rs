@@ -1,0 +1,1 @@
+//! Users in folders, reloads, and identities over time.

@@ -1,0 +1,1 @@
+//! Tokens of others, and of us at another time.

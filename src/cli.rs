@@ -1,0 +1,251 @@
+//! The command line: a contract, others script against it.
+//!
+//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::auth;
+use crate::config::{Address, Config, Mode, Overrides};
+use crate::server::{self, ServerError, Source};
+use crate::store::{self, Store, StoreError};
+use crate::telemetry::with_causes;
+
+/// Done.
+pub const EXIT_DONE: u8 = 0;
+/// Failed while running.
+pub const EXIT_FAILED: u8 = 1;
+/// Wrong usage or configuration.
+pub const EXIT_USAGE: u8 = 2;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "d8-registry", version, about = "In-cluster OCI container registry", max_term_width = 100)]
+#[command(after_help = "Examples:\n  d8-registry serve\n  d8-registry serve --config /etc/d8-registry/config.yaml\n  \
+    d8-registry hash-password < password.txt\n\nExit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.")]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the registry.
+    #[command(
+        after_help = "Examples:\n  An open registry for this machine alone, data in ./data:\n    d8-registry serve\n  \
+        Another port and folder:\n    d8-registry serve --listen 127.0.0.1:5000 --data-dir /var/lib/d8-registry\n  \
+        Is this configuration right?\n    d8-registry serve --check-config --config config.yaml"
+    )]
+    Serve(ServeArguments),
+    /// Lay out an empty data folder, for a server with store.mustExist.
+    #[command(after_help = "Example:\n  d8-registry init --data-dir /var/lib/d8-registry")]
+    Init(FolderArguments),
+    /// Look after the index of a store that no server uses.
+    Index {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: IndexCommand,
+    },
+    /// Read a password from standard input and print its bcrypt hash, for auth.users and usersDir.
+    #[command(after_help = "Example:\n  printf %s \"$PASSWORD\" | d8-registry hash-password")]
+    HashPassword {
+        /// How much a check costs: 10 is about 70 ms of a core, each step more doubles it.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=16))]
+        cost: u32,
+    },
+    /// Print completions for a shell.
+    #[command(after_help = "Example:\n  d8-registry completions bash > /etc/bash_completion.d/d8-registry")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What can be done with an index.
+#[derive(Clone, Debug, Subcommand)]
+pub enum IndexCommand {
+    /// Build it anew from the tree. The server does so by itself when it has to; stop it to do it by hand.
+    #[command(after_help = "Example:\n  d8-registry index rebuild --data-dir /var/lib/d8-registry")]
+    Rebuild(FolderArguments),
+}
+
+/// Flags of `serve`. A flag wins over the file.
+#[derive(Debug, clap::Args)]
+pub struct ServeArguments {
+    /// The configuration file (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Mode: Local, Proxy or Direct, in any case.
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<String>,
+    /// Address of the registry; can be given more than once [default: 127.0.0.1:5001].
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Vec<SocketAddr>,
+    /// Address of health checks and metrics; can be given more than once [default: 127.0.0.1:5002].
+    #[arg(long, value_name = "ADDR")]
+    pub admin_listen: Vec<SocketAddr>,
+    /// The data folder [default: ./data].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The upstream registry of modes Proxy and Direct.
+    #[arg(long, value_name = "URL")]
+    pub upstream: Option<String>,
+    /// Check the configuration, print what is in force, and end.
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// Where a store is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FolderArguments {
+    /// The configuration file, whose store.dir counts.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The data folder; wins over the file [default: ./data].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Why a command ended without having done its work.
+#[derive(Debug)]
+struct Failure {
+    exit: u8,
+    message: String,
+}
+
+impl Failure {
+    fn usage(message: impl Into<String>) -> Self {
+        Self { exit: EXIT_USAGE, message: message.into() }
+    }
+
+    fn failed(error: &dyn std::error::Error) -> Self {
+        Self { exit: EXIT_FAILED, message: with_causes(error) }
+    }
+}
+
+impl From<crate::config::ConfigError> for Failure {
+    fn from(error: crate::config::ConfigError) -> Self {
+        Self::usage(with_causes(&error))
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        let exit = if error.is_configuration() { EXIT_USAGE } else { EXIT_FAILED };
+        Self { exit, message: with_causes(&error) }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::failed(&error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::failed(&error)
+    }
+}
+
+/// Runs what the process's arguments say.
+#[must_use]
+pub fn run() -> ExitCode {
+    // clap prints its own errors and help, and ends with 2 for wrong usage.
+    let arguments = Arguments::parse();
+    match execute(arguments.command) {
+        Ok(()) => ExitCode::from(EXIT_DONE),
+        Err(failure) => {
+            // Nothing can be done about a closed stderr.
+            let _ = writeln!(io::stderr(), "d8-registry: {}", failure.message);
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(arguments) => serve(arguments),
+        Command::Init(arguments) => init(&arguments),
+        Command::Index { command: IndexCommand::Rebuild(arguments) } => rebuild_index(&arguments),
+        Command::HashPassword { cost } => hash_password(cost),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "d8-registry", &mut io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn serve(arguments: ServeArguments) -> Result<(), Failure> {
+    let mode = arguments.mode.as_deref().map(str::parse::<Mode>).transpose();
+    let overrides = Overrides {
+        mode: mode.map_err(|error| Failure::usage(format!("--mode: {error}")))?,
+        listen: arguments.listen.into_iter().map(Address).collect(),
+        admin_listen: arguments.admin_listen.into_iter().map(Address).collect(),
+        data_dir: arguments.data_dir,
+        upstream: arguments.upstream,
+    };
+    let config = Config::load(arguments.config.as_deref(), &overrides)?;
+    if arguments.check_config {
+        return print_settings(&config);
+    }
+    Ok(server::run(config, Source { file: arguments.config, overrides })?)
+}
+
+/// Every key with the value in force and where it comes from; secrets as `***`.
+fn print_settings(config: &Config) -> Result<(), Failure> {
+    let settings = config.settings();
+    let width = settings.iter().map(|setting| setting.key.len()).max().unwrap_or(0);
+    let mut out = io::stdout().lock();
+    for setting in settings {
+        writeln!(out, "{:width$}  {}  ({})", setting.key, setting.value, setting.origin)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn folder(arguments: &FolderArguments) -> Result<PathBuf, Failure> {
+    let overrides = Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() };
+    Ok(Config::load(arguments.config.as_deref(), &overrides)?.store.dir)
+}
+
+fn init(arguments: &FolderArguments) -> Result<(), Failure> {
+    let folder = folder(arguments)?;
+    let fresh = Store::init(&folder)?;
+    let said = if fresh { "laid out" } else { "is a store already, nothing changed" };
+    writeln!(io::stdout(), "{} {said}", folder.display())?;
+    Ok(())
+}
+
+fn rebuild_index(arguments: &FolderArguments) -> Result<(), Failure> {
+    let folder = folder(arguments)?;
+    let bar = indicatif::ProgressBar::new_spinner().with_message("tags and manifests read");
+    let done = store::rebuild_index(&folder, |done| bar.set_position(done))?;
+    bar.finish_and_clear();
+    writeln!(io::stdout(), "the index of {} is rebuilt from {done} tags and manifests", folder.display())?;
+    Ok(())
+}
+
+fn hash_password(cost: u32) -> Result<(), Failure> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        writeln!(io::stderr(), "password (it will show, better pipe it in):")?;
+    }
+    let mut password = zeroize::Zeroizing::new(String::new());
+    stdin.lock().read_line(&mut password)?;
+    let typed = password.trim_end_matches(['\n', '\r']);
+    let hash = auth::hash_password(typed, cost).map_err(|error| Failure::usage(error.to_string()))?;
+    writeln!(io::stdout(), "{hash}")?;
+    Ok(())
+}
+
+/// Where the command line's description comes from, for the test that holds the README against it.
+#[must_use]
+pub fn description() -> clap::Command {
+    Arguments::command()
+}

@@ -1,0 +1,190 @@
+//! The shape of the file, key by key. Every key is optional; what is absent gets its default in `parse`.
+
+use serde::Deserialize;
+
+use super::choice::{AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
+use super::value::{Address, ByteSize, FilePath, OneOrMany, PasswordHash, Reserve, Span};
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Raw {
+    pub(super) mode: Option<Mode>,
+    pub(super) listen: Option<OneOrMany<Address>>,
+    pub(super) admin_listen: Option<OneOrMany<Address>>,
+    pub(super) tls: Option<RawTls>,
+    pub(super) store: Option<RawStore>,
+    pub(super) auth: Option<RawAuth>,
+    pub(super) manifests: Option<RawManifests>,
+    pub(super) limits: Option<RawLimits>,
+    pub(super) log: Option<RawLog>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawTls {
+    pub(super) cert_file: Option<FilePath>,
+    pub(super) key_file: Option<FilePath>,
+    #[serde(rename = "clientCAFile")]
+    pub(super) client_ca_file: Option<FilePath>,
+    pub(super) trusted_proxy_names: Option<Vec<String>>,
+    pub(super) disabled: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawStore {
+    pub(super) dir: Option<FilePath>,
+    pub(super) max_bytes: Option<ByteSize>,
+    pub(super) reserve_bytes: Option<Reserve>,
+    pub(super) must_exist: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawAuth {
+    pub(super) anonymous: Option<Anonymous>,
+    pub(super) users: Option<Vec<RawUser>>,
+    pub(super) users_dir: Option<FilePath>,
+    pub(super) token: Option<RawToken>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawUser {
+    pub(super) name: String,
+    pub(super) password_hash: PasswordHash,
+    pub(super) role: Option<Role>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawToken {
+    pub(super) enabled: Option<bool>,
+    pub(super) ttl: Option<Span>,
+    pub(super) signing_key_file: Option<FilePath>,
+    pub(super) signing_cert_file: Option<FilePath>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawManifests {
+    pub(super) missing_references: Option<MissingReferences>,
+    pub(super) max_bytes: Option<ByteSize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawLimits {
+    pub(super) worker_threads: Option<u32>,
+    pub(super) connections: Option<u32>,
+    pub(super) pulls: Option<u32>,
+    pub(super) uploads: Option<u32>,
+    pub(super) listings: Option<u32>,
+    pub(super) password_checks: Option<u32>,
+    pub(super) queue_wait: Option<Span>,
+    pub(super) upload_idle: Option<Span>,
+    pub(super) stall_timeout: Option<Span>,
+    pub(super) request_header_timeout: Option<Span>,
+    pub(super) tls_handshake_timeout: Option<Span>,
+    pub(super) drain_deadline: Option<Span>,
+    pub(super) header_bytes: Option<ByteSize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawLog {
+    pub(super) format: Option<LogFormat>,
+    pub(super) level: Option<LogLevel>,
+    pub(super) access: Option<AccessLog>,
+}
+
+/// Every key of the file, found by asking each shape for its fields; the tests hold the documented list against it.
+#[cfg(test)]
+pub(super) mod shape {
+    use serde::de::value::{Error, MapDeserializer, SeqDeserializer};
+    use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer, Visitor};
+    use serde::forward_to_deserialize_any;
+
+    /// Walks down one path and reports what fields it finds at its end.
+    #[derive(Clone, Copy)]
+    struct Probe<'a> {
+        path: &'a [String],
+        found: &'a std::cell::RefCell<Vec<String>>,
+    }
+
+    impl<'de> IntoDeserializer<'de, Error> for Probe<'_> {
+        type Deserializer = Self;
+
+        fn into_deserializer(self) -> Self {
+            self
+        }
+    }
+
+    impl<'de> Deserializer<'de> for Probe<'_> {
+        type Error = Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+            Err(Error::custom("the end of the path"))
+        }
+
+        fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_some(self)
+        }
+
+        fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            match self.path.split_first() {
+                Some((step, rest)) if step == "[]" => {
+                    let inner = Probe { path: rest, ..self };
+                    visitor.visit_seq(SeqDeserializer::new(std::iter::once(inner)))
+                }
+                _ => {
+                    self.found.borrow_mut().push("[]".to_owned());
+                    Err(Error::custom("the end of the path"))
+                }
+            }
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            match self.path.split_first() {
+                Some((field, rest)) => {
+                    let inner = Probe { path: rest, ..self };
+                    visitor.visit_map(MapDeserializer::new(std::iter::once((field.as_str(), inner))))
+                }
+                None => {
+                    self.found.borrow_mut().extend(fields.iter().map(ToString::to_string));
+                    Err(Error::custom("the end of the path"))
+                }
+            }
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+            newtype_struct tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    fn steps_below(path: &[String]) -> Vec<String> {
+        let found = std::cell::RefCell::default();
+        assert!(super::Raw::deserialize(Probe { path, found: &found }).is_err(), "a probe never yields a value");
+        found.into_inner()
+    }
+
+    /// The paths of all keys that hold a value, `auth.users[].name`, in the order of the shapes.
+    pub(crate) fn keys() -> Vec<String> {
+        let mut keys = Vec::new();
+        let mut open = vec![Vec::new()];
+        while let Some(path) = open.pop() {
+            let below = steps_below(&path);
+            if below.is_empty() {
+                keys.push(path.join(".").replace(".[]", "[]"));
+            }
+            open.extend(below.into_iter().rev().map(|step| [path.clone(), vec![step]].concat()));
+        }
+        keys
+    }
+}

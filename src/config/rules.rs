@@ -1,0 +1,70 @@
+//! Rules across keys: who can reach the server, and what that demands.
+
+use super::error::KeyError;
+use super::parse::wrong;
+use super::settings::Origin;
+use super::{Address, Anonymous, Config, Tls};
+
+/// Decides whether the server is open and refuses what contradicts itself. Idempotent, so that a mixture of old
+/// and new keys can be checked again.
+pub(super) fn check(config: &mut Config) -> Result<(), KeyError> {
+    no_address_twice(config)?;
+    decide_access(config)?;
+    passwords_need_tls(config)
+}
+
+fn no_address_twice(config: &Config) -> Result<(), KeyError> {
+    match config.admin_listen.iter().find(|address| address.0.port() != 0 && config.listen.contains(address)) {
+        Some(address) => Err(wrong("adminListen", format!("{address} is an address of listen already"))),
+        None => Ok(()),
+    }
+}
+
+/// An address that others can reach, if there is one.
+fn exposed(addresses: &[Address]) -> Option<Address> {
+    addresses.iter().copied().find(|address| !address.is_loopback())
+}
+
+fn decide_access(config: &mut Config) -> Result<(), KeyError> {
+    let said = config.origins.of("auth.anonymous") != Origin::Default;
+    config.auth.open = false;
+    if !said {
+        config.auth.anonymous = Anonymous::None;
+    }
+    if config.has_users() || config.auth.anonymous != Anonymous::None {
+        return Ok(());
+    }
+    if said {
+        let message = "none, and there are no users: nobody could use the server; add users, \
+                       or leave the key out for a server that is open to this machine alone";
+        return Err(wrong("auth.anonymous", message));
+    }
+    let outside = exposed(&config.listen).map(|address| ("listen", address));
+    match outside.or_else(|| exposed(&config.admin_listen).map(|address| ("adminListen", address))) {
+        None => {
+            config.auth.anonymous = Anonymous::Push;
+            config.auth.open = true;
+            Ok(())
+        }
+        Some((key, address)) => {
+            let message = format!(
+                "{address} is no loopback address: the server needs auth.users, auth.usersDir or auth.anonymous there"
+            );
+            Err(wrong(key, message))
+        }
+    }
+}
+
+fn passwords_need_tls(config: &Config) -> Result<(), KeyError> {
+    let plain = matches!(config.tls, Tls::Off { forced: false });
+    match exposed(&config.listen) {
+        Some(address) if plain && config.has_users() => {
+            let message = format!(
+                "passwords would cross the network readable at {address}: set tls.certFile and tls.keyFile, \
+                 or tls.disabled: true if something else encrypts"
+            );
+            Err(wrong("listen", message))
+        }
+        _ => Ok(()),
+    }
+}

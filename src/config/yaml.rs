@@ -1,0 +1,149 @@
+//! From YAML text to the raw shapes: the only file that names the YAML parser. Never shows a line of the file.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Error, Options};
+
+use super::error::Position;
+use super::raw::Raw;
+
+/// What is wrong with the text, and where.
+pub(super) struct YamlError {
+    pub(super) key: String,
+    pub(super) position: Option<Position>,
+    pub(super) message: String,
+}
+
+/// Limits that a real configuration is far below; they stop alias bombs early.
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_nodes: 20_000, max_events: 60_000, max_depth: 32, max_documents: 1 },
+        // `yes` and `on` stay text, as YAML 1.2 has it.
+        strict_booleans: true,
+        // The parser's own snippet would show neighbouring lines, password hashes among them.
+        with_snippet: false,
+    }
+}
+
+/// Reads the text; an empty one is the default of everything.
+pub(super) fn read(text: &str) -> Result<Raw, YamlError> {
+    let mut key = String::new();
+    let result = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |deserializer| {
+        serde_path_to_error::deserialize::<_, Option<Raw>>(deserializer).map_err(|error| {
+            key = error.path().to_string();
+            error.into_inner()
+        })
+    });
+    result.map(Option::unwrap_or_default).map_err(|error| YamlError {
+        position: position(&error),
+        message: sentence(&error),
+        key: if key == "." { String::new() } else { key },
+    })
+}
+
+/// Where the value of `key` (`limits.queueWait`, `auth.users[1].name`) begins; `None` if the file has no such key.
+pub(super) fn locate(text: &str, key: &str) -> Option<Position> {
+    let flat = key.replace('[', ".").replace(']', "");
+    let path: Vec<&str> = flat.split('.').filter(|step| !step.is_empty()).collect();
+    let found = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |deserializer| {
+        Locate(&path).deserialize(deserializer)
+    });
+    found.err().as_ref().and_then(position)
+}
+
+/// Walks down the path and fails at its end: the parser then says where that is.
+struct Locate<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for Locate<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Locate<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the key that is looked for")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Some((wanted, rest)) = self.0.split_first() else {
+            return Err(A::Error::custom("here"));
+        };
+        while let Some(key) = map.next_key::<String>()? {
+            if key == *wanted {
+                map.next_value_seed(Locate(rest))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let Some((wanted, rest)) = self.0.split_first() else {
+            return Err(A::Error::custom("here"));
+        };
+        let wanted = wanted.parse::<usize>().map_err(A::Error::custom)?;
+        for _ in 0..wanted {
+            list.next_element::<IgnoredAny>()?;
+        }
+        list.next_element_seed(Locate(rest))?;
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+fn position(error: &Error) -> Option<Position> {
+    let location = error.location()?;
+    (location.line() > 0).then(|| Position { line: location.line(), column: location.column() })
+}
+
+/// The parser's error in our words. Values are left out: the one in the wrong place may be a password.
+fn sentence(error: &Error) -> String {
+    match error.without_snippet() {
+        Error::Message { msg, .. } => msg.clone(),
+        Error::SerdeInvalidType { unexpected, expected, .. }
+        | Error::SerdeInvalidValue { unexpected, expected, .. } => {
+            // "string \"hunter2\"": the first word is the kind, the rest the value.
+            let kind: String = unexpected.chars().take_while(char::is_ascii_alphabetic).collect();
+            if kind.is_empty() {
+                format!("expected {expected}")
+            } else {
+                format!("expected {expected}, found a {kind}")
+            }
+        }
+        Error::SerdeUnknownField { field, expected, .. } => {
+            format!("unknown key {}; known here: {}", key_name(field), expected.join(", "))
+        }
+        Error::SerdeMissingField { field, .. } => format!("the key {field} is missing"),
+        Error::DuplicateMappingKey { key, .. } => {
+            format!("the key {} is there twice", key_name(key.as_deref().unwrap_or_default()))
+        }
+        Error::InvalidBooleanStrict { .. } => "expected true or false".to_owned(),
+        Error::InvalidScalar { ty, .. } => format!("expected a value of type {ty}"),
+        Error::NullIntoString { .. } => "expected text, found nothing".to_owned(),
+        Error::Unexpected { expected, .. } => format!("expected {expected}"),
+        Error::ExternalMessage { msg, .. } => format!("not YAML: {msg}"),
+        Error::Eof { .. } => "the file ends too early".to_owned(),
+        Error::MultipleDocuments { .. } => "more than one YAML document; one is expected".to_owned(),
+        Error::Budget { .. } => "more keys, nesting or aliases than a configuration has".to_owned(),
+        Error::UnknownAnchor { .. } => "an alias without its anchor".to_owned(),
+        Error::AliasError { error, .. } => sentence(error),
+        _ => "not valid here".to_owned(),
+    }
+}
+
+/// A key in quotes if it looks like one; something else may be a secret that slipped to the wrong place.
+fn key_name(key: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if !key.is_empty() && key.len() <= 40 && key.chars().all(plain) {
+        format!("\"{key}\"")
+    } else {
+        "(not shown: it doesn't look like a key)".to_owned()
+    }
+}

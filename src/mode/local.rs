@@ -1,0 +1,91 @@
+//! Mode Local: the store is all there is.
+
+use super::ModeError;
+use crate::oci::{Digest, Reference, RepoName, Tag};
+use crate::store::{Page, Referrer, Store, StoredBlob, StoredManifest};
+
+/// What to do with a manifest that references content its repository lacks (`manifests.missingReferences`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingReferences {
+    /// Neither taken nor answered: clients that ask nothing but HEAD would take half an image for a whole one.
+    Refuse,
+    /// Taken and answered as it is.
+    Allow,
+}
+
+/// Standalone storage: filled by pushes, read by nodes.
+#[derive(Clone, Debug)]
+pub struct Local {
+    store: Store,
+    missing_references: MissingReferences,
+}
+
+impl Local {
+    /// Serves `store`.
+    #[must_use]
+    pub const fn new(store: Store, missing_references: MissingReferences) -> Self {
+        Self { store, missing_references }
+    }
+
+    /// The store behind it, for uploads, mounts and deletes, which need no decision of the mode.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<StoredBlob, ModeError> {
+        Ok(self.store.blob(repo, digest).await?)
+    }
+
+    pub(super) async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, ModeError> {
+        let stored = self.store.manifest(repo, reference).await?;
+        match self.missing_references {
+            MissingReferences::Allow => Ok(stored),
+            MissingReferences::Refuse => {
+                let missing = self.store.missing_references(repo, &stored).await?;
+                if missing.is_empty() { Ok(stored) } else { Err(ModeError::Incomplete { missing }) }
+            }
+        }
+    }
+
+    pub(super) async fn repository_exists(&self, repo: &RepoName) -> Result<bool, ModeError> {
+        Ok(self.store.repository_exists(repo).await?)
+    }
+
+    pub(super) async fn tags(&self, repo: &RepoName, last: Option<&str>, limit: usize) -> Result<Page, ModeError> {
+        Ok(self.store.tags(repo, last, limit).await?)
+    }
+
+    pub(super) async fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, ModeError> {
+        Ok(self.store.repositories(last, limit).await?)
+    }
+
+    pub(super) async fn referrers(
+        &self,
+        repo: &RepoName,
+        subject: Digest,
+        last: Option<Digest>,
+        limit: usize,
+    ) -> Result<Vec<Referrer>, ModeError> {
+        Ok(self.store.referrers(repo, subject, last, limit).await?)
+    }
+
+    /// Stores a manifest and moves tags to it. Says what it references and the repository lacks: always empty
+    /// under [`MissingReferences::Refuse`].
+    ///
+    /// # Errors
+    /// [`ModeError::Incomplete`] under [`MissingReferences::Refuse`], or of the store.
+    pub async fn put_manifest(
+        &self,
+        repo: &RepoName,
+        stored: StoredManifest,
+        tags: Vec<Tag>,
+    ) -> Result<Vec<Digest>, ModeError> {
+        let missing = self.store.missing_references(repo, &stored).await?;
+        if self.missing_references == MissingReferences::Refuse && !missing.is_empty() {
+            return Err(ModeError::Incomplete { missing });
+        }
+        self.store.put_manifest(repo, stored, tags).await?;
+        Ok(missing)
+    }
+}

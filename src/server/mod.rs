@@ -1,0 +1,283 @@
+//! Puts the parts together: from a configuration to a running server and its orderly end.
+//!
+//! Only here and in `options` does anyone know all parts. Order of the start: log, store, users, TLS, sockets; nothing is
+//! answered before all of it stands. Order of the end: readiness, listeners, requests, workers, index.
+
+mod options;
+mod reload;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::admin::{AdminState, ConfigState};
+use crate::api::{self, App};
+use crate::auth::{AuthError, Authenticator};
+use crate::clock;
+use crate::config::reload::{Pace, Reloader};
+use crate::config::watch::Watcher;
+use crate::config::{Config, ConfigError, Overrides};
+use crate::mode::{Local, Mode};
+use crate::serve::{self, BindError, Server, Tls, TlsError};
+use crate::store::{IndexState, Store, StoreError};
+use crate::telemetry::{
+    CertificateUse, IndexSample, LogError, Logging, Metrics, MetricsError, StoreSample, with_causes,
+};
+
+/// The program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Threads for work that waits for the disk. More don't make a disk faster, and each takes memory.
+const BLOCKING_THREADS: usize = 64;
+
+/// An idle blocking thread ends after so long.
+const BLOCKING_IDLE: Duration = Duration::from_secs(5);
+
+/// How long workers may take to end after the last request.
+const WORKERS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The server could not start, or failed while it ran.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Users or keys can't be loaded.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// Certificates can't be loaded.
+    #[error("tls")]
+    Tls(#[from] TlsError),
+    /// The data folder can't be used.
+    #[error("store")]
+    Store(#[from] StoreError),
+    /// An address is taken or not ours.
+    #[error("listen")]
+    Bind(#[from] BindError),
+    /// The log can't be set up.
+    #[error("log")]
+    Log(#[from] LogError),
+    /// The metrics can't be set up.
+    #[error("metrics")]
+    Metrics(#[from] MetricsError),
+    /// The system refused threads or signals.
+    #[error("the system refused {what}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl ServerError {
+    /// Whether the configuration, or a file it names, has to be changed: exit code 2, otherwise 1.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Auth(_) | Self::Tls(_))
+    }
+}
+
+/// What a configuration was read from, to read it again.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// The flags.
+    pub overrides: Overrides,
+}
+
+/// Runs a server until SIGTERM or SIGINT; blocking.
+///
+/// # Errors
+/// [`ServerError`] if it can't start.
+pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
+    let logging = Logging::start(options::log(&config))?;
+    if let Err(error) = serve::raise_open_files() {
+        tracing::warn!(%error, "the limit on open files can't be raised");
+    }
+    let watcher = Watcher::new(config.watched_paths(source.file.as_deref()));
+    let store = Store::open(&options::store(&config))?;
+    let keys = store.key_folder()?;
+    let auth = Authenticator::load(&options::auth(&config, &keys), options::password_checks(&config))?;
+    let tls = options::tls(&config).map(|files| Tls::load(&files)).transpose()?.map(Arc::new);
+    announce(&config, &auth);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(usize::try_from(config.limits.worker_threads).unwrap_or(1))
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_IDLE)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .map_err(|source| ServerError::System { what: "threads", source })?;
+    let parts = Parts { config, source, keys, logging, store, auth, tls };
+    let ended = runtime.block_on(serve(parts, watcher));
+    runtime.shutdown_timeout(WORKERS_DEADLINE);
+    ended
+}
+
+struct Parts {
+    config: Config,
+    source: Source,
+    keys: PathBuf,
+    logging: Logging,
+    store: Store,
+    auth: Authenticator,
+    tls: Option<Arc<Tls>>,
+}
+
+/// What an administrator should know of this start.
+fn announce(config: &Config, auth: &Authenticator) {
+    if config.auth.open {
+        tracing::warn!("no users are configured: everyone on this machine may pull, push and delete");
+    }
+    tracing::info!(
+        version = VERSION,
+        mode = %config.mode,
+        users = auth.user_count(),
+        store = %config.store.dir.display(),
+        "starting"
+    );
+}
+
+async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
+    let system = |what| move |source| ServerError::System { what, source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
+    let reloader = Reloader::new(Pace::default()).map_err(system("SIGHUP"))?;
+    let registry_sockets = serve::bind(&options::addresses(&parts.config.listen))?;
+    let admin_sockets = serve::bind(&options::addresses(&parts.config.admin_listen))?;
+
+    let (stop, draining, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    let metrics = Metrics::new()?;
+    let local = Local::new(parts.store.clone(), options::missing_references(&parts.config));
+    let app = App::new(
+        Mode::Local(local),
+        parts.auth.clone(),
+        options::api(&parts.config),
+        metrics.clone(),
+        parts.logging.access(),
+        draining.clone(),
+    );
+    let registry = Server::new(options::connections(&parts.config));
+    let admin = Server::new(options::admin_connections());
+    let state = Arc::new(ArcSwap::from_pointee(ConfigState { loaded: clock::now(), error: None }));
+    observe(&parts, &metrics);
+    let status = admin_state(&parts, &metrics, &registry, &state, &draining);
+
+    parts.store.start_workers(&tasks, &stop);
+    tasks.spawn(parts.logging.reporter().run(stop.clone()));
+    for socket in registry_sockets {
+        tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");
+        registry.listen(socket, parts.tls.clone(), api::router(app.clone()));
+    }
+    for socket in admin_sockets {
+        tracing::info!(listener = "admin", address = %socket.address(), tls = false, "listening");
+        admin.listen(socket, None, api::admin::router(status.clone()));
+    }
+    let (store, deadline) = (parts.store.clone(), reload::Deadline::new(parts.config.limits.drain_deadline));
+    let reloads = reload::Reloads::new(parts, app, registry.clone(), metrics, state, deadline.clone());
+    tasks.spawn(reloader.run(watcher, stop.clone(), reloads));
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    draining.cancel();
+    end(&registry, &admin, &tasks, &stop, store, deadline.load()).await;
+    Ok(())
+}
+
+/// Lets what runs end, in order, and closes the store.
+async fn end(
+    registry: &Server,
+    admin: &Server,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    store: Store,
+    deadline: Duration,
+) {
+    tracing::info!(connections = registry.connections(), seconds = deadline.as_secs(), "shutting down");
+    let drained = registry.drain(deadline).await;
+    if drained.cut > 0 {
+        tracing::warn!(cut = drained.cut, peers = ?drained.peers, "requests were still running at the deadline and were cut");
+    }
+    // Health and metrics answer to the last.
+    admin.drain(Duration::from_secs(1)).await;
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(WORKERS_DEADLINE, tasks.wait()).await.is_err() {
+        tracing::warn!("background work did not end in time");
+    }
+    if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+        tracing::error!(%error, "the store was not closed well");
+    }
+    tracing::info!("ended");
+}
+
+/// Lets the metrics ask the parts at each scrape.
+fn observe(parts: &Parts, metrics: &Metrics) {
+    metrics.set_build(VERSION, option_env!("D8_REGISTRY_REVISION").unwrap_or("unknown"), parts.config.mode.as_str());
+    let store = parts.store.clone();
+    metrics.observe_store(move || sample(&store));
+    let store = parts.store.clone();
+    metrics.observe_index(move || index_sample(&store));
+    metrics.observe_dropped_lines(parts.logging.dropped_lines());
+    if let Some(tls) = &parts.tls {
+        metrics.set_certificate_expiry(CertificateUse::Tls, tls.expiry());
+    }
+}
+
+fn admin_state(
+    parts: &Parts,
+    metrics: &Metrics,
+    registry: &Server,
+    config: &Arc<ArcSwap<ConfigState>>,
+    draining: &CancellationToken,
+) -> AdminState {
+    let (checked, sampled, indexed) = (parts.store.clone(), parts.store.clone(), parts.store.clone());
+    let (auth, tls, registry) = (parts.auth.clone(), parts.tls.clone(), registry.clone());
+    let (config, draining) = (Arc::clone(config), draining.clone());
+    AdminState {
+        version: VERSION,
+        mode: parts.config.mode.as_str(),
+        started: Instant::now(),
+        check: Arc::new(move || {
+            let store = checked.clone();
+            Box::pin(async move { store.check().await.map_err(|error| with_causes(&error)) })
+        }),
+        draining: Arc::new(move || draining.is_cancelled()),
+        store: Arc::new(move || sample(&sampled)),
+        index: Arc::new(move || index_sample(&indexed)),
+        users: Arc::new(move || auth.user_count()),
+        connections: Arc::new(move || registry.connections()),
+        certificate_expiry: Arc::new(move || tls.as_ref().map(|tls| tls.expiry())),
+        config: Arc::new(move || config.load().as_ref().clone()),
+        metrics: metrics.clone(),
+    }
+}
+
+fn sample(store: &Store) -> StoreSample {
+    let usage = store.usage();
+    StoreSample {
+        used: usage.used,
+        budget: usage.budget,
+        free: usage.free,
+        reserve: usage.reserve,
+        writable: usage.writable,
+    }
+}
+
+fn index_sample(store: &Store) -> IndexSample {
+    match store.index_state() {
+        IndexState::Closed => IndexSample::Closed,
+        IndexState::Rebuilding { done } => IndexSample::Rebuilding { done },
+        IndexState::Ready => IndexSample::Ready,
+    }
+}

@@ -1,0 +1,160 @@
+//! The configuration's values in the form that each part takes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::api::{GateSizes, Settings};
+use crate::auth::{self, AuthOptions, TokenOptions, UserSpec};
+use crate::config::{self, Address, Config, TokenSwitch};
+use crate::mode::MissingReferences;
+use crate::serve::{ConnectionLimits, TlsOptions};
+use crate::store::{Reserve, StoreLimits, StoreOptions};
+use crate::telemetry::{AccessMode, Level, LogFormat, LogOptions};
+
+/// Connections of the admin listener: a scraper, some probes, an administrator.
+const ADMIN_CONNECTIONS: usize = 64;
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+pub(super) fn log(config: &Config) -> LogOptions {
+    LogOptions {
+        format: match config.log.format {
+            config::LogFormat::Text => LogFormat::Text,
+            config::LogFormat::Json => LogFormat::Json,
+        },
+        level: level(config),
+        access: access(config),
+    }
+}
+
+pub(super) const fn level(config: &Config) -> Level {
+    match config.log.level {
+        config::LogLevel::Error => Level::Error,
+        config::LogLevel::Warn => Level::Warn,
+        config::LogLevel::Info => Level::Info,
+        config::LogLevel::Debug => Level::Debug,
+    }
+}
+
+pub(super) const fn access(config: &Config) -> AccessMode {
+    match config.log.access {
+        config::AccessLog::All => AccessMode::All,
+        config::AccessLog::Errors => AccessMode::Errors,
+        config::AccessLog::Off => AccessMode::Off,
+    }
+}
+
+pub(super) fn store(config: &Config) -> StoreOptions {
+    let StoreLimits { max_bytes, reserve, upload_idle } = store_limits(config);
+    StoreOptions { dir: config.store.dir.clone(), max_bytes, reserve, must_exist: config.store.must_exist, upload_idle }
+}
+
+pub(super) const fn store_limits(config: &Config) -> StoreLimits {
+    StoreLimits {
+        max_bytes: config.store.max_bytes,
+        reserve: match config.store.reserve {
+            config::Reserve::Bytes(bytes) => Reserve::Bytes(bytes),
+            config::Reserve::Percent(percent) => Reserve::Percent(percent),
+        },
+        upload_idle: config.limits.upload_idle,
+    }
+}
+
+pub(super) fn auth(config: &Config, keys: &Path) -> AuthOptions {
+    let settings = &config.auth;
+    let users = settings.users.iter().map(|user| UserSpec {
+        name: user.name.clone(),
+        password_hash: SecretString::from(user.password_hash.expose()),
+        role: match user.role {
+            config::Role::Ro => auth::Role::Ro,
+            config::Role::Rw => auth::Role::Rw,
+            config::Role::MirrorPuller => auth::Role::MirrorPuller,
+            config::Role::MirrorPusher => auth::Role::MirrorPusher,
+        },
+    });
+    AuthOptions {
+        anonymous: match settings.anonymous {
+            config::Anonymous::None => auth::Anonymous::None,
+            config::Anonymous::Pull => auth::Anonymous::Pull,
+            config::Anonymous::Push => auth::Anonymous::Push,
+        },
+        users: users.collect(),
+        users_dir: settings.users_dir.clone(),
+        token: TokenOptions {
+            enabled: match settings.token.enabled {
+                TokenSwitch::WithUsers => None,
+                TokenSwitch::On => Some(true),
+                TokenSwitch::Off => Some(false),
+            },
+            ttl: settings.token.ttl,
+            signing_key_file: settings.token.signing_key_file.clone(),
+            signing_cert_file: settings.token.signing_cert_file.clone(),
+            key_dir: keys.to_path_buf(),
+        },
+    }
+}
+
+pub(super) fn password_checks(config: &Config) -> usize {
+    count(config.limits.password_checks)
+}
+
+pub(super) fn tls(config: &Config) -> Option<TlsOptions> {
+    match &config.tls {
+        config::Tls::Off { .. } => None,
+        config::Tls::On(files) => Some(TlsOptions {
+            cert_file: files.cert_file.clone(),
+            key_file: files.key_file.clone(),
+            client_ca_file: files.client_ca_file.clone(),
+            trusted_proxy_names: files.trusted_proxy_names.clone(),
+        }),
+    }
+}
+
+pub(super) fn addresses(listen: &[Address]) -> Vec<SocketAddr> {
+    listen.iter().map(|address| address.0).collect()
+}
+
+pub(super) const fn missing_references(config: &Config) -> MissingReferences {
+    match config.manifests.missing_references {
+        config::MissingReferences::Refuse => MissingReferences::Refuse,
+        config::MissingReferences::Allow => MissingReferences::Allow,
+    }
+}
+
+pub(super) fn api(config: &Config) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        manifest_max_bytes: usize::try_from(config.manifests.max_bytes).unwrap_or(usize::MAX),
+        gates: GateSizes {
+            pulls: count(limits.pulls),
+            uploads: count(limits.uploads),
+            listings: count(limits.listings),
+            queue_wait: limits.queue_wait,
+        },
+    }
+}
+
+pub(super) fn connections(config: &Config) -> ConnectionLimits {
+    let limits = &config.limits;
+    ConnectionLimits {
+        max_connections: count(limits.connections),
+        handshake_timeout: limits.tls_handshake_timeout,
+        header_timeout: limits.request_header_timeout,
+        stall_timeout: limits.stall_timeout,
+        max_header_bytes: count(limits.header_bytes),
+        ..ConnectionLimits::default()
+    }
+}
+
+pub(super) fn admin_connections() -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: ADMIN_CONNECTIONS,
+        stall_timeout: Duration::from_secs(30),
+        ..ConnectionLimits::default()
+    }
+}

@@ -1,0 +1,133 @@
+//! Puts a changed configuration into force while requests run: all of it or nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::{Parts, options};
+use crate::api::App;
+use crate::api::admin::ConfigState;
+use crate::clock;
+use crate::config::reload::{Attempt, Cause, Outcome, Reload};
+use crate::config::{Config, Reloaded};
+use crate::mode::{Local, Mode};
+use crate::serve::Server;
+use crate::telemetry::{CertificateUse, Metrics, ReloadOutcome, with_causes};
+
+/// The drain deadline in force; shared with the end of the server.
+#[derive(Clone, Debug)]
+pub(super) struct Deadline(Arc<AtomicU64>);
+
+impl Deadline {
+    pub(super) fn new(deadline: Duration) -> Self {
+        let shared = Self(Arc::default());
+        shared.store(deadline);
+        shared
+    }
+
+    fn store(&self, deadline: Duration) {
+        self.0.store(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn load(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// What a reload acts on.
+pub(super) struct Reloads {
+    parts: Arc<ArcSwap<Config>>,
+    held: Arc<Parts>,
+    app: App,
+    registry: Server,
+    metrics: Metrics,
+    state: Arc<ArcSwap<ConfigState>>,
+    deadline: Deadline,
+}
+
+impl Reloads {
+    pub(super) fn new(
+        parts: Parts,
+        app: App,
+        registry: Server,
+        metrics: Metrics,
+        state: Arc<ArcSwap<ConfigState>>,
+        deadline: Deadline,
+    ) -> Self {
+        let config = Arc::new(ArcSwap::from_pointee(parts.config.clone()));
+        Self { parts: config, held: Arc::new(parts), app, registry, metrics, state, deadline }
+    }
+
+    fn apply(&self, config: Config) -> Vec<PathBuf> {
+        let held = &self.held;
+        held.logging.set(options::level(&config), options::access(&config));
+        held.store.set_limits(options::store_limits(&config));
+        self.registry.set_limits(options::connections(&config));
+        self.app.set_settings(options::api(&config));
+        self.app.set_mode(Mode::Local(Local::new(held.store.clone(), options::missing_references(&config))));
+        self.deadline.store(config.limits.drain_deadline);
+        if let Some(tls) = &held.tls {
+            self.metrics.set_certificate_expiry(CertificateUse::Tls, tls.expiry());
+        }
+        let paths = config.watched_paths(held.source.file.as_deref());
+        self.parts.store(Arc::new(config));
+        paths
+    }
+}
+
+/// What can fail, in an order in which a failure leaves nothing changed; blocking. TLS goes last: once its files fit, the
+/// rest can't fail any more.
+fn load(held: &Parts, before: &Config) -> Result<Reloaded, Attempt> {
+    let refused = |error: &dyn std::error::Error| Attempt::Refused(with_causes(error));
+    let reloaded =
+        before.reload(held.source.file.as_deref(), &held.source.overrides).map_err(|error| refused(&error))?;
+    let prepared = held.auth.prepare(&options::auth(&reloaded.config, &held.keys)).map_err(|error| refused(&error))?;
+    if let (Some(tls), Some(files)) = (&held.tls, options::tls(&reloaded.config)) {
+        let change = tls.reload(&files).map_err(|error| {
+            if error.may_be_swap_in_progress() { Attempt::NotYet(with_causes(&error)) } else { refused(&error) }
+        })?;
+        if change.certificate {
+            tracing::info!("a new certificate is in force");
+        }
+    }
+    held.auth.commit(prepared);
+    Ok(reloaded)
+}
+
+impl Reload for Reloads {
+    async fn attempt(&mut self, _cause: Cause) -> Attempt {
+        let (held, before) = (Arc::clone(&self.held), self.parts.load_full());
+        let loaded = match tokio::task::spawn_blocking(move || load(&held, &before)).await {
+            Ok(loaded) => loaded,
+            Err(error) => return Attempt::Refused(error.to_string()),
+        };
+        match loaded {
+            Ok(reloaded) => {
+                if !reloaded.restart_keys.is_empty() {
+                    tracing::warn!(keys = ?reloaded.restart_keys, "these keys changed and take effect at the next start");
+                }
+                Attempt::Applied(self.apply(reloaded.config))
+            }
+            Err(attempt) => attempt,
+        }
+    }
+
+    fn report(&mut self, cause: Cause, outcome: &Outcome) {
+        let loaded = self.state.load().loaded;
+        match outcome {
+            Outcome::Applied => {
+                tracing::info!(?cause, "the configuration was read again and is in force");
+                self.metrics.config_reload(ReloadOutcome::Applied);
+                self.state.store(Arc::new(ConfigState { loaded: clock::now(), error: None }));
+            }
+            Outcome::Refused(why) => {
+                tracing::error!(?cause, why, "the changed configuration is refused, the one before stays in force");
+                self.metrics.config_reload(ReloadOutcome::Rejected);
+                self.state.store(Arc::new(ConfigState { loaded, error: Some(why.clone()) }));
+            }
+        }
+    }
+}

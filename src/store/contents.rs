@@ -1,0 +1,236 @@
+//! Contents and their membership in repositories. All of it blocks, except [`Contents::open_now`].
+//!
+//! A content lies once under `blobs/`; a repository has it through a hard link. Adding, linking and removing a content
+//! happen under one lock per first byte of its digest, so bytes can't go between being found and being linked.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fail::fail_point;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use super::StoreError;
+use super::durable::{Disk, Temporary, is_absence};
+use super::layout::{Layout, Membership};
+use super::space::{FOLDERS, Space, folder_of};
+use crate::oci::{Algorithm, Digest, RepoName};
+
+#[derive(Debug)]
+pub(super) struct Contents {
+    /// The data folder, for opening beneath it.
+    root: OwnedFd,
+    locks: Box<[Mutex<()>]>,
+}
+
+/// What looking without waiting found.
+#[derive(Debug)]
+pub(super) enum Looked {
+    Found(File),
+    Absent,
+    /// The answer is not in memory, or this kernel can't tell: ask [`Contents::open`] from a blocking thread.
+    Unknown,
+}
+
+/// The parts that an operation on contents needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shelf<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) disk: &'a Disk,
+    pub(super) space: &'a Space,
+    pub(super) contents: &'a Contents,
+}
+
+impl Contents {
+    pub(super) fn new(root: OwnedFd) -> Self {
+        Self { root, locks: (0..FOLDERS).map(|_| Mutex::new(())).collect() }
+    }
+
+    /// Opens a repository's content if that needs no disk (`RESOLVE_CACHED`, Linux 5.12).
+    pub(super) fn open_now(&self, repo: &RepoName, kind: Membership, digest: &Digest) -> Looked {
+        let path = Layout::member_beneath(repo, kind, digest);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
+        match openat2(&self.root, path, flags, Mode::empty(), resolve) {
+            Ok(file) => Looked::Found(file.into()),
+            Err(Errno::NOENT) => Looked::Absent,
+            Err(_) => Looked::Unknown,
+        }
+    }
+
+    /// Opens a repository's content; `None` if it is not the repository's.
+    pub(super) fn open(
+        layout: &Layout,
+        repo: &RepoName,
+        kind: Membership,
+        digest: &Digest,
+    ) -> Result<Option<File>, StoreError> {
+        let path = layout.member(repo, kind, digest);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(StoreError::io("open", &path)(error)),
+        }
+    }
+
+    fn lock(&self, digest: &Digest) -> MutexGuard<'_, ()> {
+        self.lock_folder(folder_of(digest))
+    }
+
+    fn lock_folder(&self, folder: usize) -> MutexGuard<'_, ()> {
+        self.locks[folder].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf<'_> {
+    /// Makes the synced file behind `temporary` a content and a member of `repo`; durable when it answers.
+    ///
+    /// `false`: the content was there already, and the file is gone.
+    pub(super) fn add(
+        &self,
+        temporary: Temporary,
+        size: u64,
+        repo: &RepoName,
+        kind: Membership,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let path = self.layout.content(digest);
+        let _locked = self.contents.lock(digest);
+        let added = match stat(&path)? {
+            Some(found) if found.len() == size => false,
+            // Cut short by a failing disk: the verified bytes take its place.
+            Some(found) => {
+                self.space.remove_content(digest, found.len());
+                true
+            }
+            None => true,
+        };
+        if added {
+            fail_point!("store::content::before_rename");
+            self.disk.rename(temporary, &path)?;
+            self.space.add_content(digest, size);
+            fail_point!("store::content::after_rename");
+            self.disk.sync_folder_of(&path)?;
+        } else {
+            drop(temporary);
+        }
+        fail_point!("store::content::before_link");
+        self.link(&path, repo, kind, digest)?;
+        Ok(added)
+    }
+
+    /// Makes a content that is there a member of `to`. `from`: only if it is one of that repository's blobs; `None`: if
+    /// any repository has it.
+    pub(super) fn mount(&self, from: Option<&RepoName>, to: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
+        let _locked = self.contents.lock(digest);
+        let source = match from {
+            Some(from) => self.layout.member(from, Membership::Blob, digest),
+            None => self.layout.content(digest),
+        };
+        match stat(&source)? {
+            Some(found) if from.is_some() || found.nlink() > 1 => {
+                self.link(&source, to, Membership::Blob, digest)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Takes a content out of a repository; the bytes go with the last membership. `false`: it was not a member.
+    pub(super) fn remove(&self, repo: &RepoName, kind: Membership, digest: &Digest) -> Result<bool, StoreError> {
+        let _locked = self.contents.lock(digest);
+        let member = self.layout.member(repo, kind, digest);
+        if !self.disk.unlink(&member)? {
+            return Ok(false);
+        }
+        self.disk.sync_folder_of(&member)?;
+        fail_point!("store::content::before_reclaim");
+        self.reclaim(digest)?;
+        Ok(true)
+    }
+
+    /// Removes a content that no repository has. Its lock is held.
+    fn reclaim(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.layout.content(digest);
+        match stat(&path)? {
+            Some(found) if found.nlink() == 1 => {
+                self.disk.unlink(&path)?;
+                self.space.remove_content(digest, found.len());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the file at `source` its name in a repository, durably. Its lock is held.
+    fn link(&self, source: &Path, repo: &RepoName, kind: Membership, digest: &Digest) -> Result<(), StoreError> {
+        let member = self.layout.member(repo, kind, digest);
+        let mut linked = self.disk.link(source, &member);
+        if linked.as_ref().is_err_and(is_absence) {
+            self.disk.make_folder(&self.layout.members(repo, kind, digest.algorithm()))?;
+            linked = self.disk.link(source, &member);
+        }
+        match linked {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.heal(source, &member)?,
+            Err(error) if error.kind() == io::ErrorKind::TooManyLinks => self.renew(source, &member, digest)?,
+            Err(error) => return Err(StoreError::io("link to", &member)(error)),
+        }
+        fail_point!("store::content::after_link");
+        self.disk.sync_folder_of(&member)
+    }
+
+    /// A member that was cut short by a failing disk is replaced by the content.
+    fn heal(&self, source: &Path, member: &Path) -> Result<(), StoreError> {
+        if stat(source)?.map(|found| found.len()) == stat(member)?.map(|found| found.len()) {
+            return Ok(());
+        }
+        let path = self.layout.temporary();
+        self.disk.link(source, &path).map_err(StoreError::io("link to", &path))?;
+        self.disk.rename(Temporary::adopt(path), member)
+    }
+
+    /// The content has as many links as the file system allows (ext4: 65,000): a copy takes its place and begins to
+    /// count anew; the older memberships keep the older file.
+    fn renew(&self, source: &Path, member: &Path, digest: &Digest) -> Result<(), StoreError> {
+        let content = self.layout.content(digest);
+        let copy = self.disk.copy(source, self.layout.temporary())?;
+        self.disk.rename(copy, &content)?;
+        self.disk.sync_folder_of(&content)?;
+        self.disk.link(&content, member).map_err(StoreError::io("link to", member))
+    }
+
+    /// Adds up one folder of contents and removes those that no repository has (a crash between rename and link).
+    pub(super) fn count_folder(&self, folder: usize) -> Result<u64, StoreError> {
+        let _locked = self.contents.lock_folder(folder);
+        let mut bytes = 0;
+        for algorithm in Algorithm::ALL {
+            let first = u8::try_from(folder).unwrap_or(u8::MAX);
+            let path = self.layout.content_folder(algorithm, first);
+            for entry in std::fs::read_dir(&path).map_err(StoreError::io("read", &path))? {
+                let entry = entry.map_err(StoreError::io("read", &path))?;
+                let Ok(facts) = entry.metadata() else { continue };
+                if facts.nlink() == 1 && facts.is_file() {
+                    self.disk.unlink(&entry.path())?;
+                } else {
+                    bytes += facts.len();
+                }
+            }
+        }
+        self.space.count_folder(folder, bytes);
+        Ok(bytes)
+    }
+}
+
+/// What is at `path`, if anything.
+pub(super) fn stat(path: &Path) -> Result<Option<Metadata>, StoreError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) => Err(StoreError::io("stat", path)(error)),
+    }
+}

@@ -1,0 +1,240 @@
+//! The only file that renames, links, unlinks and syncs.
+//!
+//! The order is always: write under a name nobody knows, check, sync the file, rename or link it to its
+//! name, sync the folder. Nothing here knows what the files mean. All of it blocks.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::StoreError;
+
+/// Folders and files are the server's own; the group may read them (backup).
+const FOLDER_MODE: u32 = 0o750;
+const FILE_MODE: u32 = 0o640;
+
+/// The disk's durable operations.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    /// Held while folders are made and synced into their parents.
+    making: Mutex<()>,
+}
+
+/// A file that goes with this value unless it is renamed to its place first.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    path: Option<PathBuf>,
+}
+
+impl Temporary {
+    /// Takes over the file at `path`.
+    pub(super) fn adopt(path: PathBuf) -> Self {
+        Self { path: Some(path) }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = self.path.take() {
+            // Nothing more can be done here; tmp/ is emptied at the next start.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Disk {
+    /// Makes `folder` and every missing parent; each new one is synced into its parent.
+    pub(super) fn make_folder(&self, folder: &Path) -> Result<(), StoreError> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        make_chain(folder)
+    }
+
+    /// Waits until every folder that can be seen now is synced into its parent.
+    ///
+    /// Another thread may have made the folder that a link of ours stands in and not have synced it yet;
+    /// without this the link could be acknowledged and then lost with the folder.
+    fn settle(&self) {
+        drop(self.making.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Writes a new file, synced; its name is not.
+    pub(super) fn write_temporary(&self, path: PathBuf, content: &[u8]) -> Result<Temporary, StoreError> {
+        let failed = |operation, path: &Path, error| StoreError::io(operation, path)(error);
+        let mut file = create(&path)?;
+        let temporary = Temporary::adopt(path.clone());
+        file.write_all(content).map_err(|e| failed("write", &path, e))?;
+        let length = file.metadata().map_err(|e| failed("stat", &path, e))?.len();
+        if length != content.len() as u64 {
+            let short = io::Error::new(io::ErrorKind::WriteZero, "the file is shorter than what was written");
+            return Err(failed("write", &path, short));
+        }
+        self.sync(&file, &path)?;
+        Ok(temporary)
+    }
+
+    /// Renames a file over `target`. Not durable before [`Self::sync_folder_of`].
+    pub(super) fn rename(&self, mut temporary: Temporary, target: &Path) -> Result<(), StoreError> {
+        let Some(path) = temporary.path.as_deref() else { return Ok(()) };
+        #[expect(clippy::disallowed_methods, reason = "this is the file that renames")]
+        std::fs::rename(path, target).map_err(StoreError::io("rename to", target))?;
+        temporary.path = None;
+        Ok(())
+    }
+
+    /// Gives the file at `from` the further name `to`. Not durable before [`Self::sync_folder_of`].
+    ///
+    /// The raw error comes back, because `EEXIST`, `ENOENT` and `EMLINK` are answers to the caller.
+    pub(super) fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
+    }
+
+    /// Removes a name; `false` if there was none. Not durable before [`Self::sync_folder_of`].
+    pub(super) fn unlink(&self, path: &Path) -> Result<bool, StoreError> {
+        match std::fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(StoreError::io("remove", path)(error)),
+        }
+    }
+
+    /// Syncs a file's content and length.
+    pub(super) fn sync(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        #[expect(clippy::disallowed_methods, reason = "this is the file that syncs")]
+        file.sync_all().map_err(StoreError::io("sync", path))
+    }
+
+    /// Makes the names in the folder of `path` durable.
+    pub(super) fn sync_folder_of(&self, path: &Path) -> Result<(), StoreError> {
+        self.settle();
+        sync_folder(parent(path))
+    }
+
+    /// Makes the names in `folder` durable.
+    pub(super) fn sync_folder(&self, folder: &Path) -> Result<(), StoreError> {
+        self.settle();
+        sync_folder(folder)
+    }
+
+    /// Writes `content` to `target` whole or not at all, through `temporary`; durable when it answers.
+    pub(super) fn replace(&self, temporary: PathBuf, target: &Path, content: &[u8]) -> Result<(), StoreError> {
+        let temporary = self.write_temporary(temporary, content)?;
+        self.rename(temporary, target)?;
+        self.sync_folder_of(target)
+    }
+
+    /// Moves a folder to a name that is free, durably.
+    pub(super) fn move_folder(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        #[expect(clippy::disallowed_methods, reason = "this is the file that renames")]
+        std::fs::rename(from, to).map_err(StoreError::io("rename to", to))?;
+        self.sync_folder_of(to)
+    }
+
+    /// Copies the file at `from` into a new synced file.
+    pub(super) fn copy(&self, from: &Path, to: PathBuf) -> Result<Temporary, StoreError> {
+        let mut source = File::open(from).map_err(StoreError::io("open", from))?;
+        let mut file = create(&to)?;
+        let temporary = Temporary::adopt(to.clone());
+        io::copy(&mut source, &mut file).map_err(StoreError::io("copy to", &to))?;
+        self.sync(&file, &to)?;
+        Ok(temporary)
+    }
+}
+
+/// Whether the error says that there is nothing of that name.
+pub(super) fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Makes a file that must be new.
+pub(super) fn create(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(path)
+        .map_err(StoreError::io("create", path))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    let opened = File::open(folder).map_err(StoreError::io("open", folder))?;
+    #[expect(clippy::disallowed_methods, reason = "this is the file that syncs")]
+    opened.sync_all().map_err(StoreError::io("sync", folder))
+}
+
+/// Depth is bounded by the length of a repository's name.
+fn make_chain(folder: &Path) -> Result<(), StoreError> {
+    let made = DirBuilder::new().mode(FOLDER_MODE).create(folder);
+    match made {
+        Ok(()) => {
+            let synced = sync_folder(parent(folder));
+            if synced.is_err() {
+                // The next caller must not take an unsynced folder for a durable one.
+                let _ = std::fs::remove_dir(folder);
+            }
+            synced
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && folder.parent().is_some() => {
+            make_chain(parent(folder))?;
+            make_chain(folder)
+        }
+        Err(error) => Err(StoreError::io("make folder", folder)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_file_goes_with_its_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let path = dir.path().join("t");
+        drop(disk.write_temporary(path.clone(), b"x").unwrap());
+        assert!(!path.exists());
+        let target = dir.path().join("named");
+        disk.rename(disk.write_temporary(path.clone(), b"x").unwrap(), &target).unwrap();
+        assert!(!path.exists());
+        assert_eq!(std::fs::read(target).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_failed_rename_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let path = dir.path().join("t");
+        let temporary = disk.write_temporary(path.clone(), b"x").unwrap();
+        disk.rename(temporary, &dir.path().join("missing/named")).unwrap_err();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn chains_of_folders_are_made_by_many_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        std::thread::scope(|scope| {
+            for i in 0..8 {
+                let (disk, dir) = (&disk, dir.path());
+                scope.spawn(move || disk.make_folder(&dir.join(format!("a/b/c/{}", i % 2))).unwrap());
+            }
+        });
+        assert!(dir.path().join("a/b/c/0").is_dir() && dir.path().join("a/b/c/1").is_dir());
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), b"").unwrap();
+        let disk = Disk::default();
+        assert!(matches!(disk.make_folder(&dir.path().join("a")), Err(StoreError::Io { .. })));
+        assert!(matches!(disk.make_folder(&dir.path().join("a/b")), Err(StoreError::Io { .. })));
+    }
+}

@@ -1,0 +1,211 @@
+//! The directory tree, drawn once; every path of the store is built here and nowhere else.
+//!
+//! ```text
+//! <dir>/VERSION                       layout version, "1.0\n"
+//! <dir>/.d8-registry                  marker: this folder is a store (also the lock that keeps a second server out)
+//! <dir>/usage                         bytes of blobs/, written at a clean stop, removed at start
+//! <dir>/blobs/<alg>/<2 hex>/<hex>     every content once, manifests too; the 256 folders exist from the start
+//! <dir>/repositories/<name…>/_blobs/<alg>/<hex>      membership of a blob: a hard link to the content
+//! <dir>/repositories/<name…>/_manifests/<alg>/<hex>  membership of a manifest: a hard link to the content
+//! <dir>/repositories/<name…>/_tags/<tag>             a file with the digest and a newline
+//! <dir>/uploads/<uuid>/{data,state}   an upload in progress
+//! <dir>/tmp/                          files that have no name yet; emptied at start
+//! <dir>/index/<number>/               the index; can be deleted
+//! <dir>/index.stamp                   which index was closed well; removed before the first change
+//! <dir>/index.bad/                    the last index that could not be read; can be deleted
+//! <dir>/keys/                         signing key made by the server, 0700
+//! ```
+//!
+//! A component of a repository's name never begins with `_` or `.`, so the folders of a repository and
+//! its sub-repositories can't collide. A content whose link count is 1 is in no repository.
+
+use std::path::{Path, PathBuf};
+
+use crate::oci::{Algorithm, Digest, RepoName, Tag, UploadId};
+
+/// How a content belongs to a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Membership {
+    /// As a blob.
+    Blob,
+    /// As a manifest.
+    Manifest,
+}
+
+impl Membership {
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Blob => "_blobs",
+            Self::Manifest => "_manifests",
+        }
+    }
+}
+
+/// Builds the paths under one data folder. Touches nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn version(&self) -> PathBuf {
+        self.root.join("VERSION")
+    }
+
+    pub(super) fn marker(&self) -> PathBuf {
+        self.root.join(".d8-registry")
+    }
+
+    /// Stands in an otherwise empty folder while it is being laid out, so that a killed start can go on.
+    pub(super) fn marker_in_making(&self) -> PathBuf {
+        self.root.join(".d8-registry.new")
+    }
+
+    pub(super) fn usage(&self) -> PathBuf {
+        self.root.join("usage")
+    }
+
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub(super) fn blobs_of(&self, algorithm: Algorithm) -> PathBuf {
+        self.blobs().join(algorithm.as_str())
+    }
+
+    /// The folder of the contents whose digest begins with `first`.
+    pub(super) fn content_folder(&self, algorithm: Algorithm, first: u8) -> PathBuf {
+        self.blobs_of(algorithm).join(format!("{first:02x}"))
+    }
+
+    pub(super) fn content(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        let mut path = self.blobs_of(digest.algorithm());
+        path.push(&hex[..2]);
+        path.push(hex);
+        path
+    }
+
+    pub(crate) fn repositories(&self) -> PathBuf {
+        self.root.join("repositories")
+    }
+
+    pub(crate) fn repository(&self, repo: &RepoName) -> PathBuf {
+        self.repositories().join(repo.as_str())
+    }
+
+    pub(crate) fn members(&self, repo: &RepoName, kind: Membership, algorithm: Algorithm) -> PathBuf {
+        let mut path = self.repository(repo);
+        path.push(kind.folder());
+        path.push(algorithm.as_str());
+        path
+    }
+
+    pub(crate) fn member(&self, repo: &RepoName, kind: Membership, digest: &Digest) -> PathBuf {
+        self.members(repo, kind, digest.algorithm()).join(digest.hex())
+    }
+
+    /// As [`Self::member`], relative to the data folder, for opening beneath its descriptor.
+    pub(super) fn member_beneath(repo: &RepoName, kind: Membership, digest: &Digest) -> String {
+        format!("repositories/{repo}/{}/{}/{}", kind.folder(), digest.algorithm(), digest.hex())
+    }
+
+    pub(crate) fn tags(&self, repo: &RepoName) -> PathBuf {
+        self.repository(repo).join("_tags")
+    }
+
+    pub(crate) fn tag(&self, repo: &RepoName, tag: &Tag) -> PathBuf {
+        self.tags(repo).join(tag.as_str())
+    }
+
+    pub(super) fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
+    pub(super) fn upload(&self, id: UploadId) -> PathBuf {
+        self.uploads().join(id.to_string())
+    }
+
+    pub(super) fn upload_data(&self, id: UploadId) -> PathBuf {
+        self.upload(id).join("data")
+    }
+
+    pub(super) fn upload_state(&self, id: UploadId) -> PathBuf {
+        self.upload(id).join("state")
+    }
+
+    pub(super) fn temporaries(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// A new name under `tmp/`.
+    pub(super) fn temporary(&self) -> PathBuf {
+        self.temporaries().join(UploadId::random().to_string())
+    }
+
+    pub(crate) fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    /// Names the index that was closed well; beside the index, so that a copy put back in its place is noticed.
+    pub(super) fn index_stamp(&self) -> PathBuf {
+        self.root.join("index.stamp")
+    }
+
+    /// Where the last index that could not be read is kept for whoever wants to know why.
+    pub(super) fn index_bad(&self) -> PathBuf {
+        self.root.join("index.bad")
+    }
+
+    pub(super) fn keys(&self) -> PathBuf {
+        self.root.join("keys")
+    }
+
+    /// Where another registry (CNCF distribution, and Deckhouse's earlier registry) keeps its store.
+    pub(super) fn foreign(&self) -> PathBuf {
+        self.root.join("docker/registry/v2")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn paths_of_different_things_differ_and_stay_beneath(
+            names in proptest::collection::vec("[a-z0-9]{1,3}(/[a-z0-9]{1,3}){0,3}", 2),
+            raws in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 64), 2),
+        ) {
+            let layout = Layout::new(Path::new("/data"));
+            let mut seen = std::collections::HashMap::new();
+            for name in &names {
+                let repo: RepoName = name.parse().unwrap();
+                for raw in &raws {
+                    for algorithm in Algorithm::ALL {
+                        let digest = Digest::from_bytes(algorithm, &raw[..algorithm.digest_len()]).unwrap();
+                        for kind in [Membership::Blob, Membership::Manifest] {
+                            let path = layout.member(&repo, kind, &digest);
+                            prop_assert!(path.starts_with("/data/repositories"));
+                            prop_assert_eq!(
+                                &Path::new("/data").join(Layout::member_beneath(&repo, kind, &digest)), &path);
+                            let key = (repo.clone(), kind, digest);
+                            let first = seen.entry(path).or_insert_with(|| key.clone());
+                            prop_assert_eq!(&*first, &key);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Manifests and tags of repositories, and what is remembered of them in memory.
+//!
+//! What is remembered carries the state of its repository's clock from before it was read; a write moves the clock
+//! before and after it touches the tree. So nothing read beside a write is believed after it.
+
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use fail::fail_point;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::contents::{Contents, Looked};
+use super::layout::{Layout, Membership};
+use super::listings::Change;
+use super::walk::{Oddities, Tags, holds_manifest};
+use super::{Inner, StoreError, StoredManifest};
+use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
+
+/// Bytes of manifests held in memory.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// Larger manifests are read from the page cache each time.
+const CACHED_MANIFEST: usize = 256 * 1024;
+
+/// Entries that the cache is laid out for; it grows by weight, not by this.
+const CACHE_ENTRIES: usize = 2048;
+
+/// Longest file that is read as a manifest: far above every accepted `manifests.maxBytes`.
+const MAX_MANIFEST: u64 = 64 << 20;
+
+/// Clocks: repositories share one by hash.
+const CLOCKS: usize = 1024;
+
+/// When a repository changed last.
+#[derive(Debug, Default)]
+struct Clock {
+    /// Moves with every write of a manifest or tag.
+    changes: AtomicU64,
+    /// Moves with every delete, of blobs too.
+    deletions: AtomicU64,
+}
+
+#[derive(Debug)]
+pub(super) struct Memory {
+    known: Cache<Key, Known, Weight>,
+    clocks: Box<[Clock]>,
+    hasher: std::hash::RandomState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Tag(RepoName, Tag),
+    Manifest(RepoName, Digest),
+}
+
+#[derive(Clone, Debug)]
+enum Known {
+    Tag { digest: Digest, read_at: u64 },
+    Manifest { stored: StoredManifest, read_at: u64, whole_at: Arc<AtomicU64> },
+}
+
+/// No clock stands here: the manifest has not been found whole yet.
+const NEVER: u64 = u64::MAX;
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<Key, Known> for Weight {
+    fn weight(&self, key: &Key, known: &Known) -> u64 {
+        let (Key::Tag(repo, _) | Key::Manifest(repo, _)) = key;
+        let held = match known {
+            Known::Tag { .. } => 0,
+            // The parsed form is about as large as the text.
+            Known::Manifest { stored, .. } => stored.bytes.len() * 2,
+        };
+        (repo.as_str().len() + held + 256) as u64
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            known: Cache::with_weighter(CACHE_ENTRIES, CACHE_BYTES, Weight),
+            clocks: (0..CLOCKS).map(|_| Clock::default()).collect(),
+            hasher: std::hash::RandomState::new(),
+        }
+    }
+}
+
+impl Memory {
+    fn clock(&self, repo: &RepoName) -> &Clock {
+        let hash = std::hash::BuildHasher::hash_one(&self.hasher, repo);
+        &self.clocks[usize::try_from(hash % CLOCKS as u64).unwrap_or(0)]
+    }
+
+    /// The clock of deletes, to be read before the tree is.
+    pub(super) fn deletions(&self, repo: &RepoName) -> u64 {
+        self.clock(repo).deletions.load(Ordering::SeqCst)
+    }
+
+    fn tag(&self, repo: &RepoName, tag: &Tag) -> Option<Digest> {
+        match self.known.get(&Key::Tag(repo.clone(), tag.clone()))? {
+            Known::Tag { digest, read_at } if read_at == self.clock(repo).changes.load(Ordering::SeqCst) => {
+                Some(digest)
+            }
+            _ => None,
+        }
+    }
+
+    fn manifest(&self, repo: &RepoName, digest: &Digest) -> Option<StoredManifest> {
+        match self.known.get(&Key::Manifest(repo.clone(), *digest))? {
+            Known::Manifest { stored, read_at, .. } if read_at == self.deletions(repo) => Some(stored),
+            _ => None,
+        }
+    }
+
+    fn keep(&self, repo: &RepoName, stored: &StoredManifest, read_at: u64) {
+        if stored.bytes.len() <= CACHED_MANIFEST {
+            let whole_at = Arc::new(AtomicU64::new(NEVER));
+            let known = Known::Manifest { stored: stored.clone(), read_at, whole_at };
+            self.known.insert(Key::Manifest(repo.clone(), stored.digest), known);
+        }
+    }
+
+    /// Whether the manifest was found whole and nothing was deleted from its repository since.
+    pub(super) fn is_whole(&self, repo: &RepoName, digest: &Digest) -> bool {
+        match self.known.get(&Key::Manifest(repo.clone(), *digest)) {
+            Some(Known::Manifest { whole_at, .. }) => whole_at.load(Ordering::SeqCst) == self.deletions(repo),
+            _ => false,
+        }
+    }
+
+    /// Notes that it was found whole; `deletions` is the clock from before the look.
+    pub(super) fn note_whole(&self, repo: &RepoName, digest: &Digest, deletions: u64) {
+        if let Some(Known::Manifest { whole_at, .. }) = self.known.get(&Key::Manifest(repo.clone(), *digest)) {
+            whole_at.store(deletions, Ordering::SeqCst);
+        }
+    }
+
+    /// Moves the clock of changes; called before and after the tree is touched.
+    fn moved(&self, repo: &RepoName) {
+        self.clock(repo).changes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Moves the clock of deletes; called before and after the tree is touched.
+    pub(super) fn deleted(&self, repo: &RepoName) {
+        self.clock(repo).deletions.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Inner {
+    /// The manifest if it needs no disk to find it; `Ok(None)`: ask [`Inner::manifest`] from a blocking thread.
+    pub(super) fn manifest_now(&self, repo: &RepoName, reference: &Reference) -> Option<StoredManifest> {
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => self.memory.tag(repo, tag)?,
+        };
+        self.memory.manifest(repo, &digest)
+    }
+
+    /// The manifest behind a reference; blocking.
+    pub(super) fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, StoreError> {
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => {
+                let read_at = self.memory.clock(repo).changes.load(Ordering::SeqCst);
+                let digest = read_tag(&self.layout, repo, tag)?.ok_or(StoreError::ManifestUnknown)?;
+                let known = Known::Tag { digest, read_at };
+                self.memory.known.insert(Key::Tag(repo.clone(), tag.clone()), known);
+                digest
+            }
+        };
+        if let Some(stored) = self.memory.manifest(repo, &digest) {
+            return Ok(stored);
+        }
+        let read_at = self.memory.deletions(repo);
+        let stored = self.read_manifest(repo, digest)?.ok_or(StoreError::ManifestUnknown)?;
+        self.memory.keep(repo, &stored, read_at);
+        Ok(stored)
+    }
+
+    /// Reads a manifest of a repository from the tree; blocking.
+    pub(super) fn read_manifest(&self, repo: &RepoName, digest: Digest) -> Result<Option<StoredManifest>, StoreError> {
+        let file = match self.contents.open_now(repo, Membership::Manifest, &digest) {
+            Looked::Found(file) => file,
+            Looked::Absent => return Ok(None),
+            Looked::Unknown => match Contents::open(&self.layout, repo, Membership::Manifest, &digest)? {
+                Some(file) => file,
+                None => return Ok(None),
+            },
+        };
+        let path = self.layout.member(repo, Membership::Manifest, &digest);
+        let mut bytes = Vec::new();
+        file.take(MAX_MANIFEST).read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        let manifest = Manifest::parse(None, &bytes)
+            .map_err(|_| StoreError::damaged(&path, "the stored manifest can't be parsed"))?;
+        Ok(Some(StoredManifest { digest, bytes: Bytes::from(bytes), manifest: Arc::new(manifest) }))
+    }
+
+    /// Stores a manifest and moves tags to it; blocking.
+    pub(super) fn put_manifest(
+        &self,
+        repo: &RepoName,
+        stored: &StoredManifest,
+        tags: &[Tag],
+    ) -> Result<(), StoreError> {
+        let size = stored.bytes.len() as u64;
+        self.space.admit(size)?;
+        let _locked = self.locks.lock(repo);
+        let change = self.begin_change(repo)?;
+        self.memory.moved(repo);
+        let result = self.write_manifest(repo, stored, size, tags, &change);
+        self.memory.moved(repo);
+        if result.is_ok() {
+            change.done();
+        }
+        result
+    }
+
+    fn write_manifest(
+        &self,
+        repo: &RepoName,
+        stored: &StoredManifest,
+        size: u64,
+        tags: &[Tag],
+        change: &Change<'_>,
+    ) -> Result<(), StoreError> {
+        let temporary = self.disk.write_temporary(self.layout.temporary(), &stored.bytes)?;
+        self.shelf().add(temporary, size, repo, Membership::Manifest, &stored.digest)?;
+        change.put_manifest(stored);
+        if tags.is_empty() {
+            return Ok(());
+        }
+        self.disk.make_folder(&self.layout.tags(repo))?;
+        for tag in tags {
+            fail_point!("store::tag::before_rename");
+            let line = format!("{}\n", stored.digest);
+            self.disk.replace(self.layout.temporary(), &self.layout.tag(repo, tag), line.as_bytes())?;
+            fail_point!("store::tag::after_rename");
+            change.put_tag(tag);
+        }
+        Ok(())
+    }
+
+    /// Removes a tag, or a manifest with the tags that point at it; blocking.
+    pub(super) fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
+        let _locked = self.locks.lock(repo);
+        let change = self.begin_change(repo)?;
+        self.memory.moved(repo);
+        self.memory.deleted(repo);
+        let result = match reference {
+            Reference::Tag(tag) => self.remove_tags(repo, std::slice::from_ref(tag), &change),
+            Reference::Digest(digest) => self.remove_manifest(repo, digest, &change),
+        };
+        self.memory.deleted(repo);
+        self.memory.moved(repo);
+        if matches!(result, Ok(()) | Err(StoreError::ManifestUnknown)) {
+            change.done();
+        }
+        result
+    }
+
+    fn remove_manifest(&self, repo: &RepoName, digest: &Digest, change: &Change<'_>) -> Result<(), StoreError> {
+        let stored = match self.read_manifest(repo, *digest) {
+            Ok(None) => return Err(StoreError::ManifestUnknown),
+            Ok(Some(stored)) => Some(stored),
+            // Damaged: it can be deleted all the same. Who it refers to is not known, the index reads the rest again.
+            Err(_) => None,
+        };
+        let oddities = Oddities::default();
+        let pointing: Vec<Tag> = Tags::new(&self.layout, repo, &oddities)
+            .filter(|tag| matches!(read_tag(&self.layout, repo, tag), Ok(Some(target)) if target == *digest))
+            .collect();
+        // Tags first: a crash between leaves a manifest without a tag, never a tag without a manifest.
+        if !pointing.is_empty() {
+            self.remove_tags(repo, &pointing, change)?;
+        }
+        self.shelf().remove(repo, Membership::Manifest, digest)?;
+        change.remove_manifest(*digest, stored.and_then(|stored| stored.manifest.subject.as_ref().map(|s| s.digest)));
+        if !holds_manifest(&self.layout, repo) {
+            change.remove_repository();
+        }
+        Ok(())
+    }
+
+    fn remove_tags(&self, repo: &RepoName, tags: &[Tag], change: &Change<'_>) -> Result<(), StoreError> {
+        let mut removed = false;
+        for tag in tags {
+            removed |= self.disk.unlink(&self.layout.tag(repo, tag))?;
+        }
+        if !removed {
+            return Err(StoreError::ManifestUnknown);
+        }
+        self.disk.sync_folder(&self.layout.tags(repo))?;
+        for tag in tags {
+            change.remove_tag(tag);
+        }
+        Ok(())
+    }
+
+    fn begin_change<'a>(&'a self, repo: &'a RepoName) -> Result<Change<'a>, StoreError> {
+        self.listings.begin(repo).map_err(|error| StoreError::Bug(crate::telemetry::with_causes(&error)))
+    }
+}
+
+/// The digest that a tag points at; `None` if there is no such tag. Blocking.
+fn read_tag(layout: &Layout, repo: &RepoName, tag: &Tag) -> Result<Option<Digest>, StoreError> {
+    let path = layout.tag(repo, tag);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim_end()
+            .parse()
+            .map(Some)
+            .map_err(|_| StoreError::damaged(&path, "the tag's file does not hold a digest")),
+        Err(error) if super::durable::is_absence(&error) => Ok(None),
+        Err(error) => Err(StoreError::io("read", &path)(error)),
+    }
+}

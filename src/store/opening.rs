@@ -1,0 +1,178 @@
+//! Taking a folder into use: laying it out, recognising it, keeping a second server out.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::StoreError;
+use super::durable::Disk;
+use super::layout::Layout;
+use crate::oci::Algorithm;
+
+/// The layout that this version writes. A layout of the same major and a lower minor is read as it is.
+const MAJOR: u32 = 1;
+const MINOR: u32 = 0;
+
+/// A folder that was recognised and locked.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// Keeps a second server out as long as it is open.
+    pub(super) lock: File,
+    /// Whether the folder was laid out just now.
+    pub(super) fresh: bool,
+}
+
+/// Recognises the folder, or lays it out where that is allowed; locks it; empties `tmp/`.
+pub(super) fn open(layout: &Layout, disk: &Disk, must_exist: bool) -> Result<Opened, StoreError> {
+    let fresh = !layout.marker().is_file();
+    if fresh {
+        if must_exist {
+            return Err(StoreError::Layout(format!(
+                "{} is not a store of d8-registry: at the first start run `d8-registry init --data-dir {0}`; if this server \
+                 has stored content before, its disk is not mounted there",
+                layout.root().display()
+            )));
+        }
+        lay_out(layout, disk)?;
+    }
+    let lock = lock(layout)?;
+    check_version(layout)?;
+    if layout.foreign().is_dir() {
+        tracing::warn!(
+            path = %layout.foreign().display(),
+            "the store of another registry lies in the data folder; it is neither served nor changed"
+        );
+    }
+    empty_temporaries(layout, disk)?;
+    Ok(Opened { lock, fresh })
+}
+
+/// Lays out an empty folder, or goes on with one whose laying out was cut off.
+fn lay_out(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
+    let root = layout.root();
+    disk.make_folder(root)?;
+    if !layout.marker_in_making().is_file()
+        && let Some(found) = stranger(layout)?
+    {
+        return Err(StoreError::Layout(format!(
+            "{} is neither empty nor a store of d8-registry, it holds {found}; name an empty folder",
+            root.display()
+        )));
+    }
+    disk.replace(root.join(".laying-out"), &layout.marker_in_making(), b"")?;
+    for folder in [layout.repositories(), layout.uploads(), layout.temporaries()] {
+        disk.make_folder(&folder)?;
+    }
+    for algorithm in Algorithm::ALL {
+        disk.make_folder(&layout.blobs_of(algorithm))?;
+        for first in 0..=u8::MAX {
+            match std::fs::create_dir(layout.content_folder(algorithm, first)) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(StoreError::io("make folder in", &layout.blobs_of(algorithm))(error));
+                }
+                _ => {}
+            }
+        }
+        disk.sync_folder(&layout.blobs_of(algorithm))?;
+    }
+    disk.replace(layout.temporary(), &layout.version(), format!("{MAJOR}.{MINOR}\n").as_bytes())?;
+    check_hard_links(layout, disk)?;
+    disk.replace(layout.temporary(), &layout.marker(), b"d8-registry\n")?;
+    disk.unlink(&layout.marker_in_making())?;
+    disk.sync_folder(root)
+}
+
+/// The first thing in the folder that is not ours to be beside.
+fn stranger(layout: &Layout) -> Result<Option<String>, StoreError> {
+    let root = layout.root();
+    for entry in std::fs::read_dir(root).map_err(StoreError::io("read", root))? {
+        let name = entry.map_err(StoreError::io("read", root))?.file_name();
+        let foreign = name == "docker" && layout.foreign().is_dir();
+        if name != "lost+found" && name != ".laying-out" && !foreign {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn check_hard_links(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
+    let link = layout.temporary();
+    disk.link(&layout.version(), &link).map_err(|error| {
+        StoreError::Layout(format!(
+            "the file system of {} makes no hard links ({error}), by which repositories hold their content",
+            layout.root().display()
+        ))
+    })?;
+    disk.unlink(&link)?;
+    Ok(())
+}
+
+fn lock(layout: &Layout) -> Result<File, StoreError> {
+    let path = layout.marker();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(rustix::fs::OFlags::CLOEXEC.bits()).unwrap_or(0))
+        .open(&path)
+        .map_err(StoreError::io("open", &path))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        if error == rustix::io::Errno::WOULDBLOCK {
+            StoreError::Layout(format!("another d8-registry is using {}", layout.root().display()))
+        } else {
+            StoreError::io("lock", &path)(error.into())
+        }
+    })?;
+    Ok(file)
+}
+
+fn check_version(layout: &Layout) -> Result<(), StoreError> {
+    let path = layout.version();
+    let text = std::fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+    let known = parse_version(text.trim()).is_some_and(|(major, minor)| major == MAJOR && minor <= MINOR);
+    if known {
+        return Ok(());
+    }
+    Err(StoreError::Layout(format!(
+        "{} has layout {:?}, this version reads {MAJOR}.0 to {MAJOR}.{MINOR}; start the version that wrote it",
+        layout.root().display(),
+        text.trim()
+    )))
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Files without a name of their own are left from a crash.
+fn empty_temporaries(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
+    let path = layout.temporaries();
+    for entry in std::fs::read_dir(&path).map_err(StoreError::io("read", &path))? {
+        disk.unlink(&entry.map_err(StoreError::io("read", &path))?.path())?;
+    }
+    Ok(())
+}
+
+/// Reads and removes the note of a clean stop: bytes of all contents. Without it they are counted.
+pub(super) fn take_usage(layout: &Layout, disk: &Disk) -> Result<Option<u64>, StoreError> {
+    let path = layout.usage();
+    let noted = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+    if disk.unlink(&path)? {
+        disk.sync_folder_of(&path)?;
+    }
+    Ok(noted)
+}
+
+/// The folder of keys that the server makes, laid out where it is missing.
+pub(super) fn keys(layout: &Layout, disk: &Disk) -> Result<std::path::PathBuf, StoreError> {
+    let path = layout.keys();
+    disk.make_folder(&path)?;
+    restrict(&path)?;
+    Ok(path)
+}
+
+fn restrict(path: &Path) -> Result<(), StoreError> {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(path, mode).map_err(StoreError::io("restrict", path))
+}

@@ -1,0 +1,73 @@
+//! What a store is opened with, and what it says of its room.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How much of the file system stays free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many percent of the file system's size.
+    Percent(u8),
+}
+
+impl Reserve {
+    /// In bytes, on a file system of `total` bytes.
+    #[must_use]
+    pub fn bytes(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => total / 100 * u64::from(percent),
+        }
+    }
+}
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// The data folder.
+    pub dir: PathBuf,
+    /// Most bytes the store may use, index and uploads counted in; `None`: no budget.
+    pub max_bytes: Option<u64>,
+    /// What every write leaves free on the file system.
+    pub reserve: Reserve,
+    /// Refuse a folder without marker instead of laying it out.
+    pub must_exist: bool,
+    /// An upload that got no byte for so long is reaped.
+    pub upload_idle: Duration,
+}
+
+impl StoreOptions {
+    /// The part that may be changed later.
+    #[must_use]
+    pub fn limits(&self) -> StoreLimits {
+        StoreLimits { max_bytes: self.max_bytes, reserve: self.reserve, upload_idle: self.upload_idle }
+    }
+}
+
+/// What may be changed while the store is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// As [`StoreOptions::max_bytes`].
+    pub max_bytes: Option<u64>,
+    /// As [`StoreOptions::reserve`].
+    pub reserve: Reserve,
+    /// As [`StoreOptions::upload_idle`].
+    pub upload_idle: Duration,
+}
+
+/// The store's room, for `/status` and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in use: blobs, uploads and index. `None` until the first count after an unclean stop is through.
+    pub used: Option<u64>,
+    /// The budget, if one is set.
+    pub budget: Option<u64>,
+    /// Free bytes of the file system.
+    pub free: u64,
+    /// Bytes of it that stay free.
+    pub reserve: u64,
+    /// Whether a write of one byte would be taken now.
+    pub writable: bool,
+}

@@ -1,0 +1,73 @@
+//! Whether a manifest is whole: everything it references, down to the last child, is in its repository.
+
+use std::collections::HashSet;
+
+use super::contents::stat;
+use super::layout::Membership;
+use super::{Inner, StoreError, StoredManifest};
+use crate::oci::{Descriptor, Digest, RepoName};
+
+/// Most missing digests that are listed.
+const LISTED: usize = 100;
+
+/// Most manifests that one walk looks into. An index of more is not refused, what lies behind is taken for missing.
+const MANIFESTS: usize = 10_000;
+
+impl Inner {
+    /// What the manifest references and the repository lacks; blocking.
+    pub(super) fn missing_references(
+        &self,
+        repo: &RepoName,
+        stored: &StoredManifest,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let deletions = self.memory.deletions(repo);
+        let mut walk = Walk { store: self, repo, seen: HashSet::new(), missing: Vec::new(), waiting: Vec::new() };
+        walk.look_into(stored)?;
+        while let Some(digest) = walk.waiting.pop() {
+            if walk.missing.len() >= LISTED {
+                break;
+            }
+            match self.read_manifest(repo, digest)? {
+                Some(child) => walk.look_into(&child)?,
+                None => walk.missing.push(digest),
+            }
+        }
+        if walk.missing.is_empty() {
+            self.memory.note_whole(repo, &stored.digest, deletions);
+        }
+        Ok(walk.missing)
+    }
+}
+
+struct Walk<'a> {
+    store: &'a Inner,
+    repo: &'a RepoName,
+    seen: HashSet<Digest>,
+    missing: Vec<Digest>,
+    /// Children whose own references are still to be looked at.
+    waiting: Vec<Digest>,
+}
+
+impl Walk<'_> {
+    fn look_into(&mut self, stored: &StoredManifest) -> Result<(), StoreError> {
+        for Descriptor { digest, .. } in stored.manifest.required_blobs() {
+            if self.missing.len() < LISTED && self.seen.insert(*digest) && !self.has(Membership::Blob, digest)? {
+                self.missing.push(*digest);
+            }
+        }
+        for Descriptor { digest, .. } in &stored.manifest.manifests {
+            if self.seen.len() < MANIFESTS {
+                if self.seen.insert(*digest) {
+                    self.waiting.push(*digest);
+                }
+            } else if !self.seen.contains(digest) && self.missing.len() < LISTED {
+                self.missing.push(*digest);
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, kind: Membership, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(stat(&self.store.layout.member(self.repo, kind, digest))?.is_some())
+    }
+}

@@ -1,0 +1,228 @@
+//! Uploads in progress: which there are, who holds one, what is left when one ends.
+//!
+//! An upload is a folder with the bytes so far (`data`) and a note (`state`) of the hash at some earlier offset. The
+//! length of `data` is the truth: after a restart the note saves hashing again what lies before it. One request at a
+//! time holds an upload; the hold lasts as long as any work for it, also on a blocking thread after the request is gone.
+
+mod session;
+mod state;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+
+pub use session::UploadSession;
+
+use self::session::Writer;
+use self::state::State;
+use super::StoreError;
+use super::contents::{Shelf, stat};
+use super::layout::Layout;
+use crate::oci::{Algorithm, Hasher, RepoName, UploadId};
+
+/// Uploads that this process has touched; others are on disk only.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    open: DashMap<UploadId, Arc<Upload>>,
+}
+
+/// One upload.
+#[derive(Debug)]
+pub(super) struct Upload {
+    id: UploadId,
+    repo: RepoName,
+    held: AtomicBool,
+    /// Bytes written and hashed.
+    offset: AtomicU64,
+    last_touched: Mutex<Instant>,
+    writer: Mutex<Writer>,
+}
+
+/// The right to write an upload; ends when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub(super) struct Hold(#[expect(dead_code, reason = "held for its drop")] Arc<Release>);
+
+#[derive(Debug)]
+struct Release(Arc<Upload>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.held.store(false, Ordering::Release);
+    }
+}
+
+impl Upload {
+    fn hold(self: &Arc<Self>) -> Option<Hold> {
+        self.held.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        Some(Hold(Arc::new(Release(Arc::clone(self)))))
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset.load(Ordering::Acquire)
+    }
+
+    fn touch(&self) {
+        *self.last_touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn idle(&self) -> Duration {
+        self.last_touched.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+impl Uploads {
+    /// Begins an upload and holds it; blocking.
+    pub(super) fn begin(
+        &self,
+        shelf: Shelf<'_>,
+        repo: &RepoName,
+        algorithm: Algorithm,
+    ) -> Result<(Arc<Upload>, Hold), StoreError> {
+        let id = UploadId::random();
+        shelf.disk.make_folder(&shelf.layout.upload(id))?;
+        let hasher = Hasher::new(algorithm);
+        let made = super::durable::create(&shelf.layout.upload_data(id)).and_then(|file| {
+            State::of(repo, 0, &hasher).write(&shelf.layout.upload_state(id))?;
+            Ok(file)
+        });
+        let file = made.inspect_err(|_| remove_folder(&shelf.layout.upload(id)))?;
+        let upload = Arc::new(Upload {
+            id,
+            repo: repo.clone(),
+            held: AtomicBool::new(false),
+            offset: AtomicU64::new(0),
+            last_touched: Mutex::new(Instant::now()),
+            writer: Mutex::new(Writer::new(file, hasher, 0)),
+        });
+        self.open.insert(id, Arc::clone(&upload));
+        let hold = upload.hold().ok_or(StoreError::UploadBusy(id))?;
+        Ok((upload, hold))
+    }
+
+    /// Finds an upload of `repo`, on disk if need be; blocking.
+    pub(super) fn find(&self, layout: &Layout, repo: &RepoName, id: UploadId) -> Result<Arc<Upload>, StoreError> {
+        let known = self.open.get(&id).map(|upload| Arc::clone(upload.value()));
+        let upload = match known {
+            Some(upload) => upload,
+            None => {
+                let loaded = Arc::new(Self::load(layout, id)?);
+                // Another request may have loaded it meanwhile: its is the one.
+                Arc::clone(self.open.entry(id).or_insert(loaded).value())
+            }
+        };
+        if upload.repo == *repo { Ok(upload) } else { Err(StoreError::UploadUnknown) }
+    }
+
+    /// As [`Uploads::find`], and holds it.
+    pub(super) fn resume(
+        &self,
+        layout: &Layout,
+        repo: &RepoName,
+        id: UploadId,
+    ) -> Result<(Arc<Upload>, Hold), StoreError> {
+        let upload = self.find(layout, repo, id)?;
+        let hold = upload.hold().ok_or(StoreError::UploadBusy(id))?;
+        // It may have ended between being found and being held.
+        if self.open.contains_key(&id) { Ok((upload, hold)) } else { Err(StoreError::UploadUnknown) }
+    }
+
+    /// Reads an upload that an earlier process left.
+    fn load(layout: &Layout, id: UploadId) -> Result<Upload, StoreError> {
+        let path = layout.upload_data(id);
+        if stat(&path)?.is_none() {
+            return Err(StoreError::UploadUnknown);
+        }
+        let Some(state) = State::read(&layout.upload_state(id))? else {
+            return Err(StoreError::UploadUnknown);
+        };
+        let writer = Writer::load(&path, &state)?;
+        Ok(Upload {
+            id,
+            repo: state.repo,
+            held: AtomicBool::new(false),
+            offset: AtomicU64::new(writer.offset()),
+            last_touched: Mutex::new(Instant::now()),
+            writer: Mutex::new(writer),
+        })
+    }
+
+    /// Ends a held upload: what is left of its folder goes, its bytes are given back. Blocking.
+    pub(super) fn end(&self, shelf: Shelf<'_>, upload: &Upload, _hold: &Hold) {
+        remove_folder(&shelf.layout.upload(upload.id));
+        if self.open.remove(&upload.id).is_some() {
+            shelf.space.refund_upload(upload.offset());
+        }
+    }
+
+    /// Removes uploads that got no byte for longer than `idle`; says how many. Blocking.
+    pub(super) fn reap(
+        &self,
+        shelf: Shelf<'_>,
+        idle: Duration,
+        now: std::time::SystemTime,
+    ) -> Result<usize, StoreError> {
+        let mut reaped = 0;
+        for id in on_disk(shelf.layout)? {
+            let known = self.open.get(&id).map(|upload| Arc::clone(upload.value()));
+            if let Some(upload) = known {
+                if upload.idle() > idle
+                    && let Some(hold) = upload.hold()
+                {
+                    self.end(shelf, &upload, &hold);
+                    reaped += 1;
+                }
+                continue;
+            }
+            let Some(facts) = stat(&shelf.layout.upload_data(id))? else {
+                // A begin that failed half-way, or one that is just happening: the next round tells.
+                if older(stat(&shelf.layout.upload(id))?, idle, now) {
+                    remove_folder(&shelf.layout.upload(id));
+                }
+                continue;
+            };
+            let bytes = facts.len();
+            if older(Some(facts), idle, now) {
+                remove_folder(&shelf.layout.upload(id));
+                shelf.space.refund_upload(bytes);
+                reaped += 1;
+            }
+        }
+        Ok(reaped)
+    }
+}
+
+fn older(facts: Option<std::fs::Metadata>, idle: Duration, now: std::time::SystemTime) -> bool {
+    facts
+        .and_then(|facts| facts.modified().ok())
+        .and_then(|at| now.duration_since(at).ok())
+        .is_some_and(|age| age > idle)
+}
+
+/// The uploads that have a folder.
+fn on_disk(layout: &Layout) -> Result<Vec<UploadId>, StoreError> {
+    let path = layout.uploads();
+    let entries = std::fs::read_dir(&path).map_err(StoreError::io("read", &path))?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// Bytes of all uploads on disk; for the start.
+pub(super) fn bytes_on_disk(layout: &Layout) -> Result<u64, StoreError> {
+    let mut bytes = 0;
+    for id in on_disk(layout)? {
+        bytes += stat(&layout.upload_data(id))?.map_or(0, |facts| facts.len());
+    }
+    Ok(bytes)
+}
+
+fn remove_folder(path: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(path)
+        && !super::durable::is_absence(&error)
+    {
+        tracing::warn!(path = %path.display(), %error, "an upload's folder can't be removed");
+    }
+}

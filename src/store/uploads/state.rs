@@ -1,0 +1,60 @@
+//! The note beside an upload's bytes: whose it is, and the hash at some offset.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use crate::oci::{Algorithm, Hasher, HasherState, RepoName};
+use crate::store::StoreError;
+use crate::store::durable::is_absence;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) repo: RepoName,
+    pub(super) algorithm: Algorithm,
+    /// The hash, and how many bytes it has seen; `None` if it can't be read.
+    pub(super) hash: Option<(u64, Hasher)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Raw {
+    repository: String,
+    algorithm: String,
+    hashed: u64,
+    hash: String,
+}
+
+impl State {
+    pub(super) fn of(repo: &RepoName, hashed: u64, hasher: &Hasher) -> Self {
+        Self { repo: repo.clone(), algorithm: hasher.algorithm(), hash: Some((hashed, hasher.clone())) }
+    }
+
+    /// Writes it, not synced: without it, or with half of it, nothing but time is lost.
+    pub(super) fn write(&self, path: &Path) -> Result<(), StoreError> {
+        let (hashed, hash) = self
+            .hash
+            .as_ref()
+            .map_or((0, String::new()), |(hashed, hasher)| (*hashed, STANDARD_NO_PAD.encode(hasher.state().bytes)));
+        let raw = Raw { repository: self.repo.to_string(), algorithm: self.algorithm.to_string(), hashed, hash };
+        let text = serde_json::to_vec(&raw).map_err(|error| StoreError::Bug(error.to_string()))?;
+        std::fs::write(path, text).map_err(StoreError::io("write", path))
+    }
+
+    /// Reads it; `None` if there is none that can be read: nobody knows whose upload it was.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, StoreError> {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if is_absence(&error) => return Ok(None),
+            Err(error) => return Err(StoreError::io("read", path)(error)),
+        };
+        let Ok(raw) = serde_json::from_slice::<Raw>(&text) else { return Ok(None) };
+        let (Ok(repo), Ok(algorithm)) = (raw.repository.parse(), raw.algorithm.parse::<Algorithm>()) else {
+            return Ok(None);
+        };
+        let hasher =
+            STANDARD_NO_PAD.decode(raw.hash).ok().and_then(|bytes| Hasher::resume(&HasherState { algorithm, bytes }));
+        Ok(Some(Self { repo, algorithm, hash: hasher.map(|hasher| (raw.hashed, hasher)) }))
+    }
+}

@@ -1,0 +1,211 @@
+//! Reading the tree from its root down: which repositories there are, and what each holds.
+//!
+//! Never changes anything, and takes no lock: what it yields was there a moment ago. Entries that can't be ours
+//! (a file name that is no tag, a folder that is no name) are left out, logged and counted.
+
+use std::collections::VecDeque;
+use std::fs::{DirEntry, ReadDir};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::layout::{Layout, Membership};
+use crate::oci::{Algorithm, Digest, RepoName, Tag};
+
+/// So many odd entries are named in the log; the rest is only counted.
+const NAMED: u64 = 20;
+
+/// What a walk came across and could not use.
+#[derive(Debug, Default)]
+pub(crate) struct Oddities(AtomicU64);
+
+impl Oddities {
+    /// Counts one, and names the first few in the log.
+    pub(crate) fn note(&self, path: &Path, reason: &dyn std::fmt::Display) {
+        if self.0.fetch_add(1, Ordering::Relaxed) < NAMED {
+            tracing::warn!(path = %path.display(), %reason, "an entry of the store can't be used and is left out");
+        }
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// All repositories of a tree, parents before children, else in no order. Holds the names of folders still to be
+/// read, not of repositories already yielded.
+#[derive(Debug)]
+pub(crate) struct Repositories<'a> {
+    layout: &'a Layout,
+    oddities: &'a Oddities,
+    /// `None`: the folder of all repositories.
+    folders: VecDeque<Option<RepoName>>,
+    found: VecDeque<RepoName>,
+}
+
+impl<'a> Repositories<'a> {
+    /// Begins a walk.
+    pub(crate) fn new(layout: &'a Layout, oddities: &'a Oddities) -> Self {
+        Self { layout, oddities, folders: VecDeque::from([None]), found: VecDeque::new() }
+    }
+
+    fn read_folder(&mut self, parent: Option<&RepoName>) {
+        let path = parent.map_or_else(|| self.layout.repositories(), |name| self.layout.repository(name));
+        let Some(entries) = open_folder(&path, self.oddities) else { return };
+        let mut holds_something = false;
+        for entry in readable(entries, &path, self.oddities) {
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(b"_") {
+                holds_something = true;
+                continue;
+            }
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.oddities.note(&entry.path(), &"not a folder");
+                continue;
+            }
+            let text = name.to_str().unwrap_or("\u{fffd}");
+            let child = match parent {
+                Some(parent) => format!("{parent}/{text}").parse::<RepoName>(),
+                None => text.parse(),
+            };
+            match child {
+                Ok(child) => self.folders.push_back(Some(child)),
+                Err(reason) => self.oddities.note(&entry.path(), &reason),
+            }
+        }
+        if let Some(parent) = parent.filter(|_| holds_something) {
+            self.found.push_back(parent.clone());
+        }
+    }
+}
+
+impl Iterator for Repositories<'_> {
+    type Item = RepoName;
+
+    fn next(&mut self) -> Option<RepoName> {
+        loop {
+            if let Some(found) = self.found.pop_front() {
+                return Some(found);
+            }
+            // Depth first: the list stays as short as the tree is wide.
+            let folder = self.folders.pop_back()?;
+            self.read_folder(folder.as_ref());
+        }
+    }
+}
+
+/// The tags of one repository, in no order.
+#[derive(Debug)]
+pub(crate) struct Tags<'a> {
+    entries: Option<ReadDir>,
+    folder: PathBuf,
+    oddities: &'a Oddities,
+}
+
+impl<'a> Tags<'a> {
+    /// Begins to read them.
+    pub(crate) fn new(layout: &Layout, repo: &RepoName, oddities: &'a Oddities) -> Self {
+        let folder = layout.tags(repo);
+        Self { entries: open_folder(&folder, oddities), folder, oddities }
+    }
+}
+
+impl Iterator for Tags<'_> {
+    type Item = Tag;
+
+    fn next(&mut self) -> Option<Tag> {
+        loop {
+            let entry = next_entry(self.entries.as_mut()?, &self.folder, self.oddities)?;
+            match entry.file_name().to_str().unwrap_or("").parse() {
+                Ok(tag) => return Some(tag),
+                Err(reason) => self.oddities.note(&entry.path(), &reason),
+            }
+        }
+    }
+}
+
+/// The manifests of one repository, in no order.
+#[derive(Debug)]
+pub(crate) struct Manifests<'a> {
+    layout: &'a Layout,
+    repo: RepoName,
+    left: &'static [Algorithm],
+    current: Option<(Algorithm, PathBuf, ReadDir)>,
+    oddities: &'a Oddities,
+}
+
+impl<'a> Manifests<'a> {
+    /// Begins to read them.
+    pub(crate) fn new(layout: &'a Layout, repo: &RepoName, oddities: &'a Oddities) -> Self {
+        Self { layout, repo: repo.clone(), left: &Algorithm::ALL, current: None, oddities }
+    }
+}
+
+impl Iterator for Manifests<'_> {
+    type Item = Digest;
+
+    fn next(&mut self) -> Option<Digest> {
+        loop {
+            while let Some((algorithm, folder, entries)) = &mut self.current {
+                let Some(entry) = next_entry(entries, folder, self.oddities) else {
+                    self.current = None;
+                    break;
+                };
+                match Digest::from_hex(*algorithm, entry.file_name().to_str().unwrap_or("")) {
+                    Ok(digest) => return Some(digest),
+                    Err(reason) => self.oddities.note(&entry.path(), &reason),
+                }
+            }
+            let (&algorithm, left) = self.left.split_first()?;
+            self.left = left;
+            let folder = self.layout.members(&self.repo, Membership::Manifest, algorithm);
+            self.current = open_folder(&folder, self.oddities).map(|entries| (algorithm, folder, entries));
+        }
+    }
+}
+
+/// Whether the repository holds a manifest.
+pub(crate) fn holds_manifest(layout: &Layout, repo: &RepoName) -> bool {
+    Manifests::new(layout, repo, &Oddities::default()).next().is_some()
+}
+
+/// Whether the repository holds a manifest, a tag or a blob.
+pub(crate) fn holds_anything(layout: &Layout, repo: &RepoName) -> bool {
+    let holds_blob = Algorithm::ALL.iter().any(|algorithm| {
+        let folder = layout.members(repo, Membership::Blob, *algorithm);
+        std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+    });
+    holds_blob || holds_manifest(layout, repo) || Tags::new(layout, repo, &Oddities::default()).next().is_some()
+}
+
+/// A missing folder is an empty one: it is made with its first entry, and may go with its last.
+fn open_folder(path: &Path, oddities: &Oddities) -> Option<ReadDir> {
+    match std::fs::read_dir(path) {
+        Ok(entries) => Some(entries),
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                oddities.note(path, &error);
+            }
+            None
+        }
+    }
+}
+
+fn next_entry(entries: &mut ReadDir, folder: &Path, oddities: &Oddities) -> Option<DirEntry> {
+    match entries.next()? {
+        Ok(entry) => Some(entry),
+        Err(error) => {
+            // The system may answer the same error for ever.
+            oddities.note(folder, &error);
+            None
+        }
+    }
+}
+
+fn readable<'a>(
+    mut entries: ReadDir,
+    folder: &'a Path,
+    oddities: &'a Oddities,
+) -> impl Iterator<Item = DirEntry> + use<'a> {
+    std::iter::from_fn(move || next_entry(&mut entries, folder, oddities))
+}

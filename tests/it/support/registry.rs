@@ -1,0 +1,190 @@
+//! Starts the binary and knows, at its end, whether it left anything behind.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::Client;
+
+/// The bcrypt hash, at the lowest cost, of `secret`.
+pub(crate) const HASH_OF_SECRET: &str = "$2y$04$6LkUk9iQoONEdXK3HZE.SeQ2EpsbuPuk2oSSfsIHz4kN4cXieH.BG";
+
+/// What a registry is started with.
+pub(crate) struct Setup {
+    /// Users `ro`, `rw`, `mirror-puller` and `mirror-pusher`, each with password `secret`.
+    pub(crate) users: bool,
+    /// More lines of the configuration file.
+    pub(crate) config: String,
+}
+
+impl Setup {
+    /// An open registry.
+    pub(crate) fn open() -> Self {
+        Self { users: false, config: String::new() }
+    }
+
+    /// A registry with the four users of Deckhouse.
+    pub(crate) fn with_users() -> Self {
+        Self { users: true, ..Self::open() }
+    }
+
+    /// Adds lines to the configuration file.
+    pub(crate) fn config(mut self, lines: &str) -> Self {
+        self.config.push_str(lines);
+        self.config.push('\n');
+        self
+    }
+
+    fn yaml(&self, dir: &Path) -> String {
+        let mut yaml = String::from("listen: 127.0.0.1:0\nadminListen: 127.0.0.1:0\n");
+        if !self.config.contains("store:") {
+            yaml.push_str(&format!("store: {{ dir: {}, reserveBytes: 0 }}\n", dir.display()));
+        }
+        if self.users {
+            yaml.push_str("auth:\n  users:\n");
+            for name in ["ro", "rw", "mirror-puller", "mirror-pusher"] {
+                yaml.push_str(&format!("    - {{ name: {name}, role: {name}, passwordHash: '{HASH_OF_SECRET}' }}\n"));
+            }
+        }
+        yaml + &self.config.replace("$DIR", &dir.display().to_string())
+    }
+}
+
+/// A running registry. Dropped: it is killed, and the folder removed.
+pub(crate) struct Registry {
+    folder: Arc<TempDir>,
+    process: Option<Child>,
+    log: Arc<Mutex<Vec<Value>>>,
+    reader: Option<JoinHandle<()>>,
+    address: String,
+    admin: String,
+}
+
+impl Registry {
+    /// Starts one in a new folder and waits until it listens.
+    pub(crate) fn start(setup: &Setup) -> Self {
+        Self::start_in(Arc::new(TempDir::new().unwrap()), setup)
+    }
+
+    /// Starts one in a folder that another one used before.
+    pub(crate) fn start_in(folder: Arc<TempDir>, setup: &Setup) -> Self {
+        let config = folder.path().join("config.yaml");
+        std::fs::write(&config, setup.yaml(&folder.path().join("data"))).unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_d8-registry"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (mut address, mut admin) = (None, None);
+        while address.is_none() || admin.is_none() {
+            let line = lines.next().expect("the server ended before it listened").unwrap();
+            let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not a line of JSON: {line}"));
+            if line["message"] == "listening" {
+                let bound = line["address"].as_str().unwrap().to_owned();
+                let place = if line["listener"] == "admin" { &mut admin } else { &mut address };
+                *place = Some(bound);
+            }
+            log.lock().unwrap().push(line);
+        }
+        let reader = std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in lines.map_while(Result::ok) {
+                    log.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+                }
+            }
+        });
+        Self {
+            folder,
+            process: Some(process),
+            log,
+            reader: Some(reader),
+            address: address.unwrap(),
+            admin: admin.unwrap(),
+        }
+    }
+
+    /// `host:port` of the registry.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A client without credentials.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&format!("http://{}", self.address), None)
+    }
+
+    /// A client that signs in by Basic as one of the users.
+    pub(crate) fn client_as(&self, user: &str) -> Client {
+        Client::new(&format!("http://{}", self.address), Some((user.to_owned(), "secret".to_owned())))
+    }
+
+    /// A client of the admin listener.
+    pub(crate) fn admin(&self) -> Client {
+        Client::new(&format!("http://{}", self.admin), None)
+    }
+
+    /// The process's number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    /// The data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The configuration file.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.folder.path().join("config.yaml")
+    }
+
+    /// The folder around both, to start another registry in.
+    pub(crate) fn folder(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Stops it in an orderly way; it ends with 0 and leaves no temporary file. Gives all it logged.
+    pub(crate) fn stop(mut self) -> Vec<Value> {
+        self.signal(rustix::process::Signal::TERM);
+        let status = self.process.take().unwrap().wait().unwrap();
+        assert_eq!(status.code(), Some(0), "signal {:?}", status.signal());
+        self.reader.take().unwrap().join().unwrap();
+        let left: Vec<_> = std::fs::read_dir(self.data().join("tmp")).unwrap().collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+        std::mem::take(&mut self.log.lock().unwrap())
+    }
+
+    /// Kills it where it stands.
+    pub(crate) fn kill(mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
