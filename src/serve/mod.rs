@@ -16,6 +16,9 @@ mod stall;
 mod streams;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 pub use body::{RequestBody, RequestBodyError};

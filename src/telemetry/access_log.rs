@@ -81,7 +81,7 @@ impl AccessRecord<'_> {
     }
 }
 
-/// The access log. Cheap to clone; writing never waits, lines that don't fit the queue are lost and counted.
+/// The access log. Cheap to clone; writing never waits, lines that don't fit the buffer are lost and counted.
 #[derive(Clone, Debug)]
 pub struct AccessLog(Arc<Inner>);
 
@@ -163,7 +163,7 @@ impl AccessLog {
 #[cfg(test)]
 mod tests {
     use super::super::logging::LogFormat;
-    use super::super::logging::tests::Captured;
+    use super::super::sink::tests::Captured;
     use super::*;
 
     const RECORD: AccessRecord<'_> = AccessRecord {
@@ -185,7 +185,7 @@ mod tests {
 
     fn captured(format: LogFormat, mode: AccessMode, work: impl FnOnce(&AccessLog)) -> String {
         let captured = Captured::new();
-        let log = AccessLog::new(Lines::new(captured.writer(), format), mode);
+        let log = AccessLog::new(Lines::new(captured.sink(), format), mode);
         work(&log);
         captured.text()
     }

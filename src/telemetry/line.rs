@@ -5,10 +5,9 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::time::Duration;
 
-use tracing_appender::non_blocking::NonBlocking;
-
 use super::logging::{Level, LogFormat};
 use super::rfc3339;
+use super::sink::Sink;
 use crate::clock::Timestamp;
 
 /// Longest text of a client that is shown, in bytes.
@@ -18,10 +17,10 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Where lines go, and in which form. Cheap to clone; writing never blocks, and loses lines instead.
+/// Where lines go, and in which form. Cheap to clone; writing never waits for a reader, lines are lost instead.
 #[derive(Clone, Debug)]
 pub(super) struct Lines {
-    writer: NonBlocking,
+    sink: Sink,
     format: LogFormat,
 }
 
@@ -33,8 +32,8 @@ pub(super) struct Line<'a> {
 }
 
 impl Lines {
-    pub(super) const fn new(writer: NonBlocking, format: LogFormat) -> Self {
-        Self { writer, format }
+    pub(super) const fn new(sink: Sink, format: LogFormat) -> Self {
+        Self { sink, format }
     }
 
     /// Writes one line.
@@ -52,8 +51,7 @@ impl Lines {
             line.head(now, level, target, message);
             fields(&mut line);
             line.end();
-            // It never fails: a full queue drops the line and counts it.
-            let _ = self.writer.clone().write_all(out);
+            self.sink.line(out);
         });
     }
 }

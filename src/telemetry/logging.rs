@@ -1,7 +1,7 @@
 //! The log: tracing's events and the access log through one writer that never blocks, to standard error.
 
 use std::fmt::Write as _;
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::field::{Field, Visit};
 use tracing::{Dispatch, Event, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::{Registry, fmt, reload};
@@ -17,11 +16,9 @@ use tracing_subscriber::{Registry, fmt, reload};
 use super::access_log::{AccessLog, AccessMode};
 use super::line::Lines;
 use super::repeats::{Repeats, Verdict};
+use super::sink::{Sink, SinkGuard};
 use crate::clock;
 
-/// Lines that wait for the writer; a line of the access log has about 300 bytes. More are lost and counted.
-const QUEUE: usize = 16 * 1024;
-const BUFFER: usize = 64 * 1024;
 /// How late the count of repeated lines may come.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 const OURS: &str = "d8_registry";
@@ -125,6 +122,9 @@ pub enum LogError {
     /// It was set up already.
     #[error("the log is set up already")]
     Twice,
+    /// The system gives no thread for it.
+    #[error("can't start the log's thread")]
+    Thread(#[source] io::Error),
 }
 
 /// The running log. Dropping it writes what is queued, for up to a second, and ends it: keep it until the exit.
@@ -132,9 +132,9 @@ pub enum LogError {
 pub struct Logging {
     level: reload::Handle<Targets, Registry>,
     access: AccessLog,
-    dropped: ErrorCounter,
+    sink: Sink,
     reporter: Reporter,
-    _writes_the_rest_on_drop: WorkerGuard,
+    _writes_the_rest_on_drop: SinkGuard,
 }
 
 /// Reports repeated lines that were held back. Cheap to clone.
@@ -155,33 +155,28 @@ impl Logging {
     /// Makes this the log of the process, and of its panics.
     ///
     /// # Errors
-    /// [`LogError::Twice`].
+    /// [`LogError::Twice`], [`LogError::Thread`].
     pub fn start(options: LogOptions) -> Result<Self, LogError> {
-        let writer = NonBlockingBuilder::default()
-            .lossy(true)
-            .buffered_lines_limit(QUEUE)
-            .thread_name("log")
-            // The worker flushes when its queue is empty: a busy server's lines leave in bunches.
-            .finish(BufWriter::with_capacity(BUFFER, io::stderr()));
-        let (dispatch, logging) = Self::build(options, writer, io::stderr().is_terminal());
+        let sink = Sink::start(io::stderr()).map_err(LogError::Thread)?;
+        let (dispatch, logging) = Self::build(options, sink, io::stderr().is_terminal());
         tracing::dispatcher::set_global_default(dispatch).map_err(|_| LogError::Twice)?;
         std::panic::set_hook(Box::new(log_panic));
         Ok(logging)
     }
 
-    fn build(options: LogOptions, writer: (NonBlocking, WorkerGuard), colours: bool) -> (Dispatch, Self) {
-        let (writer, guard) = writer;
-        let lines = Lines::new(writer.clone(), options.format);
+    fn build(options: LogOptions, (sink, guard): (Sink, SinkGuard), colours: bool) -> (Dispatch, Self) {
+        let lines = Lines::new(sink.clone(), options.format);
         let access = AccessLog::new(lines.clone(), options.access);
         let reporter = Reporter { lines, access: access.clone(), repeats: Arc::default() };
         let (filter, level) = reload::Layer::new(options.level.targets());
-        let dropped = writer.error_counter();
         let base = tracing_subscriber::registry().with(filter).with(HoldRepeats(reporter.clone()));
         let dispatch = match options.format {
-            LogFormat::Text => Dispatch::new(base.with(fmt::layer().with_writer(writer).with_ansi(colours))),
-            LogFormat::Json => Dispatch::new(base.with(fmt::layer().with_writer(writer).json().flatten_event(true))),
+            LogFormat::Text => Dispatch::new(base.with(fmt::layer().with_writer(sink.clone()).with_ansi(colours))),
+            LogFormat::Json => {
+                Dispatch::new(base.with(fmt::layer().with_writer(sink.clone()).json().flatten_event(true)))
+            }
         };
-        (dispatch, Self { level, access, dropped, reporter, _writes_the_rest_on_drop: guard })
+        (dispatch, Self { level, access, sink, reporter, _writes_the_rest_on_drop: guard })
     }
 
     /// The access log.
@@ -199,8 +194,8 @@ impl Logging {
 
     /// The number of lost lines, to be asked at each scrape.
     pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
-        let dropped = self.dropped.clone();
-        move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX)
+        let sink = self.sink.clone();
+        move || sink.lost()
     }
 
     /// What has to run beside the server for repeated lines to be counted in the log: spawn [`Reporter::run`].
@@ -304,4 +299,4 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

@@ -11,6 +11,7 @@ mod process;
 pub mod progress;
 pub mod repeats;
 mod rfc3339;
+mod sink;
 
 pub use access_log::{AccessLog, AccessMode, AccessRecord};
 pub use families::{FAMILIES, Family, Kind};

@@ -10,6 +10,8 @@ async fn a_silent_and_a_slow_client_are_cut() {
         send(&mut stream, begin).await;
         assert_eq!(read_to_end(&mut stream).await, "");
     }
+    // Long enough for one request on a machine that has much to do.
+    let running = Running::start(ConnectionLimits { header_timeout: Duration::from_secs(1), ..LIMITS }, None);
     let mut idle = running.connect().await;
     assert_eq!(get(&mut idle, "/x").await, "/x");
     assert_eq!(read_to_end(&mut idle).await, "");

@@ -24,16 +24,30 @@ async fn idle_connections_end_at_once_and_running_downloads_to_their_end() {
         assert_eq!(read_to_end(&mut idle).await, "");
         assert_eq!(read_to_end(&mut fresh).await, "");
         assert!(TcpStream::connect(running.address).await.is_err(), "nobody listens any more");
-        running.gate.add_permits(6);
-        assert!(read_to_end(&mut busy).await.ends_with("\r\n0\r\n\r\n"), "the last chunk");
-        assert_eq!(download.text().await.unwrap(), "piecepiecepiece");
     };
     tokio::select! {
         biased;
         drained = &mut drained => panic!("drained while downloads ran: {drained:?}"),
         () = others => {}
     }
-    assert_eq!(drained.await, Drained::default());
+    running.gate.add_permits(6);
+    let (drained, text, download) = tokio::join!(drained, read_to_end(&mut busy), download.text());
+    assert_eq!(drained, Drained::default());
+    assert!(text.ends_with("\r\n0\r\n\r\n"), "the last chunk: {text}");
+    assert_eq!(download.unwrap(), "piecepiecepiece");
+}
+
+#[tokio::test]
+async fn a_client_that_never_greets_does_not_hold_up_the_end() {
+    let files = TlsFiles::new();
+    let running = Running::start(LIMITS, Some(files.load()));
+    let mut config = (*files.client(None)).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let mut silent = connect_tls(&running, &Arc::new(config)).await;
+    // The server's own greeting: its handshake is over.
+    silent.read_exact(&mut [0; 9]).await.unwrap();
+    assert_eq!(running.server.drain(Duration::from_secs(5)).await, Drained::default());
+    drop(silent);
 }
 
 #[tokio::test]

@@ -1,54 +1,14 @@
+use super::super::sink::tests::Captured;
 use super::*;
-
-/// A real non-blocking writer into memory.
-#[derive(Debug)]
-pub(in crate::telemetry) struct Captured {
-    memory: Arc<Mutex<Vec<u8>>>,
-    writer: NonBlocking,
-    guard: WorkerGuard,
-}
-
-struct Memory(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Memory {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Captured {
-    pub(in crate::telemetry) fn new() -> Self {
-        let memory = Arc::new(Mutex::new(Vec::new()));
-        let (writer, guard) = NonBlockingBuilder::default().finish(Memory(Arc::clone(&memory)));
-        Self { memory, writer, guard }
-    }
-
-    pub(in crate::telemetry) fn writer(&self) -> NonBlocking {
-        self.writer.clone()
-    }
-
-    /// Everything that was written, once the writer is through.
-    pub(in crate::telemetry) fn text(self) -> String {
-        drop(self.guard);
-        String::from_utf8(self.memory.lock().unwrap().clone()).unwrap()
-    }
-}
 
 const OPTIONS: LogOptions = LogOptions { format: LogFormat::Text, level: Level::Info, access: AccessMode::All };
 
 fn logged(options: LogOptions, work: impl FnOnce(&Logging)) -> String {
-    let memory = Arc::new(Mutex::new(Vec::new()));
-    let writer = NonBlockingBuilder::default().finish(Memory(Arc::clone(&memory)));
-    let (dispatch, logging) = Logging::build(options, writer, false);
+    let (sink, text) = Captured::new().into_parts();
+    let (dispatch, logging) = Logging::build(options, sink, false);
     tracing::dispatcher::with_default(&dispatch, || work(&logging));
     drop(logging);
-    let text = memory.lock().unwrap().clone();
-    String::from_utf8(text).unwrap()
+    text()
 }
 
 #[test]
@@ -102,9 +62,8 @@ fn equal_errors_come_once_and_are_counted_at_the_end() {
 
 #[tokio::test]
 async fn the_reporter_reports_the_rest_when_it_is_stopped() {
-    let memory = Arc::new(Mutex::new(Vec::new()));
-    let writer = NonBlockingBuilder::default().finish(Memory(Arc::clone(&memory)));
-    let (dispatch, logging) = Logging::build(OPTIONS, writer, false);
+    let (sink, text) = Captured::new().into_parts();
+    let (dispatch, logging) = Logging::build(OPTIONS, sink, false);
     tracing::dispatcher::with_default(&dispatch, || {
         for _ in 0..3 {
             tracing::warn!("again");
@@ -114,7 +73,7 @@ async fn the_reporter_reports_the_rest_when_it_is_stopped() {
     stop.cancel();
     logging.reporter().run(stop).await;
     drop(logging);
-    let text = String::from_utf8(memory.lock().unwrap().clone()).unwrap();
+    let text = text();
     assert!(text.lines().last().unwrap().ends_with("again held_back=2"), "{text}");
 }
 
