@@ -9,17 +9,21 @@ certs=$(certs_dir)
 mkdir -p "$WORK/etc"
 echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$WORK/etc/policy.json"
 printf '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' >"$WORK/etc/containers.conf"
-printf '[storage]\ndriver = "vfs"\n' >"$WORK/etc/storage.conf"
+cat >"$WORK/etc/storage.conf" <<TOML
+[storage]
+driver = "vfs"
+graphroot = "$WORK/root"
+runroot = "$WORK/runroot"
+TOML
 touch "$WORK/etc/registries.conf"
 export CONTAINERS_CONF=$WORK/etc/containers.conf CONTAINERS_REGISTRIES_CONF=$WORK/etc/registries.conf
 export CONTAINERS_STORAGE_CONF=$WORK/etc/storage.conf
 
-p() {
-    podman --root "$WORK/root" --runroot "$WORK/runroot" --tmpdir "$WORK/libpod" --storage-driver vfs "$@"
-}
+p() { podman --tmpdir "$WORK/libpod" "$@"; }
 policy=(--signature-policy "$WORK/etc/policy.json")
 
-image=$(p pull -q "${policy[@]}" "oci:$JUDGES_IMAGES/image:$TAG")
+# A layout is named for its path, which must be in lower case.
+image=$(cd "$JUDGES_IMAGES" && p pull -q "${policy[@]}" "oci:image:$TAG")
 p push --cert-dir "$certs" --creds "$RW" "${policy[@]}" "$image" "docker://$REGISTRY/team/app:$TAG"
 p push --cert-dir "$certs" --creds "$RW" "${policy[@]}" --format v2s2 "$image" "docker://$REGISTRY/team/app:docker"
 

@@ -101,7 +101,7 @@ done
 for one in ${skipped[@]+"${skipped[@]}"}; do
     echo "not judged by $one"
 done
-echo "judges: $passed passed, $failed failed, ${#skipped[@]} skipped"
+echo "judges: $passed passed, $failed failed, ${#skipped[@]} skipped" | tee "$JUDGES_LOGS/summary"
 if ((failed > 0)); then
     exit 1
 fi
