@@ -42,7 +42,8 @@ skip() {
 need() {
     local command
     for command; do
-        command -v "$command" >/dev/null || skip "$command is not installed and could not be"
+        command -v "$command" >/dev/null ||
+            skip "can't get $command: $(tail -n 2 "$JUDGES_TOOLS/$command.why" 2>/dev/null | tr -s '\t\n' ' ' || true)"
     done
 }
 

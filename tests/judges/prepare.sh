@@ -40,12 +40,14 @@ build() {
     fi
     local begin=$SECONDS
     if (cd "$folder" && CGO_ENABLED=0 GOFLAGS="${GOFLAGS:--mod=readonly}" \
-        go build -buildvcs=false -trimpath -ldflags='-s -w' "$@" -o "$bin/$name" "$package"); then
+        go build -buildvcs=false -trimpath -ldflags='-s -w' "$@" -o "$bin/$name" "$package") 2>"$bin/$name.why"; then
         echo "$stamp" >"$bin/$name.stamp"
+        rm "$bin/$name.why"
         echo "built $name ($((SECONDS - begin)) s)"
     else
         rm -f "$bin/$name" "$bin/$name.stamp"
-        echo "can't build $name" >&2
+        echo "can't build $name:" >&2
+        cat "$bin/$name.why" >&2
     fi
 }
 
