@@ -1,0 +1,96 @@
+# d8-registry: `make run` starts it, `make test` tests it, `make check` is what a reviewer runs first.
+# Each target installs what it needs; nothing has to be there but cargo, a C compiler and, for the
+# judges that are Go programs, go. CARGO_TARGET_DIR is honoured.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# For `make run`: dev shares its build with the tests, release is faster.
+PROFILE ?= dev
+DENY_VERSION := 0.20.2
+DENY := $(CARGO_TARGET_DIR)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+STAGE := .ci/stage
+# Arguments of `make bench` and names of judges for `make judges`.
+BENCH ?= store-scale
+JUDGES ?=
+
+.PHONY: help run test unit judges check fmt clippy doc deny architecture audit bench e2e torture
+
+help: ## This list
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+run: ## Local mode on 127.0.0.1:5001, open to this machine, data in ./data (PROFILE=release for speed)
+	cargo build --locked --profile $(PROFILE) --bin d8-registry
+	@echo
+	@echo 'Registry at 127.0.0.1:5001, data in ./data, status at http://127.0.0.1:5002/status.'
+	@echo 'It is open and without TLS, and only this machine reaches it. In another shell:'
+	@echo '  push:  skopeo copy --dest-tls-verify=false SOURCE docker://127.0.0.1:5001/team/app:v1'
+	@echo '  pull:  docker pull 127.0.0.1:5001/team/app:v1'
+	@echo '  look:  curl http://127.0.0.1:5001/v2/_catalog'
+	@echo
+	@exec $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/d8-registry serve
+
+test: ## Fast tests, then the conformance program and one push and pull per client against the binary
+	@$(STAGE) "unit and integration tests" $(MAKE) --no-print-directory unit
+	@$(STAGE) "getting the judges" tests/judges/prepare.sh
+	@$(STAGE) "judges" $(MAKE) --no-print-directory judges
+
+unit: ## Only the tests in Rust
+	cargo test --locked --workspace
+
+judges: ## Only the foreign judges; JUDGES="crane skopeo" picks some
+	cargo build --locked --bin d8-registry
+	@tests/judges/prepare.sh
+	@tests/judges/run.sh $(JUDGES)
+
+check: ## Format, lints, documentation, dependencies, architecture
+	@$(STAGE) "format" $(MAKE) --no-print-directory fmt
+	@$(STAGE) "clippy" $(MAKE) --no-print-directory clippy
+	@$(STAGE) "documentation" $(MAKE) --no-print-directory doc
+	@$(STAGE) "dependencies" $(MAKE) --no-print-directory deny
+	@$(STAGE) "architecture" $(MAKE) --no-print-directory architecture
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+
+deny: $(DENY)
+	$(DENY) --workspace --locked check bans licenses sources
+
+# A filter that matches nothing would pass: at least one test has to run.
+architecture:
+	cargo test --locked --test it -- architecture | tee $(CARGO_TARGET_DIR)/architecture.log
+	@grep -q 'test result: ok. [1-9]' $(CARGO_TARGET_DIR)/architecture.log || { echo 'no architecture test ran' >&2; exit 1; }
+
+audit: $(DENY) ## Known vulnerabilities in dependencies; fetches the advisory database, so it needs the network
+	$(DENY) --workspace --locked check advisories
+
+bench: ## Load scenarios; BENCH="NAME ARGUMENTS..." picks one
+	cargo run --locked --release -p loadtests -- $(BENCH)
+
+e2e: ## Long form of the judges: every one against the release binary, three times over
+	cargo build --locked --release --bin d8-registry
+	@tests/judges/prepare.sh
+	@for round in 1 2 3; do echo "round $$round"; \
+	    JUDGES_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/judges/run.sh $(JUDGES); done
+
+torture: ## Long form of the tests: ignored ones too, 4096 cases per property, crash points compiled in
+	PROPTEST_CASES=4096 cargo test --locked --workspace --features failpoints -- --include-ignored
+
+# Built once, without optimisation beyond the least: it reads one lock file.
+$(DENY):
+	@echo "building cargo-deny $(DENY_VERSION), some minutes the first time"
+	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/tools/build \
+	    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
+	    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0 \
+	    cargo install --quiet --locked --no-default-features --version $(DENY_VERSION) \
+	    --root $(CARGO_TARGET_DIR)/tools/cargo-deny-$(DENY_VERSION) cargo-deny
+	rm -rf $(CARGO_TARGET_DIR)/tools/build

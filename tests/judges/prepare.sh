@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Gets the programs that judge the server: Debian's packages for what is missing, and the Go tools
+# of tests/tools, each pinned by its own go.mod, built into target/tools/bin.
+#
+# What can't be had is named and left out; its judge is then skipped by run.sh.
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+bin=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools/bin
+mkdir -p "$bin"
+
+# command=package
+packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podman=podman
+    dockerd=docker.io docker=docker.io containerd=containerd)
+
+install_packages() {
+    local pair missing=() as_root=()
+    for pair in "${packages[@]}"; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || missing+=("${pair##*=}")
+    done
+    ((${#missing[@]})) || return 0
+    ((EUID == 0)) || as_root=(sudo)
+    echo "installing ${missing[*]}"
+    "${as_root[@]}" apt-get update -q >/dev/null || echo "apt-get update failed; trying with the lists there are" >&2
+    # One by one: what one of them lacks must not keep the others away.
+    local package
+    for package in "${missing[@]}"; do
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+            -o DPkg::Lock::Timeout=300 "$package" >/dev/null || echo "can't install $package" >&2
+    done
+}
+
+# build NAME MODULE-FOLDER PACKAGE [FLAG...] builds one Go tool unless it is there already.
+build() {
+    local name=$1 folder=tests/tools/$2 package=$3 stamp
+    shift 3
+    stamp=$(find "$folder" tests/judges/prepare.sh -type f -exec sha256sum {} + | sort | sha256sum)
+    if [[ -x $bin/$name && $(cat "$bin/$name.stamp" 2>/dev/null) == "$stamp" ]]; then
+        return
+    fi
+    local begin=$SECONDS
+    if (cd "$folder" && CGO_ENABLED=0 GOFLAGS="${GOFLAGS:--mod=readonly}" \
+        go build -buildvcs=false -trimpath -ldflags='-s -w' "$@" -o "$bin/$name" "$package") 2>"$bin/$name.why"; then
+        echo "$stamp" >"$bin/$name.stamp"
+        rm "$bin/$name.why"
+        echo "built $name ($((SECONDS - begin)) s)"
+    else
+        rm -f "$bin/$name" "$bin/$name.stamp"
+        echo "can't build $name:" >&2
+        cat "$bin/$name.why" >&2
+    fi
+}
+
+# The conformance program's go.mod names a commit; the go command turns it into a pseudo-version.
+build_conformance() {
+    local copy=${bin%/bin}/conformance.mod
+    cp tests/tools/conformance/go.mod "$copy"
+    GOFLAGS=-mod=mod build conformance conformance github.com/opencontainers/distribution-spec/conformance \
+        -modfile="$copy"
+}
+
+install_packages
+if ! command -v go >/dev/null; then
+    echo "no go command: the judges made of Go modules are left out" >&2
+    exit 0
+fi
+export GOTOOLCHAIN=${GOTOOLCHAIN:-auto}
+build testimages testimages .
+build verdict verdict .
+build d8wire d8wire .
+build crane crane github.com/google/go-containerregistry/cmd/crane
+build_conformance
+# Only images are moved here: no pods, no snapshots by block devices.
+tags=no_cri,no_btrfs,no_zfs,no_devmapper,no_tracing
+build containerd2 containerd github.com/containerd/containerd/v2/cmd/containerd -tags "$tags"
+build ctr2 containerd github.com/containerd/containerd/v2/cmd/ctr -tags "$tags"

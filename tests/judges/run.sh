@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Lets foreign programs judge the server: each pushes and pulls over TLS with users.
+#
+#   tests/judges/run.sh [NAME...]      all judges, or these
+#
+# Needs root (it asks sudo): container engines mount file systems. Each judge runs in mount and
+# process namespaces of its own and in an own folder, so nothing is left behind whatever happens.
+# Logs stay in target/judges. A judge that can't be had is listed as skipped; with CI=true that is
+# a failure. tests/judges/prepare.sh gets the programs beforehand.
+#
+#   JUDGES_SERVER   the binary under test (default: target/debug/d8-registry)
+#   JUDGES_LIMIT    seconds that one judge may take (default 900)
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+JUDGES_SCRIPTS=$PWD/tests/judges
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+JUDGES_SERVER=$(realpath -m "${JUDGES_SERVER:-$target/debug/d8-registry}")
+JUDGES_TOOLS=$target/tools/bin
+JUDGES_LOGS=$target/judges
+JUDGES_LIMIT=${JUDGES_LIMIT:-900}
+
+# Clients first that say the most about the protocol.
+judges=(conformance d8-push crane skopeo podman dockerd containerd-1 containerd-2)
+(($#)) && judges=("$@")
+
+if ((EUID != 0)); then
+    exec sudo --preserve-env=CARGO_TARGET_DIR,JUDGES_SERVER,JUDGES_LIMIT,CI PATH="$PATH" "$0" "$@"
+fi
+[[ -x $JUDGES_SERVER ]] || {
+    echo "no server at $JUDGES_SERVER: build it first (cargo build)" >&2
+    exit 1
+}
+[[ -x $JUDGES_TOOLS/testimages ]] || {
+    echo "no tools in $JUDGES_TOOLS: run tests/judges/prepare.sh first" >&2
+    exit 1
+}
+
+scratch=$(mktemp -d)
+trap 'rm -rf --one-file-system "$scratch"' EXIT
+JUDGES_IMAGES=$scratch/images
+JUDGES_PKI=$scratch/pki
+mkdir -p "$JUDGES_LOGS" "$JUDGES_PKI"
+export JUDGES_SCRIPTS JUDGES_SERVER JUDGES_TOOLS JUDGES_IMAGES JUDGES_PKI JUDGES_LOGS
+
+# The kinds of keys that Deckhouse has: an EC authority, RSA-2048 leaves and token key.
+make_pki() (
+    cd "$JUDGES_PKI"
+    exec 2>openssl.log
+    openssl ecparam -name prime256v1 -genkey -noout -out ca.key
+    openssl req -x509 -new -key ca.key -days 2 -subj '/CN=registry-ca' -out ca.crt
+    leaf() {
+        openssl req -new -newkey rsa:2048 -nodes -keyout "$1.key" -subj "/CN=$2" -out "$1.csr"
+        openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out "$1.crt" \
+            -extfile <(echo "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.d8-system.svc")
+    }
+    leaf tls registry-distribution
+    leaf token registry-auth
+)
+make_pki || {
+    cat "$JUDGES_PKI/openssl.log" >&2
+    exit 1
+}
+"$JUDGES_TOOLS/testimages" "$JUDGES_IMAGES"
+
+passed=0 failed=0 skipped=()
+for judge in "${judges[@]}"; do
+    script=$JUDGES_SCRIPTS/$judge.sh log=$JUDGES_LOGS/$judge.log
+    [[ -x $script ]] || {
+        echo "no such judge: $judge" >&2
+        exit 2
+    }
+    export JUDGE=$judge WORK=$scratch/$judge
+    mkdir "$WORK"
+    rm -f "$JUDGES_LOGS/$judge".*log
+    begin=$SECONDS status=0
+    timeout --kill-after=10 "$JUDGES_LIMIT" \
+        unshare --mount --pid --fork --kill-child --mount-proc "$script" >"$log" 2>&1 </dev/null || status=$?
+    took=$((SECONDS - begin))
+    case $status in
+        0)
+            echo "ok $judge ($took s)"
+            passed=$((passed + 1))
+            ;;
+        77)
+            reason=$(cat "$WORK/skip" 2>/dev/null || echo "no reason given")
+            echo "skip $judge: $reason"
+            skipped+=("$judge: $reason")
+            ;;
+        *)
+            echo "FAIL $judge (status $status, $took s); the end of its log and of the server's:"
+            tail -n 60 "$log" | sed 's/^/    /'
+            tail -n 15 "$JUDGES_LOGS/$judge.server.log" 2>/dev/null | cut -c1-400 | sed 's/^/    server: /' || true
+            failed=$((failed + 1))
+            ;;
+    esac
+    rm -rf --one-file-system "$WORK"
+done
+[[ -z ${SUDO_UID:-} ]] || chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "$JUDGES_LOGS"
+
+for one in ${skipped[@]+"${skipped[@]}"}; do
+    echo "not judged by $one"
+done
+echo "judges: $passed passed, $failed failed, ${#skipped[@]} skipped" | tee "$JUDGES_LOGS/summary"
+if ((failed > 0)); then
+    exit 1
+fi
+if [[ ${CI:-} == true ]] && ((${#skipped[@]} > 0)); then
+    echo "CI=true: a skipped judge is a failure" >&2
+    exit 1
+fi
