@@ -1,3 +1,98 @@
-//! Load scenarios for d8-registry.
+//! Load scenarios for d8-registry, and for the registries it is measured against.
+//!
+//! A scenario starts what it measures, prints a table, writes JSON, and ends with exit code 1 if a target is missed.
+//! The pieces (`seed`, `tags`, `idle`) work alone against any server. A map:
+//!
+//! - [`seed`]: fills a store's folder without a server
+//! - [`tags`]: latency of tag pages
+//! - [`store_scale`]: the scenario of a large store, from an empty folder to a report
+//! - [`server`]: a server as a child process; [`client`]: one connection to one
+//! - [`proc`]: what the kernel says of a process and of the machine; [`report`]: results as table and JSON
 
-fn main() {}
+mod client;
+mod proc;
+mod report;
+mod seed;
+mod server;
+mod store_scale;
+mod tags;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+use report::{Output, Report, Unit};
+
+/// Load scenarios for d8-registry.
+#[derive(Parser)]
+#[command(version, max_term_width = 120)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fill a store's folder with images, as pushes would, without a server.
+    Seed(seed::SeedOptions),
+    /// Remove a folder that `seed` made.
+    Unseed {
+        /// The folder.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Measure how long a page of tags takes, over repositories that `seed` made.
+    Tags(tags::TagsOptions),
+    /// Show the memory of a running process.
+    Idle {
+        /// The process.
+        #[arg(long)]
+        pid: u32,
+    },
+    /// Start time, tag pages, rebuild speed and idle memory of a store with many tags, against their targets.
+    StoreScale(store_scale::StoreScaleOptions),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("loadtests: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `false`: everything ran and a target was missed.
+fn run(arguments: Arguments) -> Result<bool> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime can't be started")?;
+    let report = match arguments.command {
+        Command::Seed(options) => {
+            seed::seed(&options, &AtomicBool::new(false))?;
+            return Ok(true);
+        }
+        Command::Unseed { dir } => {
+            seed::unseed(&dir)?;
+            return Ok(true);
+        }
+        Command::Tags(options) => runtime.block_on(tags::run(&options))?,
+        Command::Idle { pid } => {
+            let memory = proc::Memory::of(pid)?;
+            let mut report = Report::new("idle");
+            memory.add_to(&mut report, "");
+            report.fact("threads", proc::threads(pid)? as f64, Unit::Count);
+            report
+        }
+        Command::StoreScale(options) => runtime.block_on(store_scale::run(&options))?,
+    };
+    arguments.output.write(&report)?;
+    Ok(report.passed())
+}

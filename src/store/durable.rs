@@ -132,6 +132,11 @@ impl Disk {
         self.sync_folder_of(to)
     }
 
+    /// Makes everything on the file system of `file`, which is open at `path`, durable; for work in bulk.
+    pub(super) fn sync_file_system(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        rustix::fs::syncfs(file).map_err(|error| StoreError::io("sync", path)(error.into()))
+    }
+
     /// Copies the file at `from` into a new synced file.
     #[expect(clippy::needless_pass_by_value, reason = "the path is given up to the value that removes it")]
     pub(super) fn copy(&self, from: &Path, to: PathBuf) -> Result<Temporary, StoreError> {

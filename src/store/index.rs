@@ -15,6 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -37,6 +38,9 @@ const COMPACT_ABOVE: u64 = 64 << 20;
 
 /// Bytes on disk that a key may cost before the index counts as grown. A fresh one needs about 300.
 const COMPACT_BYTES_PER_KEY: u64 = 1024;
+
+/// An index that was closed is free again after this time at the latest.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// What the index is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,8 +186,7 @@ impl Index {
     /// # Errors
     /// [`IndexError::Stale`] for any other; [`IndexError`] for one that can't be read.
     pub(crate) fn open(dir: &Path, stamp: &[u8]) -> Result<Self, IndexError> {
-        // sled would make what is missing.
-        std::fs::metadata(dir.join("db")).map_err(StoreError::io("open", dir))?;
+        await_release(dir).map_err(StoreError::io("open", dir))?;
         let index = Self::open_db(dir)?;
         let meta = index.call("read the stamp", |db| db.get(keys::META))?.ok_or(IndexError::Stale("never sealed"))?;
         let (&format, rest) = meta.split_first().ok_or(IndexError::Entry("the stamp"))?;
@@ -459,6 +462,18 @@ fn guarded<T>(operation: &'static str, work: impl FnOnce() -> Result<T, sled::Er
             Err(IndexError::Panicked { operation, message })
         }
     }
+}
+
+/// Waits a moment for an index of this process that was closed just now: sled's threads let go of its file a little
+/// later than the value that is dropped. Fails if there is no index, where sled would make one.
+fn await_release(dir: &Path) -> std::io::Result<()> {
+    let file = std::fs::File::open(dir.join("db"))?;
+    let asked = Instant::now();
+    while file.try_lock().is_err() && asked.elapsed() < RELEASE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Dropping the file unlocks it. Whatever still holds it after that time, sled will say.
+    Ok(())
 }
 
 /// Bytes that the files below `dir` take on disk; sled's file has holes, so their length is not it.

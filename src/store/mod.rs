@@ -2,8 +2,9 @@
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
 //! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?); then the index: `index` (sled),
-//! `listings` (its life), `walk` and `rebuild`.
+//! `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a server.
 
+mod bulk;
 mod contents;
 mod durable;
 mod error;
@@ -30,6 +31,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use bulk::{BulkError, BulkWriter};
 pub use error::{Refusal, StoreError};
 pub use index::{IndexState, Referrer};
 pub use listings::rebuild_index;

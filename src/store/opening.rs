@@ -52,6 +52,16 @@ pub(super) fn open(layout: &Layout, disk: &Disk, must_exist: bool) -> Result<Ope
     Ok(Opened { lock, fresh })
 }
 
+/// Recognises a folder and locks it, for work on it without a server.
+pub(super) fn hold(layout: &Layout) -> Result<File, StoreError> {
+    if !layout.marker().is_file() {
+        return Err(StoreError::Layout(format!("{} is not a store of d8-registry", layout.root().display())));
+    }
+    let lock = lock(layout)?;
+    check_version(layout)?;
+    Ok(lock)
+}
+
 /// Lays out an empty folder, or goes on with one whose laying out was cut off.
 fn lay_out(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
     let root = layout.root();

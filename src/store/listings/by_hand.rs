@@ -1,6 +1,5 @@
 //! The rebuild that an administrator asks for, while no server runs.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use crate::store::StoreError;
 use crate::store::index::IndexError;
 use crate::store::layout::Layout;
 use crate::store::locks::RepositoryLocks;
+use crate::store::opening;
 use crate::telemetry::with_causes;
 
 /// How often the caller hears how far the work is.
@@ -25,7 +25,7 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 /// [`StoreError`] of the disk.
 pub fn rebuild_index(dir: &Path, show: impl Fn(u64)) -> Result<u64, StoreError> {
     let layout = Layout::new(dir);
-    let _held = hold(&layout)?;
+    let _held = opening::hold(&layout)?;
     let locks = RepositoryLocks::default();
     let tree = Tree { layout: &layout, locks: &locks };
     let listings = Listings::new(&layout);
@@ -49,23 +49,4 @@ pub fn rebuild_index(dir: &Path, show: impl Fn(u64)) -> Result<u64, StoreError> 
     let done = listings.done();
     show(done);
     Ok(done)
-}
-
-/// Keeps servers out of the folder for as long as the file is open.
-fn hold(layout: &Layout) -> Result<File, StoreError> {
-    let marker = layout.marker();
-    let file = File::open(&marker).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            StoreError::Layout(format!("{} is no store of d8-registry: it has no marker", layout.root().display()))
-        }
-        _ => StoreError::io("open", &marker)(error),
-    })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Layout(format!(
-            "a server has {} open; it rebuilds its index by itself when that is needed, stop it to do it by hand",
-            layout.root().display()
-        ))),
-        Err(std::fs::TryLockError::Error(error)) => Err(StoreError::io("lock", &marker)(error)),
-    }
 }

@@ -347,10 +347,9 @@ fn by_hand_it_is_rebuilt_and_sealed_and_a_running_server_keeps_it_out() {
     assert_eq!(folder(&listings), 1);
     assert_eq!(tags(&listings, "a").len(), 300);
 
-    let marker = fs::File::open(bench.dir.path().join(".d8-registry")).unwrap();
-    marker.try_lock().unwrap();
+    let _server = crate::store::opening::hold(&bench.layout).unwrap();
     let error = rebuild_index(bench.dir.path(), |_| ()).unwrap_err();
-    assert!(matches!(&error, StoreError::Layout(text) if text.contains("a server has")), "{error}");
+    assert!(matches!(&error, StoreError::Layout(text) if text.contains("another d8-registry is using")), "{error}");
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(rebuild_index(empty.path(), |_| ()), Err(StoreError::Layout(_))));
 }

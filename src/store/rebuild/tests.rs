@@ -17,10 +17,14 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("tmp")).unwrap();
-        fs::create_dir(dir.path().join("repositories")).unwrap();
-        fs::write(dir.path().join(".d8-registry"), "").unwrap();
-        Self { layout: Layout::new(dir.path()), dir, locks: RepositoryLocks::default() }
+        let layout = Layout::new(dir.path());
+        // The part of a store that the index needs: laying out a whole one takes hundreds of synced folders.
+        for folder in [layout.temporaries(), layout.repositories()] {
+            fs::create_dir(folder).unwrap();
+        }
+        fs::write(layout.version(), "1.0\n").unwrap();
+        fs::write(layout.marker(), "").unwrap();
+        Self { layout, dir, locks: RepositoryLocks::default() }
     }
 
     pub(crate) fn tree(&self) -> Tree<'_> {

@@ -1,0 +1,106 @@
+//! What the kernel says of a process and of the machine, from `/proc`.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::report::{Report, Target, Unit};
+
+/// Memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Anonymous and shared memory: what the process itself holds. Pages of files are the kernel's to take back.
+    pub(crate) own: u64,
+    /// All that is resident, file pages too.
+    pub(crate) resident: u64,
+}
+
+impl Memory {
+    /// Of a running process.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/status");
+        let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        Self::parse(&status).with_context(|| format!("{path} lacks the memory fields"))
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name: &str| field(status, name)?.strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024);
+        Some(Self { own: field("RssAnon")? + field("RssShmem")?, resident: field("VmRSS")? })
+    }
+
+    /// Adds both figures without targets; `when` goes into their names.
+    pub(crate) fn add_to(self, report: &mut Report, when: &str) {
+        report.fact(format!("RssAnon+RssShmem{when}"), mebibytes(self.own), Unit::MebiBytes);
+        report.fact(format!("VmRSS{when}"), mebibytes(self.resident), Unit::MebiBytes);
+    }
+
+    /// Adds both figures; the process's own memory has to be below `limit` MiB.
+    pub(crate) fn judge(self, report: &mut Report, when: &str, limit: f64) {
+        report.judge(format!("RssAnon+RssShmem{when}"), mebibytes(self.own), Unit::MebiBytes, Target::Below(limit));
+        report.fact(format!("VmRSS{when}"), mebibytes(self.resident), Unit::MebiBytes);
+    }
+}
+
+/// Threads of a process.
+pub(crate) fn threads(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    field(&status, "Threads").and_then(|text| text.parse().ok()).with_context(|| format!("{path} lacks Threads"))
+}
+
+/// Bytes as MiB.
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim()))
+}
+
+/// The machine that figures were taken on: without it they mean nothing.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Machine {
+    pub(crate) processor: String,
+    pub(crate) cores: usize,
+    pub(crate) memory_mib: u64,
+    pub(crate) kernel: String,
+}
+
+impl Machine {
+    /// This one; what can't be read is `unknown` or 0.
+    pub(crate) fn here() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let processor = field(&read("/proc/cpuinfo"), "model name").unwrap_or("unknown processor").to_owned();
+        let memory = field(&read("/proc/meminfo"), "MemTotal")
+            .and_then(|text| text.strip_suffix(" kB")?.parse::<u64>().ok())
+            .unwrap_or(0);
+        Self {
+            processor,
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_mib: memory / 1024,
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_of_a_status_are_read() {
+        let status =
+            "Name:\tx\nVmRSS:\t    3000 kB\nRssAnon:\t    1000 kB\nRssFile:\t 500 kB\nRssShmem:\t      24 kB\n";
+        assert_eq!(Memory::parse(status), Some(Memory { own: 1024 * 1024, resident: 3000 * 1024 }));
+        assert_eq!(Memory::parse("VmRSS:\t1 kB\n"), None);
+    }
+
+    #[test]
+    fn this_process_has_memory_and_threads() {
+        let pid = std::process::id();
+        assert!(Memory::of(pid).unwrap().own > 0);
+        assert!(threads(pid).unwrap() > 0);
+    }
+}
