@@ -14,7 +14,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CARGO_TARGET_DIR)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 STAGE := .ci/stage
 # Arguments of `make bench` and names of judges for `make judges`.
-BENCH ?= store-scale
+BENCH ?= store-scale --server $(CARGO_TARGET_DIR)/release/d8-registry
 JUDGES ?=
 
 .PHONY: help run test unit judges check fmt clippy doc deny architecture audit bench e2e torture
@@ -23,7 +23,7 @@ help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 run: ## Local mode on 127.0.0.1:5001, open to this machine, data in ./data (PROFILE=release for speed)
-	cargo build --locked --profile $(PROFILE) --bin d8-registry
+	cargo build --locked --workspace --profile $(PROFILE) --bins
 	@echo
 	@echo 'Registry at 127.0.0.1:5001, data in ./data, status at http://127.0.0.1:5002/status.'
 	@echo 'It is open and without TLS, and only this machine reaches it. In another shell:'
@@ -41,8 +41,9 @@ test: ## Fast tests, then the conformance program and one push and pull per clie
 unit: ## Only the tests in Rust
 	cargo test --locked --workspace
 
+# The binary is the one that the integration tests start: other flags would build every dependency again.
 judges: ## Only the foreign judges; JUDGES="crane skopeo" picks some
-	cargo build --locked --bin d8-registry
+	cargo test --locked --workspace --no-run --quiet
 	@tests/judges/prepare.sh
 	@tests/judges/run.sh $(JUDGES)
 
@@ -67,17 +68,18 @@ deny: $(DENY)
 
 # A filter that matches nothing would pass: at least one test has to run.
 architecture:
-	cargo test --locked --test it -- architecture | tee $(CARGO_TARGET_DIR)/architecture.log
+	cargo test --locked --workspace --test it -- architecture | tee $(CARGO_TARGET_DIR)/architecture.log
 	@grep -q 'test result: ok. [1-9]' $(CARGO_TARGET_DIR)/architecture.log || { echo 'no architecture test ran' >&2; exit 1; }
 
 audit: $(DENY) ## Known vulnerabilities in dependencies; fetches the advisory database, so it needs the network
 	$(DENY) --workspace --locked check advisories
 
 bench: ## Load scenarios; BENCH="NAME ARGUMENTS..." picks one
-	cargo run --locked --release -p loadtests -- $(BENCH)
+	cargo build --locked --workspace --release --bins
+	$(CARGO_TARGET_DIR)/release/loadtests $(BENCH)
 
 e2e: ## Long form of the judges: every one against the release binary, three times over
-	cargo build --locked --release --bin d8-registry
+	cargo build --locked --workspace --release --bins
 	@tests/judges/prepare.sh
 	@for round in 1 2 3; do echo "round $$round"; \
 	    JUDGES_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/judges/run.sh $(JUDGES); done

@@ -53,7 +53,7 @@ refused() {
     if output=$("$@" 2>&1); then
         fail "was let through: $*"
     fi
-    if ! grep -qiE 'denied|unauthorized|forbidden|\b40[13]\b|authentication required|invalid username' <<<"$output"; then
+    if ! grep -qiE 'denied|unauthorized|forbidden|\b40[13]\b|authentication required|authorization failed|invalid username' <<<"$output"; then
         fail "failed for another reason: $*: $output"
     fi
     say "refused as it should be: $*"
