@@ -3,10 +3,10 @@
 //! A content lies once under `blobs/`; a repository has it through a hard link. Adding, linking and removing a content
 //! happen under one lock per first byte of its digest, so bytes can't go between being found and being linked.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -70,7 +70,9 @@ impl Contents {
         digest: &Digest,
     ) -> Result<Option<File>, StoreError> {
         let path = layout.member(repo, kind, digest);
-        match File::open(&path) {
+        // Nothing of ours is a symlink; one put there could lead anywhere.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(StoreError::io("open", &path)(error)),

@@ -45,9 +45,11 @@ use self::layout::{Layout, Membership};
 use self::listings::Listings;
 use self::locks::RepositoryLocks;
 use self::manifests::Memory;
+use self::opening::LayOut;
 use self::rebuild::Tree;
 use self::space::Space;
 use self::uploads::Uploads;
+use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId};
 
 /// Abandoned uploads are looked for this often.
@@ -93,7 +95,6 @@ pub struct Page {
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     layout: Layout,
     disk: Disk,
@@ -107,6 +108,12 @@ struct Inner {
     _lock: File,
 }
 
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("dir", &self.layout.root()).finish_non_exhaustive()
+    }
+}
+
 impl Inner {
     fn shelf(&self) -> Shelf<'_> {
         Shelf { layout: &self.layout, disk: &self.disk, space: &self.space, contents: &self.contents }
@@ -116,8 +123,16 @@ impl Inner {
         Tree { layout: &self.layout, locks: &self.locks }
     }
 
+    /// Removes abandoned uploads; says how many. Blocking.
+    fn reap(&self, now: Timestamp) -> Result<usize, StoreError> {
+        self.uploads.reap(self.shelf(), self.space.limits().upload_idle, now)
+    }
+
     /// Adds up all contents, and says so if it takes long. Blocking.
     fn count(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+        if self.space.all_counted() {
+            return Ok(());
+        }
         let progress = crate::telemetry::Progress::new("counting the store's content");
         for folder in 0..space::FOLDERS {
             if stop.is_cancelled() {
@@ -147,7 +162,13 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the folder holds something else, can't be written or is in use.
     pub fn init(dir: &Path) -> Result<bool, StoreError> {
-        Ok(opening::open(&Layout::new(dir), &Disk::default(), false)?.fresh)
+        let (layout, disk) = (Layout::new(dir), Disk::default());
+        let fresh = opening::open(&layout, &disk, LayOut::BesideOthers)?.fresh;
+        if fresh {
+            // Nothing is in it: the first start has nothing to count.
+            disk.replace(layout.temporary(), &layout.usage(), b"0\n")?;
+        }
+        Ok(fresh)
     }
 
     /// Opens the tree; blocking. The index is not opened: see [`Store::start_workers`].
@@ -156,7 +177,8 @@ impl Store {
     /// [`StoreError`] with a sentence for the administrator.
     pub fn open(options: &StoreOptions) -> Result<Self, StoreError> {
         let (layout, disk) = (Layout::new(&options.dir), Disk::default());
-        let opened = opening::open(&layout, &disk, options.must_exist)?;
+        let lay_out = if options.must_exist { LayOut::Never } else { LayOut::WhereEmpty };
+        let opened = opening::open(&layout, &disk, lay_out)?;
         let root = || File::open(layout.root()).map_err(StoreError::io("open", layout.root()));
         let noted = opening::take_usage(&layout, &disk)?;
         // A folder that was laid out just now holds nothing.
@@ -242,9 +264,13 @@ impl Store {
             }
         };
         let file = file.ok_or(StoreError::BlobUnknown)?;
-        let failed = |error| StoreError::io("stat", &self.0.layout.member(repo, Membership::Blob, &digest))(error);
-        let size = file.metadata().map_err(failed)?.len();
-        Ok(StoredBlob { file, size, digest })
+        let path = || self.0.layout.member(repo, Membership::Blob, &digest);
+        let facts = file.metadata().map_err(|error| StoreError::io("stat", &path())(error))?;
+        if facts.is_file() {
+            Ok(StoredBlob { file, size: facts.len(), digest })
+        } else {
+            Err(StoreError::damaged(&path(), "not a file"))
+        }
     }
 
     /// Makes a blob of `from` (or, without it, of any repository) one of `to`; durable when it says `true`.
@@ -449,12 +475,9 @@ async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
     loop {
         let (inner, token) = (Arc::clone(&store), stop.clone());
         let round = blocking(move || {
-            if !inner.space.all_counted() {
-                inner.count(&token)?;
-            }
+            inner.count(&token)?;
             inner.space.set_index_bytes(inner.listings.size_on_disk());
-            let now = std::time::UNIX_EPOCH + Duration::from_millis(crate::clock::now().as_millis());
-            inner.uploads.reap(inner.shelf(), inner.space.limits().upload_idle, now)
+            inner.reap(crate::clock::now())
         });
         match round.await {
             Ok(0) => {}

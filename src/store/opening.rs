@@ -27,11 +27,31 @@ pub(super) struct Opened {
     pub(super) fresh: bool,
 }
 
+/// Where a folder without marker may become a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LayOut {
+    /// Nowhere: `store.mustExist`.
+    Never,
+    /// In an empty folder.
+    WhereEmpty,
+    /// Also beside the tree of another registry: asked for by `d8-registry init`.
+    BesideOthers,
+}
+
 /// Recognises the folder, or lays it out where that is allowed; locks it; empties `tmp/`.
-pub(super) fn open(layout: &Layout, disk: &Disk, must_exist: bool) -> Result<Opened, StoreError> {
+pub(super) fn open(layout: &Layout, disk: &Disk, allowed: LayOut) -> Result<Opened, StoreError> {
     let fresh = !layout.marker().is_file();
     if fresh {
-        if must_exist {
+        let foreign = layout.foreign().is_dir();
+        if foreign && allowed != LayOut::BesideOthers {
+            return Err(StoreError::Layout(format!(
+                "{} is not a store of d8-registry, but holds that of another registry ({}), which is left alone: name another \
+                 folder, or run `d8-registry init` to have a store beside it",
+                layout.root().display(),
+                layout.foreign().display()
+            )));
+        }
+        if allowed == LayOut::Never {
             return Err(StoreError::Layout(format!(
                 "{} is not a store of d8-registry: at the first start run `d8-registry init --data-dir {0}`; if this server \
                  has stored content before, its disk is not mounted there",
@@ -141,14 +161,20 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
 
 fn check_version(layout: &Layout) -> Result<(), StoreError> {
     let path = layout.version();
-    let text = std::fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if super::durable::is_absence(&error) => {
+            return Err(StoreError::Layout(format!("{} is missing, the folder is not a whole store", path.display())));
+        }
+        Err(error) => return Err(StoreError::io("read", &path)(error)),
+    };
     let known = parse_version(text.trim()).is_some_and(|(major, minor)| major == MAJOR && MINORS.contains(&minor));
     if known {
         return Ok(());
     }
     Err(StoreError::Layout(format!(
-        "{} has layout {:?}, this version reads {MAJOR}.0 to {MAJOR}.{MINOR}; start the version that wrote it",
-        layout.root().display(),
+        "{} says {:?}, this version reads the layouts {MAJOR}.0 to {MAJOR}.{MINOR}; start the version that wrote it",
+        path.display(),
         text.trim()
     )))
 }

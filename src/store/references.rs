@@ -29,6 +29,8 @@ impl Inner {
             }
             match self.read_manifest(repo, digest)? {
                 Some(child) => walk.look_into(&child)?,
+                // An index may list content of any kind; what was pushed as a blob is there.
+                None if walk.has(&digest)? => {}
                 None => walk.missing.push(digest),
             }
         }
@@ -51,7 +53,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn look_into(&mut self, stored: &StoredManifest) -> Result<(), StoreError> {
         for Descriptor { digest, .. } in stored.manifest.required_blobs() {
-            if self.missing.len() < LISTED && self.seen.insert(*digest) && !self.has(Membership::Blob, digest)? {
+            if self.missing.len() < LISTED && self.seen.insert(*digest) && !self.has(digest)? {
                 self.missing.push(*digest);
             }
         }
@@ -67,7 +69,13 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn has(&self, kind: Membership, digest: &Digest) -> Result<bool, StoreError> {
-        Ok(stat(&self.store.layout.member(self.repo, kind, digest))?.is_some())
+    /// Whether the repository has the content, as a blob or, where a manifest is used as a layer, as a manifest.
+    fn has(&self, digest: &Digest) -> Result<bool, StoreError> {
+        for kind in [Membership::Blob, Membership::Manifest] {
+            if stat(&self.store.layout.member(self.repo, kind, digest))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

@@ -72,6 +72,11 @@ impl Space {
         self.index.store(bytes, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    pub(super) fn index_bytes(&self) -> u64 {
+        self.index.load(Ordering::Relaxed)
+    }
+
     /// Whether `bytes` more would be taken now.
     ///
     /// # Errors

@@ -1,1 +1,140 @@
-//! Tests of the store.
+//! The store as its users see it, on real folders. One law holds after every test: [`assert_tidy`].
+
+mod blobs;
+mod folder;
+mod manifests;
+mod uploads;
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::walk::{Manifests, Oddities, Repositories, Tags};
+use super::*;
+use crate::oci::Manifest;
+
+/// Opens (and lays out) a store in `dir` that refuses nothing.
+pub(super) fn store(dir: &Path) -> Store {
+    Store::open(&options(dir)).unwrap()
+}
+
+pub(super) fn options(dir: &Path) -> StoreOptions {
+    StoreOptions {
+        dir: dir.to_path_buf(),
+        max_bytes: None,
+        reserve: Reserve::Bytes(0),
+        must_exist: false,
+        upload_idle: Duration::from_secs(3600),
+    }
+}
+
+fn limits(store: &Store, max_bytes: Option<u64>, reserve: Reserve) {
+    store.set_limits(StoreLimits { max_bytes, reserve, upload_idle: Duration::from_secs(3600) });
+}
+
+fn repo(name: &str) -> RepoName {
+    name.parse().unwrap()
+}
+
+fn sha256(content: &[u8]) -> Digest {
+    Algorithm::Sha256.digest(content)
+}
+
+async fn push(store: &Store, repo: &RepoName, content: &[u8]) -> Digest {
+    let digest = sha256(content);
+    push_as(store, repo, content, digest).await.unwrap();
+    digest
+}
+
+async fn push_as(store: &Store, repo: &RepoName, content: &[u8], digest: Digest) -> Result<(), StoreError> {
+    let mut session = store.begin_upload(repo, None, Some(content.len() as u64)).await?;
+    session.append(vec![Bytes::copy_from_slice(content)]).await?;
+    session.finish(digest).await
+}
+
+async fn read(store: &Store, repo: &RepoName, digest: Digest) -> Option<Vec<u8>> {
+    match store.blob(repo, digest).await {
+        Ok(blob) => Some(content_of(&blob)),
+        Err(StoreError::BlobUnknown) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn content_of(blob: &StoredBlob) -> Vec<u8> {
+    use std::os::unix::fs::FileExt as _;
+    let mut content = vec![0; usize::try_from(blob.size).unwrap()];
+    blob.file.read_exact_at(&mut content, 0).unwrap();
+    content
+}
+
+fn manifest(json: &serde_json::Value) -> StoredManifest {
+    let bytes = Bytes::from(serde_json::to_vec(json).unwrap());
+    let manifest = Arc::new(Manifest::parse(None, &bytes).unwrap());
+    StoredManifest { digest: sha256(&bytes), bytes, manifest }
+}
+
+fn files_in(folder: &Path) -> Vec<std::path::PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// No temporary file, no upload without bytes and note, every content is what its name says and belongs to
+/// someone, every membership has a content, every tag a manifest, and the use is the sum of what is there.
+fn assert_tidy(store: &Store) {
+    let inner = &store.0;
+    assert_eq!(files_in(&inner.layout.temporaries()), Vec::<std::path::PathBuf>::new());
+    let mut used = 0;
+    for upload in files_in(&inner.layout.uploads()) {
+        let id = upload.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        assert!(inner.layout.upload_state(id).is_file(), "{upload:?} is left");
+        used += std::fs::metadata(inner.layout.upload_data(id)).unwrap().len();
+    }
+    let mut links = HashMap::new();
+    for algorithm in Algorithm::ALL {
+        for first in 0..=u8::MAX {
+            for path in files_in(&inner.layout.content_folder(algorithm, first)) {
+                let content = std::fs::read(&path).unwrap();
+                used += content.len() as u64;
+                let digest = algorithm.digest(&content);
+                assert_eq!(path, inner.layout.content(&digest));
+                links.insert(digest, std::fs::metadata(&path).unwrap().nlink() - 1);
+            }
+        }
+    }
+    let oddities = Oddities::default();
+    for repo in Repositories::new(&inner.layout, &oddities) {
+        for digest in Manifests::new(&inner.layout, &repo, &oddities) {
+            *links.get_mut(&digest).unwrap() -= 1;
+        }
+        for algorithm in Algorithm::ALL {
+            let blobs = inner.layout.members(&repo, Membership::Blob, algorithm);
+            for path in if blobs.exists() { files_in(&blobs) } else { Vec::new() } {
+                let digest = Digest::from_hex(algorithm, path.file_name().unwrap().to_str().unwrap()).unwrap();
+                *links.get_mut(&digest).unwrap() -= 1;
+            }
+        }
+        for tag in Tags::new(&inner.layout, &repo, &oddities) {
+            let target = std::fs::read_to_string(inner.layout.tag(&repo, &tag)).unwrap();
+            let manifest = inner.layout.member(&repo, Membership::Manifest, &target.trim_end().parse().unwrap());
+            assert!(manifest.is_file(), "{repo}:{tag} points at nothing");
+        }
+    }
+    assert_eq!(oddities.count(), 0);
+    assert!(links.values().all(|&left| left == 0), "links that nobody has: {links:?}");
+    let nobody = files_of_nobody(inner);
+    assert_eq!(nobody, Vec::<std::path::PathBuf>::new(), "contents that no repository has");
+    if let Some(counted) = store.usage().used {
+        assert_eq!(counted - inner.space.index_bytes(), used);
+    }
+}
+
+fn files_of_nobody(inner: &Inner) -> Vec<std::path::PathBuf> {
+    let folders = Algorithm::ALL
+        .into_iter()
+        .flat_map(|algorithm| (0..=u8::MAX).map(move |first| (algorithm, first)))
+        .map(|(algorithm, first)| inner.layout.content_folder(algorithm, first));
+    let files = folders.flat_map(|folder| files_in(&folder));
+    files.filter(|path| std::fs::metadata(path).unwrap().nlink() == 1).collect()
+}

@@ -9,9 +9,9 @@ mod state;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dashmap::DashMap;
 
@@ -22,6 +22,7 @@ use self::state::State;
 use super::StoreError;
 use super::contents::{Shelf, stat};
 use super::layout::Layout;
+use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Hasher, RepoName, UploadId};
 
 /// Uploads that this process has touched; others are on disk only.
@@ -38,7 +39,6 @@ pub(super) struct Upload {
     held: AtomicBool,
     /// Bytes written and hashed.
     offset: AtomicU64,
-    last_touched: Mutex<Instant>,
     writer: Mutex<Writer>,
 }
 
@@ -51,7 +51,6 @@ struct Release(Arc<Upload>);
 
 impl Drop for Release {
     fn drop(&mut self) {
-        self.0.touch();
         self.0.held.store(false, Ordering::Release);
     }
 }
@@ -64,14 +63,6 @@ impl Upload {
 
     pub(super) fn offset(&self) -> u64 {
         self.offset.load(Ordering::Acquire)
-    }
-
-    fn touch(&self) {
-        *self.last_touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-
-    fn idle(&self) -> Duration {
-        self.last_touched.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }
 
@@ -96,7 +87,6 @@ impl Uploads {
             repo: repo.clone(),
             held: AtomicBool::new(false),
             offset: AtomicU64::new(0),
-            last_touched: Mutex::new(Instant::now()),
             writer: Mutex::new(Writer::new(file, hasher, 0)),
         });
         self.open.insert(id, Arc::clone(&upload));
@@ -146,7 +136,6 @@ impl Uploads {
             repo: state.repo,
             held: AtomicBool::new(false),
             offset: AtomicU64::new(writer.offset()),
-            last_touched: Mutex::new(Instant::now()),
             writer: Mutex::new(writer),
         })
     }
@@ -159,48 +148,47 @@ impl Uploads {
         }
     }
 
-    /// Removes uploads that got no byte for longer than `idle`; says how many. Blocking.
-    pub(super) fn reap(
-        &self,
-        shelf: Shelf<'_>,
-        idle: Duration,
-        now: std::time::SystemTime,
-    ) -> Result<usize, StoreError> {
+    /// Removes uploads that nobody holds and that got no byte for longer than `idle`; says how many. Blocking.
+    pub(super) fn reap(&self, shelf: Shelf<'_>, idle: Duration, now: Timestamp) -> Result<usize, StoreError> {
         let mut reaped = 0;
         for id in on_disk(shelf.layout)? {
-            let known = self.open.get(&id).map(|upload| Arc::clone(upload.value()));
-            if let Some(upload) = known {
-                if upload.idle() > idle
-                    && let Some(hold) = upload.hold()
-                {
-                    self.end(shelf, &upload, &hold);
-                    reaped += 1;
-                }
-                continue;
-            }
             let Some(facts) = stat(&shelf.layout.upload_data(id))? else {
-                // A begin that failed half-way, or one that is just happening: the next round tells.
+                // A begin that failed half-way, or one that is just happening: age tells.
                 if older(stat(&shelf.layout.upload(id))?, idle, now) {
                     remove_folder(&shelf.layout.upload(id));
                 }
                 continue;
             };
             let bytes = facts.len();
-            if older(Some(facts), idle, now) {
-                remove_folder(&shelf.layout.upload(id));
-                shelf.space.refund_upload(bytes);
-                reaped += 1;
+            if !older(Some(facts), idle, now) {
+                continue;
             }
+            let known = self.open.get(&id).map(|upload| Arc::clone(upload.value()));
+            match known {
+                Some(upload) => {
+                    let Some(hold) = upload.hold() else { continue };
+                    self.end(shelf, &upload, &hold);
+                }
+                None => {
+                    remove_folder(&shelf.layout.upload(id));
+                    shelf.space.refund_upload(bytes);
+                }
+            }
+            reaped += 1;
         }
         Ok(reaped)
     }
+
+    /// Whether no upload is in this process's memory.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
 }
 
-fn older(facts: Option<std::fs::Metadata>, idle: Duration, now: std::time::SystemTime) -> bool {
-    facts
-        .and_then(|facts| facts.modified().ok())
-        .and_then(|at| now.duration_since(at).ok())
-        .is_some_and(|age| age > idle)
+fn older(facts: Option<std::fs::Metadata>, idle: Duration, now: Timestamp) -> bool {
+    let written = facts.and_then(|facts| facts.modified().ok()).map(Timestamp::from);
+    written.and_then(|written| now.since(written)).is_some_and(|age| age > idle)
 }
 
 /// The uploads that have a folder.

@@ -180,7 +180,6 @@ fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), Store
         return Err(full_if_full(store, error));
     }
     upload.offset.store(writer.offset, Ordering::Release);
-    upload.touch();
     if writer.offset - writer.noted >= NOTE_EVERY {
         State::of(&upload.repo, writer.offset, &writer.hasher).write(&store.layout.upload_state(upload.id))?;
         writer.noted = writer.offset;

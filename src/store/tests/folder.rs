@@ -1,0 +1,145 @@
+use super::*;
+
+fn refusal(options: StoreOptions) -> String {
+    match Store::open(&options) {
+        Err(StoreError::Layout(sentence)) => sentence,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_empty_folder_is_laid_out_and_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("not/yet");
+    drop(store(&missing));
+    assert_eq!(std::fs::read_to_string(missing.join("VERSION")).unwrap(), "1.0\n");
+    drop(Store::open(&StoreOptions { must_exist: true, ..options(&missing) }).unwrap());
+    assert!(!Store::init(&missing).unwrap());
+
+    let mounted = dir.path().join("mounted");
+    std::fs::create_dir_all(mounted.join("lost+found")).unwrap();
+    assert!(Store::init(&mounted).unwrap());
+    let store = store(&mounted);
+    assert_eq!(store.usage().used, Some(0));
+    assert_tidy(&store);
+}
+
+#[test]
+fn a_folder_that_has_to_be_a_store_and_is_none_names_both_causes() {
+    let dir = tempfile::tempdir().unwrap();
+    for path in [dir.path().to_path_buf(), dir.path().join("missing")] {
+        let sentence = refusal(StoreOptions { must_exist: true, ..options(&path) });
+        assert!(sentence.contains("d8-registry init") && sentence.contains("not mounted"), "{sentence}");
+    }
+    assert!(!dir.path().join("missing").exists());
+    assert!(files_in(dir.path()).is_empty());
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("precious"), b"x").unwrap();
+    let sentence = refusal(options(dir.path()));
+    assert!(sentence.contains("neither empty"), "{sentence}");
+    assert!(matches!(Store::init(dir.path()), Err(StoreError::Layout(_))));
+    assert_eq!(files_in(dir.path()), [dir.path().join("precious")]);
+}
+
+#[test]
+fn another_registrys_tree_is_named_and_can_have_ours_beside_it_on_demand() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = dir.path().join("docker/registry/v2/blobs");
+    std::fs::create_dir_all(&theirs).unwrap();
+    for must_exist in [false, true] {
+        let sentence = refusal(StoreOptions { must_exist, ..options(dir.path()) });
+        assert!(sentence.contains("docker/registry/v2"), "{sentence}");
+    }
+    assert_eq!(files_in(dir.path()), [dir.path().join("docker")]);
+    assert!(Store::init(dir.path()).unwrap());
+    assert_tidy(&store(dir.path()));
+    assert!(theirs.is_dir());
+}
+
+#[test]
+fn unknown_layouts_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(store(dir.path()));
+    for version in ["2.0\n", "0.9\n", "1.1\n", "new\n", ""] {
+        std::fs::write(dir.path().join("VERSION"), version).unwrap();
+        let sentence = refusal(options(dir.path()));
+        assert!(sentence.contains("VERSION"), "{sentence}");
+        assert!(matches!(Store::init(dir.path()), Err(StoreError::Layout(_))));
+        assert_eq!(std::fs::read_to_string(dir.path().join("VERSION")).unwrap(), version);
+    }
+    std::fs::remove_file(dir.path().join("VERSION")).unwrap();
+    assert!(refusal(options(dir.path())).contains("missing"));
+}
+
+#[test]
+fn a_start_that_was_cut_off_while_laying_out_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(store(dir.path()));
+    std::fs::rename(dir.path().join(".d8-registry"), dir.path().join(".d8-registry.new")).unwrap();
+    std::fs::remove_dir_all(dir.path().join("blobs/sha512")).unwrap();
+    let store = store(dir.path());
+    assert!(dir.path().join(".d8-registry").exists() && !dir.path().join(".d8-registry.new").exists());
+    assert_tidy(&store);
+}
+
+#[tokio::test]
+async fn two_servers_dont_share_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = store(dir.path());
+    assert!(refusal(options(dir.path())).contains("another d8-registry"));
+    first.close();
+    drop(first);
+    let second = store(dir.path());
+    second.check().await.unwrap();
+    assert!(refusal(options(dir.path())).contains("another d8-registry"));
+}
+
+#[tokio::test]
+async fn only_a_clean_stop_leaves_a_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = store(dir.path());
+    push(&first, &repo("a"), b"content").await;
+    drop(first);
+    let second = store(dir.path());
+    assert_eq!(second.usage().used, None);
+    // What a crash between a rename and its link leaves.
+    let orphan = second.0.layout.content(&sha256(b"orphan"));
+    std::fs::write(&orphan, b"orphan").unwrap();
+    second.0.count(&CancellationToken::new()).unwrap();
+    assert!(!orphan.exists());
+    assert_eq!(second.usage().used, Some(7));
+    second.close();
+    drop(second);
+    let third = store(dir.path());
+    assert_eq!(third.usage().used, Some(7));
+    assert!(!dir.path().join("usage").exists());
+    assert_tidy(&third);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_beside_pushes_and_deletes_is_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = store(dir.path());
+    let name = repo("a");
+    let content = |i: u32| i.to_le_bytes().repeat(10);
+    for i in 0..200 {
+        push(&first, &name, &content(i)).await;
+    }
+    drop(first);
+    let second = store(dir.path());
+    let counting = tokio::task::spawn_blocking({
+        let inner = Arc::clone(&second.0);
+        move || inner.count(&CancellationToken::new()).unwrap()
+    });
+    for i in 0..100 {
+        second.delete_blob(&name, sha256(&content(i))).await.unwrap();
+        push(&second, &name, &content(1000 + i)).await;
+    }
+    counting.await.unwrap();
+    assert_eq!(second.usage().used, Some(200 * 40));
+    assert_tidy(&second);
+}
