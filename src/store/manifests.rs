@@ -31,6 +31,9 @@ const CACHE_ENTRIES: usize = 2048;
 /// Longest file that is read as a manifest: far above every accepted `manifests.maxBytes`.
 const MAX_MANIFEST: u64 = 64 << 20;
 
+/// A tag that moves away under every one of so many looks is taken for unknown.
+const TAG_ATTEMPTS: usize = 8;
+
 /// Clocks: repositories share one by hash.
 const CLOCKS: usize = 1024;
 
@@ -163,16 +166,35 @@ impl Inner {
 
     /// The manifest behind a reference; blocking.
     pub(super) fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, StoreError> {
-        let digest = match reference {
-            Reference::Digest(digest) => *digest,
+        match reference {
+            Reference::Digest(digest) => self.manifest_by_digest(repo, *digest),
             Reference::Tag(tag) => {
-                let read_at = self.memory.clock(repo).changes.load(Ordering::SeqCst);
-                let digest = read_tag(&self.layout, repo, tag)?.ok_or(StoreError::ManifestUnknown)?;
-                let known = Known::Tag { digest, read_at };
-                self.memory.known.insert(Key::Tag(repo.clone(), tag.clone()), known);
-                digest
+                let mut digest = self.tag_target(repo, tag)?;
+                for _ in 0..TAG_ATTEMPTS {
+                    match self.manifest_by_digest(repo, digest) {
+                        Err(StoreError::ManifestUnknown) => {}
+                        found => return found,
+                    }
+                    // The tag moved and the manifest behind it was deleted in between: it points elsewhere now.
+                    let target = self.tag_target(repo, tag)?;
+                    if target == digest {
+                        break;
+                    }
+                    digest = target;
+                }
+                Err(StoreError::ManifestUnknown)
             }
-        };
+        }
+    }
+
+    fn tag_target(&self, repo: &RepoName, tag: &Tag) -> Result<Digest, StoreError> {
+        let read_at = self.memory.clock(repo).changes.load(Ordering::SeqCst);
+        let digest = read_tag(&self.layout, repo, tag)?.ok_or(StoreError::ManifestUnknown)?;
+        self.memory.known.insert(Key::Tag(repo.clone(), tag.clone()), Known::Tag { digest, read_at });
+        Ok(digest)
+    }
+
+    fn manifest_by_digest(&self, repo: &RepoName, digest: Digest) -> Result<StoredManifest, StoreError> {
         if let Some(stored) = self.memory.manifest(repo, &digest) {
             return Ok(stored);
         }
