@@ -24,7 +24,7 @@ mod walk;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,6 +106,8 @@ struct Inner {
     listings: Listings,
     /// Keeps a second server out.
     _lock: File,
+    /// Read while a change is made; `true` once the store is closed.
+    closed: RwLock<bool>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -156,6 +158,21 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+/// As [`blocking`], for work that changes the tree: [`Store::close`] waits for it, and a full disk is called full.
+async fn change<T: Send + 'static>(
+    store: Arc<Inner>,
+    work: impl FnOnce(&Arc<Inner>) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    blocking(move || {
+        let closed = store.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(StoreError::Bug("the store is closed".into()));
+        }
+        work(&store).map_err(|error| store.space.explain(error))
+    })
+    .await
+}
+
 impl Store {
     /// Lays out `dir` (made if missing). Says `false` if it was a store already. Blocking.
     ///
@@ -192,6 +209,7 @@ impl Store {
             uploads: Uploads::default(),
             listings: Listings::new(&layout),
             _lock: opened.lock,
+            closed: RwLock::new(false),
             layout,
             disk,
         })))
@@ -213,8 +231,10 @@ impl Store {
         tasks.spawn(tidy(store, stop.clone()));
     }
 
-    /// Seals the index and notes what is used. Called once, when no request runs any more; blocking.
+    /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes
+    /// that outlived their requests; none is made afterwards.
     pub fn close(&self) {
+        *self.0.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.listings.close();
         if let Some(bytes) = self.0.space.contents() {
             let (disk, layout) = (&self.0.disk, &self.0.layout);
@@ -280,7 +300,7 @@ impl Store {
     /// Of the disk.
     pub async fn mount_blob(&self, from: Option<&RepoName>, to: &RepoName, digest: Digest) -> Result<bool, StoreError> {
         let (store, from, to) = (Arc::clone(&self.0), from.cloned(), to.clone());
-        blocking(move || store.shelf().mount(from.as_ref(), &to, &digest)).await
+        change(store, move |store| store.shelf().mount(from.as_ref(), &to, &digest)).await
     }
 
     /// Takes a blob out of a repository; the bytes go when no repository has them. Runs to its end even if the caller
@@ -290,10 +310,10 @@ impl Store {
     /// [`StoreError::BlobUnknown`], or of the disk.
     pub async fn delete_blob(&self, repo: &RepoName, digest: Digest) -> Result<(), StoreError> {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || {
-            store.memory.deleted(&repo);
+        change(store, move |store| {
+            let moving = store.memory.deleting(&repo);
             let removed = store.shelf().remove(&repo, Membership::Blob, &digest);
-            store.memory.deleted(&repo);
+            drop(moving);
             if removed? { Ok(()) } else { Err(StoreError::BlobUnknown) }
         })
         .await
@@ -312,10 +332,10 @@ impl Store {
     ) -> Result<UploadSession, StoreError> {
         self.0.space.admit(expected.unwrap_or(0))?;
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || {
+        change(store, move |store| {
             let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
             let (upload, hold) = store.uploads.begin(store.shelf(), &repo, algorithm)?;
-            Ok(UploadSession::new(store, upload, hold))
+            Ok(UploadSession::new(Arc::clone(store), upload, hold))
         })
         .await
     }
@@ -391,7 +411,7 @@ impl Store {
         tags: Vec<Tag>,
     ) -> Result<(), StoreError> {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || store.put_manifest(&repo, &stored, &tags)).await
+        change(store, move |store| store.put_manifest(&repo, &stored, &tags)).await
     }
 
     /// Removes a manifest and the tags that point at it, or, for a tag, the tag alone. Runs to its end even if the
@@ -401,7 +421,7 @@ impl Store {
     /// [`StoreError::ManifestUnknown`], or of the disk.
     pub async fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
         let (store, repo, reference) = (Arc::clone(&self.0), repo.clone(), reference.clone());
-        blocking(move || store.delete_manifest(&repo, &reference)).await
+        change(store, move |store| store.delete_manifest(&repo, &reference)).await
     }
 
     /// Whether the repository holds a manifest, a tag or a blob.
@@ -475,9 +495,11 @@ async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
     loop {
         let (inner, token) = (Arc::clone(&store), stop.clone());
         let round = blocking(move || {
-            inner.count(&token)?;
+            let counted = inner.count(&token);
             inner.space.set_index_bytes(inner.listings.size_on_disk());
-            inner.reap(crate::clock::now())
+            // A disk that can't be counted still has uploads to reap.
+            let reaped = inner.reap(crate::clock::now())?;
+            counted.map(|()| reaped)
         });
         match round.await {
             Ok(0) => {}

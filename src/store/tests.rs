@@ -1,6 +1,7 @@
 //! The store as its users see it, on real folders. One law holds after every test: [`assert_tidy`].
 
 mod blobs;
+mod faults;
 mod folder;
 mod manifests;
 mod uploads;
@@ -19,6 +20,11 @@ use crate::oci::Manifest;
 /// Opens (and lays out) a store in `dir` that refuses nothing.
 pub(super) fn store(dir: &Path) -> Store {
     Store::open(&options(dir)).unwrap()
+}
+
+/// A folder in memory where there is one, for tests of many cases: it syncs at once.
+fn quick_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 pub(super) fn options(dir: &Path) -> StoreOptions {
