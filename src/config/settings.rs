@@ -85,7 +85,7 @@ pub const KEYS: &[KeyInfo] = &[
     live("limits.pulls"),
     live("limits.uploads"),
     live("limits.listings"),
-    live("limits.passwordChecks"),
+    restart("limits.passwordChecks"),
     live("limits.queueWait"),
     live("limits.uploadIdle"),
     live("limits.stallTimeout"),
@@ -257,6 +257,7 @@ impl Config {
         self.store.dir.clone_from(&old.store.dir);
         self.store.must_exist = old.store.must_exist;
         self.limits.worker_threads = old.limits.worker_threads;
+        self.limits.password_checks = old.limits.password_checks;
         self.log.format = old.log.format;
     }
 }

@@ -1,8 +1,9 @@
 //! The disk: a directory tree that is the truth, and an index that can be rebuilt from it.
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
-//! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?); then the index: `index` (sled),
-//! `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a server.
+//! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `tending` (what runs beside
+//! requests); then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a
+//! server.
 
 mod bulk;
 mod contents;
@@ -18,6 +19,7 @@ mod options;
 mod rebuild;
 mod references;
 mod space;
+mod tending;
 mod uploads;
 mod walk;
 
@@ -25,7 +27,6 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -49,11 +50,7 @@ use self::opening::LayOut;
 use self::rebuild::Tree;
 use self::space::Space;
 use self::uploads::Uploads;
-use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId};
-
-/// Abandoned uploads are looked for this often.
-const REAP_EVERY: Duration = Duration::from_secs(60);
 
 /// A client that hears that the index is being rebuilt asks again after so many seconds.
 const INDEX_RETRY: u64 = 5;
@@ -123,28 +120,6 @@ impl Inner {
 
     fn tree(&self) -> Tree<'_> {
         Tree { layout: &self.layout, locks: &self.locks }
-    }
-
-    /// Removes abandoned uploads; says how many. Blocking.
-    fn reap(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.uploads.reap(self.shelf(), self.space.limits().upload_idle, now)
-    }
-
-    /// Adds up all contents, and says so if it takes long. Blocking.
-    fn count(&self, stop: &CancellationToken) -> Result<(), StoreError> {
-        if self.space.all_counted() {
-            return Ok(());
-        }
-        let progress = crate::telemetry::Progress::new("counting the store's content");
-        for folder in 0..space::FOLDERS {
-            if stop.is_cancelled() {
-                return Ok(());
-            }
-            self.shelf().count_folder(folder)?;
-            progress.tick(folder as u64 + 1, Some(space::FOLDERS as u64));
-        }
-        self.space.set_all_counted();
-        Ok(())
     }
 }
 
@@ -228,7 +203,7 @@ impl Store {
     pub fn start_workers(&self, tasks: &TaskTracker, stop: &CancellationToken) {
         let store = Arc::clone(&self.0);
         tasks.spawn(Listings::run(Arc::clone(&store), |store| (&store.listings, store.tree()), stop.clone()));
-        tasks.spawn(tidy(store, stop.clone()));
+        tasks.spawn(tending::tidy(store, stop.clone()));
     }
 
     /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes
@@ -487,31 +462,6 @@ impl Store {
         let store = Arc::clone(&self.0);
         // The index logs its own failures and is rebuilt; to the client there just is none now.
         blocking(move || question(&store).map_err(|_| StoreError::IndexNotReady { retry_after: INDEX_RETRY })).await
-    }
-}
-
-/// Counts what an unclean stop left uncounted; reaps uploads; keeps the index's size in view.
-async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
-    loop {
-        let (inner, token) = (Arc::clone(&store), stop.clone());
-        let round = blocking(move || {
-            let counted = inner.count(&token);
-            inner.space.set_index_bytes(inner.listings.size_on_disk());
-            // A disk that can't be counted still has uploads to reap.
-            let reaped = inner.reap(crate::clock::now())?;
-            counted.map(|()| reaped)
-        });
-        match round.await {
-            Ok(0) => {}
-            Ok(reaped) => tracing::info!(reaped, "abandoned uploads removed"),
-            Err(error) => {
-                tracing::error!(error = %crate::telemetry::with_causes(&error), "the store could not be tidied");
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(REAP_EVERY) => {}
-        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The store as its users see it, on real folders. One law holds after every test: [`assert_tidy`].
 
 mod blobs;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod faults;
 mod folder;
 mod manifests;

@@ -1,4 +1,4 @@
-//! One line per request. Written for every request of a busy server, therefore by hand (see [`super::line`]).
+//! One line per request. Written for every request of a busy server, therefore by hand (see `line.rs`).
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -13,5 +13,6 @@ mod hostile;
 mod lists;
 mod manifests;
 mod operations;
+mod readme;
 mod support;
 mod uploads;

@@ -1,6 +1,7 @@
 //! What must hold when something fails half-way or two things happen at once.
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::oci::{Reference, Tag};
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,5 +1,6 @@
 use super::*;
 
+#[expect(clippy::needless_pass_by_value, reason = "its callers make the options for it alone")]
 fn refusal(options: StoreOptions) -> String {
     match Store::open(&options) {
         Err(StoreError::Layout(sentence)) => sentence,
@@ -79,7 +80,7 @@ fn unknown_layouts_are_refused() {
 fn a_start_that_was_cut_off_while_laying_out_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     drop(store(dir.path()));
-    std::fs::rename(dir.path().join(".d8-registry"), dir.path().join(".d8-registry.new")).unwrap();
+    Disk::default().move_folder(&dir.path().join(".d8-registry"), &dir.path().join(".d8-registry.new")).unwrap();
     std::fs::remove_dir_all(dir.path().join("blobs/sha512")).unwrap();
     let store = store(dir.path());
     assert!(dir.path().join(".d8-registry").exists() && !dir.path().join(".d8-registry.new").exists());

@@ -1,0 +1,102 @@
+//! The README's tables against the code.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use d8_registry::{cli, config, telemetry};
+
+fn readme() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+}
+
+/// The words in code quotes in the first cells of the table below the header row that begins with `header`.
+fn first_cells(header: &str) -> BTreeSet<String> {
+    let text = readme();
+    let rows = text.lines().skip_while(|line| !line.starts_with(&format!("| {header} |"))).skip(2);
+    let cells: BTreeSet<String> = rows
+        .take_while(|line| line.starts_with('|'))
+        .flat_map(|row| {
+            let cell = row.split('|').nth(1).unwrap().to_owned();
+            cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(!cells.is_empty(), "no table {header}");
+    cells
+}
+
+#[test]
+fn every_key_is_there_and_no_other() {
+    let keys: BTreeSet<String> = config::KEYS.iter().map(|info| info.key.to_owned()).collect();
+    assert_eq!(first_cells("key"), keys);
+}
+
+#[test]
+fn every_key_says_when_a_change_takes_effect() {
+    for info in config::KEYS {
+        let row = readme().lines().find(|line| line.starts_with(&format!("| `{}` |", info.key))).unwrap().to_owned();
+        let said = row.split('|').nth(3).unwrap().trim().to_owned();
+        assert_eq!(said, format!("{:?}", info.change).to_lowercase(), "{}", info.key);
+    }
+}
+
+#[test]
+fn every_flag_is_there_and_no_other() {
+    fn collect(command: &clap::Command, flags: &mut BTreeSet<String>) {
+        flags
+            .extend(command.get_arguments().filter_map(|argument| argument.get_long()).map(|long| format!("--{long}")));
+        for inner in command.get_subcommands() {
+            collect(inner, flags);
+        }
+    }
+    let mut description = cli::description();
+    description.build();
+    let mut flags = BTreeSet::new();
+    collect(&description, &mut flags);
+    assert_eq!(first_cells("flag"), flags);
+}
+
+#[test]
+fn every_metric_is_there_and_no_other() {
+    let families: BTreeSet<String> = telemetry::FAMILIES.iter().map(|family| family.name.to_owned()).collect();
+    assert_eq!(first_cells("family"), families);
+    for family in telemetry::FAMILIES {
+        let row = readme().lines().find(|line| line.starts_with(&format!("| `{}` |", family.name))).unwrap().to_owned();
+        let labels: Vec<String> =
+            row.split('|').nth(2).unwrap().split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        assert_eq!(labels, family.labels, "{}", family.name);
+    }
+}
+
+#[test]
+fn every_exit_code_is_there_and_no_other() {
+    let codes: BTreeSet<String> =
+        [cli::EXIT_DONE, cli::EXIT_FAILED, cli::EXIT_USAGE].iter().map(ToString::to_string).collect();
+    assert_eq!(first_cells("exit code"), codes);
+}
+
+/// Headers are named in the code by constants: of the http crate, or of our own.
+#[test]
+fn every_header_that_the_edge_names_is_there() {
+    let mut named = BTreeSet::new();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        for part in text.split("HeaderName::from_static(\"").skip(1) {
+            named.insert(part.split('"').next().unwrap().to_owned());
+        }
+        for part in text.split("http::header::{").skip(1) {
+            let list = part.split('}').next().unwrap();
+            named.extend(list.split(',').map(|name| name.trim().to_lowercase().replace('_', "-")));
+        }
+        for part in text.split("http::header::").skip(1) {
+            let name: String = part.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+            named.insert(name.to_lowercase().replace('_', "-"));
+        }
+    }
+    named.remove("");
+    let documented: BTreeSet<String> =
+        first_cells("request header").union(&first_cells("response header")).map(|name| name.to_lowercase()).collect();
+    assert!(named.len() > 20, "{named:?}");
+    let missing: Vec<_> = named.difference(&documented).collect();
+    assert!(missing.is_empty(), "not in the README: {missing:?}");
+}
