@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use super::walk::{Manifests, Oddities, Repositories, Tags};
 use super::*;
+use crate::clock::Timestamp;
 use crate::oci::Manifest;
 
 /// Opens (and lays out) a store in `dir` that refuses nothing.

@@ -1,7 +1,6 @@
 //! What must hold when something fails half-way or two things happen at once.
 
 use super::*;
-use crate::clock::Timestamp;
 use crate::oci::{Reference, Tag};
 use std::sync::atomic::{AtomicBool, Ordering};
 
