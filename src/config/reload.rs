@@ -42,7 +42,7 @@ pub enum Outcome {
 
 /// Reads the configuration again and puts it into force.
 pub trait Reload {
-    /// One attempt, all or nothing. Not dropped before it is through.
+    /// One attempt, all or nothing. Dropped half-way only when the process stops.
     fn attempt(&mut self, cause: Cause) -> impl Future<Output = Attempt> + Send;
 
     /// Told once for each change, for the log and the metric.
@@ -139,7 +139,13 @@ async fn look(watcher: Option<Watcher>) -> (Option<Watcher>, bool) {
         let changed = watcher.poll_now();
         (watcher, changed)
     });
-    looked.await.map_or((None, false), |(watcher, changed)| (Some(watcher), changed))
+    match looked.await {
+        Ok((watcher, changed)) => (Some(watcher), changed),
+        Err(error) => {
+            tracing::error!(%error, "files are no longer watched, only SIGHUP reloads");
+            (None, false)
+        }
+    }
 }
 
 async fn follow(watcher: Option<Watcher>, paths: Vec<PathBuf>) -> Option<Watcher> {
@@ -149,4 +155,101 @@ async fn follow(watcher: Option<Watcher>, paths: Vec<PathBuf>) -> Option<Watcher
         watcher
     });
     followed.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Answers as told and says what it was told.
+    struct Scripted {
+        answers: VecDeque<Attempt>,
+        attempts: mpsc::UnboundedSender<Cause>,
+        outcomes: mpsc::UnboundedSender<Outcome>,
+    }
+
+    impl Reload for Scripted {
+        async fn attempt(&mut self, cause: Cause) -> Attempt {
+            let _ = self.attempts.send(cause);
+            self.answers.pop_front().unwrap_or_else(|| Attempt::Refused("the script is over".to_owned()))
+        }
+
+        fn report(&mut self, _: Cause, outcome: &Outcome) {
+            let _ = self.outcomes.send(outcome.clone());
+        }
+    }
+
+    const PACE: Pace = Pace { look: Duration::from_millis(1), retry: Duration::from_millis(1), retries: 3 };
+
+    struct Started {
+        file: PathBuf,
+        attempts: mpsc::UnboundedReceiver<Cause>,
+        outcomes: mpsc::UnboundedReceiver<Outcome>,
+        stop: CancellationToken,
+        task: tokio_util::task::TaskTracker,
+        _dir: tempfile::TempDir,
+    }
+
+    fn start(answers: Vec<Attempt>) -> Started {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        std::fs::write(&file, "0").unwrap();
+        let (attempts_in, attempts) = mpsc::unbounded_channel();
+        let (outcomes_in, outcomes) = mpsc::unbounded_channel();
+        let script = Scripted { answers: answers.into(), attempts: attempts_in, outcomes: outcomes_in };
+        let (stop, task) = (CancellationToken::new(), tokio_util::task::TaskTracker::new());
+        let reloader = Reloader::new(PACE).unwrap();
+        task.spawn(reloader.run(Watcher::new(vec![file.clone()]), stop.clone(), script));
+        task.close();
+        Started { file, attempts, outcomes, stop, task, _dir: dir }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_applied_and_new_paths_are_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("tls.crt");
+        std::fs::write(&other, "0").unwrap();
+        let mut started =
+            start(vec![Attempt::Applied(vec![other.clone()]), Attempt::Refused("no certificate".to_owned())]);
+        std::fs::write(&started.file, "1").unwrap();
+        assert_eq!(started.outcomes.recv().await, Some(Outcome::Applied));
+        std::fs::write(&other, "1").unwrap();
+        assert_eq!(started.outcomes.recv().await, Some(Outcome::Refused("no certificate".to_owned())));
+        started.stop.cancel();
+        started.task.wait().await;
+        assert_eq!(started.attempts.recv().await, Some(Cause::FileChanged));
+        assert_eq!(started.attempts.recv().await, Some(Cause::FileChanged));
+        assert_eq!(started.attempts.recv().await, None, "no attempt without a change");
+    }
+
+    #[tokio::test]
+    async fn a_swap_in_progress_is_tried_again_until_it_fits() {
+        let not_yet = || Attempt::NotYet("the key is of another certificate".to_owned());
+        let mut started = start(vec![not_yet(), not_yet(), Attempt::Applied(Vec::new())]);
+        std::fs::write(&started.file, "1").unwrap();
+        assert_eq!(started.outcomes.recv().await, Some(Outcome::Applied));
+        started.stop.cancel();
+        started.task.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_swap_that_never_ends_is_an_error_once() {
+        let not_yet = Attempt::NotYet("the key is of another certificate".to_owned());
+        let mut started = start(vec![not_yet; 4]);
+        std::fs::write(&started.file, "1").unwrap();
+        let outcome = started.outcomes.recv().await;
+        assert_eq!(outcome, Some(Outcome::Refused("the key is of another certificate".to_owned())));
+        started.stop.cancel();
+        started.task.wait().await;
+        let mut attempts = 0;
+        while started.attempts.recv().await.is_some() {
+            attempts += 1;
+        }
+        assert_eq!(attempts, 4);
+        assert_eq!(started.outcomes.recv().await, None);
+    }
 }

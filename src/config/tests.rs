@@ -1,100 +1,406 @@
-//! The whole way from text to values, and what is said when it can't be gone.
+//! The file as an administrator writes it: what is refused with what words, who wins, and what a reload may change.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 
-const HERE: Machine = Machine { cores: 2, terminal: false };
+const MACHINE: Machine = Machine { cores: 2, terminal: false };
+const HASH: &str = "$2y$10$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234";
 
-fn parse(text: &str) -> Result<Config, String> {
-    parse_with(text, &Overrides::default())
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Some(Path::new("c.yaml")), &Overrides::default(), MACHINE)
 }
 
-fn parse_with(text: &str, overrides: &Overrides) -> Result<Config, String> {
-    Config::parse(text, Some(Path::new("config.yaml")), overrides, HERE).map_err(|error| error.to_string())
+fn accepted(text: &str) -> Config {
+    parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-const HASH: &str = "$2b$04$6LkUk9iQoONEdXK3HZE.SeQ2EpsbuPuk2oSSfsIHz4kN4cXieH.BG";
+#[track_caller]
+fn refused(text: &str) -> KeyError {
+    match parse(text) {
+        Err(ConfigError::Key(error)) => error,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("accepted:\n{text}"),
+    }
+}
+
+/// Refused with this beginning, file and position and key included.
+#[track_caller]
+fn refused_with(text: &str, beginning: &str) {
+    let error = refused(text).to_string();
+    assert!(error.starts_with(beginning), "{error:?} does not begin with {beginning:?}");
+}
+
+fn users(list: &str) -> String {
+    format!("auth:\n  users:\n{list}")
+}
+
+fn user(name: &str) -> String {
+    format!("  - name: {name}\n    passwordHash: {HASH}\n")
+}
 
 #[test]
-fn every_key_of_the_file_is_listed_and_no_other() {
-    let mut listed: Vec<String> = KEYS.iter().map(|info| info.key.to_owned()).collect();
-    let mut read = raw::shape::keys();
-    listed.sort();
-    read.sort();
-    assert_eq!(read, listed);
-}
-
-#[test]
-fn the_defaults_are_an_open_server_on_loopback() {
-    let config = parse("").unwrap();
+fn nothing_is_the_default_of_everything() {
+    let config = accepted("");
+    assert_eq!(config, accepted("# only a comment\n"));
+    assert_eq!(config, accepted("---\n"));
+    assert_eq!(config, accepted("limits:\nauth:\n  token:\n"));
     assert_eq!(config.mode, Mode::Local);
-    assert!(config.auth.open && config.auth.anonymous == Anonymous::Push);
-    assert_eq!(config.listen, [Address("127.0.0.1:5001".parse().unwrap())]);
-    assert_eq!(config.admin_listen, [Address("127.0.0.1:5002".parse().unwrap())]);
+    assert_eq!(config.listen, ["127.0.0.1:5001".parse().unwrap()]);
+    assert_eq!(config.admin_listen, ["127.0.0.1:5002".parse().unwrap()]);
+    assert_eq!(config.tls, Tls::Off { forced: false });
     assert_eq!(config.store.dir, Path::new("./data"));
+    assert_eq!(config.store.reserve, Reserve::Percent(15));
+    assert_eq!(config.manifests.max_bytes, 4 << 20);
     assert_eq!(config.limits.worker_threads, 2);
+    assert_eq!(config.limits.queue_wait, Duration::from_secs(20));
     assert_eq!(config.log.format, LogFormat::Json);
+    assert!(config.auth.open);
+    assert!(config.settings().iter().all(|setting| setting.origin == Origin::Default));
 }
 
 #[test]
-fn an_error_names_file_line_and_key() {
-    for (text, line, word) in [
-        ("mode: Local\nstore:\n  dri: x\n", "config.yaml:3:", "dri"),
-        ("limits:\n  queueWait: 21s\n", "config.yaml:2:", "queueWait"),
-        ("listen: nonsense\n", "config.yaml:1:", "listen"),
-        ("mode: Local\nmode: Local\n", "config.yaml:2:", "mode"),
-        ("log: { level: loud }\n", "config.yaml:1:", "level"),
-        ("manifests: { missingReferences: maybe }\n", "config.yaml:1:", "missingReferences"),
+fn defaults_follow_the_machine() {
+    let on = |cores, terminal| Config::parse("", None, &Overrides::default(), Machine { cores, terminal }).unwrap();
+    assert_eq!(on(1, true).limits.worker_threads, 1);
+    assert_eq!(on(1, true).limits.password_checks, 1);
+    assert_eq!(on(64, true).limits.worker_threads, 4);
+    assert_eq!(on(1, true).log.format, LogFormat::Text);
+    assert_eq!(on(0, false).limits.worker_threads, 1);
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = accepted(&format!(
+        "mode: LOCAL
+listen: ['0.0.0.0:5001', '[::]:5001']
+adminListen: 127.0.0.1:0
+tls:
+  certFile: /t/tls.crt
+  keyFile: /t/tls.key
+  clientCAFile: /t/ca.crt
+  trustedProxyNames: [front-proxy, nginx]
+  disabled: false
+store: {{dir: /d, maxBytes: 20Gi, reserveBytes: 5GiB, mustExist: true}}
+auth:
+  anonymous: pull
+  users:
+  - {{name: rw, passwordHash: {HASH}}}
+  - {{name: bot, passwordHash: '{HASH}', role: mirror-pusher}}
+  - {{name: RW, passwordHash: {HASH}}}
+  usersDir: /u
+  token: {{enabled: false, ttl: 5m, signingKeyFile: /k, signingCertFile: /c}}
+manifests: {{missingReferences: allow, maxBytes: 8MiB}}
+limits:
+  workerThreads: 3
+  connections: 10
+  pulls: 11
+  uploads: 12
+  listings: 13
+  passwordChecks: 14
+  queueWait: 0s
+  uploadIdle: 1h30m
+  stallTimeout: 30s
+  requestHeaderTimeout: 100s
+  tlsHandshakeTimeout: 5s
+  drainDeadline: 1m
+  headerBytes: 16KiB
+log: {{format: text, level: debug, access: 'off'}}
+"
+    ));
+    let values: Vec<String> = config.settings().into_iter().map(|setting| setting.value).collect();
+    #[rustfmt::skip]
+    assert_eq!(
+        values,
+        [
+            "Local", "0.0.0.0:5001, [::]:5001", "127.0.0.1:0", "/t/tls.crt", "/t/tls.key", "/t/ca.crt",
+            "front-proxy, nginx", "false", "/d", "20GiB", "5GiB", "true", "pull", "rw", "***", "rw", "bot", "***",
+            "mirror-pusher", "RW", "***", "ro", "/u", "false", "5m", "/k", "/c", "allow", "8MiB", "3", "10", "11",
+            "12", "13", "14", "0s", "1h30m", "30s", "1m40s", "5s", "1m", "16KiB", "text", "debug", "off",
+        ]
+    );
+    assert!(config.settings().iter().all(|setting| setting.origin == Origin::File), "{:?}", config.settings());
+    assert_eq!(config.auth.users[1].password_hash.expose(), HASH);
+    assert_eq!(
+        config.watched_paths(Some(Path::new("c.yaml"))),
+        ["c.yaml", "/t/tls.crt", "/t/tls.key", "/t/ca.crt", "/u", "/k", "/c"].map(PathBuf::from)
+    );
+}
+
+#[test]
+fn the_documented_keys_are_the_keys_of_the_shapes() {
+    let documented: Vec<&str> = KEYS.iter().map(|info| info.key).collect();
+    assert_eq!(documented, raw::shape::keys());
+    // And each is shown by --check-config.
+    let config = accepted(&users(&user("a")));
+    let mut shown: Vec<String> = config.settings().into_iter().map(|s| s.key.replace("[0]", "[]")).collect();
+    assert_eq!(shown.len(), documented.len());
+    shown.iter_mut().filter(|key| *key == "tls.trustedProxyNames").for_each(|key| key.push_str("[]"));
+    assert_eq!(shown, documented);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_path_and_line() {
+    refused_with("mode: Local\nstoer: {}\n", "c.yaml:2:1: stoer: unknown key \"stoer\"; known here: mode, listen,");
+    refused_with(
+        "limits:\n  pulls: 5\n  pull: 5\n",
+        "c.yaml:3:3: limits.pull: unknown key \"pull\"; known here: workerThreads",
+    );
+    refused_with(
+        &users(&format!("{}    password: hunter2\n", user("a"))),
+        "c.yaml:5:5: auth.users[0].password: unknown key \"password\"; known here: name, passwordHash, role",
+    );
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_named() {
+    refused_with("store:\n  dir: a\n  dir: b\n", "c.yaml:3:3: store: the key \"dir\" is there twice");
+    refused_with("mode: Local\nmode: Local\n", "c.yaml:2:1: the key \"mode\" is there twice");
+}
+
+#[test]
+fn wrong_types_are_named_with_path_and_line() {
+    refused_with("limits:\n  pulls: many\n", "c.yaml:2:10: limits.pulls: expected");
+    refused_with("limits:\n  pulls: -1\n", "c.yaml:2:10: limits.pulls: ");
+    refused_with("limits:\n  pulls: 99999999999\n", "c.yaml:2:10: limits.pulls: ");
+    refused_with("limits: 5\n", "c.yaml:1:9: limits: expected");
+    refused_with("limits: [1]\n", "c.yaml:1:9: limits: ");
+    refused_with("[1, 2]\n", "c.yaml:1:1: ");
+    refused_with("just text\n", "c.yaml:1:1: ");
+    refused_with("tls:\n  disabled: yes\n", "c.yaml:2:13: tls.disabled: expected true or false");
+    refused_with("limits:\n  queueWait: 20\n", "c.yaml:2:14: limits.queueWait: \"20\" is no span of time");
+    refused_with("store:\n  maxBytes: 20 GB\n", "c.yaml:2:13: store.maxBytes: \"20 GB\" is no size");
+    refused_with("listen: [127.0.0.1:1, 'x']\n", "c.yaml:1:23: listen[1]: \"x\" is no IP address");
+    refused_with("listen: []\n", "c.yaml:1:9: listen: the list is empty");
+    refused_with("listen: {a: b}\n", "c.yaml:1:9: listen: expected an IP address");
+    refused_with("mode: Unmanaged\n", "c.yaml:1:7: mode: not one of the modes Direct, Proxy, Local");
+    refused_with("log:\n  level: loud\n", "c.yaml:2:10: log.level: not one of error, warn");
+    refused_with("store:\n  dir: ''\n", "c.yaml:2:8: store.dir: a path can't be empty");
+    refused_with("auth:\n  users:\n  - name: a\n", "c.yaml:3:5: auth.users[0]: the key passwordHash is missing");
+    refused_with("mode: Local\n---\nmode: Local\n", "c.yaml:");
+    refused_with("mode: [Local\n", "c.yaml:");
+    refused_with("mode: *nowhere\n", "c.yaml:1:7: ");
+}
+
+#[test]
+fn values_out_of_bounds_are_named_with_path_and_line() {
+    refused_with("limits:\n  queueWait: 21s\n", "c.yaml:2:14: limits.queueWait: 21s is more than 20s");
+    refused_with(
+        "limits:\n  requestHeaderTimeout: 99s\n",
+        "c.yaml:2:25: limits.requestHeaderTimeout: 1m39s is less than 1m40s",
+    );
+    refused_with("limits:\n  connections: 0\n", "c.yaml:2:16: limits.connections: 0 is less than 1");
+    refused_with("manifests:\n  maxBytes: 1GiB\n", "c.yaml:2:13: manifests.maxBytes: 1GiB is more than 64MiB");
+    refused_with("store:\n  maxBytes: 0\n", "c.yaml:2:13: store.maxBytes: 0 is less than 1MiB");
+    refused_with("auth:\n  token:\n    ttl: 5s\n", "c.yaml:3:10: auth.token.ttl: 5s is less than 1m");
+}
+
+#[test]
+fn an_alias_bomb_is_refused() {
+    let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for (name, of) in ('b'..='h').zip('a'..) {
+        bomb.push_str(&format!("{name}: &{name} [*{of}, *{of}, *{of}, *{of}, *{of}, *{of}, *{of}, *{of}]\n"));
+    }
+    refused(&bomb);
+    let deep = format!("listen: {}{}\n", "[".repeat(1000), "]".repeat(1000));
+    refused(&deep);
+}
+
+#[test]
+fn no_error_shows_a_secret() {
+    let secret = "hunter2hunter2";
+    for text in [
+        users(&format!("  - name: a\n    passwordHash: {secret}\n")),
+        users(&format!("  - name: a\n    passwordHash: [{secret}]\n")),
+        users(&format!("  - name: a\n    passwordHash: {{x: {secret}}}\n")),
+        users(&format!("  - name: a\n    passwordHash: !!binary {secret}\n")),
+        users(&format!("  - name: a\n    passwordHash: \"{secret}\n")),
+        users(&format!("  - name: a\n    passwordHash: '{secret}' x\n")),
+        users(&format!("  - name: a\n    passwordHash: {secret}: x\n")),
+        users(&format!("  - name: a\n    passwordHash:{HASH}\n")),
+        users(&format!("  - name: a\n    {HASH}: passwordHash\n")),
+        users(&format!("  - name: a\n    role: {secret}\n    passwordHash: {HASH}\n")),
+        users(&format!("  - {secret}\n")),
+        users(&format!("  - name: a\n    passwordHash: {HASH}\n   bad: indent\n")),
+        users(&format!("  - name: a\n    passwordHash: {HASH}\n\tbad: tab\n")),
+        users(&format!("  - name: a\n    passwordHash: {HASH}\n    role: 7\n")),
+        users(&format!("  - name: a\n    passwordHash: &x {HASH}\n    role: *x\n")),
+        users(&format!("  - name: [{secret}]\n    passwordHash: {HASH}\n")),
+        users(&format!("  - name: 'a:b'\n    passwordHash: {HASH}\n")),
+        format!("auth: {secret}\n"),
+        format!("auth:\n  users: {secret}\n"),
+        format!("auth:\n  token: {secret}\n"),
+        format!("{}{}", users(&user("a")), user("a")),
+        format!("{}limits: 7\n", users(&user("a"))),
     ] {
-        let said = parse(text).unwrap_err();
-        assert!(said.starts_with(line) && said.contains(word), "{text:?}: {said}");
+        let error = parse(&text).expect_err(&text);
+        for shown in [error.to_string(), format!("{error:?}")] {
+            assert!(
+                !shown.contains("hunter2") && !shown.contains("$2y$") && !shown.contains("ABCDEF"),
+                "{text}\n{shown}"
+            );
+        }
+    }
+    let config = accepted(&format!("{}tls: {{disabled: true}}\n", users(&user("a"))));
+    assert!(!format!("{config:?}").contains("$2y$"));
+    assert!(!format!("{:?}", config.settings()).contains("$2y$"));
+}
+
+#[test]
+fn a_server_with_nothing_said_is_open_on_loopback_alone() {
+    let open = |text: &str| accepted(text).auth.open;
+    assert!(open("listen: [127.0.0.1:0, '[::1]:0']"));
+    assert_eq!(accepted("").auth.anonymous, Anonymous::Push);
+    assert!(!open("auth: {anonymous: pull}"));
+    assert_eq!(accepted("auth: {anonymous: pull}").auth.anonymous, Anonymous::Pull);
+    assert!(!open(&users(&user("a"))));
+    assert!(!open("auth: {usersDir: /u}"));
+    assert_eq!(accepted("auth: {usersDir: /u}").auth.anonymous, Anonymous::None);
+    refused_with("listen: 0.0.0.0:5001\n", "c.yaml:1:9: listen: 0.0.0.0:5001 is no loopback address");
+    refused_with("listen: [127.0.0.1:5001, '[::]:5001']\n", "c.yaml:1:9: listen: [::]:5001 is no loopback address");
+    refused_with("adminListen: 10.0.0.1:1\n", "c.yaml:1:14: adminListen: 10.0.0.1:1 is no loopback address");
+    refused_with("auth:\n  anonymous: none\n", "c.yaml:2:14: auth.anonymous: none, and there are no users");
+    accepted("listen: 0.0.0.0:5001\nauth: {anonymous: push}\n");
+    accepted("adminListen: 0.0.0.0:5002\nauth: {usersDir: /u}\n");
+}
+
+#[test]
+fn passwords_cross_the_network_only_under_tls() {
+    let exposed = format!("listen: 0.0.0.0:5001\n{}", users(&user("a")));
+    refused_with(&exposed, "c.yaml:1:9: listen: passwords would cross the network");
+    refused_with("listen: 0.0.0.0:5001\nauth: {usersDir: /u}\n", "c.yaml:1:9: listen: passwords would cross");
+    let forced = accepted(&format!("{exposed}tls: {{disabled: true}}\n"));
+    assert_eq!(forced.tls, Tls::Off { forced: true });
+    let secure = accepted(&format!("{exposed}tls: {{certFile: c, keyFile: k}}\n"));
+    assert!(matches!(secure.tls, Tls::On(_)));
+    let switched_off = accepted(&format!("{exposed}tls: {{certFile: c, keyFile: k, disabled: true}}\n"));
+    assert_eq!(switched_off.tls, Tls::Off { forced: true });
+}
+
+#[test]
+fn keys_that_need_each_other() {
+    refused_with("tls:\n  certFile: c\n", "c.yaml:2:13: tls.certFile: needs tls.keyFile");
+    refused_with("tls:\n  keyFile: k\n", "c.yaml:2:12: tls.keyFile: needs tls.certFile");
+    refused_with("tls:\n  clientCAFile: ca\n", "c.yaml:2:17: tls.clientCAFile: needs tls.certFile");
+    refused_with(
+        "tls: {certFile: c, keyFile: k, trustedProxyNames: [front-proxy]}\n",
+        "c.yaml:1:51: tls.trustedProxyNames: needs tls.clientCAFile",
+    );
+    refused_with("auth:\n  token:\n    signingCertFile: c\n", "c.yaml:3:22: auth.token.signingCertFile: needs");
+    refused_with(
+        &users(&(user("a") + &user("b") + &user("a"))),
+        "c.yaml:7:11: auth.users[2].name: the name \"a\" is there",
+    );
+    refused_with("listen: [127.0.0.1:5001, 127.0.0.1:5001]\n", "c.yaml:1:9: listen: 127.0.0.1:5001 is there twice");
+    refused_with("listen: 127.0.0.1:5002\n", "c.yaml: adminListen: 127.0.0.1:5002 is an address of listen");
+    accepted("listen: [127.0.0.1:0, 127.0.0.1:0]\nadminListen: 127.0.0.1:0\n");
+    for name in ["''", "'a:b'", "\"a\\n\""] {
+        assert_eq!(refused(&users(&user(name))).key, "auth.users[0].name");
     }
 }
 
 #[test]
-fn no_error_shows_a_secret_or_its_neighbours() {
-    let text = format!("auth:\n  users:\n    - {{ name: a, role: boss, passwordHash: '{HASH}' }}\n");
-    assert!(!parse(&text).unwrap_err().contains("$2b$"));
-    let text = "auth:\n  users:\n    - { name: a, role: ro, passwordHash: Tr0ub4dor }\n";
-    assert!(!parse(text).unwrap_err().contains("Tr0ub4dor"));
-    let good = format!("auth:\n  users:\n    - {{ name: a, role: ro, passwordHash: '{HASH}' }}\n");
-    let config = parse(&good).unwrap();
-    assert!(!format!("{config:?}").contains("$2b$"));
-    assert!(config.settings().iter().all(|setting| !setting.value.contains("$2b$")));
-}
-
-#[test]
-fn who_listens_to_the_world_needs_users_and_users_need_tls() {
-    let users = format!("auth: {{ users: [{{ name: a, role: ro, passwordHash: '{HASH}' }}] }}\n");
-    let world = "listen: 0.0.0.0:5001\n";
-    assert!(parse(world).is_err());
-    assert!(parse(&format!("{world}auth: {{ anonymous: pull }}\n")).is_ok());
-    assert!(parse(&format!("{world}{users}")).is_err());
-    assert!(parse(&format!("{world}{users}tls: {{ disabled: true }}\n")).is_ok());
-    assert!(parse(&format!("{world}{users}tls: {{ certFile: c, keyFile: k }}\n")).is_ok());
-    assert!(parse("tls: { certFile: c }\n").is_err());
-    let config = parse(&format!("listen: ['127.0.0.1:1', '[::1]:1']\n{users}")).unwrap();
-    assert!(!config.auth.open);
+fn only_local_is_served() {
+    refused_with("mode: direct\n", "c.yaml:1:7: mode: this version can't serve mode Direct yet; it serves Local only");
+    let with = |overrides| Config::parse("mode: Proxy\n", Some(Path::new("c.yaml")), &overrides, MACHINE);
+    let local = Overrides { mode: Some(Mode::Local), ..Overrides::default() };
+    assert_eq!(with(local.clone()).unwrap().mode, Mode::Local);
+    let proxy = Overrides { mode: Some(Mode::Proxy), ..Overrides::default() };
+    assert!(with(proxy).unwrap_err().to_string().starts_with("--mode: this version can't serve mode Proxy"));
+    let upstream = Overrides { upstream: Some("https://r.example".to_owned()), ..local };
+    assert!(with(upstream).unwrap_err().to_string().starts_with("--upstream: mode Local has no upstream"));
 }
 
 #[test]
 fn flags_win_over_the_file() {
-    let overrides = Overrides {
-        mode: Some(Mode::Local),
-        listen: vec![Address("127.0.0.1:9".parse().unwrap())],
-        data_dir: Some("/elsewhere".into()),
+    let file = "listen: 0.0.0.0:1\nadminListen: 127.0.0.1:2\nstore: {dir: /file}\n";
+    let flags = Overrides {
+        listen: vec!["127.0.0.1:7".parse().unwrap(), "[::1]:7".parse().unwrap()],
+        data_dir: Some("/flag".into()),
         ..Overrides::default()
     };
-    let config = parse_with("mode: LOCAL\nlisten: 127.0.0.1:8\nstore: { dir: /here }\n", &overrides).unwrap();
-    assert_eq!(config.listen, overrides.listen);
-    assert_eq!(config.store.dir, Path::new("/elsewhere"));
-    assert!(parse("mode: proxy\n").unwrap_err().contains("Local"));
+    let config = Config::parse(file, None, &flags, MACHINE).unwrap();
+    assert_eq!(config.listen, flags.listen);
+    assert_eq!(config.admin_listen, ["127.0.0.1:2".parse().unwrap()]);
+    assert_eq!(config.store.dir, Path::new("/flag"));
+    assert!(config.auth.open, "the rules see what the flags say");
+    let origin = |key: &str| config.settings().into_iter().find(|setting| setting.key == key).unwrap().origin;
+    assert_eq!(origin("listen"), Origin::Flag);
+    assert_eq!(origin("adminListen"), Origin::File);
+    assert_eq!(origin("log.level"), Origin::Default);
+    let outside = Overrides { listen: vec!["0.0.0.0:7".parse().unwrap()], ..Overrides::default() };
+    let error = Config::parse("listen: 127.0.0.1:1\n", Some(Path::new("c.yaml")), &outside, MACHINE).unwrap_err();
+    assert!(error.to_string().starts_with("--listen: 0.0.0.0:7 is no loopback"), "{error}");
 }
 
 #[test]
-fn what_needs_a_restart_is_named_and_the_rest_differs_freely() {
-    let old = parse("").unwrap();
-    let new = parse("listen: 127.0.0.1:9\nlog: { level: debug }\nlimits: { workerThreads: 1 }\n").unwrap();
-    assert_eq!(Config::restart_keys_changed(&old, &new), ["listen", "limits.workerThreads"]);
+fn a_file_is_read_and_a_missing_one_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.yaml");
+    let missing = Config::load(Some(&path), &Overrides::default()).unwrap_err();
+    assert!(matches!(&missing, ConfigError::Read { path: named, .. } if *named == path));
+    std::fs::write(&path, "limits: {pulls: 7}\n").unwrap();
+    assert_eq!(Config::load(Some(&path), &Overrides::default()).unwrap().limits.pulls, 7);
+    std::fs::write(&path, "#".repeat(2 << 20)).unwrap();
+    assert!(matches!(Config::load(Some(&path), &Overrides::default()), Err(ConfigError::TooLarge { .. })));
+    assert!(Config::load(None, &Overrides::default()).unwrap().auth.open);
+}
+
+/// Starts with `before` and reloads with `after`.
+fn reload(before: &str, after: &str) -> (Config, Result<Reloaded, ConfigError>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.yaml");
+    std::fs::write(&path, before).unwrap();
+    let old = Config::load(Some(&path), &Overrides::default()).unwrap();
+    std::fs::write(&path, after).unwrap();
+    let result = old.reload(Some(&path), &Overrides::default());
+    (old, result)
+}
+
+#[test]
+fn a_reload_takes_live_keys_and_names_the_others() {
+    let (old, result) = reload(
+        "limits: {pulls: 1, workerThreads: 1, passwordChecks: 1}\nlog: {level: info, format: json}\n",
+        "limits: {pulls: 2, workerThreads: 2, passwordChecks: 2}\nlog: {level: debug, format: text}\nstore: {dir: /other, maxBytes: 1Gi}\n",
+    );
+    let Reloaded { config, restart_keys } = result.unwrap();
+    assert_eq!(restart_keys, ["store.dir", "limits.workerThreads", "limits.passwordChecks", "log.format"]);
+    assert_eq!(config.limits, Limits { pulls: 2, ..old.limits });
+    assert_eq!(config.log, LogSettings { level: LogLevel::Debug, ..old.log });
+    assert_eq!(config.store, StoreSettings { max_bytes: Some(1 << 30), ..old.store.clone() });
+    assert_eq!(Config::restart_keys_changed(&old, &old), Vec::<&str>::new());
+}
+
+#[test]
+fn a_reload_does_not_open_a_server_that_others_reach() {
+    let exposed = "listen: 0.0.0.0:5001\nauth: {anonymous: pull}\n";
+    let (_, result) = reload(exposed, "listen: 127.0.0.1:5001\n");
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("listen: 0.0.0.0:5001 is no loopback address"), "{error}");
+    let (_, result) = reload("", "listen: 0.0.0.0:5001\nauth: {anonymous: pull}\n");
+    let Reloaded { config, restart_keys } = result.unwrap();
+    assert_eq!(restart_keys, ["listen"]);
+    assert_eq!((config.auth.open, config.auth.anonymous), (false, Anonymous::Pull));
+    let (_, result) = reload(&users(&user("a")), "");
+    assert!(result.unwrap().config.auth.open, "without users a server on loopback is open, as after a restart");
+}
+
+#[test]
+fn tls_is_turned_on_or_off_by_a_restart_only() {
+    let secure = "tls: {certFile: c, keyFile: k}\n";
+    let (old, result) = reload(secure, "");
+    let Reloaded { config, restart_keys } = result.unwrap();
+    assert_eq!(restart_keys, ["tls.disabled"]);
+    assert_eq!(config.tls, old.tls);
+    let (_, result) = reload(secure, "tls: {certFile: c2, keyFile: k2, clientCAFile: ca}\n");
+    let Reloaded { config, restart_keys } = result.unwrap();
+    assert!(restart_keys.is_empty());
+    assert!(matches!(config.tls, Tls::On(TlsFiles { client_ca_file: Some(_), .. })));
+}
+
+#[test]
+fn a_wrong_file_is_refused_at_reload() {
+    let (_, result) = reload("", "limits: {pulls: 0}\n");
+    assert!(matches!(result, Err(ConfigError::Key(_))));
 }

@@ -228,7 +228,7 @@ impl FromStr for Address {
             Some(("localhost", port)) => format!("; write 127.0.0.1:{port} or [::1]:{port}"),
             _ => String::new(),
         };
-        Err(InvalidValue(format!("{text:?} is no IP address with a port, such as 127.0.0.1:5001 or [::]:5001{hint}")))
+        Err(InvalidValue(format!("{text:?} is no IP address with a port, such as 127.0.0.1:5001 or [::1]:5001{hint}")))
     }
 }
 

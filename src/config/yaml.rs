@@ -38,8 +38,19 @@ pub(super) fn read(text: &str) -> Result<Raw, YamlError> {
     result.map(Option::unwrap_or_default).map_err(|error| YamlError {
         position: position(&error),
         message: sentence(&error),
-        key: if key == "." { String::new() } else { key },
+        key: shown_path(&key, &error),
     })
+}
+
+/// The path as it is shown: without the parser's mark for "below this", without a last step that may be a secret.
+fn shown_path(path: &str, error: &Error) -> String {
+    let path = match error.without_snippet() {
+        Error::SerdeUnknownField { field, .. } if !is_key(field) => {
+            path.strip_suffix(field.as_str()).unwrap_or_default()
+        }
+        _ => path,
+    };
+    path.trim_end_matches(['.', '?']).to_owned()
 }
 
 /// Where the value of `key` (`limits.queueWait`, `auth.users[1].name`) begins; `None` if the file has no such key.
@@ -59,6 +70,10 @@ impl<'de> DeserializeSeed<'de> for Locate<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.0.is_empty() {
+            // Nothing is looked for at an absent value, so this fails, and with the value's own position.
+            return deserializer.deserialize_unit(self);
+        }
         deserializer.deserialize_any(self)
     }
 }
@@ -71,9 +86,7 @@ impl<'de> Visitor<'de> for Locate<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((wanted, rest)) = self.0.split_first() else {
-            return Err(A::Error::custom("here"));
-        };
+        let Some((wanted, rest)) = self.0.split_first() else { return Ok(()) };
         while let Some(key) = map.next_key::<String>()? {
             if key == *wanted {
                 map.next_value_seed(Locate(rest))?;
@@ -85,9 +98,7 @@ impl<'de> Visitor<'de> for Locate<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Some((wanted, rest)) = self.0.split_first() else {
-            return Err(A::Error::custom("here"));
-        };
+        let Some((wanted, rest)) = self.0.split_first() else { return Ok(()) };
         let wanted = wanted.parse::<usize>().map_err(A::Error::custom)?;
         for _ in 0..wanted {
             list.next_element::<IgnoredAny>()?;
@@ -140,10 +151,10 @@ fn sentence(error: &Error) -> String {
 
 /// A key in quotes if it looks like one; something else may be a secret that slipped to the wrong place.
 fn key_name(key: &str) -> String {
+    if is_key(key) { format!("\"{key}\"") } else { "(not shown: it doesn't look like a key)".to_owned() }
+}
+
+fn is_key(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if !key.is_empty() && key.len() <= 40 && key.chars().all(plain) {
-        format!("\"{key}\"")
-    } else {
-        "(not shown: it doesn't look like a key)".to_owned()
-    }
+    !text.is_empty() && text.len() <= 40 && text.chars().all(plain)
 }

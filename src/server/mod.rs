@@ -6,7 +6,7 @@
 mod options;
 mod reload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,23 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     let ended = runtime.block_on(serve(parts, watcher));
     runtime.shutdown_timeout(WORKERS_DEADLINE);
     ended
+}
+
+/// Looks whether users, keys and certificates that the configuration names can be used. Changes nothing; blocking.
+///
+/// # Errors
+/// [`ServerError`] as at a start.
+pub fn check(config: &Config) -> Result<(), ServerError> {
+    let mut auth = options::auth(config, Path::new(""));
+    if auth.token.signing_key_file.is_none() {
+        // A start would make a key in the data folder.
+        auth.token.enabled = Some(false);
+    }
+    Authenticator::load(&auth, options::password_checks(config))?;
+    if let Some(files) = options::tls(config) {
+        Tls::load(&files)?;
+    }
+    Ok(())
 }
 
 struct Parts {

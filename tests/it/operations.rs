@@ -77,6 +77,115 @@ async fn a_download_under_way_ends_before_the_server_does() {
     stopping.await.unwrap();
 }
 
+/// Every subcommand, with the words that call it.
+fn subcommands() -> Vec<(Vec<String>, clap::Command)> {
+    let mut found = Vec::new();
+    let mut open = vec![(Vec::new(), d8_registry::cli::description())];
+    while let Some((words, command)) = open.pop() {
+        for sub in command.get_subcommands() {
+            open.push(([words.clone(), vec![sub.get_name().to_owned()]].concat(), sub.clone()));
+        }
+        found.push((words, command));
+    }
+    found
+}
+
+#[test]
+fn help_has_an_example_for_everything() {
+    d8_registry::cli::description().debug_assert();
+    for (words, _) in subcommands() {
+        let mut arguments: Vec<&str> = words.iter().map(String::as_str).collect();
+        arguments.push("--help");
+        let help = run(&arguments);
+        assert_eq!(code(&help), 0, "{arguments:?}");
+        let text = String::from_utf8(help.stdout).unwrap();
+        assert!(text.contains("Example"), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_2_and_says_why() {
+    for arguments in [
+        &[][..],
+        &["serve", "--frobnicate"],
+        &["serve", "extra"],
+        &["serve", "--listen", "nonsense"],
+        &["serve", "--listen", ":5001"],
+        &["serve", "--mode", "unmanaged"],
+        &["serve", "--mode", "direct", "--upstream", "https://registry.example"],
+        &["serve", "--upstream", "https://registry.example"],
+        &["index"],
+        &["hash-password", "--cost", "3"],
+        &["completions", "tcsh"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}");
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_checked_configuration_is_shown_without_secrets() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("config.yaml");
+    let check = |text: &str, more: &[&str]| {
+        std::fs::write(&file, text).unwrap();
+        run(&[&["serve", "--check-config", "--config", file.to_str().unwrap()], more].concat())
+    };
+    let user = format!("auth: {{ users: [{{ name: rw, passwordHash: '{HASH_OF_SECRET}' }}] }}\n");
+    let data = folder.path().join("data");
+    let shown = check(&user, &["--data-dir", data.to_str().unwrap()]);
+    assert_eq!(code(&shown), 0, "{}", String::from_utf8_lossy(&shown.stderr));
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let line = |key: &str| {
+        let words: Vec<&str> =
+            shown.lines().map(str::trim).find(|line| line.starts_with(key)).unwrap().split_whitespace().collect();
+        words[1..].join(" ")
+    };
+    assert_eq!(line("store.dir"), format!("{} (flag)", data.display()));
+    assert_eq!(line("auth.users[0].role"), "rw (file)");
+    assert_eq!(line("auth.users[0].passwordHash"), "*** (file)");
+    assert_eq!(line("store.reserveBytes"), "15% (default)");
+    assert!(!shown.contains("$2y$"), "{shown}");
+    assert!(!data.exists(), "a check changes nothing");
+
+    std::fs::write(folder.path().join("not-pem"), "hello").unwrap();
+    let not_pem = folder.path().join("not-pem").display().to_string();
+    for (text, word) in [
+        ("auth: { usersDir: /nowhere/users }\n".to_owned(), "/nowhere/users"),
+        ("tls: { certFile: /nowhere/tls.crt, keyFile: /nowhere/tls.key }\n".to_owned(), "/nowhere/tls.crt"),
+        (format!("{user}  \n").replace("] }", &format!("], token: {{ signingKeyFile: {not_pem} }} }}")), "not-pem"),
+    ] {
+        let refused = check(&text, &[]);
+        assert_eq!(code(&refused), 2, "{text}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains(word), "{text}: {said}");
+    }
+}
+
+#[test]
+fn a_piped_password_is_hashed_for_the_configuration() {
+    let hash = |password: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_d8-registry"))
+            .args(["hash-password", "--cost", "4"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), password.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let hashed = String::from_utf8(hash("secret\n").stdout).unwrap();
+    assert!(hashed.trim_end().parse::<d8_registry::config::PasswordHash>().is_ok(), "{hashed}");
+    assert!(bcrypt::verify("secret", hashed.trim_end()).unwrap());
+    for refused in ["", "\n", &"x".repeat(73)] {
+        let output = hash(refused);
+        assert_eq!(code(&output), 2, "{refused:?}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
 #[test]
 fn exit_codes_are_a_contract() {
     let folder = TempDir::new().unwrap();

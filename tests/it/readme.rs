@@ -39,6 +39,36 @@ fn every_key_says_when_a_change_takes_effect() {
     }
 }
 
+/// The second column is the value that is in force while the key is absent.
+#[test]
+fn every_default_is_the_one_in_force() {
+    let machine = config::Machine { cores: 2, terminal: false };
+    // A folder of users, so that nothing is open and `auth.anonymous` has its own default.
+    let config =
+        config::Config::parse("auth: { usersDir: /users }", None, &config::Overrides::default(), machine).unwrap();
+    let text = readme();
+    let mut compared = 0;
+    for setting in config.settings() {
+        let row = text.lines().find(|line| {
+            line.starts_with(&format!("| `{}` |", setting.key)) || line.starts_with(&format!("| `{}[]` |", setting.key))
+        });
+        let said = row.unwrap_or_else(|| panic!("no row {}", setting.key)).split('|').nth(2).unwrap().trim();
+        // These follow the machine, are in words, or were set above.
+        let in_words = ["limits.workerThreads", "limits.passwordChecks", "auth.usersDir", "auth.token.signingKeyFile"];
+        if in_words.contains(&setting.key.as_str()) {
+            continue;
+        }
+        let value = setting.value.as_str();
+        let right = match value {
+            "" | "-" => ["-", "none"].contains(&said),
+            _ => said == value || said.split('`').nth(1) == Some(value),
+        };
+        assert!(right, "{}: the README says {said}, the code {value}", setting.key);
+        compared += 1;
+    }
+    assert!(compared > 30, "{compared}");
+}
+
 #[test]
 fn every_flag_is_there_and_no_other() {
     fn collect(command: &clap::Command, flags: &mut BTreeSet<String>) {
@@ -69,8 +99,7 @@ fn every_metric_is_there_and_no_other() {
 
 #[test]
 fn every_exit_code_is_there_and_no_other() {
-    let codes: BTreeSet<String> =
-        [cli::EXIT_DONE, cli::EXIT_FAILED, cli::EXIT_USAGE].iter().map(ToString::to_string).collect();
+    let codes: BTreeSet<String> = cli::EXIT_CODES.iter().map(ToString::to_string).collect();
     assert_eq!(first_cells("exit code"), codes);
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::net::SocketAddr;
+mod password;
+
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,12 +22,14 @@ pub const EXIT_DONE: u8 = 0;
 pub const EXIT_FAILED: u8 = 1;
 /// Wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
+/// Every code the program ends with.
+pub const EXIT_CODES: [u8; 3] = [EXIT_DONE, EXIT_FAILED, EXIT_USAGE];
 
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "d8-registry", version, about = "In-cluster OCI container registry", max_term_width = 100)]
 #[command(after_help = "Examples:\n  d8-registry serve\n  d8-registry serve --config /etc/d8-registry/config.yaml\n  \
-    d8-registry hash-password < password.txt\n\nExit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.")]
+    printf %s \"$PASSWORD\" | d8-registry hash-password\n\nExit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.")]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -47,13 +50,17 @@ pub enum Command {
     #[command(after_help = "Example:\n  d8-registry init --data-dir /var/lib/d8-registry")]
     Init(FolderArguments),
     /// Look after the index of a store that no server uses.
+    #[command(after_help = "Example:\n  d8-registry index rebuild --data-dir /var/lib/d8-registry")]
     Index {
         /// What to do with it.
         #[command(subcommand)]
         command: IndexCommand,
     },
-    /// Read a password from standard input and print its bcrypt hash, for auth.users and usersDir.
-    #[command(after_help = "Example:\n  printf %s \"$PASSWORD\" | d8-registry hash-password")]
+    /// Read a password and print its bcrypt hash, for auth.users and usersDir.
+    #[command(
+        after_help = "The password is asked for on a terminal, unseen; else it is the first line of standard input.\n\n\
+        Examples:\n  d8-registry hash-password\n  printf %s \"$PASSWORD\" | d8-registry hash-password --cost 12"
+    )]
     HashPassword {
         /// How much a check costs: 10 is about 70 ms of a core, each step more doubles it.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=16))]
@@ -81,15 +88,15 @@ pub struct ServeArguments {
     /// The configuration file (YAML).
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Mode: Local, Proxy or Direct, in any case.
+    /// Mode, in any case [default: Local]. This version serves no other.
     #[arg(long, value_name = "MODE")]
-    pub mode: Option<String>,
+    pub mode: Option<Mode>,
     /// Address of the registry; can be given more than once [default: 127.0.0.1:5001].
     #[arg(long, value_name = "ADDR")]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Address>,
     /// Address of health checks and metrics; can be given more than once [default: 127.0.0.1:5002].
     #[arg(long, value_name = "ADDR")]
-    pub admin_listen: Vec<SocketAddr>,
+    pub admin_listen: Vec<Address>,
     /// The data folder [default: ./data].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -183,16 +190,17 @@ fn execute(command: Command) -> Result<(), Failure> {
 }
 
 fn serve(arguments: ServeArguments) -> Result<(), Failure> {
-    let mode = arguments.mode.as_deref().map(str::parse::<Mode>).transpose();
     let overrides = Overrides {
-        mode: mode.map_err(|error| Failure::usage(format!("--mode: {error}")))?,
-        listen: arguments.listen.into_iter().map(Address).collect(),
-        admin_listen: arguments.admin_listen.into_iter().map(Address).collect(),
+        mode: arguments.mode,
+        listen: arguments.listen,
+        admin_listen: arguments.admin_listen,
         data_dir: arguments.data_dir,
         upstream: arguments.upstream,
     };
     let config = Config::load(arguments.config.as_deref(), &overrides)?;
     if arguments.check_config {
+        // A file that can't be used is wrong configuration, whatever part reads it.
+        server::check(&config).map_err(|error| Failure::usage(with_causes(&error)))?;
         return print_settings(&config);
     }
     Ok(server::run(config, Source { file: arguments.config, overrides })?)
@@ -205,6 +213,9 @@ fn print_settings(config: &Config) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     for setting in settings {
         writeln!(out, "{:width$}  {}  ({})", setting.key, setting.value, setting.origin)?;
+    }
+    if config.auth.open {
+        writeln!(out, "The server is open: everyone on this machine may pull, push and delete.")?;
     }
     Ok(out.flush()?)
 }
@@ -232,14 +243,8 @@ fn rebuild_index(arguments: &FolderArguments) -> Result<(), Failure> {
 }
 
 fn hash_password(cost: u32) -> Result<(), Failure> {
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
-        writeln!(io::stderr(), "password (it will show, better pipe it in):")?;
-    }
-    let mut password = zeroize::Zeroizing::new(String::new());
-    stdin.lock().read_line(&mut password)?;
-    let typed = password.trim_end_matches(['\n', '\r']);
-    let hash = auth::hash_password(typed, cost).map_err(|error| Failure::usage(error.to_string()))?;
+    let password = password::read().map_err(|error| Failure::usage(with_causes(&error)))?;
+    let hash = auth::hash_password(&password, cost).map_err(|error| Failure::usage(error.to_string()))?;
     writeln!(io::stdout(), "{hash}")?;
     Ok(())
 }
