@@ -32,8 +32,8 @@ const CACHE_ENTRIES: usize = 2048;
 /// Longest file that is read as a manifest: far above every accepted `manifests.maxBytes`.
 const MAX_MANIFEST: u64 = 64 << 20;
 
-/// How often a tag is followed that moves on while what it pointed at is deleted.
-const FOLLOW: usize = 8;
+/// A tag that moves away under every one of so many looks is taken for unknown.
+const TAG_ATTEMPTS: usize = 8;
 
 /// Clocks: repositories share one by hash.
 const CLOCKS: usize = 1024;
@@ -205,36 +205,41 @@ impl Inner {
 
     /// The manifest behind a reference; blocking.
     pub(super) fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, StoreError> {
-        let tag = match reference {
-            Reference::Digest(digest) => return self.recall(repo, *digest)?.ok_or(StoreError::ManifestUnknown),
-            Reference::Tag(tag) => tag,
-        };
-        let mut before = None;
-        for _ in 0..FOLLOW {
-            let read_at = self.memory.clock(repo).changes.at_rest();
-            let digest = read_tag(&self.layout, repo, tag)?.ok_or(StoreError::ManifestUnknown)?;
-            if before == Some(digest) {
-                break;
+        match reference {
+            Reference::Digest(digest) => self.manifest_by_digest(repo, *digest),
+            Reference::Tag(tag) => {
+                let mut digest = self.tag_target(repo, tag)?;
+                for _ in 0..TAG_ATTEMPTS {
+                    match self.manifest_by_digest(repo, digest) {
+                        Err(StoreError::ManifestUnknown) => {}
+                        found => return found,
+                    }
+                    // The tag moved and the manifest behind it was deleted in between: it points elsewhere now.
+                    let target = self.tag_target(repo, tag)?;
+                    if target == digest {
+                        break;
+                    }
+                    digest = target;
+                }
+                Err(StoreError::ManifestUnknown)
             }
-            if let Some(stored) = self.recall(repo, digest)? {
-                self.memory.known.insert(Key::Tag(repo.clone(), tag.clone()), Known::Tag { digest, read_at });
-                return Ok(stored);
-            }
-            before = Some(digest);
         }
-        Err(StoreError::ManifestUnknown)
     }
 
-    /// The manifest from memory or from the tree; blocking.
-    fn recall(&self, repo: &RepoName, digest: Digest) -> Result<Option<StoredManifest>, StoreError> {
+    fn tag_target(&self, repo: &RepoName, tag: &Tag) -> Result<Digest, StoreError> {
+        let read_at = self.memory.clock(repo).changes.at_rest();
+        let digest = read_tag(&self.layout, repo, tag)?.ok_or(StoreError::ManifestUnknown)?;
+        self.memory.known.insert(Key::Tag(repo.clone(), tag.clone()), Known::Tag { digest, read_at });
+        Ok(digest)
+    }
+
+    fn manifest_by_digest(&self, repo: &RepoName, digest: Digest) -> Result<StoredManifest, StoreError> {
         if let Some(stored) = self.memory.manifest(repo, &digest) {
-            return Ok(Some(stored));
+            return Ok(stored);
         }
         let read_at = self.memory.deletions_at_rest(repo);
-        let stored = self.read_manifest(repo, digest)?;
-        if let Some(stored) = &stored {
-            self.memory.keep(repo, stored, read_at);
-        }
+        let stored = self.read_manifest(repo, digest)?.ok_or(StoreError::ManifestUnknown)?;
+        self.memory.keep(repo, &stored, read_at);
         Ok(stored)
     }
 
