@@ -91,7 +91,8 @@ impl Contents {
 impl Shelf<'_> {
     /// Makes the synced file behind `temporary` a content and a member of `repo`; durable when it answers.
     ///
-    /// `false`: the content was there already, and the file is gone.
+    /// `false`: the content was there already, and the file is gone. On an error the file is gone too, and no content of
+    /// nobody is left.
     pub(super) fn add(
         &self,
         temporary: Temporary,
@@ -116,12 +117,21 @@ impl Shelf<'_> {
             self.disk.rename(temporary, &path)?;
             self.space.add_content(digest, size);
             fail_point!("store::content::after_rename");
-            self.disk.sync_folder_of(&path)?;
         } else {
             drop(temporary);
         }
-        fail_point!("store::content::before_link");
-        self.link(&path, repo, kind, digest)?;
+        // Also for one that was there: a killed server may have left its name unsynced.
+        let linked = self.disk.sync_folder_of(&path).and_then(|()| {
+            fail_point!("store::content::before_link");
+            self.link(&path, repo, kind, digest)
+        });
+        if let Err(error) = linked {
+            // A full disk has room for the content and none for its link: nobody's content must not stay.
+            if let Err(kept) = self.reclaim(digest) {
+                tracing::warn!(%digest, error = %kept, "a content that no repository has is left until it is counted");
+            }
+            return Err(error);
+        }
         Ok(added)
     }
 
@@ -135,6 +145,8 @@ impl Shelf<'_> {
         };
         match stat(&source)? {
             Some(found) if from.is_some() || found.nlink() > 1 => {
+                // A name and perhaps a folder, no bytes.
+                self.space.admit(0)?;
                 self.link(&source, to, Membership::Blob, digest)?;
                 Ok(true)
             }
@@ -209,6 +221,10 @@ impl Shelf<'_> {
     /// Adds up one folder of contents and removes those that no repository has (a crash between rename and link).
     pub(super) fn count_folder(&self, folder: usize) -> Result<u64, StoreError> {
         let _locked = self.contents.lock_folder(folder);
+        if self.space.is_folder_counted(folder) {
+            // An attempt before this one failed further on.
+            return Ok(0);
+        }
         let mut bytes = 0;
         for algorithm in Algorithm::ALL {
             let first = u8::try_from(folder).unwrap_or(u8::MAX);

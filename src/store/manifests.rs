@@ -1,7 +1,8 @@
 //! Manifests and tags of repositories, and what is remembered of them in memory.
 //!
 //! What is remembered carries the state of its repository's clock from before it was read; a write moves the clock
-//! before and after it touches the tree. So nothing read beside a write is believed after it.
+//! before and after it touches the tree, and nothing is remembered in between. So nothing read before or beside a write
+//! is believed after it began, and no reader sees the new and then the old.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -41,9 +42,47 @@ const CLOCKS: usize = 1024;
 #[derive(Debug, Default)]
 struct Clock {
     /// Moves with every write of a manifest or tag.
-    changes: AtomicU64,
+    changes: Hand,
     /// Moves with every delete, of blobs too.
-    deletions: AtomicU64,
+    deletions: Hand,
+}
+
+#[derive(Debug, Default)]
+struct Hand {
+    at: AtomicU64,
+    /// Writes that have begun and not ended.
+    moving: AtomicU64,
+}
+
+/// A write that has begun; it ends when this is dropped.
+#[derive(Debug)]
+#[must_use = "the write lasts as long as this lives"]
+pub(super) struct Moving<'a>(&'a Hand);
+
+impl Hand {
+    fn at(&self) -> u64 {
+        self.at.load(Ordering::SeqCst)
+    }
+
+    /// Where it stands, for what is read from now on; [`NEVER`] while a write runs.
+    fn at_rest(&self) -> u64 {
+        // In this order: a write that begins after the first look has moved the hand on before it touches the tree.
+        let at = self.at();
+        if self.moving.load(Ordering::SeqCst) == 0 { at } else { NEVER }
+    }
+
+    fn begin(&self) -> Moving<'_> {
+        self.moving.fetch_add(1, Ordering::SeqCst);
+        self.at.fetch_add(1, Ordering::SeqCst);
+        Moving(self)
+    }
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.0.at.fetch_add(1, Ordering::SeqCst);
+        self.0.moving.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Debug)]
@@ -100,22 +139,20 @@ impl Memory {
     }
 
     /// The clock of deletes, to be read before the tree is.
-    pub(super) fn deletions(&self, repo: &RepoName) -> u64 {
-        self.clock(repo).deletions.load(Ordering::SeqCst)
+    pub(super) fn deletions_at_rest(&self, repo: &RepoName) -> u64 {
+        self.clock(repo).deletions.at_rest()
     }
 
     fn tag(&self, repo: &RepoName, tag: &Tag) -> Option<Digest> {
         match self.known.get(&Key::Tag(repo.clone(), tag.clone()))? {
-            Known::Tag { digest, read_at } if read_at == self.clock(repo).changes.load(Ordering::SeqCst) => {
-                Some(digest)
-            }
+            Known::Tag { digest, read_at } if read_at == self.clock(repo).changes.at() => Some(digest),
             _ => None,
         }
     }
 
     fn manifest(&self, repo: &RepoName, digest: &Digest) -> Option<StoredManifest> {
         match self.known.get(&Key::Manifest(repo.clone(), *digest))? {
-            Known::Manifest { stored, read_at, .. } if read_at == self.deletions(repo) => Some(stored),
+            Known::Manifest { stored, read_at, .. } if read_at == self.clock(repo).deletions.at() => Some(stored),
             _ => None,
         }
     }
@@ -131,7 +168,9 @@ impl Memory {
     /// Whether the manifest was found whole and nothing was deleted from its repository since.
     pub(super) fn is_whole(&self, repo: &RepoName, digest: &Digest) -> bool {
         match self.known.get(&Key::Manifest(repo.clone(), *digest)) {
-            Some(Known::Manifest { whole_at, .. }) => whole_at.load(Ordering::SeqCst) == self.deletions(repo),
+            Some(Known::Manifest { whole_at, .. }) => {
+                whole_at.load(Ordering::SeqCst) == self.clock(repo).deletions.at()
+            }
             _ => false,
         }
     }
@@ -143,14 +182,14 @@ impl Memory {
         }
     }
 
-    /// Moves the clock of changes; called before and after the tree is touched.
-    fn moved(&self, repo: &RepoName) {
-        self.clock(repo).changes.fetch_add(1, Ordering::SeqCst);
+    /// Begins a write of manifests or tags; called before the tree is touched.
+    fn changing(&self, repo: &RepoName) -> Moving<'_> {
+        self.clock(repo).changes.begin()
     }
 
-    /// Moves the clock of deletes; called before and after the tree is touched.
-    pub(super) fn deleted(&self, repo: &RepoName) {
-        self.clock(repo).deletions.fetch_add(1, Ordering::SeqCst);
+    /// Begins a delete; called before the tree is touched.
+    pub(super) fn deleting(&self, repo: &RepoName) -> Moving<'_> {
+        self.clock(repo).deletions.begin()
     }
 }
 
@@ -188,7 +227,7 @@ impl Inner {
     }
 
     fn tag_target(&self, repo: &RepoName, tag: &Tag) -> Result<Digest, StoreError> {
-        let read_at = self.memory.clock(repo).changes.load(Ordering::SeqCst);
+        let read_at = self.memory.clock(repo).changes.at_rest();
         let digest = read_tag(&self.layout, repo, tag)?.ok_or(StoreError::ManifestUnknown)?;
         self.memory.known.insert(Key::Tag(repo.clone(), tag.clone()), Known::Tag { digest, read_at });
         Ok(digest)
@@ -198,7 +237,7 @@ impl Inner {
         if let Some(stored) = self.memory.manifest(repo, &digest) {
             return Ok(stored);
         }
-        let read_at = self.memory.deletions(repo);
+        let read_at = self.memory.deletions_at_rest(repo);
         let stored = self.read_manifest(repo, digest)?.ok_or(StoreError::ManifestUnknown)?;
         self.memory.keep(repo, &stored, read_at);
         Ok(stored)
@@ -233,9 +272,9 @@ impl Inner {
         self.space.admit(size)?;
         let _locked = self.locks.lock(repo);
         let change = self.begin_change(repo)?;
-        self.memory.moved(repo);
+        let moving = self.memory.changing(repo);
         let result = self.write_manifest(repo, stored, size, tags, &change);
-        self.memory.moved(repo);
+        drop(moving);
         if result.is_ok() {
             change.done();
         }
@@ -271,14 +310,12 @@ impl Inner {
     pub(super) fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
         let _locked = self.locks.lock(repo);
         let change = self.begin_change(repo)?;
-        self.memory.moved(repo);
-        self.memory.deleted(repo);
+        let moving = (self.memory.changing(repo), self.memory.deleting(repo));
         let result = match reference {
             Reference::Tag(tag) => self.remove_tags(repo, std::slice::from_ref(tag), &change),
             Reference::Digest(digest) => self.remove_manifest(repo, digest, &change),
         };
-        self.memory.deleted(repo);
-        self.memory.moved(repo);
+        drop(moving);
         if matches!(result, Ok(()) | Err(StoreError::ManifestUnknown)) {
             change.done();
         }

@@ -1,8 +1,9 @@
 //! The disk: a directory tree that is the truth, and an index that can be rebuilt from it.
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
-//! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?); then the index: `index` (sled),
-//! `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a server.
+//! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `tending` (what runs beside
+//! requests); then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a
+//! server.
 
 mod bulk;
 mod contents;
@@ -18,14 +19,14 @@ mod options;
 mod rebuild;
 mod references;
 mod space;
+mod tending;
 mod uploads;
 mod walk;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -49,11 +50,7 @@ use self::opening::LayOut;
 use self::rebuild::Tree;
 use self::space::Space;
 use self::uploads::Uploads;
-use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId};
-
-/// Abandoned uploads are looked for this often.
-const REAP_EVERY: Duration = Duration::from_secs(60);
 
 /// A client that hears that the index is being rebuilt asks again after so many seconds.
 const INDEX_RETRY: u64 = 5;
@@ -106,6 +103,8 @@ struct Inner {
     listings: Listings,
     /// Keeps a second server out.
     _lock: File,
+    /// Read while a change is made; `true` once the store is closed.
+    closed: RwLock<bool>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -122,28 +121,6 @@ impl Inner {
     fn tree(&self) -> Tree<'_> {
         Tree { layout: &self.layout, locks: &self.locks }
     }
-
-    /// Removes abandoned uploads; says how many. Blocking.
-    fn reap(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.uploads.reap(self.shelf(), self.space.limits().upload_idle, now)
-    }
-
-    /// Adds up all contents, and says so if it takes long. Blocking.
-    fn count(&self, stop: &CancellationToken) -> Result<(), StoreError> {
-        if self.space.all_counted() {
-            return Ok(());
-        }
-        let progress = crate::telemetry::Progress::new("counting the store's content");
-        for folder in 0..space::FOLDERS {
-            if stop.is_cancelled() {
-                return Ok(());
-            }
-            self.shelf().count_folder(folder)?;
-            progress.tick(folder as u64 + 1, Some(space::FOLDERS as u64));
-        }
-        self.space.set_all_counted();
-        Ok(())
-    }
 }
 
 /// Runs work that waits for the disk; it ends by itself even if the caller is dropped.
@@ -154,6 +131,21 @@ async fn blocking<T: Send + 'static>(
         Ok(outcome) => outcome,
         Err(error) => Err(StoreError::Bug(error.to_string())),
     }
+}
+
+/// As [`blocking`], for work that changes the tree: [`Store::close`] waits for it, and a full disk is called full.
+async fn change<T: Send + 'static>(
+    store: Arc<Inner>,
+    work: impl FnOnce(&Arc<Inner>) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    blocking(move || {
+        let closed = store.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(StoreError::Bug("the store is closed".into()));
+        }
+        work(&store).map_err(|error| store.space.explain(error))
+    })
+    .await
 }
 
 impl Store {
@@ -192,6 +184,7 @@ impl Store {
             uploads: Uploads::default(),
             listings: Listings::new(&layout),
             _lock: opened.lock,
+            closed: RwLock::new(false),
             layout,
             disk,
         })))
@@ -210,11 +203,13 @@ impl Store {
     pub fn start_workers(&self, tasks: &TaskTracker, stop: &CancellationToken) {
         let store = Arc::clone(&self.0);
         tasks.spawn(Listings::run(Arc::clone(&store), |store| (&store.listings, store.tree()), stop.clone()));
-        tasks.spawn(tidy(store, stop.clone()));
+        tasks.spawn(tending::tidy(store, stop.clone()));
     }
 
-    /// Seals the index and notes what is used. Called once, when no request runs any more; blocking.
+    /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes
+    /// that outlived their requests; none is made afterwards.
     pub fn close(&self) {
+        *self.0.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.listings.close();
         if let Some(bytes) = self.0.space.contents() {
             let (disk, layout) = (&self.0.disk, &self.0.layout);
@@ -280,7 +275,7 @@ impl Store {
     /// Of the disk.
     pub async fn mount_blob(&self, from: Option<&RepoName>, to: &RepoName, digest: Digest) -> Result<bool, StoreError> {
         let (store, from, to) = (Arc::clone(&self.0), from.cloned(), to.clone());
-        blocking(move || store.shelf().mount(from.as_ref(), &to, &digest)).await
+        change(store, move |store| store.shelf().mount(from.as_ref(), &to, &digest)).await
     }
 
     /// Takes a blob out of a repository; the bytes go when no repository has them. Runs to its end even if the caller
@@ -290,10 +285,10 @@ impl Store {
     /// [`StoreError::BlobUnknown`], or of the disk.
     pub async fn delete_blob(&self, repo: &RepoName, digest: Digest) -> Result<(), StoreError> {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || {
-            store.memory.deleted(&repo);
+        change(store, move |store| {
+            let moving = store.memory.deleting(&repo);
             let removed = store.shelf().remove(&repo, Membership::Blob, &digest);
-            store.memory.deleted(&repo);
+            drop(moving);
             if removed? { Ok(()) } else { Err(StoreError::BlobUnknown) }
         })
         .await
@@ -312,10 +307,10 @@ impl Store {
     ) -> Result<UploadSession, StoreError> {
         self.0.space.admit(expected.unwrap_or(0))?;
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || {
+        change(store, move |store| {
             let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
             let (upload, hold) = store.uploads.begin(store.shelf(), &repo, algorithm)?;
-            Ok(UploadSession::new(store, upload, hold))
+            Ok(UploadSession::new(Arc::clone(store), upload, hold))
         })
         .await
     }
@@ -391,7 +386,7 @@ impl Store {
         tags: Vec<Tag>,
     ) -> Result<(), StoreError> {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || store.put_manifest(&repo, &stored, &tags)).await
+        change(store, move |store| store.put_manifest(&repo, &stored, &tags)).await
     }
 
     /// Removes a manifest and the tags that point at it, or, for a tag, the tag alone. Runs to its end even if the
@@ -401,7 +396,7 @@ impl Store {
     /// [`StoreError::ManifestUnknown`], or of the disk.
     pub async fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
         let (store, repo, reference) = (Arc::clone(&self.0), repo.clone(), reference.clone());
-        blocking(move || store.delete_manifest(&repo, &reference)).await
+        change(store, move |store| store.delete_manifest(&repo, &reference)).await
     }
 
     /// Whether the repository holds a manifest, a tag or a blob.
@@ -467,29 +462,6 @@ impl Store {
         let store = Arc::clone(&self.0);
         // The index logs its own failures and is rebuilt; to the client there just is none now.
         blocking(move || question(&store).map_err(|_| StoreError::IndexNotReady { retry_after: INDEX_RETRY })).await
-    }
-}
-
-/// Counts what an unclean stop left uncounted; reaps uploads; keeps the index's size in view.
-async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
-    loop {
-        let (inner, token) = (Arc::clone(&store), stop.clone());
-        let round = blocking(move || {
-            inner.count(&token)?;
-            inner.space.set_index_bytes(inner.listings.size_on_disk());
-            inner.reap(crate::clock::now())
-        });
-        match round.await {
-            Ok(0) => {}
-            Ok(reaped) => tracing::info!(reaped, "abandoned uploads removed"),
-            Err(error) => {
-                tracing::error!(error = %crate::telemetry::with_causes(&error), "the store could not be tidied");
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(REAP_EVERY) => {}
-        }
     }
 }
 

@@ -20,7 +20,7 @@ impl Inner {
         repo: &RepoName,
         stored: &StoredManifest,
     ) -> Result<Vec<Digest>, StoreError> {
-        let deletions = self.memory.deletions(repo);
+        let deletions = self.memory.deletions_at_rest(repo);
         let mut walk = Walk { store: self, repo, seen: HashSet::new(), missing: Vec::new(), waiting: Vec::new() };
         walk.look_into(stored)?;
         while let Some(digest) = walk.waiting.pop() {

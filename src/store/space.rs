@@ -45,6 +45,17 @@ struct Sample {
     written_since: u64,
 }
 
+impl Sample {
+    fn left(&self) -> u64 {
+        self.free.saturating_sub(self.written_since)
+    }
+
+    fn refusal(&self, limits: &StoreLimits, bytes: u64) -> Option<Refusal> {
+        let (reserve, free) = (limits.reserve.bytes(self.total), self.left());
+        (free < reserve.saturating_add(bytes)).then_some(Refusal::ReserveExhausted { reserve, free })
+    }
+}
+
 impl Space {
     /// `contents`: bytes of all contents, known from the last clean stop; `uploads`: bytes of uploads in progress.
     pub(super) fn new(root: File, limits: StoreLimits, contents: Option<u64>, uploads: u64) -> Self {
@@ -89,12 +100,13 @@ impl Space {
         {
             return Err(StoreError::Full(Refusal::BudgetExhausted { budget, used }));
         }
-        let (free, total) = self.free();
-        let reserve = limits.reserve.bytes(total);
-        if free < reserve.saturating_add(bytes) {
-            return Err(StoreError::Full(Refusal::ReserveExhausted { reserve, free }));
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, false);
+        if sample.refusal(&limits, bytes).is_some() {
+            // Something may have been deleted since the look: nobody is refused on old news.
+            self.refresh(&mut sample, true);
         }
-        Ok(())
+        sample.refusal(&limits, bytes).map_or(Ok(()), |refusal| Err(StoreError::Full(refusal)))
     }
 
     /// Charges bytes of an upload before they are written.
@@ -108,17 +120,31 @@ impl Space {
             self.refund_upload(bytes);
             return Err(error);
         }
+        let limits = self.limits();
         let mut sample = lock(&self.sample);
-        sample.written_since = sample.written_since.saturating_add(bytes);
-        let left = sample.free.saturating_sub(sample.written_since);
-        let (total, free) = (sample.total, sample.free);
-        drop(sample);
-        let reserve = self.limits().reserve.bytes(total);
-        if left < reserve {
-            self.refund_upload(bytes);
-            return Err(StoreError::Full(Refusal::ReserveExhausted { reserve, free }));
+        if sample.refusal(&limits, bytes).is_some() {
+            self.refresh(&mut sample, true);
         }
+        if let Some(refusal) = sample.refusal(&limits, bytes) {
+            drop(sample);
+            self.refund_upload(bytes);
+            return Err(StoreError::Full(refusal));
+        }
+        sample.written_since = sample.written_since.saturating_add(bytes);
         Ok(())
+    }
+
+    /// Turns what the system says of a full disk or an exhausted quota into the refusal that it is.
+    pub(super) fn explain(&self, error: StoreError) -> StoreError {
+        if !error.is_disk_full() {
+            return error;
+        }
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, true);
+        StoreError::Full(Refusal::ReserveExhausted {
+            reserve: self.limits().reserve.bytes(sample.total),
+            free: sample.left(),
+        })
     }
 
     /// Gives back bytes of an upload that are gone.
@@ -144,6 +170,11 @@ impl Space {
     pub(super) fn count_folder(&self, folder: usize, bytes: u64) {
         self.contents.fetch_add(bytes, Ordering::Relaxed);
         self.counted[folder].store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the folder was counted. To be asked under its lock.
+    pub(super) fn is_folder_counted(&self, folder: usize) -> bool {
+        self.counted[folder].load(Ordering::Relaxed)
     }
 
     pub(super) fn set_all_counted(&self) {
@@ -176,15 +207,23 @@ impl Space {
     }
 
     fn is_counted(&self, digest: &Digest) -> bool {
-        self.counted[folder_of(digest)].load(Ordering::Relaxed)
+        self.is_folder_counted(folder_of(digest))
     }
 
     /// Free bytes (those that this process may use) and size of the file system.
     fn free(&self) -> (u64, u64) {
         let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, false);
+        (sample.left(), sample.total)
+    }
+
+    /// Looks again if the sample is old, or `now`.
+    fn refresh(&self, sample: &mut Sample, now: bool) {
         let fresh =
             sample.taken.is_some_and(|taken| taken.elapsed() < SAMPLE_LIFE) && sample.written_since < SAMPLE_BYTES;
-        if !fresh && let Ok(facts) = fstatvfs(&self.root) {
+        if (now || !fresh)
+            && let Ok(facts) = fstatvfs(&self.root)
+        {
             *sample = Sample {
                 taken: Some(Instant::now()),
                 free: facts.f_bavail.saturating_mul(facts.f_frsize),
@@ -192,7 +231,6 @@ impl Space {
                 written_since: 0,
             };
         }
-        (sample.free.saturating_sub(sample.written_since), sample.total)
     }
 }
 

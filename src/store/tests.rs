@@ -3,6 +3,7 @@
 mod blobs;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod faults;
 mod folder;
 mod manifests;
 mod uploads;
@@ -16,11 +17,17 @@ use bytes::Bytes;
 
 use super::walk::{Manifests, Oddities, Repositories, Tags};
 use super::*;
+use crate::clock::Timestamp;
 use crate::oci::Manifest;
 
 /// Opens (and lays out) a store in `dir` that refuses nothing.
 pub(super) fn store(dir: &Path) -> Store {
     Store::open(&options(dir)).unwrap()
+}
+
+/// A folder in memory where there is one, for tests of many cases: it syncs at once.
+fn quick_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 pub(super) fn options(dir: &Path) -> StoreOptions {

@@ -8,9 +8,8 @@ mod session;
 mod state;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -29,6 +28,9 @@ use crate::oci::{Algorithm, Hasher, RepoName, UploadId};
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     open: DashMap<UploadId, Arc<Upload>>,
+    /// Held while an upload of an earlier process is loaded, or removed without being loaded: so that nobody holds one
+    /// that has ended, whose file may be a stored content by now.
+    loading: Mutex<()>,
 }
 
 /// One upload.
@@ -51,6 +53,8 @@ struct Release(Arc<Upload>);
 
 impl Drop for Release {
     fn drop(&mut self) {
+        // An upload that waits for its client costs no descriptor.
+        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).close();
         self.0.held.store(false, Ordering::Release);
     }
 }
@@ -99,11 +103,7 @@ impl Uploads {
         let known = self.open.get(&id).map(|upload| Arc::clone(upload.value()));
         let upload = match known {
             Some(upload) => upload,
-            None => {
-                let loaded = Arc::new(Self::load(layout, id)?);
-                // Another request may have loaded it meanwhile: its is the one.
-                Arc::clone(self.open.entry(id).or_insert(loaded).value())
-            }
+            None => self.take_up(layout, id)?,
         };
         if upload.repo == *repo { Ok(upload) } else { Err(StoreError::UploadUnknown) }
     }
@@ -119,6 +119,17 @@ impl Uploads {
         let hold = upload.hold().ok_or(StoreError::UploadBusy(id))?;
         // It may have ended between being found and being held.
         if self.open.contains_key(&id) { Ok((upload, hold)) } else { Err(StoreError::UploadUnknown) }
+    }
+
+    fn take_up(&self, layout: &Layout, id: UploadId) -> Result<Arc<Upload>, StoreError> {
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.open.get(&id).map(|upload| Arc::clone(upload.value()));
+        if let Some(upload) = known {
+            return Ok(upload);
+        }
+        let loaded = Arc::new(Self::load(layout, id)?);
+        self.open.insert(id, Arc::clone(&loaded));
+        Ok(loaded)
     }
 
     /// Reads an upload that an earlier process left.
@@ -170,6 +181,10 @@ impl Uploads {
                     self.end(shelf, &upload, &hold);
                 }
                 None => {
+                    let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+                    if self.open.contains_key(&id) {
+                        continue;
+                    }
                     remove_folder(&shelf.layout.upload(id));
                     shelf.space.refund_upload(bytes);
                 }

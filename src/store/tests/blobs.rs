@@ -194,7 +194,7 @@ proptest! {
     fn memberships_are_a_set(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = quick_dir();
             let mut store = store(dir.path());
             let repos = [repo("a"), repo("a/b"), repo("c")];
             let mut model = std::collections::BTreeSet::new();

@@ -132,7 +132,7 @@ impl Model {
         if clean {
             self.store.close();
         }
-        let elsewhere = tempfile::tempdir().unwrap();
+        let elsewhere = quick_dir();
         self.store = store(elsewhere.path());
         if rebooted {
             // Of a note that was half-written nothing but the owner is known: the content is hashed again.
@@ -171,7 +171,7 @@ proptest! {
     fn an_upload_is_a_vector_of_bytes(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = quick_dir();
             let store = store(dir.path());
             let mut model = Model { dir, store, session: None, bytes: Vec::new() };
             for step in steps {

@@ -15,7 +15,7 @@ use crate::oci::{Digest, Hasher, UploadId};
 use crate::store::contents::Shelf;
 use crate::store::durable::Temporary;
 use crate::store::layout::Membership;
-use crate::store::{Inner, Refusal, StoreError, blocking};
+use crate::store::{Inner, StoreError, change};
 
 /// After so many bytes the hash is noted beside the data: what a restart hashes again at most.
 const NOTE_EVERY: u64 = 16 << 20;
@@ -26,7 +26,8 @@ const REREAD_BYTES: usize = 1 << 20;
 /// The file and the hash of an upload.
 #[derive(Debug)]
 pub(super) struct Writer {
-    file: File,
+    /// Open while the upload is held.
+    file: Option<File>,
     hasher: Hasher,
     offset: u64,
     noted: u64,
@@ -34,7 +35,20 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) const fn new(file: File, hasher: Hasher, offset: u64) -> Self {
-        Self { file, hasher, offset, noted: offset }
+        Self { file: Some(file), hasher, offset, noted: offset }
+    }
+
+    /// Lets go of the file.
+    pub(super) fn close(&mut self) {
+        self.file = None;
+    }
+
+    fn file(&mut self, path: &Path) -> Result<&File, StoreError> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => open(path)?,
+        };
+        Ok(self.file.insert(file))
     }
 
     pub(super) const fn offset(&self) -> u64 {
@@ -43,25 +57,26 @@ impl Writer {
 
     /// Takes up what an earlier process left: hashes what the note has not seen, or all of it.
     pub(super) fn load(path: &Path, state: &State) -> Result<Self, StoreError> {
-        let failed = |operation| StoreError::io(operation, path);
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed("open"))?;
-        let length = file.metadata().map_err(failed("stat"))?.len();
+        let file = open(path)?;
+        let length = file.metadata().map_err(StoreError::io("stat", path))?.len();
         let (hashed, hasher) = match &state.hash {
             Some((hashed, hasher)) if *hashed <= length => (*hashed, hasher.clone()),
             _ => (0, Hasher::new(state.algorithm)),
         };
-        let mut writer = Self { file, hasher, offset: length, noted: hashed };
-        hash_range(&writer.file, path, &mut writer.hasher, hashed, length)?;
+        let mut writer = Self { file: None, hasher, offset: length, noted: hashed };
+        hash_range(&file, path, &mut writer.hasher, hashed, length)?;
         Ok(writer)
     }
 
     /// Writes all of it and hashes it, or leaves everything as it was.
     fn append(&mut self, path: &Path, content: &[Bytes]) -> Result<(), StoreError> {
-        let mut at = self.offset;
+        let offset = self.offset;
+        let mut at = offset;
+        let file = self.file(path)?;
         for piece in content {
-            if let Err(error) = self.file.write_all_at(piece, at) {
+            if let Err(error) = file.write_all_at(piece, at) {
                 // What stands behind the offset is written over by the next attempt; cutting it off frees the room.
-                let _ = self.file.set_len(self.offset);
+                let _ = file.set_len(offset);
                 return Err(StoreError::io("write", path)(error));
             }
             at += piece.len() as u64;
@@ -73,14 +88,19 @@ impl Writer {
         Ok(())
     }
 
-    fn digest(&self, path: &Path, like: &Digest) -> Result<Digest, StoreError> {
+    fn digest(&mut self, path: &Path, like: &Digest) -> Result<Digest, StoreError> {
         if like.algorithm() == self.hasher.algorithm() {
             return Ok(self.hasher.clone().finish());
         }
         let mut hasher = Hasher::new(like.algorithm());
-        hash_range(&self.file, path, &mut hasher, 0, self.offset)?;
+        let offset = self.offset;
+        hash_range(self.file(path)?, path, &mut hasher, 0, offset)?;
         Ok(hasher.finish())
     }
+}
+
+fn open(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new().read(true).write(true).open(path).map_err(StoreError::io("open", path))
 }
 
 fn hash_range(file: &File, path: &Path, hasher: &mut Hasher, from: u64, to: u64) -> Result<(), StoreError> {
@@ -141,9 +161,9 @@ impl UploadSession {
             return Ok(());
         }
         let (store, upload, hold) = (Arc::clone(&self.store), Arc::clone(&self.upload), self.hold.clone());
-        blocking(move || {
+        change(store, move |store| {
             let _hold = hold;
-            append(&store, &upload, &content)
+            append(store, &upload, &content)
         })
         .await
     }
@@ -152,9 +172,11 @@ impl UploadSession {
     /// if the caller is dropped.
     ///
     /// # Errors
-    /// [`StoreError::DigestMismatch`] (the upload is gone then), or of the disk (the upload stays).
+    /// [`StoreError::DigestMismatch`], or of the disk: the upload is gone then. It stays only if the disk failed before
+    /// the digest was known to be right.
     pub async fn finish(self, expected: Digest) -> Result<(), StoreError> {
-        blocking(move || finish(&self.store, &self.upload, &self.hold, &expected)).await
+        let Self { store, upload, hold } = self;
+        change(store, move |store| finish(store, &upload, &hold, &expected)).await
     }
 
     /// Ends the upload and removes what it stored. Runs to its end even if the caller is dropped.
@@ -162,8 +184,9 @@ impl UploadSession {
     /// # Errors
     /// [`StoreError::Bug`] only.
     pub async fn cancel(self) -> Result<(), StoreError> {
-        blocking(move || {
-            self.store.uploads.end(self.store.shelf(), &self.upload, &self.hold);
+        let Self { store, upload, hold } = self;
+        change(store, move |store| {
+            store.uploads.end(store.shelf(), &upload, &hold);
             Ok(())
         })
         .await
@@ -177,7 +200,7 @@ fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), Store
     let path = store.layout.upload_data(upload.id);
     if let Err(error) = writer.append(&path, content) {
         store.space.refund_upload(length);
-        return Err(full_if_full(store, error));
+        return Err(error);
     }
     upload.offset.store(writer.offset, Ordering::Release);
     if writer.offset - writer.noted >= NOTE_EVERY {
@@ -190,30 +213,27 @@ fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), Store
 fn finish(store: &Inner, upload: &Upload, hold: &Hold, expected: &Digest) -> Result<(), StoreError> {
     let shelf: Shelf<'_> = store.shelf();
     let path = store.layout.upload_data(upload.id);
-    let writer = lock(upload);
+    let mut writer = lock(upload);
     let actual = writer.digest(&path, expected)?;
     if actual != *expected {
         drop(writer);
         store.uploads.end(shelf, upload, hold);
         return Err(StoreError::DigestMismatch { expected: Box::new(*expected), actual: Box::new(actual) });
     }
+    let size = writer.offset;
+    let file = writer.file(&path)?;
     // Appends that were cut off may have left bytes behind the offset.
-    writer.file.set_len(writer.offset).map_err(StoreError::io("cut", &path))?;
+    file.set_len(size).map_err(StoreError::io("cut", &path))?;
     fail_point!("store::upload::before_sync");
-    store.disk.sync(&writer.file, &path)?;
-    shelf.add(Temporary::adopt(path), writer.offset, &upload.repo, Membership::Blob, expected)?;
+    let stored = store.disk.sync(file, &path).and_then(|()| {
+        shelf.add(Temporary::adopt(path), size, &upload.repo, Membership::Blob, expected)?;
+        Ok(())
+    });
     drop(writer);
+    // Also if it failed: the file may be a stored content by now, which nobody may write to, and a sync that failed
+    // once says nothing true the second time.
     store.uploads.end(shelf, upload, hold);
-    Ok(())
-}
-
-/// A write that the system refused for lack of room is our 507 too.
-fn full_if_full(store: &Inner, error: StoreError) -> StoreError {
-    if !error.is_disk_full() {
-        return error;
-    }
-    let usage = store.space.usage();
-    StoreError::Full(Refusal::ReserveExhausted { reserve: usage.reserve, free: usage.free })
+    stored
 }
 
 fn lock(upload: &Upload) -> MutexGuard<'_, Writer> {

@@ -1,6 +1,7 @@
 //! The note beside an upload's bytes: whose it is, and the hash at some offset.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -22,6 +23,8 @@ pub(super) struct State {
 struct Raw {
     repository: String,
     algorithm: String,
+    /// The boot in which the hash was noted.
+    boot: String,
     hashed: u64,
     hash: String,
 }
@@ -37,7 +40,13 @@ impl State {
             .hash
             .as_ref()
             .map_or((0, String::new()), |(hashed, hasher)| (*hashed, STANDARD_NO_PAD.encode(hasher.state().bytes)));
-        let raw = Raw { repository: self.repo.to_string(), algorithm: self.algorithm.to_string(), hashed, hash };
+        let raw = Raw {
+            repository: self.repo.to_string(),
+            algorithm: self.algorithm.to_string(),
+            boot: boot().to_owned(),
+            hashed,
+            hash,
+        };
         let text = serde_json::to_vec(&raw).map_err(|error| StoreError::Bug(error.to_string()))?;
         std::fs::write(path, text).map_err(StoreError::io("write", path))
     }
@@ -53,8 +62,19 @@ impl State {
         let (Ok(repo), Ok(algorithm)) = (raw.repository.parse(), raw.algorithm.parse::<Algorithm>()) else {
             return Ok(None);
         };
-        let hasher =
-            STANDARD_NO_PAD.decode(raw.hash).ok().and_then(|bytes| Hasher::resume(&HasherState { algorithm, bytes }));
+        // Neither the note nor the bytes are synced: after a crash of the machine there may be a note of bytes that were
+        // lost, and the hash would vouch for them. Then they are hashed again.
+        let noted = Some(raw.hash).filter(|_| raw.boot == boot()).and_then(|hash| STANDARD_NO_PAD.decode(hash).ok());
+        let hasher = noted.and_then(|bytes| Hasher::resume(&HasherState { algorithm, bytes }));
         Ok(Some(Self { repo, algorithm, hash: hasher.map(|hasher| (raw.hashed, hasher)) }))
     }
+}
+
+/// Names the time since the machine started; where the system has no name for it, the life of this process.
+fn boot() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
+        _ => crate::oci::UploadId::random().to_string(),
+    })
 }
