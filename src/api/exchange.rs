@@ -167,6 +167,7 @@ impl Finish for Exchange {
             repository: self.route.as_ref().and_then(Route::repository).map(crate::oci::RepoName::as_str),
             reference: reference.as_deref(),
             status: self.status.as_u16(),
+            cache: None,
             received,
             sent,
             whole,

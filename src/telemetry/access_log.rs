@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::labels::CacheOutcome;
 use super::line::{Line, Lines};
 use super::logging::Level;
 use super::repeats::{Repeats, Verdict};
@@ -40,6 +41,8 @@ pub struct AccessRecord<'a> {
     pub reference: Option<&'a str>,
     /// The status of the answer.
     pub status: u16,
+    /// How the answer came about; `None` where no upstream has a part in it.
+    pub cache: Option<CacheOutcome>,
     /// Bytes of the request's body.
     pub received: u64,
     /// Bytes of the answer's body.
@@ -70,6 +73,7 @@ impl AccessRecord<'_> {
         line.optional("repository", self.repository);
         line.optional("reference", self.reference);
         line.number("status", u64::from(self.status));
+        line.optional("cache", self.cache.map(CacheOutcome::as_str));
         line.number("received", self.received);
         line.number("sent", self.sent);
         line.seconds("seconds", self.duration);
@@ -174,6 +178,7 @@ mod tests {
         repository: Some("a/b"),
         reference: Some("v1"),
         status: 200,
+        cache: None,
         received: 0,
         sent: 12,
         duration: Duration::from_millis(5),
@@ -200,9 +205,11 @@ mod tests {
             "1970-01-01T00:00:00.000Z  INFO access: request id=r1 user=mirror address=127.0.0.1 method=GET \
              repository=a/b reference=v1 status=200 received=0 sent=12 seconds=0.005000 agent=containerd/2.0\n"
         );
-        let json = captured(LogFormat::Json, AccessMode::All, |log| log.log(&AccessRecord { user: None, ..RECORD }));
+        let stale = AccessRecord { user: None, cache: Some(CacheOutcome::Stale), ..RECORD };
+        let json = captured(LogFormat::Json, AccessMode::All, |log| log.log(&stale));
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["status"], 200);
+        assert_eq!(json["cache"], "stale");
         assert_eq!(json["target"], "access");
         assert_eq!(json.get("user"), None);
     }

@@ -82,6 +82,28 @@ families! {
         "1 while the configuration on disk is the one in force, 0 after it was refused.";
     CONFIG_RELOADS: "d8_registry_config_reloads_total", Counter, ["outcome"],
         "Reloads of configuration, users or certificates.";
+    CACHE_ANSWERS: "d8_registry_cache_answers_total", Counter, ["kind", "outcome"],
+        "Answers of modes Direct and Proxy by how they came about.";
+    UPSTREAM_RECEIVED: "d8_registry_upstream_received_bytes_total", Counter, [],
+        "Bytes of bodies received from the upstream. Bytes sent to clients divided by these is what the cache saves.";
+    UPSTREAM_REQUESTS: "d8_registry_upstream_requests_total", Counter, ["outcome"],
+        "Requests to the upstream: ok, or why there was no good answer.";
+    UPSTREAM_DURATION: "d8_registry_upstream_request_duration_seconds", Histogram, [],
+        "Time until the head of the upstream's answer, or until there was none.";
+    UPSTREAM_CIRCUITS: "d8_registry_upstream_circuits_open", Gauge, [],
+        "Upstream hosts that are not asked for now, because they are down.";
+    UPSTREAM_PROBES: "d8_registry_upstream_probes_total", Counter, ["outcome"],
+        "Probes of the upstream and its credentials.";
+    FILLS_RUNNING: "d8_registry_fills_running", Gauge, [],
+        "Blobs being fetched into the store now.";
+    FILL_ERRORS: "d8_registry_fill_errors_total", Counter, ["cause"],
+        "Fetches into the store that failed.";
+    STALE_ANSWERS: "d8_registry_stale_answers_total", Counter, ["cause"],
+        "Answers from the store although they should have been revalidated, by what the upstream did.";
+    EVICTIONS: "d8_registry_evictions_total", Counter, ["cause"],
+        "Cached blobs removed.";
+    EVICTED_BYTES: "d8_registry_evicted_bytes_total", Counter, ["cause"],
+        "Bytes of cached blobs removed.";
     LOG_DROPPED: "d8_registry_log_lines_dropped_total", Counter, [],
         "Log lines lost because whoever reads the log was too slow.";
     PROCESS_CPU: "process_cpu_seconds_total", Counter, [],

@@ -36,6 +36,7 @@ macro_rules! indexed {
 }
 
 indexed!(Method Route AuthFailureReason ReloadOutcome);
+indexed!(ContentKind CacheOutcome UpstreamCause FillCause ProbeOutcome EvictionCause);
 
 label! {
     /// The method of a request.
@@ -146,6 +147,103 @@ label! {
         Rebuilding => "rebuilding",
         /// Answers.
         Ready => "ready",
+    }
+}
+
+label! {
+    /// How an answer of modes Direct and Proxy came about; also the header `d8-registry-cache` and the field `cache` of
+    /// the access log.
+    CacheOutcome {
+        /// From the store.
+        Hit => "hit",
+        /// From a fill that another request had begun.
+        Joined => "joined",
+        /// From a fill that this request began.
+        Filled => "filled",
+        /// From the store, after the upstream said that it still holds.
+        Revalidated => "revalidated",
+        /// From the store, because the upstream gave no answer.
+        Stale => "stale",
+        /// From the upstream; such answers are not stored.
+        Relayed => "relayed",
+        /// From the upstream, because it could not be stored.
+        Bypassed => "bypassed",
+    }
+}
+
+label! {
+    /// What an answer of modes Direct and Proxy is.
+    ContentKind {
+        /// A manifest.
+        Manifest => "manifest",
+        /// A blob.
+        Blob => "blob",
+        /// A list of tags.
+        Tags => "tags",
+        /// The referrers of a manifest.
+        Referrers => "referrers",
+    }
+}
+
+label! {
+    /// Why the upstream did not give what it was asked for.
+    UpstreamCause {
+        /// No connection, or one that broke.
+        Unreachable => "unreachable",
+        /// No answer, or no byte, in time.
+        Timeout => "timeout",
+        /// 5xx.
+        ServerError => "5xx",
+        /// 429.
+        RateLimited => "429",
+        /// 401: our credentials are refused.
+        Unauthorized => "401",
+        /// 403: our credentials don't suffice.
+        Forbidden => "403",
+        /// 404: it is not there.
+        NotFound => "404",
+        /// An answer that breaks the protocol, or content that is not what it should be.
+        Invalid => "invalid",
+        /// We refuse to follow: a redirect, realm or link to where it may not lead.
+        Refused => "refused",
+    }
+}
+
+label! {
+    /// Why a fill ended without its content.
+    FillCause {
+        /// The upstream did not give it.
+        Upstream => "upstream",
+        /// What it gave is not what the digest says.
+        DigestMismatch => "digest",
+        /// The disk failed.
+        Disk => "disk",
+        /// There was no room.
+        Full => "full",
+    }
+}
+
+label! {
+    /// What a probe of the upstream found.
+    ProbeOutcome {
+        /// It answers and takes our credentials.
+        Ok => "ok",
+        /// It gives no answer.
+        Unreachable => "unreachable",
+        /// It refuses our credentials.
+        Auth => "auth",
+        /// It answers, and there is no such repository.
+        NotFound => "notFound",
+    }
+}
+
+label! {
+    /// Why a cached blob was removed.
+    EvictionCause {
+        /// Room was needed.
+        Room => "room",
+        /// It was not used for `proxy.ttl`.
+        Ttl => "ttl",
     }
 }
 

@@ -17,6 +17,7 @@ use super::families::{
     HTTP_RECEIVED, HTTP_REQUESTS, HTTP_SENT, INDEX_STATE, LOG_DROPPED, STORE_BUDGET, STORE_FREE, STORE_RESERVE,
     STORE_USED, STORE_WRITABLE,
 };
+use super::fetching::Fetching;
 use super::labels::{
     AuthFailureReason, CertificateUse, IndexLabel, Method, ReloadOutcome, Route, STATUS_LABELS, status,
 };
@@ -89,6 +90,7 @@ struct Inner {
     config_valid: IntGauge,
     config_reloads: Vec<IntCounter>,
     build_info: IntGaugeVec,
+    fetching: Fetching,
 }
 
 struct Requests {
@@ -129,6 +131,7 @@ impl Metrics {
                 .map(|outcome| config_reloads.with_label_values(&[outcome.as_str()]))
                 .collect(),
             build_info: registered(&registry, gauge_vec(&BUILD_INFO)?)?,
+            fetching: Fetching::new(&registry)?,
             registry,
         };
         Ok(Self(Arc::new(inner)))
@@ -191,6 +194,10 @@ impl Metrics {
     pub fn config_reload(&self, outcome: ReloadOutcome) {
         self.0.config_reloads[outcome.index()].inc();
         self.0.config_valid.set(i64::from(outcome == ReloadOutcome::Applied));
+    }
+
+    pub(super) fn fetching(&self) -> &Fetching {
+        &self.0.fetching
     }
 
     /// Every family in the text format, version 0.0.4.
@@ -330,7 +337,7 @@ pub(super) fn opts(family: &Family) -> Opts {
     Opts::new(family.name, family.help)
 }
 
-fn counter_vec(family: &Family) -> Result<IntCounterVec, prometheus::Error> {
+pub(super) fn counter_vec(family: &Family) -> Result<IntCounterVec, prometheus::Error> {
     IntCounterVec::new(opts(family), family.labels)
 }
 
@@ -338,7 +345,10 @@ fn gauge_vec(family: &Family) -> Result<IntGaugeVec, prometheus::Error> {
     IntGaugeVec::new(opts(family), family.labels)
 }
 
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+pub(super) fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }

@@ -3,6 +3,7 @@
 
 pub mod access_log;
 pub mod families;
+mod fetching;
 pub mod labels;
 mod line;
 pub mod logging;
@@ -15,7 +16,11 @@ mod sink;
 
 pub use access_log::{AccessLog, AccessMode, AccessRecord};
 pub use families::{FAMILIES, Family, Kind};
-pub use labels::{AuthFailureReason, CertificateUse, IndexLabel, Method, ReloadOutcome, Route};
+pub use fetching::InProgress;
+pub use labels::{
+    AuthFailureReason, CacheOutcome, CertificateUse, ContentKind, EvictionCause, FillCause, IndexLabel, Method,
+    ProbeOutcome, ReloadOutcome, Route, UpstreamCause,
+};
 pub use logging::{Level, LogError, LogFormat, LogOptions, Logging};
 pub use metrics::{InFlight, IndexSample, Metrics, MetricsError, StoreSample};
 pub use progress::Progress;
