@@ -17,7 +17,7 @@ pub use digest::{Algorithm, Digest, Hasher, HasherState, InvalidDigest};
 pub use error_code::ErrorCode;
 pub use manifest::{Descriptor, InvalidManifest, Manifest};
 pub use media_type::{ManifestKind, is_foreign_layer};
-pub use name::{InvalidName, RepoName};
+pub use name::{InvalidName, RepoName, UpstreamId};
 pub use range::{ByteRange, InvalidContentRange, RangeSpec, UnsatisfiableRange, UploadRange};
 pub use reference::{InvalidReference, Reference};
 pub use tag::{InvalidTag, Tag};

@@ -35,6 +35,61 @@ impl RepoName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name under which the store keeps what was learnt of a repository of an upstream. No client can name it: a
+    /// name that parses never has a `~`. `child`: the repository below the upstream's own one, `""` for itself; by the
+    /// grammar of names.
+    ///
+    /// # Errors
+    /// [`InvalidName`] for a child outside the grammar.
+    pub fn cached(upstream: UpstreamId, child: &str) -> Result<Self, InvalidName> {
+        let name = if child.is_empty() { upstream.to_string() } else { format!("{upstream}/{child}") };
+        Self::parse_stored(&name)
+    }
+
+    /// Reads a name as the store writes it: one by the grammar, or one of [`RepoName::cached`].
+    ///
+    /// # Errors
+    /// [`InvalidName`].
+    pub(crate) fn parse_stored(text: &str) -> Result<Self, InvalidName> {
+        let Some(rest) = text.strip_prefix(UpstreamId::SIGN) else { return text.parse() };
+        let (id, child) = rest.split_once('/').map_or((rest, None), |(id, child)| (id, Some(child)));
+        let is_id = id.len() == 16 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_id || child.is_some_and(|child| !child.split('/').all(is_component)) {
+            return Err(InvalidName::Grammar);
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// Whether the name is one of [`RepoName::cached`].
+    #[must_use]
+    pub fn is_cached(&self) -> bool {
+        self.0.starts_with(UpstreamId::SIGN)
+    }
+}
+
+/// Which upstream something was learnt from: a short hash of its address, `~` and 16 digits when written. Mirrors,
+/// scheme and credentials don't count: they lead to the same content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamId(u64);
+
+impl UpstreamId {
+    /// What the written form begins with; sorts behind every letter of a name.
+    pub(crate) const SIGN: char = '~';
+
+    /// The identity of `host[:port]` and the path of its repository (`imagesRepo`).
+    #[must_use]
+    pub fn of(host: &str, path: &str) -> Self {
+        let address = format!("{}/{}", host.to_ascii_lowercase(), path.trim_matches('/'));
+        let digest = super::Algorithm::Sha256.digest(address.as_bytes());
+        Self(digest.as_bytes().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte)))
+    }
+}
+
+impl fmt::Display for UpstreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:016x}", Self::SIGN, self.0)
+    }
 }
 
 /// Whether `component` is `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
@@ -106,6 +161,22 @@ mod tests {
             assert_eq!(name.parse::<RepoName>(), Err(InvalidName::Grammar), "{name}");
         }
         assert_eq!("a".repeat(256).parse::<RepoName>(), Err(InvalidName::TooLong));
+    }
+
+    #[test]
+    fn a_cached_name_is_read_back_and_is_nobodys_to_ask_for() {
+        let upstream = UpstreamId::of("Registry.example.com:5000", "/deckhouse/ee/");
+        assert_eq!(upstream, UpstreamId::of("registry.example.com:5000", "deckhouse/ee"));
+        assert_ne!(upstream, UpstreamId::of("registry.example.com:5000", "deckhouse/fe"));
+        for child in ["", "modules", "modules/console"] {
+            let name = RepoName::cached(upstream, child).unwrap();
+            assert!(name.is_cached() && name.as_str().parse::<RepoName>().is_err());
+            assert_eq!(RepoName::parse_stored(name.as_str()), Ok(name));
+        }
+        for stored in ["~", "~12", "~0123456789abcdeF", "~0123456789abcdef/", "~0123456789abcdef/_lists", "a/~b"] {
+            assert!(RepoName::parse_stored(stored).is_err(), "{stored}");
+        }
+        assert!(!"system".parse::<RepoName>().unwrap().is_cached());
     }
 
     proptest! {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{Page, StoreError, StoredManifest};
-use crate::oci::{Digest, RepoName, Tag};
+use crate::oci::{Digest, RepoName, Tag, UpstreamId};
 
 /// Version of the keys and values; another one means a rebuild.
 const FORMAT: u8 = 1;
@@ -296,12 +296,39 @@ impl Index {
         self.page("tags", &keys::tags_of(repo), last, limit)
     }
 
-    /// The repositories after `last` in byte order, at most `limit`. `last` need not be a name.
+    /// The repositories after `last` in byte order, at most `limit`, without those learnt from an upstream. `last` need
+    /// not be a name.
     ///
     /// # Errors
     /// [`IndexError`] of sled.
     pub(crate) fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, IndexError> {
-        self.page("repositories", &keys::repositories(), last, limit)
+        let mut page = self.page("repositories", &keys::repositories(), last, limit)?;
+        // The sign of a cached name sorts behind all others: the first one ends the list.
+        if let Some(cached) = page.entries.iter().position(|name| name.starts_with(UpstreamId::SIGN)) {
+            page.entries.truncate(cached);
+            page.more = false;
+        }
+        Ok(page)
+    }
+
+    /// The repositories learnt from an upstream, as children of its own one (`""` for itself), after `last` in byte
+    /// order, at most `limit`.
+    ///
+    /// # Errors
+    /// [`IndexError`] of sled.
+    pub(crate) fn cached_repositories(
+        &self,
+        upstream: UpstreamId,
+        last: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, IndexError> {
+        let prefix = keys::joined(&keys::repositories(), upstream.to_string().as_bytes());
+        let last = last.map(|child| if child.is_empty() { String::new() } else { format!("/{child}") });
+        let mut page = self.page("repositories", &prefix, last.as_deref(), limit)?;
+        for entry in &mut page.entries {
+            *entry = entry.trim_start_matches('/').to_owned();
+        }
+        Ok(page)
     }
 
     /// The manifests of `repo` whose subject is `subject`, in order of digest, after `last`, at most `limit`.

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::index::{Index, IndexError, IndexState, IndexedReferrer};
 use super::rebuild::{Progress, Tree, rebuild, reread};
 use super::{Page, StoreError};
-use crate::oci::{Digest, RepoName};
+use crate::oci::{Digest, RepoName, UpstreamId};
 use crate::telemetry::with_causes;
 use folder::{Folder, Stamp};
 
@@ -139,6 +139,16 @@ impl Listings {
     /// [`IndexError::NotReady`] while there is no index, also when it failed just now.
     pub(crate) fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, IndexError> {
         self.ask(|index| index.repositories(last, limit))
+    }
+
+    /// As [`Index::cached_repositories`].
+    pub(crate) fn cached_repositories(
+        &self,
+        upstream: UpstreamId,
+        last: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, IndexError> {
+        self.ask(|index| index.cached_repositories(upstream, last, limit))
     }
 
     /// As [`Index::referrers`].

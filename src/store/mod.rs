@@ -50,7 +50,7 @@ use self::opening::LayOut;
 use self::rebuild::Tree;
 use self::space::Space;
 use self::uploads::Uploads;
-use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId};
+use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId, UpstreamId};
 
 /// A client that hears that the index is being rebuilt asks again after so many seconds.
 const INDEX_RETRY: u64 = 5;
@@ -417,13 +417,27 @@ impl Store {
         self.ask(move |store| store.listings.tags(&repo, last.as_deref(), limit)).await
     }
 
-    /// A page of the repositories that hold a manifest, in byte order.
+    /// A page of the repositories that hold a manifest, in byte order, without those learnt from an upstream.
     ///
     /// # Errors
     /// [`StoreError::IndexNotReady`].
     pub async fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, StoreError> {
         let last = last.map(str::to_owned);
         self.ask(move |store| store.listings.repositories(last.as_deref(), limit)).await
+    }
+
+    /// A page of the repositories learnt from an upstream, as children of its own one (`""` for itself), in byte order.
+    ///
+    /// # Errors
+    /// [`StoreError::IndexNotReady`].
+    pub async fn cached_repositories(
+        &self,
+        upstream: UpstreamId,
+        last: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
+        let last = last.map(str::to_owned);
+        self.ask(move |store| store.listings.cached_repositories(upstream, last.as_deref(), limit)).await
     }
 
     /// The manifests of the repository whose subject is `subject`, in order of digest, after `last`, at most `limit`.

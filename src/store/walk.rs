@@ -65,8 +65,8 @@ impl<'a> Repositories<'a> {
             }
             let text = name.to_str().unwrap_or("\u{fffd}");
             let child = match parent {
-                Some(parent) => format!("{parent}/{text}").parse::<RepoName>(),
-                None => text.parse(),
+                Some(parent) => RepoName::parse_stored(&format!("{parent}/{text}")),
+                None => RepoName::parse_stored(text),
             };
             match child {
                 Ok(child) => self.folders.push_back(Some(child)),
