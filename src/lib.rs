@@ -18,6 +18,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod fetch;
 pub mod mode;
 pub mod oci;
 pub mod serve;
