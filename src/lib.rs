@@ -4,6 +4,7 @@
 //!
 //! - [`oci`]: names, digests, ranges, manifests; pure
 //! - [`store`]: the directory tree, durable; the index beside it
+//! - [`upstream`]: the client of the registry behind modes Direct and Proxy
 //! - [`auth`]: who asks, and what that user may do
 //! - [`mode`]: what a registry operation means in the configured mode
 //! - [`api`]: the HTTP edge, the only part that speaks axum
@@ -25,3 +26,4 @@ pub mod serve;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod upstream;
