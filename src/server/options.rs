@@ -87,7 +87,8 @@ pub(super) fn auth(config: &Config, keys: &Path) -> AuthOptions {
         users_dir: settings.users_dir.clone(),
         token: TokenOptions {
             enabled: match settings.token.enabled {
-                TokenSwitch::WithUsers => None,
+                // The upstream's user is one too, which the authenticator learns of later.
+                TokenSwitch::WithUsers => config.upstream_login().map(|_| true),
                 TokenSwitch::On => Some(true),
                 TokenSwitch::Off => Some(false),
             },
