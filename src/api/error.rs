@@ -158,9 +158,7 @@ impl From<ModeError> for ApiError {
                 Self::new(ErrorCode::ManifestUnknown, "the manifest is stored, but content it references is missing")
                     .with_detail(json!({ "missing": missing }))
             }
-            ModeError::RepositoryUnknown => {
-                Self::new(ErrorCode::NameUnknown, "repository unknown to the registry")
-            }
+            ModeError::RepositoryUnknown => Self::new(ErrorCode::NameUnknown, "repository unknown to the registry"),
             ModeError::NotServed { alias, has_root: true } => {
                 Self::new(ErrorCode::NameUnknown, format!("only {alias} and what is below it is served here"))
                     .with_detail(json!({ "prefix": alias.as_str() }))
@@ -187,8 +185,11 @@ impl ApiError {
     fn from_upstream(error: &UpstreamError) -> Self {
         let status = match error.cause() {
             UpstreamCause::Unauthorized | UpstreamCause::Forbidden => {
-                return Self::new(ErrorCode::Denied, format!("the upstream refuses this registry's credentials: {error}"))
-                    .with_detail(error.detail());
+                return Self::new(
+                    ErrorCode::Denied,
+                    format!("the upstream refuses this registry's credentials: {error}"),
+                )
+                .with_detail(error.detail());
             }
             UpstreamCause::NotFound => StatusCode::NOT_FOUND,
             UpstreamCause::Timeout => StatusCode::GATEWAY_TIMEOUT,

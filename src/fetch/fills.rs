@@ -1,7 +1,9 @@
 //! All fills that run: one per digest, shared by everyone who asks.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -110,7 +112,10 @@ impl Fills {
         deadline: Instant,
     ) -> Result<Opened, FillError> {
         let (mut fill, mut began) = self.join(source, repo, digest, vouched)?;
-        if !began && !fill.is_from(source) && matches!(settled(&mut fill.follow(), deadline).await?, Progress::Failed(error) if error.is_unknown()) {
+        if !began
+            && !fill.is_from(source)
+            && matches!(settled(&mut fill.follow(), deadline).await?, Progress::Failed(error) if error.is_unknown())
+        {
             // Somebody else's upstream does not have it; ours may.
             (fill, began) = self.join(source, repo, digest, vouched)?;
         }
@@ -170,7 +175,7 @@ impl Fills {
 /// What a fill is once the upstream has answered.
 async fn settled(progress: &mut watch::Receiver<Progress>, deadline: Instant) -> Result<Progress, FillError> {
     let answered = progress.wait_for(|progress| !matches!(progress, Progress::Connecting));
-    let answered = tokio::time::timeout_at(deadline.into(), answered).await.map_err(|_| FillError::Timeout)?;
+    let answered = tokio::time::timeout_at(deadline, answered).await.map_err(|_| FillError::Timeout)?;
     Ok(answered.map_err(|_| FillError::Stopping)?.clone())
 }
 

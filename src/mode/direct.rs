@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::mapping::{Home, Mapping};
 use super::relay::{manifest_error, relay, repository_error};
@@ -71,11 +71,8 @@ impl Direct {
         limit: usize,
     ) -> Result<Served<Vec<Referrer>>, ModeError> {
         let home = self.mapping.home(repo)?;
-        let descriptors = self
-            .upstream
-            .referrers(home.child, &subject, Instant::now() + BUDGET)
-            .await
-            .map_err(repository_error)?;
+        let descriptors =
+            self.upstream.referrers(home.child, &subject, Instant::now() + BUDGET).await.map_err(repository_error)?;
         Ok(Served::new(lists::after(lists::referrers(&descriptors), last, limit), CacheOutcome::Relayed))
     }
 }
@@ -84,7 +81,7 @@ impl Direct {
 pub(super) fn passed_on(found: UpstreamManifest) -> ServedManifest {
     let media_type = match Manifest::parse(None, &found.bytes) {
         Ok(manifest) => Cow::Borrowed(manifest.kind.as_str()),
-        Err(_) => Cow::Owned(found.media_type),
+        Err(_) => Cow::Owned(found.content_type),
     };
     ServedManifest { digest: found.digest, bytes: found.bytes, media_type }
 }

@@ -126,12 +126,7 @@ impl Mode {
     ///
     /// # Errors
     /// [`StoreError::BlobUnknown`], of the disk or of the upstream.
-    pub async fn blob(
-        &self,
-        repo: &RepoName,
-        digest: Digest,
-        want: Want,
-    ) -> Result<Served<ServedBlob>, ModeError> {
+    pub async fn blob(&self, repo: &RepoName, digest: Digest, want: Want) -> Result<Served<ServedBlob>, ModeError> {
         match self {
             Self::Direct(direct) => direct.blob(repo, &digest, want).await,
             Self::Proxy(proxy) => proxy.blob(repo, digest, want).await,
@@ -143,11 +138,7 @@ impl Mode {
     ///
     /// # Errors
     /// [`StoreError::ManifestUnknown`], [`ModeError::Incomplete`], of the disk or of the upstream.
-    pub async fn manifest(
-        &self,
-        repo: &RepoName,
-        reference: &Reference,
-    ) -> Result<Served<ServedManifest>, ModeError> {
+    pub async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<Served<ServedManifest>, ModeError> {
         match self {
             Self::Direct(direct) => direct.manifest(repo, reference).await,
             Self::Proxy(proxy) => proxy.manifest(repo, reference).await,
@@ -159,12 +150,7 @@ impl Mode {
     ///
     /// # Errors
     /// [`ModeError::RepositoryUnknown`], [`StoreError::IndexNotReady`], or of the upstream.
-    pub async fn tags(
-        &self,
-        repo: &RepoName,
-        last: Option<&str>,
-        limit: usize,
-    ) -> Result<Served<Page>, ModeError> {
+    pub async fn tags(&self, repo: &RepoName, last: Option<&str>, limit: usize) -> Result<Served<Page>, ModeError> {
         match self {
             Self::Direct(direct) => direct.tags(repo, last, limit).await,
             Self::Proxy(proxy) => proxy.tags(repo, last, limit).await,

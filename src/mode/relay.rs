@@ -1,6 +1,6 @@
 //! A blob straight from the upstream: all of mode Direct's blobs, and Proxy's where the store takes none.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::{BlobContent, ModeError, ServedBlob, Want};
 use crate::fetch::{Feed, Source};
@@ -56,7 +56,7 @@ pub(super) async fn relay(
             continue;
         }
         let mut feed = Feed::new(blob.body);
-        let first = tokio::time::timeout_at(deadline.into(), feed.peek()).await;
+        let first = tokio::time::timeout_at(deadline, feed.peek()).await;
         first.map_err(|_| ModeError::UpstreamTimeout)?.map_err(blob_error)?;
         let content = BlobContent::Relay { feed: Box::new(feed), offset: blob.offset };
         return Ok(ServedBlob { size: blob.length, content });

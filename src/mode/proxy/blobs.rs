@@ -1,6 +1,6 @@
 //! Blobs through the cache.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::{Asked, Proxy};
 use crate::fetch::{FillError, Source};

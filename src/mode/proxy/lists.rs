@@ -1,7 +1,9 @@
 //! Lists through the cache: whole or not at all. What merely happens to be stored is never put together into a list:
 //! Deckhouse removes modules that vanish from one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;

@@ -1,7 +1,7 @@
 //! Manifests and tags through the cache.
 
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::{Asked, Proxy, REVALIDATION, fault, joined};
 use crate::clock;
