@@ -172,8 +172,10 @@ impl From<StoreError> for ApiError {
                 Self::new(ErrorCode::Unknown, "the registry's disk failed; its log has the cause")
                     .with_cause(Origin::Disk, &error)
             }
-            StoreError::Bug(_) => Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause")
-                .with_cause(Origin::Bug, &error),
+            StoreError::Bug(_) | StoreError::FillBusy(_) => {
+                Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause")
+                    .with_cause(Origin::Bug, &error)
+            }
         }
     }
 }
