@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod credentials;
 mod upstream;
 
 const MACHINE: Machine = Machine { cores: 2, terminal: false };
