@@ -86,7 +86,10 @@ pub struct AdminState {
 
 impl fmt::Debug for AdminState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdminState").field("version", &self.version).field("mode", &(self.mode)()).finish_non_exhaustive()
+        f.debug_struct("AdminState")
+            .field("version", &self.version)
+            .field("mode", &(self.mode)())
+            .finish_non_exhaustive()
     }
 }
 

@@ -102,8 +102,8 @@ pub struct ServeArguments {
     /// The data folder [default: ./data].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The upstream of modes Direct and Proxy: http[s]://[user:password@]host[:port][/path]. A password is better
-    /// kept in a file: every user of this machine can see command lines.
+    /// The upstream of modes Direct and Proxy, an address like `https://user:password@host:port/path`. A password is
+    /// better kept in a file: every user of this machine can see command lines.
     #[arg(long, value_name = "URL")]
     pub upstream: Option<Secret>,
     /// Check the configuration, print what is in force, and end.

@@ -22,7 +22,7 @@ use crate::auth::{AuthError, Authenticator};
 use crate::clock;
 use crate::config::reload::{Pace, Reloader};
 use crate::config::watch::Watcher;
-use crate::config::{Config, ConfigError, Overrides};
+use crate::config::{self, Config, ConfigError, Overrides};
 use crate::fetch::{FillOptions, Fills, Room};
 use crate::serve::{self, BindError, Server, Tls, TlsError};
 use crate::store::{IndexState, Store, StoreError};
@@ -162,7 +162,14 @@ struct Parts {
 /// What an administrator should know of this start.
 fn announce(config: &Config, auth: &Authenticator) {
     if config.auth.open {
-        tracing::warn!("no users are configured: everyone on this machine may pull, push and delete");
+        match config.mode {
+            config::Mode::Local => {
+                tracing::warn!("no users are configured: everyone on this machine may pull, push and delete");
+            }
+            config::Mode::Direct | config::Mode::Proxy => {
+                tracing::warn!("no users are configured: everyone on this machine may pull");
+            }
+        }
     }
     tracing::info!(
         version = VERSION,

@@ -176,14 +176,15 @@ impl Modes {
         room.set_ttl(state.config.proxy.ttl);
         let outcome = state.upstream.as_ref().and_then(Known::outcome);
         room.set_replaceable(state.config.mode == config::Mode::Proxy && outcome == Some(ProbeOutcome::Ok));
-        let login = state.upstream.as_ref().filter(|_| state.config.auth.upstream_user).and_then(|known| {
-            match &known.settings.endpoint.credentials {
-                UpstreamCredentials::Login { username, password } => {
-                    Some((username.clone(), SecretString::from(password.expose())))
+        let login =
+            state.upstream.as_ref().filter(|_| state.config.auth.upstream_user).and_then(|known| {
+                match &known.settings.endpoint.credentials {
+                    UpstreamCredentials::Login { username, password } => {
+                        Some((username.clone(), SecretString::from(password.expose())))
+                    }
+                    UpstreamCredentials::Anonymous => None,
                 }
-                UpstreamCredentials::Anonymous => None,
-            }
-        });
+            });
         self.0.auth.set_upstream_user(login);
         self.0.metrics.set_mode(state.mode.as_str());
         if let Some(app) = self.0.app.get() {
@@ -276,7 +277,7 @@ fn announce(known: &Known, probe: &Probe, is_candidate: bool) {
     let accepted = known.upstream.last_accepted().map(crate::telemetry::written);
     let last_accepted = accepted.as_deref().unwrap_or("never since the start");
     match probe.outcome {
-        ProbeOutcome::Ok => tracing::info!(upstream, message = probe.words, "the upstream is well"),
+        ProbeOutcome::Ok => tracing::info!(upstream, reason = probe.words, "the upstream is well"),
         ProbeOutcome::Auth if is_candidate => tracing::error!(
             upstream,
             reason = probe.words,

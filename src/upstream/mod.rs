@@ -5,7 +5,7 @@
 //! to nobody but the upstream and its token server. It never writes to an upstream, stores nothing on disk and knows
 //! nothing of the store.
 //!
-//! In reading order: [`options`] and [`error`] are plain values; `request` tries endpoints and tries again; `endpoint`
+//! In reading order: `options` and `error` are plain values; `request` tries endpoints and tries again; `endpoint`
 //! signs in and follows redirects (`challenge`, `token`, `redirect`); `transport` does one exchange (`circuit`,
 //! `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and `probe` are
 //! what is asked; `body` is what comes.

@@ -11,8 +11,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("upstream", &["oci"]),
     ("auth", &["oci"]),
     ("config", &["oci"]),
-    ("mode", &["store", "oci"]),
-    ("api", &["mode", "auth", "store", "oci"]),
+    ("fetch", &["store", "upstream", "oci"]),
+    ("mode", &["store", "fetch", "upstream", "oci"]),
+    ("api", &["mode", "fetch", "upstream", "auth", "store", "oci"]),
     ("serve", &["api", "mode"]),
 ];
 
