@@ -493,6 +493,14 @@ impl Store {
         change(Arc::clone(&self.0), move |store| fills::begin(store, digest)).await
     }
 
+    /// Whether `bytes` more would be taken now.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        self.0.space.admit(bytes)
+    }
+
     /// Whether the content is stored, in whichever repository.
     ///
     /// # Errors
