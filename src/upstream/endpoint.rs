@@ -148,11 +148,11 @@ impl Endpoint {
             let outgoing = Outgoing { method: call.method.clone(), url: url.clone(), headers, bulk: call.bulk };
             let response = self.transport.exchange(outgoing, deadline).await?;
             let status = response.status();
+            if own && status.as_u16() < 400 {
+                self.shared.accepted(clock::now());
+            }
             if status.is_success() {
                 check_encoding(&host, response.headers())?;
-                if own {
-                    self.shared.accepted(clock::now());
-                }
                 return Ok(Answer { response, host });
             }
             if own && status == StatusCode::UNAUTHORIZED && !challenged {
@@ -163,7 +163,7 @@ impl Endpoint {
                 }
             }
             if !status.is_redirection() || status == StatusCode::NOT_MODIFIED {
-                return Err(self.refusal(response, &host, own, signed.is_some(), deadline).await);
+                return Err(self.refusal(response, &host, own, deadline).await);
             }
             redirects += 1;
             if redirects > self.shared.limits.redirects {
@@ -287,23 +287,17 @@ impl Endpoint {
     }
 
     /// The error of an answer that is no success.
-    async fn refusal(
-        &self,
-        response: Response,
-        host: &str,
-        own: bool,
-        signed: bool,
-        deadline: Instant,
-    ) -> UpstreamError {
+    async fn refusal(&self, response: Response, host: &str, own: bool, deadline: Instant) -> UpstreamError {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let what = match status.as_u16() {
-            401 | 403 if own && !signed && matches!(self.credentials, Credentials::Anonymous) => {
-                format!("lets nobody in without credentials ({status}), and none are configured")
-            }
+            401 | 403 if own && matches!(self.credentials, Credentials::Anonymous) => format!(
+                "does not let us read this without credentials ({status}), and none are configured; some registries answer so for what does not exist"
+            ),
             401 | 403 if own => format!(
                 "refuses our credentials ({status}); they may have expired or may not read this, and some registries answer so for what does not exist"
             ),
+            407 => format!("is behind a proxy that wants another user name or password ({status})"),
             404 => format!("does not have it ({status})"),
             429 => format!("says that it is asked too often ({status})"),
             _ => format!("answered {status}"),

@@ -62,6 +62,8 @@ pub(super) fn cause_of(status: StatusCode) -> UpstreamCause {
         403 => UpstreamCause::Forbidden,
         404 => UpstreamCause::NotFound,
         408 => UpstreamCause::Timeout,
+        // Only a proxy answers so.
+        407 => UpstreamCause::Unreachable,
         429 => UpstreamCause::RateLimited,
         500.. => UpstreamCause::ServerError,
         _ => UpstreamCause::Invalid,
@@ -102,9 +104,9 @@ impl<'a> Chain<'a> {
 
     /// The innermost cause, in words.
     fn reason(&self) -> String {
-        if let Some(error) = self.find::<io::Error>()
-            && let Some(words) = io_words(error)
-        {
+        // The outer ones only pass the inner one on.
+        let io = self.0.iter().filter_map(|error| error.downcast_ref::<io::Error>());
+        if let Some(words) = io.filter_map(io_words).next_back() {
             return words.to_owned();
         }
         if self.find::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message) {
@@ -127,6 +129,9 @@ fn io_words(error: &io::Error) -> Option<&'static str> {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "the connection was reset",
         io::ErrorKind::HostUnreachable => "no route to the host",
         io::ErrorKind::NetworkUnreachable => "the network is unreachable",
+        io::ErrorKind::UnexpectedEof if error.to_string().contains("tls handshake") => {
+            "the connection was closed during the TLS handshake"
+        }
         io::ErrorKind::UnexpectedEof => "the connection was closed",
         io::ErrorKind::TimedOut => "the connection timed out",
         _ => return None,
