@@ -23,6 +23,7 @@ use super::tls::{SystemAuthorities, Trust};
 use super::token::{self, Token, TokenKey, Tokens};
 use super::transport::{Outgoing, Transport, failed_answer, origin};
 use crate::clock;
+use crate::telemetry::UpstreamCause;
 
 /// Repositories whose challenge named another scope than the usual one.
 const MAX_SCOPES: usize = 1024;
@@ -215,7 +216,14 @@ impl Endpoint {
                 let scope = scope.unwrap_or_else(|| usual_scope(repository));
                 let key = TokenKey { realm, service, scope };
                 let fetch = || fetch_token(Arc::clone(self), key.clone());
-                self.tokens.header(&key, &self.shared.tasks, fetch, deadline).await.map(Some)
+                let found = self.tokens.header(&key, &self.shared.tasks, fetch, deadline).await;
+                if let Err(error) = &found
+                    && !matches!(error.cause(), UpstreamCause::Unauthorized | UpstreamCause::Forbidden)
+                {
+                    // The token server may have moved; the next request is challenged anew.
+                    self.sign_in().known = Known::Nothing;
+                }
+                found.map(Some)
             }
         }
     }
@@ -305,7 +313,7 @@ impl Endpoint {
         let mut facts = failed_answer(host, status, what);
         if !own && matches!(status.as_u16(), 401 | 403) {
             // Its storage refuses the address that it gave us itself; our credentials play no part in that.
-            facts.cause = crate::telemetry::UpstreamCause::ServerError;
+            facts.cause = UpstreamCause::ServerError;
             facts.again = true;
         }
         facts.retry_after = retry_after;
@@ -386,7 +394,7 @@ impl Endpoint {
         let mut facts = failed_answer(&host, status, what);
         if matches!(status.as_u16(), 404 | 408) {
             // What is missing is the token server, not what the client wants.
-            facts.cause = crate::telemetry::UpstreamCause::Invalid;
+            facts.cause = UpstreamCause::Invalid;
         }
         facts.retry_after = retry_after(response.headers());
         facts.words = self.words(response, &host, deadline).await;

@@ -14,6 +14,9 @@ use super::error::{Facts, UpstreamError};
 use super::tls;
 use crate::telemetry::UpstreamCause;
 
+/// Why a proxy does not let us through.
+const PROXY_LOGIN: &str = "the proxy wants another user name or password";
+
 /// An error before the head of an answer. `host` is asked, over `proxy` if there is one.
 pub(super) fn before_answer(
     host: &str,
@@ -41,7 +44,10 @@ pub(super) fn before_answer(
     }
     let reason = chain.reason();
     if error.is_connect() {
-        return (unreachable(format!("can't be reached{way}: {reason}")).again().into(), Fault::Connect);
+        let facts = unreachable(format!("can't be reached{way}: {reason}"));
+        // The same password is not refused less the next time, and many a proxy locks who tries too often.
+        let facts = if reason == PROXY_LOGIN { facts } else { facts.again() };
+        return (facts.into(), Fault::Connect);
     }
     if chain.find::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
         return (UpstreamError::invalid(host, format!("did not answer in HTTP{way}: {reason}")), Fault::Other);
@@ -114,7 +120,7 @@ impl<'a> Chain<'a> {
         }
         let innermost = self.0.last().map(ToString::to_string).unwrap_or_default();
         match innermost.as_str() {
-            "tunnel error: proxy authorization required" => "the proxy wants another user name or password".to_owned(),
+            "tunnel error: proxy authorization required" => PROXY_LOGIN.to_owned(),
             "tunnel error: unsuccessful" => "the proxy refuses to connect to it".to_owned(),
             // The client's own text shows the whole address.
             text if text.contains("://") => "the request failed".to_owned(),

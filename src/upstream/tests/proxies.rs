@@ -54,6 +54,7 @@ async fn a_proxy_that_refuses_us_is_told() {
         assert_eq!(error.cause(), UpstreamCause::Unreachable, "{error}");
         let said = error.to_string();
         assert!(said.contains("another user name or password") && !said.contains("falsch"), "{said}");
+        assert_eq!(proxy.seen().len(), if scheme == Scheme::Http { 1 } else { 2 }, "a password is not tried again");
     }
 }
 

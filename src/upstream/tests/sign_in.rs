@@ -165,3 +165,24 @@ async fn a_client_that_leaves_does_not_end_the_token_of_the_others() {
     upstream.manifest("new", &other, soon()).await.unwrap();
     assert_eq!(tokens.seen().len(), 2);
 }
+
+#[tokio::test]
+async fn a_token_server_that_moved_is_found() {
+    let old = Server::start(|request| match request.target.contains("first") {
+        true => Reply::json(200, r#"{"token":"t1"}"#),
+        false => Reply::status(500),
+    })
+    .await;
+    let new = token_server().await;
+    let (first, second) = (old.url("/token"), new.url("/token"));
+    let registry = Server::start(move |request| match request.header("authorization") {
+        "Bearer t1" => Reply::ok(MANIFEST),
+        _ if request.target.contains("first") => challenge(&first, "base/first"),
+        _ => challenge(&second, "base/second"),
+    })
+    .await;
+    let upstream = upstream(with_login(&registry));
+    upstream.manifest("first", &tag("a"), soon()).await.unwrap();
+    upstream.manifest("second", &tag("a"), soon()).await.unwrap();
+    assert_eq!(new.seen().len(), 1);
+}
