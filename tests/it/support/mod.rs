@@ -9,11 +9,11 @@ mod upstream;
 
 use std::time::Duration;
 
-pub(crate) use client::{Client, Refusal, cache, header, refusal};
+pub(crate) use client::{Client, cache, header, refusal};
 pub(crate) use content::{Image, blob, descriptor, digest};
 pub(crate) use raw::{End, Raw};
 pub(crate) use registry::{ALIAS, HASH_OF_SECRET, REPO, Registry, Setup};
-pub(crate) use upstream::{Answer, Cut, Gate, Seen, Upstream};
+pub(crate) use upstream::{Answer, Cut, Gate, Upstream};
 
 /// Ends a test that would wait for ever; nothing is measured by it.
 pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {

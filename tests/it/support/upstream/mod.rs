@@ -22,11 +22,10 @@ use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::answer::{Answer, Cut};
-pub(crate) use self::gate::Gate;
-pub(crate) use self::wire::Seen;
-
 use self::content::{Content, Repository};
+pub(crate) use self::gate::Gate;
 use self::guard::{Guard, TokenDesk};
+use self::wire::Seen;
 use super::{Image, digest, within};
 
 type Change = Box<dyn Fn(&mut Answer) + Send>;
@@ -221,11 +220,6 @@ impl Upstream {
         self.repository(repo, |repository| repository.tags.remove(tag));
     }
 
-    /// Forgets a blob.
-    pub(crate) fn forget_blob(&self, repo: &str, digest: &str) {
-        self.repository(repo, |repository| repository.blobs.remove(digest));
-    }
-
     /// Holds an object that redirects may lead to.
     pub(crate) fn put_object(&self, path: &str, content: &[u8]) {
         self.shared.content.lock().unwrap().objects.insert(path.to_owned(), Bytes::copy_from_slice(content));
@@ -314,17 +308,6 @@ impl Upstream {
     /// How many of [`Self::asked`].
     pub(crate) fn count(&self, method: &str, path: &str) -> usize {
         self.asked(method, path).len()
-    }
-
-    /// Waits until a request has come in, to which it need not have answered.
-    pub(crate) async fn until_asked(&self, method: &str, path: &str) {
-        let mut seen = self.shared.seen.subscribe();
-        within(async {
-            while self.count(method, path) == 0 {
-                seen.changed().await.unwrap();
-            }
-        })
-        .await;
     }
 
     /// Waits until so many connections ended in the middle of an answer.
