@@ -495,8 +495,6 @@ async fn what_is_stored_is_read_in_ranges_and_conditionally() {
     let etag = header(&client.head(&case.here).await, "etag");
     let again = client.request(Method::GET, &case.here).header("if-none-match", etag).send().await.unwrap();
     assert_eq!(again.status(), 304);
-    let beyond = client.request(Method::GET, &case.here).header("range", "bytes=700000-").send().await.unwrap();
-    assert_eq!(beyond.status(), 416);
     assert_eq!(case.gets(), 1);
     case.registry.stop();
 }

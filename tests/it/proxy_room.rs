@@ -159,14 +159,3 @@ async fn what_a_tag_reaches_stays_while_the_upstream_cannot_give_it_again() {
     assert_eq!((manifest.status().as_u16(), &*cache(&manifest)), (200, "stale"));
     registry.stop();
 }
-
-#[tokio::test]
-async fn what_is_not_used_for_its_ttl_goes() {
-    let (upstream, contents) = with_blobs(1);
-    let setup = Setup::proxy(&upstream).config("proxy: { ttl: 1s, tagTtl: 0s }");
-    let registry = Registry::start(&setup);
-    read(&registry, &contents[0]).await;
-    registry.until_metric("d8_registry_evictions_total{cause=\"ttl\"}", 1.0).await;
-    assert_eq!(read(&registry, &contents[0]).await, "filled");
-    registry.stop();
-}
