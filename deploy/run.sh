@@ -72,10 +72,10 @@ push_image() (
 
 # fetch PATH FILE prints how an answer came about, and keeps its body.
 fetch() {
-    local cache
-    cache=$(curl -sS -o "$2" -w '%{http_code} %header{d8-registry-cache}' "http://$address/v2/$1") || return
-    [[ $cache == 200* ]] || die "GET /v2/$1: $cache $(head -c 500 "$2")"
-    echo "${cache#200 }"
+    local head
+    head=$(curl -sS -D - -o "$2" "http://$address/v2/$1" | tr -d '\r') || return
+    [[ $head == 'HTTP/1.1 200 '* ]] || die "GET /v2/$1: ${head%%$'\n'*} $(head -c 500 "$2")"
+    sed -n 's/^d8-registry-cache: //p' <<<"$head"
 }
 
 # pull REPOSITORY REFERENCE fetches a manifest and all it names, one level of an index at most.

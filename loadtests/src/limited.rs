@@ -119,7 +119,10 @@ async fn answer(stream: &mut TcpStream, line: &Line, head: &str) -> Result<()> {
         let status = if path == "/v2/" { "200 OK" } else { "404 Not Found" };
         let answer = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n");
         stream.write_all(answer.as_bytes()).await?;
-        return Ok(if method == "HEAD" { () } else { stream.write_all(b"{}").await? });
+        if method != "HEAD" {
+            stream.write_all(b"{}").await?;
+        }
+        return Ok(());
     }
     let total = held.content.len();
     let range = head.lines().find_map(|line| {

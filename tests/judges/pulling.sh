@@ -8,9 +8,9 @@ readonly -a LAYOUTS=(image index)
 # A mode of the server under test instead of Local; set before start_server.
 MODE=Proxy
 # Keys of `upstream` and of `proxy`, as a flow mapping without its braces.
-UPSTREAM= CACHE='tagTtl: 1s, negativeTtl: 0s'
+UPSTREAM='' CACHE='tagTtl: 1s, negativeTtl: 0s'
 
-# shellcheck disable=SC2317 # called by start_server
+# shellcheck disable=SC2153,SC2317 # called by start_server, which sets the ports
 write_config() {
     cat <<YAML
 mode: $MODE
@@ -233,6 +233,7 @@ never_twice() {
     [[ -z $twice ]] || fail "the upstream sent blobs more than once: $twice"
 }
 
+# shellcheck disable=SC2034 # TOOK is for the judges
 # milliseconds COMMAND... runs it and sets TOOK.
 milliseconds() {
     local begin
@@ -241,6 +242,7 @@ milliseconds() {
     TOOK=$((($(date +%s%N) - begin) / 1000000))
 }
 
+# shellcheck disable=SC2120 # most judges want no environment
 # another_server [ENVIRONMENT...] ends the server under test and starts it anew with an empty store.
 another_server() {
     stop_server
