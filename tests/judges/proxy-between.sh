@@ -7,7 +7,7 @@ source "$(dirname "$0")/pulling.sh"
 
 need docker-registry htpasswd nginx squid skopeo crane containerd ctr
 
-own_hosts upstream.test
+own_hosts upstream.test registry.d8-system.svc
 
 say "our own Local with its token service"
 local_upstream
@@ -16,7 +16,7 @@ UPSTREAM="imagesRepo: '$UP/$REPO', caFile: $CA, username: ro, password: $(passwo
 start_server
 containerd_of between
 pull_by_all "$RO"
-never_twice "$JUDGES_LOGS/$JUDGE.upstream.log"
+local_never_twice "$JUDGES_LOGS/$JUDGE.upstream.log"
 
 say "a Proxy in front of a Proxy"
 front=127.0.0.1:$(free_port)
@@ -30,14 +30,12 @@ pull_by_all "$RO"
 
 say "squid that demands user and password"
 squid_between corp 'p@ss:w#rd'
-UPSTREAM="imagesRepo: 'localhost:${origin##*:}/$REPO', caFile: $CA, username: ro, password: $(password ro)"
-# localhost never goes through a proxy, so the upstream needs another name; its certificate has one.
-own_hosts registry.d8-system.svc
-UPSTREAM=${UPSTREAM/localhost/registry.d8-system.svc}
+# Loopback addresses may go past a proxy by themselves; a name that stands for one does not.
+UPSTREAM="imagesRepo: 'registry.d8-system.svc:${origin##*:}/$REPO', caFile: $CA, username: ro, password: $(password ro)"
 another_server "HTTPS_PROXY=http://corp:p%40ss%3Aw%23rd@$GATEWAY" NO_PROXY=other.test
 pull_by_all "$RO"
-grep -qE "TCP_TUNNEL.* CONNECT registry.d8-system.svc:${origin##*:} corp " "$WORK/squid/access.log" ||
-    fail "squid saw no tunnel: $(tail -n 3 "$WORK/squid/access.log")"
+grep -qE "TCP_TUNNEL.* CONNECT registry.d8-system.svc:${origin##*:} corp " "$SQUID/access.log" ||
+    fail "squid saw no tunnel: $(tail -n 3 "$SQUID/access.log")"
 say "with a wrong password nothing goes through"
 another_server "HTTPS_PROXY=http://corp:wrong@$GATEWAY"
 same "$(api "$RO" GET "/v2/system/deckhouse/app-image/manifests/$TAG")" 502 "pull through squid with a wrong password"

@@ -87,8 +87,8 @@ fill() {
 }
 
 htpasswd_file() {
-    htpasswd -Bbn "${LICENSE%%:*}" "${LICENSE#*:}" >"$WORK/htpasswd"
-    echo "$WORK/htpasswd"
+    htpasswd -Bbn "${LICENSE%%:*}" "${LICENSE#*:}" >"$WORK/logins"
+    echo "$WORK/logins"
 }
 
 # local_upstream starts our own Local behind a token service, with TLS, and fills it.
@@ -122,6 +122,7 @@ tls_front() {
     mkdir -p "$WORK/$1"
     cat >"$WORK/$1.conf" <<CONF
 daemon off;
+user root;
 pid $WORK/$1/pid;
 error_log $JUDGES_LOGS/$JUDGE.$1.error.log;
 events {}
@@ -141,34 +142,36 @@ CONF
     await listens "$UP"
 }
 
-# squid_between USER PASSWORD starts a forward proxy that lets only this user through; GATEWAY is where.
+# squid_between USER PASSWORD starts a forward proxy that lets only this user through; GATEWAY is where, SQUID has its logs.
 squid_between() {
     GATEWAY=127.0.0.1:$(free_port)
-    mkdir -p "$WORK/squid"
-    htpasswd -bcm "$WORK/squid/users" "$1" "$2" 2>/dev/null
-    chmod -R a+rwX "$WORK" "$WORK/squid"
-    cat >"$WORK/squid.conf" <<CONF
+    # squid gives root away and can't look into WORK then.
+    SQUID=/mnt
+    mount -t tmpfs -o mode=777 tmpfs "$SQUID"
+    htpasswd -bcm "$SQUID/users" "$1" "$2" 2>/dev/null
+    chmod a+r "$SQUID/users"
+    cat >"$SQUID/conf" <<CONF
 http_port $GATEWAY
 pid_filename none
 cache deny all
-cache_log $WORK/squid/cache.log
-access_log stdio:$WORK/squid/access.log
-coredump_dir $WORK/squid
+cache_log $SQUID/cache.log
+access_log stdio:$SQUID/access.log
+coredump_dir $SQUID
 hosts_file /etc/hosts
 shutdown_lifetime 0 seconds
-auth_param basic program /usr/lib/squid/basic_ncsa_auth $WORK/squid/users
+auth_param basic program /usr/lib/squid/basic_ncsa_auth $SQUID/users
 auth_param basic realm gateway
 acl known proxy_auth REQUIRED
 http_access allow known
 http_access deny all
 CONF
-    daemon squid squid -N -f "$WORK/squid.conf"
+    daemon squid squid -N -f "$SQUID/conf"
     await listens "$GATEWAY"
 }
 
-# own_hosts NAME makes a name stand for 127.0.0.1 in this judge's namespace.
+# own_hosts NAME... makes names stand for 127.0.0.1 in this judge's namespace.
 own_hosts() {
-    { cat /etc/hosts && echo "127.0.0.1 $1"; } >"$WORK/hosts"
+    { cat /etc/hosts && printf '127.0.0.1 %s\n' "$@"; } >"$WORK/hosts"
     mount --bind "$WORK/hosts" /etc/hosts
 }
 
@@ -231,6 +234,14 @@ never_twice() {
     local twice
     twice=$(grep -oE '"GET /v2/[^ ]*/blobs/sha256:[0-9a-f]{64} HTTP/[0-9.]+" 200' "$1" | sort | uniq -d)
     [[ -z $twice ]] || fail "the upstream sent blobs more than once: $twice"
+}
+
+# local_never_twice LOG is the same for the access log of our own.
+local_never_twice() {
+    local twice
+    twice=$(jq -rR 'fromjson? | select(.method == "GET" and .status == 200 and (.reference // "" | startswith("sha256:")))
+        | "\(.repository)@\(.reference)"' "$1" | sort | uniq -d)
+    [[ -z $twice ]] || fail "the upstream sent content more than once: $twice"
 }
 
 # shellcheck disable=SC2034 # TOOK is for the judges
