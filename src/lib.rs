@@ -4,6 +4,8 @@
 //!
 //! - [`oci`]: names, digests, ranges, manifests; pure
 //! - [`store`]: the directory tree, durable; the index beside it
+//! - [`upstream`]: the client of the registry behind modes Direct and Proxy
+//! - [`fetch`]: the miss path: fills, work done once for many, room
 //! - [`auth`]: who asks, and what that user may do
 //! - [`mode`]: what a registry operation means in the configured mode
 //! - [`api`]: the HTTP edge, the only part that speaks axum
@@ -18,9 +20,11 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod fetch;
 pub mod mode;
 pub mod oci;
 pub mod serve;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod upstream;

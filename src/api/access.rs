@@ -94,6 +94,15 @@ pub(super) fn action(route: &Route, method: &Method) -> Result<Option<Action>, A
     }
 }
 
+/// The methods that a route answers where nothing is written: the `Allow` of a refused write.
+pub(super) const fn reads_of(route: &Route) -> &'static str {
+    match route {
+        // An empty list: no method at all (RFC 9110, 10.2.1).
+        Route::Uploads(_) | Route::Upload(..) => "",
+        _ => "GET, HEAD",
+    }
+}
+
 /// The answer to somebody who was made out and lacks the right: 401 with the scope needed, or 403.
 pub(super) fn forbidden(auth: &Authenticator, base: &Base, forbidden: Forbidden) -> ApiError {
     let challenge = |scope: &str, error| header(&auth.challenge(&base.url(), Some(scope), error));

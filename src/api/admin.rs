@@ -30,13 +30,38 @@ pub struct ConfigState {
     pub error: Option<String>,
 }
 
+/// The upstream as far as the status shows it. Times are seconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamState {
+    /// `host[:port]`.
+    pub host: String,
+    /// What the last probe found, as the metrics call it; `None` before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'static str>,
+    /// The same in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probed: Option<u64>,
+    /// When the upstream last gave what it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_accepted: Option<u64>,
+    /// Why a changed upstream, or changed credentials, is not in force yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
 /// Where the admin listener gets its answers from. Each closure is called per request and must not block.
 #[derive(Clone)]
 pub struct AdminState {
     /// The program's version.
     pub version: &'static str,
     /// The mode's name.
-    pub mode: &'static str,
+    pub mode: Arc<dyn Fn() -> &'static str + Send + Sync>,
+    /// The upstream; `None` in mode Local.
+    pub upstream: Arc<dyn Fn() -> Option<UpstreamState> + Send + Sync>,
     /// When the process began to serve.
     pub started: Instant,
     /// Whether the data folder can be used now.
@@ -61,7 +86,10 @@ pub struct AdminState {
 
 impl fmt::Debug for AdminState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdminState").field("version", &self.version).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("AdminState")
+            .field("version", &self.version)
+            .field("mode", &(self.mode)())
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,6 +103,8 @@ struct Status {
     draining: bool,
     connections: usize,
     users: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<UpstreamState>,
     store: StoreStatus,
     index: IndexStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,11 +168,12 @@ async fn status(State(state): State<AdminState>) -> Response {
     let config = (state.config)();
     let document = Status {
         version: state.version,
-        mode: state.mode,
+        mode: (state.mode)(),
         uptime_seconds: state.started.elapsed().as_secs(),
         draining: (state.draining)(),
         connections: (state.connections)(),
         users: (state.users)(),
+        upstream: (state.upstream)(),
         store: StoreStatus {
             used_bytes: store.used,
             budget_bytes: store.budget,

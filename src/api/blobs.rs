@@ -4,20 +4,24 @@ use axum::body::Body;
 use axum::response::Response;
 use http::StatusCode;
 
-use super::body::file_body;
+use super::body::blob_body;
 use super::call::Call;
-use super::content::Content;
+use super::content::{Content, want};
 use super::error::ApiError;
+use crate::mode::Served;
 use crate::oci::{Digest, RepoName};
 
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
-    let blob = call.mode.blob(repo, digest).await?;
+    let want = want(call.method, call.headers, &digest);
+    let Served { value: blob, how } = call.mode.blob(repo, digest, want).await?;
     let content = Content { digest, size: blob.size, media_type: "application/octet-stream" };
-    content.respond(call.method, call.headers, |range| file_body(blob.file, range))
+    let mut response = content.respond(call.method, call.headers, |range| blob_body(blob.content, range))?;
+    response.extensions_mut().insert(how);
+    Ok(response)
 }
 
 pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
-    call.mode.writable().store().delete_blob(repo, digest).await?;
+    call.mode.writable()?.store().delete_blob(repo, digest).await?;
     Ok(accepted())
 }
 

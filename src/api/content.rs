@@ -6,17 +6,25 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, E
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::error::ApiError;
+use crate::mode::Want;
 use crate::oci::{ByteRange, Digest, ErrorCode, RangeSpec};
 
 /// `Docker-Content-Digest`.
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// What a request wants of a content, before it is known what there is.
+pub(super) fn want(method: &Method, headers: &HeaderMap, digest: &Digest) -> Want {
+    let etag = format!("\"{digest}\"");
+    Want { head: method == Method::HEAD || is_unchanged(headers, &etag), range: wanted_range(method, headers, &etag) }
+}
+
 /// What is answered: the facts that decide status and headers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Content {
+pub(super) struct Content<'a> {
     pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) media_type: &'static str,
+    /// `None`: nobody knows; it is then answered whole.
+    pub(super) size: Option<u64>,
+    pub(super) media_type: &'a str,
 }
 
 /// What the request's headers make of it.
@@ -27,7 +35,7 @@ enum Selection {
     Part(ByteRange),
 }
 
-impl Content {
+impl Content<'_> {
     /// Answers a GET or HEAD; `body` is asked for the bytes of the range that is sent, and only for a GET.
     ///
     /// # Errors
@@ -36,57 +44,64 @@ impl Content {
         self,
         method: &Method,
         headers: &HeaderMap,
-        body: impl FnOnce(ByteRange) -> Body,
+        body: impl FnOnce(Option<ByteRange>) -> Body,
     ) -> Result<Response, ApiError> {
         let etag = format!("\"{}\"", self.digest);
         let selection = self.select(method, headers, &etag)?;
         let (status, range) = match selection {
             Selection::NotModified => (StatusCode::NOT_MODIFIED, None),
-            Selection::Whole => (StatusCode::OK, Some(ByteRange::whole(self.size))),
+            Selection::Whole => (StatusCode::OK, self.size.map(ByteRange::whole)),
             Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, Some(range)),
         };
-        let mut response = Response::new(match range {
-            Some(range) if method != Method::HEAD => body(range),
-            _ => Body::empty(),
-        });
+        let has_body = method != Method::HEAD && status != StatusCode::NOT_MODIFIED;
+        let mut response = Response::new(if has_body { body(range) } else { Body::empty() });
         *response.status_mut() = status;
         let out = response.headers_mut();
         out.insert(ETAG, text(&etag));
         out.insert(CONTENT_DIGEST, text(&self.digest.to_string()));
         out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        if let Some(range) = range {
-            out.insert(CONTENT_TYPE, HeaderValue::from_static(self.media_type));
+        if status != StatusCode::NOT_MODIFIED {
+            out.insert(CONTENT_TYPE, text(self.media_type));
+        }
+        if let (Some(range), Some(size)) = (range, self.size) {
             out.insert(CONTENT_LENGTH, HeaderValue::from(range.len()));
             if status == StatusCode::PARTIAL_CONTENT {
-                out.insert(CONTENT_RANGE, text(&range.content_range(self.size)));
+                out.insert(CONTENT_RANGE, text(&range.content_range(size)));
             }
         }
         Ok(response)
     }
 
     fn select(self, method: &Method, headers: &HeaderMap, etag: &str) -> Result<Selection, ApiError> {
-        if let Some(condition) = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok())
-            && names_etag(condition, etag)
-        {
+        if is_unchanged(headers, etag) {
             return Ok(Selection::NotModified);
         }
-        // A range on HEAD is answered whole: HEAD asks what GET without a range would say (RFC 9110, 14.2).
-        let spec = headers.get(RANGE).filter(|_| method == Method::GET);
-        let Some(spec) = spec.and_then(|v| v.to_str().ok()).and_then(RangeSpec::parse) else {
+        let (Some(spec), Some(size)) = (wanted_range(method, headers, etag), self.size) else {
             return Ok(Selection::Whole);
         };
-        // If-Range takes a strong validator; a date never matches, there is no Last-Modified here.
-        if headers.get(IF_RANGE).is_some_and(|validator| validator.as_bytes() != etag.as_bytes()) {
-            return Ok(Selection::Whole);
-        }
-        match spec.resolve(self.size) {
+        match spec.resolve(size) {
             Ok(Some(range)) => Ok(Selection::Part(range)),
             Ok(None) => Ok(Selection::Whole),
             Err(error) => Err(ApiError::new(ErrorCode::RangeInvalid, error.to_string())
-                .with_header(CONTENT_RANGE, text(&format!("bytes */{}", self.size)))
+                .with_header(CONTENT_RANGE, text(&format!("bytes */{size}")))
                 .with_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"))),
         }
     }
+}
+
+/// Whether the client has the content already.
+fn is_unchanged(headers: &HeaderMap, etag: &str) -> bool {
+    headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|condition| names_etag(condition, etag))
+}
+
+/// The range that is asked for, if it is to be heeded.
+fn wanted_range(method: &Method, headers: &HeaderMap, etag: &str) -> Option<RangeSpec> {
+    // A range on HEAD is answered whole: HEAD asks what GET without a range would say (RFC 9110, 14.2).
+    let spec = headers.get(RANGE).filter(|_| method == Method::GET);
+    let spec = spec.and_then(|v| v.to_str().ok()).and_then(RangeSpec::parse)?;
+    // If-Range takes a strong validator; a date never matches, there is no Last-Modified here.
+    let outdated = headers.get(IF_RANGE).is_some_and(|validator| validator.as_bytes() != etag.as_bytes());
+    (!outdated).then_some(spec)
 }
 
 /// Whether a list of entity tags names `etag`, by weak comparison (RFC 9110, 13.1.2).
@@ -106,7 +121,8 @@ mod tests {
 
     fn answer(size: u64, method: &Method, headers: &[(HeaderName, &str)]) -> (u16, Option<String>) {
         let map = headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
-        let content = Content { digest: Algorithm::Sha256.digest(b""), size, media_type: "application/octet-stream" };
+        let digest = Algorithm::Sha256.digest(b"");
+        let content = Content { digest, size: Some(size), media_type: "application/octet-stream" };
         match content.respond(method, &map, |_| Body::empty()) {
             Ok(response) => {
                 let range = response.headers().get(CONTENT_RANGE).map(|v| v.to_str().unwrap().to_owned());

@@ -11,7 +11,11 @@ use serde_json::{Value, json};
 use crate::mode::ModeError;
 use crate::oci::{Digest, ErrorCode};
 use crate::store::{Refusal, StoreError};
-use crate::telemetry::with_causes;
+use crate::telemetry::{UpstreamCause, with_causes};
+use crate::upstream::UpstreamError;
+
+/// After so many seconds a client asks again when the upstream has too much to do and does not say how long.
+const RETRY_UPSTREAM: u64 = 5;
 
 /// Whose fault a failure is; decides how it is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub(super) enum Origin {
     Client,
     /// The disk, or no room on it.
     Disk,
+    /// The upstream.
+    Upstream,
     /// Ours.
     Bug,
 }
@@ -75,6 +81,11 @@ impl ApiError {
         self.with_header(RETRY_AFTER, HeaderValue::from(seconds))
     }
 
+    /// Adds `Allow`; every 405 has one.
+    pub(super) fn allow(self, methods: &'static str) -> Self {
+        self.with_header(ALLOW, HeaderValue::from_static(methods))
+    }
+
     fn with_cause(mut self, origin: Origin, cause: &dyn std::error::Error) -> Self {
         self.0.origin = origin;
         self.0.cause = Some(with_causes(cause));
@@ -83,8 +94,7 @@ impl ApiError {
 
     /// The method is not one of the path's.
     pub(super) fn method_not_allowed(allow: &'static str) -> Self {
-        Self::new(ErrorCode::Unsupported, format!("this path answers {allow}"))
-            .with_header(ALLOW, HeaderValue::from_static(allow))
+        Self::new(ErrorCode::Unsupported, format!("this path answers {allow}")).allow(allow)
     }
 
     /// A fault of ours that no type of the store's names.
@@ -139,13 +149,62 @@ impl ApiError {
 
 impl From<ModeError> for ApiError {
     fn from(error: ModeError) -> Self {
-        match error {
-            ModeError::Store(error) => error.into(),
+        let gateway = |status: StatusCode, message: String| {
+            Self::new(ErrorCode::Unavailable, message).with_status(status).with_cause(Origin::Upstream, &error)
+        };
+        match &error {
+            ModeError::Store(error) => error.clone().into(),
             ModeError::Incomplete { missing } => {
                 Self::new(ErrorCode::ManifestUnknown, "the manifest is stored, but content it references is missing")
                     .with_detail(json!({ "missing": missing }))
             }
+            ModeError::RepositoryUnknown => Self::new(ErrorCode::NameUnknown, "repository unknown to the registry"),
+            ModeError::NotServed { alias, has_root: true } => {
+                Self::new(ErrorCode::NameUnknown, format!("only {alias} and what is below it is served here"))
+                    .with_detail(json!({ "prefix": alias.as_str() }))
+            }
+            ModeError::NotServed { alias, has_root: false } => {
+                Self::new(ErrorCode::NameUnknown, format!("only what is below {alias} is served here"))
+                    .with_detail(json!({ "prefix": format!("{alias}/") }))
+            }
+            ModeError::ReadOnly { mode } => Self::new(
+                ErrorCode::Unsupported,
+                format!("this registry runs in mode {mode}, which takes no pushes and deletes; push to its upstream"),
+            ),
+            ModeError::Upstream(upstream) => Self::from_upstream(upstream).with_cause(Origin::Upstream, &error),
+            ModeError::UpstreamTimeout => gateway(StatusCode::GATEWAY_TIMEOUT, error.to_string()),
+            ModeError::UpstreamContradiction(_) => gateway(StatusCode::BAD_GATEWAY, error.to_string()),
+            ModeError::Stopping => Self::new(ErrorCode::Unavailable, "shutting down").retry_after(5),
         }
+    }
+}
+
+impl ApiError {
+    /// The upstream's failure as the client hears it. 401 is only ever our own challenge, and a 429 is repeated by
+    /// containerd at once: neither is passed on.
+    fn from_upstream(error: &UpstreamError) -> Self {
+        let status = match error.cause() {
+            UpstreamCause::Unauthorized | UpstreamCause::Forbidden => {
+                return Self::new(
+                    ErrorCode::Denied,
+                    format!("the upstream refuses this registry's credentials: {error}"),
+                )
+                .with_detail(error.detail());
+            }
+            UpstreamCause::NotFound => StatusCode::NOT_FOUND,
+            UpstreamCause::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            UpstreamCause::RateLimited => {
+                let seconds = error.retry_after().map_or(RETRY_UPSTREAM, |wait| wait.as_secs().max(1));
+                return Self::new(ErrorCode::Unavailable, error.to_string())
+                    .with_detail(error.detail())
+                    .retry_after(seconds);
+            }
+            UpstreamCause::Unreachable
+            | UpstreamCause::ServerError
+            | UpstreamCause::Invalid
+            | UpstreamCause::Refused => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(ErrorCode::Unavailable, error.to_string()).with_status(status).with_detail(error.detail())
     }
 }
 
@@ -172,8 +231,10 @@ impl From<StoreError> for ApiError {
                 Self::new(ErrorCode::Unknown, "the registry's disk failed; its log has the cause")
                     .with_cause(Origin::Disk, &error)
             }
-            StoreError::Bug(_) => Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause")
-                .with_cause(Origin::Bug, &error),
+            StoreError::Bug(_) | StoreError::FillBusy(_) => {
+                Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause")
+                    .with_cause(Origin::Bug, &error)
+            }
         }
     }
 }

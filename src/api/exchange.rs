@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::response::Response;
-use http::header::USER_AGENT;
-use http::{HeaderName, Method, StatusCode};
+use http::header::{AGE, USER_AGENT};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::App;
 use super::access::client_address;
@@ -16,10 +16,14 @@ use super::limits::Permit;
 use super::peer::Peer;
 use super::route::Route;
 use crate::auth::{AuthFailure, Forbidden, Identity};
-use crate::telemetry::{self, AccessRecord, AuthFailureReason, InFlight};
+use crate::mode::How;
+use crate::telemetry::{self, AccessRecord, AuthFailureReason, CacheOutcome, ContentKind, InFlight};
 
 /// `X-Request-Id`.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How an answer of modes Direct and Proxy came about; the words are those of the metrics.
+const CACHE: HeaderName = HeaderName::from_static("d8-registry-cache");
 
 /// Longest id and user agent that are taken over into the log.
 const ID_CHARS: usize = 128;
@@ -41,6 +45,7 @@ pub(super) struct Exchange {
     failure: Option<AuthFailure>,
     status: StatusCode,
     error: Option<String>,
+    cache: Option<CacheOutcome>,
     progress: Arc<RequestProgress>,
     permit: Option<Permit>,
     _in_flight: InFlight,
@@ -68,6 +73,7 @@ impl Exchange {
             failure: None,
             status: StatusCode::INTERNAL_SERVER_ERROR,
             error: None,
+            cache: None,
             progress,
             permit: None,
             _in_flight: app.0.metrics.in_flight(),
@@ -104,19 +110,39 @@ impl Exchange {
 
     /// Turns the outcome into an answer; a failure that is ours is logged here, once, with all its causes.
     pub(super) fn settle(&mut self, outcome: Outcome) -> Response {
-        let response = match outcome {
+        let mut response = match outcome {
             Ok(response) => response,
             Err(error) => {
                 match error.origin() {
                     Origin::Client => {}
-                    Origin::Disk | Origin::Bug => self.log_fault(&error),
+                    Origin::Disk | Origin::Bug | Origin::Upstream => self.log_fault(&error),
                 }
                 self.error = Some(error.cause().to_owned());
                 error.into_response()
             }
         };
         self.status = response.status();
+        if let Some(how) = response.extensions_mut().remove::<How>() {
+            self.mark(&mut response, how);
+        }
         response
+    }
+
+    /// Says how the answer came about, in its headers and in the metrics.
+    fn mark(&mut self, response: &mut Response, how: How) {
+        if let Some(age) = how.age {
+            response.headers_mut().insert(AGE, HeaderValue::from(age.as_secs()));
+        }
+        let Some(outcome) = how.outcome else { return };
+        response.headers_mut().insert(CACHE, HeaderValue::from_static(outcome.as_str()));
+        self.cache = Some(outcome);
+        let kind = match self.route {
+            Some(Route::Manifest(..)) => ContentKind::Manifest,
+            Some(Route::Tags(_)) => ContentKind::Tags,
+            Some(Route::Referrers(..)) => ContentKind::Referrers,
+            _ => ContentKind::Blob,
+        };
+        self.app.0.metrics.cache_answer(kind, outcome);
     }
 
     fn log_fault(&self, error: &ApiError) {
@@ -167,7 +193,7 @@ impl Finish for Exchange {
             repository: self.route.as_ref().and_then(Route::repository).map(crate::oci::RepoName::as_str),
             reference: reference.as_deref(),
             status: self.status.as_u16(),
-            cache: None,
+            cache: self.cache,
             received,
             sent,
             whole,

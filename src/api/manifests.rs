@@ -15,8 +15,8 @@ use super::body::RequestBody;
 use super::call::Call;
 use super::content::{CONTENT_DIGEST, Content, text};
 use super::error::ApiError;
-use crate::mode::ModeError;
-use crate::oci::{Algorithm, Digest, ErrorCode, Manifest, ManifestKind, Reference, RepoName, Tag};
+use crate::mode::{ModeError, Served, ServedManifest};
+use crate::oci::{Algorithm, ByteRange, Digest, ErrorCode, Manifest, ManifestKind, Reference, RepoName, Tag};
 use crate::store::StoredManifest;
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
@@ -26,19 +26,23 @@ const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 const MAX_TAGS: usize = 100;
 
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    let stored = call.mode.manifest(repo, reference).await?;
-    let content =
-        Content { digest: stored.digest, size: stored.bytes.len() as u64, media_type: stored.manifest.kind.as_str() };
-    content.respond(call.method, call.headers, |range| {
+    let Served { value: ServedManifest { digest, bytes, media_type }, how } =
+        call.mode.manifest(repo, reference).await?;
+    let size = bytes.len() as u64;
+    let content = Content { digest, size: Some(size), media_type: &media_type };
+    let mut response = content.respond(call.method, call.headers, |range| {
+        let range = range.unwrap_or(ByteRange::whole(size));
         // A manifest's length is far below what an index can't hold.
         let start = usize::try_from(range.start()).unwrap_or(usize::MAX);
         let end = usize::try_from(range.end()).unwrap_or(usize::MAX);
-        Body::from(stored.bytes.slice(start..end))
-    })
+        Body::from(bytes.slice(start..end))
+    })?;
+    response.extensions_mut().insert(how);
+    Ok(response)
 }
 
 pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    call.mode.writable().store().delete_manifest(repo, reference).await?;
+    call.mode.writable()?.store().delete_manifest(repo, reference).await?;
     Ok(accepted())
 }
 
@@ -64,7 +68,7 @@ pub(super) async fn put(
     let subject = manifest.subject.as_ref().map(|subject| subject.digest);
     let kind = manifest.kind;
     let stored = StoredManifest { digest, bytes, manifest: Arc::new(manifest) };
-    let missing = call.mode.writable().put_manifest(repo, stored, tags.clone()).await.map_err(refused)?;
+    let missing = call.mode.writable()?.put_manifest(repo, stored, tags.clone()).await.map_err(refused)?;
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::CREATED;
@@ -149,7 +153,7 @@ fn refused(error: ModeError) -> ApiError {
             ApiError::new(ErrorCode::ManifestBlobUnknown, "push what the manifest references before the manifest")
                 .with_detail(json!({ "missing": missing }))
         }
-        ModeError::Store(_) => error.into(),
+        _ => error.into(),
     }
 }
 

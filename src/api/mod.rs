@@ -46,7 +46,7 @@ use self::exchange::{Exchange, Outcome};
 use self::limits::{Gate, Gates, Permit};
 use self::peer::Peer;
 use self::route::Route;
-use crate::auth::Authenticator;
+use crate::auth::{Action, Authenticator};
 use crate::mode::Mode;
 use crate::oci::ErrorCode;
 use crate::telemetry::{AccessLog, Metrics};
@@ -188,7 +188,11 @@ async fn answer(
     };
     exchange.identified(Some(&who), None);
     let route = route?;
+    let mode = app.0.mode.load_full();
     if let Some(action) = access::action(&route, &parts.method)? {
+        if matches!(action, Action::Push | Action::Delete) {
+            mode.writable().map_err(|error| ApiError::from(error).allow(access::reads_of(&route)))?;
+        }
         auth.authorize(&who, action, route.repository()).map_err(|lacking| {
             exchange.forbidden(&lacking);
             access::forbidden(auth, &base, lacking)
@@ -200,7 +204,7 @@ async fn answer(
         method: &parts.method,
         headers: &parts.headers,
         raw_query: parts.uri.query(),
-        mode: app.0.mode.load_full(),
+        mode,
         settings: app.0.settings.load_full(),
         auth,
         who,

@@ -11,6 +11,7 @@ use super::call::Call;
 use super::content::text;
 use super::error::ApiError;
 use super::manifests::json_response;
+use crate::mode::Served;
 use crate::oci::{Digest, ManifestKind, RepoName};
 use crate::store::Referrer;
 
@@ -27,7 +28,7 @@ pub(super) async fn list(call: &Call<'_>, repo: &RepoName, subject: Digest) -> R
     // A media type has no blanks: one here was a plus that the client forgot to encode.
     let filter = call.query("artifactType").filter(|text| !text.is_empty()).map(|text| text.replace(' ', "+"));
     let last: Option<Digest> = call.query("last").and_then(|text| text.parse().ok());
-    let referrers = call.mode.referrers(repo, subject, last, PAGE_ENTRIES).await?;
+    let Served { value: referrers, how } = call.mode.referrers(repo, subject, last, PAGE_ENTRIES).await?;
     let taken = fitting(&referrers);
     let more = taken < referrers.len() || referrers.len() == PAGE_ENTRIES;
     let wanted = |referrer: &&Referrer| filter.is_none() || referrer.artifact_type == filter;
@@ -39,6 +40,7 @@ pub(super) async fn list(call: &Call<'_>, repo: &RepoName, subject: Digest) -> R
     let media_type = ManifestKind::OciIndex.as_str();
     let index = json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": manifests });
     let mut response = json_response(media_type, &index);
+    response.extensions_mut().insert(how);
     if filter.is_some() {
         response.headers_mut().insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
     }

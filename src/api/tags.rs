@@ -8,6 +8,7 @@ use super::call::Call;
 use super::content::text;
 use super::error::ApiError;
 use super::manifests::json_response;
+use crate::mode::Served;
 use crate::oci::{ErrorCode, RepoName};
 use crate::store::Page;
 
@@ -17,12 +18,11 @@ const MAX_PAGE: usize = 10_000;
 pub(super) async fn list(call: &Call<'_>, repo: &RepoName) -> Result<Response, ApiError> {
     let limit = page_size(call)?;
     let last = call.query("last");
-    let page = call.mode.tags(repo, last.as_deref(), limit).await?;
-    if page.entries.is_empty() && !call.mode.repository_exists(repo).await? {
-        return Err(ApiError::new(ErrorCode::NameUnknown, "repository unknown to the registry"));
-    }
+    let Served { value: page, how } = call.mode.tags(repo, last.as_deref(), limit).await?;
     let body = json!({ "name": repo.as_str(), "tags": page.entries });
-    Ok(answer(&body, &format!("/v2/{repo}/tags/list"), &page, limit))
+    let mut response = answer(&body, &format!("/v2/{repo}/tags/list"), &page, limit);
+    response.extensions_mut().insert(how);
+    Ok(response)
 }
 
 pub(super) async fn catalog(call: &Call<'_>) -> Result<Response, ApiError> {

@@ -35,7 +35,7 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut RequestBody, repo: &RepoNa
         (None, Some(name)) => Some(parse_algorithm(&name)?),
         (None, None) => None,
     };
-    let store = call.mode.writable().store();
+    let store = call.mode.writable()?.store();
     let mut session = store.begin_upload(repo, algorithm, whole.and(announced(call))).await?;
     let Some(digest) = whole else {
         return Ok(in_progress(StatusCode::ACCEPTED, repo, session.id(), 0));
@@ -56,7 +56,7 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut RequestBody, repo: &RepoNa
 /// Whether the blob is the repository's now. A source that the user may not pull, or that is no repository name, is
 /// treated as one without the blob: the client uploads instead.
 async fn mount(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<bool, ApiError> {
-    let store = call.mode.writable().store();
+    let store = call.mode.writable()?.store();
     match call.query("from") {
         Some(from) => match from.parse::<RepoName>() {
             Ok(from) if call.may(Action::Pull, Some(&from)) => Ok(store.mount_blob(Some(&from), repo, digest).await?),
@@ -74,7 +74,7 @@ pub(super) async fn append(
     repo: &RepoName,
     id: UploadId,
 ) -> Result<Response, ApiError> {
-    let mut session = call.mode.writable().store().resume_upload(repo, id).await?;
+    let mut session = call.mode.writable()?.store().resume_upload(repo, id).await?;
     let length = chunk_length(call, repo, &session)?;
     append_all(&mut session, body, length).await?;
     Ok(in_progress(StatusCode::ACCEPTED, repo, id, session.offset()))
@@ -91,7 +91,7 @@ pub(super) async fn finish(
         ApiError::new(ErrorCode::DigestInvalid, "the digest of the whole upload is missing in the query")
     })?;
     let digest = parse_digest(&digest)?;
-    let store = call.mode.writable().store();
+    let store = call.mode.writable()?.store();
     let mut session = match store.resume_upload(repo, id).await {
         Ok(session) => session,
         // The answer to the first PUT was lost and the client repeats it: what it wants is there.
@@ -106,13 +106,13 @@ pub(super) async fn finish(
 
 /// GET: how far it is.
 pub(super) async fn ask(call: &Call<'_>, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
-    let offset = call.mode.writable().store().upload_offset(repo, id).await?;
+    let offset = call.mode.writable()?.store().upload_offset(repo, id).await?;
     Ok(in_progress(StatusCode::NO_CONTENT, repo, id, offset))
 }
 
 /// DELETE.
 pub(super) async fn cancel(call: &Call<'_>, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
-    call.mode.writable().store().cancel_upload(repo, id).await?;
+    call.mode.writable()?.store().cancel_upload(repo, id).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)

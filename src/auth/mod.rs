@@ -1,30 +1,32 @@
 //! Who asks, and what that user may do. No HTTP server here: the edge hands in header values.
 //!
 //! `users` (who there is) → `passwords` (is it right?) → `tokens` (signed, checked) → `rights` (who may do what) →
-//! `challenge` (what a refused client is told).
+//! `challenge` (what a refused client is told). `upstream_user` stands beside `users`: the upstream's own pair.
 
 mod challenge;
 mod passwords;
 mod rights;
 mod tokens;
+mod upstream_user;
 mod users;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 pub use challenge::{BASIC_CHALLENGE, SERVICE};
 pub use rights::{Action, Anonymous, Role, needed_scope};
 
 use self::passwords::Passwords;
 use self::rights::Scopes;
-use self::tokens::TokenService;
-use self::users::Users;
+use self::tokens::{Subject, TokenService};
+use self::upstream_user::{Pair, PairId, UpstreamUser};
+use self::users::{User, Users};
 use crate::clock::{self, Timestamp};
 use crate::oci::RepoName;
 
@@ -74,6 +76,18 @@ pub struct Identity {
     pub user: Option<Arc<str>>,
     /// What the token that was shown is good for; `None`: no token, the role alone counts.
     scopes: Option<Arc<Scopes>>,
+    /// The pair, if it is the upstream's.
+    upstream: Option<PairId>,
+}
+
+impl Identity {
+    const fn anonymous() -> Self {
+        Self { user: None, scopes: None, upstream: None }
+    }
+
+    fn upstream(pair: Pair) -> Self {
+        Self { user: Some(pair.name), scopes: None, upstream: Some(pair.id) }
+    }
 }
 
 /// Credentials were missing or wrong: status 401.
@@ -150,6 +164,7 @@ struct Inner {
     policy: ArcSwap<Policy>,
     /// Outlives a reload: what it remembers is keyed by the stored hash too.
     passwords: Passwords,
+    upstream: UpstreamUser,
 }
 
 /// All that a reload replaces at once.
@@ -181,7 +196,11 @@ impl Authenticator {
     pub fn load(options: &AuthOptions, password_checks: usize) -> Result<Self, AuthError> {
         let passwords = Passwords::new(password_checks);
         let policy = Policy::load(options, None, &passwords)?;
-        Ok(Self(Arc::new(Inner { policy: ArcSwap::from_pointee(policy), passwords })))
+        Ok(Self(Arc::new(Inner {
+            policy: ArcSwap::from_pointee(policy),
+            passwords,
+            upstream: UpstreamUser::default(),
+        })))
     }
 
     /// Loads again with `options`, without putting it into force: see [`Authenticator::commit`]. Blocking.
@@ -199,10 +218,21 @@ impl Authenticator {
         self.0.policy.store(Arc::new(prepared.0));
     }
 
-    /// How many users there are.
+    /// Lets the upstream's user sign in with role `ro`, before any user of that name is looked for. The pair before is
+    /// accepted for 15 minutes after a change; the same pair again changes nothing. `None`: neither it nor the pairs
+    /// before are accepted, at once. Tokens end when the pair they were given for is not accepted any more.
+    ///
+    /// With [`TokenOptions::enabled`] left open the token service does not follow this user: say `Some(true)` there.
+    #[expect(clippy::needless_pass_by_value, reason = "taken, so that the password is wiped when it was read")]
+    pub fn set_upstream_user(&self, pair: Option<(String, SecretString)>) {
+        let pair = pair.as_ref().map(|(name, password)| (name.as_str(), password.expose_secret()));
+        self.0.upstream.set(pair, Instant::now());
+    }
+
+    /// How many users there are, the upstream's included.
     #[must_use]
     pub fn user_count(&self) -> usize {
-        self.0.policy.load().users.len()
+        self.0.policy.load().users.len() + usize::from(self.0.upstream.is_set())
     }
 
     /// Whether the token service is on.
@@ -219,8 +249,7 @@ impl Authenticator {
     pub async fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Identity, AuthFailure> {
         let Some(header) = authorization else {
             let anonymous = self.0.policy.load().anonymous;
-            let identity = Identity { user: None, scopes: None };
-            return if anonymous == Anonymous::None { Err(AuthFailure::Missing) } else { Ok(identity) };
+            return if anonymous == Anonymous::None { Err(AuthFailure::Missing) } else { Ok(Identity::anonymous()) };
         };
         let text = std::str::from_utf8(header).map_err(|_| AuthFailure::Malformed)?;
         let (scheme, value) = text.trim().split_once(' ').ok_or(AuthFailure::Malformed)?;
@@ -241,10 +270,13 @@ impl Authenticator {
     /// # Errors
     /// [`AuthFailure::WrongPassword`], [`AuthFailure::TooMany`].
     pub async fn authenticate_password(&self, user: &str, password: &str) -> Result<Identity, AuthFailure> {
+        if let Some(pair) = self.0.upstream.find(user, password, Instant::now()) {
+            return Ok(Identity::upstream(pair));
+        }
         let policy = self.0.policy.load_full();
         let known = policy.users.find(user);
         match self.0.passwords.check(user, password, known.map(|user| &user.secret)).await {
-            Ok(true) => Ok(Identity { user: known.map(|user| Arc::clone(&user.name)), scopes: None }),
+            Ok(true) => Ok(Identity { user: known.map(|user| Arc::clone(&user.name)), scopes: None, upstream: None }),
             Ok(false) => Err(AuthFailure::WrongPassword),
             Err(passwords::TooMany) => Err(AuthFailure::TooMany),
         }
@@ -254,18 +286,15 @@ impl Authenticator {
         let policy = self.0.policy.load();
         let service = policy.tokens.as_ref().ok_or(AuthFailure::BadToken)?;
         let claims = service.verify(token, clock::now()).ok_or(AuthFailure::BadToken)?;
-        let user = match &claims.user {
-            Some(name) => {
-                let user = policy.users.find(name).ok_or(AuthFailure::BadToken)?;
-                // A token lives no longer than the password it was given for.
-                if service.fingerprint(user) != claims.password {
-                    return Err(AuthFailure::BadToken);
-                }
-                Some(Arc::clone(&user.name))
-            }
-            None => None,
-        };
-        Ok(Identity { user, scopes: Some(Arc::clone(&claims.scopes)) })
+        let scopes = Some(Arc::clone(&claims.scopes));
+        let Some(name) = &claims.user else { return Ok(Identity { scopes, ..Identity::anonymous() }) };
+        // A token lives no longer than the password it was given for.
+        let is_for = |secret: &[u8]| service.fingerprint(secret) == claims.password;
+        if let Some(pair) = self.0.upstream.find_by(name, Instant::now(), |id| is_for(id.bytes())) {
+            return Ok(Identity { scopes, ..Identity::upstream(pair) });
+        }
+        let user = policy.users.find(name).filter(|user| is_for(user.secret.bytes())).ok_or(AuthFailure::BadToken)?;
+        Ok(Identity { user: Some(Arc::clone(&user.name)), scopes, upstream: None })
     }
 
     /// Whether the identity may do `action` (on `repo`; none for the catalog). The user's role is the present one, so a
@@ -280,7 +309,7 @@ impl Authenticator {
         {
             return Err(Forbidden::Scope(needed_scope(action, repo)));
         }
-        if may(&policy, who, action) {
+        if self.may(&policy, who, action) {
             Ok(())
         } else if who.user.is_none() {
             Err(Forbidden::NeedsCredentials(needed_scope(action, repo)))
@@ -297,17 +326,22 @@ impl Authenticator {
     pub fn issue_token(&self, who: &Identity, scopes: &[String], now: Timestamp) -> Result<IssuedToken, AuthError> {
         let policy = self.0.policy.load();
         let service = policy.tokens.as_ref().ok_or_else(|| AuthError("the token service is off".to_owned()))?;
-        let granted = Scopes::parse(scopes).keep(|action| may(&policy, who, action));
-        let user = who.user.as_deref().and_then(|name| policy.users.find(name));
-        service.issue(user, &granted, now)
+        let granted = Scopes::parse(scopes).keep(|action| self.may(&policy, who, action));
+        let subject = match (&who.user, &who.upstream) {
+            (Some(name), Some(id)) => Some(Subject { name, secret: id.bytes() }),
+            (Some(name), None) => policy.users.find(name).map(User::subject),
+            (None, _) => None,
+        };
+        service.issue(subject, &granted, now)
     }
-}
 
-fn may(policy: &Policy, who: &Identity, action: Action) -> bool {
-    match &who.user {
-        // A user that is gone may nothing.
-        Some(name) => policy.users.find(name).is_some_and(|user| user.role.may(action)),
-        None => policy.anonymous.may(action),
+    /// A user that is gone may nothing.
+    fn may(&self, policy: &Policy, who: &Identity, action: Action) -> bool {
+        match (&who.user, who.upstream) {
+            (_, Some(id)) => Role::Ro.may(action) && self.0.upstream.accepts(id, Instant::now()),
+            (Some(name), None) => policy.users.find(name).is_some_and(|user| user.role.may(action)),
+            (None, None) => policy.anonymous.may(action),
+        }
     }
 }
 

@@ -133,6 +133,103 @@ async fn a_token_ends_with_its_user_and_with_its_password() {
     assert!(!holds().await);
 }
 
+fn pair(user: &str, password: &str) -> Option<(String, SecretString)> {
+    Some((user.to_owned(), SecretString::from(password)))
+}
+
+#[tokio::test]
+async fn the_upstreams_user_pulls_and_no_more() {
+    let dir = TempDir::new().unwrap();
+    let mut options = options(&dir);
+    options.token.enabled = Some(true);
+    let auth = Authenticator::load(&options, 1).unwrap();
+    let repo: RepoName = "system/deckhouse".parse().unwrap();
+    // Two licences that differ only behind what bcrypt reads.
+    let licence = format!("{}-1", "x".repeat(100));
+    let other = format!("{}-2", "x".repeat(100));
+    assert!(!signs_in(&auth, "license-token", &licence).await);
+    auth.set_upstream_user(pair("license-token", &licence));
+    assert_eq!(auth.user_count(), 1);
+    assert!(auth.challenge("https://r", None, None).starts_with("Bearer "));
+    assert!(!signs_in(&auth, "license-token", &other).await);
+    assert!(!signs_in(&auth, "other", &licence).await);
+    let basic = format!("Basic {}", STANDARD.encode(format!("license-token:{licence}")));
+    let who = auth.authenticate(Some(basic.as_bytes())).await.unwrap();
+    let token = auth.issue_token(&who, &["repository:system/deckhouse:pull,push,delete".to_owned()], clock::now());
+    let bearer = format!("Bearer {}", token.unwrap().token);
+    let by_token = auth.authenticate(Some(bearer.as_bytes())).await.unwrap();
+    for who in [who, by_token] {
+        assert_eq!(who.user.as_deref(), Some("license-token"));
+        assert_eq!(auth.authorize(&who, Action::Pull, Some(&repo)), Ok(()));
+        for action in [Action::Push, Action::Delete, Action::Catalog] {
+            let target = (action != Action::Catalog).then_some(&repo);
+            assert!(auth.authorize(&who, action, target).is_err(), "{action:?}");
+        }
+        assert!(!format!("{who:?}").contains("xxx"));
+    }
+    // A reload of the users leaves it alone.
+    auth.commit(auth.prepare(&options).unwrap());
+    assert!(signs_in(&auth, "license-token", &licence).await);
+}
+
+#[tokio::test]
+async fn tokens_of_the_upstreams_user_end_with_the_pair() {
+    let dir = TempDir::new().unwrap();
+    let mut options = options(&dir);
+    options.token.enabled = Some(true);
+    let auth = Authenticator::load(&options, 1).unwrap();
+    let repo: RepoName = "a".parse().unwrap();
+    let bearer = async |password: &str| {
+        let who = auth.authenticate_password("license-token", password).await.unwrap();
+        let token = auth.issue_token(&who, &["repository:a:pull".to_owned()], clock::now()).unwrap().token;
+        (who, format!("Bearer {token}"))
+    };
+    auth.set_upstream_user(pair("license-token", "old"));
+    let (old, by_old) = bearer("old").await;
+    auth.set_upstream_user(pair("license-token", "new"));
+    let (_, by_new) = bearer("new").await;
+    // The pair before still counts, so what was given for it does.
+    for token in [&by_old, &by_new] {
+        assert!(auth.authenticate(Some(token.as_bytes())).await.is_ok());
+    }
+    assert!(signs_in(&auth, "license-token", "old").await);
+    auth.set_upstream_user(None);
+    for token in [&by_old, &by_new] {
+        assert_eq!(auth.authenticate(Some(token.as_bytes())).await.unwrap_err(), AuthFailure::BadToken);
+    }
+    assert!(!signs_in(&auth, "license-token", "new").await);
+    assert_eq!(auth.authorize(&old, Action::Pull, Some(&repo)), Err(Forbidden::Right), "who was proven before");
+    assert_eq!(auth.user_count(), 0);
+}
+
+#[tokio::test]
+async fn a_user_of_the_same_name_keeps_password_and_role() {
+    let dir = TempDir::new().unwrap();
+    let mut options = options(&dir);
+    options.token.enabled = Some(true);
+    let users = options.users_dir.clone().unwrap();
+    secret(&users, "one", &[("name", "rw"), ("password", "own")]);
+    secret(&users, "two", &[("name", "mirror-pusher"), ("password", "same")]);
+    let auth = Authenticator::load(&options, 1).unwrap();
+    let repo: RepoName = "a".parse().unwrap();
+    let pushes = async |user: &str, password: &str| {
+        let who = auth.authenticate_password(user, password).await.unwrap();
+        auth.authorize(&who, Action::Push, Some(&repo)).is_ok()
+    };
+    auth.set_upstream_user(pair("rw", "upstream"));
+    assert!(pushes("rw", "own").await);
+    assert!(!pushes("rw", "upstream").await);
+    // Where the pairs are the same, a token given to the upstream's user never becomes one of the other.
+    auth.set_upstream_user(pair("mirror-pusher", "same"));
+    let who = auth.authenticate_password("mirror-pusher", "same").await.unwrap();
+    let token = auth.issue_token(&who, &["repository:a:pull,push".to_owned()], clock::now()).unwrap().token;
+    let bearer = format!("Bearer {token}");
+    assert!(auth.authenticate(Some(bearer.as_bytes())).await.is_ok());
+    auth.set_upstream_user(None);
+    assert_eq!(auth.authenticate(Some(bearer.as_bytes())).await.unwrap_err(), AuthFailure::BadToken);
+    assert!(pushes("mirror-pusher", "same").await);
+}
+
 #[test]
 fn passwords_are_hashed_as_bcrypt_can_check_them() {
     let hash = hash_password("secret", 4).unwrap();

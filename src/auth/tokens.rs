@@ -20,7 +20,6 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 
 use super::rights::Scopes;
-use super::users::User;
 use super::{AuthError, IssuedToken, SERVICE, TokenOptions};
 use crate::clock::Timestamp;
 
@@ -63,6 +62,14 @@ pub(super) struct Verified {
     pub(super) password: String,
     not_before: u64,
     expires: u64,
+}
+
+/// Whom a token is for.
+#[derive(Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub(super) name: &'a str,
+    /// What changes with the password.
+    pub(super) secret: &'a [u8],
 }
 
 pub(super) struct TokenService {
@@ -132,23 +139,28 @@ impl TokenService {
     }
 
     /// What ties a token to the password of its user: another password, and the token is worth nothing.
-    pub(super) fn fingerprint(&self, user: &User) -> String {
-        URL_SAFE_NO_PAD.encode(&hmac::sign(&self.fingerprints, user.secret.bytes()).as_ref()[..12])
+    pub(super) fn fingerprint(&self, secret: &[u8]) -> String {
+        URL_SAFE_NO_PAD.encode(&hmac::sign(&self.fingerprints, secret).as_ref()[..12])
     }
 
     /// Signs a token for a user, or for anonymous.
-    pub(super) fn issue(&self, user: Option<&User>, scopes: &Scopes, now: Timestamp) -> Result<IssuedToken, AuthError> {
+    pub(super) fn issue(
+        &self,
+        user: Option<Subject<'_>>,
+        scopes: &Scopes,
+        now: Timestamp,
+    ) -> Result<IssuedToken, AuthError> {
         let issued = now.as_secs();
         let claims = Claims {
             iss: ISSUER.to_owned(),
             aud: SERVICE.to_owned(),
-            sub: user.map(|user| user.name.to_string()).unwrap_or_default(),
+            sub: user.map(|user| user.name.to_owned()).unwrap_or_default(),
             iat: issued,
             nbf: issued,
             exp: issued + self.ttl,
             jti: uuid::Uuid::new_v4().simple().to_string(),
             access: scopes.clone(),
-            pwd: user.map(|user| self.fingerprint(user)).unwrap_or_default(),
+            pwd: user.map(|user| self.fingerprint(user.secret)).unwrap_or_default(),
         };
         let token = encode(&self.header, &claims, &self.encoding)
             .map_err(|error| AuthError(format!("a token can't be signed: {error}")))?;

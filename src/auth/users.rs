@@ -8,6 +8,7 @@ use std::sync::Arc;
 use secrecy::ExposeSecret as _;
 
 use super::passwords::{Passwords, Secret};
+use super::tokens::Subject;
 use super::{AuthError, Role, UserSpec};
 
 /// Longest file of a Secret that is read.
@@ -20,6 +21,13 @@ pub(super) struct User {
     pub(super) secret: Secret,
     /// Where it stands, for messages.
     origin: String,
+}
+
+impl User {
+    /// Whom a token for this user is for.
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject { name: &self.name, secret: self.secret.bytes() }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::auth;
-use crate::config::{Address, Config, Mode, Overrides};
+use crate::config::{self, Address, Config, Mode, Overrides, Secret};
 use crate::server::{self, ServerError, Source};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::with_causes;
@@ -42,6 +42,8 @@ pub enum Command {
     /// Run the registry.
     #[command(
         after_help = "Examples:\n  An open registry for this machine alone, data in ./data:\n    d8-registry serve\n  \
+        A cache before another registry, at system/deckhouse:\n    \
+        d8-registry serve --mode proxy --upstream https://registry.example.com/deckhouse/ee\n  \
         Another port and folder:\n    d8-registry serve --listen 127.0.0.1:5000 --data-dir /var/lib/d8-registry\n  \
         Is this configuration right?\n    d8-registry serve --check-config --config config.yaml"
     )]
@@ -88,7 +90,7 @@ pub struct ServeArguments {
     /// The configuration file (YAML).
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Mode, in any case [default: Local]. This version serves no other.
+    /// Direct (passes through), Proxy (a cache) or Local (storage of its own), in any case [default: Local].
     #[arg(long, value_name = "MODE")]
     pub mode: Option<Mode>,
     /// Address of the registry; can be given more than once [default: 127.0.0.1:5001].
@@ -100,9 +102,10 @@ pub struct ServeArguments {
     /// The data folder [default: ./data].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The upstream registry of modes Proxy and Direct.
+    /// The upstream of modes Direct and Proxy, an address like `https://user:password@host:port/path`. A password is
+    /// better kept in a file: every user of this machine can see command lines.
     #[arg(long, value_name = "URL")]
-    pub upstream: Option<String>,
+    pub upstream: Option<Secret>,
     /// Check the configuration, print what is in force, and end.
     #[arg(long)]
     pub check_config: bool,
@@ -221,8 +224,7 @@ fn print_settings(config: &Config) -> Result<(), Failure> {
 }
 
 fn folder(arguments: &FolderArguments) -> Result<PathBuf, Failure> {
-    let overrides = Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() };
-    Ok(Config::load(arguments.config.as_deref(), &overrides)?.store.dir)
+    Ok(config::data_dir(arguments.config.as_deref(), arguments.data_dir.clone())?)
 }
 
 fn init(arguments: &FolderArguments) -> Result<(), Failure> {

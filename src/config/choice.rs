@@ -15,6 +15,9 @@ macro_rules! choices {
         }
 
         impl $name {
+            /// Every one, in the order of their declaration.
+            pub const ALL: [Self; [$($word),+].len()] = [$(Self::$variant),+];
+
             /// The word as configured and as used in logs and metrics.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
@@ -59,6 +62,32 @@ choices! {
     Proxy = "Proxy",
     /// The registry stores what is pushed.
     Local = "Local",
+}
+
+choices! {
+    /// How an upstream is spoken to.
+    UpstreamScheme, "one of HTTPS, HTTP",
+    /// Under TLS.
+    Https = "HTTPS",
+    /// In clear.
+    Http = "HTTP",
+}
+
+choices! {
+    /// What of an upstream lets stored content be served in its place.
+    StaleCause, "one of unreachable, timeout, 5xx, 429, 401, 403 (404 is an answer and never among them)",
+    /// No connection, or one that broke.
+    Unreachable = "unreachable",
+    /// No answer in time.
+    Timeout = "timeout",
+    /// Status 500 and above.
+    ServerError = "5xx",
+    /// Too many requests.
+    RateLimited = "429",
+    /// Our credentials are not accepted.
+    Unauthorized = "401",
+    /// Our credentials don't suffice.
+    Forbidden = "403",
 }
 
 choices! {

@@ -1,16 +1,23 @@
 //! The configuration: a YAML file and a few flags, read into values that can't be wrong, and read again when they change.
 //!
 //! `raw` is the shape of the file, `yaml` reads it, `parse` fills in defaults and checks each value, `rules` checks
-//! keys against each other, `settings` lists every key. [`watch`] sees that a file changed, [`reload`] acts on it.
+//! keys against each other, `settings` lists every key; `upstream` reads what is upstream, with the files that
+//! credentials come in (`docker_config`, `secret_dir`). [`watch`] sees that a file changed, [`reload`] acts on it.
 //! This module opens no socket and no store; it knows the other parts' settings only as plain values.
 
 mod choice;
+mod docker_config;
 mod error;
+mod images_repo;
 mod parse;
+mod proxy;
 mod raw;
 pub mod reload;
 mod rules;
+mod secret;
+mod secret_dir;
 mod settings;
+mod upstream;
 mod value;
 pub mod watch;
 mod yaml;
@@ -22,12 +29,19 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use choice::{AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
+pub use choice::{
+    AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
+};
 pub use error::{ConfigError, KeyError, Position};
+pub use proxy::{ProxySettings, StaleOn};
+pub use secret::Secret;
 pub use settings::{Change, KEYS, KeyInfo, Origin, Setting};
+pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};
 pub use value::{Address, ByteSize, InvalidValue, PasswordHash, Reserve, Span};
 
+use crate::oci::RepoName;
 use settings::Origins;
+use value::FilePath;
 
 /// Largest configuration file that is read; a Kubernetes Secret can't hold more.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -37,6 +51,8 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// What a registry operation means.
     pub mode: Mode,
+    /// The name under which clients find the upstream's repository and everything below it.
+    pub repository: RepoName,
     /// Addresses of the registry; at least one, none twice.
     pub listen: Vec<Address>,
     /// Addresses of health checks and metrics; at least one, none twice.
@@ -45,6 +61,10 @@ pub struct Config {
     pub tls: Tls,
     /// The data folder.
     pub store: StoreSettings,
+    /// The registry behind this one; there in modes Direct and Proxy, and unused in Local.
+    pub upstream: Option<UpstreamSettings>,
+    /// What the cache keeps, and for how long.
+    pub proxy: ProxySettings,
     /// Who may do what.
     pub auth: AuthSettings,
     /// What manifests are taken.
@@ -53,6 +73,8 @@ pub struct Config {
     pub limits: Limits,
     /// The log.
     pub log: LogSettings,
+    /// The keys of `upstream` as they are shown, and the files they name.
+    upstream_notes: upstream::Notes,
     /// Where each key's value comes from.
     origins: Origins,
 }
@@ -106,6 +128,8 @@ pub struct AuthSettings {
     pub users: Vec<User>,
     /// A folder of mounted Secrets, one folder a user.
     pub users_dir: Option<PathBuf>,
+    /// Whether the upstream's user may sign in here, with role `ro`; see [`Config::upstream_login`].
+    pub upstream_user: bool,
     /// The token service.
     pub token: TokenSettings,
 }
@@ -207,8 +231,8 @@ pub struct Overrides {
     pub admin_listen: Vec<Address>,
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
-    /// `--upstream`.
-    pub upstream: Option<String>,
+    /// `--upstream`: a URL, which may hold a password.
+    pub upstream: Option<Secret>,
 }
 
 /// What defaults are derived from.
@@ -248,13 +272,14 @@ impl Overrides {
             "adminListen" if !self.admin_listen.is_empty() => Some("--admin-listen"),
             "store.dir" if self.data_dir.is_some() => Some("--data-dir"),
             "--upstream" => Some("--upstream"),
+            "upstream.imagesRepo" if self.upstream.is_some() => Some("--upstream"),
             _ => None,
         }
     }
 }
 
 impl Config {
-    /// Reads `path` (none: all defaults) and the flags; blocking.
+    /// Reads `path` (none: all defaults), the files that `upstream` names, and the flags; blocking.
     ///
     /// # Errors
     /// [`ConfigError`] with file, line and key.
@@ -263,7 +288,7 @@ impl Config {
         Self::parse(&text, path, overrides, Machine::here())
     }
 
-    /// Reads `text`; `file` is what errors call it. Pure.
+    /// Reads `text`; `file` is what errors call it. Blocking where `upstream` names files, else pure.
     ///
     /// # Errors
     /// [`ConfigError::Key`].
@@ -312,6 +337,7 @@ impl Config {
             paths.extend([tls.cert_file.clone(), tls.key_file.clone()]);
             paths.extend(tls.client_ca_file.clone());
         }
+        paths.extend_from_slice(&self.upstream_notes.files);
         let token = &self.auth.token;
         paths.extend(
             [&self.auth.users_dir, &token.signing_key_file, &token.signing_cert_file].into_iter().flatten().cloned(),
@@ -319,11 +345,35 @@ impl Config {
         paths
     }
 
-    /// Whether users are configured, be it that the folder of users is still empty.
+    /// Whether users are configured, be it that the folder of users is still empty. The upstream's user counts.
     #[must_use]
     pub fn has_users(&self) -> bool {
-        !self.auth.users.is_empty() || self.auth.users_dir.is_some()
+        !self.auth.users.is_empty() || self.auth.users_dir.is_some() || self.upstream_login().is_some()
     }
+
+    /// User and password of the upstream, if that pair may sign in here (`auth.upstreamUser`). Mirrors' don't.
+    #[must_use]
+    pub fn upstream_login(&self) -> Option<(&str, &Secret)> {
+        match &self.upstream.as_ref().filter(|_| self.auth.upstream_user)?.endpoint.credentials {
+            UpstreamCredentials::Login { username, password } => Some((username, password)),
+            UpstreamCredentials::Anonymous => None,
+        }
+    }
+}
+
+/// The data folder that a file and a flag name, for commands that need nothing else of a configuration: the files it
+/// names may not be there yet. Blocking.
+///
+/// # Errors
+/// [`ConfigError`] if the file is not of the right shape.
+pub fn data_dir(path: Option<&Path>, flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    let text = path.map(read_file).transpose()?.unwrap_or_default();
+    let raw = yaml::read(&text).map_err(|error| {
+        let yaml::YamlError { key, position, message } = error;
+        ConfigError::Key(KeyError { file: path.map(Path::to_path_buf), position, key, message })
+    })?;
+    let from_file = raw.store.and_then(|store| store.dir).map(|FilePath(dir)| dir);
+    Ok(flag.or(from_file).unwrap_or_else(|| PathBuf::from(parse::DEFAULT_DIR)))
 }
 
 fn read_file(path: &Path) -> Result<String, ConfigError> {

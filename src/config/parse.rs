@@ -9,13 +9,20 @@ use super::choice::{AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences
 use super::error::KeyError;
 use super::raw::{Raw, RawAuth, RawLimits, RawLog, RawManifests, RawStore, RawTls, RawToken, RawUser};
 use super::settings::{Origin, Origins};
-use super::value::{Address, ByteSize, FilePath, Reserve, Span};
+use super::upstream::{self, Section};
+use super::value::{Address, Alias, ByteSize, FilePath, Reserve, Span};
 use super::{
     AuthSettings, Config, Limits, LogSettings, Machine, ManifestSettings, Overrides, StoreSettings, Tls, TlsFiles,
     TokenSettings, TokenSwitch, User, rules, yaml,
 };
+use crate::oci::{InvalidName, RepoName};
 
-const DAY: Duration = Duration::from_secs(86_400);
+/// What the cluster's clients pull from.
+const DEFAULT_REPOSITORY: &str = "system/deckhouse";
+
+pub(super) const DEFAULT_DIR: &str = "./data";
+
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// Reads text and flags; the error has no file yet.
 pub(super) fn parse(text: &str, overrides: &Overrides, machine: Machine) -> Result<Config, KeyError> {
@@ -36,15 +43,18 @@ pub(super) fn wrong(key: &str, message: impl Into<String>) -> KeyError {
 }
 
 /// Takes values out of the raw shapes and notes where each came from.
-struct Parser {
-    origins: Origins,
+pub(super) struct Parser {
+    pub(super) origins: Origins,
 }
 
 impl Parser {
     fn config(mut self, raw: Raw, overrides: &Overrides, machine: Machine) -> Result<Config, KeyError> {
         let store = self.store(raw.store.unwrap_or_default(), overrides)?;
+        let upstream = upstream::read(raw.upstream, overrides.upstream.as_ref())?;
+        let mode = self.mode(raw.mode, overrides, &upstream)?;
         Ok(Config {
-            mode: self.mode(raw.mode, overrides)?,
+            mode,
+            repository: self.repository(raw.repository)?,
             listen: self.addresses("listen", raw.listen.map(|list| list.0), &overrides.listen, 5001)?,
             admin_listen: self.addresses(
                 "adminListen",
@@ -54,10 +64,13 @@ impl Parser {
             )?,
             tls: self.tls(raw.tls.unwrap_or_default())?,
             store,
-            auth: self.auth(raw.auth.unwrap_or_default())?,
+            proxy: self.proxy(raw.proxy.unwrap_or_default(), upstream.ttl)?,
+            upstream: upstream.settings,
+            auth: self.auth(raw.auth.unwrap_or_default(), mode)?,
             manifests: self.manifests(&raw.manifests.unwrap_or_default())?,
             limits: self.limits(&raw.limits.unwrap_or_default(), machine)?,
             log: self.log(&raw.log.unwrap_or_default(), machine),
+            upstream_notes: upstream.notes,
             origins: self.origins,
         })
     }
@@ -68,7 +81,7 @@ impl Parser {
     }
 
     /// A value of the file that has no default.
-    fn optional<T>(&mut self, key: &'static str, value: Option<T>) -> Option<T> {
+    pub(super) fn optional<T>(&mut self, key: &'static str, value: Option<T>) -> Option<T> {
         if value.is_some() {
             self.origins.set(key, Origin::File);
         }
@@ -89,7 +102,7 @@ impl Parser {
         within(key, self.pick(key, value, default), bounds)
     }
 
-    fn span(
+    pub(super) fn span(
         &mut self,
         key: &'static str,
         value: Option<Span>,
@@ -111,17 +124,40 @@ impl Parser {
         within(key, self.pick(key, value, ByteSize(default)), bounds).map(|size| size.0)
     }
 
-    fn mode(&mut self, from_file: Option<Mode>, overrides: &Overrides) -> Result<Mode, KeyError> {
-        let mode = self.pick("mode", from_file, Mode::Local);
-        let mode = overrides.mode.inspect(|_| self.origins.set("mode", Origin::Flag)).unwrap_or(mode);
+    /// The flag wins over the file, and the file over the mounted Secret.
+    fn mode(&mut self, from_file: Option<Mode>, overrides: &Overrides, upstream: &Section) -> Result<Mode, KeyError> {
+        let from_file = self.optional("mode", from_file);
+        let mode = match (overrides.mode, from_file, &upstream.mode) {
+            (Some(mode), ..) => {
+                self.origins.set("mode", Origin::Flag);
+                mode
+            }
+            (None, Some(mode), _) => mode,
+            (None, None, Some(text)) => {
+                self.origins.set("mode", Origin::SecretDir);
+                text.parse().map_err(|error| wrong("upstream.secretDir", format!("file mode: {error}")))?
+            }
+            (None, None, None) => Mode::Local,
+        };
         match mode {
             Mode::Local if overrides.upstream.is_some() => {
-                Err(wrong("--upstream", "mode Local has no upstream; leave the flag out"))
+                Err(wrong("--upstream", "mode Local has no upstream; add --mode proxy or --mode direct"))
             }
-            Mode::Local => Ok(mode),
-            Mode::Direct | Mode::Proxy => {
-                Err(wrong("mode", format!("this version can't serve mode {mode} yet; it serves Local only")))
+            Mode::Direct | Mode::Proxy if upstream.settings.is_none() && upstream.has_secret_dir => Err(wrong(
+                "upstream.secretDir",
+                format!("mode {mode} needs an upstream, and no file imagesRepo is there"),
+            )),
+            Mode::Direct | Mode::Proxy if upstream.settings.is_none() => {
+                Err(wrong("mode", format!("mode {mode} needs an upstream: set upstream.imagesRepo or --upstream")))
             }
+            mode => Ok(mode),
+        }
+    }
+
+    fn repository(&mut self, from_file: Option<Alias>) -> Result<RepoName, KeyError> {
+        match self.optional("repository", from_file) {
+            Some(Alias(name)) => Ok(name),
+            None => DEFAULT_REPOSITORY.parse().map_err(|error: InvalidName| wrong("repository", error.to_string())),
         }
     }
 
@@ -174,12 +210,13 @@ impl Parser {
     }
 
     fn store(&mut self, raw: RawStore, overrides: &Overrides) -> Result<StoreSettings, KeyError> {
-        let mut dir = self.pick("store.dir", raw.dir.map(|path| path.0), PathBuf::from("./data"));
+        let mut dir = self.pick("store.dir", raw.dir.map(|path| path.0), PathBuf::from(DEFAULT_DIR));
         if let Some(flag) = &overrides.data_dir {
             self.origins.set("store.dir", Origin::Flag);
             dir.clone_from(flag);
         }
-        let max_bytes = self.optional("store.maxBytes", raw.max_bytes);
+        // 0 is how "no budget" is written.
+        let max_bytes = self.optional("store.maxBytes", raw.max_bytes).filter(|size| size.0 > 0);
         if let Some(size) = max_bytes {
             within("store.maxBytes", size, ByteSize(1 << 20)..=ByteSize(u64::MAX))?;
         }
@@ -191,7 +228,7 @@ impl Parser {
         })
     }
 
-    fn auth(&mut self, raw: RawAuth) -> Result<AuthSettings, KeyError> {
+    fn auth(&mut self, raw: RawAuth, mode: Mode) -> Result<AuthSettings, KeyError> {
         let users = self.optional("auth.users", raw.users).unwrap_or_default();
         let users = users.into_iter().enumerate().map(|(index, user)| parse_user(index, user));
         let users = users.collect::<Result<Vec<User>, KeyError>>()?;
@@ -208,6 +245,7 @@ impl Parser {
             open: false,
             users,
             users_dir: self.path("auth.usersDir", raw.users_dir),
+            upstream_user: self.pick("auth.upstreamUser", raw.upstream_user, mode == Mode::Direct),
             token: self.token(raw.token.unwrap_or_default())?,
         })
     }
@@ -285,7 +323,7 @@ impl Parser {
     }
 }
 
-const fn seconds(seconds: u64) -> Duration {
+pub(super) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 

@@ -2,17 +2,24 @@
 
 use serde::Deserialize;
 
-use super::choice::{AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
-use super::value::{Address, ByteSize, FilePath, OneOrMany, PasswordHash, Reserve, Span};
+use super::choice::{
+    AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
+};
+use super::images_repo::{ImagesRepo, TrustedHost};
+use super::secret::Secret;
+use super::value::{Address, Alias, ByteSize, FilePath, OneOrMany, PasswordHash, Reserve, Span};
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Raw {
     pub(super) mode: Option<Mode>,
+    pub(super) repository: Option<Alias>,
     pub(super) listen: Option<OneOrMany<Address>>,
     pub(super) admin_listen: Option<OneOrMany<Address>>,
     pub(super) tls: Option<RawTls>,
     pub(super) store: Option<RawStore>,
+    pub(super) upstream: Option<RawUpstream>,
+    pub(super) proxy: Option<RawProxy>,
     pub(super) auth: Option<RawAuth>,
     pub(super) manifests: Option<RawManifests>,
     pub(super) limits: Option<RawLimits>,
@@ -39,12 +46,80 @@ pub(super) struct RawStore {
     pub(super) must_exist: Option<bool>,
 }
 
+/// The upstream: an endpoint, and what concerns all of them. Written out, as `flatten` and `deny_unknown_fields`
+/// don't go together.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawUpstream {
+    pub(super) images_repo: Option<ImagesRepo>,
+    pub(super) scheme: Option<UpstreamScheme>,
+    pub(super) ca: Option<String>,
+    pub(super) ca_file: Option<FilePath>,
+    pub(super) license: Option<Secret>,
+    pub(super) license_file: Option<FilePath>,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<Secret>,
+    pub(super) password_file: Option<FilePath>,
+    pub(super) docker_config_file: Option<FilePath>,
+    pub(super) secret_dir: Option<FilePath>,
+    pub(super) mirrors: Option<Vec<RawEndpoint>>,
+    pub(super) trusted_hosts: Option<Vec<TrustedHost>>,
+}
+
+/// An endpoint of the upstream.
+#[derive(Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawEndpoint {
+    pub(super) images_repo: Option<ImagesRepo>,
+    pub(super) scheme: Option<UpstreamScheme>,
+    pub(super) ca: Option<String>,
+    pub(super) ca_file: Option<FilePath>,
+    pub(super) license: Option<Secret>,
+    pub(super) license_file: Option<FilePath>,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<Secret>,
+    pub(super) password_file: Option<FilePath>,
+    pub(super) docker_config_file: Option<FilePath>,
+    pub(super) secret_dir: Option<FilePath>,
+}
+
+impl RawUpstream {
+    /// The endpoint, the mirrors, and the hosts that are trusted.
+    pub(super) fn split(self) -> (RawEndpoint, Vec<RawEndpoint>, Vec<TrustedHost>) {
+        let endpoint = RawEndpoint {
+            images_repo: self.images_repo,
+            scheme: self.scheme,
+            ca: self.ca,
+            ca_file: self.ca_file,
+            license: self.license,
+            license_file: self.license_file,
+            username: self.username,
+            password: self.password,
+            password_file: self.password_file,
+            docker_config_file: self.docker_config_file,
+            secret_dir: self.secret_dir,
+        };
+        (endpoint, self.mirrors.unwrap_or_default(), self.trusted_hosts.unwrap_or_default())
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawProxy {
+    pub(super) ttl: Option<Span>,
+    pub(super) tag_ttl: Option<Span>,
+    pub(super) negative_ttl: Option<Span>,
+    pub(super) max_stale: Option<Span>,
+    pub(super) stale_on: Option<Vec<StaleCause>>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawAuth {
     pub(super) anonymous: Option<Anonymous>,
     pub(super) users: Option<Vec<RawUser>>,
     pub(super) users_dir: Option<FilePath>,
+    pub(super) upstream_user: Option<bool>,
     pub(super) token: Option<RawToken>,
 }
 

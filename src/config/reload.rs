@@ -1,5 +1,5 @@
 //! Acts on a changed file or SIGHUP: calls what reads the configuration again, and keeps calling while a swap of
-//! files is half done. What is read and put into force is the caller's.
+//! files is half done, or while the configuration is refused: what it lacks may come in a file that is not known yet. What is read and put into force is the caller's.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::watch::Watcher;
 /// Why the configuration is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The content of a watched file changed.
+    /// The content of a watched file changed, or that of one which a refused configuration names.
     FileChanged,
     /// SIGHUP.
     Signal,
@@ -45,7 +45,7 @@ pub trait Reload {
     /// One attempt, all or nothing. Dropped half-way only when the process stops.
     fn attempt(&mut self, cause: Cause) -> impl Future<Output = Attempt> + Send;
 
-    /// Told once for each change, for the log and the metric.
+    /// Told once for each change, and when an attempt at a refused one ends otherwise, for the log and the metric.
     fn report(&mut self, cause: Cause, outcome: &Outcome);
 }
 
@@ -89,6 +89,8 @@ impl Reloader {
         let mut watcher = Some(watcher);
         let mut tick = tokio::time::interval(self.pace.look);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Why the files as they are were refused.
+        let mut refused: Option<String> = None;
         loop {
             let cause = tokio::select! {
                 () = stop.cancelled() => return,
@@ -103,19 +105,28 @@ impl Reloader {
             watcher = looked;
             let cause = match cause {
                 Some(cause) => cause,
-                None if changed => Cause::FileChanged,
+                None if changed || refused.is_some() => Cause::FileChanged,
                 None => continue,
             };
+            let is_again = cause == Cause::FileChanged && !changed;
+            let pace = if is_again { Pace { retries: 0, ..self.pace } } else { self.pace };
             let attempt = tokio::select! {
                 () = stop.cancelled() => return,
-                attempt = patiently(&mut reload, cause, self.pace) => attempt,
+                attempt = patiently(&mut reload, cause, pace) => attempt,
             };
             let outcome = match attempt {
                 Attempt::Applied(paths) => {
                     watcher = follow(watcher.take(), paths).await;
+                    refused = None;
                     Outcome::Applied
                 }
-                Attempt::NotYet(why) | Attempt::Refused(why) => Outcome::Refused(why),
+                Attempt::NotYet(why) | Attempt::Refused(why) => {
+                    if is_again && refused.as_ref() == Some(&why) {
+                        continue;
+                    }
+                    refused = Some(why.clone());
+                    Outcome::Refused(why)
+                }
             };
             reload.report(cause, &outcome);
         }
@@ -173,9 +184,11 @@ mod tests {
     }
 
     impl Reload for Scripted {
+        /// Over the end of the script nothing happens any more.
         async fn attempt(&mut self, cause: Cause) -> Attempt {
+            let Some(answer) = self.answers.pop_front() else { return std::future::pending().await };
             let _ = self.attempts.send(cause);
-            self.answers.pop_front().unwrap_or_else(|| Attempt::Refused("the script is over".to_owned()))
+            answer
         }
 
         fn report(&mut self, _: Cause, outcome: &Outcome) {
@@ -224,6 +237,26 @@ mod tests {
         assert_eq!(started.attempts.recv().await, Some(Cause::FileChanged));
         assert_eq!(started.attempts.recv().await, Some(Cause::FileChanged));
         assert_eq!(started.attempts.recv().await, None, "no attempt without a change");
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_is_tried_again_and_reported_when_it_ends_otherwise() {
+        let refused = |why: &str| Attempt::Refused(why.to_owned());
+        let (one, two) = (refused("no licence"), refused("an empty licence"));
+        let mut started = start(vec![one.clone(), one.clone(), one, two.clone(), two, Attempt::Applied(Vec::new())]);
+        std::fs::write(&started.file, "1").unwrap();
+        for why in ["no licence", "an empty licence"] {
+            assert_eq!(started.outcomes.recv().await, Some(Outcome::Refused(why.to_owned())));
+        }
+        assert_eq!(started.outcomes.recv().await, Some(Outcome::Applied));
+        started.stop.cancel();
+        started.task.wait().await;
+        let mut attempts = 0;
+        while started.attempts.recv().await.is_some() {
+            attempts += 1;
+        }
+        assert_eq!(attempts, 6);
+        assert_eq!(started.outcomes.recv().await, None);
     }
 
     #[tokio::test]

@@ -1,14 +1,16 @@
 //! Rules across keys: who can reach the server, and what that demands.
 
 use super::error::KeyError;
+use super::images_repo::is_own;
 use super::parse::wrong;
 use super::settings::Origin;
-use super::{Address, Anonymous, Config, Tls};
+use super::{Address, Anonymous, Config, EndpointSettings, Mode, Tls};
 
 /// Decides whether the server is open and refuses what contradicts itself. Idempotent, so that a mixture of old
 /// and new keys can be checked again.
 pub(super) fn check(config: &mut Config) -> Result<(), KeyError> {
     no_address_twice(config)?;
+    upstream_is_another(config)?;
     decide_access(config)?;
     passwords_need_tls(config)
 }
@@ -16,6 +18,20 @@ pub(super) fn check(config: &mut Config) -> Result<(), KeyError> {
 fn no_address_twice(config: &Config) -> Result<(), KeyError> {
     match config.admin_listen.iter().find(|address| address.0.port() != 0 && config.listen.contains(address)) {
         Some(address) => Err(wrong("adminListen", format!("{address} is an address of listen already"))),
+        None => Ok(()),
+    }
+}
+
+/// A server that asks itself would answer nobody.
+fn upstream_is_another(config: &Config) -> Result<(), KeyError> {
+    let Some(upstream) = config.upstream.as_ref().filter(|_| config.mode != Mode::Local) else { return Ok(()) };
+    let own = |endpoint: &EndpointSettings| is_own(&endpoint.host, endpoint.scheme, &config.listen);
+    let message = "this server's own address; name the registry behind it";
+    if own(&upstream.endpoint) {
+        return Err(wrong("upstream.imagesRepo", message));
+    }
+    match upstream.mirrors.iter().position(own) {
+        Some(index) => Err(wrong(&format!("upstream.mirrors[{index}].imagesRepo"), message)),
         None => Ok(()),
     }
 }
@@ -45,6 +61,13 @@ fn decide_access(config: &mut Config) -> Result<(), KeyError> {
             config.auth.anonymous = Anonymous::Push;
             config.auth.open = true;
             Ok(())
+        }
+        Some((key, address)) if config.mode == Mode::Direct && config.auth.upstream_user => {
+            let message = format!(
+                "{address} is no loopback address, and the upstream is asked without credentials, so clients have \
+                 none to sign in with here: set auth.anonymous: pull, or auth.users or auth.usersDir"
+            );
+            Err(wrong(key, message))
         }
         Some((key, address)) => {
             let message = format!(

@@ -34,6 +34,8 @@ pub enum Origin {
     File,
     /// The command line.
     Flag,
+    /// The folder `upstream.secretDir`.
+    SecretDir,
 }
 
 /// A key with the value in force.
@@ -57,7 +59,8 @@ const fn restart(key: &'static str) -> KeyInfo {
 
 /// Every key of the file, in its order.
 pub const KEYS: &[KeyInfo] = &[
-    restart("mode"),
+    live("mode"),
+    live("repository"),
     restart("listen"),
     restart("adminListen"),
     live("tls.certFile"),
@@ -69,11 +72,40 @@ pub const KEYS: &[KeyInfo] = &[
     live("store.maxBytes"),
     live("store.reserveBytes"),
     restart("store.mustExist"),
+    live("upstream.imagesRepo"),
+    live("upstream.scheme"),
+    live("upstream.ca"),
+    live("upstream.caFile"),
+    live("upstream.license"),
+    live("upstream.licenseFile"),
+    live("upstream.username"),
+    live("upstream.password"),
+    live("upstream.passwordFile"),
+    live("upstream.dockerConfigFile"),
+    live("upstream.secretDir"),
+    live("upstream.mirrors[].imagesRepo"),
+    live("upstream.mirrors[].scheme"),
+    live("upstream.mirrors[].ca"),
+    live("upstream.mirrors[].caFile"),
+    live("upstream.mirrors[].license"),
+    live("upstream.mirrors[].licenseFile"),
+    live("upstream.mirrors[].username"),
+    live("upstream.mirrors[].password"),
+    live("upstream.mirrors[].passwordFile"),
+    live("upstream.mirrors[].dockerConfigFile"),
+    live("upstream.mirrors[].secretDir"),
+    live("upstream.trustedHosts[]"),
+    live("proxy.ttl"),
+    live("proxy.tagTtl"),
+    live("proxy.negativeTtl"),
+    live("proxy.maxStale"),
+    live("proxy.staleOn[]"),
     live("auth.anonymous"),
     live("auth.users[].name"),
     live("auth.users[].passwordHash"),
     live("auth.users[].role"),
     live("auth.usersDir"),
+    live("auth.upstreamUser"),
     live("auth.token.enabled"),
     live("auth.token.ttl"),
     live("auth.token.signingKeyFile"),
@@ -118,6 +150,7 @@ impl Display for Origin {
             Self::Default => "default",
             Self::File => "file",
             Self::Flag => "flag",
+            Self::SecretDir => "secretDir",
         })
     }
 }
@@ -156,6 +189,7 @@ impl Config {
     pub fn settings(&self) -> Vec<Setting> {
         let mut list = List { origins: &self.origins, settings: Vec::with_capacity(KEYS.len()) };
         list.add("mode", self.mode);
+        list.add("repository", &self.repository);
         list.add_list("listen", &self.listen);
         list.add_list("adminListen", &self.admin_listen);
         self.tls_settings(&mut list);
@@ -163,6 +197,8 @@ impl Config {
         list.add_option("store.maxBytes", self.store.max_bytes.map(ByteSize));
         list.add("store.reserveBytes", self.store.reserve);
         list.add("store.mustExist", self.store.must_exist);
+        list.settings.extend_from_slice(&self.upstream_notes.shown);
+        self.proxy_settings(&mut list);
         self.auth_settings(&mut list);
         list.add("manifests.missingReferences", self.manifests.missing_references);
         list.add("manifests.maxBytes", ByteSize(self.manifests.max_bytes));
@@ -186,6 +222,15 @@ impl Config {
         list.add("tls.disabled", matches!(self.tls, Tls::Off { forced: true }));
     }
 
+    fn proxy_settings(&self, list: &mut List<'_>) {
+        let proxy = &self.proxy;
+        list.add("proxy.ttl", Span(proxy.ttl));
+        list.add("proxy.tagTtl", Span(proxy.tag_ttl));
+        list.add("proxy.negativeTtl", Span(proxy.negative_ttl));
+        list.add_option("proxy.maxStale", proxy.max_stale.map(Span));
+        list.add_list("proxy.staleOn", &proxy.stale_on.iter().collect::<Vec<_>>());
+    }
+
     fn auth_settings(&self, list: &mut List<'_>) {
         list.add("auth.anonymous", self.auth.anonymous);
         let origin = self.origins.of("auth.users");
@@ -198,6 +243,7 @@ impl Config {
             }));
         }
         list.add_path("auth.usersDir", self.auth.users_dir.as_ref());
+        list.add("auth.upstreamUser", self.auth.upstream_user);
         let token = &self.auth.token;
         let enabled = match token.enabled {
             TokenSwitch::WithUsers => "with users",
@@ -248,7 +294,6 @@ impl Config {
 
     /// Puts the values of `old` in the place of those a running server doesn't take.
     pub(super) fn keep_restart_keys(&mut self, old: &Self) {
-        self.mode = old.mode;
         self.listen.clone_from(&old.listen);
         self.admin_listen.clone_from(&old.admin_listen);
         if matches!(self.tls, Tls::On(_)) != matches!(old.tls, Tls::On(_)) {

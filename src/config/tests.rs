@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::*;
 
+mod credentials;
+mod upstream;
+
 const MACHINE: Machine = Machine { cores: 2, terminal: false };
 const HASH: &str = "$2y$10$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234";
 
@@ -73,7 +76,8 @@ fn defaults_follow_the_machine() {
 #[test]
 fn every_key_is_read() {
     let config = accepted(&format!(
-        "mode: LOCAL
+        "mode: PROXY
+repository: team/mirror
 listen: ['0.0.0.0:5001', '[::]:5001']
 adminListen: 127.0.0.1:0
 tls:
@@ -83,6 +87,15 @@ tls:
   trustedProxyNames: [front-proxy, nginx]
   disabled: false
 store: {{dir: /d, maxBytes: 20Gi, reserveBytes: 5GiB, mustExist: true}}
+upstream:
+  imagesRepo: registry.example.com:5000/deckhouse/ee
+  scheme: http
+  username: puller
+  password: secret
+  mirrors:
+  - {{imagesRepo: mirror.example.com, license: L1}}
+  trustedHosts: [10.0.0.1, storage.example.com:9000]
+proxy: {{ttl: 168h, tagTtl: 1m, negativeTtl: 0, maxStale: 30d, staleOn: [unreachable, 5xx, 429]}}
 auth:
   anonymous: pull
   users:
@@ -90,6 +103,7 @@ auth:
   - {{name: bot, passwordHash: '{HASH}', role: mirror-pusher}}
   - {{name: RW, passwordHash: {HASH}}}
   usersDir: /u
+  upstreamUser: true
   token: {{enabled: false, ttl: 5m, signingKeyFile: /k, signingCertFile: /c}}
 manifests: {{missingReferences: allow, maxBytes: 8MiB}}
 limits:
@@ -114,13 +128,19 @@ log: {{format: text, level: debug, access: 'off'}}
     assert_eq!(
         values,
         [
-            "Local", "0.0.0.0:5001, [::]:5001", "127.0.0.1:0", "/t/tls.crt", "/t/tls.key", "/t/ca.crt",
-            "front-proxy, nginx", "false", "/d", "20GiB", "5GiB", "true", "pull", "rw", "***", "rw", "bot", "***",
-            "mirror-pusher", "RW", "***", "ro", "/u", "false", "5m", "/k", "/c", "allow", "8MiB", "3", "10", "11",
+            "Proxy", "team/mirror", "0.0.0.0:5001, [::]:5001", "127.0.0.1:0", "/t/tls.crt", "/t/tls.key", "/t/ca.crt",
+            "front-proxy, nginx", "false", "/d", "20GiB", "5GiB", "true",
+            "registry.example.com:5000/deckhouse/ee", "HTTP", "-", "-", "-", "-", "puller", "***", "-", "-", "-",
+            "mirror.example.com", "HTTPS", "-", "-", "***", "-", "-", "-", "-", "-", "-",
+            "10.0.0.1, storage.example.com:9000", "7d", "1m", "0s", "30d", "unreachable, 5xx, 429",
+            "pull", "rw", "***", "rw", "bot", "***",
+            "mirror-pusher", "RW", "***", "ro", "/u", "true", "false", "5m", "/k", "/c", "allow", "8MiB", "3", "10", "11",
             "12", "13", "14", "0s", "1h30m", "30s", "1m40s", "5s", "1m", "16KiB", "text", "debug", "off",
         ]
     );
-    assert!(config.settings().iter().all(|setting| setting.origin == Origin::File), "{:?}", config.settings());
+    let unset = |setting: &Setting| setting.value == "-" || setting.key == "upstream.mirrors[0].scheme";
+    let mut set = config.settings().into_iter().filter(|setting| !unset(setting));
+    assert!(set.all(|setting| setting.origin == Origin::File), "{:?}", config.settings());
     assert_eq!(config.auth.users[1].password_hash.expose(), HASH);
     assert_eq!(
         config.watched_paths(Some(Path::new("c.yaml"))),
@@ -133,16 +153,17 @@ fn the_documented_keys_are_the_keys_of_the_shapes() {
     let documented: Vec<&str> = KEYS.iter().map(|info| info.key).collect();
     assert_eq!(documented, raw::shape::keys());
     // And each is shown by --check-config.
-    let config = accepted(&users(&user("a")));
+    let config = accepted(&format!("{}upstream: {{imagesRepo: a, mirrors: [{{imagesRepo: b}}]}}\n", users(&user("a"))));
     let mut shown: Vec<String> = config.settings().into_iter().map(|s| s.key.replace("[0]", "[]")).collect();
     assert_eq!(shown.len(), documented.len());
-    shown.iter_mut().filter(|key| *key == "tls.trustedProxyNames").for_each(|key| key.push_str("[]"));
+    let lists = ["tls.trustedProxyNames", "upstream.trustedHosts", "proxy.staleOn"];
+    shown.iter_mut().filter(|key| lists.contains(&key.as_str())).for_each(|key| key.push_str("[]"));
     assert_eq!(shown, documented);
 }
 
 #[test]
 fn an_unknown_key_is_named_with_path_and_line() {
-    refused_with("mode: Local\nstoer: {}\n", "c.yaml:2:1: stoer: unknown key \"stoer\"; known here: mode, listen,");
+    refused_with("mode: Local\nstoer: {}\n", "c.yaml:2:1: stoer: unknown key \"stoer\"; known here: mode, repository,");
     refused_with(
         "limits:\n  pulls: 5\n  pull: 5\n",
         "c.yaml:3:3: limits.pull: unknown key \"pull\"; known here: workerThreads",
@@ -192,7 +213,8 @@ fn values_out_of_bounds_are_named_with_path_and_line() {
     );
     refused_with("limits:\n  connections: 0\n", "c.yaml:2:16: limits.connections: 0 is less than 1");
     refused_with("manifests:\n  maxBytes: 1GiB\n", "c.yaml:2:13: manifests.maxBytes: 1GiB is more than 64MiB");
-    refused_with("store:\n  maxBytes: 0\n", "c.yaml:2:13: store.maxBytes: 0 is less than 1MiB");
+    refused_with("store:\n  maxBytes: 1\n", "c.yaml:2:13: store.maxBytes: 1 is less than 1MiB");
+    assert_eq!(accepted("store:\n  maxBytes: 0\n").store.max_bytes, None);
     refused_with("auth:\n  token:\n    ttl: 5s\n", "c.yaml:3:10: auth.token.ttl: 5s is less than 1m");
 }
 
@@ -298,18 +320,6 @@ fn keys_that_need_each_other() {
     for name in ["''", "'a:b'", "\"a\\n\""] {
         assert_eq!(refused(&users(&user(name))).key, "auth.users[0].name");
     }
-}
-
-#[test]
-fn only_local_is_served() {
-    refused_with("mode: direct\n", "c.yaml:1:7: mode: this version can't serve mode Direct yet; it serves Local only");
-    let with = |overrides| Config::parse("mode: Proxy\n", Some(Path::new("c.yaml")), &overrides, MACHINE);
-    let local = Overrides { mode: Some(Mode::Local), ..Overrides::default() };
-    assert_eq!(with(local.clone()).unwrap().mode, Mode::Local);
-    let proxy = Overrides { mode: Some(Mode::Proxy), ..Overrides::default() };
-    assert!(with(proxy).unwrap_err().to_string().starts_with("--mode: this version can't serve mode Proxy"));
-    let upstream = Overrides { upstream: Some("https://r.example".to_owned()), ..local };
-    assert!(with(upstream).unwrap_err().to_string().starts_with("--upstream: mode Local has no upstream"));
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use serde::de::{Deserializer, Error as _, Visitor};
 
+use crate::oci::{InvalidName, RepoName};
+
 /// A type that is written as one piece of text.
 pub(super) trait Text: FromStr<Err: fmt::Display> {
     /// What is expected, for an error: "a size such as 64MiB".
@@ -48,7 +50,7 @@ macro_rules! read_as_text {
 }
 pub(super) use read_as_text;
 
-read_as_text!(ByteSize, Span, Reserve, Address, FilePath, PasswordHash);
+read_as_text!(ByteSize, Span, Reserve, Address, FilePath, PasswordHash, Alias);
 
 /// Why a text is no value; a whole sentence without the text itself where that may be secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,7 +113,7 @@ impl Text for ByteSize {
 ///
 /// Grammar: one or more of `<digits>d`, `h`, `m`, `s`, `ms`, in this order, each at most once:
 /// `30s`, `1h30m`. Every non-empty text that Deckhouse's `^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$` takes is
-/// taken with the same meaning. A number without a unit is refused.
+/// taken with the same meaning. A number without a unit is refused, except `0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
@@ -122,6 +124,9 @@ impl Span {
         let mut rest = text;
         let mut total = 0_u64;
         let mut units = SPAN_UNITS.iter();
+        if text == "0" {
+            return Some(0);
+        }
         while !rest.is_empty() {
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
             let number: u64 = rest[..digits].parse().ok()?;
@@ -259,6 +264,22 @@ impl FromStr for FilePath {
 
 impl Text for FilePath {
     const WHAT: &'static str = "a path";
+}
+
+/// A repository name that stands for the upstream's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Alias(pub(super) RepoName);
+
+impl FromStr for Alias {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        text.parse().map(Self)
+    }
+}
+
+impl Text for Alias {
+    const WHAT: &'static str = "the name of a repository, such as system/deckhouse";
 }
 
 /// A bcrypt hash as `$2a$`, `$2b$` or `$2y$`. Its text is in no Debug and no error.

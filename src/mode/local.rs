@@ -1,8 +1,8 @@
 //! Mode Local: the store is all there is.
 
-use super::ModeError;
+use super::{BlobContent, How, ModeError, Served, ServedBlob, ServedManifest};
 use crate::oci::{Digest, Reference, RepoName, Tag};
-use crate::store::{Page, Referrer, Store, StoredBlob, StoredManifest};
+use crate::store::{Page, Referrer, Store, StoredManifest};
 
 /// What to do with a manifest that references content its repository lacks (`manifests.missingReferences`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,27 +33,38 @@ impl Local {
         &self.store
     }
 
-    pub(super) async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<StoredBlob, ModeError> {
-        Ok(self.store.blob(repo, digest).await?)
+    pub(super) async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<Served<ServedBlob>, ModeError> {
+        let blob = self.store.blob(repo, digest).await?;
+        let served = ServedBlob { size: Some(blob.size), content: BlobContent::File(blob.file, None) };
+        Ok(Served::new(served, How::default()))
     }
 
-    pub(super) async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, ModeError> {
+    pub(super) async fn manifest(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> Result<Served<ServedManifest>, ModeError> {
         let stored = self.store.manifest(repo, reference).await?;
-        match self.missing_references {
-            MissingReferences::Allow => Ok(stored),
-            MissingReferences::Refuse => {
-                let missing = self.store.missing_references(repo, &stored).await?;
-                if missing.is_empty() { Ok(stored) } else { Err(ModeError::Incomplete { missing }) }
+        if self.missing_references == MissingReferences::Refuse {
+            let missing = self.store.missing_references(repo, &stored).await?;
+            if !missing.is_empty() {
+                return Err(ModeError::Incomplete { missing });
             }
         }
+        Ok(Served::new(stored.into(), How::default()))
     }
 
-    pub(super) async fn repository_exists(&self, repo: &RepoName) -> Result<bool, ModeError> {
-        Ok(self.store.repository_exists(repo).await?)
-    }
-
-    pub(super) async fn tags(&self, repo: &RepoName, last: Option<&str>, limit: usize) -> Result<Page, ModeError> {
-        Ok(self.store.tags(repo, last, limit).await?)
+    pub(super) async fn tags(
+        &self,
+        repo: &RepoName,
+        last: Option<&str>,
+        limit: usize,
+    ) -> Result<Served<Page>, ModeError> {
+        let page = self.store.tags(repo, last, limit).await?;
+        if page.entries.is_empty() && !self.store.repository_exists(repo).await? {
+            return Err(ModeError::RepositoryUnknown);
+        }
+        Ok(Served::new(page, How::default()))
     }
 
     pub(super) async fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, ModeError> {
@@ -66,8 +77,8 @@ impl Local {
         subject: Digest,
         last: Option<Digest>,
         limit: usize,
-    ) -> Result<Vec<Referrer>, ModeError> {
-        Ok(self.store.referrers(repo, subject, last, limit).await?)
+    ) -> Result<Served<Vec<Referrer>>, ModeError> {
+        Ok(Served::new(self.store.referrers(repo, subject, last, limit).await?, How::default()))
     }
 
     /// Stores a manifest and moves tags to it. Says what it references and the repository lacks: always empty

@@ -2,18 +2,40 @@
 //!
 //! The set of modes is closed by the product, so it is an enum with an exhaustive `match` per operation: a new
 //! operation makes the compiler ask for every mode's answer. Writes go through [`Mode::writable`], which a mode
-//! without pushes refuses in one place.
+//! without pushes refuses in one place. `mapping` turns clients' names into the upstream's and the store's.
 
+mod answer;
+mod direct;
+mod lists;
 mod local;
+mod mapping;
+mod proxy;
+mod relay;
 
+use std::time::Duration;
+
+pub use answer::{BlobContent, How, Served, ServedBlob, ServedManifest, Want};
+pub use direct::Direct;
 pub use local::{Local, MissingReferences};
+pub use mapping::Mapping;
+pub use proxy::{Proxy, ProxySettings};
 
+use crate::fetch::FillError;
 use crate::oci::{Digest, Reference, RepoName};
-use crate::store::{Page, Referrer, StoreError, StoredBlob, StoredManifest};
+use crate::store::{Page, Referrer, StoreError};
+use crate::upstream::UpstreamError;
+
+/// How long a client waits for the upstream at most: containerd gives up on an answer's headers after 30 s, and they
+/// are promised within 25 s.
+const BUDGET: Duration = Duration::from_secs(20);
 
 /// The mode in force. Cheap to clone; a request keeps the one it began with.
 #[derive(Clone, Debug)]
 pub enum Mode {
+    /// Pass-through.
+    Direct(Direct),
+    /// Pull-through cache.
+    Proxy(Proxy),
     /// Standalone storage.
     Local(Local),
 }
@@ -30,6 +52,52 @@ pub enum ModeError {
         /// What is missing, at most 100 digests.
         missing: Vec<Digest>,
     },
+    /// There is no such repository.
+    #[error("repository unknown to the registry")]
+    RepositoryUnknown,
+    /// The name does not lead to the upstream.
+    #[error("{alias} and what is below it is served here")]
+    NotServed {
+        /// What leads there.
+        alias: RepoName,
+        /// Whether the alias itself does, or only what is below it.
+        has_root: bool,
+    },
+    /// The mode takes no writes.
+    #[error("mode {mode} takes no pushes and deletes")]
+    ReadOnly {
+        /// Its name.
+        mode: &'static str,
+    },
+    /// The upstream did not give it.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The upstream answered and then gave no byte in time, or too many wait for it.
+    #[error("the upstream gave nothing in time")]
+    UpstreamTimeout,
+    /// The upstream's answers can't be put together.
+    #[error("the upstream contradicts itself: {0}")]
+    UpstreamContradiction(&'static str),
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Stopping,
+}
+
+impl From<FillError> for ModeError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Upstream(error) => relay::blob_error(error),
+            // The client named a digest that exists; what came under it is the upstream's fault.
+            FillError::Store(StoreError::DigestMismatch { .. }) => {
+                Self::UpstreamContradiction("the content it gave is not the digest's")
+            }
+            FillError::Store(error) => error.into(),
+            FillError::Contradiction(what) => Self::UpstreamContradiction(what),
+            FillError::Unvouched(_) => StoreError::BlobUnknown.into(),
+            FillError::Timeout => Self::UpstreamTimeout,
+            FillError::Stopping => Self::Stopping,
+        }
+    }
 }
 
 impl Mode {
@@ -37,24 +105,31 @@ impl Mode {
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
+            Self::Direct(_) => "Direct",
+            Self::Proxy(_) => "Proxy",
             Self::Local(_) => "Local",
         }
     }
 
     /// The side of the mode that takes writes.
-    #[must_use]
-    pub const fn writable(&self) -> &Local {
+    ///
+    /// # Errors
+    /// [`ModeError::ReadOnly`].
+    pub const fn writable(&self) -> Result<&Local, ModeError> {
         match self {
-            Self::Local(local) => local,
+            Self::Local(local) => Ok(local),
+            Self::Direct(_) | Self::Proxy(_) => Err(ModeError::ReadOnly { mode: self.as_str() }),
         }
     }
 
-    /// Opens a blob of a repository.
+    /// A blob of a repository. The bytes that come may be more than was wanted, never less.
     ///
     /// # Errors
-    /// [`StoreError::BlobUnknown`], or of the disk.
-    pub async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<StoredBlob, ModeError> {
+    /// [`StoreError::BlobUnknown`], of the disk or of the upstream.
+    pub async fn blob(&self, repo: &RepoName, digest: Digest, want: Want) -> Result<Served<ServedBlob>, ModeError> {
         match self {
+            Self::Direct(direct) => direct.blob(repo, &digest, want).await,
+            Self::Proxy(proxy) => proxy.blob(repo, digest, want).await,
             Self::Local(local) => local.blob(repo, digest).await,
         }
     }
@@ -62,39 +137,35 @@ impl Mode {
     /// The manifest behind a reference.
     ///
     /// # Errors
-    /// [`StoreError::ManifestUnknown`], [`ModeError::Incomplete`], or of the disk.
-    pub async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, ModeError> {
+    /// [`StoreError::ManifestUnknown`], [`ModeError::Incomplete`], of the disk or of the upstream.
+    pub async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<Served<ServedManifest>, ModeError> {
         match self {
+            Self::Direct(direct) => direct.manifest(repo, reference).await,
+            Self::Proxy(proxy) => proxy.manifest(repo, reference).await,
             Self::Local(local) => local.manifest(repo, reference).await,
-        }
-    }
-
-    /// Whether the repository holds anything.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn repository_exists(&self, repo: &RepoName) -> Result<bool, ModeError> {
-        match self {
-            Self::Local(local) => local.repository_exists(repo).await,
         }
     }
 
     /// A page of a repository's tags.
     ///
     /// # Errors
-    /// [`StoreError::IndexNotReady`].
-    pub async fn tags(&self, repo: &RepoName, last: Option<&str>, limit: usize) -> Result<Page, ModeError> {
+    /// [`ModeError::RepositoryUnknown`], [`StoreError::IndexNotReady`], or of the upstream.
+    pub async fn tags(&self, repo: &RepoName, last: Option<&str>, limit: usize) -> Result<Served<Page>, ModeError> {
         match self {
+            Self::Direct(direct) => direct.tags(repo, last, limit).await,
+            Self::Proxy(proxy) => proxy.tags(repo, last, limit).await,
             Self::Local(local) => local.tags(repo, last, limit).await,
         }
     }
 
-    /// A page of the repositories.
+    /// A page of the repositories that something is stored of.
     ///
     /// # Errors
     /// [`StoreError::IndexNotReady`].
     pub async fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, ModeError> {
         match self {
+            Self::Direct(_) => Ok(Page { entries: Vec::new(), more: false }),
+            Self::Proxy(proxy) => proxy.repositories(last, limit).await,
             Self::Local(local) => local.repositories(last, limit).await,
         }
     }
@@ -102,15 +173,17 @@ impl Mode {
     /// The manifests whose subject is `subject`, in order of digest, after `last`, at most `limit`.
     ///
     /// # Errors
-    /// [`StoreError::IndexNotReady`].
+    /// [`StoreError::IndexNotReady`], or of the upstream.
     pub async fn referrers(
         &self,
         repo: &RepoName,
         subject: Digest,
         last: Option<Digest>,
         limit: usize,
-    ) -> Result<Vec<Referrer>, ModeError> {
+    ) -> Result<Served<Vec<Referrer>>, ModeError> {
         match self {
+            Self::Direct(direct) => direct.referrers(repo, subject, last, limit).await,
+            Self::Proxy(proxy) => proxy.referrers(repo, subject, last, limit).await,
             Self::Local(local) => local.referrers(repo, subject, last, limit).await,
         }
     }

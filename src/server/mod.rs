@@ -1,8 +1,9 @@
 //! Puts the parts together: from a configuration to a running server and its orderly end.
 //!
 //! Only here and in `options` does anyone know all parts. Order of the start: log, store, users, TLS, sockets; nothing is
-//! answered before all of it stands. Order of the end: readiness, listeners, requests, workers, index.
+//! answered before all of it stands. `modes` has the mode and the upstream in force. Order of the end: readiness, listeners, requests, workers, index.
 
+mod modes;
 mod options;
 mod reload;
 
@@ -21,13 +22,16 @@ use crate::auth::{AuthError, Authenticator};
 use crate::clock;
 use crate::config::reload::{Pace, Reloader};
 use crate::config::watch::Watcher;
-use crate::config::{Config, ConfigError, Overrides};
-use crate::mode::{Local, Mode};
+use crate::config::{self, Config, ConfigError, Overrides};
+use crate::fetch::{FillOptions, Fills, Room};
 use crate::serve::{self, BindError, Server, Tls, TlsError};
 use crate::store::{IndexState, Store, StoreError};
 use crate::telemetry::{
     CertificateUse, IndexSample, LogError, Logging, Metrics, MetricsError, StoreSample, with_causes,
 };
+use crate::upstream::{Upstream, UpstreamSetupError};
+
+use self::modes::Modes;
 
 /// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -53,6 +57,9 @@ pub enum ServerError {
     /// Certificates can't be loaded.
     #[error("tls")]
     Tls(#[from] TlsError),
+    /// The upstream can't be asked as configured.
+    #[error("upstream")]
+    Upstream(#[from] UpstreamSetupError),
     /// The data folder can't be used.
     #[error("store")]
     Store(#[from] StoreError),
@@ -80,7 +87,7 @@ impl ServerError {
     /// Whether the configuration, or a file it names, has to be changed: exit code 2, otherwise 1.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Auth(_) | Self::Tls(_))
+        matches!(self, Self::Config(_) | Self::Auth(_) | Self::Tls(_) | Self::Upstream(_))
     }
 }
 
@@ -136,6 +143,9 @@ pub fn check(config: &Config) -> Result<(), ServerError> {
     if let Some(files) = options::tls(config) {
         Tls::load(&files)?;
     }
+    if let Some(upstream) = &config.upstream {
+        Upstream::new(&options::upstream(upstream), Metrics::new()?, TaskTracker::new())?;
+    }
     Ok(())
 }
 
@@ -152,7 +162,14 @@ struct Parts {
 /// What an administrator should know of this start.
 fn announce(config: &Config, auth: &Authenticator) {
     if config.auth.open {
-        tracing::warn!("no users are configured: everyone on this machine may pull, push and delete");
+        match config.mode {
+            config::Mode::Local => {
+                tracing::warn!("no users are configured: everyone on this machine may pull, push and delete");
+            }
+            config::Mode::Direct | config::Mode::Proxy => {
+                tracing::warn!("no users are configured: everyone on this machine may pull");
+            }
+        }
     }
     tracing::info!(
         version = VERSION,
@@ -173,23 +190,35 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
 
     let (stop, draining, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let metrics = Metrics::new()?;
-    let local = Local::new(parts.store.clone(), options::missing_references(&parts.config));
+    let room = Room::new(parts.store.clone(), metrics.clone());
+    let fills = Fills::new(
+        parts.store.clone(),
+        room.clone(),
+        metrics.clone(),
+        FillOptions::default(),
+        tasks.clone(),
+        stop.clone(),
+    );
+    let modes = Modes::new(&parts.config, fills, metrics.clone(), parts.auth.clone(), tasks.clone())?;
     let app = App::new(
-        Mode::Local(local),
+        modes.mode(),
         parts.auth.clone(),
         options::api(&parts.config),
         metrics.clone(),
         parts.logging.access(),
         draining.clone(),
     );
+    modes.attach(app.clone());
     let registry = Server::new(options::connections(&parts.config));
     let admin = Server::new(options::admin_connections());
     let state = Arc::new(ArcSwap::from_pointee(ConfigState { loaded: clock::now(), error: None }));
     observe(&parts, &metrics);
-    let status = admin_state(&parts, &metrics, &registry, &state, &draining);
+    let status = admin_state(&parts, &metrics, &registry, &modes, &state, &draining);
 
     parts.store.start_workers(&tasks, &stop);
     tasks.spawn(parts.logging.reporter().run(stop.clone()));
+    tasks.spawn(room.sweep(stop.clone()));
+    tasks.spawn(modes.clone().probe(stop.clone()));
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");
         registry.listen(socket, parts.tls.clone(), api::router(app.clone()));
@@ -199,7 +228,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         admin.listen(socket, None, api::admin::router(status.clone()));
     }
     let (store, deadline) = (parts.store.clone(), reload::Deadline::new(parts.config.limits.drain_deadline));
-    let reloads = reload::Reloads::new(parts, app, registry.clone(), metrics, state, deadline.clone());
+    let reloads = reload::Reloads::new(parts, app, modes, registry.clone(), metrics, state, deadline.clone());
     tasks.spawn(reloader.run(watcher, stop.clone(), reloads));
 
     tokio::select! {
@@ -255,15 +284,18 @@ fn admin_state(
     parts: &Parts,
     metrics: &Metrics,
     registry: &Server,
+    modes: &Modes,
     config: &Arc<ArcSwap<ConfigState>>,
     draining: &CancellationToken,
 ) -> AdminState {
     let (checked, sampled, indexed) = (parts.store.clone(), parts.store.clone(), parts.store.clone());
     let (auth, tls, registry) = (parts.auth.clone(), parts.tls.clone(), registry.clone());
     let (config, draining) = (Arc::clone(config), draining.clone());
+    let (moded, upstreamed) = (modes.clone(), modes.clone());
     AdminState {
         version: VERSION,
-        mode: parts.config.mode.as_str(),
+        mode: Arc::new(move || moded.mode().as_str()),
+        upstream: Arc::new(move || upstreamed.upstream_state()),
         started: Instant::now(),
         check: Arc::new(move || {
             let store = checked.clone();

@@ -8,11 +8,12 @@ use secrecy::SecretString;
 
 use crate::api::{GateSizes, Settings};
 use crate::auth::{self, AuthOptions, TokenOptions, UserSpec};
-use crate::config::{self, Address, Config, TokenSwitch};
-use crate::mode::MissingReferences;
+use crate::config::{self, Address, Config, StaleCause, TokenSwitch, UpstreamCredentials, UpstreamSettings};
+use crate::mode::{MissingReferences, ProxySettings};
 use crate::serve::{ConnectionLimits, TlsOptions};
 use crate::store::{Reserve, StoreLimits, StoreOptions};
-use crate::telemetry::{AccessMode, Level, LogFormat, LogOptions};
+use crate::telemetry::{AccessMode, Level, LogFormat, LogOptions, UpstreamCause};
+use crate::upstream::{Credentials, EndpointOptions, ProxyVariables, Scheme, UpstreamLimits, UpstreamOptions};
 
 /// Connections of the admin listener: a scraper, some probes, an administrator.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -87,7 +88,8 @@ pub(super) fn auth(config: &Config, keys: &Path) -> AuthOptions {
         users_dir: settings.users_dir.clone(),
         token: TokenOptions {
             enabled: match settings.token.enabled {
-                TokenSwitch::WithUsers => None,
+                // The upstream's user is one too, which the authenticator learns of later.
+                TokenSwitch::WithUsers => config.upstream_login().map(|_| true),
                 TokenSwitch::On => Some(true),
                 TokenSwitch::Off => Some(false),
             },
@@ -96,6 +98,48 @@ pub(super) fn auth(config: &Config, keys: &Path) -> AuthOptions {
             signing_cert_file: settings.token.signing_cert_file.clone(),
             key_dir: keys.to_path_buf(),
         },
+    }
+}
+
+pub(super) fn upstream(settings: &UpstreamSettings) -> UpstreamOptions {
+    let endpoints = std::iter::once(&settings.endpoint).chain(&settings.mirrors).map(|endpoint| EndpointOptions {
+        scheme: match endpoint.scheme {
+            config::UpstreamScheme::Http => Scheme::Http,
+            config::UpstreamScheme::Https => Scheme::Https,
+        },
+        host: endpoint.host.clone(),
+        path: endpoint.path.clone(),
+        ca: endpoint.ca.clone(),
+        credentials: match &endpoint.credentials {
+            UpstreamCredentials::Anonymous => Credentials::Anonymous,
+            UpstreamCredentials::Login { username, password } => {
+                Credentials::Basic { user: username.clone(), password: SecretString::from(password.expose()) }
+            }
+        },
+    });
+    UpstreamOptions {
+        endpoints: endpoints.collect(),
+        trusted_hosts: settings.trusted_hosts.clone(),
+        proxy: ProxyVariables::from_environment(),
+        limits: UpstreamLimits::default(),
+    }
+}
+
+pub(super) fn proxy(config: &Config) -> ProxySettings {
+    let proxy = &config.proxy;
+    let cause = |cause| match cause {
+        StaleCause::Unreachable => UpstreamCause::Unreachable,
+        StaleCause::Timeout => UpstreamCause::Timeout,
+        StaleCause::ServerError => UpstreamCause::ServerError,
+        StaleCause::RateLimited => UpstreamCause::RateLimited,
+        StaleCause::Unauthorized => UpstreamCause::Unauthorized,
+        StaleCause::Forbidden => UpstreamCause::Forbidden,
+    };
+    ProxySettings {
+        tag_ttl: proxy.tag_ttl,
+        negative_ttl: proxy.negative_ttl,
+        max_stale: proxy.max_stale,
+        stale_on: proxy.stale_on.iter().map(cause).collect(),
     }
 }
 

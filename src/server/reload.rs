@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::modes::{Modes, Prepared};
 use super::{Parts, options};
 use crate::api::App;
 use crate::api::admin::ConfigState;
 use crate::clock;
 use crate::config::reload::{Attempt, Cause, Outcome, Reload};
 use crate::config::{Config, Reloaded};
-use crate::mode::{Local, Mode};
 use crate::serve::Server;
 use crate::telemetry::{CertificateUse, Metrics, ReloadOutcome, with_causes};
 
@@ -42,6 +42,7 @@ pub(super) struct Reloads {
     parts: Arc<ArcSwap<Config>>,
     held: Arc<Parts>,
     app: App,
+    modes: Modes,
     registry: Server,
     metrics: Metrics,
     state: Arc<ArcSwap<ConfigState>>,
@@ -52,22 +53,23 @@ impl Reloads {
     pub(super) fn new(
         parts: Parts,
         app: App,
+        modes: Modes,
         registry: Server,
         metrics: Metrics,
         state: Arc<ArcSwap<ConfigState>>,
         deadline: Deadline,
     ) -> Self {
         let config = Arc::new(ArcSwap::from_pointee(parts.config.clone()));
-        Self { parts: config, held: Arc::new(parts), app, registry, metrics, state, deadline }
+        Self { parts: config, held: Arc::new(parts), app, modes, registry, metrics, state, deadline }
     }
 
-    fn apply(&self, config: Config) -> Vec<PathBuf> {
+    fn apply(&self, config: Config, upstream: Prepared) -> Vec<PathBuf> {
         let held = &self.held;
         held.logging.set(options::level(&config), options::access(&config));
         held.store.set_limits(options::store_limits(&config));
         self.registry.set_limits(options::connections(&config));
         self.app.set_settings(options::api(&config));
-        self.app.set_mode(Mode::Local(Local::new(held.store.clone(), options::missing_references(&config))));
+        self.modes.apply(&config, upstream);
         self.deadline.store(config.limits.drain_deadline);
         if let Some(tls) = &held.tls {
             self.metrics.set_certificate_expiry(CertificateUse::Tls, tls.expiry());
@@ -80,11 +82,12 @@ impl Reloads {
 
 /// What can fail, in an order in which a failure leaves nothing changed; blocking. TLS goes last: once its files fit, the
 /// rest can't fail any more.
-fn load(held: &Parts, before: &Config) -> Result<Reloaded, Attempt> {
+fn load(held: &Parts, modes: &Modes, before: &Config) -> Result<(Reloaded, Prepared), Attempt> {
     let refused = |error: &dyn std::error::Error| Attempt::Refused(with_causes(error));
     let reloaded =
         before.reload(held.source.file.as_deref(), &held.source.overrides).map_err(|error| refused(&error))?;
     let prepared = held.auth.prepare(&options::auth(&reloaded.config, &held.keys)).map_err(|error| refused(&error))?;
+    let upstream = modes.prepare(&reloaded.config).map_err(|error| refused(&error))?;
     if let (Some(tls), Some(files)) = (&held.tls, options::tls(&reloaded.config)) {
         let change = tls.reload(&files).map_err(|error| {
             if error.may_be_swap_in_progress() { Attempt::NotYet(with_causes(&error)) } else { refused(&error) }
@@ -94,22 +97,22 @@ fn load(held: &Parts, before: &Config) -> Result<Reloaded, Attempt> {
         }
     }
     held.auth.commit(prepared);
-    Ok(reloaded)
+    Ok((reloaded, upstream))
 }
 
 impl Reload for Reloads {
     async fn attempt(&mut self, _cause: Cause) -> Attempt {
-        let (held, before) = (Arc::clone(&self.held), self.parts.load_full());
-        let loaded = match tokio::task::spawn_blocking(move || load(&held, &before)).await {
+        let (held, modes, before) = (Arc::clone(&self.held), self.modes.clone(), self.parts.load_full());
+        let loaded = match tokio::task::spawn_blocking(move || load(&held, &modes, &before)).await {
             Ok(loaded) => loaded,
             Err(error) => return Attempt::Refused(error.to_string()),
         };
         match loaded {
-            Ok(reloaded) => {
+            Ok((reloaded, upstream)) => {
                 if !reloaded.restart_keys.is_empty() {
                     tracing::warn!(keys = ?reloaded.restart_keys, "these keys changed and take effect at the next start");
                 }
-                Attempt::Applied(self.apply(reloaded.config))
+                Attempt::Applied(self.apply(reloaded.config, upstream))
             }
             Err(attempt) => attempt,
         }

@@ -40,6 +40,9 @@ pub enum StoreError {
     /// Another request is writing the upload.
     #[error("upload {0} is being written by another request")]
     UploadBusy(UploadId),
+    /// Somebody is filling this content already. Boxed as below.
+    #[error("content {0} is being filled already")]
+    FillBusy(Box<Digest>),
     /// The content is not what its name says. Boxed, because every result of the store would be so large.
     #[error("the content has digest {actual}, not {expected}")]
     DigestMismatch {

@@ -8,7 +8,10 @@
 //! <dir>/repositories/<name…>/_blobs/<alg>/<hex>      membership of a blob: a hard link to the content
 //! <dir>/repositories/<name…>/_manifests/<alg>/<hex>  membership of a manifest: a hard link to the content
 //! <dir>/repositories/<name…>/_tags/<tag>             a file with the digest and a newline
+//! <dir>/repositories/<name…>/_lists/<list>           a list that an upstream gave whole
+//! <dir>/repositories/~<upstream>/<child…>/           what mode Proxy learnt of a repository of an upstream
 //! <dir>/uploads/<uuid>/{data,state}   an upload in progress
+//! <dir>/fills/<alg>/<hex>             a content on its way in from an upstream
 //! <dir>/tmp/                          files that have no name yet; emptied at start
 //! <dir>/index/<number>/               the index; can be deleted
 //! <dir>/index.stamp                   which index was closed well; removed before the first change
@@ -21,6 +24,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::lists::ListKind;
 use crate::oci::{Algorithm, Digest, RepoName, Tag, UploadId};
 
 /// How a content belongs to a repository.
@@ -124,6 +128,22 @@ impl Layout {
 
     pub(crate) fn tag(&self, repo: &RepoName, tag: &Tag) -> PathBuf {
         self.tags(repo).join(tag.as_str())
+    }
+
+    pub(super) fn lists(&self, repo: &RepoName) -> PathBuf {
+        self.repository(repo).join("_lists")
+    }
+
+    pub(super) fn list(&self, repo: &RepoName, kind: ListKind) -> PathBuf {
+        self.lists(repo).join(kind.file_name())
+    }
+
+    pub(super) fn fills_of(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("fills").join(algorithm.as_str())
+    }
+
+    pub(super) fn fill(&self, digest: &Digest) -> PathBuf {
+        self.fills_of(digest.algorithm()).join(digest.hex())
     }
 
     pub(super) fn uploads(&self) -> PathBuf {

@@ -366,7 +366,7 @@ impl Inner {
 }
 
 /// The digest that a tag points at; `None` if there is no such tag. Blocking.
-fn read_tag(layout: &Layout, repo: &RepoName, tag: &Tag) -> Result<Option<Digest>, StoreError> {
+pub(super) fn read_tag(layout: &Layout, repo: &RepoName, tag: &Tag) -> Result<Option<Digest>, StoreError> {
     let path = layout.tag(repo, tag);
     match std::fs::read_to_string(&path) {
         Ok(text) => text

@@ -2,16 +2,19 @@
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
 //! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `tending` (what runs beside
-//! requests); then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a
+//! requests); for what an upstream taught: `fills`, `lists`, `uses`, `eviction`; then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a
 //! server.
 
 mod bulk;
 mod contents;
 mod durable;
 mod error;
+mod eviction;
+mod fills;
 mod index;
 mod layout;
 mod listings;
+mod lists;
 mod locks;
 mod manifests;
 mod opening;
@@ -21,6 +24,7 @@ mod references;
 mod space;
 mod tending;
 mod uploads;
+mod uses;
 mod walk;
 
 use std::fs::File;
@@ -34,13 +38,18 @@ use tokio_util::task::TaskTracker;
 
 pub use bulk::{BulkError, BulkWriter};
 pub use error::{Refusal, StoreError};
+pub use eviction::{Evicted, Eviction};
+pub use fills::PartialBlob;
 pub use index::{IndexState, Referrer};
 pub use listings::rebuild_index;
+pub use lists::{KeptList, ListKind, VerifiedTag};
 pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
 pub use uploads::UploadSession;
+pub use uses::Lease;
 
 use self::contents::{Contents, Looked, Shelf};
 use self::durable::Disk;
+use self::fills::Fills;
 use self::index::{IndexError, IndexedReferrer};
 use self::layout::{Layout, Membership};
 use self::listings::Listings;
@@ -50,6 +59,7 @@ use self::opening::LayOut;
 use self::rebuild::Tree;
 use self::space::Space;
 use self::uploads::Uploads;
+use self::uses::Uses;
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId, UpstreamId};
 
 /// A client that hears that the index is being rebuilt asks again after so many seconds.
@@ -100,6 +110,8 @@ struct Inner {
     locks: RepositoryLocks,
     memory: Memory,
     uploads: Uploads,
+    fills: Fills,
+    uses: Uses,
     listings: Listings,
     /// Keeps a second server out.
     _lock: File,
@@ -175,13 +187,16 @@ impl Store {
         let noted = opening::take_usage(&layout, &disk)?;
         // A folder that was laid out just now holds nothing.
         let contents = noted.or(opened.fresh.then_some(0));
-        let space = Space::new(root()?, options.limits(), contents, uploads::bytes_on_disk(&layout)?);
+        let coming = uploads::bytes_on_disk(&layout)? + fills::bytes_on_disk(&layout)?;
+        let space = Space::new(root()?, options.limits(), contents, coming);
         Ok(Self(Arc::new(Inner {
             contents: Contents::new(OwnedFd::from(root()?)),
             space,
             locks: RepositoryLocks::default(),
             memory: Memory::default(),
             uploads: Uploads::default(),
+            fills: Fills::default(),
+            uses: Uses::default(),
             listings: Listings::new(&layout),
             _lock: opened.lock,
             closed: RwLock::new(false),
@@ -211,6 +226,7 @@ impl Store {
     pub fn close(&self) {
         *self.0.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.listings.close();
+        self.0.write_uses(crate::clock::now());
         if let Some(bytes) = self.0.space.contents() {
             let (disk, layout) = (&self.0.disk, &self.0.layout);
             if let Err(error) = disk.replace(layout.temporary(), &layout.usage(), format!("{bytes}\n").as_bytes()) {
@@ -467,6 +483,105 @@ impl Store {
             Ok(referrers)
         })
         .await
+    }
+
+    /// Takes up the fill of a content, or begins it, and holds it. Reads and hashes what an earlier process left.
+    ///
+    /// # Errors
+    /// [`StoreError::FillBusy`], or of the disk.
+    pub async fn begin_fill(&self, digest: Digest) -> Result<PartialBlob, StoreError> {
+        change(Arc::clone(&self.0), move |store| fills::begin(store, digest)).await
+    }
+
+    /// Whether `bytes` more would be taken now.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        self.0.space.admit(bytes)
+    }
+
+    /// Whether the content is stored, in whichever repository.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn has_content(&self, digest: Digest) -> Result<bool, StoreError> {
+        let store = Arc::clone(&self.0);
+        blocking(move || Ok(contents::stat(&store.layout.content(&digest))?.is_some())).await
+    }
+
+    /// Whether a manifest stored in the repository names the content. Reads all of them: for the rare case.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn is_named(&self, repo: &RepoName, digest: Digest) -> Result<bool, StoreError> {
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || store.is_named(&repo, &digest)).await
+    }
+
+    /// Notes that the content is used now, and keeps it from eviction until the lease is dropped. Waits for nothing.
+    #[must_use]
+    pub fn lease(&self, digest: Digest) -> Lease {
+        Lease::take(&self.0, digest)
+    }
+
+    /// Notes that the content is used now. Waits for nothing.
+    pub fn note_use(&self, digest: Digest) {
+        self.0.uses.note(digest);
+    }
+
+    /// Removes what was learnt from upstreams and not used for long; see [`Eviction`]. Walks the tree. Runs to its end
+    /// even if the caller is dropped.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn evict(&self, wanted: Eviction) -> Result<Evicted, StoreError> {
+        change(Arc::clone(&self.0), move |store| store.evict(&wanted, crate::clock::now())).await
+    }
+
+    /// Where a tag points, and when that was last known to be true.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn verified_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, StoreError> {
+        let (store, repo, tag) = (Arc::clone(&self.0), repo.clone(), tag.clone());
+        blocking(move || store.verified_tag(&repo, &tag)).await
+    }
+
+    /// Notes that a tag was found to be true now.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn verify_tag(&self, repo: &RepoName, tag: &Tag) -> Result<(), StoreError> {
+        let (store, repo, tag) = (Arc::clone(&self.0), repo.clone(), tag.clone());
+        change(store, move |store| store.verify_tag(&repo, &tag, crate::clock::now())).await
+    }
+
+    /// Keeps a list as the upstream gave it.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], or of the disk.
+    pub async fn keep_list(&self, repo: &RepoName, kind: ListKind, bytes: Bytes) -> Result<(), StoreError> {
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        change(store, move |store| store.keep_list(&repo, kind, &bytes)).await
+    }
+
+    /// A list that was kept.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn kept_list(&self, repo: &RepoName, kind: ListKind) -> Result<Option<KeptList>, StoreError> {
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || store.kept_list(&repo, kind)).await
+    }
+
+    /// Forgets a kept list.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn drop_list(&self, repo: &RepoName, kind: ListKind) -> Result<(), StoreError> {
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        change(store, move |store| store.drop_list(&repo, kind)).await
     }
 
     async fn ask<T: Send + 'static>(

@@ -22,7 +22,7 @@ use super::StoredManifest;
 use super::index::{Index, IndexError};
 use super::layout::{Layout, Membership};
 use super::locks::RepositoryLocks;
-use super::walk::{Manifests, Oddities, Repositories, Tags, holds_manifest};
+use super::walk::{Members, Oddities, Repositories, Tags, holds_manifest};
 use crate::oci::{Digest, Manifest, RepoName, Tag};
 
 /// Names a worker takes at once; bounds how long a repository is locked (a stat and an entry each, about 5 ms).
@@ -130,7 +130,7 @@ pub(crate) fn reread(tree: Tree<'_>, index: &Index, repo: &RepoName) -> Result<(
     for tags in chunked(Tags::new(tree.layout, repo, &progress.oddities)) {
         chunk.tags(&tags)?;
     }
-    for digests in chunked(Manifests::new(tree.layout, repo, &progress.oddities)) {
+    for digests in chunked(Members::manifests(tree.layout, repo, &progress.oddities)) {
         chunk.manifests(&digests)?;
     }
     chunk.catalog()
@@ -154,7 +154,7 @@ struct Units<'a> {
 struct Current<'a> {
     repo: RepoName,
     tags: Tags<'a>,
-    manifests: Manifests<'a>,
+    manifests: Members<'a>,
 }
 
 impl<'a> Units<'a> {
@@ -180,7 +180,7 @@ impl Iterator for Units<'_> {
         let repo = self.repositories.next()?;
         self.current = Some(Current {
             tags: Tags::new(self.layout, &repo, self.oddities),
-            manifests: Manifests::new(self.layout, &repo, self.oddities),
+            manifests: Members::manifests(self.layout, &repo, self.oddities),
             repo: repo.clone(),
         });
         Some(Unit::Catalog(repo))

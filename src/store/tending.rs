@@ -1,4 +1,5 @@
-//! What looks after the store beside requests: the count after an unclean stop, the reaping of uploads.
+//! What looks after the store beside requests: the count after an unclean stop, the reaping of uploads and fills, the
+//! writing down of uses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,11 @@ use crate::clock::Timestamp;
 const REAP_EVERY: Duration = Duration::from_secs(60);
 
 impl Inner {
-    /// Removes abandoned uploads; says how many. Blocking.
+    /// Removes abandoned uploads and fills; says how many. Blocking.
     pub(super) fn reap(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.uploads.reap(self.shelf(), self.space.limits().upload_idle, now)
+        let idle = self.space.limits().upload_idle;
+        let (fills, _) = self.fills.reap(self.shelf(), Some(idle), now)?;
+        Ok(fills + self.uploads.reap(self.shelf(), idle, now)?)
     }
 
     /// Adds up all contents, and says so if it takes long. Blocking.
@@ -36,7 +39,7 @@ impl Inner {
     }
 }
 
-/// Counts what an unclean stop left uncounted; reaps uploads; keeps the index's size in view.
+/// Counts what an unclean stop left uncounted; reaps uploads; writes uses down; keeps the index's size in view.
 pub(super) async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
     loop {
         let (inner, token) = (Arc::clone(&store), stop.clone());
@@ -44,12 +47,14 @@ pub(super) async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
             let counted = inner.count(&token);
             inner.space.set_index_bytes(inner.listings.size_on_disk());
             // A disk that can't be counted still has uploads to reap.
-            let reaped = inner.reap(crate::clock::now())?;
+            let now = crate::clock::now();
+            inner.write_uses(now);
+            let reaped = inner.reap(now)?;
             counted.map(|()| reaped)
         });
         match round.await {
             Ok(0) => {}
-            Ok(reaped) => tracing::info!(reaped, "abandoned uploads removed"),
+            Ok(reaped) => tracing::info!(reaped, "abandoned uploads and fills removed"),
             Err(error) => {
                 tracing::error!(error = %crate::telemetry::with_causes(&error), "the store could not be tidied");
             }

@@ -1,6 +1,7 @@
 //! The store as its users see it, on real folders. One law holds after every test: [`assert_tidy`].
 
 mod blobs;
+mod cached;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod faults;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::walk::{Manifests, Oddities, Repositories, Tags};
+use super::walk::{Members, Oddities, Repositories, Tags};
 use super::*;
 use crate::clock::Timestamp;
 use crate::oci::Manifest;
@@ -100,6 +101,7 @@ fn assert_tidy(store: &Store) {
         assert!(inner.layout.upload_state(id).is_file(), "{upload:?} is left");
         used += std::fs::metadata(inner.layout.upload_data(id)).unwrap().len();
     }
+    used += super::fills::bytes_on_disk(&inner.layout).unwrap();
     let mut links = HashMap::new();
     for algorithm in Algorithm::ALL {
         for first in 0..=u8::MAX {
@@ -114,7 +116,7 @@ fn assert_tidy(store: &Store) {
     }
     let oddities = Oddities::default();
     for repo in Repositories::new(&inner.layout, &oddities) {
-        for digest in Manifests::new(&inner.layout, &repo, &oddities) {
+        for digest in Members::manifests(&inner.layout, &repo, &oddities) {
             *links.get_mut(&digest).unwrap() -= 1;
         }
         for algorithm in Algorithm::ALL {

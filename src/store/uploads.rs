@@ -15,6 +15,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 pub use session::UploadSession;
+pub(super) use session::hash_range;
 
 use self::session::Writer;
 use self::state::State;
@@ -201,7 +202,7 @@ impl Uploads {
     }
 }
 
-fn older(facts: Option<std::fs::Metadata>, idle: Duration, now: Timestamp) -> bool {
+pub(super) fn older(facts: Option<std::fs::Metadata>, idle: Duration, now: Timestamp) -> bool {
     let written = facts.and_then(|facts| facts.modified().ok()).map(Timestamp::from);
     written.and_then(|written| now.since(written)).is_some_and(|age| age > idle)
 }

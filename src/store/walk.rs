@@ -124,24 +124,30 @@ impl Iterator for Tags<'_> {
     }
 }
 
-/// The manifests of one repository, in no order.
+/// The manifests, or the blobs, of one repository, in no order.
 #[derive(Debug)]
-pub(crate) struct Manifests<'a> {
+pub(crate) struct Members<'a> {
     layout: &'a Layout,
     repo: RepoName,
+    kind: Membership,
     left: &'static [Algorithm],
     current: Option<(Algorithm, PathBuf, ReadDir)>,
     oddities: &'a Oddities,
 }
 
-impl<'a> Manifests<'a> {
-    /// Begins to read them.
-    pub(crate) fn new(layout: &'a Layout, repo: &RepoName, oddities: &'a Oddities) -> Self {
-        Self { layout, repo: repo.clone(), left: &Algorithm::ALL, current: None, oddities }
+impl<'a> Members<'a> {
+    /// Begins to read the manifests.
+    pub(crate) fn manifests(layout: &'a Layout, repo: &RepoName, oddities: &'a Oddities) -> Self {
+        Self::new(layout, repo, Membership::Manifest, oddities)
+    }
+
+    /// Begins to read those of one kind.
+    pub(crate) fn new(layout: &'a Layout, repo: &RepoName, kind: Membership, oddities: &'a Oddities) -> Self {
+        Self { layout, repo: repo.clone(), kind, left: &Algorithm::ALL, current: None, oddities }
     }
 }
 
-impl Iterator for Manifests<'_> {
+impl Iterator for Members<'_> {
     type Item = Digest;
 
     fn next(&mut self) -> Option<Digest> {
@@ -158,7 +164,7 @@ impl Iterator for Manifests<'_> {
             }
             let (&algorithm, left) = self.left.split_first()?;
             self.left = left;
-            let folder = self.layout.members(&self.repo, Membership::Manifest, algorithm);
+            let folder = self.layout.members(&self.repo, self.kind, algorithm);
             self.current = open_folder(&folder, self.oddities).map(|entries| (algorithm, folder, entries));
         }
     }
@@ -166,16 +172,13 @@ impl Iterator for Manifests<'_> {
 
 /// Whether the repository holds a manifest.
 pub(crate) fn holds_manifest(layout: &Layout, repo: &RepoName) -> bool {
-    Manifests::new(layout, repo, &Oddities::default()).next().is_some()
+    Members::manifests(layout, repo, &Oddities::default()).next().is_some()
 }
 
 /// Whether the repository holds a manifest, a tag or a blob.
 pub(crate) fn holds_anything(layout: &Layout, repo: &RepoName) -> bool {
-    let holds_blob = Algorithm::ALL.iter().any(|algorithm| {
-        let folder = layout.members(repo, Membership::Blob, *algorithm);
-        std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
-    });
-    holds_blob || holds_manifest(layout, repo) || Tags::new(layout, repo, &Oddities::default()).next().is_some()
+    let holds_blob = || Members::new(layout, repo, Membership::Blob, &Oddities::default()).next().is_some();
+    holds_blob() || holds_manifest(layout, repo) || Tags::new(layout, repo, &Oddities::default()).next().is_some()
 }
 
 /// A missing folder is an empty one: it is made with its first entry, and may go with its last.

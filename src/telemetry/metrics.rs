@@ -90,6 +90,8 @@ struct Inner {
     config_valid: IntGauge,
     config_reloads: Vec<IntCounter>,
     build_info: IntGaugeVec,
+    /// Version and revision, once they are known.
+    build: OnceLock<(String, String)>,
     fetching: Fetching,
 }
 
@@ -131,6 +133,7 @@ impl Metrics {
                 .map(|outcome| config_reloads.with_label_values(&[outcome.as_str()]))
                 .collect(),
             build_info: registered(&registry, gauge_vec(&BUILD_INFO)?)?,
+            build: OnceLock::new(),
             fetching: Fetching::new(&registry)?,
             registry,
         };
@@ -139,7 +142,15 @@ impl Metrics {
 
     /// Says what is running. `mode`: one of the modes' names.
     pub fn set_build(&self, version: &str, revision: &str, mode: &str) {
+        let _ = self.0.build.set((version.to_owned(), revision.to_owned()));
         self.0.build_info.with_label_values(&[version, revision, mode]).set(1);
+    }
+
+    /// Says that the mode is another one now.
+    pub fn set_mode(&self, mode: &str) {
+        let Some((version, revision)) = self.0.build.get() else { return };
+        self.0.build_info.reset();
+        self.0.build_info.with_label_values(&[version.as_str(), revision.as_str(), mode]).set(1);
     }
 
     /// Where the store's room is asked at each scrape; the first call counts.

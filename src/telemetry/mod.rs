@@ -25,6 +25,14 @@ pub use logging::{Level, LogError, LogFormat, LogOptions, Logging};
 pub use metrics::{InFlight, IndexSample, Metrics, MetricsError, StoreSample};
 pub use progress::Progress;
 
+/// A moment as text: `2026-11-21T01:38:31.123Z`.
+#[must_use]
+pub fn written(moment: crate::clock::Timestamp) -> String {
+    let mut text = Vec::with_capacity(24);
+    rfc3339::push(&mut text, moment);
+    String::from_utf8(text).unwrap_or_default()
+}
+
 /// An error with its causes, in one line, for the log.
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {

@@ -8,10 +8,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("telemetry", &[]),
     ("store", &["oci"]),
+    ("upstream", &["oci"]),
     ("auth", &["oci"]),
     ("config", &["oci"]),
-    ("mode", &["store", "oci"]),
-    ("api", &["mode", "auth", "store", "oci"]),
+    ("fetch", &["store", "upstream", "oci"]),
+    ("mode", &["store", "fetch", "upstream", "oci"]),
+    ("api", &["mode", "fetch", "upstream", "auth", "store", "oci"]),
     ("serve", &["api", "mode"]),
 ];
 
@@ -20,6 +22,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe ", &["sys/"]),
     ("allow(unsafe_code", &["sys/"]),
     ("axum::", &["api/"]),
+    ("reqwest::", &["upstream/"]),
     ("sled::", &["store/index.rs", "store/index/"]),
     ("std::fs::rename", &["store/durable.rs"]),
     ("fs::rename(", &["store/durable.rs"]),

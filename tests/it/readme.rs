@@ -24,6 +24,14 @@ fn first_cells(header: &str) -> BTreeSet<String> {
     cells
 }
 
+/// The row whose first cell names `key`; one row may name several.
+fn row(key: &str) -> Option<String> {
+    let text = readme();
+    text.lines()
+        .find(|line| line.starts_with('|') && line.split('|').nth(1).unwrap().contains(&format!("`{key}`")))
+        .map(str::to_owned)
+}
+
 #[test]
 fn every_key_is_there_and_no_other() {
     let keys: BTreeSet<String> = config::KEYS.iter().map(|info| info.key.to_owned()).collect();
@@ -33,7 +41,7 @@ fn every_key_is_there_and_no_other() {
 #[test]
 fn every_key_says_when_a_change_takes_effect() {
     for info in config::KEYS {
-        let row = readme().lines().find(|line| line.starts_with(&format!("| `{}` |", info.key))).unwrap().to_owned();
+        let row = row(info.key).unwrap();
         let said = row.split('|').nth(3).unwrap().trim().to_owned();
         assert_eq!(said, format!("{:?}", info.change).to_lowercase(), "{}", info.key);
     }
@@ -46,13 +54,11 @@ fn every_default_is_the_one_in_force() {
     // A folder of users, so that nothing is open and `auth.anonymous` has its own default.
     let config =
         config::Config::parse("auth: { usersDir: /users }", None, &config::Overrides::default(), machine).unwrap();
-    let text = readme();
     let mut compared = 0;
     for setting in config.settings() {
-        let row = text.lines().find(|line| {
-            line.starts_with(&format!("| `{}` |", setting.key)) || line.starts_with(&format!("| `{}[]` |", setting.key))
-        });
-        let said = row.unwrap_or_else(|| panic!("no row {}", setting.key)).split('|').nth(2).unwrap().trim();
+        let row = row(&setting.key).or_else(|| row(&format!("{}[]", setting.key)));
+        let row = row.unwrap_or_else(|| panic!("no row {}", setting.key));
+        let said = row.split('|').nth(2).unwrap().trim();
         // These follow the machine, are in words, or were set above.
         let in_words = ["limits.workerThreads", "limits.passwordChecks", "auth.usersDir", "auth.token.signingKeyFile"];
         if in_words.contains(&setting.key.as_str()) {

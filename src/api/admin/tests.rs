@@ -17,7 +17,17 @@ fn admin() -> (Router, Arc<Knobs>) {
     let (usable, draining) = (Arc::clone(&knobs), Arc::clone(&knobs));
     let state = AdminState {
         version: "1.2.3",
-        mode: "Local",
+        mode: Arc::new(|| "Proxy"),
+        upstream: Arc::new(|| {
+            Some(UpstreamState {
+                host: "registry.example.com".to_owned(),
+                outcome: Some("auth"),
+                message: Some("it refuses us".to_owned()),
+                probed: Some(6),
+                last_accepted: Some(5),
+                refused: None,
+            })
+        }),
         started: Instant::now(),
         check: Arc::new(move || {
             let usable = usable.usable.load(Ordering::Relaxed);
@@ -68,11 +78,18 @@ async fn the_status_document() {
         document,
         serde_json::json!({
             "version": "1.2.3",
-            "mode": "Local",
+            "mode": "Proxy",
             "uptimeSeconds": 0,
             "draining": false,
             "connections": 3,
             "users": 2,
+            "upstream": {
+                "host": "registry.example.com",
+                "outcome": "auth",
+                "message": "it refuses us",
+                "probed": 6,
+                "lastAccepted": 5,
+            },
             "store": { "budgetBytes": 9, "freeBytes": 5, "reserveBytes": 3, "writable": true },
             "index": { "state": "rebuilding", "objectsDone": 4 },
             "certificateExpiry": 8,

@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use rustix::fs::{Advice, fadvise};
@@ -17,23 +16,42 @@ use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 use tokio::task::JoinHandle;
 
 use super::buffer::{BUFFER_BYTES, Buffer};
-use crate::oci::ByteRange;
+use crate::store::Lease;
 
-/// The bytes of `range`. A file that turns out shorter is a body error: the connection breaks, the client never
-/// takes the rest for complete.
-pub(in crate::api) fn file_body(file: File, range: ByteRange) -> Body {
-    Body::new(FileBody { file: Arc::new(file), offset: range.start(), end: range.end(), waiting: None })
-}
-
-struct FileBody {
+/// Bytes of a file. A file that turns out shorter is a body error: the connection breaks, the client never takes the
+/// rest for complete.
+pub(super) struct FileBody {
     file: Arc<File>,
     offset: u64,
     end: u64,
     /// A read on a blocking thread. Dropped with the body: the read ends by itself and is thrown away.
     waiting: Option<JoinHandle<io::Result<Bytes>>>,
+    /// Keeps the content from eviction.
+    _lease: Option<Lease>,
 }
 
 impl FileBody {
+    /// The bytes from `offset` up to `end`.
+    pub(super) const fn new(file: Arc<File>, offset: u64, end: u64) -> Self {
+        Self { file, offset, end, waiting: None, _lease: None }
+    }
+
+    /// Holds `lease` as long as it is read.
+    pub(super) fn held_by(mut self, lease: Option<Lease>) -> Self {
+        self._lease = lease;
+        self
+    }
+
+    /// Offset of the next byte.
+    pub(super) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// More of the file can be read now: up to `end`.
+    pub(super) fn extend(&mut self, end: u64) {
+        self.end = self.end.max(end);
+    }
+
     fn want(&self) -> usize {
         usize::try_from(self.end - self.offset).map_or(BUFFER_BYTES, |left| left.min(BUFFER_BYTES))
     }
@@ -119,7 +137,10 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     use super::*;
-    use crate::oci::RangeSpec;
+
+    fn file_body(file: File, start: u64, end: u64) -> FileBody {
+        FileBody::new(Arc::new(file), start, end)
+    }
 
     fn stored(content: &[u8]) -> File {
         let mut file = tempfile::tempfile().unwrap();
@@ -132,21 +153,20 @@ mod tests {
         let content: Vec<u8> = (0..BUFFER_BYTES * 2 + 3).map(|i| (i % 251) as u8).collect();
         let size = content.len() as u64;
         for (first, last) in [(0, size - 1), (0, 0), (size - 1, size - 1), (5, BUFFER_BYTES as u64 + 7)] {
-            let range = RangeSpec::Closed { first, last }.resolve(size).unwrap().unwrap();
-            let body = file_body(stored(&content), range).collect().await.unwrap().to_bytes();
+            let body = file_body(stored(&content), first, last + 1).collect().await.unwrap().to_bytes();
             assert_eq!(body, content[first as usize..=last as usize]);
         }
     }
 
     #[tokio::test]
     async fn the_blocking_read_gives_the_same_bytes() {
-        let body = FileBody { file: Arc::new(stored(b"0123456789")), offset: 2, end: 9, waiting: None };
+        let body = file_body(stored(b"0123456789"), 2, 9);
         assert_eq!(body.read_later().await.unwrap().unwrap(), "2345678");
     }
 
     #[tokio::test]
     async fn a_file_cut_short_breaks_the_body() {
-        let body = file_body(stored(b"short"), ByteRange::whole(6));
+        let body = file_body(stored(b"short"), 0, 6);
         assert!(body.collect().await.is_err());
     }
 }

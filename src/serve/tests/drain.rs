@@ -93,7 +93,8 @@ async fn the_admin_router_is_a_service() {
 
     let state = AdminState {
         version: "1",
-        mode: "Local",
+        mode: Arc::new(|| "Local"),
+        upstream: Arc::new(|| None),
         started: std::time::Instant::now(),
         check: Arc::new(|| Box::pin(async { Ok(()) })),
         draining: Arc::new(|| false),

@@ -103,7 +103,13 @@ fn open(path: &Path) -> Result<File, StoreError> {
     OpenOptions::new().read(true).write(true).open(path).map_err(StoreError::io("open", path))
 }
 
-fn hash_range(file: &File, path: &Path, hasher: &mut Hasher, from: u64, to: u64) -> Result<(), StoreError> {
+pub(in crate::store) fn hash_range(
+    file: &File,
+    path: &Path,
+    hasher: &mut Hasher,
+    from: u64,
+    to: u64,
+) -> Result<(), StoreError> {
     let mut buffer = vec![0; REREAD_BYTES.min(usize::try_from(to - from).unwrap_or(REREAD_BYTES))];
     let mut at = from;
     while at < to {

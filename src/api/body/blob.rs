@@ -1,0 +1,189 @@
+//! The body of a blob, wherever its bytes are.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::Stream as _;
+use http_body::{Frame, SizeHint};
+
+use super::file::FileBody;
+use crate::fetch::{Beyond, Feed, FillError, FillReader};
+use crate::mode::BlobContent;
+use crate::oci::ByteRange;
+
+/// The bytes of `range`, or all of them where nobody knows how many there are.
+pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>) -> Body {
+    let start = range.map_or(0, ByteRange::start);
+    match content {
+        BlobContent::None => Body::empty(),
+        BlobContent::File(file, lease) => {
+            let end = range.map_or(0, ByteRange::end);
+            Body::new(FileBody::new(file.into(), start, end).held_by(lease))
+        }
+        BlobContent::Filling(reader) => Body::new(GrowingBody::new(reader, start, range.map(ByteRange::end))),
+        BlobContent::Relay { feed, offset } => {
+            Body::new(RelayBody { feed, skip: start.saturating_sub(offset), left: range.map(ByteRange::len) })
+        }
+    }
+}
+
+/// Bytes straight from the upstream. A break is a body error: the client never takes the rest for complete.
+struct RelayBody {
+    feed: Box<Feed>,
+    /// Bytes before those that are wanted.
+    skip: u64,
+    /// Bytes still to be sent, if their number is known.
+    left: Option<u64>,
+}
+
+impl RelayBody {
+    /// The wanted part of a chunk.
+    fn cut(&mut self, mut chunk: Bytes) -> Bytes {
+        let skipped = usize::try_from(self.skip).map_or(chunk.len(), |skip| skip.min(chunk.len()));
+        let mut wanted = chunk.split_off(skipped);
+        self.skip -= skipped as u64;
+        if let Some(left) = &mut self.left {
+            wanted.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= wanted.len() as u64;
+        }
+        wanted
+    }
+}
+
+impl http_body::Body for RelayBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        loop {
+            if self.is_end_stream() {
+                return Poll::Ready(None);
+            }
+            return Poll::Ready(match ready!(Pin::new(&mut *self.feed).poll_next(context)) {
+                Some(Ok(chunk)) => {
+                    let wanted = self.cut(chunk);
+                    if wanted.is_empty() {
+                        continue;
+                    }
+                    Some(Ok(Frame::data(wanted)))
+                }
+                Some(Err(error)) => Some(Err(io::Error::other(error))),
+                None if self.left.is_some() || self.skip > 0 => Some(Err(too_short())),
+                None => None,
+            });
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+type Waiting = Pin<Box<dyn Future<Output = (FillReader, Result<Beyond, FillError>)> + Send>>;
+
+/// Bytes of a file that is being filled: what is there is read as from any file, what is not is waited for.
+struct GrowingBody {
+    /// What can be read now.
+    window: FileBody,
+    /// Offset behind the last byte that is wanted; `None`: the content's end, wherever that is.
+    end: Option<u64>,
+    source: Source,
+}
+
+enum Source {
+    Reader(FillReader),
+    Waiting(Waiting),
+    Relay(RelayBody),
+    /// The end was reached.
+    Ended,
+}
+
+impl GrowingBody {
+    fn new(reader: FillReader, start: u64, end: Option<u64>) -> Self {
+        Self { window: FileBody::new(reader.file(), start, start), end, source: Source::Reader(reader) }
+    }
+
+    /// Waits for what lies behind the window.
+    fn poll_beyond(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let offset = self.window.offset();
+        if let Source::Reader(_) = &self.source
+            && let Source::Reader(mut reader) = std::mem::replace(&mut self.source, Source::Ended)
+        {
+            self.source = Source::Waiting(Box::pin(async move {
+                let beyond = reader.beyond(offset).await;
+                (reader, beyond)
+            }));
+        }
+        let Source::Waiting(waiting) = &mut self.source else { return Poll::Ready(Ok(())) };
+        let (reader, beyond) = ready!(waiting.as_mut().poll(context));
+        match beyond {
+            Ok(Beyond::Upto(ready)) => {
+                self.window.extend(self.end.map_or(ready, |end| end.min(ready)));
+                self.source = Source::Reader(reader);
+            }
+            Ok(Beyond::End) if self.end.is_some() => return Poll::Ready(Err(too_short())),
+            Ok(Beyond::End) => self.source = Source::Ended,
+            Ok(Beyond::Relay(feed)) => {
+                let left = self.end.map(|end| end.saturating_sub(offset));
+                self.source = Source::Relay(RelayBody { feed, skip: 0, left });
+            }
+            Err(error) => return Poll::Ready(Err(io::Error::other(error))),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl http_body::Body for GrowingBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        loop {
+            if !self.window.is_end_stream() {
+                return Pin::new(&mut self.window).poll_frame(context);
+            }
+            if self.is_end_stream() {
+                return Poll::Ready(None);
+            }
+            if let Source::Relay(relay) = &mut self.source {
+                return Pin::new(relay).poll_frame(context);
+            }
+            ready!(self.poll_beyond(context))?;
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.window.is_end_stream()
+            && match &self.source {
+                Source::Relay(relay) => relay.is_end_stream(),
+                Source::Ended => true,
+                Source::Reader(_) | Source::Waiting(_) => self.end == Some(self.window.offset()),
+            }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.source, self.end) {
+            (Source::Relay(relay), _) if self.window.is_end_stream() => relay.size_hint(),
+            (_, Some(end)) => SizeHint::with_exact(end - self.window.offset()),
+            (_, None) => SizeHint::default(),
+        }
+    }
+}
+
+fn too_short() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the content is shorter than the upstream said")
+}

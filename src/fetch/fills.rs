@@ -1,0 +1,194 @@
+//! All fills that run: one per digest, shared by everyone who asks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::fill::{Fill, Progress, run};
+use super::reader::FillReader;
+use super::{FillError, Room, Source};
+use crate::oci::{Digest, RepoName};
+use crate::store::Store;
+use crate::telemetry::Metrics;
+
+/// How long the upstream may take for the head of an answer: containerd gives up on headers after 30 s.
+pub(super) const HEAD_BUDGET: Duration = Duration::from_secs(20);
+
+/// What bounds fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FillOptions {
+    /// Most fills at once; more wait.
+    pub at_once: usize,
+    /// The first wait before a broken fill is resumed; it doubles with every try without progress.
+    pub pause: Duration,
+}
+
+impl Default for FillOptions {
+    fn default() -> Self {
+        Self { at_once: 128, pause: Duration::from_millis(200) }
+    }
+}
+
+/// The fills of a store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fills(Arc<Shared>);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) store: Store,
+    pub(super) room: Room,
+    pub(super) metrics: Metrics,
+    pub(super) options: FillOptions,
+    pub(super) stop: CancellationToken,
+    pub(super) permits: Semaphore,
+    tasks: TaskTracker,
+    running: DashMap<Digest, Arc<Fill>>,
+}
+
+/// A content whose first bytes are there.
+#[derive(Debug)]
+pub struct Opened {
+    /// Reads it.
+    pub reader: FillReader,
+    /// Its length, if the upstream said it or it is whole.
+    pub length: Option<u64>,
+    /// Whether this call began the fill.
+    pub began: bool,
+}
+
+impl Shared {
+    /// Takes the fill off the list, unless another has taken its place.
+    pub(super) fn forget(&self, fill: &Fill) {
+        self.running.remove_if(&fill.digest(), |_, listed| std::ptr::eq(Arc::as_ptr(listed), fill));
+    }
+}
+
+impl Fills {
+    /// Fills `store`; tasks are spawned on `tasks` and end when `stop` is cancelled.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        room: Room,
+        metrics: Metrics,
+        options: FillOptions,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let permits = Semaphore::new(options.at_once);
+        Self(Arc::new(Shared { store, room, metrics, options, stop, permits, tasks, running: DashMap::new() }))
+    }
+
+    /// The store that is filled.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// The room that fills are given.
+    #[must_use]
+    pub fn room(&self) -> &Room {
+        &self.0.room
+    }
+
+    /// Joins the fill of `digest` or begins it, and waits until its first bytes can be read. The content becomes a blob
+    /// of `repo`. `vouched`: the upstream, or a stored manifest, said that the digest is that repository's; without it a
+    /// fill for another repository is not joined. Safe to drop: the fill goes on.
+    ///
+    /// # Errors
+    /// [`FillError`]; [`FillError::Timeout`] at the deadline.
+    pub async fn open(
+        &self,
+        source: &Source,
+        repo: &RepoName,
+        digest: Digest,
+        vouched: bool,
+        deadline: Instant,
+    ) -> Result<Opened, FillError> {
+        let (mut fill, mut began) = self.join(source, repo, digest, vouched)?;
+        if !began
+            && !fill.is_from(source)
+            && matches!(settled(&mut fill.follow(), deadline).await?, Progress::Failed(error) if error.is_unknown())
+        {
+            // Somebody else's upstream does not have it; ours may.
+            (fill, began) = self.join(source, repo, digest, vouched)?;
+        }
+        let lease = self.0.store.lease(digest);
+        let mut progress = fill.follow();
+        let length = match settled(&mut progress, deadline).await? {
+            Progress::Filling { length, .. } => length,
+            Progress::Whole { size } => Some(size),
+            Progress::Failed(error) => return Err(error),
+            Progress::Connecting => None,
+        };
+        let Some(file) = fill.file() else { return Err(FillError::Stopping) };
+        let reader = FillReader::new(fill, progress, file, source.clone(), lease);
+        Ok(Opened { reader, length, began })
+    }
+
+    /// The length of the content if it is being filled for `repo` and the upstream has said it.
+    #[must_use]
+    pub fn length(&self, repo: &RepoName, digest: &Digest) -> Option<u64> {
+        let fill = self.0.running.get(digest).map(|fill| Arc::clone(fill.value()))?;
+        if fill.is_for(repo) { fill.length() } else { None }
+    }
+
+    fn join(
+        &self,
+        source: &Source,
+        repo: &RepoName,
+        digest: Digest,
+        vouched: bool,
+    ) -> Result<(Arc<Fill>, bool), FillError> {
+        match self.0.running.entry(digest) {
+            Entry::Occupied(running) => {
+                let fill = Arc::clone(running.get());
+                if !vouched && !fill.is_for(repo) {
+                    return Err(FillError::Unvouched(Box::new(digest)));
+                }
+                fill.add(repo);
+                Ok((fill, false))
+            }
+            Entry::Vacant(free) => {
+                let fill = Arc::new(Fill::new(digest, source.clone(), repo.clone()));
+                free.insert(Arc::clone(&fill));
+                let ending = Ending { shared: Arc::clone(&self.0), fill: Arc::clone(&fill) };
+                let shared = Arc::clone(&self.0);
+                let task = Arc::clone(&fill);
+                self.0.tasks.spawn(async move {
+                    let ending = ending;
+                    run(&shared, &task).await;
+                    drop(ending);
+                });
+                Ok((fill, true))
+            }
+        }
+    }
+}
+
+/// What a fill is once the upstream has answered.
+async fn settled(progress: &mut watch::Receiver<Progress>, deadline: Instant) -> Result<Progress, FillError> {
+    let answered = progress.wait_for(|progress| !matches!(progress, Progress::Connecting));
+    let answered = tokio::time::timeout_at(deadline, answered).await.map_err(|_| FillError::Timeout)?;
+    Ok(answered.map_err(|_| FillError::Stopping)?.clone())
+}
+
+/// Takes a fill off the list, however it ends.
+struct Ending {
+    shared: Arc<Shared>,
+    fill: Arc<Fill>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.shared.forget(&self.fill);
+        // Nobody waits for ever if the task panicked.
+        self.fill.fail_if_unfinished(FillError::Stopping);
+    }
+}

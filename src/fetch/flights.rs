@@ -1,0 +1,66 @@
+//! One piece of work at a time per key, and everyone who asks meanwhile gets its outcome.
+
+use std::hash::Hash;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+/// Work in progress by key. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Flights<K: Eq + Hash, V> {
+    running: Arc<DashMap<K, watch::Receiver<Option<V>>>>,
+    tasks: TaskTracker,
+}
+
+impl<K, V> Flights<K, V>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Work is spawned on `tasks`.
+    #[must_use]
+    pub fn new(tasks: TaskTracker) -> Self {
+        Self { running: Arc::new(DashMap::new()), tasks }
+    }
+
+    /// The outcome of the work for `key`: of the work that runs, or of `work`, which then runs to its end even if the
+    /// caller is dropped. Says whether this caller began it. `None`: the work panicked.
+    pub async fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> (Option<V>, bool)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let (mut outcome, began) = match self.running.entry(key.clone()) {
+            Entry::Occupied(running) => (running.get().clone(), false),
+            Entry::Vacant(free) => {
+                let (sender, receiver) = watch::channel(None);
+                free.insert(receiver.clone());
+                let landing = Landing { running: Arc::clone(&self.running), key };
+                let work = work();
+                self.tasks.spawn(async move {
+                    let value = work.await;
+                    // Off the list first: who comes from now on sees what the work has stored.
+                    drop(landing);
+                    sender.send_replace(Some(value));
+                });
+                (receiver, true)
+            }
+        };
+        let value = outcome.wait_for(Option::is_some).await.ok().and_then(|value| value.clone());
+        (value, began)
+    }
+}
+
+/// Takes work off the list, however it ends.
+struct Landing<K: Eq + Hash, V> {
+    running: Arc<DashMap<K, watch::Receiver<Option<V>>>>,
+    key: K,
+}
+
+impl<K: Eq + Hash, V> Drop for Landing<K, V> {
+    fn drop(&mut self) {
+        self.running.remove(&self.key);
+    }
+}

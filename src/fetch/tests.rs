@@ -1,0 +1,49 @@
+//! Work done once for many. Fills are tested against a scripted upstream in `tests/it`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt as _;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use super::Flights;
+
+#[tokio::test]
+async fn many_who_ask_get_the_outcome_of_one_piece_of_work() {
+    let flights: Flights<&str, usize> = Flights::new(TaskTracker::new());
+    let (runs, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let ask = || {
+        let (flights, runs, go) = (flights.clone(), Arc::clone(&runs), Arc::clone(&go));
+        async move {
+            let work = || async move {
+                let _ = go.acquire().await;
+                runs.fetch_add(1, Ordering::SeqCst) + 1
+            };
+            flights.join("key", work).await
+        }
+    };
+    // The first one gives up: the work goes on without it.
+    {
+        let mut first = Box::pin(ask());
+        assert!(first.as_mut().now_or_never().is_none());
+    }
+    let mut waiting: Vec<_> = (0..50).map(|_| Box::pin(ask())).collect();
+    for one in &mut waiting {
+        assert!(one.as_mut().now_or_never().is_none());
+    }
+    go.add_permits(1);
+    for one in waiting {
+        assert_eq!(one.await, (Some(1), false));
+    }
+    go.add_permits(1);
+    assert_eq!(ask().await, (Some(2), true), "what has ended is not joined");
+}
+
+#[tokio::test]
+async fn work_that_panics_keeps_nobody_waiting() {
+    let flights: Flights<u8, u8> = Flights::new(TaskTracker::new());
+    let (outcome, began) = flights.join(1, || async { panic!("on purpose") }).await;
+    assert_eq!((outcome, began), (None, true));
+    assert_eq!(flights.join(1, || async { 2 }).await, (Some(2), true));
+}

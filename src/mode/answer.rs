@@ -1,0 +1,101 @@
+//! What a mode answers with, before HTTP makes an answer of it.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::fetch::{Feed, FillReader};
+use crate::oci::{Digest, RangeSpec};
+use crate::store::{Lease, StoredManifest};
+use crate::telemetry::CacheOutcome;
+
+/// How an answer came about. Mode Local has nothing to say of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct How {
+    /// From where.
+    pub outcome: Option<CacheOutcome>,
+    /// How long ago the upstream said so, if it could not be asked now.
+    pub age: Option<Duration>,
+}
+
+impl From<CacheOutcome> for How {
+    fn from(outcome: CacheOutcome) -> Self {
+        Self { outcome: Some(outcome), age: None }
+    }
+}
+
+/// An answer and how it came about.
+#[derive(Clone, Debug)]
+pub struct Served<T> {
+    /// The answer.
+    pub value: T,
+    /// How it came about.
+    pub how: How,
+}
+
+impl<T> Served<T> {
+    /// An answer.
+    pub fn new(value: T, how: impl Into<How>) -> Self {
+        Self { value, how: how.into() }
+    }
+
+    /// The same, with another value.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Served<U> {
+        Served { value: change(self.value), how: self.how }
+    }
+}
+
+/// A manifest to be served.
+#[derive(Clone, Debug)]
+pub struct ServedManifest {
+    /// Digest of the bytes.
+    pub digest: Digest,
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Their media type.
+    pub media_type: Cow<'static, str>,
+}
+
+impl From<StoredManifest> for ServedManifest {
+    fn from(stored: StoredManifest) -> Self {
+        Self { digest: stored.digest, bytes: stored.bytes, media_type: Cow::Borrowed(stored.manifest.kind.as_str()) }
+    }
+}
+
+/// What is wanted of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Only the facts, no bytes.
+    pub head: bool,
+    /// Only this part, where a mode can save the rest.
+    pub range: Option<RangeSpec>,
+}
+
+/// A blob to be served.
+#[derive(Debug)]
+pub struct ServedBlob {
+    /// Its length in bytes; `None`: the upstream did not say it.
+    pub size: Option<u64>,
+    /// Where its bytes are.
+    pub content: BlobContent,
+}
+
+/// Where the bytes of a blob are.
+#[derive(Debug)]
+pub enum BlobContent {
+    /// None were wanted.
+    None,
+    /// In a file.
+    File(File, Option<Lease>),
+    /// In a file that grows.
+    Filling(FillReader),
+    /// On their way from the upstream, beginning at `offset`.
+    Relay {
+        /// The bytes. The first of them are there.
+        feed: Box<Feed>,
+        /// Where in the blob they begin.
+        offset: u64,
+    },
+}

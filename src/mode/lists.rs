@@ -1,0 +1,77 @@
+//! Lists as an upstream gives them, cut into our pages.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::oci::Digest;
+use crate::store::{Page, Referrer};
+
+/// The page of a sorted list after `last`, at most `limit` entries.
+pub(super) fn page(sorted: &[String], last: Option<&str>, limit: usize) -> Page {
+    let start = last.map_or(0, |last| sorted.partition_point(|entry| entry.as_str() <= last));
+    let end = start.saturating_add(limit).min(sorted.len());
+    Page { entries: sorted[start..end].to_vec(), more: end < sorted.len() }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    digest: Digest,
+    artifact_type: Option<String>,
+}
+
+/// The descriptors of a referrers list that can be read, in order of digest and each once.
+pub(super) fn referrers(descriptors: &[Box<RawValue>]) -> Vec<Referrer> {
+    let mut referrers: Vec<Referrer> = descriptors
+        .iter()
+        .filter_map(|descriptor| {
+            let entry: Entry = serde_json::from_str(descriptor.get()).ok()?;
+            let descriptor = bytes::Bytes::copy_from_slice(descriptor.get().as_bytes());
+            Some(Referrer { digest: entry.digest, descriptor, artifact_type: entry.artifact_type })
+        })
+        .collect();
+    referrers.sort_by_key(|referrer| referrer.digest);
+    referrers.dedup_by_key(|referrer| referrer.digest);
+    referrers
+}
+
+/// The entries after `last`, at most `limit`.
+pub(super) fn after(referrers: Vec<Referrer>, last: Option<Digest>, limit: usize) -> Vec<Referrer> {
+    referrers.into_iter().filter(|referrer| last.is_none_or(|last| referrer.digest > last)).take(limit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::oci::Algorithm;
+
+    proptest! {
+        #[test]
+        fn pages_put_together_are_the_list(tags in proptest::collection::btree_set("[a-c]{1,3}", 0..20), limit in 1_usize..5) {
+            let sorted: Vec<String> = tags.into_iter().collect();
+            let mut all: Vec<String> = Vec::new();
+            loop {
+                let page = page(&sorted, all.last().map(String::as_str), limit);
+                prop_assert!(page.entries.len() <= limit);
+                all.extend(page.entries);
+                if !page.more {
+                    break;
+                }
+            }
+            prop_assert_eq!(all, sorted);
+        }
+    }
+
+    #[test]
+    fn descriptors_are_kept_as_they_came() {
+        let digest = Algorithm::Sha256.digest(b"a");
+        let text = format!(r#"{{"digest":"{digest}","size":1,"artifactType":"a/b","x":[1]}}"#);
+        let raw = |text: &str| RawValue::from_string(text.into()).unwrap();
+        let found = referrers(&[raw(&text), raw("{}"), raw(&text)]);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].descriptor.as_ref(), found[0].artifact_type.as_deref()), (text.as_bytes(), Some("a/b")));
+        assert!(after(found, Some(digest), 5).is_empty());
+    }
+}

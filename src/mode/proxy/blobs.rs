@@ -1,0 +1,110 @@
+//! Blobs through the cache.
+
+use tokio::time::Instant;
+
+use super::{Asked, Proxy};
+use crate::fetch::{FillError, Source};
+use crate::mode::mapping::Home;
+use crate::mode::relay::{blob_error, relay};
+use crate::mode::{BUDGET, BlobContent, ModeError, Served, ServedBlob, Want};
+use crate::oci::{Digest, RepoName};
+use crate::store::{StoreError, StoredBlob};
+use crate::telemetry::CacheOutcome;
+
+impl Proxy {
+    pub(in crate::mode) async fn blob(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        want: Want,
+    ) -> Result<Served<ServedBlob>, ModeError> {
+        let home = self.0.mapping.home(repo)?;
+        if let Some(hit) = self.stored_blob(&home, digest).await? {
+            return Ok(hit);
+        }
+        let asked = Asked::Blob(home.cached.clone(), digest);
+        if self.is_unknown(&asked) {
+            return Err(StoreError::BlobUnknown.into());
+        }
+        let source = self.source(&home);
+        let fetched = self.fetch_blob(&home, &source, digest, want).await;
+        if matches!(fetched, Err(ModeError::Store(StoreError::BlobUnknown))) {
+            self.note_unknown(asked);
+        }
+        fetched
+    }
+
+    async fn stored_blob(&self, home: &Home<'_>, digest: Digest) -> Result<Option<Served<ServedBlob>>, ModeError> {
+        // The lease first: what is about to be opened is not evicted in between.
+        let lease = self.store().lease(digest);
+        match self.store().blob(&home.cached, digest).await {
+            Ok(StoredBlob { file, size, .. }) => {
+                let content = BlobContent::File(file, Some(lease));
+                Ok(Some(Served::new(ServedBlob { size: Some(size), content }, CacheOutcome::Hit)))
+            }
+            Err(StoreError::BlobUnknown) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn fetch_blob(
+        &self,
+        home: &Home<'_>,
+        source: &Source,
+        digest: Digest,
+        want: Want,
+    ) -> Result<Served<ServedBlob>, ModeError> {
+        let deadline = Instant::now() + BUDGET;
+        let mut vouched = false;
+        if self.store().has_content(digest).await? {
+            // Another repository has it; this one may have it if somebody says that it belongs here.
+            self.vouch(home, source, digest, deadline).await?;
+            vouched = true;
+            if self.store().mount_blob(None, &home.cached, digest).await?
+                && let Some(hit) = self.stored_blob(home, digest).await?
+            {
+                return Ok(hit);
+            }
+        }
+        if want.head {
+            if let Some(size) = self.0.fills.length(&home.cached, &digest) {
+                let facts = ServedBlob { size: Some(size), content: BlobContent::None };
+                return Ok(Served::new(facts, CacheOutcome::Joined));
+            }
+            return Ok(Served::new(relay(source, &digest, want, deadline).await?, CacheOutcome::Relayed));
+        }
+        loop {
+            match self.0.fills.open(source, &home.cached, digest, vouched, deadline).await {
+                Ok(opened) => {
+                    let outcome = if opened.began { CacheOutcome::Filled } else { CacheOutcome::Joined };
+                    let served = ServedBlob { size: opened.length, content: BlobContent::Filling(opened.reader) };
+                    return Ok(Served::new(served, outcome));
+                }
+                Err(FillError::Unvouched(_)) => {
+                    self.vouch(home, source, digest, deadline).await?;
+                    vouched = true;
+                }
+                // The store takes nothing: pulls go on without it.
+                Err(FillError::Store(StoreError::Full(_) | StoreError::Io { .. })) => {
+                    let served = relay(source, &digest, want, Instant::now() + BUDGET).await?;
+                    return Ok(Served::new(served, CacheOutcome::Bypassed));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Makes sure that the digest is the repository's: a manifest stored there names it, or the upstream has it there.
+    async fn vouch(
+        &self,
+        home: &Home<'_>,
+        source: &Source,
+        digest: Digest,
+        deadline: Instant,
+    ) -> Result<(), ModeError> {
+        if !self.store().is_named(&home.cached, digest).await? {
+            source.upstream.blob_size(home.child, &digest, deadline).await.map_err(blob_error)?;
+        }
+        Ok(())
+    }
+}

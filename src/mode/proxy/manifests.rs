@@ -1,0 +1,236 @@
+//! Manifests and tags through the cache.
+
+use std::sync::Arc;
+use tokio::time::Instant;
+
+use super::{Asked, Proxy, REVALIDATION, fault, joined};
+use crate::clock;
+use crate::mode::direct::passed_on;
+use crate::mode::relay::manifest_error;
+use crate::mode::{BUDGET, ModeError, Served, ServedManifest};
+use crate::oci::{Manifest, Reference, RepoName, Tag};
+use crate::store::{StoreError, StoredManifest, VerifiedTag};
+use crate::telemetry::{CacheOutcome, with_causes};
+use crate::upstream::UpstreamManifest;
+
+impl Proxy {
+    pub(in crate::mode) async fn manifest(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> Result<Served<ServedManifest>, ModeError> {
+        let home = self.0.mapping.home(repo)?;
+        if let Some(hit) = self.believed(&home.cached, reference).await? {
+            return Ok(hit);
+        }
+        if self.is_unknown(&Asked::Manifest(home.cached.clone(), reference.clone())) {
+            return Err(StoreError::ManifestUnknown.into());
+        }
+        let (proxy, child) = (self.clone(), home.child.to_owned());
+        let (cached, wanted) = (home.cached.clone(), reference.clone());
+        let fetch = || async move { proxy.fetch_manifest(&child, &cached, &wanted).await };
+        let (outcome, began) = self.0.manifests.join((home.cached, reference.clone()), fetch).await;
+        Ok(joined(outcome.unwrap_or_else(|| Err(fault()))?, began))
+    }
+
+    /// What is stored and needs no question to the upstream.
+    async fn believed(
+        &self,
+        cached: &RepoName,
+        reference: &Reference,
+    ) -> Result<Option<Served<ServedManifest>>, ModeError> {
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => match self.verified(cached, tag).await? {
+                Some(tag) if self.is_fresh(tag.verified) => tag.digest,
+                _ => return Ok(None),
+            },
+        };
+        let stored = self.stored(cached, &Reference::Digest(digest)).await?;
+        Ok(stored.map(|stored| Served::new(stored.into(), CacheOutcome::Hit)))
+    }
+
+    async fn stored(&self, cached: &RepoName, reference: &Reference) -> Result<Option<StoredManifest>, ModeError> {
+        match self.store().manifest(cached, reference).await {
+            Ok(stored) => {
+                self.store().note_use(stored.digest);
+                Ok(Some(stored))
+            }
+            Err(StoreError::ManifestUnknown) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Where a tag pointed when the upstream was asked last.
+    async fn verified(&self, cached: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, ModeError> {
+        let key = (cached.clone(), tag.clone());
+        if let Some(known) = self.0.tags.get(&key) {
+            return Ok(Some(known));
+        }
+        let known = self.store().verified_tag(cached, tag).await?;
+        if let Some(known) = known {
+            self.0.tags.insert(key, known);
+        }
+        Ok(known)
+    }
+
+    async fn fetch_manifest(
+        &self,
+        child: &str,
+        cached: &RepoName,
+        reference: &Reference,
+    ) -> Result<Served<ServedManifest>, ModeError> {
+        if let Some(hit) = self.believed(cached, reference).await? {
+            return Ok(hit);
+        }
+        let fetched = match reference {
+            Reference::Digest(_) => self.fetch_whole(child, cached, reference).await,
+            Reference::Tag(tag) => self.fetch_tag(child, cached, tag).await,
+        };
+        if matches!(fetched, Err(ModeError::Store(StoreError::ManifestUnknown))) {
+            self.note_unknown(Asked::Manifest(cached.clone(), reference.clone()));
+        }
+        fetched
+    }
+
+    async fn fetch_whole(
+        &self,
+        child: &str,
+        cached: &RepoName,
+        reference: &Reference,
+    ) -> Result<Served<ServedManifest>, ModeError> {
+        let deadline = Instant::now() + BUDGET;
+        let found = self.0.upstream.manifest(child, reference, deadline).await.map_err(manifest_error)?;
+        let tag = match reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
+        };
+        Ok(self.keep(child, cached, found, tag).await)
+    }
+
+    async fn fetch_tag(&self, child: &str, cached: &RepoName, tag: &Tag) -> Result<Served<ServedManifest>, ModeError> {
+        let known = match self.verified(cached, tag).await? {
+            Some(known) => self.stored(cached, &Reference::Digest(known.digest)).await?.map(|stored| (known, stored)),
+            None => None,
+        };
+        let Some((known, stored)) = known else {
+            return self.fetch_whole(child, cached, &Reference::Tag(tag.clone())).await;
+        };
+        match self.revalidate(child, cached, tag, &known, stored.clone()).await {
+            Err(ModeError::Store(StoreError::ManifestUnknown)) => {
+                self.forget(cached, tag).await?;
+                Err(StoreError::ManifestUnknown.into())
+            }
+            Err(error) => match self.stale(&error, known.verified) {
+                Some(stale) => Ok(stale.map(|()| stored.into())),
+                None => Err(error),
+            },
+            revalidated => revalidated,
+        }
+    }
+
+    /// Asks where the tag points now, and fetches what it points at if that is not stored.
+    async fn revalidate(
+        &self,
+        child: &str,
+        cached: &RepoName,
+        tag: &Tag,
+        known: &VerifiedTag,
+        stored: StoredManifest,
+    ) -> Result<Served<ServedManifest>, ModeError> {
+        let upstream = &self.0.upstream;
+        let resolved = upstream.resolve(child, tag, Instant::now() + REVALIDATION).await.map_err(manifest_error)?;
+        if resolved.digest == known.digest {
+            self.store().verify_tag(cached, tag).await?;
+            self.note_tag(cached, tag, *known);
+            return Ok(Served::new(stored.into(), CacheOutcome::Revalidated));
+        }
+        let by_digest = Reference::Digest(resolved.digest);
+        if let Some(moved_to) = self.stored(cached, &by_digest).await? {
+            // A tag that went back to what is known: its bytes are here.
+            return Ok(self.keep_stored(cached, moved_to, tag).await);
+        }
+        let deadline = Instant::now() + BUDGET.saturating_sub(REVALIDATION);
+        let found = match resolved.manifest {
+            Some(found) => found,
+            None => match upstream.manifest(child, &by_digest, deadline).await.map_err(manifest_error) {
+                // It moved on, or this upstream knows it by its tag only.
+                Err(ModeError::Store(StoreError::ManifestUnknown)) => {
+                    let by_tag = Reference::Tag(tag.clone());
+                    upstream.manifest(child, &by_tag, deadline).await.map_err(manifest_error)?
+                }
+                found => found?,
+            },
+        };
+        Ok(self.keep(child, cached, found, Some(tag)).await)
+    }
+
+    /// Stores what came, and serves it whether or not that worked.
+    async fn keep(
+        &self,
+        child: &str,
+        cached: &RepoName,
+        found: UpstreamManifest,
+        tag: Option<&Tag>,
+    ) -> Served<ServedManifest> {
+        self.note_seen(child, found.digest);
+        let manifest = match Manifest::parse(None, &found.bytes) {
+            Ok(manifest) => Arc::new(manifest),
+            Err(error) => {
+                tracing::info!(digest = %found.digest, repository = child, %error, "a manifest of the upstream is passed on and not kept");
+                return Served::new(passed_on(found), CacheOutcome::Bypassed);
+            }
+        };
+        let stored = StoredManifest { digest: found.digest, bytes: found.bytes, manifest };
+        self.keep_all(cached, stored, tag, CacheOutcome::Filled).await
+    }
+
+    async fn keep_stored(&self, cached: &RepoName, stored: StoredManifest, tag: &Tag) -> Served<ServedManifest> {
+        self.keep_all(cached, stored, Some(tag), CacheOutcome::Revalidated).await
+    }
+
+    async fn keep_all(
+        &self,
+        cached: &RepoName,
+        stored: StoredManifest,
+        tag: Option<&Tag>,
+        outcome: CacheOutcome,
+    ) -> Served<ServedManifest> {
+        let put = || self.store().put_manifest(cached, stored.clone(), tag.cloned().into_iter().collect());
+        let kept = match put().await {
+            Err(StoreError::Full(_)) => match self.0.fills.room().make(stored.bytes.len() as u64).await {
+                Ok(()) => put().await,
+                Err(error) => Err(error),
+            },
+            kept => kept,
+        };
+        let digest = stored.digest;
+        match kept {
+            Ok(()) => {
+                self.store().note_use(digest);
+                if let Some(tag) = tag {
+                    self.note_tag(cached, tag, VerifiedTag { digest, verified: clock::now() });
+                }
+                Served::new(stored.into(), outcome)
+            }
+            Err(error) => {
+                tracing::warn!(%digest, error = %with_causes(&error), "a manifest is passed on and could not be kept");
+                Served::new(stored.into(), CacheOutcome::Bypassed)
+            }
+        }
+    }
+
+    fn note_tag(&self, cached: &RepoName, tag: &Tag, known: VerifiedTag) {
+        let known = VerifiedTag { verified: clock::now(), ..known };
+        self.0.tags.insert((cached.clone(), tag.clone()), known);
+    }
+
+    /// The upstream has no such tag: it is no longer ours either.
+    async fn forget(&self, cached: &RepoName, tag: &Tag) -> Result<(), ModeError> {
+        self.0.tags.remove(&(cached.clone(), tag.clone()));
+        match self.store().delete_manifest(cached, &Reference::Tag(tag.clone())).await {
+            Ok(()) | Err(StoreError::ManifestUnknown) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Contents on their way in from an upstream: one file per digest, which survives a restart and grows from where it was.
+//!
+//! The file's length is the truth; taken up again it is hashed anew, so a torn write of a killed server can't hide. One
+//! holder at a time writes a fill; readers read the same file beside it, and go on reading it after it was committed.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashSet;
+use fail::fail_point;
+
+use super::contents::{Shelf, stat};
+use super::durable::Temporary;
+use super::layout::{Layout, Membership};
+use super::uploads::{hash_range, older};
+use super::{Inner, StoreError, change};
+use crate::clock::Timestamp;
+use crate::oci::{Algorithm, Digest, Hasher, RepoName};
+
+/// The digests that are being written by somebody.
+#[derive(Debug, Default)]
+pub(super) struct Fills {
+    held: DashSet<Digest>,
+}
+
+/// A content that is not whole yet, held by one writer.
+///
+/// Safe to drop at any point: what was appended stays, and [`super::Store::begin_fill`] takes it up again.
+#[derive(Debug)]
+pub struct PartialBlob(Arc<Partial>);
+
+#[derive(Debug)]
+struct Partial {
+    store: Arc<Inner>,
+    digest: Digest,
+    path: PathBuf,
+    file: Arc<File>,
+    written: AtomicU64,
+    hasher: Mutex<Hasher>,
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        self.store.fills.held.remove(&self.digest);
+    }
+}
+
+impl Fills {
+    /// Removes fills that nobody holds and that got no byte for longer than `idle`, or all of them; says how many and
+    /// how many bytes. Blocking.
+    pub(super) fn reap(
+        &self,
+        shelf: Shelf<'_>,
+        idle: Option<Duration>,
+        now: Timestamp,
+    ) -> Result<(usize, u64), StoreError> {
+        let (mut reaped, mut bytes) = (0, 0);
+        for (digest, path) in on_disk(shelf.layout)? {
+            let Some(facts) = stat(&path)? else { continue };
+            let length = facts.len();
+            if idle.is_some_and(|idle| !older(Some(facts), idle, now)) || !self.held.insert(digest) {
+                continue;
+            }
+            let removed = shelf.disk.unlink(&path);
+            self.held.remove(&digest);
+            if removed? {
+                shelf.space.refund_upload(length);
+                reaped += 1;
+                bytes += length;
+            }
+        }
+        Ok((reaped, bytes))
+    }
+}
+
+/// Takes up the fill of `digest` or begins it, and holds it; blocking.
+pub(super) fn begin(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
+    if !store.fills.held.insert(digest) {
+        return Err(StoreError::FillBusy(Box::new(digest)));
+    }
+    let opened = open(store, digest);
+    if opened.is_err() {
+        store.fills.held.remove(&digest);
+    }
+    opened
+}
+
+fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
+    let path = store.layout.fill(&digest);
+    let file = match open_file(&path) {
+        Err(StoreError::Io { source, .. }) if super::durable::is_absence(&source) => {
+            store.disk.make_folder(&store.layout.fills_of(digest.algorithm()))?;
+            open_file(&path)?
+        }
+        opened => opened?,
+    };
+    let written = file.metadata().map_err(StoreError::io("stat", &path))?.len();
+    let mut hasher = Hasher::new(digest.algorithm());
+    hash_range(&file, &path, &mut hasher, 0, written)?;
+    Ok(PartialBlob(Arc::new(Partial {
+        store: Arc::clone(store),
+        digest,
+        path,
+        file: Arc::new(file),
+        written: AtomicU64::new(written),
+        hasher: Mutex::new(hasher),
+    })))
+}
+
+fn open_file(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(path)
+        .map_err(StoreError::io("open", path))
+}
+
+impl PartialBlob {
+    /// Bytes stored so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.0.written.load(Ordering::Acquire)
+    }
+
+    /// The file, for reading what was written; it stays readable whatever becomes of the fill.
+    #[must_use]
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.0.file)
+    }
+
+    /// Whether `bytes` more would be taken now.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        self.0.store.space.admit(bytes)
+    }
+
+    /// Appends content. When it answers, the bytes can be read from [`PartialBlob::file`] (not yet synced).
+    /// Cancelled: the bytes handed over are appended all the same.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] (what was appended before stays), or of the disk.
+    pub async fn append(&self, content: Vec<Bytes>) -> Result<(), StoreError> {
+        let partial = Arc::clone(&self.0);
+        change(Arc::clone(&self.0.store), move |_| partial.append(&content)).await
+    }
+
+    /// Throws away what was stored, to begin at the first byte again.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn restart(&self) -> Result<(), StoreError> {
+        let partial = Arc::clone(&self.0);
+        change(Arc::clone(&self.0.store), move |store| {
+            let mut hasher = lock(&partial.hasher);
+            partial.file.set_len(0).map_err(StoreError::io("cut", &partial.path))?;
+            store.space.refund_upload(partial.written.swap(0, Ordering::AcqRel));
+            *hasher = Hasher::new(partial.digest.algorithm());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether what was stored is the content of the digest.
+    ///
+    /// # Errors
+    /// [`StoreError::DigestMismatch`].
+    pub fn verify(&self) -> Result<(), StoreError> {
+        let actual = lock(&self.0.hasher).clone().finish();
+        if actual == self.0.digest {
+            return Ok(());
+        }
+        Err(StoreError::DigestMismatch { expected: Box::new(self.0.digest), actual: Box::new(actual) })
+    }
+
+    /// Makes the verified content a blob of `repositories`, durably. Runs to its end even if the caller is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::DigestMismatch`], or of the disk; the fill is gone then.
+    pub async fn commit(self, repositories: Vec<RepoName>) -> Result<(), StoreError> {
+        let partial = self.0;
+        change(Arc::clone(&partial.store), move |_| partial.commit(&repositories)).await
+    }
+
+    /// Ends the fill and removes what it stored.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn discard(self) -> Result<(), StoreError> {
+        let partial = self.0;
+        change(Arc::clone(&partial.store), move |store| {
+            let removed = store.disk.unlink(&partial.path)?;
+            if removed {
+                store.space.refund_upload(partial.written.load(Ordering::Acquire));
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Partial {
+    fn append(&self, content: &[Bytes]) -> Result<(), StoreError> {
+        let length = content.iter().map(|piece| piece.len() as u64).sum();
+        let mut hasher = lock(&self.hasher);
+        self.store.space.charge_upload(length)?;
+        let offset = self.written.load(Ordering::Acquire);
+        let mut at = offset;
+        for piece in content {
+            if let Err(error) = self.file.write_all_at(piece, at) {
+                // Bytes behind the offset would be taken for content by the next start.
+                let _ = self.file.set_len(offset);
+                self.store.space.refund_upload(length);
+                return Err(StoreError::io("write", &self.path)(error));
+            }
+            at += piece.len() as u64;
+        }
+        for piece in content {
+            hasher.update(piece);
+        }
+        self.written.store(at, Ordering::Release);
+        fail_point!("store::fill::after_append");
+        Ok(())
+    }
+
+    fn commit(&self, repositories: &[RepoName]) -> Result<(), StoreError> {
+        let Some((first, others)) = repositories.split_first() else {
+            return Err(StoreError::Bug("a content for no repository".into()));
+        };
+        let size = self.written.load(Ordering::Acquire);
+        fail_point!("store::fill::before_sync");
+        let stored = self.store.disk.sync(&self.file, &self.path).and_then(|()| {
+            let shelf = self.store.shelf();
+            shelf.add(Temporary::adopt(self.path.clone()), size, first, Membership::Blob, &self.digest)?;
+            for other in others {
+                shelf.mount(Some(first), other, &self.digest)?;
+            }
+            Ok(())
+        });
+        // Renamed, or gone with the temporary: its bytes are the content's now.
+        if stat(&self.path)?.is_none() {
+            self.store.space.refund_upload(size);
+        }
+        stored
+    }
+}
+
+/// The fills that have a file.
+fn on_disk(layout: &Layout) -> Result<Vec<(Digest, PathBuf)>, StoreError> {
+    let mut found = Vec::new();
+    for algorithm in Algorithm::ALL {
+        let folder = layout.fills_of(algorithm);
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if super::durable::is_absence(&error) => continue,
+            Err(error) => return Err(StoreError::io("read", &folder)(error)),
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if let Some(digest) = name.to_str().and_then(|hex| Digest::from_hex(algorithm, hex).ok()) {
+                found.push((digest, entry.path()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes of all fills on disk; for the start.
+pub(super) fn bytes_on_disk(layout: &Layout) -> Result<u64, StoreError> {
+    let mut bytes = 0;
+    for (_, path) in on_disk(layout)? {
+        bytes += stat(&path)?.map_or(0, |facts| facts.len());
+    }
+    Ok(bytes)
+}
+
+fn lock(hasher: &Mutex<Hasher>) -> std::sync::MutexGuard<'_, Hasher> {
+    hasher.lock().unwrap_or_else(PoisonError::into_inner)
+}

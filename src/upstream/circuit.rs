@@ -1,0 +1,243 @@
+//! A circuit per host: who was down a moment ago is not asked, so that nobody waits for a dial that fails.
+//!
+//! Nothing runs by itself: the first request after a pause sets off one trial in the background.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use reqwest::Url;
+use tokio::time::Instant;
+
+use super::error::{Facts, UpstreamError};
+use super::options::UpstreamLimits;
+use crate::telemetry::Metrics;
+
+/// Hosts that are kept track of: an upstream can redirect to any number of them.
+const MAX_HOSTS: usize = 256;
+
+/// The circuits of all hosts. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Circuits(Arc<Inner>);
+
+struct Inner {
+    hosts: DashMap<String, Arc<Mutex<Host>>>,
+    open: AtomicU64,
+    metrics: Metrics,
+    failures: u32,
+    pause: Duration,
+    pause_max: Duration,
+}
+
+#[derive(Default)]
+struct Host {
+    /// Failures to connect since the last answer.
+    failures: u32,
+    last_answer: Option<Instant>,
+    open: Option<Open>,
+}
+
+struct Open {
+    why: UpstreamError,
+    since: Instant,
+    pause: Duration,
+    next_trial: Instant,
+    trial_runs: bool,
+}
+
+/// What to do with a request.
+pub(super) enum Admission {
+    /// Send it.
+    Closed,
+    /// Answer it with this.
+    Open(UpstreamError),
+    /// Set off the trial; until it succeeds, the answer is this.
+    Trial(Trial, UpstreamError),
+}
+
+/// The right to find out whether a host is back. Dropped without [`Trial::succeeded`] it counts as failed.
+pub(super) struct Trial {
+    circuits: Circuits,
+    key: String,
+}
+
+/// How a request failed before an answer came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No connection.
+    Connect,
+    /// No answer in time.
+    Slow,
+    /// Says nothing about whether the host is up.
+    Other,
+}
+
+impl Circuits {
+    pub(super) fn new(limits: &UpstreamLimits, metrics: Metrics) -> Self {
+        metrics.upstream_circuits_open(0);
+        Self(Arc::new(Inner {
+            hosts: DashMap::new(),
+            open: AtomicU64::new(0),
+            metrics,
+            failures: limits.circuit_failures.max(1),
+            pause: limits.circuit_pause,
+            pause_max: limits.circuit_pause_max,
+        }))
+    }
+
+    /// What a circuit belongs to.
+    pub(super) fn key(url: &Url) -> String {
+        url.origin().ascii_serialization()
+    }
+
+    fn host(&self, key: &str) -> Arc<Mutex<Host>> {
+        if let Some(host) = self.0.hosts.get(key) {
+            return Arc::clone(&host);
+        }
+        if self.0.hosts.len() >= MAX_HOSTS {
+            self.0.hosts.retain(|_, host| locked(host).open.is_some());
+        }
+        Arc::clone(&self.0.hosts.entry(key.to_owned()).or_default())
+    }
+
+    pub(super) fn admit(&self, key: &str) -> Admission {
+        let host = self.host(key);
+        let mut host = locked(&host);
+        let Some(open) = &mut host.open else { return Admission::Closed };
+        let now = Instant::now();
+        let why = open.why.facts();
+        let ago = now.saturating_duration_since(open.since).as_secs();
+        let facts = Facts {
+            what: format!("is not asked, its circuit is open since {ago} s: it {}", why.what),
+            circuit_open: true,
+            again: false,
+            ..why.clone()
+        };
+        if open.trial_runs || now < open.next_trial {
+            return Admission::Open(facts.into());
+        }
+        open.trial_runs = true;
+        Admission::Trial(Trial { circuits: self.clone(), key: key.to_owned() }, facts.into())
+    }
+
+    /// The host gave an answer, whatever it was.
+    pub(super) fn answered(&self, key: &str) {
+        let host = self.host(key);
+        let mut host = locked(&host);
+        host.failures = 0;
+        host.last_answer = Some(Instant::now());
+        if host.open.take().is_some() {
+            self.count(-1);
+        }
+    }
+
+    /// A request that began at `began` failed.
+    pub(super) fn failed(&self, key: &str, began: Instant, fault: Fault, why: &UpstreamError) {
+        let host = self.host(key);
+        let mut host = locked(&host);
+        if fault == Fault::Other || host.open.is_some() {
+            return;
+        }
+        // Another request was answered meanwhile: this one was slow, the host is not down.
+        if fault == Fault::Slow && host.last_answer.is_some_and(|at| at > began) {
+            return;
+        }
+        host.failures = host.failures.saturating_add(1);
+        if fault == Fault::Slow || host.failures >= self.0.failures {
+            let (now, pause) = (Instant::now(), self.0.pause);
+            host.open = Some(Open { why: why.clone(), since: now, pause, next_trial: now + pause, trial_runs: false });
+            self.count(1);
+        }
+    }
+
+    fn count(&self, change: i64) {
+        let open = if change > 0 {
+            self.0.open.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+        } else {
+            self.0.open.fetch_sub(1, Ordering::Relaxed).saturating_sub(1)
+        };
+        self.0.metrics.upstream_circuits_open(open);
+    }
+}
+
+impl Trial {
+    pub(super) fn succeeded(self) {
+        self.circuits.answered(&self.key);
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let host = self.circuits.host(&self.key);
+        let mut host = locked(&host);
+        if let Some(open) = &mut host.open {
+            open.trial_runs = false;
+            open.pause = open.pause.saturating_mul(2).min(self.circuits.0.pause_max);
+            open.next_trial = Instant::now() + open.pause;
+        }
+    }
+}
+
+fn locked(host: &Mutex<Host>) -> MutexGuard<'_, Host> {
+    host.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::UpstreamCause;
+
+    fn circuits(pause: Duration) -> (Circuits, UpstreamError) {
+        let limits = UpstreamLimits { circuit_pause: pause, circuit_failures: 2, ..UpstreamLimits::default() };
+        let why = Facts::new(UpstreamCause::Unreachable, "h", "refused the connection").into();
+        (Circuits::new(&limits, Metrics::new().unwrap()), why)
+    }
+
+    fn open_hosts(circuits: &Circuits) -> u64 {
+        circuits.0.open.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn opens_after_some_failures_and_closes_on_an_answer() {
+        let (circuits, why) = circuits(Duration::from_secs(3600));
+        let began = Instant::now();
+        circuits.failed("h", began, Fault::Other, &why);
+        circuits.failed("h", began, Fault::Connect, &why);
+        assert!(matches!(circuits.admit("h"), Admission::Closed));
+        circuits.failed("h", began, Fault::Connect, &why);
+        let Admission::Open(error) = circuits.admit("h") else { panic!("closed") };
+        assert!(error.is_circuit_open() && error.to_string().contains("refused the connection"), "{error}");
+        assert_eq!(error.cause(), UpstreamCause::Unreachable);
+        assert!(matches!(circuits.admit("other"), Admission::Closed));
+        assert_eq!(open_hosts(&circuits), 1);
+        circuits.answered("h");
+        assert!(matches!(circuits.admit("h"), Admission::Closed));
+        assert_eq!(open_hosts(&circuits), 0);
+    }
+
+    #[test]
+    fn a_slow_answer_opens_only_when_nobody_else_was_answered() {
+        let (circuits, why) = circuits(Duration::ZERO);
+        let began = Instant::now();
+        circuits.answered("h");
+        if Instant::now() > began {
+            circuits.failed("h", began, Fault::Slow, &why);
+            assert_eq!(open_hosts(&circuits), 0);
+        }
+        circuits.failed("h", Instant::now(), Fault::Slow, &why);
+        assert_eq!(open_hosts(&circuits), 1);
+    }
+
+    #[test]
+    fn one_trial_at_a_time() {
+        let (circuits, why) = circuits(Duration::ZERO);
+        circuits.failed("h", Instant::now(), Fault::Slow, &why);
+        let Admission::Trial(first, _) = circuits.admit("h") else { panic!("no trial") };
+        assert!(matches!(circuits.admit("h"), Admission::Open(_)));
+        drop(first);
+        let Admission::Trial(second, _) = circuits.admit("h") else { panic!("no second trial") };
+        second.succeeded();
+        assert!(matches!(circuits.admit("h"), Admission::Closed));
+    }
+}

@@ -1,0 +1,170 @@
+//! Lists that come in pages: tags, and what refers to a manifest. All of a list or an error, never a part.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, LINK};
+use http::{HeaderValue, Method};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::endpoint::{Call, Endpoint, header, not_followed};
+use super::error::UpstreamError;
+use super::redirect;
+use super::request::half;
+use crate::oci::{Digest, ManifestKind, Reference};
+use crate::telemetry::UpstreamCause;
+
+/// Tags per page; more is refused by some registries.
+const PAGE: usize = 1000;
+
+impl Upstream {
+    /// All tags of a repository, sorted, without doubles.
+    ///
+    /// Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; a list that can't be had whole is one.
+    pub async fn tags(&self, child: &str, deadline: Instant) -> Result<Vec<String>, UpstreamError> {
+        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.tags(child, deadline))).await
+    }
+
+    /// The descriptors of all manifests that refer to `subject` (distribution-spec, "Listing Referrers"), from the
+    /// fallback tag if the upstream has no such list.
+    ///
+    /// Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; "nothing refers to it" is an empty list.
+    pub async fn referrers(
+        &self,
+        child: &str,
+        subject: &Digest,
+        deadline: Instant,
+    ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
+        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.referrers(child, subject, deadline))).await
+    }
+}
+
+#[derive(Deserialize)]
+struct TagPage {
+    /// Some registries say `null` for none.
+    tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct ReferrersPage {
+    manifests: Option<Vec<Box<RawValue>>>,
+}
+
+impl Endpoint {
+    async fn tags(self: &Arc<Self>, child: &str, deadline: Instant) -> Result<Vec<String>, UpstreamError> {
+        let mut all = BTreeSet::new();
+        let mut take = |host: &str, page: TagPage| {
+            let _ = host;
+            all.extend(page.tags.unwrap_or_default());
+        };
+        let first = self.call(Method::GET, child, &format!("tags/list?n={PAGE}"));
+        match self.pages(first, deadline, &mut take).await {
+            Ok(()) => {}
+            // It does not like the size of the page.
+            Err(error) if error.status() == Some(400) => {
+                let first = self.call(Method::GET, child, "tags/list");
+                self.pages(first, deadline, &mut take).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    async fn referrers(
+        self: &Arc<Self>,
+        child: &str,
+        subject: &Digest,
+        deadline: Instant,
+    ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
+        let mut all = Vec::new();
+        let mut take = |_: &str, page: ReferrersPage| all.extend(page.manifests.unwrap_or_default());
+        let mut first = self.call(Method::GET, child, &format!("referrers/{subject}"));
+        first.accept = Some(HeaderValue::from_static(ManifestKind::OciIndex.as_str()));
+        let without = match self.pages(first, half(deadline), &mut take).await {
+            Ok(()) => return Ok(all),
+            Err(error) if has_no_list(&error) => error,
+            Err(error) => return Err(error),
+        };
+        let refused = matches!(without.cause(), UpstreamCause::Unauthorized | UpstreamCause::Forbidden);
+        match self.fallback(child, subject, deadline).await {
+            Ok(found) => Ok(found),
+            Err(error) if error.cause() == UpstreamCause::NotFound => Ok(Vec::new()),
+            Err(_) if refused => Err(without),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the tag under which clients keep the list where the registry does not (distribution-spec, "Referrers Tag
+    /// Schema").
+    async fn fallback(
+        self: &Arc<Self>,
+        child: &str,
+        subject: &Digest,
+        deadline: Instant,
+    ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
+        let tag = format!("{}-{}", subject.algorithm(), subject.hex());
+        // A tag has at most 128 characters; for SHA-512 the standard cuts it.
+        let tag = tag.get(..crate::oci::Tag::MAX_LEN).unwrap_or(&tag);
+        let Ok(tag) = tag.parse() else { return Ok(Vec::new()) };
+        let manifest = self.manifest(child, &Reference::Tag(tag), deadline).await?;
+        let page: ReferrersPage = serde_json::from_slice(&manifest.bytes)
+            .map_err(|_| UpstreamError::invalid(&self.host, "keeps referrers under a tag that is no index"))?;
+        Ok(page.manifests.unwrap_or_default())
+    }
+
+    /// Reads all pages from `call` on.
+    async fn pages<T: for<'de> Deserialize<'de>>(
+        self: &Arc<Self>,
+        mut call: Call,
+        deadline: Instant,
+        take: &mut (dyn FnMut(&str, T) + Send),
+    ) -> Result<(), UpstreamError> {
+        let limits = &self.shared.limits;
+        let mut left = limits.list_bytes;
+        let mut seen = HashSet::new();
+        loop {
+            let answer = Box::pin(self.send(&call, deadline)).await?;
+            let host = answer.host.clone();
+            let link = header(answer.response.headers(), LINK);
+            let content_type = header(answer.response.headers(), CONTENT_TYPE);
+            let bytes = self.whole(answer, left, deadline).await?;
+            left -= bytes.len().min(left);
+            let page = serde_json::from_slice(&bytes).map_err(|_| {
+                UpstreamError::invalid(
+                    &host,
+                    format!("sent something of type {content_type:?} where a list was to come"),
+                )
+            })?;
+            take(&host, page);
+            let from = self.url(&call.target)?;
+            let next = redirect::next_page(&from, Some(&link)).map_err(|reason| not_followed(&host, reason))?;
+            let Some(next) = next else { return Ok(()) };
+            let is_new = seen.insert(std::mem::replace(&mut call.target, next));
+            if !is_new || seen.contains(&call.target) || seen.len() >= limits.list_pages {
+                return Err(UpstreamError::invalid(&host, "sends a list without end"));
+            }
+        }
+    }
+}
+
+/// Whether an upstream answers so because it knows no list of referrers: an old one, or one that shows a page for
+/// people. "Refused" is tried by tag too: some refuse whatever they don't know.
+fn has_no_list(error: &UpstreamError) -> bool {
+    match error.cause() {
+        UpstreamCause::NotFound | UpstreamCause::Unauthorized | UpstreamCause::Forbidden => !error.is_circuit_open(),
+        UpstreamCause::Invalid => true,
+        UpstreamCause::ServerError => error.status() == Some(501),
+        UpstreamCause::Unreachable | UpstreamCause::Timeout | UpstreamCause::RateLimited | UpstreamCause::Refused => {
+            false
+        }
+    }
+}

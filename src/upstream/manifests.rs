@@ -1,0 +1,152 @@
+//! Manifests, and which one a tag names.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde::de::IgnoredAny;
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::endpoint::{Answer, Endpoint, header};
+use super::error::UpstreamError;
+use super::request::half;
+use crate::oci::{Algorithm, Digest, ManifestKind, Reference, Tag};
+
+/// The header with a manifest's digest (distribution-spec, "Pulling manifests").
+const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// A manifest as the upstream gave it, checked against every digest that was told of it.
+#[derive(Clone, Debug)]
+pub struct UpstreamManifest {
+    /// Digest of the bytes: by the algorithm that was asked for, else by the one the upstream uses.
+    pub digest: Digest,
+    /// The `Content-Type` it came with; may be odd or empty.
+    pub content_type: String,
+    /// A JSON object; whether it is a manifest is for the reader to find out.
+    pub bytes: Bytes,
+}
+
+/// What a tag names now.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// The manifest itself, when the upstream did not tell its digest without it.
+    pub manifest: Option<UpstreamManifest>,
+}
+
+impl Upstream {
+    /// Fetches a manifest, whole. `child`: the repository below the configured one, `""` for itself.
+    ///
+    /// Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; `Invalid` for content that is not what its digest says.
+    pub async fn manifest(
+        &self,
+        child: &str,
+        reference: &Reference,
+        deadline: Instant,
+    ) -> Result<UpstreamManifest, UpstreamError> {
+        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.manifest(child, reference, deadline))).await
+    }
+
+    /// Finds out which manifest `tag` names: by HEAD, or by GET where HEAD is refused or tells no digest.
+    ///
+    /// Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn resolve(&self, child: &str, tag: &Tag, deadline: Instant) -> Result<Resolved, UpstreamError> {
+        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.resolve(child, tag, deadline))).await
+    }
+}
+
+impl Endpoint {
+    pub(super) async fn manifest(
+        self: &Arc<Self>,
+        child: &str,
+        reference: &Reference,
+        deadline: Instant,
+    ) -> Result<UpstreamManifest, UpstreamError> {
+        let answer = self.ask_manifest(Method::GET, child, reference, deadline).await?;
+        if answer.response.status() != StatusCode::OK {
+            let what = format!("answered {} where a manifest was to come", answer.response.status());
+            return Err(UpstreamError::invalid(&answer.host, what));
+        }
+        let host = answer.host.clone();
+        let told = told_digest(answer.response.headers());
+        let content_type = header(answer.response.headers(), CONTENT_TYPE);
+        let bytes = self.whole(answer, self.shared.limits.manifest_bytes, deadline).await?;
+        let algorithm = match (reference, &told) {
+            (Reference::Digest(digest), _) => digest.algorithm(),
+            (Reference::Tag(_), Some(told)) => told.algorithm(),
+            (Reference::Tag(_), None) => Algorithm::Sha256,
+        };
+        let digest = algorithm.digest(&bytes);
+        let expected = match reference {
+            Reference::Digest(digest) => Some(digest),
+            Reference::Tag(_) => told.as_ref(),
+        };
+        if expected.is_some_and(|expected| *expected != digest) {
+            let what = format!("sent a manifest that is not {reference}: its bytes have the digest {digest}");
+            return Err(UpstreamError::invalid(&host, what));
+        }
+        // A page for people, sent with status 200, must not pass for a manifest.
+        if bytes.trim_ascii_start().first() != Some(&b'{') || serde_json::from_slice::<IgnoredAny>(&bytes).is_err() {
+            let what = format!("sent something of type {content_type:?} where a manifest was to come");
+            return Err(UpstreamError::invalid(&host, what));
+        }
+        Ok(UpstreamManifest { digest, content_type, bytes })
+    }
+
+    pub(super) async fn resolve(
+        self: &Arc<Self>,
+        child: &str,
+        tag: &Tag,
+        deadline: Instant,
+    ) -> Result<Resolved, UpstreamError> {
+        let reference = Reference::Tag(tag.clone());
+        match self.ask_manifest(Method::HEAD, child, &reference, half(deadline)).await {
+            Ok(answer) => {
+                if let Some(digest) = told_digest(answer.response.headers()) {
+                    return Ok(Resolved { digest, manifest: None });
+                }
+            }
+            Err(error) if is_head_refused(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let manifest = self.manifest(child, &reference, deadline).await?;
+        Ok(Resolved { digest: manifest.digest, manifest: Some(manifest) })
+    }
+
+    pub(super) async fn ask_manifest(
+        self: &Arc<Self>,
+        method: Method,
+        child: &str,
+        reference: &Reference,
+        deadline: Instant,
+    ) -> Result<Answer, UpstreamError> {
+        let mut call = self.call(method, child, &format!("manifests/{reference}"));
+        call.accept = Some(accepted());
+        Box::pin(self.send(&call, deadline)).await
+    }
+}
+
+/// Whether GET may be answered although HEAD was not: some registries don't know HEAD, some storages sign for GET only.
+pub(super) fn is_head_refused(error: &UpstreamError) -> bool {
+    matches!(error.status(), Some(400 | 401 | 403 | 405 | 501))
+}
+
+/// Every kind of manifest that can be stored, whatever a client of ours accepts.
+fn accepted() -> HeaderValue {
+    let all: Vec<_> = ManifestKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    HeaderValue::from_str(&all.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("*/*"))
+}
+
+/// A digest that we can't compute counts as none.
+fn told_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
+}

@@ -1,0 +1,145 @@
+//! The client of an upstream registry: what modes Direct and Proxy ask for, and nothing else.
+//!
+//! An [`Upstream`] reads manifests, blobs and lists. It signs in (Basic, Bearer), follows redirects to storage, tries
+//! mirrors and again, and keeps to a deadline in all of that. It sends our own headers only, and gives our credentials
+//! to nobody but the upstream and its token server. It never writes to an upstream, stores nothing on disk and knows
+//! nothing of the store.
+//!
+//! In reading order: `options` and `error` are plain values; `request` tries endpoints and tries again; `endpoint`
+//! signs in and follows redirects (`challenge`, `token`, `redirect`); `transport` does one exchange (`circuit`,
+//! `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and `probe` are
+//! what is asked; `body` is what comes.
+
+mod address;
+mod blobs;
+mod body;
+mod challenge;
+mod circuit;
+mod dns;
+mod endpoint;
+mod error;
+mod failure;
+mod lists;
+mod manifests;
+mod options;
+mod probe;
+mod proxy;
+mod redirect;
+mod request;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod token;
+mod transport;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio_util::task::TaskTracker;
+
+pub use blobs::{BlobRange, UpstreamBlob};
+pub use body::UpstreamBody;
+pub use error::{UpstreamError, UpstreamSetupError};
+pub use manifests::{Resolved, UpstreamManifest};
+pub use options::{Credentials, EndpointOptions, Scheme, UpstreamLimits, UpstreamOptions};
+pub use probe::Probe;
+pub use proxy::ProxyVariables;
+
+use self::circuit::Circuits;
+use self::dns::Resolver;
+use self::endpoint::Endpoint;
+use self::proxy::Proxies;
+use self::tls::SystemAuthorities;
+use crate::clock::Timestamp;
+use crate::telemetry::Metrics;
+
+/// A registry and its mirrors. Cheap to clone; never changes: a change of the configuration makes another one, and
+/// requests in flight finish on the old one.
+#[derive(Clone)]
+pub struct Upstream(Arc<Inner>);
+
+struct Inner {
+    endpoints: Vec<Arc<Endpoint>>,
+    shared: Arc<Shared>,
+}
+
+/// What all endpoints have in common.
+struct Shared {
+    limits: UpstreamLimits,
+    metrics: Metrics,
+    tasks: TaskTracker,
+    circuits: Circuits,
+    resolver: Resolver,
+    proxies: Proxies,
+    trusted_hosts: Vec<String>,
+    /// When an endpoint last gave what it was asked for, in milliseconds; 0: never.
+    accepted: AtomicU64,
+}
+
+impl Upstream {
+    /// Sets an upstream up; asks nobody yet. Blocking: reads the certificates of the system. `tasks` runs look-ups of
+    /// tokens and trials of hosts that were down; each ends by itself within seconds.
+    ///
+    /// # Errors
+    /// [`UpstreamSetupError`], a sentence each.
+    pub fn new(options: &UpstreamOptions, metrics: Metrics, tasks: TaskTracker) -> Result<Self, UpstreamSetupError> {
+        Self::with_lookup(options, metrics, tasks, dns::system())
+    }
+
+    fn with_lookup(
+        options: &UpstreamOptions,
+        metrics: Metrics,
+        tasks: TaskTracker,
+        lookup: dns::Lookup,
+    ) -> Result<Self, UpstreamSetupError> {
+        let limits = options.limits.clone();
+        let shared = Arc::new(Shared {
+            circuits: Circuits::new(&limits, metrics.clone()),
+            resolver: Resolver::new(lookup, limits.dns_ttl, limits.dns_patience),
+            proxies: Proxies::new(&options.proxy)?,
+            trusted_hosts: options.trusted_hosts.clone(),
+            accepted: AtomicU64::new(0),
+            limits,
+            metrics,
+            tasks,
+        });
+        let system = SystemAuthorities::load();
+        let endpoints = options
+            .endpoints
+            .iter()
+            .map(|endpoint| Endpoint::new(endpoint, &system, Arc::clone(&shared)).map(Arc::new));
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err(UpstreamSetupError::NoEndpoint);
+        }
+        Ok(Self(Arc::new(Inner { endpoints, shared })))
+    }
+
+    /// `host[:port]` of the upstream itself, as configured.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.0.endpoints.first().map_or("", |endpoint| endpoint.host.as_str())
+    }
+
+    /// When the upstream, or a mirror, last gave what it was asked for.
+    #[must_use]
+    pub fn last_accepted(&self) -> Option<Timestamp> {
+        match self.0.shared.accepted.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(Timestamp::from_millis(millis)),
+        }
+    }
+}
+
+impl Shared {
+    fn accepted(&self, now: Timestamp) {
+        self.accepted.fetch_max(now.as_millis(), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("host", &self.host()).finish_non_exhaustive()
+    }
+}

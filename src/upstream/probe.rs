@@ -1,0 +1,103 @@
+//! Whether the upstream answers and takes our credentials.
+
+use std::sync::Arc;
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::endpoint::Endpoint;
+use super::error::UpstreamError;
+use super::manifests::is_head_refused;
+use super::request::half;
+use crate::oci::{Digest, Reference};
+use crate::telemetry::{ProbeOutcome, UpstreamCause};
+
+/// What a probe found.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Its class, counted in the metrics already.
+    pub outcome: ProbeOutcome,
+    /// One sentence for an administrator.
+    pub words: String,
+    /// The error behind it, if it is one.
+    pub error: Option<UpstreamError>,
+}
+
+impl Upstream {
+    /// Signs in and asks for something small: the manifest `last` seen there (its child and digest), else a list of one
+    /// tag. A mirror is asked only when the upstream gives no answer.
+    ///
+    /// Safe to drop: ends the request, nothing is counted.
+    pub async fn probe(&self, last: Option<(String, Digest)>, deadline: Instant) -> Probe {
+        let mut found: Option<Probe> = None;
+        for endpoint in &self.0.endpoints {
+            let probe = Box::pin(endpoint.probe(last.as_ref(), half(deadline))).await;
+            let answered = probe.outcome != ProbeOutcome::Unreachable;
+            if answered || found.is_none() {
+                found = Some(probe);
+            }
+            if answered {
+                break;
+            }
+        }
+        let probe = found.unwrap_or_else(|| Probe {
+            outcome: ProbeOutcome::Unreachable,
+            words: "no upstream is configured".to_owned(),
+            error: None,
+        });
+        self.0.shared.metrics.upstream_probe(probe.outcome);
+        probe
+    }
+}
+
+impl Endpoint {
+    async fn probe(self: &Arc<Self>, last: Option<&(String, Digest)>, deadline: Instant) -> Probe {
+        if let Some((child, digest)) = last {
+            match self.probe_manifest(child, digest, half(deadline)).await {
+                // It may have been deleted there.
+                Err(error) if error.cause() == UpstreamCause::NotFound => {}
+                result => return self.found(result),
+            }
+        }
+        let mut call = self.call(Method::GET, "", "tags/list?n=1");
+        if call.repository.is_empty() {
+            "/v2/".clone_into(&mut call.target);
+        }
+        let asked = Box::pin(self.send(&call, deadline)).await;
+        self.found(asked.map(|_| ()))
+    }
+
+    async fn probe_manifest(
+        self: &Arc<Self>,
+        child: &str,
+        digest: &Digest,
+        deadline: Instant,
+    ) -> Result<(), UpstreamError> {
+        let reference = Reference::Digest(*digest);
+        match self.ask_manifest(Method::HEAD, child, &reference, deadline).await {
+            Err(error) if is_head_refused(&error) => self.manifest(child, &reference, deadline).await.map(|_| ()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    fn found(&self, result: Result<(), UpstreamError>) -> Probe {
+        let Err(error) = result else {
+            let words = format!("{} answers and takes the credentials", self.host);
+            return Probe { outcome: ProbeOutcome::Ok, words, error: None };
+        };
+        let outcome = match error.cause() {
+            UpstreamCause::Unauthorized | UpstreamCause::Forbidden => ProbeOutcome::Auth,
+            UpstreamCause::NotFound => ProbeOutcome::NotFound,
+            _ => ProbeOutcome::Unreachable,
+        };
+        let words = match outcome {
+            ProbeOutcome::NotFound => {
+                format!("{} answers, but has no repository {:?}", self.host, self.repository(""))
+            }
+            ProbeOutcome::Auth => format!("{error}; a licence may have expired"),
+            _ => error.to_string(),
+        };
+        Probe { outcome, words, error: Some(error) }
+    }
+}

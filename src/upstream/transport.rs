@@ -1,0 +1,255 @@
+//! One HTTP exchange: the right client for an address, the circuit, the deadline, and what went wrong.
+//!
+//! Knows nothing of registries, credentials or redirects.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, StatusCode};
+use reqwest::{Client, Url};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Shared;
+use super::address::{AddressClass, check, check_name};
+use super::circuit::{Admission, Circuits, Fault, Trial};
+use super::dns::{Guard, OwnClass, Resolver};
+use super::error::{Facts, UpstreamError, UpstreamSetupError};
+use super::failure::{before_answer, cause_of, seconds};
+use super::options::{Scheme, UpstreamLimits};
+use super::proxy::Proxies;
+use super::redirect::host_port;
+use super::tls::Trust;
+use crate::telemetry::UpstreamCause;
+
+/// Idle connections that are kept to a host.
+const MAX_IDLE: usize = 32;
+/// A half-dead HTTP/2 connection is found out by a ping.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The clients of one endpoint, and where they may go.
+pub(super) struct Transport {
+    origin: Url,
+    own_class: OwnClass,
+    /// For the endpoint itself and for trusted hosts.
+    own: Pair,
+    /// For hosts that the endpoint sent us to: connects only to addresses that it may send us to.
+    foreign: Pair,
+    /// Through the proxies of the environment.
+    proxied: Pair,
+    shared: Arc<Shared>,
+}
+
+/// HTTP/2 shares one window of a connection among all bodies on it, so that a few readers that pause would starve the
+/// rest: blobs go over HTTP/1.1, a connection each.
+struct Pair {
+    api: Client,
+    blobs: Client,
+}
+
+/// A request, whole.
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    /// A body without bounds may follow.
+    pub(super) bulk: bool,
+}
+
+impl Transport {
+    pub(super) fn new(origin: Url, trust: &Trust, shared: Arc<Shared>) -> Result<Self, UpstreamSetupError> {
+        let host = origin.host_str().unwrap_or_default();
+        let own_class = if let Some(address) = literal(&origin) {
+            OwnClass::Fixed(AddressClass::of(address))
+        } else if shared.proxies.way(&origin).is_some() {
+            // Who can be reached only through a proxy is outside.
+            OwnClass::Fixed(AddressClass::Public)
+        } else {
+            OwnClass::Named(host.to_owned(), shared.resolver.clone())
+        };
+        let guard = Guard { resolver: shared.resolver.clone(), own: own_class.clone() };
+        let (free, guard): (Arc<Resolver>, Arc<Guard>) = (Arc::new(shared.resolver.clone()), Arc::new(guard));
+        let setup = |make: &dyn Fn() -> reqwest::ClientBuilder, proxies: Option<&Proxies>| {
+            Pair::new(make, proxies, trust, &shared.limits).map_err(UpstreamSetupError::Client)
+        };
+        let with_free = || Client::builder().dns_resolver(Arc::clone(&free));
+        let with_guard = || Client::builder().dns_resolver(Arc::clone(&guard));
+        let (own, foreign) = (setup(&with_free, None)?, setup(&with_guard, None)?);
+        let proxied = setup(&with_free, Some(&shared.proxies))?;
+        Ok(Self { origin, own_class, own, foreign, proxied, shared })
+    }
+
+    /// Whether `url` is at the endpoint's own scheme, host and port.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.origin.origin()
+    }
+
+    /// Whether the configuration names the host.
+    pub(super) fn is_trusted(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
+        self.shared
+            .trusted_hosts
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(&with_port))
+    }
+
+    /// Sends `outgoing` and waits for the head of the answer, whatever its status, not longer than until `deadline`.
+    /// Safe to drop: ends the request.
+    pub(super) async fn exchange(
+        &self,
+        outgoing: Outgoing,
+        deadline: Instant,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        let host = host_port(&outgoing.url);
+        let late = || UpstreamError::timeout(&host, "was not asked, no time was left");
+        let proxy = self.shared.proxies.way(&outgoing.url);
+        let client = timeout_at(deadline, self.client(&outgoing.url, proxy.is_some(), outgoing.bulk));
+        let client = client.await.map_err(|_| late())??;
+        self.pass_circuit(&outgoing.url, &client, deadline).await?;
+        let key = Circuits::key(&outgoing.url);
+        let with_credentials = outgoing.headers.contains_key(AUTHORIZATION);
+        let name = outgoing.url.host_str().unwrap_or_default().to_owned();
+        let began = Instant::now();
+        if deadline <= began {
+            return Err(late());
+        }
+        let limits = &self.shared.limits;
+        let request = client.request(outgoing.method, outgoing.url).headers(outgoing.headers).send();
+        let result = timeout_at(deadline.min(began + limits.first_byte), request).await;
+        let taken = began.elapsed();
+        let (error, fault) = match result {
+            Ok(Ok(response)) => {
+                self.shared.circuits.answered(&key);
+                self.shared.metrics.upstream_request(outcome(response.status(), with_credentials), taken);
+                return Ok(response);
+            }
+            Ok(Err(error)) => before_answer(&host, proxy.as_deref(), &error, limits.connect),
+            Err(_) => {
+                let error = UpstreamError::timeout(&host, format!("gave no answer within {}", seconds(taken)));
+                (error, if taken >= limits.circuit_min_wait { Fault::Slow } else { Fault::Other })
+            }
+        };
+        if fault != Fault::Other {
+            self.shared.resolver.expire(&name);
+        }
+        self.shared.circuits.failed(&key, began, fault, &error);
+        self.shared.metrics.upstream_request(Err(error.cause()), taken);
+        Err(error)
+    }
+
+    /// The client that may go to `url`.
+    async fn client(&self, url: &Url, proxied: bool, bulk: bool) -> Result<Client, UpstreamError> {
+        let known = self.is_own(url) || self.is_trusted(url);
+        if !known {
+            let class = self.own_class.find().await;
+            let checked = match literal(url) {
+                Some(address) => check(address, class),
+                None => check_name(url.host_str().unwrap_or_default(), class),
+            };
+            checked.map_err(|refused| UpstreamError::refused(&host_port(url), format!("is not gone to: {refused}")))?;
+        }
+        let pair = match (proxied, known) {
+            (true, _) => &self.proxied,
+            (false, true) => &self.own,
+            (false, false) => &self.foreign,
+        };
+        Ok(if bulk { pair.blobs.clone() } else { pair.api.clone() })
+    }
+
+    /// Answers at once while the host is down. Who comes first after a pause sets off a trial and waits a moment for
+    /// its end.
+    async fn pass_circuit(&self, url: &Url, client: &Client, deadline: Instant) -> Result<(), UpstreamError> {
+        let (trial, error) = match self.shared.circuits.admit(&Circuits::key(url)) {
+            Admission::Closed => return Ok(()),
+            Admission::Open(error) => return Err(error),
+            Admission::Trial(trial, error) => (trial, error),
+        };
+        let mut target = url.clone();
+        target.set_path(if self.is_own(url) { "/v2/" } else { "/" });
+        target.set_query(None);
+        let limit = self.shared.limits.first_byte;
+        let trial = self.shared.tasks.spawn(try_host(client.clone(), target, trial, limit));
+        let wait = self.shared.limits.circuit_trial_wait.min(deadline.saturating_duration_since(Instant::now()));
+        match timeout(wait, trial).await {
+            Ok(Ok(true)) => Ok(()),
+            _ => Err(error),
+        }
+    }
+}
+
+/// Asks for anything; every answer means that the host is back.
+async fn try_host(client: Client, url: Url, trial: Trial, limit: Duration) -> bool {
+    match timeout(limit, client.get(url).send()).await {
+        Ok(Ok(_)) => {
+            trial.succeeded();
+            true
+        }
+        _ => false,
+    }
+}
+
+impl Pair {
+    fn new(
+        make: &dyn Fn() -> reqwest::ClientBuilder,
+        proxies: Option<&Proxies>,
+        trust: &Trust,
+        limits: &UpstreamLimits,
+    ) -> Result<Self, String> {
+        let builder = |protocols: &[&str]| {
+            let mut builder = make()
+                .tls_backend_preconfigured(trust.config(protocols)?)
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                // What is not asked for can't be decoded behind our back either.
+                .no_gzip()
+                .no_brotli()
+                .no_zstd()
+                .no_deflate()
+                .no_proxy()
+                .user_agent(concat!("d8-registry/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(limits.connect)
+                .pool_max_idle_per_host(MAX_IDLE)
+                .http2_keep_alive_interval(PING_INTERVAL)
+                .http2_keep_alive_timeout(PING_TIMEOUT);
+            if let Some(proxies) = proxies.filter(|proxies| !proxies.is_empty()) {
+                for proxy in proxies.for_client().map_err(|error| error.without_url().to_string())? {
+                    builder = builder.proxy(proxy);
+                }
+            }
+            Ok::<_, String>(builder)
+        };
+        let built = |builder: reqwest::ClientBuilder| builder.build().map_err(|error| error.to_string());
+        Ok(Self { api: built(builder(&["h2", "http/1.1"])?)?, blobs: built(builder(&["http/1.1"])?.http1_only())? })
+    }
+}
+
+/// The address that a host is, if it is no name.
+fn literal(url: &Url) -> Option<IpAddr> {
+    url.host_str()?.trim_matches(['[', ']']).parse().ok()
+}
+
+/// What the metrics show of an answer. The challenge that tells us how to sign in is no failure.
+fn outcome(status: StatusCode, with_credentials: bool) -> Result<(), UpstreamCause> {
+    let challenge = status == StatusCode::UNAUTHORIZED && !with_credentials;
+    if status.as_u16() < 400 || challenge { Ok(()) } else { Err(cause_of(status)) }
+}
+
+/// The address of an endpoint without its path.
+pub(super) fn origin(scheme: Scheme, host: &str) -> Result<Url, UpstreamSetupError> {
+    let wrong = || UpstreamSetupError::Host { host: host.to_owned() };
+    let url = Url::parse(&format!("{}://{host}/", scheme.as_str())).map_err(|_| wrong())?;
+    let plain = url.username().is_empty() && url.password().is_none() && url.path() == "/";
+    if !plain || url.query().is_some() || url.fragment().is_some() || host.contains(['/', '@', '?', '#']) {
+        return Err(wrong());
+    }
+    Ok(url)
+}
+
+/// A fault of the answer that another try may not meet.
+pub(super) fn failed_answer(host: &str, status: StatusCode, what: String) -> Facts {
+    let facts = Facts::new(cause_of(status), host, what).status(status);
+    if matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504) { facts.again() } else { facts }
+}
