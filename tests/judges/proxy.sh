@@ -29,6 +29,8 @@ say "the first pull took $TOOK ms"
 pull_by_containerd "$RO"
 milliseconds pull_by_containerd "$RO" image
 say "a later pull took $TOOK ms"
+# Half of it is containerd's own on a slow machine; a dial that is waited for takes longer.
+((TOOK < 2000)) || fail "a later pull from a black-holed upstream took $TOOK ms"
 (($(served stale) > 0)) || fail "nothing was stale"
 kill -CONT "$upstream"
 
@@ -36,7 +38,8 @@ say "killed: everything is pulled again, by tag"
 kill -KILL "$upstream"
 wait "$upstream" || true
 pull_by_all "$RO"
-same "$(api "$RO" GET /v2/system/deckhouse/app-image/manifests/never-pulled)" 502 "what was never pulled"
+never=$(api "$RO" GET /v2/system/deckhouse/app-image/manifests/never-pulled)
+[[ $never == 50[24] ]] || fail "what was never pulled: got '$never', want 502 or 504"
 
 say "the switch to Local: a layer that was never pulled is pushed, the rest is there"
 distribution htpasswd "auth: {htpasswd: {realm: upstream, path: $(htpasswd_file)}}"
