@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 /// What goes out between two looks at the clock.
 const PIECE: usize = 64 * 1024;
+/// How late a timer may be without making the line slower.
+const LATE: Duration = Duration::from_millis(50);
 
 /// The blob that is held.
 #[derive(Clone, Debug)]
@@ -87,7 +89,9 @@ impl Line {
     /// Takes the line for so many bytes; when they are through.
     fn take(&self, bytes: usize) -> Instant {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = (*free).max(Instant::now());
+        // Timers are late; what they lost in the last moment is made up for, a pause is not.
+        let now = Instant::now();
+        let begin = (*free).max(now.checked_sub(LATE).unwrap_or(now));
         *free = begin + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
         *free
     }
