@@ -13,12 +13,13 @@ use super::Upstream;
 use super::endpoint::{Call, Endpoint, header, not_followed};
 use super::error::UpstreamError;
 use super::redirect;
-use super::request::half;
 use crate::oci::{Digest, ManifestKind, Reference};
 use crate::telemetry::UpstreamCause;
 
 /// Tags per page; more is refused by some registries.
 const PAGE: usize = 1000;
+/// Digits of a digest that fit into a fallback tag (distribution-spec, "Referrers Tag Schema").
+const FALLBACK_HEX: usize = 64;
 
 impl Upstream {
     /// All tags of a repository, sorted, without doubles.
@@ -62,10 +63,7 @@ struct ReferrersPage {
 impl Endpoint {
     async fn tags(self: &Arc<Self>, child: &str, deadline: Instant) -> Result<Vec<String>, UpstreamError> {
         let mut all = BTreeSet::new();
-        let mut take = |host: &str, page: TagPage| {
-            let _ = host;
-            all.extend(page.tags.unwrap_or_default());
-        };
+        let mut take = |page: TagPage| all.extend(page.tags.unwrap_or_default());
         let first = self.call(Method::GET, child, &format!("tags/list?n={PAGE}"));
         match self.pages(first, deadline, &mut take).await {
             Ok(()) => {}
@@ -86,10 +84,10 @@ impl Endpoint {
         deadline: Instant,
     ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
         let mut all = Vec::new();
-        let mut take = |_: &str, page: ReferrersPage| all.extend(page.manifests.unwrap_or_default());
+        let mut take = |page: ReferrersPage| all.extend(page.manifests.unwrap_or_default());
         let mut first = self.call(Method::GET, child, &format!("referrers/{subject}"));
         first.accept = Some(HeaderValue::from_static(ManifestKind::OciIndex.as_str()));
-        let without = match self.pages(first, half(deadline), &mut take).await {
+        let without = match self.pages(first, deadline, &mut take).await {
             Ok(()) => return Ok(all),
             Err(error) if has_no_list(&error) => error,
             Err(error) => return Err(error),
@@ -111,9 +109,9 @@ impl Endpoint {
         subject: &Digest,
         deadline: Instant,
     ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
-        let tag = format!("{}-{}", subject.algorithm(), subject.hex());
-        // A tag has at most 128 characters; for SHA-512 the standard cuts it.
-        let tag = tag.get(..crate::oci::Tag::MAX_LEN).unwrap_or(&tag);
+        let mut hex = subject.hex();
+        hex.truncate(FALLBACK_HEX);
+        let tag = format!("{}-{hex}", subject.algorithm());
         let Ok(tag) = tag.parse() else { return Ok(Vec::new()) };
         let manifest = self.manifest(child, &Reference::Tag(tag), deadline).await?;
         let page: ReferrersPage = serde_json::from_slice(&manifest.bytes)
@@ -126,7 +124,7 @@ impl Endpoint {
         self: &Arc<Self>,
         mut call: Call,
         deadline: Instant,
-        take: &mut (dyn FnMut(&str, T) + Send),
+        take: &mut (dyn FnMut(T) + Send),
     ) -> Result<(), UpstreamError> {
         let limits = &self.shared.limits;
         let mut left = limits.list_bytes;
@@ -144,7 +142,7 @@ impl Endpoint {
                     format!("sent something of type {content_type:?} where a list was to come"),
                 )
             })?;
-            take(&host, page);
+            take(page);
             let from = self.url(&call.target)?;
             let next = redirect::next_page(&from, Some(&link)).map_err(|reason| not_followed(&host, reason))?;
             let Some(next) = next else { return Ok(()) };
