@@ -1,5 +1,7 @@
 //! Mode Proxy: what is known of names, what is remembered of misses, and how answers are counted.
 
+use serde_json::Value;
+
 use crate::support::{ALIAS, Image, REPO, Registry, Setup, Upstream, blob, cache, digest, refusal, within};
 
 const FILLS: &str = "d8_registry_fills_running";
@@ -115,4 +117,43 @@ async fn outcomes_are_in_the_metrics_and_the_access_log() {
     let log = registry.stop();
     let words: Vec<&str> = log.iter().filter_map(|line| line["cache"].as_str()).collect();
     assert_eq!(words, ["filled", "filled", "hit", "hit"]);
+}
+
+#[tokio::test]
+async fn a_change_of_mode_wipes_nothing() {
+    let upstream = Upstream::start();
+    let image = Image::of(1);
+    upstream.put_image(REPO, "v1", &image);
+    let proxy = || Setup::proxy(&upstream).config("proxy: { tagTtl: 1h }");
+    let registry = Registry::start(&proxy());
+    let (client, admin) = (registry.client(), registry.admin());
+    let until_mode = |mode: &'static str| {
+        let admin = admin.clone();
+        within(async move { while admin.get("/status").await.json::<Value>().await.unwrap()["mode"] != mode {} })
+    };
+    let layer = path(&format!("blobs/{}", digest(&image.blobs()[1])));
+    // The configuration is never pulled.
+    for here in [&path("manifests/v1"), &layer] {
+        assert_eq!(cache(&client.get(here).await), "filled");
+    }
+    registry.until_metric(FILLS, 0.0).await;
+    registry.reconfigure(&Setup::open());
+    until_mode("Local").await;
+    client.push_image(ALIAS, "v1", &image).await;
+    assert_eq!(client.get(&path("manifests/v1")).await.bytes().await.unwrap(), image.manifest());
+    for content in image.blobs() {
+        let blob = client.get(&path(&format!("blobs/{}", digest(content)))).await;
+        assert_eq!(blob.bytes().await.unwrap(), content);
+    }
+    upstream.forget_seen();
+    registry.reconfigure(&proxy());
+    until_mode("Proxy").await;
+    for here in [&path("manifests/v1"), &layer] {
+        assert_eq!(cache(&client.get(here).await), "hit");
+    }
+    assert_eq!(upstream.count("GET", &format!("/v2/{REPO}/blobs/*")), 0);
+    registry.reconfigure(&Setup::direct(&upstream));
+    until_mode("Direct").await;
+    assert_eq!(cache(&client.get(&layer).await), "relayed");
+    registry.stop();
 }

@@ -3,7 +3,9 @@
 use futures_util::future::join_all;
 use reqwest::Method;
 
-use crate::support::{ALIAS, Gate, Image, REPO, Registry, Setup, Upstream, blob, cache, digest, header, refusal};
+use crate::support::{
+    ALIAS, Gate, Image, REPO, Registry, Setup, Upstream, blob, cache, digest, header, refusal, within,
+};
 
 fn path(rest: &str) -> String {
     format!("/v2/{ALIAS}/{rest}")
@@ -383,4 +385,27 @@ async fn headers_come_within_25_seconds_whatever_the_upstream_does() {
         let refusal = refusal(response.expect("headers within 25 s")).await;
         assert!([502, 503, 504].contains(&refusal.status), "{refusal:?}");
     }
+}
+
+#[tokio::test]
+async fn a_host_that_is_down_opens_its_circuit_and_closes_it_when_it_is_back() {
+    let (mut upstream, image) = with_image();
+    let registry = Registry::start(&proxy(&upstream, "scheme: HTTP"));
+    pull(&registry, &image).await;
+    upstream.down();
+    let open = "d8_registry_upstream_circuits_open";
+    within(async {
+        while registry.metric(open).await < 1.0 {
+            let stale = registry.client().get(&path("manifests/v1")).await;
+            assert_eq!((stale.status().as_u16(), &*cache(&stale)), (200, "stale"));
+        }
+    })
+    .await;
+    // While it is open nobody asks: what is not stored is refused with the cause.
+    let refused = refusal(registry.client().get(&path("manifests/none")).await).await;
+    assert!([502, 503, 504].contains(&refused.status), "{refused:?}");
+    upstream.up();
+    within(async { while cache(&registry.client().get(&path("manifests/v1")).await) != "revalidated" {} }).await;
+    registry.until_metric(open, 0.0).await;
+    registry.stop();
 }
