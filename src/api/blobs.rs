@@ -15,7 +15,8 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
     let want = want(call.method, call.headers, &digest);
     let Served { value: blob, how } = call.mode.blob(repo, digest, want).await?;
     let content = Content { digest, size: blob.size, media_type: "application/octet-stream" };
-    let mut response = content.respond(call.method, call.headers, |range| blob_body(blob.content, range))?;
+    let mut response =
+        content.respond(call.method, call.headers, |range| blob_body(blob.content, range, call.takes_files))?;
     response.extensions_mut().insert(how);
     Ok(response)
 }

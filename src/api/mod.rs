@@ -208,6 +208,7 @@ async fn answer(
         settings: app.0.settings.load_full(),
         auth,
         who,
+        takes_files: peer.takes_files,
     };
     handle(&call, body, &route).await
 }
