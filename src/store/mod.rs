@@ -235,7 +235,7 @@ impl Store {
     pub fn close(&self) {
         *self.0.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.listings.close();
-        self.0.write_uses(crate::clock::now());
+        self.0.write_uses();
         if let Some(bytes) = self.0.space.contents() {
             let (disk, layout) = (&self.0.disk, &self.0.layout);
             if let Err(error) = disk.replace(layout.temporary(), &layout.usage(), format!("{bytes}\n").as_bytes()) {
