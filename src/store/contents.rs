@@ -4,20 +4,21 @@
 //! happen under one lock per first byte of its digest, so bytes can't go between being found and being linked.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use fail::fail_point;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::StoreError;
 use super::durable::{Disk, Temporary, is_absence};
 use super::layout::{Layout, Membership};
 use super::space::{FOLDERS, Space, folder_of};
+use super::{StoreError, StoredBlob};
 use crate::oci::{Algorithm, Digest, RepoName};
 
 #[derive(Debug)]
@@ -242,6 +243,17 @@ impl Shelf<'_> {
         self.space.count_folder(folder, bytes);
         Ok(bytes)
     }
+}
+
+/// Longest blob that is kept in memory, in bytes.
+const SMALL: usize = 16 * 1024;
+
+/// The bytes of a small blob, if they can be had without waiting for the disk.
+pub(super) fn read_small(blob: &StoredBlob) -> Option<Bytes> {
+    let size = usize::try_from(blob.size).ok().filter(|size| *size <= SMALL)?;
+    let mut bytes = vec![0; size];
+    let read = preadv2(&blob.file, &mut [IoSliceMut::new(&mut bytes)], 0, ReadWriteFlags::NOWAIT).ok()?;
+    (read == size).then(|| Bytes::from(bytes))
 }
 
 /// What is at `path`, if anything.

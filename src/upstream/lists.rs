@@ -68,11 +68,11 @@ impl Endpoint {
         match self.pages(first, deadline, &mut take).await {
             Ok(()) => {}
             // It does not like the size of the page.
-            Err(error) if error.status() == Some(400) => {
+            Err(Broken { error, begun: false }) if error.status() == Some(400) => {
                 let first = self.call(Method::GET, child, "tags/list");
-                self.pages(first, deadline, &mut take).await?;
+                self.pages(first, deadline, &mut take).await.map_err(|broken| broken.error)?;
             }
-            Err(error) => return Err(error),
+            Err(Broken { error, .. }) => return Err(error),
         }
         Ok(all.into_iter().collect())
     }
@@ -89,8 +89,8 @@ impl Endpoint {
         first.accept = Some(HeaderValue::from_static(ManifestKind::OciIndex.as_str()));
         let without = match self.pages(first, deadline, &mut take).await {
             Ok(()) => return Ok(all),
-            Err(error) if has_no_list(&error) => error,
-            Err(error) => return Err(error),
+            Err(Broken { error, begun: false }) if has_no_list(&error) => error,
+            Err(Broken { error, .. }) => return Err(error),
         };
         let refused = matches!(without.cause(), UpstreamCause::Unauthorized | UpstreamCause::Forbidden);
         match self.fallback(child, subject, deadline).await {
@@ -122,13 +122,32 @@ impl Endpoint {
     /// Reads all pages from `call` on.
     async fn pages<T: for<'de> Deserialize<'de>>(
         self: &Arc<Self>,
+        call: Call,
+        deadline: Instant,
+        take: &mut (dyn FnMut(T) + Send),
+    ) -> Result<(), Broken> {
+        let mut seen = HashSet::new();
+        self.follow_pages(call, deadline, take, &mut seen).await.map_err(|error| {
+            let begun = !seen.is_empty();
+            // Only of the first page "not there" says that the list is not there.
+            let is_lie = begun && matches!(error.cause(), UpstreamCause::NotFound | UpstreamCause::Invalid);
+            if is_lie {
+                let what = format!("began a list and did not give the rest of it ({error})");
+                return Broken { error: UpstreamError::invalid(&self.host, what), begun };
+            }
+            Broken { error, begun }
+        })
+    }
+
+    async fn follow_pages<T: for<'de> Deserialize<'de>>(
+        self: &Arc<Self>,
         mut call: Call,
         deadline: Instant,
         take: &mut (dyn FnMut(T) + Send),
+        seen: &mut HashSet<String>,
     ) -> Result<(), UpstreamError> {
         let limits = &self.shared.limits;
         let mut left = limits.list_bytes;
-        let mut seen = HashSet::new();
         loop {
             let answer = Box::pin(self.send(&call, deadline)).await?;
             let host = answer.host.clone();
@@ -152,6 +171,13 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// A list that did not come whole.
+struct Broken {
+    error: UpstreamError,
+    /// Its first page had come.
+    begun: bool,
 }
 
 /// Whether an upstream answers so because it knows no list of referrers: an old one, or one that shows a page for

@@ -15,7 +15,7 @@ readonly CA=$JUDGES_PKI/ca.crt TAG=v1
 export SSL_CERT_FILE=$CA
 export HOME=$WORK/home XDG_RUNTIME_DIR=$WORK/run TMPDIR=$WORK/tmp
 mkdir -p "$HOME" "$XDG_RUNTIME_DIR" "$TMPDIR"
-PATH=$JUDGES_TOOLS:$PATH
+PATH=$JUDGES_TOOLS:$PATH:/usr/sbin:/sbin
 
 # Passwords of the four roles; their hashes are in write_users.
 password() { echo "$1-password"; }

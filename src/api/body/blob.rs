@@ -21,6 +21,11 @@ pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>, 
     let start = range.map_or(0, ByteRange::start);
     match content {
         BlobContent::None => Body::empty(),
+        BlobContent::Memory(bytes) => {
+            let end = range.map_or(bytes.len() as u64, ByteRange::end);
+            let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            Body::from(bytes.slice(index(start)..index(end)))
+        }
         BlobContent::File(file, lease) => {
             let end = range.map_or(0, ByteRange::end);
             Body::new(FileBody::new(file.into(), start, end, takes_files).held_by(lease))

@@ -10,7 +10,7 @@ use crate::mode::mapping::Home;
 use crate::mode::relay::{blob_error, relay};
 use crate::mode::{BUDGET, BlobContent, ModeError, Served, ServedBlob, Want};
 use crate::oci::{Digest, RepoName};
-use crate::store::{StoreError, StoredBlob};
+use crate::store::{StoreError, StoredBlob, StoredContent};
 use crate::telemetry::CacheOutcome;
 
 /// What is left at least for an answer without the store, after the store was tried: both together stay within 25 s.
@@ -40,8 +40,12 @@ impl Proxy {
     }
 
     async fn stored_blob(&self, home: &Home<'_>, digest: Digest) -> Result<Option<Served<ServedBlob>>, ModeError> {
-        match self.store().blob(&home.cached, digest).await {
-            Ok(StoredBlob { file, size, .. }) => {
+        match self.store().blob_content(&home.cached, digest).await {
+            Ok(StoredContent::Memory(bytes)) => {
+                self.store().note_use(digest);
+                Ok(Some(Served::new(bytes.into(), CacheOutcome::Hit)))
+            }
+            Ok(StoredContent::File(StoredBlob { file, size, .. })) => {
                 // Evicted just now, it can still be read to its end: the descriptor keeps the bytes.
                 let lease = self.store().lease(digest);
                 let content = BlobContent::File(file, Some(lease));
