@@ -43,6 +43,8 @@ pub struct ConnectionLimits {
     pub max_header_bytes: usize,
     /// Requests at once on one HTTP/2 connection.
     pub max_streams: u32,
+    /// What a refused push still sends is read away for so long; see `linger`.
+    pub linger_time: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -54,6 +56,7 @@ impl Default for ConnectionLimits {
             stall_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,
             max_streams: 200,
+            linger_time: Duration::from_secs(5),
         }
     }
 }

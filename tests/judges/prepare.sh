@@ -10,7 +10,7 @@ bin=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools/bin
 mkdir -p "$bin"
 
 # command=package
-packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podman=podman
+packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podman=podman nginx=nginx
     dockerd=docker.io docker=docker.io containerd=containerd)
 
 install_packages() {
