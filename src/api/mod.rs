@@ -33,7 +33,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::{CONNECTION, EXPECT};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
 use http::{HeaderName, HeaderValue, Method, Request, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -210,6 +210,7 @@ async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Re
     }
     decorate(&mut response, parts.uri.path(), parts.uri.query(), &exchange);
     let head = parts.method == Method::HEAD;
+    let response = if head { head_of(response) } else { response };
     response.map(|body| AnswerBody(ResponseBody::new(body, head, exchange)))
 }
 
@@ -331,6 +332,15 @@ async fn read_away(body: &mut RequestBody, headers: &http::HeaderMap) {
     }
 }
 
+/// The answer to a HEAD: what GET would say of its body, and no body (RFC 9110, 9.3.2). HTTP/2 lets nothing else through.
+fn head_of(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|_| !body.is_end_stream()) {
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(head, Body::empty())
+}
+
 /// Headers that every answer of the API carries.
 fn decorate(response: &mut Response, path: &str, query: Option<&str>, exchange: &Exchange) {
     let headers = response.headers_mut();
@@ -345,4 +355,21 @@ fn decorate(response: &mut Response, path: &str, query: Option<&str>, exchange: 
         }
     }
     headers.insert(exchange::REQUEST_ID, exchange.id().clone());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_head_has_the_length_and_not_the_body() {
+        let refused = ApiError::new(ErrorCode::ManifestUnknown, "no such manifest").into_response();
+        let length = refused.body().size_hint().exact().unwrap();
+        let head = head_of(refused);
+        assert!(head.body().is_end_stream() && length > 0);
+        assert_eq!(head.headers()[CONTENT_LENGTH], length.to_string());
+        let known = Response::builder().header(CONTENT_LENGTH, 7).body(Body::empty()).unwrap();
+        assert_eq!(head_of(known).headers()[CONTENT_LENGTH], "7");
+        assert!(!head_of(Response::new(Body::empty())).headers().contains_key(CONTENT_LENGTH));
+    }
 }

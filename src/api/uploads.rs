@@ -76,6 +76,7 @@ pub(super) async fn append(
 ) -> Result<Response, ApiError> {
     let mut session = call.mode.writable()?.store().resume_upload(repo, id).await?;
     let length = chunk_length(call, repo, &session)?;
+    admit(call, &session)?;
     append_all(&mut session, body, length).await?;
     Ok(in_progress(StatusCode::ACCEPTED, repo, id, session.offset()))
 }
@@ -99,6 +100,7 @@ pub(super) async fn finish(
         Err(error) => return Err(error.into()),
     };
     let length = chunk_length(call, repo, &session)?;
+    admit(call, &session)?;
     append_all(&mut session, body, length).await?;
     session.finish(digest).await?;
     Ok(created(repo, digest))
@@ -124,6 +126,14 @@ fn parse_algorithm(name: &str) -> Result<Algorithm, ApiError> {
 
 fn announced(call: &Call<'_>) -> Option<u64> {
     call.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// What can't fit is refused before its body is read. A chunk of nothing needs no room: the last PUT may be one.
+fn admit(call: &Call<'_>, session: &UploadSession) -> Result<(), ApiError> {
+    match announced(call) {
+        None | Some(0) => Ok(()),
+        Some(bytes) => Ok(session.admit(bytes)?),
+    }
 }
 
 /// The length that `Content-Range` gives the chunk; checks that it begins where the upload ends.

@@ -9,18 +9,31 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::linger::Flow;
+use super::linger::{Flow, ReadAway};
 use super::stall::Stall;
 
 /// The bytes a client sends. Cut when none arrives for the stall time while the service waits for one.
 ///
-/// Safe to drop at any point: the client gets its answer, and an HTTP/1 connection is closed behind it. As long as it is
-/// not polled, a client that sent `Expect: 100-continue` is not told to go on.
+/// Safe to drop at any point: the client gets its answer, an HTTP/1 connection is closed behind it, and of an HTTP/2
+/// stream the rest is read away. As long as it is not polled, a client that sent `Expect: 100-continue` is not told to
+/// go on.
 #[derive(Debug)]
 pub struct RequestBody {
-    inner: Incoming,
+    /// There until this is dropped.
+    inner: Option<Incoming>,
     stall: Stall,
-    flow: Option<Arc<Flow>>,
+    rest: Rest,
+}
+
+/// What becomes of a body that the service does not read to its end.
+#[derive(Debug)]
+pub(super) enum Rest {
+    /// HTTP/1: its connection is told of the body's end, and closed without.
+    Flow(Arc<Flow>),
+    /// HTTP/2.
+    ReadAway(ReadAway),
+    /// There is none left.
+    Nothing,
 }
 
 /// Why a request's body ended early. Both are the client's or the network's doing.
@@ -35,14 +48,25 @@ pub enum RequestBodyError {
 }
 
 impl RequestBody {
-    /// `flow`: of the HTTP/1 connection, to be told of the body's end.
-    pub(super) fn new(inner: Incoming, stall_timeout: Duration, flow: Option<Arc<Flow>>) -> Self {
-        Self { inner, stall: Stall::new(stall_timeout), flow }
+    /// `rest`: what becomes of what is not read.
+    pub(super) fn new(inner: Incoming, stall_timeout: Duration, rest: Rest) -> Self {
+        Self { inner: Some(inner), stall: Stall::new(stall_timeout), rest }
     }
 
     fn read_to_end(&mut self) {
-        if let Some(flow) = self.flow.take() {
+        if let Rest::Flow(flow) = std::mem::replace(&mut self.rest, Rest::Nothing) {
             flow.body_read();
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let (Some(inner), Rest::ReadAway(rest)) =
+            (self.inner.take(), std::mem::replace(&mut self.rest, Rest::Nothing))
+            && !inner.is_end_stream()
+        {
+            rest.take(inner);
         }
     }
 }
@@ -55,10 +79,11 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
+        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
+        match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.stall.moved();
-                if self.inner.is_end_stream() {
+                if self.is_end_stream() {
                     self.read_to_end();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -67,7 +92,12 @@ impl Body for RequestBody {
                 self.read_to_end();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(RequestBodyError::Broken(error)))),
+            Poll::Ready(Some(Err(error))) => {
+                if matches!(self.rest, Rest::ReadAway(_)) {
+                    self.rest = Rest::Nothing;
+                }
+                Poll::Ready(Some(Err(RequestBodyError::Broken(error))))
+            }
             Poll::Pending => {
                 let limit = self.stall.limit();
                 self.stall.poll_stalled(cx).map(|()| Some(Err(RequestBodyError::Stalled(limit))))
@@ -76,10 +106,10 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }

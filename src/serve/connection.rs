@@ -24,8 +24,8 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
 use super::ConnectionLimits;
-use super::body::RequestBody;
-use super::linger::{Flow, Lingering, Transport};
+use super::body::{RequestBody, Rest};
+use super::linger::{Flow, Lingering, ReadAway, Transport};
 use super::socket::Socket;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
@@ -109,13 +109,13 @@ where
     let Context { service, limits, stop, abort, .. } = context;
     let address = peer.address;
     let flow = Arc::new(Flow::default());
-    let io = TokioIo::new(Lingering::new(transport, Arc::clone(&flow)));
+    let io = TokioIo::new(Lingering::new(transport, Arc::clone(&flow), limits.linger_time));
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, flow, peer) = (service.clone(), Arc::clone(&flow), peer.clone());
         async move {
             flow.begin(!hyper::body::Body::is_end_stream(request.body()));
             let body_flow = Arc::clone(&flow);
-            let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, Some(body_flow)));
+            let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, Rest::Flow(body_flow)));
             request.extensions_mut().insert(peer);
             let Ok(mut response) = service.oneshot(request).await;
             if flow.is_body_open() {
@@ -158,10 +158,12 @@ where
     let address = peer.address;
     let streams = Arc::new(Streams::default());
     let watched = Arc::clone(&streams);
+    let read_away = ReadAway { tasks: tracker.clone(), time: limits.linger_time };
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, peer, active) = (service.clone(), peer.clone(), watched.begin());
+        let rest = Rest::ReadAway(read_away.clone());
         async move {
-            let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, None));
+            let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, rest));
             request.extensions_mut().insert(peer);
             let Ok(response) = service.oneshot(request).await;
             Ok::<_, Infallible>(response.map(|body| StreamBody::new(body, active)))

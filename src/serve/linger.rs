@@ -4,6 +4,12 @@
 //! whose push was refused early would see a broken connection instead of its status. So the write side is closed
 //! first, then what the client still sends is read away, then the socket is closed (RFC 9112, 9.6).
 //!
+//! A client that sends more than is read away stands still after it: the socket stays open and unread for the rest of
+//! the time. nginx without request buffering writes as long as it can and only then looks for an answer; closed at once
+//! it would find a broken pipe and make a 502 of our status.
+//!
+//! On HTTP/2 the body of the one stream is read away by [`ReadAway`].
+//!
 //! This sits in `poll_shutdown` and not behind hyper's `without_shutdown`: hyper calls it only after everything it
 //! has buffered is written, which `without_shutdown` does not wait for.
 
@@ -14,16 +20,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::server::TlsStream;
+use tokio_util::task::TaskTracker;
 
 use super::socket::Socket;
 
 /// Most bytes that are read away, on the wire.
-pub(super) const LINGER_BYTES: usize = 8 * 1024 * 1024;
-/// Longest time that is read away.
-pub(super) const LINGER_TIME: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
 const SCRATCH: usize = 64 * 1024;
 
@@ -95,14 +103,15 @@ enum Stage {
 pub(super) struct Lingering {
     transport: Transport,
     flow: Arc<Flow>,
+    time: Duration,
     ended: bool,
     stage: Stage,
 }
 
 impl Lingering {
-    /// Takes the connection over.
-    pub(super) const fn new(transport: Transport, flow: Arc<Flow>) -> Self {
-        Self { transport, flow, ended: false, stage: Stage::Open }
+    /// Takes the connection over. `time`: how long its end may take.
+    pub(super) const fn new(transport: Transport, flow: Arc<Flow>, time: Duration) -> Self {
+        Self { transport, flow, time, ended: false, stage: Stage::Open }
     }
 
     fn poll_read_away(
@@ -117,13 +126,10 @@ impl Lingering {
             match Pin::new(transport.raw()).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => *left = left.saturating_sub(buf.filled().len()),
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    ready!(timer.as_mut().poll(cx));
-                    return Poll::Ready(());
-                }
+                Poll::Pending => break,
             }
         }
-        Poll::Ready(())
+        timer.as_mut().poll(cx)
     }
 }
 
@@ -169,7 +175,7 @@ impl AsyncWrite for Lingering {
                     ready!(Pin::new(&mut me.transport).poll_shutdown(cx))?;
                     me.stage = if me.flow.unread.load(Ordering::Relaxed) && !me.ended {
                         Stage::ReadingAway {
-                            timer: Box::pin(sleep(LINGER_TIME)),
+                            timer: Box::pin(sleep(me.time)),
                             scratch: vec![0; SCRATCH].into_boxed_slice(),
                             left: LINGER_BYTES,
                         }
@@ -187,7 +193,38 @@ impl AsyncWrite for Lingering {
     }
 }
 
-/// The I/O of one HTTP/2 connection: there a refused body ends with `RST_STREAM`, nothing lingers.
+/// Reads away, beside the answer, what the service left of an HTTP/2 request's body.
+///
+/// Without it the stream is reset as soon as the answer is written, and curl 7.88 then throws the answer away.
+#[derive(Clone, Debug)]
+pub(super) struct ReadAway {
+    /// Where it is done.
+    pub(super) tasks: TaskTracker,
+    /// How long it may take.
+    pub(super) time: Duration,
+}
+
+impl ReadAway {
+    /// Reads until the body's end, as far as bytes and time go; then the stream is reset.
+    pub(super) fn take(self, mut body: Incoming) {
+        let time = self.time;
+        self.tasks.spawn(async move {
+            let reading = async {
+                let mut left = LINGER_BYTES;
+                while let Some(Ok(frame)) = body.frame().await {
+                    left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                    if left == 0 {
+                        break;
+                    }
+                }
+            };
+            // Too slow is as good as too much.
+            let _ = timeout(time, reading).await;
+        });
+    }
+}
+
+/// The I/O of one HTTP/2 connection: it outlives a refused push, nothing lingers.
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         forward!(self.get_mut(), poll_read, cx, buf)

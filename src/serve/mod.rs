@@ -46,6 +46,8 @@ pub struct ConnectionLimits {
     pub max_streams: u32,
     /// Whether plain HTTP/1 connections send files from the file.
     pub send_files: bool,
+    /// What a refused push still sends is read away for so long; see `linger`.
+    pub linger_time: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -58,6 +60,7 @@ impl Default for ConnectionLimits {
             max_header_bytes: 64 * 1024,
             max_streams: 200,
             send_files: true,
+            linger_time: Duration::from_secs(5),
         }
     }
 }

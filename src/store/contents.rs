@@ -3,11 +3,12 @@
 //! A content lies once under `blobs/`; a repository has it through a hard link. Adding, linking and removing a content
 //! happen under one lock per first byte of its digest, so bytes can't go between being found and being linked.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::collections::VecDeque;
+use std::fs::{File, Metadata, OpenOptions, ReadDir};
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -20,6 +21,9 @@ use super::layout::{Layout, Membership};
 use super::space::{FOLDERS, Space, folder_of};
 use super::{StoreError, StoredBlob};
 use crate::oci::{Algorithm, Digest, RepoName};
+
+/// Names that a count looks at under one lock: a stat of something just looked at each.
+const COUNT_BATCH: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Contents {
@@ -105,8 +109,8 @@ impl Shelf<'_> {
         let path = self.layout.content(digest);
         let _locked = self.contents.lock(digest);
         let added = match stat(&path)? {
-            Some(found) if found.len() == size => false,
-            // Cut short by a failing disk: the verified bytes take its place.
+            Some(found) if found.len() == size && is_sound(&path, kind, digest)? => false,
+            // Damaged by a failing disk: the verified bytes take its place.
             Some(found) => {
                 self.space.remove_content(digest, found.len());
                 true
@@ -191,7 +195,7 @@ impl Shelf<'_> {
         }
         match linked {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.heal(source, &member)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.heal(source, &member, kind, digest)?,
             Err(error) if error.kind() == io::ErrorKind::TooManyLinks => self.renew(source, &member, digest)?,
             Err(error) => return Err(StoreError::io("link to", &member)(error)),
         }
@@ -199,10 +203,13 @@ impl Shelf<'_> {
         self.disk.sync_folder_of(&member)
     }
 
-    /// A member that was cut short by a failing disk is replaced by the content.
-    fn heal(&self, source: &Path, member: &Path) -> Result<(), StoreError> {
-        if stat(source)?.map(|found| found.len()) == stat(member)?.map(|found| found.len()) {
-            return Ok(());
+    /// A member that was damaged by a failing disk is replaced by the content.
+    fn heal(&self, source: &Path, member: &Path, kind: Membership, digest: &Digest) -> Result<(), StoreError> {
+        if let (Some(content), Some(found)) = (stat(source)?, stat(member)?) {
+            let same_file = (content.dev(), content.ino()) == (found.dev(), found.ino());
+            if same_file || (content.len() == found.len() && is_sound(member, kind, digest)?) {
+                return Ok(());
+            }
         }
         let path = self.layout.temporary();
         self.disk.link(source, &path).map_err(StoreError::io("link to", &path))?;
@@ -215,33 +222,112 @@ impl Shelf<'_> {
         let content = self.layout.content(digest);
         let copy = self.disk.copy(source, self.layout.temporary())?;
         self.disk.rename(copy, &content)?;
+        // A count that reads the folder just now may not meet the new file.
+        if let Some(found) = stat(&content)? {
+            self.space.see_content(digest, found.len());
+        }
         self.disk.sync_folder_of(&content)?;
         self.disk.link(&content, member).map_err(StoreError::io("link to", member))
     }
+}
 
+impl<'a> Shelf<'a> {
     /// Adds up one folder of contents and removes those that no repository has (a crash between rename and link).
-    pub(super) fn count_folder(&self, folder: usize) -> Result<u64, StoreError> {
+    pub(super) fn count_folder(self, folder: usize) -> Result<(), StoreError> {
+        let Some(mut counting) = self.begin_count(folder) else { return Ok(()) };
+        while counting.step(COUNT_BATCH)? {}
+        Ok(())
+    }
+
+    /// Begins the count of a folder, or one anew that failed half-way; `None` if it was counted.
+    pub(super) fn begin_count(self, folder: usize) -> Option<Counting<'a>> {
         let _locked = self.contents.lock_folder(folder);
-        if self.space.is_folder_counted(folder) {
-            // An attempt before this one failed further on.
-            return Ok(0);
+        self.space.begin_count(folder).then(|| Counting {
+            shelf: self,
+            folder,
+            waiting: Algorithm::ALL.into_iter().collect(),
+            reading: None,
+        })
+    }
+}
+
+/// The count of one folder, some names at a time; the folder's lock is held for a batch only.
+///
+/// A name that is there all the time is met by reading the folder; one that comes or goes meanwhile is charged or
+/// refunded by whoever changes it. What was met or charged is remembered until the end, so nothing counts twice.
+#[derive(Debug)]
+pub(super) struct Counting<'a> {
+    shelf: Shelf<'a>,
+    folder: usize,
+    waiting: VecDeque<Algorithm>,
+    reading: Option<(Algorithm, ReadDir)>,
+}
+
+impl Counting<'_> {
+    /// Counts up to `limit` names; `false`: there are no more, the folder is counted.
+    pub(super) fn step(&mut self, limit: usize) -> Result<bool, StoreError> {
+        let batch = self.batch(limit)?;
+        for (_, path) in &batch {
+            // A disk that has to look for them does so before anybody waits for the lock.
+            let _ = stat(path);
         }
-        let mut bytes = 0;
-        for algorithm in Algorithm::ALL {
-            let first = u8::try_from(folder).unwrap_or(u8::MAX);
-            let path = self.layout.content_folder(algorithm, first);
-            for entry in std::fs::read_dir(&path).map_err(StoreError::io("read", &path))? {
-                let entry = entry.map_err(StoreError::io("read", &path))?;
-                let Ok(facts) = entry.metadata() else { continue };
-                if facts.nlink() == 1 && facts.is_file() {
-                    self.disk.unlink(&entry.path())?;
-                } else {
-                    bytes += facts.len();
-                }
+        let _locked = self.shelf.contents.lock_folder(self.folder);
+        for (digest, path) in &batch {
+            let Some(facts) = stat(path)? else { continue };
+            if facts.nlink() == 1 && facts.is_file() {
+                self.shelf.disk.unlink(path)?;
+                self.shelf.space.remove_content(digest, facts.len());
+            } else {
+                self.shelf.space.see_content(digest, facts.len());
             }
         }
-        self.space.count_folder(folder, bytes);
-        Ok(bytes)
+        if batch.is_empty() {
+            self.shelf.space.end_count(self.folder);
+        }
+        Ok(!batch.is_empty())
+    }
+
+    /// The next names; none at the end.
+    fn batch(&mut self, limit: usize) -> Result<Vec<(Digest, PathBuf)>, StoreError> {
+        let mut batch = Vec::new();
+        while batch.len() < limit {
+            let (algorithm, entries) = match &mut self.reading {
+                Some((algorithm, entries)) => (*algorithm, entries),
+                None => {
+                    let Some(algorithm) = self.waiting.pop_front() else { break };
+                    let path = self.path(algorithm);
+                    let entries = std::fs::read_dir(&path).map_err(StoreError::io("read", &path))?;
+                    self.reading = Some((algorithm, entries));
+                    continue;
+                }
+            };
+            match entries.next() {
+                Some(entry) => {
+                    let entry = entry.map_err(StoreError::io("read", &self.path(algorithm)))?;
+                    let digest = entry.file_name().to_str().and_then(|hex| Digest::from_hex(algorithm, hex).ok());
+                    // What has another name is not ours: neither counted nor removed.
+                    batch.extend(digest.map(|digest| (digest, entry.path())));
+                }
+                None => self.reading = None,
+            }
+        }
+        Ok(batch)
+    }
+
+    fn path(&self, algorithm: Algorithm) -> PathBuf {
+        self.shelf.layout.content_folder(algorithm, u8::try_from(self.folder).unwrap_or(u8::MAX))
+    }
+}
+
+/// Whether the file of the right length holds the right bytes. Asked of manifests only: they are small, and one that is
+/// not what its name says is never served, so a push has to mend it.
+fn is_sound(path: &Path, kind: Membership, digest: &Digest) -> Result<bool, StoreError> {
+    match kind {
+        Membership::Blob => Ok(true),
+        Membership::Manifest => {
+            let bytes = std::fs::read(path).map_err(StoreError::io("read", path))?;
+            Ok(digest.algorithm().digest(&bytes) == *digest)
+        }
     }
 }
 

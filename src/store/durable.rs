@@ -125,6 +125,16 @@ impl Disk {
         self.sync_folder_of(target)
     }
 
+    /// Writes `content` to `target` through `temporary`, so that a killed process leaves the old or the new there. Not
+    /// synced: after a crash of the machine it may be neither.
+    pub(super) fn replace_unsynced(&self, temporary: PathBuf, target: &Path, content: &[u8]) -> Result<(), StoreError> {
+        let staged = Temporary::adopt(temporary);
+        if let Some(path) = &staged.path {
+            std::fs::write(path, content).map_err(StoreError::io("write", path))?;
+        }
+        self.rename(staged, target)
+    }
+
     /// Moves a folder to a name that is free, durably.
     pub(super) fn move_folder(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         #[expect(clippy::disallowed_methods, reason = "this is the file that renames")]

@@ -162,6 +162,11 @@ impl Layout {
         self.upload(id).join("state")
     }
 
+    /// Where the state is written before it takes its place.
+    pub(super) fn upload_state_in_making(&self, id: UploadId) -> PathBuf {
+        self.upload(id).join("state.new")
+    }
+
     pub(super) fn temporaries(&self) -> PathBuf {
         self.root.join("tmp")
     }

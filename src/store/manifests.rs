@@ -13,7 +13,7 @@ use fail::fail_point;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::contents::{Contents, Looked};
+use super::contents::{Contents, Looked, stat};
 use super::layout::{Layout, Membership};
 use super::listings::Change;
 use super::walk::{Oddities, Tags, holds_manifest};
@@ -272,6 +272,9 @@ impl Inner {
         let path = self.layout.member(repo, Membership::Manifest, &digest);
         let mut bytes = Vec::new();
         file.take(MAX_MANIFEST).read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        if digest.algorithm().digest(&bytes) != digest {
+            return Err(StoreError::damaged(&path, "the stored manifest is not what its digest says; push it again"));
+        }
         let manifest = Manifest::parse(None, &bytes)
             .map_err(|_| StoreError::damaged(&path, "the stored manifest can't be parsed"))?;
         Ok(Some(StoredManifest { digest, bytes: Bytes::from(bytes), manifest: Arc::new(manifest) }))
@@ -285,12 +288,14 @@ impl Inner {
         tags: &[Tag],
     ) -> Result<(), StoreError> {
         let size = stored.bytes.len() as u64;
-        self.space.admit(size)?;
+        // Charged, not only admitted: many at once can't pass the limit together.
+        let charge = self.space.charge(size)?;
         let _locked = self.locks.lock(repo);
         let change = self.begin_change(repo)?;
         let moving = self.memory.changing(repo);
         let result = self.write_manifest(repo, stored, size, tags, &change);
         drop(moving);
+        drop(charge);
         if result.is_ok() {
             change.done();
         }
@@ -325,6 +330,14 @@ impl Inner {
     /// Removes a tag, or a manifest with the tags that point at it; blocking.
     pub(super) fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
         let _locked = self.locks.lock(repo);
+        // Looked for first: what is not there changes nothing, and must not cost the index its stamp.
+        let path = match reference {
+            Reference::Tag(tag) => self.layout.tag(repo, tag),
+            Reference::Digest(digest) => self.layout.member(repo, Membership::Manifest, digest),
+        };
+        if stat(&path)?.is_none() {
+            return Err(StoreError::ManifestUnknown);
+        }
         let change = self.begin_change(repo)?;
         let moving = (self.memory.changing(repo), self.memory.deleting(repo));
         let result = match reference {

@@ -123,7 +123,7 @@ struct Inner {
     uses: Uses,
     listings: Listings,
     /// Keeps a second server out.
-    _lock: File,
+    lock: File,
     /// Read while a change is made; `true` once the store is closed.
     closed: RwLock<bool>,
 }
@@ -207,7 +207,7 @@ impl Store {
             fills: Fills::default(),
             uses: Uses::default(),
             listings: Listings::new(&layout),
-            _lock: opened.lock,
+            lock: opened.lock,
             closed: RwLock::new(false),
             layout,
             disk,
@@ -261,13 +261,13 @@ impl Store {
         self.0.listings.state()
     }
 
-    /// Whether the data folder can be read now; for readiness.
+    /// Whether the data folder can be read now and is the one that was opened; for readiness.
     ///
     /// # Errors
-    /// Of the disk.
+    /// [`StoreError::Layout`] if the folder is gone or another was put over it, or of the disk.
     pub async fn check(&self) -> Result<(), StoreError> {
-        let path = self.0.layout.version();
-        blocking(move || std::fs::read(&path).map(drop).map_err(StoreError::io("read", &path))).await
+        let store = Arc::clone(&self.0);
+        blocking(move || opening::check(&store.layout, &store.lock)).await
     }
 
     /// A blob of a repository: small ones from memory, others opened.

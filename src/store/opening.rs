@@ -1,12 +1,13 @@
 //! Taking a folder into use: laying it out, recognising it, keeping a second server out.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::StoreError;
+use super::contents::stat;
 use super::durable::Disk;
 use super::layout::Layout;
 use crate::oci::Algorithm;
@@ -80,6 +81,27 @@ pub(super) fn hold(layout: &Layout) -> Result<File, StoreError> {
     let lock = lock(layout)?;
     check_version(layout)?;
     Ok(lock)
+}
+
+/// Whether the folder can be read and still is the one that `lock` was taken on.
+pub(super) fn check(layout: &Layout, lock: &File) -> Result<(), StoreError> {
+    let path = layout.marker();
+    let held = lock.metadata().map_err(StoreError::io("stat", &path))?;
+    let changed = |what| {
+        StoreError::Layout(format!(
+            "{} {what} since the server took it into use; put the store's disk back in its place, or restart the server",
+            layout.root().display()
+        ))
+    };
+    match stat(&path)? {
+        None => return Err(changed("is gone or was emptied")),
+        Some(found) if (found.dev(), found.ino()) != (held.dev(), held.ino()) => {
+            return Err(changed("was replaced by another folder"));
+        }
+        Some(_) => {}
+    }
+    let path = layout.version();
+    std::fs::read(&path).map(drop).map_err(StoreError::io("read", &path))
 }
 
 /// Lays out an empty folder, or goes on with one whose laying out was cut off.

@@ -275,6 +275,10 @@ impl Chunk<'_> {
         match Manifest::parse(None, &bytes) {
             Ok(manifest) => {
                 manifest.subject.as_ref()?;
+                if digest.algorithm().digest(&bytes) != digest {
+                    self.progress.oddities.note(&path, &"not what its digest says");
+                    return None;
+                }
                 Some(StoredManifest { digest, bytes: bytes.into(), manifest: Arc::new(manifest) })
             }
             Err(error) => {

@@ -2,9 +2,10 @@
 //!
 //! Bytes are charged before they are written and given back when they go, so a refusal comes before the disk is full
 //! and a broken upload is never counted twice. After an unclean stop the contents are counted again in the background,
-//! one folder of 256 at a time under that folder's lock: what is committed to a folder not yet counted is left to the
-//! count.
+//! one folder of 256 at a time: what is committed to a folder whose count has not begun is left to it; while it runs,
+//! the names that it has seen tell what is charged already.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,9 @@ use crate::oci::Digest;
 const SAMPLE_LIFE: Duration = Duration::from_millis(200);
 const SAMPLE_BYTES: u64 = 64 << 20;
 
+/// A disk that was called full is believed to be so until this much more is free; files of our own come and go.
+const FULL_SLACK: u64 = 1 << 20;
+
 /// Folders of contents: one for each first byte of a digest.
 pub(super) const FOLDERS: usize = 256;
 
@@ -31,10 +35,38 @@ pub(super) struct Space {
     contents: AtomicU64,
     uploads: AtomicU64,
     index: AtomicU64,
-    /// Whether the contents of a folder are in `contents`. Changed and read under the folder's lock.
-    counted: Box<[AtomicBool]>,
+    /// Which contents of a folder are in `contents`. Changed and read under the folder's lock.
+    counts: Box<[Mutex<Count>]>,
     all_counted: AtomicBool,
     sample: Mutex<Sample>,
+    /// What was free when the system last called the disk full: the only sign of it where there is no reserve, or when
+    /// the inodes have run out.
+    full_at: Mutex<Option<u64>>,
+}
+
+/// How far the count of a folder is.
+#[derive(Debug)]
+enum Count {
+    /// Nothing of it is charged.
+    Waiting,
+    /// These are charged.
+    Running(HashSet<Digest>),
+    /// All of it is.
+    Done,
+}
+
+/// Bytes charged until this is dropped.
+#[derive(Debug)]
+#[must_use = "the bytes are charged as long as this lives"]
+pub(super) struct Charge<'a> {
+    space: &'a Space,
+    bytes: u64,
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.space.refund_upload(self.bytes);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,9 +97,12 @@ impl Space {
             contents: AtomicU64::new(contents.unwrap_or(0)),
             uploads: AtomicU64::new(uploads),
             index: AtomicU64::new(0),
-            counted: (0..FOLDERS).map(|_| AtomicBool::new(contents.is_some())).collect(),
+            counts: (0..FOLDERS)
+                .map(|_| Mutex::new(if contents.is_some() { Count::Done } else { Count::Waiting }))
+                .collect(),
             all_counted: AtomicBool::new(contents.is_some()),
             sample: Mutex::new(Sample { taken: None, free: 0, total: 0, written_since: 0 }),
+            full_at: Mutex::new(None),
         }
     }
 
@@ -134,6 +169,15 @@ impl Space {
         Ok(())
     }
 
+    /// Charges bytes for as long as the answer lives, for what is no upload and is charged as a content in the end.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]; nothing is charged then.
+    pub(super) fn charge(&self, bytes: u64) -> Result<Charge<'_>, StoreError> {
+        self.charge_upload(bytes)?;
+        Ok(Charge { space: self, bytes })
+    }
+
     /// Turns what the system says of a full disk or an exhausted quota into the refusal that it is.
     pub(super) fn explain(&self, error: StoreError) -> StoreError {
         if !error.is_disk_full() {
@@ -141,6 +185,7 @@ impl Space {
         }
         let mut sample = lock(&self.sample);
         self.refresh(&mut sample, true);
+        *lock(&self.full_at) = Some(sample.left());
         StoreError::Full(Refusal::ReserveExhausted {
             reserve: self.limits().reserve.bytes(sample.total),
             free: sample.left(),
@@ -154,27 +199,50 @@ impl Space {
 
     /// A content was added. Called under its folder's lock.
     pub(super) fn add_content(&self, digest: &Digest, bytes: u64) {
-        if self.is_counted(digest) {
+        let is_new = match &mut *lock(&self.counts[folder_of(digest)]) {
+            Count::Waiting => false,
+            Count::Running(charged) => charged.insert(*digest),
+            Count::Done => true,
+        };
+        if is_new {
+            self.contents.fetch_add(bytes, Ordering::Relaxed);
+        }
+        *lock(&self.full_at) = None;
+    }
+
+    /// A content was met by the count of its folder, or takes its own place. Called under its folder's lock.
+    pub(super) fn see_content(&self, digest: &Digest, bytes: u64) {
+        if let Count::Running(charged) = &mut *lock(&self.counts[folder_of(digest)])
+            && charged.insert(*digest)
+        {
             self.contents.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
     /// A content is gone. Called under its folder's lock.
     pub(super) fn remove_content(&self, digest: &Digest, bytes: u64) {
-        if self.is_counted(digest) {
+        let was_charged = match &mut *lock(&self.counts[folder_of(digest)]) {
+            Count::Waiting => false,
+            Count::Running(charged) => charged.remove(digest),
+            Count::Done => true,
+        };
+        if was_charged {
             subtract(&self.contents, bytes);
         }
     }
 
-    /// A folder's contents were counted under its lock.
-    pub(super) fn count_folder(&self, folder: usize, bytes: u64) {
-        self.contents.fetch_add(bytes, Ordering::Relaxed);
-        self.counted[folder].store(true, Ordering::Relaxed);
+    /// The count of a folder begins, or goes on. `false`: it is through. Called under the folder's lock.
+    pub(super) fn begin_count(&self, folder: usize) -> bool {
+        let mut count = lock(&self.counts[folder]);
+        if matches!(*count, Count::Waiting) {
+            *count = Count::Running(HashSet::new());
+        }
+        !matches!(*count, Count::Done)
     }
 
-    /// Whether the folder was counted. To be asked under its lock.
-    pub(super) fn is_folder_counted(&self, folder: usize) -> bool {
-        self.counted[folder].load(Ordering::Relaxed)
+    /// All contents of a folder were met. Called under its lock.
+    pub(super) fn end_count(&self, folder: usize) {
+        *lock(&self.counts[folder]) = Count::Done;
     }
 
     pub(super) fn set_all_counted(&self) {
@@ -198,7 +266,7 @@ impl Space {
             budget: limits.max_bytes,
             free,
             reserve: limits.reserve.bytes(total),
-            writable: self.admit(1).is_ok(),
+            writable: self.admit(1).is_ok() && !self.is_full_still(free),
         }
     }
 
@@ -206,8 +274,11 @@ impl Space {
         [&self.contents, &self.uploads, &self.index].iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
     }
 
-    fn is_counted(&self, digest: &Digest) -> bool {
-        self.is_folder_counted(folder_of(digest))
+    /// Whether the system called the disk full, and since then nothing was stored nor more than a little freed.
+    fn is_full_still(&self, free: u64) -> bool {
+        let mut full_at = lock(&self.full_at);
+        *full_at = full_at.filter(|at| free.saturating_sub(*at) < FULL_SLACK);
+        full_at.is_some()
     }
 
     /// Free bytes (those that this process may use) and size of the file system.

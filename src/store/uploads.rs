@@ -83,7 +83,7 @@ impl Uploads {
         shelf.disk.make_folder(&shelf.layout.upload(id))?;
         let hasher = Hasher::new(algorithm);
         let made = super::durable::create(&shelf.layout.upload_data(id)).and_then(|file| {
-            State::of(repo, 0, &hasher).write(&shelf.layout.upload_state(id))?;
+            State::of(repo, 0, &hasher).write(shelf.layout, shelf.disk, id)?;
             Ok(file)
         });
         let file = made.inspect_err(|_| remove_folder(&shelf.layout.upload(id)))?;

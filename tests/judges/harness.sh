@@ -83,6 +83,15 @@ write_users() {
 YAML
 }
 
+# More lines below `tls` and `store` of the configuration, and how the data folder is made; a judge
+# may define them anew.
+more_tls() { :; }
+more_store() { :; }
+make_store() {
+    rm -rf "$WORK/store"
+    mkdir "$WORK/store"
+}
+
 write_config() {
     cat <<YAML
 mode: Local
@@ -91,9 +100,11 @@ adminListen: 127.0.0.1:$ADMIN_PORT
 tls:
   certFile: $JUDGES_PKI/tls.crt
   keyFile: $JUDGES_PKI/tls.key
+$(more_tls)
 store:
   dir: $WORK/store
   reserveBytes: 0
+$(more_store)
 auth:
   token:
     signingKeyFile: $JUDGES_PKI/token.key
@@ -120,8 +131,7 @@ start_server() {
         # Below the range that the kernel gives to outgoing connections.
         PORT=$((20000 + RANDOM % 6000 * 2)) ADMIN_PORT=$((PORT + 1))
         write_config "$users" "$references" >"$WORK/config.yaml"
-        rm -rf "$WORK/store"
-        mkdir "$WORK/store"
+        make_store
         run_server >>"$SERVER_LOG" 2>&1 &
         SERVER=$!
         if await_server; then
@@ -134,6 +144,14 @@ start_server() {
         wait "$SERVER" || true
     done
     fail "the server does not start: $(tail -n 5 "$SERVER_LOG")"
+}
+
+# start_again starts a server on what the one before left, with the same configuration.
+start_again() {
+    run_server >>"$SERVER_LOG" 2>&1 &
+    SERVER=$!
+    trap stop_all EXIT
+    await_server || fail "the server does not start again: $(tail -n 5 "$SERVER_LOG")"
 }
 
 await_server() {
@@ -186,6 +204,9 @@ api() {
     [[ $2 != HEAD ]] || method=(--head)
     curl -sS --max-time 30 --cacert "$CA" -u "$1" "${method[@]}" -o /dev/null -w '%{http_code}' "https://$REGISTRY$3"
 }
+
+# metric NAME prints a metric's value.
+metric() { curl -sS --max-time 30 "http://127.0.0.1:$ADMIN_PORT/metrics" | awk -v name="$1" '$1 == name { print $2 }'; }
 
 # docker_config USER:PASSWORD prints a folder with a config.json that signs in to REGISTRY.
 docker_config() {

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 #[expect(clippy::needless_pass_by_value, reason = "its callers make the options for it alone")]
@@ -143,4 +145,98 @@ async fn a_count_beside_pushes_and_deletes_is_right() {
     counting.await.unwrap();
     assert_eq!(second.usage().used, Some(200 * 40));
     assert_tidy(&second);
+}
+
+/// What happens while a folder is being counted.
+#[derive(Clone, Debug)]
+enum Beside {
+    Count(usize),
+    Push(usize),
+    Delete(usize),
+    /// The disk fails, and the count begins again.
+    Again,
+}
+
+fn besides() -> impl Strategy<Value = Vec<Beside>> {
+    let step = prop_oneof![
+        3 => (1..4_usize).prop_map(Beside::Count),
+        2 => (0..12_usize).prop_map(Beside::Push),
+        2 => (0..12_usize).prop_map(Beside::Delete),
+        1 => Just(Beside::Again),
+    ];
+    proptest::collection::vec(step, 0..40)
+}
+
+/// Contents of one folder: their digests begin with the same byte.
+fn contents_of_one_folder(number: usize) -> Vec<Vec<u8>> {
+    let contents = (0_u64..).map(|i| i.to_le_bytes().repeat(1 + usize::try_from(i % 5).unwrap()));
+    contents.filter(|content| sha256(content).as_bytes()[0] == 7).take(number).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// No step waits for the count: it holds the folder's lock within one batch only.
+    #[test]
+    fn a_count_step_by_step_is_right_whatever_happens_between(
+        before in proptest::collection::vec(0..12_usize, 0..12),
+        steps in besides(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (dir, name, contents) = (quick_dir(), repo("a"), contents_of_one_folder(12));
+            let first = store(dir.path());
+            for i in before {
+                push(&first, &name, &contents[i]).await;
+            }
+            drop(first);
+            let store = store(dir.path());
+            let inner = Arc::clone(&store.0);
+            let mut counting = inner.shelf().begin_count(7);
+            for step in steps {
+                match step {
+                    Beside::Count(limit) => {
+                        if let Some(running) = &mut counting && !running.step(limit).unwrap() {
+                            counting = None;
+                        }
+                    }
+                    Beside::Push(i) => drop(push(&store, &name, &contents[i]).await),
+                    Beside::Delete(i) => drop(store.delete_blob(&name, sha256(&contents[i])).await),
+                    Beside::Again => counting = inner.shelf().begin_count(7),
+                }
+            }
+            inner.count(&CancellationToken::new()).unwrap();
+            assert_tidy(&store);
+        });
+    }
+}
+
+#[tokio::test]
+async fn another_folder_in_the_place_of_the_store_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, aside) = (dir.path().join("data"), dir.path().join("aside"));
+    let store = store(&place);
+    store.check().await.unwrap();
+    Disk::default().move_folder(&place, &aside).unwrap();
+    let gone = store.check().await.unwrap_err();
+    assert!(matches!(&gone, StoreError::Layout(sentence) if sentence.contains("is gone")), "{gone}");
+    Store::init(&place).unwrap();
+    let other = store.check().await.unwrap_err();
+    assert!(matches!(&other, StoreError::Layout(sentence) if sentence.contains("replaced")), "{other}");
+    std::fs::remove_dir_all(&place).unwrap();
+    Disk::default().move_folder(&aside, &place).unwrap();
+    store.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_was_called_full_is_not_writable_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    assert!(store.usage().writable);
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let told = store.0.space.explain(StoreError::io("write", dir.path())(full));
+    assert!(matches!(told, StoreError::Full(Refusal::ReserveExhausted { reserve: 0, .. })), "{told}");
+    assert!(!store.usage().writable);
+    push(&store, &repo("a"), b"it fits").await;
+    assert!(store.usage().writable);
 }

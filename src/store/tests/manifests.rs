@@ -278,3 +278,85 @@ async fn listings_follow_the_tree() {
     store.close();
     assert_tidy(&store);
 }
+
+#[tokio::test]
+async fn a_manifest_that_is_not_what_its_digest_says_is_never_served_and_mended_by_a_push() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store(dir.path());
+    let name = repo("a");
+    let (right, wrong) = (numbered(1), numbered(2));
+    assert_eq!(right.bytes.len(), wrong.bytes.len());
+    opened.put_manifest(&name, right.clone(), vec![tag("t")]).await.unwrap();
+    drop(opened);
+    let opened = store(dir.path());
+    std::fs::write(opened.0.layout.content(&right.digest), &wrong.bytes).unwrap();
+    for reference in [by_tag("t"), by_digest(&right)] {
+        let read = opened.manifest(&name, &reference).await;
+        assert!(
+            matches!(&read, Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData)
+        );
+    }
+    opened.put_manifest(&name, right.clone(), vec![tag("t")]).await.unwrap();
+    assert_eq!(opened.manifest(&name, &by_tag("t")).await.unwrap().bytes, right.bytes);
+    assert_tidy(&opened);
+}
+
+#[tokio::test]
+async fn a_delete_of_nothing_leaves_the_index_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = repo("a");
+    let ready = async || {
+        let (store, tasks, stop) = (store(dir.path()), TaskTracker::new(), CancellationToken::new());
+        store.start_workers(&tasks, &stop);
+        while store.index_state() != IndexState::Ready {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        store
+    };
+    let first = ready().await;
+    first.put_manifest(&name, numbered(1), vec![tag("t")]).await.unwrap();
+    first.close();
+    drop(first);
+    let store = ready().await;
+    let stamp = store.0.layout.index_stamp();
+    assert!(stamp.exists());
+    for nothing in [by_tag("u"), by_digest(&numbered(2))] {
+        for name in [&name, &repo("b")] {
+            let deleted = store.delete_manifest(name, &nothing).await;
+            assert!(matches!(deleted, Err(StoreError::ManifestUnknown)));
+        }
+    }
+    assert!(stamp.exists(), "a crash from here on would cost a rebuild");
+    store.delete_manifest(&name, &by_tag("t")).await.unwrap();
+    assert!(!stamp.exists());
+    assert_tidy(&store);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn puts_at_once_do_not_pass_the_budget_together() {
+    let large = |number: u64| {
+        manifest(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [],
+            "annotations": {"number": number.to_string(), "padding": "x".repeat(100_000)}}))
+    };
+    let size = large(0).bytes.len() as u64;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&StoreOptions { max_bytes: Some(3 * size), ..options(dir.path()) }).unwrap();
+    let mut puts = JoinSet::new();
+    for number in 0..10 {
+        let store = store.clone();
+        puts.spawn(async move { store.put_manifest(&repo(&format!("r{number}")), large(number), Vec::new()).await });
+    }
+    while let Some(put) = puts.join_next().await {
+        assert!(matches!(put.unwrap(), Ok(()) | Err(StoreError::Full(Refusal::BudgetExhausted { .. }))));
+    }
+    assert!(store.usage().used.unwrap() <= 3 * size, "{:?}", store.usage());
+    assert_tidy(&store);
+    // What was charged for puts that were refused was given back.
+    for number in 0..10 {
+        let _ = store.delete_manifest(&repo(&format!("r{number}")), &by_digest(&large(number))).await;
+    }
+    assert_eq!(store.usage().used, Some(0));
+}

@@ -258,3 +258,18 @@ async fn a_finish_that_nobody_waits_for_runs_to_its_end() {
     store.close();
     assert_tidy(&store);
 }
+
+/// A reader, and a server that starts after a kill, sees one note or the other: a note is never written in place.
+#[tokio::test]
+async fn a_note_is_replaced_and_never_half_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let mut session = begin(&store, false).await;
+    let path = store.0.layout.upload_state(session.id());
+    let before = std::fs::read(&path).unwrap();
+    let open = std::fs::File::open(&path).unwrap();
+    session.append(vec![Bytes::from(vec![7; 17 << 20])]).await.unwrap();
+    assert_ne!(std::fs::read(&path).unwrap(), before, "no new note was written");
+    assert_eq!(std::io::read_to_string(open).unwrap().as_bytes(), before);
+    assert_eq!(files_in(path.parent().unwrap()).len(), 2, "something is left beside the note");
+}

@@ -210,7 +210,7 @@ fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), Store
     }
     upload.offset.store(writer.offset, Ordering::Release);
     if writer.offset - writer.noted >= NOTE_EVERY {
-        State::of(&upload.repo, writer.offset, &writer.hasher).write(&store.layout.upload_state(upload.id))?;
+        State::of(&upload.repo, writer.offset, &writer.hasher).write(&store.layout, &store.disk, upload.id)?;
         writer.noted = writer.offset;
     }
     Ok(())

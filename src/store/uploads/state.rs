@@ -7,9 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use crate::oci::{Algorithm, Hasher, HasherState, RepoName};
+use crate::oci::{Algorithm, Hasher, HasherState, RepoName, UploadId};
 use crate::store::StoreError;
-use crate::store::durable::is_absence;
+use crate::store::durable::{Disk, is_absence};
+use crate::store::layout::Layout;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -34,8 +35,9 @@ impl State {
         Self { repo: repo.clone(), algorithm: hasher.algorithm(), hash: Some((hashed, hasher.clone())) }
     }
 
-    /// Writes it, not synced: without it, or with half of it, nothing but time is lost.
-    pub(super) fn write(&self, path: &Path) -> Result<(), StoreError> {
+    /// Writes it for the upload `id`. A killed server leaves the one before or this one; not synced: a note that a crash
+    /// of the machine loses costs the upload.
+    pub(super) fn write(&self, layout: &Layout, disk: &Disk, id: UploadId) -> Result<(), StoreError> {
         let (hashed, hash) = self
             .hash
             .as_ref()
@@ -48,7 +50,7 @@ impl State {
             hash,
         };
         let text = serde_json::to_vec(&raw).map_err(|error| StoreError::Bug(error.to_string()))?;
-        std::fs::write(path, text).map_err(StoreError::io("write", path))
+        disk.replace_unsynced(layout.upload_state_in_making(id), &layout.upload_state(id), &text)
     }
 
     /// Reads it; `None` if there is none that can be read: nobody knows whose upload it was.

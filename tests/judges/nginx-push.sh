@@ -1,0 +1,246 @@
+#!/usr/bin/env bash
+# A real nginx in front, as people put one there: no buffering of requests, TLS to the registry, and
+# a client certificate by which the registry believes its X-Forwarded-* headers. Pushes and pulls
+# work through it, and one that is refused before its body was read shows its status.
+source "$(dirname "$0")/harness.sh"
+
+PATH=$PATH:/usr/sbin
+need nginx openssl crane skopeo
+
+readonly PUBLIC=registry.example.org
+readonly BUDGET=$((32 << 20))
+
+# leaf NAME CN SAN writes a certificate of the judges' authority.
+leaf() {
+    openssl req -new -newkey rsa:2048 -nodes -keyout "$WORK/$1.key" -subj "/CN=$2" -out "$WORK/$1.csr" 2>>"$WORK/openssl.log"
+    openssl x509 -req -in "$WORK/$1.csr" -CA "$CA" -CAkey "$JUDGES_PKI/ca.key" -set_serial "0x$(openssl rand -hex 8)" \
+        -days 2 -out "$WORK/$1.crt" -extfile <(echo "subjectAltName=$3") 2>>"$WORK/openssl.log"
+}
+leaf front nginx-front "DNS:$PUBLIC,IP:127.0.0.1"
+leaf client front-proxy DNS:front-proxy
+leaf stranger somebody DNS:somebody
+
+more_tls() {
+    printf '  clientCAFile: %s\n  trustedProxyNames: [front-proxy]\n' "$CA"
+}
+more_store() { printf '  maxBytes: %s\n' "$BUDGET"; }
+start_server
+
+write_nginx() {
+    cat <<NGINX
+daemon off;
+user root;
+worker_processes 1;
+pid $WORK/nginx/pid;
+error_log $JUDGES_LOGS/$JUDGE.nginx.log info;
+events { worker_connections 256; }
+http {
+    access_log off;
+    client_body_temp_path $WORK/nginx/body;
+    proxy_temp_path $WORK/nginx/proxy;
+    fastcgi_temp_path $WORK/nginx/fastcgi;
+    uwsgi_temp_path $WORK/nginx/uwsgi;
+    scgi_temp_path $WORK/nginx/scgi;
+    upstream registry {
+        server 127.0.0.1:$PORT;
+        keepalive 8;
+    }
+    server {
+        listen 127.0.0.1:$FRONT_PLAIN;
+        listen 127.0.0.1:$FRONT ssl http2;
+        server_name $PUBLIC;
+        ssl_certificate $WORK/front.crt;
+        ssl_certificate_key $WORK/front.key;
+        client_max_body_size 0;
+        proxy_request_buffering off;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host $PUBLIC;
+        proxy_set_header X-Forwarded-For \$proxy_add_x_forwarded_for;
+        proxy_set_header X-Forwarded-Proto \$scheme;
+        proxy_set_header X-Forwarded-Host \$http_host;
+        proxy_set_header X-Request-Id \$request_id;
+        proxy_ssl_certificate $WORK/client.crt;
+        proxy_ssl_certificate_key $WORK/client.key;
+        proxy_ssl_trusted_certificate $CA;
+        proxy_ssl_verify on;
+        proxy_ssl_name localhost;
+        location / { proxy_pass https://registry; }
+    }
+}
+NGINX
+}
+
+start_nginx() {
+    local try
+    mkdir -p "$WORK/nginx"
+    for try in 1 2 3 4 5; do
+        # Below those of the server, which are even and their followers from 20000 on.
+        FRONT=$((10000 + RANDOM % 4000 * 2)) FRONT_PLAIN=$((FRONT + 1))
+        write_nginx >"$WORK/nginx.conf"
+        nginx -c "$WORK/nginx.conf" 2>>"$JUDGES_LOGS/$JUDGE.nginx.log" &
+        local nginx=$!
+        if await_front "$nginx"; then
+            DAEMONS+=("$nginx")
+            return
+        fi
+        say "no nginx at port $FRONT (try $try)"
+        kill -KILL "$nginx" 2>/dev/null || true
+        wait "$nginx" || true
+    done
+    fail "nginx does not start: $(tail -n 5 "$JUDGES_LOGS/$JUDGE.nginx.log")"
+}
+
+await_front() {
+    local i
+    for ((i = 0; i < 100; i++)); do
+        kill -0 "$1" 2>/dev/null || return 1
+        if curl -sS --max-time 2 --cacert "$CA" -o /dev/null "https://127.0.0.1:$FRONT/v2/" 2>/dev/null; then
+            return 0
+        fi
+        sleep 0.1
+    done
+    return 1
+}
+
+start_nginx
+DIRECT=$REGISTRY
+REGISTRY=127.0.0.1:$FRONT
+
+# line_of REPOSITORY prints its last access line in the server's log, which is written a little later.
+line_of() {
+    await logged "$1"
+    logged "$1"
+}
+logged() { grep -F "\"repository\":\"$1\"" "$SERVER_LOG" | grep -F '"target":"access"' | tail -n 1; }
+
+say "an image goes in and comes out"
+DOCKER_CONFIG=$(docker_config "$RW")
+export DOCKER_CONFIG
+crane push "$JUDGES_IMAGES/index" "$REGISTRY/team/multi:$TAG"
+crane validate --remote "$REGISTRY/team/multi:$TAG"
+same "$(crane digest "$REGISTRY/team/multi:$TAG")" "$(digest_of index)" "digest through nginx"
+certs=$(certs_dir)
+skopeo copy --all --src-cert-dir "$certs" --src-creds "$RO" "docker://$REGISTRY/team/multi:$TAG" "oci:$WORK/multi:$TAG"
+same "$(jq -r '.manifests[0].digest' "$WORK/multi/index.json")" "$(digest_of index)" "pulled index"
+
+say "what nginx says of its client counts"
+# curl_public PATH [OPTION...] asks nginx by its public name, from an address that is not nginx's own.
+curl_public() {
+    curl -sS --max-time 30 --cacert "$CA" --interface 127.0.0.9 --connect-to "$PUBLIC:443:127.0.0.1:$FRONT" \
+        "${@:2}" "https://$PUBLIC$1"
+}
+# curl_direct CERTIFICATE PATH [OPTION...] asks the server itself, pretending to be a proxy.
+curl_direct() {
+    local certificate=()
+    [[ -z $1 ]] || certificate=(--cert "$WORK/$1.crt" --key "$WORK/$1.key")
+    curl -sS --max-time 30 --cacert "$CA" ${certificate[@]+"${certificate[@]}"} -H 'X-Forwarded-For: 192.0.2.7' \
+        -H 'X-Forwarded-Proto: http' -H 'X-Forwarded-Host: forged.example.org' -H 'X-Request-Id: forged' \
+        "${@:3}" "https://$DIRECT$2"
+}
+challenge_in() { tr -d '\r' | grep -i '^www-authenticate:'; }
+grep -qF "Bearer realm=\"https://$PUBLIC/auth/token\"" <<<"$(curl_public /v2/ -o /dev/null -D - | challenge_in)" ||
+    fail "the challenge through nginx: $(curl_public /v2/ -o /dev/null -D - | challenge_in)"
+id=$(curl_public /v2/believed/tags/list -u "$RO" -H 'X-Forwarded-For: 192.0.2.7' -o /dev/null -D - |
+    tr -d '\r' | awk 'tolower($1) == "x-request-id:" { print $2 }')
+[[ $id =~ ^[0-9a-f]{32}$ ]] || fail "no request id of nginx came back: '$id'"
+# The last address is the one that nginx itself wrote.
+line=$(line_of believed)
+same "$(jq -r .address <<<"$line")" 127.0.0.9 "address in the access log"
+same "$(jq -r .id <<<"$line")" "$id" "id in the access log"
+same "$(curl_direct client /v2/ -o /dev/null -D - | challenge_in | grep -o 'realm="[^"]*"')" \
+    'realm="http://forged.example.org/auth/token"' "realm for who shows the proxy's certificate"
+
+say "nobody else is believed"
+for certificate in "" stranger; do
+    same "$(curl_direct "$certificate" /v2/ -o /dev/null -D - | challenge_in | grep -o 'realm="[^"]*"')" \
+        "realm=\"https://$DIRECT/auth/token\"" "realm for certificate '$certificate'"
+    curl_direct "$certificate" "/v2/forged${certificate:-none}/tags/list" -u "$RO" -o /dev/null
+    line=$(line_of "forged${certificate:-none}")
+    same "$(jq -r .address <<<"$line")" 127.0.0.1 "address in the access log"
+    [[ $(jq -r .id <<<"$line") != forged ]] || fail "a forged id was taken over"
+done
+
+# raw METHOD PATH USER:PASSWORD BYTES prints the status that a client reads who sends all of its
+# body first, without TLS to nginx.
+raw() {
+    local status
+    exec 3<>"/dev/tcp/127.0.0.1/$FRONT_PLAIN"
+    {
+        printf '%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Basic %s\r\n' "$1" "$2" "$PUBLIC" "$(printf %s "$3" | base64 -w0)"
+        printf 'Content-Type: application/octet-stream\r\nContent-Length: %s\r\n\r\n' "$4"
+        head -c "$4" /dev/zero
+    } >&3 2>/dev/null || true
+    IFS=' ' read -r -t 60 _ status _ <&3 || status="nothing"
+    exec 3>&-
+    echo "$status"
+}
+
+# begin prints the location of a new upload.
+begin() {
+    curl -sS --max-time 30 --cacert "$CA" -u "$RW" -X POST -o /dev/null -D - "https://$DIRECT/v2/team/big/blobs/uploads/" |
+        tr -d '\r' | awk 'tolower($1) == "location:" { print $2 }'
+}
+
+say "a push refused early shows its status, whatever its length"
+zeros=sha256:$(head -c $((BUDGET * 2)) /dev/zero | sha256sum | cut -d' ' -f1)
+small=sha256:$(head -c 1000000 /dev/zero | sha256sum | cut -d' ' -f1)
+for round in 1 2 3; do
+    for size in 1000000 12000000 60000000; do
+        location=$(begin)
+        same "$(raw PATCH "$location" rw:wrong "$size")" 401 "wrong password, $size bytes, round $round"
+        same "$(raw PATCH "$location" "$RO" "$size")" 403 "reader, $size bytes, round $round"
+        same "$(raw POST "/v2/team/big/blobs/uploads/?digest=$small" "$RO" "$size")" 403 "reader's POST, $size bytes"
+        same "$(raw PUT "/v2/team/big/manifests/v1" "$RO" "$size")" 403 "reader's manifest, $size bytes"
+        same "$(raw PUT "/v2/team/big/manifests/v1" "$RW" $((size + (4 << 20))))" 413 "too large a manifest"
+        same "$(api "$RW" DELETE "$location")" 204 "cancel"
+    done
+    location=$(begin)
+    same "$(raw POST "/v2/team/big/blobs/uploads/?digest=$zeros" "$RW" $((BUDGET * 2)))" 507 "over the budget in one POST"
+    same "$(raw PATCH "$location" "$RW" $((BUDGET * 2)))" 507 "over the budget in one PATCH"
+    same "$(raw PUT "$location?digest=$zeros" "$RW" $((BUDGET * 2)))" 507 "over the budget in the final PUT"
+    same "$(api "$RW" DELETE "$location")" 204 "cancel"
+done
+
+say "over TLS and HTTP/2 too, with what the refusal says"
+head -c $((BUDGET * 2)) /dev/zero >"$WORK/zeros"
+for version in --http1.1 --http2; do
+    location=$(begin)
+    for try in "rw:wrong 401 UNAUTHORIZED" "$RO 403 DENIED" "$RW 507 DENIED"; do
+        read -r user status code <<<"$try"
+        got=$(curl -sS --max-time 60 "$version" --cacert "$CA" -u "$user" -X PATCH -T "$WORK/zeros" \
+            -H 'Content-Type: application/octet-stream' -o "$WORK/refusal" -w '%{http_code}' "https://$REGISTRY$location") ||
+            fail "curl $version as $user: status $got"
+        same "$got" "$status" "curl $version as $user"
+        same "$(jq -r '.errors[0].code' "$WORK/refusal")" "$code" "code for $user"
+    done
+    same "$(api "$RW" DELETE "$location")" 204 "cancel"
+done
+
+say "crane and skopeo say why"
+head -c $((BUDGET + (16 << 20))) /dev/urandom >"$WORK/random"
+tar -C "$WORK" -cf "$WORK/big.tar" random
+# told WORD COMMAND... succeeds if the command fails and says WORD.
+told() {
+    local output
+    if output=$("${@:2}" 2>&1); then
+        fail "was let through: ${*:2}"
+    fi
+    grep -qF "$1" <<<"$output" || fail "does not say $1: ${*:2}: $output"
+}
+told "store.maxBytes" crane append --oci-empty-base --new_layer "$WORK/big.tar" --new_tag "$REGISTRY/team/big:$TAG"
+crane append --oci-empty-base --new_layer "$WORK/big.tar" --new_tag "$PUBLIC/team/big:$TAG" --output "$WORK/big.image" --platform linux/amd64
+skopeo copy "docker-archive:$WORK/big.image" "oci:$WORK/big:$TAG"
+told "507 Insufficient Storage" skopeo copy --retry-times 0 --dest-cert-dir "$certs" --dest-creds "$RW" "oci:$WORK/big:$TAG" "docker://$REGISTRY/team/big:$TAG"
+refused skopeo copy --dest-cert-dir "$certs" --dest-creds "$RO" "oci:$WORK/big:$TAG" "docker://$REGISTRY/team/big:$TAG"
+refused skopeo copy --dest-cert-dir "$certs" --dest-creds rw:wrong "oci:$WORK/big:$TAG" "docker://$REGISTRY/team/big:$TAG"
+DOCKER_CONFIG=$(docker_config "$RO")
+refused crane push "$WORK/big" "$REGISTRY/team/big:$TAG"
+DOCKER_CONFIG=$(docker_config ro:wrong)
+refused crane push "$WORK/big" "$REGISTRY/team/big:$TAG"
+
+say "nothing of all that is left, and there is room again"
+same "$(api "$RO" HEAD "/v2/team/big/manifests/$TAG")" 404 "HEAD of what was refused"
+DOCKER_CONFIG=$(docker_config "$RW")
+crane push "$JUDGES_IMAGES/image" "$REGISTRY/team/app:$TAG"
+crane validate --remote "$REGISTRY/team/app:$TAG"
