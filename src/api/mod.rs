@@ -271,7 +271,7 @@ async fn answer(
         settings: app.0.settings.load_full(),
         auth,
         who,
-        takes_files: peer.takes_files,
+        file_way: peer.file_way,
     };
     handle(&call, body, &route).await
 }

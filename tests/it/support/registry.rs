@@ -28,12 +28,14 @@ pub(crate) struct Setup {
     pub(crate) config: String,
     /// Variables of the environment.
     env: Vec<(String, String)>,
+    /// HTTPS with a certificate made for it.
+    tls: bool,
 }
 
 impl Setup {
     /// An open registry.
     pub(crate) fn open() -> Self {
-        Self { users: false, config: String::new(), env: Vec::new() }
+        Self { users: false, config: String::new(), env: Vec::new(), tls: false }
     }
 
     /// An open registry that passes reads through to the upstream's [`REPO`].
@@ -62,6 +64,11 @@ impl Setup {
         self
     }
 
+    /// An open registry that speaks HTTPS.
+    pub(crate) fn with_tls() -> Self {
+        Self { tls: true, ..Self::open() }
+    }
+
     /// A registry with the four users of Deckhouse.
     pub(crate) fn with_users() -> Self {
         Self { users: true, ..Self::open() }
@@ -79,6 +86,10 @@ impl Setup {
         if !self.config.contains("store:") {
             yaml.push_str(&format!("store: {{ dir: {}, reserveBytes: 0 }}\n", dir.display()));
         }
+        if self.tls {
+            let folder = dir.parent().unwrap().display();
+            yaml.push_str(&format!("tls: {{ certFile: {folder}/tls.crt, keyFile: {folder}/tls.key }}\n"));
+        }
         if self.users {
             yaml.push_str("auth:\n  users:\n");
             for name in ["ro", "rw", "mirror-puller", "mirror-pusher"] {
@@ -89,6 +100,12 @@ impl Setup {
     }
 }
 
+fn write_certificate(folder: &Path) {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(folder.join("tls.crt"), made.cert.pem()).unwrap();
+    std::fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+}
+
 /// A running registry. Dropped: it is killed, and the folder removed.
 pub(crate) struct Registry {
     folder: Arc<TempDir>,
@@ -97,6 +114,7 @@ pub(crate) struct Registry {
     reader: Option<JoinHandle<()>>,
     address: String,
     admin: String,
+    scheme: &'static str,
 }
 
 impl Registry {
@@ -108,6 +126,9 @@ impl Registry {
     /// Starts one in a folder that another one used before.
     pub(crate) fn start_in(folder: Arc<TempDir>, setup: &Setup) -> Self {
         let config = folder.path().join("config.yaml");
+        if setup.tls {
+            write_certificate(folder.path());
+        }
         std::fs::write(&config, setup.yaml(&folder.path().join("data"))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"] {
@@ -149,6 +170,7 @@ impl Registry {
             reader: Some(reader),
             address: address.unwrap(),
             admin: admin.unwrap(),
+            scheme: if setup.tls { "https" } else { "http" },
         }
     }
 
@@ -159,12 +181,12 @@ impl Registry {
 
     /// A client without credentials.
     pub(crate) fn client(&self) -> Client {
-        Client::new(&format!("http://{}", self.address), None)
+        Client::new(&format!("{}://{}", self.scheme, self.address), None)
     }
 
     /// A client that signs in by Basic as one of the users.
     pub(crate) fn client_as(&self, user: &str) -> Client {
-        Client::new(&format!("http://{}", self.address), Some((user.to_owned(), "secret".to_owned())))
+        Client::new(&format!("{}://{}", self.scheme, self.address), Some((user.to_owned(), "secret".to_owned())))
     }
 
     /// A client of the admin listener.
@@ -174,7 +196,7 @@ impl Registry {
 
     /// A client that signs in by Basic with any user and password.
     pub(crate) fn client_with(&self, user: &str, password: &str) -> Client {
-        Client::new(&format!("http://{}", self.address), Some((user.to_owned(), password.to_owned())))
+        Client::new(&format!("{}://{}", self.scheme, self.address), Some((user.to_owned(), password.to_owned())))
     }
 
     /// A sample of the metrics, named with its labels; 0 while there is none.
