@@ -31,6 +31,8 @@ type probe struct {
 	other  string // blobs are mounted from here
 	sparse bool
 	trials []*trial
+	// Codes of errors that the specification does not have.
+	foreignCodes map[string]bool
 }
 
 func main() {
@@ -40,6 +42,8 @@ func main() {
 		repo:   os.Getenv("OCI_REPO1"),
 		other:  os.Getenv("OCI_REPO2"),
 		sparse: os.Getenv("OCI_DATA_SPARSE") == "true",
+
+		foreignCodes: map[string]bool{},
 	}
 	results := os.Getenv("OCI_RESULTS_DIR")
 	if os.Getenv("OCI_REGISTRY") == "" || p.repo == "" || results == "" {
@@ -72,6 +76,8 @@ func main() {
 			p.keep(file)
 		}
 	}
+
+	p.codesSeen()
 
 	counts, err := p.report(results)
 	if err != nil {

@@ -114,6 +114,9 @@ func (t *trial) deleteSet(s *dataSet) {
 		// The manifest stays.
 		t.manifestThere(s.tags[tag], s.manifest(s.tags[tag]))
 	}
+	for _, tag := range t.tags(nil) {
+		t.check(s.tags[tag] == "", "the list still has the deleted tag %s", tag)
+	}
 	for _, m := range slices.Backward(s.manifests) {
 		t.want(t.ask("DELETE", t.at("manifests", m.digest)), "DELETE of "+m.digest, 202)
 		t.manifestMissing(m.digest)

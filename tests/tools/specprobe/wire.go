@@ -57,14 +57,15 @@ func (p *probe) stream(method, target string, body []byte, headers ...string) *a
 }
 
 func (w *wire) signedIn(method, target string, body []byte, streamed bool, headers []string) *answer {
-	key := method
+	key, from := method, ""
 	if parsed, err := url.Parse(target); err == nil {
-		// A mount needs a right in the other repository too.
-		key = repositoryOf(parsed.Path) + " " + method + " " + parsed.Query().Get("from")
+		// A mount needs a right in the other repository too, and clients ask for it by themselves.
+		from = parsed.Query().Get("from")
+		key = repositoryOf(parsed.Path) + " " + method + " " + from
 	}
 	a := w.once(method, target, body, streamed, headers, w.tokens[key])
 	if a.status == http.StatusUnauthorized {
-		token, err := w.token(a.header.Get("WWW-Authenticate"))
+		token, err := w.token(a.header.Get("WWW-Authenticate"), from)
 		if err != nil {
 			a = &answer{method: method, header: http.Header{}, body: []byte(err.Error())}
 		} else {
@@ -112,7 +113,8 @@ func (w *wire) once(method, target string, body []byte, streamed bool, headers [
 
 var challengePart = regexp.MustCompile(`(\w+)="([^"]*)"`)
 
-func (w *wire) token(challenge string) (string, error) {
+// token asks for what the challenge says, and for the right to pull from the repository `from`.
+func (w *wire) token(challenge, from string) (string, error) {
 	parts := map[string]string{}
 	for _, part := range challengePart.FindAllStringSubmatch(challenge, -1) {
 		parts[strings.ToLower(part[1])] = part[2]
@@ -120,6 +122,9 @@ func (w *wire) token(challenge string) (string, error) {
 	query := url.Values{"service": {parts["service"]}}
 	for _, scope := range strings.Fields(parts["scope"]) {
 		query.Add("scope", scope)
+	}
+	if from != "" {
+		query.Add("scope", "repository:"+from+":pull")
 	}
 	request, err := http.NewRequest("GET", parts["realm"]+"?"+query.Encode(), nil)
 	if err != nil {
