@@ -8,7 +8,8 @@
 //
 //	OCI_USERNAME, OCI_PASSWORD   who signs in, with the right to push and delete
 //	OCI_DATA_SPARSE=true         manifests with missing references have to be taken
-//	OCI_API_PUSH=false           nothing is pushed; only what the next four name is asked for
+//	OCI_API_PUSH=false           nothing is pushed; only what the last four name is asked for
+//	OCI_API_MANIFESTS_DELETE=false   and nothing can be deleted either
 //	OCI_RO_DATA_TAGS, OCI_RO_DATA_MANIFESTS, OCI_RO_DATA_BLOBS, OCI_RO_DATA_REFERRERS
 //
 // With PROBE_KEEP=FILE one set of data stays in OCI_REPO1, and FILE tells it to a shell as these four.

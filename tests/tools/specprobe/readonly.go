@@ -92,6 +92,22 @@ func (p *probe) readOnly() {
 			t.referrersAre(subject, entries)
 		}
 	})
+	if os.Getenv("OCI_API_MANIFESTS_DELETE") == "false" {
+		p.run("read-only/deletes", "Deleting tags; Deleting Manifests; Deleting Blobs", func(t *trial) {
+			t.deletionIsOff(map[string][]string{"manifests": append(words(t, "TAGS"), words(t, "MANIFESTS")...), "blobs": words(t, "BLOBS")})
+		})
+	}
+}
+
+// deletionIsOff asks a registry that deletes nothing. Section Deleting tags, Manifests, Blobs.
+func (t *trial) deletionIsOff(things map[string][]string) {
+	for kind, references := range things {
+		t.check(len(references) > 0, "there are no %s to ask for", kind)
+		for _, reference := range references {
+			t.want(t.ask("DELETE", t.at(kind, reference)), "DELETE of "+reference, 400, 405)
+			t.want(t.ask("HEAD", t.at(kind, reference), accept...), "HEAD after the DELETE of "+reference, 200)
+		}
+	}
 }
 
 // pullsAlike holds HEAD and GET of one thing to each other, and the content to its digest.

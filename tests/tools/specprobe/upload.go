@@ -86,7 +86,7 @@ type chunks struct{ lastByPut, disorder bool }
 
 // Section Pushing a blob in chunks.
 func (b pushed) byChunks(how chunks) {
-	a := b.send("POST", b.in(b.repo, "blobs", "uploads/"), nil, "Content-Length", "0")
+	a := b.send("POST", b.in(b.repo, "blobs", "uploads/"), nil)
 	if !b.want(a, "POST", 202) {
 		return
 	}
