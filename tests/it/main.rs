@@ -10,6 +10,8 @@ mod architecture;
 mod auth;
 mod blobs;
 mod hostile;
+#[cfg(feature = "failpoints")]
+mod killed;
 mod lists;
 mod manifests;
 mod operations;

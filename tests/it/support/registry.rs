@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::Client;
 
@@ -21,12 +22,14 @@ pub(crate) struct Setup {
     pub(crate) users: bool,
     /// More lines of the configuration file.
     pub(crate) config: String,
+    /// Crash points, as the `fail` crate reads them; they do nothing unless compiled in.
+    pub(crate) crash_points: String,
 }
 
 impl Setup {
     /// An open registry.
     pub(crate) fn open() -> Self {
-        Self { users: false, config: String::new() }
+        Self { users: false, config: String::new(), crash_points: String::new() }
     }
 
     /// A registry with the four users of Deckhouse.
@@ -38,6 +41,13 @@ impl Setup {
     pub(crate) fn config(mut self, lines: &str) -> Self {
         self.config.push_str(lines);
         self.config.push('\n');
+        self
+    }
+
+    /// Stops at a crash point; see [`Registry::paused`].
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn pause_at(mut self, point: &str) -> Self {
+        self.crash_points = format!("{point}=pause");
         self
     }
 
@@ -61,6 +71,9 @@ pub(crate) struct Registry {
     folder: Arc<TempDir>,
     process: Option<Child>,
     log: Arc<Mutex<Vec<Value>>>,
+    /// The number of lines in the log after the start.
+    #[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "only crash tests wait for a line"))]
+    lines: watch::Receiver<usize>,
     reader: Option<JoinHandle<()>>,
     address: String,
     admin: String,
@@ -79,6 +92,7 @@ impl Registry {
         let mut process = Command::new(env!("CARGO_BIN_EXE_d8-registry"))
             .args(["serve", "--config"])
             .arg(&config)
+            .env("FAILPOINTS", &setup.crash_points)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -96,11 +110,13 @@ impl Registry {
             }
             log.lock().unwrap().push(line);
         }
+        let (count, counted) = watch::channel(0);
         let reader = std::thread::spawn({
             let log = Arc::clone(&log);
             move || {
                 for line in lines.map_while(Result::ok) {
                     log.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+                    count.send_modify(|count| *count += 1);
                 }
             }
         });
@@ -108,6 +124,7 @@ impl Registry {
             folder,
             process: Some(process),
             log,
+            lines: counted,
             reader: Some(reader),
             address: address.unwrap(),
             admin: admin.unwrap(),
@@ -152,6 +169,19 @@ impl Registry {
     /// The folder around both, to start another registry in.
     pub(crate) fn folder(&self) -> Arc<TempDir> {
         Arc::clone(&self.folder)
+    }
+
+    /// Waits until the server stands at the crash point that it was started with; panics if it ends before.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn paused(&self) {
+        let mut lines = self.lines.clone();
+        loop {
+            lines.mark_unchanged();
+            if self.log.lock().unwrap().iter().any(|line| line["message"] == "paused") {
+                return;
+            }
+            lines.changed().await.expect("the server ended before the crash point");
+        }
     }
 
     /// Sends a signal.
