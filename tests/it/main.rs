@@ -9,6 +9,7 @@
 mod architecture;
 mod auth;
 mod blobs;
+mod fuzz;
 mod hostile;
 #[cfg(feature = "failpoints")]
 mod killed;
