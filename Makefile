@@ -22,16 +22,10 @@ JUDGES ?=
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-run: ## Local mode on 127.0.0.1:5001, open to this machine, data in ./data (PROFILE=release for speed)
+run: ## A Proxy on 127.0.0.1:5001 in front of UPSTREAM=URL (IMAGE=NAME:TAG), or of a Local beside it; PROFILE=release for speed
 	cargo build --locked --workspace --profile $(PROFILE) --bins
 	@echo
-	@echo 'Registry at 127.0.0.1:5001, data in ./data, status at http://127.0.0.1:5002/status.'
-	@echo 'It is open and without TLS, and only this machine reaches it. In another shell:'
-	@echo '  push:  skopeo copy --dest-tls-verify=false SOURCE docker://127.0.0.1:5001/team/app:v1'
-	@echo '  pull:  docker pull 127.0.0.1:5001/team/app:v1'
-	@echo '  look:  curl http://127.0.0.1:5001/v2/_catalog'
-	@echo
-	@exec $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/d8-registry serve
+	@exec deploy/run.sh $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/d8-registry
 
 test: ## Fast tests, then the conformance program and one push and pull per client against the binary
 	@$(STAGE) "unit and integration tests" $(MAKE) --no-print-directory unit

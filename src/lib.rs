@@ -26,5 +26,6 @@ pub mod oci;
 pub mod serve;
 pub mod server;
 pub mod store;
+mod sys;
 pub mod telemetry;
 pub mod upstream;

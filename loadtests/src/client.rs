@@ -94,6 +94,28 @@ impl Client {
         }
     }
 
+    /// Asks for `path` and gives each piece of the body to `take` as it comes, until that says `false`: then the
+    /// connection is dropped where it stands. Anything but 200 is an error. The patience is for each piece.
+    pub(crate) async fn stream_ok(&mut self, path: &str, mut take: impl FnMut(&[u8]) -> Result<bool>) -> Result<()> {
+        let request = Request::get(path).header(HOST, self.target.authority.as_str()).body(Empty::new())?;
+        let patiently = || format!("GET {path}: nothing within {PATIENCE:?}");
+        self.sender.ready().await?;
+        let answer =
+            tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await.with_context(patiently)??;
+        ensure!(answer.status() == StatusCode::OK, "GET {path}: {}", answer.status());
+        let mut body = answer.into_body();
+        while let Some(frame) = tokio::time::timeout(PATIENCE, body.frame()).await.with_context(patiently)? {
+            let frame = frame.with_context(|| format!("GET {path}: the body broke"))?;
+            if let Some(piece) = frame.data_ref()
+                && !take(piece)?
+            {
+                self.driver.abort_all();
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// As [`Self::fetch`]; anything but 200 is an error.
     pub(crate) async fn fetch_ok(&mut self, path: &str) -> Result<Answer> {
         let answer = self.fetch(path).await?;

@@ -6,10 +6,13 @@
 //! - [`seed`]: fills a store's folder without a server
 //! - [`tags`]: latency of tag pages
 //! - [`store_scale`]: the scenario of a large store, from an empty folder to a report
+//! - [`cold_storm`]: the scenario of many clients before a cold Proxy; [`limited`]: its upstream, over a narrow line
 //! - [`server`]: a server as a child process; [`client`]: one connection to one
 //! - [`proc`]: what the kernel says of a process and of the machine; [`report`]: results as table and JSON
 
 mod client;
+mod cold_storm;
+mod limited;
 mod proc;
 mod report;
 mod seed;
@@ -56,6 +59,8 @@ enum Command {
     },
     /// Start time, tag pages, rebuild speed and idle memory of a store with many tags, against their targets.
     StoreScale(store_scale::StoreScaleOptions),
+    /// Many clients ask a cold Proxy for one blob: upstream GETs and the time of the last client, against a single one's.
+    ColdStorm(cold_storm::ColdStormOptions),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +97,7 @@ fn run(arguments: Arguments) -> Result<bool> {
             report
         }
         Command::StoreScale(options) => runtime.block_on(store_scale::run(&options))?,
+        Command::ColdStorm(options) => runtime.block_on(cold_storm::run(&options))?,
     };
     arguments.output.write(&report)?;
     Ok(report.passed())

@@ -46,6 +46,7 @@ impl Unit {
 pub(crate) enum Target {
     Below(f64),
     AtLeast(f64),
+    Exactly(f64),
 }
 
 impl Target {
@@ -53,6 +54,7 @@ impl Target {
         match self {
             Self::Below(limit) => value < limit,
             Self::AtLeast(limit) => value >= limit,
+            Self::Exactly(wanted) => (value - wanted).abs() < f64::EPSILON,
         }
     }
 
@@ -60,6 +62,7 @@ impl Target {
         let (sign, limit) = match self {
             Self::Below(limit) => ("<", limit),
             Self::AtLeast(limit) => (">=", limit),
+            Self::Exactly(wanted) => ("=", wanted),
         };
         format!("{sign} {} {}", number(limit), unit.symbol()).trim_end().to_owned()
     }

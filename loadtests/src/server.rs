@@ -31,11 +31,18 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `program` on the store in `dir`; does not wait until it listens. Its log goes to `log`.
     pub(crate) fn start(program: &Path, dir: &Path, log: &Path) -> Result<Self> {
+        Self::start_with(program, dir, log, None)
+    }
+
+    /// The same with a configuration file.
+    pub(crate) fn start_with(program: &Path, dir: &Path, log: &Path, config: Option<&Path>) -> Result<Self> {
         let (port, admin_port) = (free_port()?, free_port()?);
         let output = File::create(log).with_context(|| format!("create {}", log.display()))?;
         let started = Instant::now();
         let child = Command::new(program)
             .arg("serve")
+            .args(config.map(|_| "--config"))
+            .args(config)
             .arg("--data-dir")
             .arg(dir)
             .args(["--listen", &format!("127.0.0.1:{port}"), "--admin-listen", &format!("127.0.0.1:{admin_port}")])
@@ -103,6 +110,14 @@ impl Server {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+/// Gives `work` up at an interrupt; the servers it started end with it.
+pub(crate) async fn unless_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        result = work => result,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
     }
 }
 

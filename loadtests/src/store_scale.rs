@@ -14,14 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use tokio::process::Command;
 
 use crate::proc::Memory;
 use crate::report::{Report, Target, Unit};
 use crate::seed::{self, SeedOptions};
-use crate::server::Server;
+use crate::server::{Server, unless_interrupted};
 use crate::tags::{self, TagLoad};
 
 /// From the start of the process to the first pull that is answered.
@@ -91,14 +91,6 @@ async fn empty(options: &StoreScaleOptions, scratch: &Path, report: &mut Report)
     tokio::time::sleep(SETTLE).await;
     Memory::of(server.pid()?)?.judge(report, ", idle, empty store", EMPTY_MIB);
     server.stop().await
-}
-
-/// Gives `work` up at an interrupt; the servers it started end with it.
-async fn unless_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::select! {
-        result = work => result,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-    }
 }
 
 /// Seeds the store on a thread of its own, and waits for that thread whatever happens: only then can the folder go.

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     fn peer(trusted_proxy: bool) -> Peer {
-        Peer { address: "192.0.2.1:5000".parse().unwrap(), tls: false, trusted_proxy }
+        Peer { address: "192.0.2.1:5000".parse().unwrap(), tls: false, trusted_proxy, takes_files: false }
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use super::body::blob_body;
 use super::call::Call;
-use super::content::{Content, want};
+use super::content::{Content, OCTETS, want};
 use super::error::ApiError;
 use crate::mode::Served;
 use crate::oci::{Digest, RepoName};
@@ -14,8 +14,9 @@ use crate::oci::{Digest, RepoName};
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
     let want = want(call.method, call.headers, &digest);
     let Served { value: blob, how } = call.mode.blob(repo, digest, want).await?;
-    let content = Content { digest, size: blob.size, media_type: "application/octet-stream" };
-    let mut response = content.respond(call.method, call.headers, |range| blob_body(blob.content, range))?;
+    let content = Content { digest, size: blob.size, media_type: OCTETS };
+    let mut response =
+        content.respond(call.method, call.headers, |range| blob_body(blob.content, range, call.takes_files))?;
     response.extensions_mut().insert(how);
     Ok(response)
 }

@@ -18,6 +18,8 @@ pub(super) struct Call<'a> {
     pub(super) settings: Arc<Settings>,
     pub(super) auth: &'a Authenticator,
     pub(super) who: Identity,
+    /// As [`super::peer::Peer::takes_files`].
+    pub(super) takes_files: bool,
 }
 
 impl Call<'_> {

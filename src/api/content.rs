@@ -2,21 +2,25 @@
 
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::error::ApiError;
 use crate::mode::Want;
-use crate::oci::{ByteRange, Digest, ErrorCode, RangeSpec};
+use crate::oci::{ByteRange, Digest, ErrorCode, ManifestKind, RangeSpec};
 
 /// `Docker-Content-Digest`.
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// What a request wants of a content, before it is known what there is.
 pub(super) fn want(method: &Method, headers: &HeaderMap, digest: &Digest) -> Want {
-    let etag = format!("\"{digest}\"");
+    let etag = digest.quoted();
     Want { head: method == Method::HEAD || is_unchanged(headers, &etag), range: wanted_range(method, headers, &etag) }
 }
+
+/// The media type of every blob: what it is, its descriptor says.
+pub(super) const OCTETS: &str = "application/octet-stream";
 
 /// What is answered: the facts that decide status and headers.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +50,7 @@ impl Content<'_> {
         headers: &HeaderMap,
         body: impl FnOnce(Option<ByteRange>) -> Body,
     ) -> Result<Response, ApiError> {
-        let etag = format!("\"{}\"", self.digest);
+        let etag = self.digest.quoted();
         let selection = self.select(method, headers, &etag)?;
         let (status, range) = match selection {
             Selection::NotModified => (StatusCode::NOT_MODIFIED, None),
@@ -57,11 +61,14 @@ impl Content<'_> {
         let mut response = Response::new(if has_body { body(range) } else { Body::empty() });
         *response.status_mut() = status;
         let out = response.headers_mut();
-        out.insert(ETAG, text(&etag));
-        out.insert(CONTENT_DIGEST, text(&self.digest.to_string()));
+        out.reserve(10);
+        // One text for both: the digest is the tag without its quotes.
+        let etag = Bytes::from(etag);
+        out.insert(CONTENT_DIGEST, shared(etag.slice(1..etag.len() - 1)));
+        out.insert(ETAG, shared(etag));
         out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if status != StatusCode::NOT_MODIFIED {
-            out.insert(CONTENT_TYPE, text(self.media_type));
+            out.insert(CONTENT_TYPE, media_type(self.media_type));
         }
         if let (Some(range), Some(size)) = (range, self.size) {
             out.insert(CONTENT_LENGTH, HeaderValue::from(range.len()));
@@ -107,6 +114,21 @@ fn wanted_range(method: &Method, headers: &HeaderMap, etag: &str) -> Option<Rang
 /// Whether a list of entity tags names `etag`, by weak comparison (RFC 9110, 13.1.2).
 fn names_etag(list: &str, etag: &str) -> bool {
     list.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// A header value of bytes that are ASCII without control characters by construction.
+fn shared(bytes: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The media type as a header; the usual ones cost nothing.
+fn media_type(name: &str) -> HeaderValue {
+    ManifestKind::ALL
+        .iter()
+        .map(|kind| kind.as_str())
+        .chain([OCTETS])
+        .find(|known| *known == name)
+        .map_or_else(|| text(name), HeaderValue::from_static)
 }
 
 /// A header value of text that is ASCII without control characters by construction.

@@ -102,6 +102,13 @@ impl ApiError {
         Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause").with_cause(Origin::Bug, error)
     }
 
+    /// A panic; its message is in the log already.
+    pub(super) fn panicked() -> Self {
+        let mut error = Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause");
+        error.0.origin = Origin::Bug;
+        error
+    }
+
     /// The client's body broke off or could not be read.
     pub(super) fn broken_body(error: &axum::Error) -> Self {
         Self::new(ErrorCode::SizeInvalid, "the request's body broke off").with_cause(Origin::Client, error)

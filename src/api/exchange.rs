@@ -1,7 +1,8 @@
 //! One request and its answer, from the first byte to the last: what is counted, measured and logged of it.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::response::Response;
@@ -36,11 +37,11 @@ pub(super) type Outcome = Result<Response, ApiError>;
 pub(super) struct Exchange {
     app: App,
     started: Instant,
-    id: String,
+    id: HeaderValue,
     method: Method,
     route: Option<Route>,
     address: IpAddr,
-    user_agent: Option<String>,
+    user_agent: Option<HeaderValue>,
     user: Option<Arc<str>>,
     failure: Option<AuthFailure>,
     status: StatusCode,
@@ -59,16 +60,17 @@ impl Exchange {
         route: Option<&Route>,
         progress: Arc<RequestProgress>,
     ) -> Self {
-        let header = |name: &HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let id = header(&REQUEST_ID).filter(|id| peer.trusted_proxy && !id.is_empty() && id.len() <= ID_CHARS);
+        let readable = |value: &&HeaderValue| value.to_str().is_ok();
+        let id = parts.headers.get(REQUEST_ID).filter(|_| peer.trusted_proxy).filter(readable);
+        let id = id.filter(|id| !id.is_empty() && id.len() <= ID_CHARS);
         Self {
             app: app.clone(),
             started: Instant::now(),
-            id: id.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned),
+            id: id.cloned().unwrap_or_else(new_id),
             method: parts.method.clone(),
             route: route.cloned(),
             address: client_address(peer, &parts.headers),
-            user_agent: header(&USER_AGENT).map(|agent| agent.chars().take(AGENT_CHARS).collect()),
+            user_agent: parts.headers.get(USER_AGENT).filter(readable).cloned(),
             user: None,
             failure: None,
             status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -80,7 +82,7 @@ impl Exchange {
         }
     }
 
-    pub(super) fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &HeaderValue {
         &self.id
     }
 
@@ -148,7 +150,7 @@ impl Exchange {
     fn log_fault(&self, error: &ApiError) {
         let repository = self.route.as_ref().and_then(Route::repository).map(ToString::to_string);
         tracing::error!(
-            id = self.id,
+            id = text(&self.id),
             method = %self.method,
             repository,
             origin = ?error.origin(),
@@ -186,7 +188,7 @@ impl Finish for Exchange {
         }
         let reference = self.route.as_ref().and_then(Route::reference);
         self.app.0.access_log.log(&AccessRecord {
-            id: &self.id,
+            id: text(&self.id),
             user: self.user.as_deref(),
             address: self.address,
             method: self.method.as_str(),
@@ -198,11 +200,34 @@ impl Finish for Exchange {
             sent,
             whole,
             duration,
-            user_agent: self.user_agent.as_deref(),
+            user_agent: self.user_agent.as_ref().map(|agent| {
+                let agent = text(agent);
+                // Readable text is ASCII: every byte is a character.
+                &agent[..agent.len().min(AGENT_CHARS)]
+            }),
             error: self.error.as_deref(),
             important,
         });
     }
+}
+
+/// A request's id: random for the process, counted within it. A random number for every request would be a system call
+/// for every request.
+fn new_id() -> HeaderValue {
+    static PROCESS: OnceLock<u64> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let process = *PROCESS.get_or_init(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    let number = u128::from(process) << 64 | u128::from(NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut id = [0; 32];
+    for (place, digit) in id.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[usize::try_from(number >> (4 * place) & 15).unwrap_or(0)];
+    }
+    HeaderValue::from_bytes(&id).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// A value that was found readable.
+fn text(value: &HeaderValue) -> &str {
+    value.to_str().unwrap_or_default()
 }
 
 const fn route_label(route: Option<&Route>) -> telemetry::Route {

@@ -1,6 +1,6 @@
 //! The HTTP edge: requests parsed into our types, answers rendered; the only part that speaks axum.
 //!
-//! A request's way: [`router`] → `dispatch` (below) → `Route::parse` → authentication → right → limit → one handler
+//! A request's way: [`Edge`] → `dispatch` (below) → `Route::parse` → authentication → right → limit → one handler
 //! (`blobs`, `manifests`, `uploads`, `tags`, `referrers`, `token`) → the mode → an answer → `exchange`, which counts
 //! and logs when the answer's last byte is gone.
 
@@ -21,20 +21,24 @@ mod tags;
 mod token;
 mod uploads;
 
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
 use axum::response::Response;
-use http::header::{CONNECTION, EXPECT};
-use http::{HeaderName, HeaderValue, Method, Version};
-use http_body::Body as _;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use http::{HeaderName, HeaderValue, Method, Request, Version};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::Service;
 
 pub use limits::GateSizes;
 
@@ -124,21 +128,79 @@ impl App {
     }
 }
 
-/// The registry's service. Paths of the distribution API have names with slashes, so axum routes nothing here: one
-/// fallback, and `Route` reads the path.
-pub fn router(app: App) -> Router {
-    Router::new().fallback(dispatch).layer(CatchPanicLayer::new()).with_state(app)
+/// The registry's service. Paths of the distribution API have names with slashes, so nothing is left for a router to
+/// do: `Route` reads the path.
+#[derive(Clone, Debug)]
+pub struct Edge(App);
+
+impl Edge {
+    /// Serves `app`.
+    #[must_use]
+    pub const fn new(app: App) -> Self {
+        Self(app)
+    }
 }
 
-async fn dispatch(State(app): State<App>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
+impl<B> Service<Request<B>> for Edge
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = http::Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let app = self.0.clone();
+        let (parts, body) = request.into_parts();
+        // A body that is not there is not boxed: most requests have none.
+        let body = if body.is_end_stream() { Body::empty() } else { Body::new(body) };
+        Box::pin(async move { Ok(dispatch(app, parts, body).await) })
+    }
+}
+
+/// The body of an answer. Dropped before its end, the answer counts as cut short.
+pub struct AnswerBody(ResponseBody<Exchange>);
+
+impl std::fmt::Debug for AnswerBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnswerBody").finish_non_exhaustive()
+    }
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.0).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+/// Answers, whatever happens: a panic is a fault of ours and not the end of the connection.
+async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Response<AnswerBody> {
     let (mut body, progress) = RequestBody::new(body);
     let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
     let route = Route::parse(parts.uri.path());
     let mut exchange = Exchange::begin(&app, &parts, &peer, route.as_ref().ok(), Arc::clone(&progress));
 
-    let outcome = answer(&app, &parts, &peer, route, &mut body, &mut exchange).await;
-    let mut response = exchange.settle(outcome);
+    let answered = AssertUnwindSafe(answer(&app, &parts, &peer, route, &mut body, &mut exchange)).catch_unwind().await;
+    let mut response = exchange.settle(answered.unwrap_or_else(|_| Err(ApiError::panicked())));
     if !progress.ended() {
         read_away(&mut body, &parts.headers).await;
         // What is left can't be read past: the connection ends after this answer, in an orderly way (serve/linger.rs).
@@ -148,7 +210,8 @@ async fn dispatch(State(app): State<App>, request: Request) -> Response {
     }
     decorate(&mut response, parts.uri.path(), parts.uri.query(), &exchange);
     let head = parts.method == Method::HEAD;
-    response.map(|body| Body::new(ResponseBody::new(body, head, exchange)))
+    let response = if head { head_of(response) } else { response };
+    response.map(|body| AnswerBody(ResponseBody::new(body, head, exchange)))
 }
 
 /// Lets the request in, or says why not, and runs its handler.
@@ -208,6 +271,7 @@ async fn answer(
         settings: app.0.settings.load_full(),
         auth,
         who,
+        takes_files: peer.takes_files,
     };
     handle(&call, body, &route).await
 }
@@ -268,6 +332,15 @@ async fn read_away(body: &mut RequestBody, headers: &http::HeaderMap) {
     }
 }
 
+/// The answer to a HEAD: what GET would say of its body, and no body (RFC 9110, 9.3.2). HTTP/2 lets nothing else through.
+fn head_of(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|_| !body.is_end_stream()) {
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(head, Body::empty())
+}
+
 /// Headers that every answer of the API carries.
 fn decorate(response: &mut Response, path: &str, query: Option<&str>, exchange: &Exchange) {
     let headers = response.headers_mut();
@@ -281,5 +354,22 @@ fn decorate(response: &mut Response, path: &str, query: Option<&str>, exchange: 
             headers.insert(OCI_NAMESPACE, content::text(authority.as_str()));
         }
     }
-    headers.insert(exchange::REQUEST_ID, content::text(exchange.id()));
+    headers.insert(exchange::REQUEST_ID, exchange.id().clone());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_head_has_the_length_and_not_the_body() {
+        let refused = ApiError::new(ErrorCode::ManifestUnknown, "no such manifest").into_response();
+        let length = refused.body().size_hint().exact().unwrap();
+        let head = head_of(refused);
+        assert!(head.body().is_end_stream() && length > 0);
+        assert_eq!(head.headers()[CONTENT_LENGTH], length.to_string());
+        let known = Response::builder().header(CONTENT_LENGTH, 7).body(Body::empty()).unwrap();
+        assert_eq!(head_of(known).headers()[CONTENT_LENGTH], "7");
+        assert!(!head_of(Response::new(Body::empty())).headers().contains_key(CONTENT_LENGTH));
+    }
 }

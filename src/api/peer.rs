@@ -11,6 +11,8 @@ pub struct Peer {
     pub tls: bool,
     /// Whether it showed a client certificate of a trusted proxy, whose `X-Forwarded-*` and `X-Request-Id` count.
     pub trusted_proxy: bool,
+    /// Whether the connection sends bytes that stand for a part of a file from the file (`sys::stand_in`).
+    pub takes_files: bool,
 }
 
 impl Peer {
@@ -20,6 +22,7 @@ impl Peer {
             address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             tls: false,
             trusted_proxy: false,
+            takes_files: false,
         }
     }
 }

@@ -54,6 +54,15 @@ macro_rules! choices {
 }
 
 choices! {
+    /// How files reach a plain connection.
+    Acceleration, "sendfile or off",
+    /// The kernel moves them.
+    Sendfile = "sendfile",
+    /// They are read and written.
+    Off = "off",
+}
+
+choices! {
     /// What a registry operation means.
     Mode, "one of the modes Direct, Proxy, Local",
     /// Requests go to the upstream.

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use choice::{
-    AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
+    Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
 };
 pub use error::{ConfigError, KeyError, Position};
 pub use proxy::{ProxySettings, StaleOn};
@@ -207,6 +207,8 @@ pub struct Limits {
     pub drain_deadline: Duration,
     /// Largest head of a request in bytes.
     pub header_bytes: u32,
+    /// How files reach a plain connection.
+    pub acceleration: Acceleration,
 }
 
 /// The log.

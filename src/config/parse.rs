@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choice::{AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
+use super::choice::{Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
 use super::error::KeyError;
 use super::raw::{Raw, RawAuth, RawLimits, RawLog, RawManifests, RawStore, RawTls, RawToken, RawUser};
 use super::settings::{Origin, Origins};
@@ -310,6 +310,7 @@ impl Parser {
             )?,
             drain_deadline: self.span("limits.drainDeadline", raw.drain_deadline, seconds(25), Duration::ZERO..=DAY)?,
             header_bytes: u32::try_from(header_bytes).unwrap_or(u32::MAX),
+            acceleration: self.pick("limits.acceleration", raw.acceleration, Acceleration::Sendfile),
         })
     }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::choice::{
-    AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
+    Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
 };
 use super::images_repo::{ImagesRepo, TrustedHost};
 use super::secret::Secret;
@@ -163,6 +163,7 @@ pub(super) struct RawLimits {
     pub(super) tls_handshake_timeout: Option<Span>,
     pub(super) drain_deadline: Option<Span>,
     pub(super) header_bytes: Option<ByteSize>,
+    pub(super) acceleration: Option<Acceleration>,
 }
 
 #[derive(Default, Deserialize)]

@@ -125,6 +125,7 @@ pub const KEYS: &[KeyInfo] = &[
     live("limits.tlsHandshakeTimeout"),
     live("limits.drainDeadline"),
     live("limits.headerBytes"),
+    live("limits.acceleration"),
     restart("log.format"),
     live("log.level"),
     live("log.access"),
@@ -271,6 +272,7 @@ impl Config {
         list.add("limits.tlsHandshakeTimeout", Span(limits.tls_handshake_timeout));
         list.add("limits.drainDeadline", Span(limits.drain_deadline));
         list.add("limits.headerBytes", ByteSize(u64::from(limits.header_bytes)));
+        list.add("limits.acceleration", limits.acceleration);
     }
 
     /// Keys whose value differs and that a running server does not take. Turning TLS on or off is `tls.disabled`,

@@ -82,11 +82,19 @@ pub struct ServedBlob {
     pub content: BlobContent,
 }
 
+impl From<Bytes> for ServedBlob {
+    fn from(bytes: Bytes) -> Self {
+        Self { size: Some(bytes.len() as u64), content: BlobContent::Memory(bytes) }
+    }
+}
+
 /// Where the bytes of a blob are.
 #[derive(Debug)]
 pub enum BlobContent {
     /// None were wanted.
     None,
+    /// Here.
+    Memory(Bytes),
     /// In a file.
     File(File, Option<Lease>),
     /// In a file that grows.

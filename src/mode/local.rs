@@ -2,7 +2,7 @@
 
 use super::{BlobContent, How, ModeError, Served, ServedBlob, ServedManifest};
 use crate::oci::{Digest, Reference, RepoName, Tag};
-use crate::store::{Page, Referrer, Store, StoredManifest};
+use crate::store::{Page, Referrer, Store, StoredContent, StoredManifest};
 
 /// What to do with a manifest that references content its repository lacks (`manifests.missingReferences`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +34,12 @@ impl Local {
     }
 
     pub(super) async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<Served<ServedBlob>, ModeError> {
-        let blob = self.store.blob(repo, digest).await?;
-        let served = ServedBlob { size: Some(blob.size), content: BlobContent::File(blob.file, None) };
+        let served = match self.store.blob_content(repo, digest).await? {
+            StoredContent::Memory(bytes) => ServedBlob::from(bytes),
+            StoredContent::File(blob) => {
+                ServedBlob { size: Some(blob.size), content: BlobContent::File(blob.file, None) }
+            }
+        };
         Ok(Served::new(served, How::default()))
     }
 

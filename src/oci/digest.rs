@@ -132,21 +132,52 @@ impl Digest {
     /// The hex part, as used for file names.
     #[must_use]
     pub fn hex(&self) -> String {
+        let mut text = [0; TEXT_LEN];
+        self.write_hex(&mut text).to_owned()
+    }
+
+    /// Writes the hex part to the front of `out`. Every answer names a digest several times, so this is not left to
+    /// the formatting machinery.
+    fn write_hex<'a>(&self, out: &'a mut [u8]) -> &'a str {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(self.algorithm.digest_len() * 2);
-        for byte in self.as_bytes() {
-            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
+        let out = &mut out[..self.algorithm.digest_len() * 2];
+        for (pair, byte) in out.chunks_exact_mut(2).zip(self.as_bytes()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
         }
-        hex
+        std::str::from_utf8(out).unwrap_or_default()
+    }
+
+    /// The digest in quotes: an entity tag (RFC 9110, 8.8.3).
+    #[must_use]
+    pub fn quoted(&self) -> String {
+        let mut text = String::with_capacity(TEXT_LEN + 2);
+        let mut hex = [0; TEXT_LEN];
+        for part in ["\"", self.algorithm.as_str(), ":", self.write_hex(&mut hex), "\""] {
+            text.push_str(part);
+        }
+        text
     }
 }
 
+/// Room for the longest digest's text.
+const TEXT_LEN: usize = "sha512:".len() + 128;
+
+/// The value of every byte as a lower-case hex digit; 255: it is none.
+const VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+};
+
 fn hex_value(digit: u8) -> Result<u8, InvalidDigest> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(InvalidDigest::Hex),
+    match VALUES[usize::from(digit)] {
+        255 => Err(InvalidDigest::Hex),
+        value => Ok(value),
     }
 }
 
@@ -161,7 +192,13 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm, self.hex())
+        let mut text = [0; TEXT_LEN];
+        let name = self.algorithm.as_str();
+        let (front, hex) = text.split_at_mut(name.len() + 1);
+        front[..name.len()].copy_from_slice(name.as_bytes());
+        front[name.len()] = b':';
+        let length = front.len() + self.write_hex(hex).len();
+        f.write_str(std::str::from_utf8(&text[..length]).unwrap_or_default())
     }
 }
 

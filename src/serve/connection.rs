@@ -73,7 +73,7 @@ where
 {
     let socket = Socket::new(tcp, context.limits.stall_timeout);
     let Some(tls) = context.tls.clone() else {
-        let peer = Peer { address, tls: false, trusted_proxy: false };
+        let peer = Peer { address, tls: false, trusted_proxy: false, takes_files: context.limits.send_files };
         return Box::pin(serve_http1(Transport::Plain(socket), peer, context)).await;
     };
     let handshake = tokio::time::timeout(context.limits.handshake_timeout, tls.accept(socket));
@@ -83,7 +83,7 @@ where
     };
     match accepted {
         Ok(accepted) => {
-            let peer = Peer { address, tls: true, trusted_proxy: accepted.trusted_proxy };
+            let peer = Peer { address, tls: true, trusted_proxy: accepted.trusted_proxy, takes_files: false };
             let transport = Transport::Tls(Box::new(accepted.stream));
             if accepted.http2 {
                 Box::pin(serve_http2(transport, peer, context)).await

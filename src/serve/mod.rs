@@ -8,6 +8,7 @@ mod body;
 mod client_cert;
 mod connection;
 mod drain;
+mod file_io;
 mod linger;
 mod listener;
 mod nofile;
@@ -43,6 +44,8 @@ pub struct ConnectionLimits {
     pub max_header_bytes: usize,
     /// Requests at once on one HTTP/2 connection.
     pub max_streams: u32,
+    /// Whether plain HTTP/1 connections send files from the file.
+    pub send_files: bool,
     /// What a refused push still sends is read away for so long; see `linger`.
     pub linger_time: Duration,
 }
@@ -56,6 +59,7 @@ impl Default for ConnectionLimits {
             stall_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,
             max_streams: 200,
+            send_files: true,
             linger_time: Duration::from_secs(5),
         }
     }

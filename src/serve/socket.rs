@@ -1,5 +1,6 @@
 //! A TCP socket whose writes fail when the peer takes no byte for the stall time. It stands below TLS, so that what
-//! counts as movement is what the network took, not what a buffer took.
+//! counts as movement is what the network took, not what a buffer took. Bytes that stand for a part of a file are sent
+//! from the file.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,19 +10,35 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::file_io::{FileSender, poll_send_before_file};
 use super::stall::Stall;
+use crate::sys::stand_in;
 
 /// The socket of one connection.
 #[derive(Debug)]
 pub(super) struct Socket {
     tcp: TcpStream,
     stall: Stall,
+    files: FileSender,
 }
 
 impl Socket {
     /// Watches `tcp`.
-    pub(super) const fn new(tcp: TcpStream, stall_timeout: Duration) -> Self {
-        Self { tcp, stall: Stall::new(stall_timeout) }
+    pub(super) fn new(tcp: TcpStream, stall_timeout: Duration) -> Self {
+        Self { tcp, stall: Stall::new(stall_timeout), files: FileSender::default() }
+    }
+
+    /// Writes ordinary bytes, or sends the file that the first bytes stand for.
+    fn poll_write_parts(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Some(first) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
+        if let Some(part) = stand_in::behind(&bufs[first]) {
+            return self.files.poll_send(&self.tcp, cx, &part, bufs[first].len());
+        }
+        match bufs.iter().position(|buf| stand_in::is_stand_in(buf)) {
+            None => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
+            Some(file) if file == first + 1 => poll_send_before_file(&self.tcp, cx, &bufs[first]),
+            Some(file) => Pin::new(&mut self.tcp).poll_write_vectored(cx, &bufs[..file]),
+        }
     }
 
     fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -56,7 +73,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        let result = self.poll_write_parts(cx, bufs);
         self.written(cx, result)
     }
 

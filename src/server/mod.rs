@@ -221,7 +221,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     tasks.spawn(modes.clone().probe(stop.clone()));
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");
-        registry.listen(socket, parts.tls.clone(), api::router(app.clone()));
+        registry.listen(socket, parts.tls.clone(), api::Edge::new(app.clone()));
     }
     for socket in admin_sockets {
         tracing::info!(listener = "admin", address = %socket.address(), tls = false, "listening");

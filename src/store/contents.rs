@@ -5,20 +5,21 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, Metadata, OpenOptions, ReadDir};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use fail::fail_point;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::StoreError;
 use super::durable::{Disk, Temporary, is_absence};
 use super::layout::{Layout, Membership};
 use super::space::{FOLDERS, Space, folder_of};
+use super::{StoreError, StoredBlob};
 use crate::oci::{Algorithm, Digest, RepoName};
 
 /// Names that a count looks at under one lock: a stat of something just looked at each.
@@ -328,6 +329,17 @@ fn is_sound(path: &Path, kind: Membership, digest: &Digest) -> Result<bool, Stor
             Ok(digest.algorithm().digest(&bytes) == *digest)
         }
     }
+}
+
+/// Longest blob that is kept in memory, in bytes.
+const SMALL: usize = 16 * 1024;
+
+/// The bytes of a small blob, if they can be had without waiting for the disk.
+pub(super) fn read_small(blob: &StoredBlob) -> Option<Bytes> {
+    let size = usize::try_from(blob.size).ok().filter(|size| *size <= SMALL)?;
+    let mut bytes = vec![0; size];
+    let read = preadv2(&blob.file, &mut [IoSliceMut::new(&mut bytes)], 0, ReadWriteFlags::NOWAIT).ok()?;
+    (read == size).then(|| Bytes::from(bytes))
 }
 
 /// What is at `path`, if anything.

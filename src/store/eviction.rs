@@ -90,8 +90,7 @@ impl Inner {
                 // The rest was used later.
                 break;
             }
-            let recent = self.uses.is_recent(&candidate.digest);
-            if self.uses.is_read(&candidate.digest) || (recent && !for_room) {
+            if self.uses.is_read(&candidate.digest) {
                 continue;
             }
             let freed = self.remove_everywhere(candidate, homes.get(&candidate.digest).map_or(&[], Vec::as_slice))?;
@@ -125,8 +124,8 @@ impl Inner {
                     }
                     // What was read since the last writing down is younger than its file says.
                     let used = match facts.modified() {
-                        Ok(written) if !self.uses.is_recent(&digest) => written.into(),
-                        _ => now,
+                        Ok(written) => self.uses.noted(&digest).unwrap_or_else(|| written.into()),
+                        Err(_) => now,
                     };
                     let is_manifest = kind == Membership::Manifest;
                     heap.push(Candidate { used, is_manifest, digest, size: facts.len() });

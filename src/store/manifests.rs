@@ -1,4 +1,4 @@
-//! Manifests and tags of repositories, and what is remembered of them in memory.
+//! Manifests and tags of repositories, and what is remembered of them, and of small blobs, in memory.
 //!
 //! What is remembered carries the state of its repository's clock from before it was read; a write moves the clock
 //! before and after it touches the tree, and nothing is remembered in between. So nothing read before or beside a write
@@ -96,12 +96,14 @@ pub(super) struct Memory {
 enum Key {
     Tag(RepoName, Tag),
     Manifest(RepoName, Digest),
+    Blob(RepoName, Digest),
 }
 
 #[derive(Clone, Debug)]
 enum Known {
     Tag { digest: Digest, read_at: u64 },
     Manifest { stored: StoredManifest, read_at: u64, whole_at: Arc<AtomicU64> },
+    Blob { bytes: Bytes, read_at: u64 },
 }
 
 /// No clock stands here: the manifest has not been found whole yet.
@@ -112,11 +114,12 @@ struct Weight;
 
 impl Weighter<Key, Known> for Weight {
     fn weight(&self, key: &Key, known: &Known) -> u64 {
-        let (Key::Tag(repo, _) | Key::Manifest(repo, _)) = key;
+        let (Key::Tag(repo, _) | Key::Manifest(repo, _) | Key::Blob(repo, _)) = key;
         let held = match known {
             Known::Tag { .. } => 0,
             // The parsed form is about as large as the text.
             Known::Manifest { stored, .. } => stored.bytes.len() * 2,
+            Known::Blob { bytes, .. } => bytes.len(),
         };
         (repo.as_str().len() + held + 256) as u64
     }
@@ -155,6 +158,19 @@ impl Memory {
             Known::Manifest { stored, read_at, .. } if read_at == self.clock(repo).deletions.at() => Some(stored),
             _ => None,
         }
+    }
+
+    /// A small blob that is remembered.
+    pub(super) fn blob(&self, repo: &RepoName, digest: &Digest) -> Option<Bytes> {
+        match self.known.get(&Key::Blob(repo.clone(), *digest))? {
+            Known::Blob { bytes, read_at } if read_at == self.clock(repo).deletions.at() => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Remembers a small blob; `read_at` is the clock of deletes from before it was opened.
+    pub(super) fn keep_blob(&self, repo: &RepoName, digest: &Digest, bytes: Bytes, read_at: u64) {
+        self.known.insert(Key::Blob(repo.clone(), *digest), Known::Blob { bytes, read_at });
     }
 
     fn keep(&self, repo: &RepoName, stored: &StoredManifest, read_at: u64) {

@@ -78,6 +78,15 @@ pub struct StoredBlob {
     pub digest: Digest,
 }
 
+/// A blob as it is read.
+#[derive(Debug)]
+pub enum StoredContent {
+    /// A small one: configurations are read by every node, and an open file for each costs more than its bytes.
+    Memory(Bytes),
+    /// Any other.
+    File(StoredBlob),
+}
+
 /// A manifest as stored.
 #[derive(Clone, Debug)]
 pub struct StoredManifest {
@@ -226,7 +235,7 @@ impl Store {
     pub fn close(&self) {
         *self.0.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.listings.close();
-        self.0.write_uses(crate::clock::now());
+        self.0.write_uses();
         if let Some(bytes) = self.0.space.contents() {
             let (disk, layout) = (&self.0.disk, &self.0.layout);
             if let Err(error) = disk.replace(layout.temporary(), &layout.usage(), format!("{bytes}\n").as_bytes()) {
@@ -259,6 +268,26 @@ impl Store {
     pub async fn check(&self) -> Result<(), StoreError> {
         let store = Arc::clone(&self.0);
         blocking(move || opening::check(&store.layout, &store.lock)).await
+    }
+
+    /// A blob of a repository: small ones from memory, others opened.
+    ///
+    /// # Errors
+    /// [`StoreError::BlobUnknown`] if it is not the repository's.
+    pub async fn blob_content(&self, repo: &RepoName, digest: Digest) -> Result<StoredContent, StoreError> {
+        let memory = &self.0.memory;
+        if let Some(bytes) = memory.blob(repo, &digest) {
+            return Ok(StoredContent::Memory(bytes));
+        }
+        let read_at = memory.deletions_at_rest(repo);
+        let blob = self.blob(repo, digest).await?;
+        match contents::read_small(&blob) {
+            Some(bytes) => {
+                memory.keep_blob(repo, &digest, bytes.clone(), read_at);
+                Ok(StoredContent::Memory(bytes))
+            }
+            None => Ok(StoredContent::File(blob)),
+        }
     }
 
     /// Opens a blob of a repository.

@@ -48,7 +48,7 @@ pub(super) async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
             inner.space.set_index_bytes(inner.listings.size_on_disk());
             // A disk that can't be counted still has uploads to reap.
             let now = crate::clock::now();
-            inner.write_uses(now);
+            inner.write_uses();
             let reaped = inner.reap(now)?;
             counted.map(|()| reaped)
         });

@@ -21,7 +21,8 @@ pub(super) struct Uses {
 #[derive(Debug, Default)]
 struct Use {
     readers: u32,
-    noted: bool,
+    /// The last use since the last writing down.
+    noted: Option<Timestamp>,
 }
 
 /// Somebody reads the content; nobody evicts it until this is dropped.
@@ -35,7 +36,7 @@ impl Lease {
     pub(super) fn take(store: &Arc<Inner>, digest: Digest) -> Self {
         let mut entry = store.uses.uses.entry(digest).or_default();
         entry.readers += 1;
-        entry.noted = true;
+        entry.noted = Some(crate::clock::now());
         drop(entry);
         Self { store: Arc::clone(store), digest }
     }
@@ -52,12 +53,12 @@ impl Drop for Lease {
 impl Uses {
     /// Notes a use.
     pub(super) fn note(&self, digest: Digest) {
-        self.uses.entry(digest).or_default().noted = true;
+        self.uses.entry(digest).or_default().noted = Some(crate::clock::now());
     }
 
-    /// Whether the content is being read, or was since the last writing down.
-    pub(super) fn is_recent(&self, digest: &Digest) -> bool {
-        self.uses.get(digest).is_some_and(|entry| entry.noted || entry.readers > 0)
+    /// The last use, if the tree does not know of it yet.
+    pub(super) fn noted(&self, digest: &Digest) -> Option<Timestamp> {
+        self.uses.get(digest)?.noted
     }
 
     /// Whether the content is being read.
@@ -69,18 +70,18 @@ impl Uses {
 impl Inner {
     /// Writes the uses noted since the last time into the tree; blocking. A file that can't be changed is left out: the
     /// content is then older than it seems.
-    pub(super) fn write_uses(&self, now: Timestamp) {
+    pub(super) fn write_uses(&self) {
         let mut noted = Vec::new();
         for mut entry in self.uses.uses.iter_mut() {
-            if std::mem::take(&mut entry.noted) {
-                noted.push(*entry.key());
+            if let Some(used) = entry.noted.take() {
+                noted.push((*entry.key(), used));
             }
         }
-        for digest in noted {
+        for (digest, used) in noted {
             if let Ok(file) = File::open(self.layout.content(&digest)) {
-                let _ = set_modified(&file, now);
+                let _ = set_modified(&file, used);
             }
-            self.uses.uses.remove_if(&digest, |_, entry| entry.readers == 0 && !entry.noted);
+            self.uses.uses.remove_if(&digest, |_, entry| entry.readers == 0 && entry.noted.is_none());
         }
     }
 }

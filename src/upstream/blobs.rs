@@ -11,7 +11,6 @@ use super::body::{UpstreamBody, announced};
 use super::endpoint::{Answer, Endpoint, header};
 use super::error::UpstreamError;
 use super::manifests::is_head_refused;
-use super::request::half;
 use crate::oci::Digest;
 
 /// A part of a blob.
@@ -104,7 +103,7 @@ impl Endpoint {
         digest: &Digest,
         deadline: Instant,
     ) -> Result<Option<u64>, UpstreamError> {
-        match self.ask_blob(Method::HEAD, child, digest, None, half(deadline)).await {
+        match self.ask_blob(Method::HEAD, child, digest, None, deadline).await {
             Ok(answer) => {
                 if let Some(length) = announced(answer.response.headers()) {
                     return Ok(Some(length));

@@ -1,6 +1,7 @@
 //! A circuit per host: who was down a moment ago is not asked, so that nobody waits for a dial that fails.
 //!
-//! Nothing runs by itself: the first request after a pause sets off one trial in the background.
+//! Nothing runs by itself: the first request after a pause sets off one trial in the background. A request that was cut
+//! off by its own short deadline proves little; it sets off a trial too, and only if that fails the circuit opens.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,7 @@ struct Host {
     failures: u32,
     last_answer: Option<Instant>,
     open: Option<Open>,
+    trial_runs: bool,
 }
 
 struct Open {
@@ -43,7 +45,6 @@ struct Open {
     since: Instant,
     pause: Duration,
     next_trial: Instant,
-    trial_runs: bool,
 }
 
 /// What to do with a request.
@@ -60,6 +61,9 @@ pub(super) enum Admission {
 pub(super) struct Trial {
     circuits: Circuits,
     key: String,
+    began: Instant,
+    /// Why the circuit is to be opened if it is not open.
+    why: Option<UpstreamError>,
 }
 
 /// How a request failed before an answer came.
@@ -67,8 +71,10 @@ pub(super) struct Trial {
 pub(super) enum Fault {
     /// No connection.
     Connect,
-    /// No answer in time.
+    /// No answer in the time that anybody would wait.
     Slow,
+    /// No answer in the time that the one who asked had.
+    CutOff,
     /// Says nothing about whether the host is up.
     Other,
 }
@@ -104,7 +110,8 @@ impl Circuits {
     pub(super) fn admit(&self, key: &str) -> Admission {
         let host = self.host(key);
         let mut host = locked(&host);
-        let Some(open) = &mut host.open else { return Admission::Closed };
+        let running = host.trial_runs;
+        let Some(open) = &host.open else { return Admission::Closed };
         let now = Instant::now();
         let why = open.why.facts();
         let ago = now.saturating_duration_since(open.since).as_secs();
@@ -114,11 +121,15 @@ impl Circuits {
             again: false,
             ..why.clone()
         };
-        if open.trial_runs || now < open.next_trial {
+        if running || now < open.next_trial {
             return Admission::Open(facts.into());
         }
-        open.trial_runs = true;
-        Admission::Trial(Trial { circuits: self.clone(), key: key.to_owned() }, facts.into())
+        Admission::Trial(self.begin(&mut host, key, None), facts.into())
+    }
+
+    fn begin(&self, host: &mut Host, key: &str, why: Option<UpstreamError>) -> Trial {
+        host.trial_runs = true;
+        Trial { circuits: self.clone(), key: key.to_owned(), began: Instant::now(), why }
     }
 
     /// The host gave an answer, whatever it was.
@@ -132,23 +143,32 @@ impl Circuits {
         }
     }
 
-    /// A request that began at `began` failed.
-    pub(super) fn failed(&self, key: &str, began: Instant, fault: Fault, why: &UpstreamError) {
+    /// A request that began at `began` failed. A trial is to be run if it is not clear what that means.
+    #[must_use]
+    pub(super) fn failed(&self, key: &str, began: Instant, fault: Fault, why: &UpstreamError) -> Option<Trial> {
         let host = self.host(key);
         let mut host = locked(&host);
         if fault == Fault::Other || host.open.is_some() {
-            return;
+            return None;
         }
         // Another request was answered meanwhile: this one was slow, the host is not down.
-        if fault == Fault::Slow && host.last_answer.is_some_and(|at| at > began) {
-            return;
+        if fault != Fault::Connect && host.answered_since(began) {
+            return None;
+        }
+        if fault == Fault::CutOff {
+            return (!host.trial_runs).then(|| self.begin(&mut host, key, Some(why.clone())));
         }
         host.failures = host.failures.saturating_add(1);
         if fault == Fault::Slow || host.failures >= self.0.failures {
-            let (now, pause) = (Instant::now(), self.0.pause);
-            host.open = Some(Open { why: why.clone(), since: now, pause, next_trial: now + pause, trial_runs: false });
-            self.count(1);
+            self.open(&mut host, why.clone());
         }
+        None
+    }
+
+    fn open(&self, host: &mut Host, why: UpstreamError) {
+        let (now, pause) = (Instant::now(), self.0.pause);
+        host.open = Some(Open { why, since: now, pause, next_trial: now + pause });
+        self.count(1);
     }
 
     fn count(&self, change: i64) {
@@ -161,8 +181,15 @@ impl Circuits {
     }
 }
 
+impl Host {
+    fn answered_since(&self, began: Instant) -> bool {
+        self.last_answer.is_some_and(|at| at > began)
+    }
+}
+
 impl Trial {
-    pub(super) fn succeeded(self) {
+    pub(super) fn succeeded(mut self) {
+        self.why = None;
         self.circuits.answered(&self.key);
     }
 }
@@ -171,10 +198,12 @@ impl Drop for Trial {
     fn drop(&mut self) {
         let host = self.circuits.host(&self.key);
         let mut host = locked(&host);
+        host.trial_runs = false;
         if let Some(open) = &mut host.open {
-            open.trial_runs = false;
             open.pause = open.pause.saturating_mul(2).min(self.circuits.0.pause_max);
             open.next_trial = Instant::now() + open.pause;
+        } else if let Some(why) = self.why.take().filter(|_| !host.answered_since(self.began)) {
+            self.circuits.open(&mut host, why);
         }
     }
 }
@@ -202,10 +231,10 @@ mod tests {
     fn opens_after_some_failures_and_closes_on_an_answer() {
         let (circuits, why) = circuits(Duration::from_secs(3600));
         let began = Instant::now();
-        circuits.failed("h", began, Fault::Other, &why);
-        circuits.failed("h", began, Fault::Connect, &why);
+        assert!(circuits.failed("h", began, Fault::Other, &why).is_none());
+        assert!(circuits.failed("h", began, Fault::Connect, &why).is_none());
         assert!(matches!(circuits.admit("h"), Admission::Closed));
-        circuits.failed("h", began, Fault::Connect, &why);
+        assert!(circuits.failed("h", began, Fault::Connect, &why).is_none());
         let Admission::Open(error) = circuits.admit("h") else { panic!("closed") };
         assert!(error.is_circuit_open() && error.to_string().contains("refused the connection"), "{error}");
         assert_eq!(error.cause(), UpstreamCause::Unreachable);
@@ -222,22 +251,35 @@ mod tests {
         let began = Instant::now();
         circuits.answered("h");
         if Instant::now() > began {
-            circuits.failed("h", began, Fault::Slow, &why);
+            assert!(circuits.failed("h", began, Fault::Slow, &why).is_none());
             assert_eq!(open_hosts(&circuits), 0);
         }
-        circuits.failed("h", Instant::now(), Fault::Slow, &why);
+        assert!(circuits.failed("h", Instant::now(), Fault::Slow, &why).is_none());
         assert_eq!(open_hosts(&circuits), 1);
     }
 
     #[test]
     fn one_trial_at_a_time() {
         let (circuits, why) = circuits(Duration::ZERO);
-        circuits.failed("h", Instant::now(), Fault::Slow, &why);
+        assert!(circuits.failed("h", Instant::now(), Fault::Slow, &why).is_none());
         let Admission::Trial(first, _) = circuits.admit("h") else { panic!("no trial") };
         assert!(matches!(circuits.admit("h"), Admission::Open(_)));
         drop(first);
         let Admission::Trial(second, _) = circuits.admit("h") else { panic!("no second trial") };
         second.succeeded();
         assert!(matches!(circuits.admit("h"), Admission::Closed));
+    }
+
+    #[test]
+    fn who_was_cut_off_has_it_found_out() {
+        let (circuits, why) = circuits(Duration::ZERO);
+        let cut_off = || circuits.failed("h", Instant::now(), Fault::CutOff, &why);
+        let trial = cut_off().unwrap();
+        assert!(cut_off().is_none(), "one at a time");
+        assert!(matches!(circuits.admit("h"), Admission::Closed), "nothing is known yet");
+        trial.succeeded();
+        assert_eq!(open_hosts(&circuits), 0);
+        drop(cut_off().unwrap());
+        assert_eq!(open_hosts(&circuits), 1);
     }
 }

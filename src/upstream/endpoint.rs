@@ -23,6 +23,7 @@ use super::tls::{SystemAuthorities, Trust};
 use super::token::{self, Token, TokenKey, Tokens};
 use super::transport::{Outgoing, Transport, failed_answer, origin};
 use crate::clock;
+use crate::telemetry::UpstreamCause;
 
 /// Repositories whose challenge named another scope than the usual one.
 const MAX_SCOPES: usize = 1024;
@@ -148,11 +149,11 @@ impl Endpoint {
             let outgoing = Outgoing { method: call.method.clone(), url: url.clone(), headers, bulk: call.bulk };
             let response = self.transport.exchange(outgoing, deadline).await?;
             let status = response.status();
+            if own && status.as_u16() < 400 {
+                self.shared.accepted(clock::now());
+            }
             if status.is_success() {
                 check_encoding(&host, response.headers())?;
-                if own {
-                    self.shared.accepted(clock::now());
-                }
                 return Ok(Answer { response, host });
             }
             if own && status == StatusCode::UNAUTHORIZED && !challenged {
@@ -163,7 +164,7 @@ impl Endpoint {
                 }
             }
             if !status.is_redirection() || status == StatusCode::NOT_MODIFIED {
-                return Err(self.refusal(response, &host, own, signed.is_some(), deadline).await);
+                return Err(self.refusal(response, &host, own, deadline).await);
             }
             redirects += 1;
             if redirects > self.shared.limits.redirects {
@@ -215,7 +216,14 @@ impl Endpoint {
                 let scope = scope.unwrap_or_else(|| usual_scope(repository));
                 let key = TokenKey { realm, service, scope };
                 let fetch = || fetch_token(Arc::clone(self), key.clone());
-                self.tokens.header(&key, &self.shared.tasks, fetch, deadline).await.map(Some)
+                let found = self.tokens.header(&key, &self.shared.tasks, fetch, deadline).await;
+                if let Err(error) = &found
+                    && !matches!(error.cause(), UpstreamCause::Unauthorized | UpstreamCause::Forbidden)
+                {
+                    // The token server may have moved; the next request is challenged anew.
+                    self.sign_in().known = Known::Nothing;
+                }
+                found.map(Some)
             }
         }
     }
@@ -287,23 +295,17 @@ impl Endpoint {
     }
 
     /// The error of an answer that is no success.
-    async fn refusal(
-        &self,
-        response: Response,
-        host: &str,
-        own: bool,
-        signed: bool,
-        deadline: Instant,
-    ) -> UpstreamError {
+    async fn refusal(&self, response: Response, host: &str, own: bool, deadline: Instant) -> UpstreamError {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let what = match status.as_u16() {
-            401 | 403 if own && !signed && matches!(self.credentials, Credentials::Anonymous) => {
-                format!("lets nobody in without credentials ({status}), and none are configured")
-            }
+            401 | 403 if own && matches!(self.credentials, Credentials::Anonymous) => format!(
+                "does not let us read this without credentials ({status}), and none are configured; some registries answer so for what does not exist"
+            ),
             401 | 403 if own => format!(
                 "refuses our credentials ({status}); they may have expired or may not read this, and some registries answer so for what does not exist"
             ),
+            407 => format!("is behind a proxy that wants another user name or password ({status})"),
             404 => format!("does not have it ({status})"),
             429 => format!("says that it is asked too often ({status})"),
             _ => format!("answered {status}"),
@@ -311,7 +313,7 @@ impl Endpoint {
         let mut facts = failed_answer(host, status, what);
         if !own && matches!(status.as_u16(), 401 | 403) {
             // Its storage refuses the address that it gave us itself; our credentials play no part in that.
-            facts.cause = crate::telemetry::UpstreamCause::ServerError;
+            facts.cause = UpstreamCause::ServerError;
             facts.again = true;
         }
         facts.retry_after = retry_after;
@@ -392,7 +394,7 @@ impl Endpoint {
         let mut facts = failed_answer(&host, status, what);
         if matches!(status.as_u16(), 404 | 408) {
             // What is missing is the token server, not what the client wants.
-            facts.cause = crate::telemetry::UpstreamCause::Invalid;
+            facts.cause = UpstreamCause::Invalid;
         }
         facts.retry_after = retry_after(response.headers());
         facts.words = self.words(response, &host, deadline).await;

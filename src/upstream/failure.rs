@@ -14,6 +14,9 @@ use super::error::{Facts, UpstreamError};
 use super::tls;
 use crate::telemetry::UpstreamCause;
 
+/// Why a proxy does not let us through.
+const PROXY_LOGIN: &str = "the proxy wants another user name or password";
+
 /// An error before the head of an answer. `host` is asked, over `proxy` if there is one.
 pub(super) fn before_answer(
     host: &str,
@@ -41,7 +44,10 @@ pub(super) fn before_answer(
     }
     let reason = chain.reason();
     if error.is_connect() {
-        return (unreachable(format!("can't be reached{way}: {reason}")).again().into(), Fault::Connect);
+        let facts = unreachable(format!("can't be reached{way}: {reason}"));
+        // The same password is not refused less the next time, and many a proxy locks who tries too often.
+        let facts = if reason == PROXY_LOGIN { facts } else { facts.again() };
+        return (facts.into(), Fault::Connect);
     }
     if chain.find::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
         return (UpstreamError::invalid(host, format!("did not answer in HTTP{way}: {reason}")), Fault::Other);
@@ -62,6 +68,8 @@ pub(super) fn cause_of(status: StatusCode) -> UpstreamCause {
         403 => UpstreamCause::Forbidden,
         404 => UpstreamCause::NotFound,
         408 => UpstreamCause::Timeout,
+        // Only a proxy answers so.
+        407 => UpstreamCause::Unreachable,
         429 => UpstreamCause::RateLimited,
         500.. => UpstreamCause::ServerError,
         _ => UpstreamCause::Invalid,
@@ -102,9 +110,9 @@ impl<'a> Chain<'a> {
 
     /// The innermost cause, in words.
     fn reason(&self) -> String {
-        if let Some(error) = self.find::<io::Error>()
-            && let Some(words) = io_words(error)
-        {
+        // The outer ones only pass the inner one on.
+        let io = self.0.iter().filter_map(|error| error.downcast_ref::<io::Error>());
+        if let Some(words) = io.filter_map(io_words).next_back() {
             return words.to_owned();
         }
         if self.find::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message) {
@@ -112,7 +120,7 @@ impl<'a> Chain<'a> {
         }
         let innermost = self.0.last().map(ToString::to_string).unwrap_or_default();
         match innermost.as_str() {
-            "tunnel error: proxy authorization required" => "the proxy wants another user name or password".to_owned(),
+            "tunnel error: proxy authorization required" => PROXY_LOGIN.to_owned(),
             "tunnel error: unsuccessful" => "the proxy refuses to connect to it".to_owned(),
             // The client's own text shows the whole address.
             text if text.contains("://") => "the request failed".to_owned(),
@@ -127,6 +135,9 @@ fn io_words(error: &io::Error) -> Option<&'static str> {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "the connection was reset",
         io::ErrorKind::HostUnreachable => "no route to the host",
         io::ErrorKind::NetworkUnreachable => "the network is unreachable",
+        io::ErrorKind::UnexpectedEof if error.to_string().contains("tls handshake") => {
+            "the connection was closed during the TLS handshake"
+        }
         io::ErrorKind::UnexpectedEof => "the connection was closed",
         io::ErrorKind::TimedOut => "the connection timed out",
         _ => return None,

@@ -13,12 +13,13 @@ use super::Upstream;
 use super::endpoint::{Call, Endpoint, header, not_followed};
 use super::error::UpstreamError;
 use super::redirect;
-use super::request::half;
 use crate::oci::{Digest, ManifestKind, Reference};
 use crate::telemetry::UpstreamCause;
 
 /// Tags per page; more is refused by some registries.
 const PAGE: usize = 1000;
+/// Digits of a digest that fit into a fallback tag (distribution-spec, "Referrers Tag Schema").
+const FALLBACK_HEX: usize = 64;
 
 impl Upstream {
     /// All tags of a repository, sorted, without doubles.
@@ -62,19 +63,16 @@ struct ReferrersPage {
 impl Endpoint {
     async fn tags(self: &Arc<Self>, child: &str, deadline: Instant) -> Result<Vec<String>, UpstreamError> {
         let mut all = BTreeSet::new();
-        let mut take = |host: &str, page: TagPage| {
-            let _ = host;
-            all.extend(page.tags.unwrap_or_default());
-        };
+        let mut take = |page: TagPage| all.extend(page.tags.unwrap_or_default());
         let first = self.call(Method::GET, child, &format!("tags/list?n={PAGE}"));
         match self.pages(first, deadline, &mut take).await {
             Ok(()) => {}
             // It does not like the size of the page.
-            Err(error) if error.status() == Some(400) => {
+            Err(Broken { error, begun: false }) if error.status() == Some(400) => {
                 let first = self.call(Method::GET, child, "tags/list");
-                self.pages(first, deadline, &mut take).await?;
+                self.pages(first, deadline, &mut take).await.map_err(|broken| broken.error)?;
             }
-            Err(error) => return Err(error),
+            Err(Broken { error, .. }) => return Err(error),
         }
         Ok(all.into_iter().collect())
     }
@@ -86,13 +84,13 @@ impl Endpoint {
         deadline: Instant,
     ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
         let mut all = Vec::new();
-        let mut take = |_: &str, page: ReferrersPage| all.extend(page.manifests.unwrap_or_default());
+        let mut take = |page: ReferrersPage| all.extend(page.manifests.unwrap_or_default());
         let mut first = self.call(Method::GET, child, &format!("referrers/{subject}"));
         first.accept = Some(HeaderValue::from_static(ManifestKind::OciIndex.as_str()));
-        let without = match self.pages(first, half(deadline), &mut take).await {
+        let without = match self.pages(first, deadline, &mut take).await {
             Ok(()) => return Ok(all),
-            Err(error) if has_no_list(&error) => error,
-            Err(error) => return Err(error),
+            Err(Broken { error, begun: false }) if has_no_list(&error) => error,
+            Err(Broken { error, .. }) => return Err(error),
         };
         let refused = matches!(without.cause(), UpstreamCause::Unauthorized | UpstreamCause::Forbidden);
         match self.fallback(child, subject, deadline).await {
@@ -111,9 +109,9 @@ impl Endpoint {
         subject: &Digest,
         deadline: Instant,
     ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
-        let tag = format!("{}-{}", subject.algorithm(), subject.hex());
-        // A tag has at most 128 characters; for SHA-512 the standard cuts it.
-        let tag = tag.get(..crate::oci::Tag::MAX_LEN).unwrap_or(&tag);
+        let mut hex = subject.hex();
+        hex.truncate(FALLBACK_HEX);
+        let tag = format!("{}-{hex}", subject.algorithm());
         let Ok(tag) = tag.parse() else { return Ok(Vec::new()) };
         let manifest = self.manifest(child, &Reference::Tag(tag), deadline).await?;
         let page: ReferrersPage = serde_json::from_slice(&manifest.bytes)
@@ -124,13 +122,32 @@ impl Endpoint {
     /// Reads all pages from `call` on.
     async fn pages<T: for<'de> Deserialize<'de>>(
         self: &Arc<Self>,
+        call: Call,
+        deadline: Instant,
+        take: &mut (dyn FnMut(T) + Send),
+    ) -> Result<(), Broken> {
+        let mut seen = HashSet::new();
+        self.follow_pages(call, deadline, take, &mut seen).await.map_err(|error| {
+            let begun = !seen.is_empty();
+            // Only of the first page "not there" says that the list is not there.
+            let is_lie = begun && matches!(error.cause(), UpstreamCause::NotFound | UpstreamCause::Invalid);
+            if is_lie {
+                let what = format!("began a list and did not give the rest of it ({error})");
+                return Broken { error: UpstreamError::invalid(&self.host, what), begun };
+            }
+            Broken { error, begun }
+        })
+    }
+
+    async fn follow_pages<T: for<'de> Deserialize<'de>>(
+        self: &Arc<Self>,
         mut call: Call,
         deadline: Instant,
-        take: &mut (dyn FnMut(&str, T) + Send),
+        take: &mut (dyn FnMut(T) + Send),
+        seen: &mut HashSet<String>,
     ) -> Result<(), UpstreamError> {
         let limits = &self.shared.limits;
         let mut left = limits.list_bytes;
-        let mut seen = HashSet::new();
         loop {
             let answer = Box::pin(self.send(&call, deadline)).await?;
             let host = answer.host.clone();
@@ -144,7 +161,7 @@ impl Endpoint {
                     format!("sent something of type {content_type:?} where a list was to come"),
                 )
             })?;
-            take(&host, page);
+            take(page);
             let from = self.url(&call.target)?;
             let next = redirect::next_page(&from, Some(&link)).map_err(|reason| not_followed(&host, reason))?;
             let Some(next) = next else { return Ok(()) };
@@ -154,6 +171,13 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// A list that did not come whole.
+struct Broken {
+    error: UpstreamError,
+    /// Its first page had come.
+    begun: bool,
 }
 
 /// Whether an upstream answers so because it knows no list of referrers: an old one, or one that shows a page for

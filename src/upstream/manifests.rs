@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::Upstream;
 use super::endpoint::{Answer, Endpoint, header};
 use super::error::UpstreamError;
-use super::request::half;
 use crate::oci::{Algorithm, Digest, ManifestKind, Reference, Tag};
 
 /// The header with a manifest's digest (distribution-spec, "Pulling manifests").
@@ -109,7 +108,7 @@ impl Endpoint {
         deadline: Instant,
     ) -> Result<Resolved, UpstreamError> {
         let reference = Reference::Tag(tag.clone());
-        match self.ask_manifest(Method::HEAD, child, &reference, half(deadline)).await {
+        match self.ask_manifest(Method::HEAD, child, &reference, deadline).await {
             Ok(answer) => {
                 if let Some(digest) = told_digest(answer.response.headers()) {
                     return Ok(Resolved { digest, manifest: None });

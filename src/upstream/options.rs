@@ -101,7 +101,7 @@ pub struct UpstreamLimits {
     pub retry_pause: Duration,
     /// Failures to connect, one after the other, that open a host's circuit. A time-out opens it at once.
     pub circuit_failures: u32,
-    /// A request that was given up earlier than this says nothing about the host.
+    /// A request that was cut off earlier than this says nothing about the host; later, whether it is up is found out.
     pub circuit_min_wait: Duration,
     /// Pause before an open circuit is tried, doubled after each failure.
     pub circuit_pause: Duration,

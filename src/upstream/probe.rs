@@ -9,7 +9,7 @@ use super::Upstream;
 use super::endpoint::Endpoint;
 use super::error::UpstreamError;
 use super::manifests::is_head_refused;
-use super::request::half;
+use super::request::share;
 use crate::oci::{Digest, Reference};
 use crate::telemetry::{ProbeOutcome, UpstreamCause};
 
@@ -31,8 +31,9 @@ impl Upstream {
     /// Safe to drop: ends the request, nothing is counted.
     pub async fn probe(&self, last: Option<(String, Digest)>, deadline: Instant) -> Probe {
         let mut found: Option<Probe> = None;
-        for endpoint in &self.0.endpoints {
-            let probe = Box::pin(endpoint.probe(last.as_ref(), half(deadline))).await;
+        for (index, endpoint) in self.0.endpoints.iter().enumerate() {
+            let left = self.0.endpoints.len() - index;
+            let probe = Box::pin(endpoint.probe(last.as_ref(), share(deadline, left))).await;
             let answered = probe.outcome != ProbeOutcome::Unreachable;
             if answered || found.is_none() {
                 found = Some(probe);
@@ -54,7 +55,7 @@ impl Upstream {
 impl Endpoint {
     async fn probe(self: &Arc<Self>, last: Option<&(String, Digest)>, deadline: Instant) -> Probe {
         if let Some((child, digest)) = last {
-            match self.probe_manifest(child, digest, half(deadline)).await {
+            match self.probe_manifest(child, digest, deadline).await {
                 // It may have been deleted there.
                 Err(error) if error.cause() == UpstreamCause::NotFound => {}
                 result => return self.found(result),

@@ -34,6 +34,11 @@ pub(super) fn next(from: &Url, location: Option<&str>, trusted: impl Fn(&Url) ->
 ///
 /// A registry behind a proxy often links to itself with the wrong scheme or port, so only the name is compared.
 pub(super) fn next_page(from: &Url, link: Option<&str>) -> Result<Option<String>, NotFollowed> {
+    let link = link.map(str::trim).filter(|link| !link.is_empty());
+    if link.is_some_and(|link| !link.contains('<')) {
+        // To take it for the end would make a shorter list.
+        return Err(NotFollowed::Invalid("sends a Link that can't be read".to_owned()));
+    }
     let Some(target) = link.and_then(next_target) else { return Ok(None) };
     let url = from.join(target).map_err(|_| NotFollowed::Invalid("links to a next page without address".to_owned()))?;
     if url.host_str() != from.host_str() {
@@ -102,7 +107,8 @@ mod tests {
         assert_eq!(page("<http://registry.example/v2/x?l=1>;rel=next").unwrap().unwrap(), "/v2/x?l=1");
         assert_eq!(page(r#"</p>; rel="prev", </n>; title="t"; rel="next last""#).unwrap().unwrap(), "/n");
         assert_eq!(page(r#"</p>; rel="prev""#), Ok(None));
-        assert_eq!(page("nonsense"), Ok(None));
+        assert_eq!(page(""), Ok(None));
+        assert!(matches!(page("nonsense"), Err(NotFollowed::Invalid(_))));
         assert!(matches!(page("<https://evil/v2/x?n=1>; rel=next"), Err(NotFollowed::Refused(_))));
     }
 }

@@ -3,7 +3,6 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
@@ -53,7 +52,7 @@ impl Upstream {
 }
 
 /// An endpoint that is silent leaves time for those after it.
-fn share(deadline: Instant, endpoints: usize) -> Instant {
+pub(super) fn share(deadline: Instant, endpoints: usize) -> Instant {
     let now = Instant::now();
     let left = deadline.saturating_duration_since(now);
     now + left / u32::try_from(endpoints).unwrap_or(u32::MAX).max(1)
@@ -76,11 +75,4 @@ fn is_for_next(error: &UpstreamError) -> bool {
 fn chance() -> f64 {
     let random = RandomState::new().build_hasher().finish();
     f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
-}
-
-/// Half of the time that is left, for a question after which another may come.
-pub(super) fn half(deadline: Instant) -> Instant {
-    let now = Instant::now();
-    let left: Duration = deadline.saturating_duration_since(now);
-    now + left / 2
 }

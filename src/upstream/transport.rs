@@ -26,27 +26,31 @@ use crate::telemetry::UpstreamCause;
 /// Idle connections that are kept to a host.
 const MAX_IDLE: usize = 32;
 /// A half-dead HTTP/2 connection is found out by a ping.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(8);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a network was away, dead connections are not used for longer than this.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// The clients of one endpoint, and where they may go.
 pub(super) struct Transport {
     origin: Url,
     own_class: OwnClass,
     /// For the endpoint itself and for trusted hosts.
-    own: Pair,
+    own: Clients,
     /// For hosts that the endpoint sent us to: connects only to addresses that it may send us to.
-    foreign: Pair,
+    foreign: Clients,
     /// Through the proxies of the environment.
-    proxied: Pair,
+    proxied: Clients,
     shared: Arc<Shared>,
 }
 
 /// HTTP/2 shares one window of a connection among all bodies on it, so that a few readers that pause would starve the
 /// rest: blobs go over HTTP/1.1, a connection each.
-struct Pair {
+struct Clients {
     api: Client,
     blobs: Client,
+    /// Keeps no connection: whether a host is up is found out by a new one.
+    trial: Client,
 }
 
 /// A request, whole.
@@ -72,7 +76,7 @@ impl Transport {
         let guard = Guard { resolver: shared.resolver.clone(), own: own_class.clone() };
         let (free, guard): (Arc<Resolver>, Arc<Guard>) = (Arc::new(shared.resolver.clone()), Arc::new(guard));
         let setup = |make: &dyn Fn() -> reqwest::ClientBuilder, proxies: Option<&Proxies>| {
-            Pair::new(make, proxies, trust, &shared.limits).map_err(UpstreamSetupError::Client)
+            Clients::new(make, proxies, trust, &shared.limits).map_err(UpstreamSetupError::Client)
         };
         let with_free = || Client::builder().dns_resolver(Arc::clone(&free));
         let with_guard = || Client::builder().dns_resolver(Arc::clone(&guard));
@@ -106,12 +110,13 @@ impl Transport {
         let host = host_port(&outgoing.url);
         let late = || UpstreamError::timeout(&host, "was not asked, no time was left");
         let proxy = self.shared.proxies.way(&outgoing.url);
-        let client = timeout_at(deadline, self.client(&outgoing.url, proxy.is_some(), outgoing.bulk));
-        let client = client.await.map_err(|_| late())??;
-        self.pass_circuit(&outgoing.url, &client, deadline).await?;
+        let clients =
+            timeout_at(deadline, self.clients(&outgoing.url, proxy.is_some())).await.map_err(|_| late())??;
+        self.pass_circuit(&outgoing.url, &clients.trial, deadline).await?;
+        let client = if outgoing.bulk { &clients.blobs } else { &clients.api };
         let key = Circuits::key(&outgoing.url);
         let with_credentials = outgoing.headers.contains_key(AUTHORIZATION);
-        let name = outgoing.url.host_str().unwrap_or_default().to_owned();
+        let url = outgoing.url.clone();
         let began = Instant::now();
         if deadline <= began {
             return Err(late());
@@ -129,19 +134,27 @@ impl Transport {
             Ok(Err(error)) => before_answer(&host, proxy.as_deref(), &error, limits.connect),
             Err(_) => {
                 let error = UpstreamError::timeout(&host, format!("gave no answer within {}", seconds(taken)));
-                (error, if taken >= limits.circuit_min_wait { Fault::Slow } else { Fault::Other })
+                let fault = match taken {
+                    _ if taken >= limits.first_byte => Fault::Slow,
+                    _ if taken >= limits.circuit_min_wait => Fault::CutOff,
+                    _ => Fault::Other,
+                };
+                (error, fault)
             }
         };
         if fault != Fault::Other {
-            self.shared.resolver.expire(&name);
+            self.shared.resolver.expire(url.host_str().unwrap_or_default());
         }
-        self.shared.circuits.failed(&key, began, fault, &error);
+        if let Some(trial) = self.shared.circuits.failed(&key, began, fault, &error) {
+            let limit = limits.connect.min(limits.first_byte);
+            self.shared.tasks.spawn(try_host(clients.trial.clone(), self.trial_target(&url), trial, limit));
+        }
         self.shared.metrics.upstream_request(Err(error.cause()), taken);
         Err(error)
     }
 
-    /// The client that may go to `url`.
-    async fn client(&self, url: &Url, proxied: bool, bulk: bool) -> Result<Client, UpstreamError> {
+    /// The clients that may go to `url`.
+    async fn clients(&self, url: &Url, proxied: bool) -> Result<&Clients, UpstreamError> {
         let known = self.is_own(url) || self.is_trusted(url);
         if !known {
             let class = self.own_class.find().await;
@@ -151,12 +164,11 @@ impl Transport {
             };
             checked.map_err(|refused| UpstreamError::refused(&host_port(url), format!("is not gone to: {refused}")))?;
         }
-        let pair = match (proxied, known) {
+        Ok(match (proxied, known) {
             (true, _) => &self.proxied,
             (false, true) => &self.own,
             (false, false) => &self.foreign,
-        };
-        Ok(if bulk { pair.blobs.clone() } else { pair.api.clone() })
+        })
     }
 
     /// Answers at once while the host is down. Who comes first after a pause sets off a trial and waits a moment for
@@ -167,9 +179,7 @@ impl Transport {
             Admission::Open(error) => return Err(error),
             Admission::Trial(trial, error) => (trial, error),
         };
-        let mut target = url.clone();
-        target.set_path(if self.is_own(url) { "/v2/" } else { "/" });
-        target.set_query(None);
+        let target = self.trial_target(url);
         let limit = self.shared.limits.first_byte;
         let trial = self.shared.tasks.spawn(try_host(client.clone(), target, trial, limit));
         let wait = self.shared.limits.circuit_trial_wait.min(deadline.saturating_duration_since(Instant::now()));
@@ -177,6 +187,16 @@ impl Transport {
             Ok(Ok(true)) => Ok(()),
             _ => Err(error),
         }
+    }
+}
+
+impl Transport {
+    /// Something small at the same host, without a secret.
+    fn trial_target(&self, url: &Url) -> Url {
+        let mut target = url.clone();
+        target.set_path(if self.is_own(url) { "/v2/" } else { "/" });
+        target.set_query(None);
+        target
     }
 }
 
@@ -191,7 +211,7 @@ async fn try_host(client: Client, url: Url, trial: Trial, limit: Duration) -> bo
     }
 }
 
-impl Pair {
+impl Clients {
     fn new(
         make: &dyn Fn() -> reqwest::ClientBuilder,
         proxies: Option<&Proxies>,
@@ -212,6 +232,7 @@ impl Pair {
                 .user_agent(concat!("d8-registry/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(limits.connect)
                 .pool_max_idle_per_host(MAX_IDLE)
+                .pool_idle_timeout(IDLE)
                 .http2_keep_alive_interval(PING_INTERVAL)
                 .http2_keep_alive_timeout(PING_TIMEOUT);
             if let Some(proxies) = proxies.filter(|proxies| !proxies.is_empty()) {
@@ -222,7 +243,11 @@ impl Pair {
             Ok::<_, String>(builder)
         };
         let built = |builder: reqwest::ClientBuilder| builder.build().map_err(|error| error.to_string());
-        Ok(Self { api: built(builder(&["h2", "http/1.1"])?)?, blobs: built(builder(&["http/1.1"])?.http1_only())? })
+        Ok(Self {
+            api: built(builder(&["h2", "http/1.1"])?)?,
+            blobs: built(builder(&["http/1.1"])?.http1_only())?,
+            trial: built(builder(&["h2", "http/1.1"])?.pool_max_idle_per_host(0))?,
+        })
     }
 }
 

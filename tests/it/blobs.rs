@@ -1,12 +1,87 @@
-//! Reading, mounting and deleting blobs.
+//! Reading, mounting and deleting blobs: each test once for every way in which files reach a connection.
 
 use reqwest::Method;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{Registry, Setup, blob, digest, header};
 
-#[tokio::test]
-async fn a_blob_is_read_as_it_was_pushed() {
-    let registry = Registry::start(&Setup::open());
+/// Each law holds whatever `limits.acceleration` says.
+macro_rules! for_each_acceleration {
+    ($($law:ident),+ $(,)?) => {
+        mod sendfile {
+            $(#[tokio::test]
+            async fn $law() {
+                super::$law("sendfile").await;
+            })+
+        }
+        mod off {
+            $(#[tokio::test]
+            async fn $law() {
+                super::$law("off").await;
+            })+
+        }
+    };
+}
+
+for_each_acceleration!(
+    a_blob_is_read_as_it_was_pushed,
+    ranges_give_the_slice,
+    nothing_but_lists_is_ever_encoded,
+    a_digest_is_served_only_where_it_belongs,
+    a_mount_makes_a_blob_of_one_repository_one_of_another,
+    a_deleted_blob_is_gone_here_and_stays_elsewhere,
+    a_reader_keeps_what_is_deleted_under_it,
+    sha512_content_has_its_own_name,
+    a_blob_that_is_not_in_memory_is_read_from_the_disk,
+    many_answers_on_one_connection_are_kept_apart,
+);
+
+fn start(acceleration: &str) -> Registry {
+    Registry::start(&Setup::open().config(&format!("limits: {{ acceleration: {acceleration} }}")))
+}
+
+async fn a_blob_that_is_not_in_memory_is_read_from_the_disk(acceleration: &str) {
+    let registry = start(acceleration);
+    let client = registry.client();
+    let content = blob(9, 5_000_000);
+    let digest = client.push_blob("a", &content).await;
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let path = registry.data().join("blobs/sha256").join(&hex[..2]).join(hex);
+    let stored = std::fs::File::open(path).unwrap();
+    rustix::fs::fadvise(&stored, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let read = client.get(&format!("/v2/a/blobs/{digest}")).await.bytes().await.unwrap();
+    assert_eq!(read, content);
+    registry.stop();
+}
+
+async fn many_answers_on_one_connection_are_kept_apart(acceleration: &str) {
+    let registry = start(acceleration);
+    let client = registry.client();
+    let contents: Vec<_> = [40_000, 1_100_000, 10, 33_000].map(|len| blob(len as u64, len)).into();
+    let mut digests = Vec::new();
+    for content in &contents {
+        digests.push(client.push_blob("a", content).await);
+    }
+    let mut stream = tokio::net::TcpStream::connect(registry.address()).await.unwrap();
+    let requests: String =
+        digests.iter().map(|digest| format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: r\r\n\r\n")).collect();
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    let mut reader = tokio::io::BufReader::new(stream);
+    for content in &contents {
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            reader.read_line(&mut line).await.unwrap();
+        }
+        let mut body = vec![0; content.len()];
+        reader.read_exact(&mut body).await.unwrap();
+        assert!(body == *content, "a body of {} bytes", content.len());
+    }
+    registry.stop();
+}
+
+async fn a_blob_is_read_as_it_was_pushed(acceleration: &str) {
+    let registry = start(acceleration);
     let client = registry.client();
     for len in [0, 1, 4096, 262_144, 262_145, 1_000_000] {
         let content = blob(len as u64, len);
@@ -24,9 +99,8 @@ async fn a_blob_is_read_as_it_was_pushed() {
     registry.stop();
 }
 
-#[tokio::test]
-async fn ranges_give_the_slice() {
-    let registry = Registry::start(&Setup::open());
+async fn ranges_give_the_slice(acceleration: &str) {
+    let registry = start(acceleration);
     let client = registry.client();
     let content = blob(1, 700_000);
     let digest = client.push_blob("a", &content).await;
@@ -52,9 +126,8 @@ async fn ranges_give_the_slice() {
     registry.stop();
 }
 
-#[tokio::test]
-async fn nothing_but_lists_is_ever_encoded() {
-    let registry = Registry::start(&Setup::open());
+async fn nothing_but_lists_is_ever_encoded(acceleration: &str) {
+    let registry = start(acceleration);
     let client = registry.client();
     let digest = client.push_blob("a", &vec![0; 100_000]).await;
     let response = client
@@ -68,9 +141,8 @@ async fn nothing_but_lists_is_ever_encoded() {
     registry.stop();
 }
 
-#[tokio::test]
-async fn a_digest_is_served_only_where_it_belongs() {
-    let registry = Registry::start(&Setup::open());
+async fn a_digest_is_served_only_where_it_belongs(acceleration: &str) {
+    let registry = start(acceleration);
     let client = registry.client();
     let digest = client.push_blob("a", b"mine").await;
     assert_eq!(client.get(&format!("/v2/b/blobs/{digest}")).await.status(), 404);
@@ -79,9 +151,8 @@ async fn a_digest_is_served_only_where_it_belongs() {
     registry.stop();
 }
 
-#[tokio::test]
-async fn a_mount_makes_a_blob_of_one_repository_one_of_another() {
-    let registry = Registry::start(&Setup::open());
+async fn a_mount_makes_a_blob_of_one_repository_one_of_another(acceleration: &str) {
+    let registry = start(acceleration);
     let client = registry.client();
     let digest = client.push_blob("a", b"mine").await;
     let mount = |query: String| client.request(Method::POST, &format!("/v2/b/blobs/uploads/?{query}")).send();
@@ -107,9 +178,8 @@ fn digest_of_nothing_stored() -> String {
     digest(b"nobody pushed this")
 }
 
-#[tokio::test]
-async fn a_deleted_blob_is_gone_here_and_stays_elsewhere() {
-    let registry = Registry::start(&Setup::open());
+async fn a_deleted_blob_is_gone_here_and_stays_elsewhere(acceleration: &str) {
+    let registry = start(acceleration);
     let client = registry.client();
     let digest = client.push_blob("a", b"shared").await;
     client.push_blob("b", b"shared").await;
@@ -124,9 +194,8 @@ async fn a_deleted_blob_is_gone_here_and_stays_elsewhere() {
     registry.stop();
 }
 
-#[tokio::test]
-async fn a_reader_keeps_what_is_deleted_under_it() {
-    let registry = Registry::start(&Setup::open());
+async fn a_reader_keeps_what_is_deleted_under_it(acceleration: &str) {
+    let registry = start(acceleration);
     let client = registry.client();
     let content = blob(3, 8 << 20);
     let digest = client.push_blob("a", &content).await;
@@ -140,9 +209,8 @@ async fn a_reader_keeps_what_is_deleted_under_it() {
     registry.stop();
 }
 
-#[tokio::test]
-async fn sha512_content_has_its_own_name() {
-    let registry = Registry::start(&Setup::open());
+async fn sha512_content_has_its_own_name(acceleration: &str) {
+    let registry = start(acceleration);
     let client = registry.client();
     let digest = d8_registry::oci::Algorithm::Sha512.digest(b"long").to_string();
     let path = format!("/v2/a/blobs/uploads/?digest={digest}");

@@ -188,8 +188,7 @@ async fn in_a_delete() {
 
 /// A Proxy in front of `upstream`.
 fn proxy(upstream: &Registry) -> Setup {
-    let config = format!("mode: Proxy\nupstream: {{ imagesRepo: {}/up, scheme: HTTP }}", upstream.address());
-    Setup::open().config(&config)
+    Setup::in_front_of_repo("Proxy", &format!("{}/up", upstream.address()), "scheme: HTTP")
 }
 
 /// Kills a Proxy at `point` while it gets `path`; then another one gets it whole and keeps it when the upstream is gone.

@@ -9,13 +9,22 @@
 mod architecture;
 mod auth;
 mod blobs;
+mod direct;
 mod fuzz;
 mod hostile;
 #[cfg(feature = "failpoints")]
 mod killed;
 mod lists;
 mod manifests;
+mod mapping;
 mod operations;
+mod proxy_blobs;
+mod proxy_lists;
+mod proxy_names;
+mod proxy_room;
+mod proxy_tags;
 mod readme;
 mod support;
 mod uploads;
+mod upstream_answers;
+mod upstream_auth;

@@ -10,8 +10,9 @@ bin=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools/bin
 mkdir -p "$bin"
 
 # command=package
-packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podman=podman nginx=nginx
-    dockerd=docker.io docker=docker.io containerd=containerd)
+packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podman=podman
+    dockerd=docker.io docker=docker.io containerd=containerd
+    docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid)
 
 install_packages() {
     local pair missing=() as_root=()

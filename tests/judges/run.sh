@@ -21,7 +21,8 @@ JUDGES_LOGS=$target/judges
 JUDGES_LIMIT=${JUDGES_LIMIT:-900}
 
 # Clients first that say the most about the protocol.
-judges=(conformance d8-push crane skopeo podman dockerd containerd-1 containerd-2 nginx-push full-disk)
+judges=(conformance d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
+    proxy-containerd-2 nginx-push full-disk)
 (($#)) && judges=("$@")
 
 if ((EUID != 0)); then
@@ -52,7 +53,7 @@ make_pki() (
     leaf() {
         openssl req -new -newkey rsa:2048 -nodes -keyout "$1.key" -subj "/CN=$2" -out "$1.csr"
         openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out "$1.crt" \
-            -extfile <(echo "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.d8-system.svc")
+            -extfile <(echo "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.d8-system.svc,DNS:upstream.test")
     }
     leaf tls registry-distribution
     leaf token registry-auth

@@ -15,16 +15,26 @@ use crate::fetch::{Beyond, Feed, FillError, FillReader};
 use crate::mode::BlobContent;
 use crate::oci::ByteRange;
 
-/// The bytes of `range`, or all of them where nobody knows how many there are.
-pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>) -> Body {
+/// The bytes of `range`, or all of them where nobody knows how many there are. `takes_files`: the connection sends files
+/// from the file.
+pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>, takes_files: bool) -> Body {
     let start = range.map_or(0, ByteRange::start);
     match content {
         BlobContent::None => Body::empty(),
+        BlobContent::Memory(bytes) => {
+            let end = range.map_or(bytes.len() as u64, ByteRange::end);
+            let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            Body::from(bytes.slice(index(start)..index(end)))
+        }
         BlobContent::File(file, lease) => {
             let end = range.map_or(0, ByteRange::end);
-            Body::new(FileBody::new(file.into(), start, end).held_by(lease))
+            Body::new(FileBody::new(file.into(), start, end, takes_files).held_by(lease))
         }
-        BlobContent::Filling(reader) => Body::new(GrowingBody::new(reader, start, range.map(ByteRange::end))),
+        BlobContent::Filling(reader) => {
+            let end = range.map(ByteRange::end);
+            // A body without a known length is framed in chunks, which nobody may put a stand-in into.
+            Body::new(GrowingBody::new(reader, start, end, takes_files && end.is_some()))
+        }
         BlobContent::Relay { feed, offset } => {
             Body::new(RelayBody { feed, skip: start.saturating_sub(offset), left: range.map(ByteRange::len) })
         }
@@ -110,8 +120,8 @@ enum Source {
 }
 
 impl GrowingBody {
-    fn new(reader: FillReader, start: u64, end: Option<u64>) -> Self {
-        Self { window: FileBody::new(reader.file(), start, start), end, source: Source::Reader(reader) }
+    fn new(reader: FillReader, start: u64, end: Option<u64>, takes_files: bool) -> Self {
+        Self { window: FileBody::new(reader.file(), start, start, takes_files), end, source: Source::Reader(reader) }
     }
 
     /// Waits for what lies behind the window.

@@ -1,6 +1,6 @@
 //! A range of a file as a body.
 //!
-//! Pages that are in memory are read on the spot (`preadv2` with `RWF_NOWAIT`); a read that would wait for the
+//! A connection that can sends the file itself (`sys::stand_in`). Else pages that are in memory are read on the spot (`preadv2` with `RWF_NOWAIT`); a read that would wait for the
 //! disk goes to a blocking thread, so a cold file never holds up the runtime.
 
 use std::fs::File;
@@ -17,6 +17,10 @@ use tokio::task::JoinHandle;
 
 use super::buffer::{BUFFER_BYTES, Buffer};
 use crate::store::Lease;
+use crate::sys::stand_in::{MAX_BYTES, stand_in};
+
+/// Less than this is read and written together with the answer's head: one system call instead of two.
+const LEAST_SENT: usize = 32 * 1024;
 
 /// Bytes of a file. A file that turns out shorter is a body error: the connection breaks, the client never takes the
 /// rest for complete.
@@ -24,6 +28,7 @@ pub(super) struct FileBody {
     file: Arc<File>,
     offset: u64,
     end: u64,
+    takes_files: bool,
     /// A read on a blocking thread. Dropped with the body: the read ends by itself and is thrown away.
     waiting: Option<JoinHandle<io::Result<Bytes>>>,
     /// Keeps the content from eviction.
@@ -32,8 +37,9 @@ pub(super) struct FileBody {
 
 impl FileBody {
     /// The bytes from `offset` up to `end`.
-    pub(super) const fn new(file: Arc<File>, offset: u64, end: u64) -> Self {
-        Self { file, offset, end, waiting: None, _lease: None }
+    /// `takes_files`: it is sent from the file.
+    pub(super) const fn new(file: Arc<File>, offset: u64, end: u64, takes_files: bool) -> Self {
+        Self { file, offset, end, takes_files, waiting: None, _lease: None }
     }
 
     /// Holds `lease` as long as it is read.
@@ -87,7 +93,19 @@ impl FileBody {
         })
     }
 
+    /// Bytes that stand for the next part of the file.
+    fn stand_in(&self) -> Option<Bytes> {
+        let length = usize::try_from(self.end - self.offset).map_or(MAX_BYTES, |left| left.min(MAX_BYTES));
+        if length >= LEAST_SENT { stand_in(&self.file, self.offset, length) } else { None }
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if self.takes_files
+            && self.waiting.is_none()
+            && let Some(bytes) = self.stand_in()
+        {
+            return Poll::Ready(Ok(bytes));
+        }
         if self.waiting.is_none() {
             if let Some(bytes) = self.read_now()? {
                 return Poll::Ready(Ok(bytes));
@@ -139,7 +157,7 @@ mod tests {
     use super::*;
 
     fn file_body(file: File, start: u64, end: u64) -> FileBody {
-        FileBody::new(Arc::new(file), start, end)
+        FileBody::new(Arc::new(file), start, end, false)
     }
 
     fn stored(content: &[u8]) -> File {

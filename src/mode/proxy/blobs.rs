@@ -1,5 +1,7 @@
 //! Blobs through the cache.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{Asked, Proxy};
@@ -8,8 +10,11 @@ use crate::mode::mapping::Home;
 use crate::mode::relay::{blob_error, relay};
 use crate::mode::{BUDGET, BlobContent, ModeError, Served, ServedBlob, Want};
 use crate::oci::{Digest, RepoName};
-use crate::store::{StoreError, StoredBlob};
+use crate::store::{StoreError, StoredBlob, StoredContent};
 use crate::telemetry::CacheOutcome;
+
+/// What is left at least for an answer without the store, after the store was tried: both together stay within 25 s.
+const BYPASS: Duration = Duration::from_secs(4);
 
 impl Proxy {
     pub(in crate::mode) async fn blob(
@@ -35,10 +40,14 @@ impl Proxy {
     }
 
     async fn stored_blob(&self, home: &Home<'_>, digest: Digest) -> Result<Option<Served<ServedBlob>>, ModeError> {
-        // The lease first: what is about to be opened is not evicted in between.
-        let lease = self.store().lease(digest);
-        match self.store().blob(&home.cached, digest).await {
-            Ok(StoredBlob { file, size, .. }) => {
+        match self.store().blob_content(&home.cached, digest).await {
+            Ok(StoredContent::Memory(bytes)) => {
+                self.store().note_use(digest);
+                Ok(Some(Served::new(bytes.into(), CacheOutcome::Hit)))
+            }
+            Ok(StoredContent::File(StoredBlob { file, size, .. })) => {
+                // Evicted just now, it can still be read to its end: the descriptor keeps the bytes.
+                let lease = self.store().lease(digest);
                 let content = BlobContent::File(file, Some(lease));
                 Ok(Some(Served::new(ServedBlob { size: Some(size), content }, CacheOutcome::Hit)))
             }
@@ -86,7 +95,8 @@ impl Proxy {
                 }
                 // The store takes nothing: pulls go on without it.
                 Err(FillError::Store(StoreError::Full(_) | StoreError::Io { .. })) => {
-                    let served = relay(source, &digest, want, Instant::now() + BUDGET).await?;
+                    let deadline = deadline.max(Instant::now() + BYPASS);
+                    let served = relay(source, &digest, want, deadline).await?;
                     return Ok(Served::new(served, CacheOutcome::Bypassed));
                 }
                 Err(error) => return Err(error.into()),

@@ -1,6 +1,7 @@
 //! A client that says what it means: one method per request, statuses asserted by the caller.
 
 use reqwest::{Method, RequestBuilder, Response, redirect};
+use serde_json::Value;
 
 use super::{Image, digest};
 
@@ -78,4 +79,30 @@ impl Client {
 pub(crate) fn header(response: &Response, name: &str) -> String {
     let value = response.headers().get(name).unwrap_or_else(|| panic!("no header {name}: {response:?}"));
     value.to_str().unwrap().to_owned()
+}
+
+/// How an answer of a cache came about.
+pub(crate) fn cache(response: &Response) -> String {
+    header(response, "d8-registry-cache")
+}
+
+/// An error as a client sees it.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) detail: Value,
+    /// Status line and headers.
+    pub(crate) head: String,
+}
+
+/// Reads an error, which has to have the shape of the specification.
+pub(crate) async fn refusal(response: Response) -> Refusal {
+    let (status, head) = (response.status().as_u16(), format!("{response:?}"));
+    let text = response.text().await.unwrap();
+    let body: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status} without an error: {text:?}"));
+    let error = &body["errors"][0];
+    let word = |key: &str| error[key].as_str().unwrap_or_else(|| panic!("no {key}: {text}")).to_owned();
+    Refusal { status, code: word("code"), message: word("message"), detail: error["detail"].clone(), head }
 }

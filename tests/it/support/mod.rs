@@ -1,13 +1,25 @@
-//! A registry and a client to test with: the real binary, over loopback, in a folder of its own.
+//! A registry and a client to test with: the real binary, over loopback, in a folder of its own; and a scripted
+//! upstream to put behind it.
 
 mod client;
 mod content;
+mod raw;
 mod registry;
 mod tidy;
+mod upstream;
 
-pub(crate) use client::{Client, header};
+use std::time::Duration;
+
+pub(crate) use client::{Client, cache, header, refusal};
 pub(crate) use content::{Image, blob, descriptor, digest};
-pub(crate) use registry::{HASH_OF_SECRET, Registry, Setup};
+pub(crate) use raw::{End, Raw};
+pub(crate) use registry::{ALIAS, HASH_OF_SECRET, REPO, Registry, Setup};
 pub(crate) use tidy::assert_store_is_tidy;
 #[cfg(feature = "failpoints")]
 pub(crate) use tidy::files_below;
+pub(crate) use upstream::{Answer, Cut, Gate, Upstream};
+
+/// Ends a test that would wait for ever; nothing is measured by it.
+pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("something that has to happen does not")
+}

@@ -11,7 +11,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::Client;
+use super::{Client, Upstream, within};
+
+/// The fixed name under which clusters ask for their images.
+pub(crate) const ALIAS: &str = "system/deckhouse";
+/// Where the scripted upstream holds them.
+pub(crate) const REPO: &str = "deckhouse/ee";
 
 /// The bcrypt hash, at the lowest cost, of `secret`.
 pub(crate) const HASH_OF_SECRET: &str = "$2y$04$6LkUk9iQoONEdXK3HZE.SeQ2EpsbuPuk2oSSfsIHz4kN4cXieH.BG";
@@ -22,14 +27,40 @@ pub(crate) struct Setup {
     pub(crate) users: bool,
     /// More lines of the configuration file.
     pub(crate) config: String,
-    /// Crash points, as the `fail` crate reads them; they do nothing unless compiled in.
-    pub(crate) crash_points: String,
+    /// Variables of the environment.
+    env: Vec<(String, String)>,
 }
 
 impl Setup {
     /// An open registry.
     pub(crate) fn open() -> Self {
-        Self { users: false, config: String::new(), crash_points: String::new() }
+        Self { users: false, config: String::new(), env: Vec::new() }
+    }
+
+    /// An open registry that passes reads through to the upstream's [`REPO`].
+    pub(crate) fn direct(upstream: &Upstream) -> Self {
+        Self::in_front_of("Direct", &upstream.address(), "scheme: HTTP")
+    }
+
+    /// An open registry that caches the upstream's [`REPO`].
+    pub(crate) fn proxy(upstream: &Upstream) -> Self {
+        Self::in_front_of("Proxy", &upstream.address(), "scheme: HTTP")
+    }
+
+    /// An open registry of a mode in front of [`REPO`] at an address, with more keys of `upstream`.
+    pub(crate) fn in_front_of(mode: &str, address: &str, keys: &str) -> Self {
+        Self::in_front_of_repo(mode, &format!("{address}/{REPO}"), keys)
+    }
+
+    /// The same for any repository, or none.
+    pub(crate) fn in_front_of_repo(mode: &str, images_repo: &str, keys: &str) -> Self {
+        Self::open().config(&format!("mode: {mode}\nupstream: {{ imagesRepo: '{images_repo}', {keys} }}"))
+    }
+
+    /// Sets a variable of the environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// A registry with the four users of Deckhouse.
@@ -46,9 +77,8 @@ impl Setup {
 
     /// Stops at a crash point; see [`Registry::paused`].
     #[cfg(feature = "failpoints")]
-    pub(crate) fn pause_at(mut self, point: &str) -> Self {
-        self.crash_points = format!("{point}=pause");
-        self
+    pub(crate) fn pause_at(self, point: &str) -> Self {
+        self.env("FAILPOINTS", &format!("{point}=pause"))
     }
 
     fn yaml(&self, dir: &Path) -> String {
@@ -89,10 +119,14 @@ impl Registry {
     pub(crate) fn start_in(folder: Arc<TempDir>, setup: &Setup) -> Self {
         let config = folder.path().join("config.yaml");
         std::fs::write(&config, setup.yaml(&folder.path().join("data"))).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_d8-registry"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"] {
+            command.env_remove(name).env_remove(name.to_ascii_lowercase());
+        }
+        let mut process = command
+            .envs(setup.env.iter().map(|(name, value)| (name, value)))
             .args(["serve", "--config"])
             .arg(&config)
-            .env("FAILPOINTS", &setup.crash_points)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -149,6 +183,29 @@ impl Registry {
     /// A client of the admin listener.
     pub(crate) fn admin(&self) -> Client {
         Client::new(&format!("http://{}", self.admin), None)
+    }
+
+    /// A client that signs in by Basic with any user and password.
+    pub(crate) fn client_with(&self, user: &str, password: &str) -> Client {
+        Client::new(&format!("http://{}", self.address), Some((user.to_owned(), password.to_owned())))
+    }
+
+    /// A sample of the metrics, named with its labels; 0 while there is none.
+    pub(crate) async fn metric(&self, sample: &str) -> f64 {
+        let text = self.admin().get("/metrics").await.text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Asks for the metrics until a sample has the value.
+    pub(crate) async fn until_metric(&self, sample: &str, value: f64) {
+        within(async { while (self.metric(sample).await - value).abs() > f64::EPSILON {} }).await;
+    }
+
+    /// Puts other lines into the configuration file, which keeps what the setup does not say, and has it read.
+    pub(crate) fn reconfigure(&self, setup: &Setup) {
+        std::fs::write(self.config_file(), setup.yaml(&self.data())).unwrap();
+        self.signal(rustix::process::Signal::HUP);
     }
 
     /// The process's number.
