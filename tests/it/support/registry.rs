@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::{Client, Upstream, within};
 
@@ -81,6 +82,12 @@ impl Setup {
         self
     }
 
+    /// Stops at a crash point; see [`Registry::paused`].
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn pause_at(self, point: &str) -> Self {
+        self.env("FAILPOINTS", &format!("{point}=pause"))
+    }
+
     fn yaml(&self, dir: &Path) -> String {
         let mut yaml = String::from("listen: 127.0.0.1:0\nadminListen: 127.0.0.1:0\n");
         if !self.config.contains("store:") {
@@ -111,6 +118,9 @@ pub(crate) struct Registry {
     folder: Arc<TempDir>,
     process: Option<Child>,
     log: Arc<Mutex<Vec<Value>>>,
+    /// The number of lines in the log after the start.
+    #[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "only crash tests wait for a line"))]
+    lines: watch::Receiver<usize>,
     reader: Option<JoinHandle<()>>,
     address: String,
     admin: String,
@@ -155,11 +165,13 @@ impl Registry {
             }
             log.lock().unwrap().push(line);
         }
+        let (count, counted) = watch::channel(0);
         let reader = std::thread::spawn({
             let log = Arc::clone(&log);
             move || {
                 for line in lines.map_while(Result::ok) {
                     log.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+                    count.send_modify(|count| *count += 1);
                 }
             }
         });
@@ -167,6 +179,7 @@ impl Registry {
             folder,
             process: Some(process),
             log,
+            lines: counted,
             reader: Some(reader),
             address: address.unwrap(),
             admin: admin.unwrap(),
@@ -235,6 +248,19 @@ impl Registry {
     /// The folder around both, to start another registry in.
     pub(crate) fn folder(&self) -> Arc<TempDir> {
         Arc::clone(&self.folder)
+    }
+
+    /// Waits until the server stands at the crash point that it was started with; panics if it ends before.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn paused(&self) {
+        let mut lines = self.lines.clone();
+        loop {
+            lines.mark_unchanged();
+            if self.log.lock().unwrap().iter().any(|line| line["message"] == "paused") {
+                return;
+            }
+            lines.changed().await.expect("the server ended before the crash point");
+        }
     }
 
     /// Sends a signal.
