@@ -78,10 +78,12 @@ e2e: ## Long form of the judges: every one against the release binary, three tim
 	@for round in 1 2 3; do echo "round $$round"; \
 	    JUDGES_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/judges/run.sh $(JUDGES); done
 
-torture: ## Long form of the tests: ignored ones too, 4096 cases per property; then a push left at each durable step
+torture: ## Long form of the tests: ignored ones too, 4096 cases per property; a push left and a server killed at each durable step; mutated input for FUZZ_SECONDS=60
 	PROPTEST_CASES=4096 cargo test --locked --workspace -- --include-ignored
 	# Crash points are the whole process's: one test at a time.
 	cargo test --locked --workspace --features failpoints --lib crash -- --test-threads=1
+	cargo test --locked --workspace --features failpoints --test it killed
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --locked --workspace --test it fuzz -- --nocapture
 
 # Built once, without optimisation beyond the least: it reads one lock file.
 $(DENY):

@@ -6,11 +6,12 @@ use http::header::{HOST, WWW_AUTHENTICATE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
+use super::call::query_values;
 use super::error::ApiError;
 use super::peer::Peer;
 use super::route::Route;
 use crate::auth::{Action, AuthFailure, Authenticator, Forbidden, needed_scope};
-use crate::oci::ErrorCode;
+use crate::oci::{ErrorCode, RepoName};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -115,14 +116,27 @@ pub(super) fn forbidden(auth: &Authenticator, base: &Base, forbidden: Forbidden)
     }
 }
 
-/// The answer to missing or wrong credentials, with the challenge.
+/// The repository that a push wants to take a blob from (`?mount=…&from=…`).
+pub(super) fn mount_source(route: &Route, query: Option<&str>) -> Option<RepoName> {
+    let Route::Uploads(_) = route else { return None };
+    query_values(query, "mount").next()?;
+    query_values(query, "from").next()?.parse().ok()
+}
+
+/// The answer to missing or wrong credentials, with the challenge. `source`: what the request wants to pull beside.
 pub(super) fn challenge(
     auth: &Authenticator,
     base: &Base,
     failure: AuthFailure,
-    wanted: Option<(Action, Option<&crate::oci::RepoName>)>,
+    wanted: Option<(Action, Option<&RepoName>)>,
+    source: Option<&RepoName>,
 ) -> ApiError {
-    let scope = wanted.map(|(action, repo)| needed_scope(action, repo));
+    let mut scope = wanted.map(|(action, repo)| needed_scope(action, repo));
+    if let (Some(scope), Some(source)) = (&mut scope, source) {
+        // Without it the token would not be good for the mount.
+        scope.push(' ');
+        scope.push_str(&needed_scope(Action::Pull, Some(source)));
+    }
     let error = (failure == AuthFailure::BadToken).then_some("invalid_token");
     let value = auth.challenge(&base.url(), scope.as_deref(), error);
     refuse_sign_in(failure).with_header(WWW_AUTHENTICATE, header(&value))
@@ -151,7 +165,12 @@ mod tests {
     use super::*;
 
     fn peer(trusted_proxy: bool) -> Peer {
-        Peer { address: "192.0.2.1:5000".parse().unwrap(), tls: false, trusted_proxy, takes_files: false }
+        Peer {
+            address: "192.0.2.1:5000".parse().unwrap(),
+            tls: false,
+            trusted_proxy,
+            file_way: super::super::peer::FileWay::Read,
+        }
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

@@ -16,7 +16,7 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
     let Served { value: blob, how } = call.mode.blob(repo, digest, want).await?;
     let content = Content { digest, size: blob.size, media_type: OCTETS };
     let mut response =
-        content.respond(call.method, call.headers, |range| blob_body(blob.content, range, call.takes_files))?;
+        content.respond(call.method, call.headers, |range| blob_body(blob.content, range, call.file_way))?;
     response.extensions_mut().insert(how);
     Ok(response)
 }

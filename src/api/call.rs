@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 
 use super::Settings;
+use super::peer::FileWay;
 use crate::auth::{Action, Authenticator, Identity};
 use crate::mode::Mode;
 use crate::oci::RepoName;
@@ -18,8 +19,7 @@ pub(super) struct Call<'a> {
     pub(super) settings: Arc<Settings>,
     pub(super) auth: &'a Authenticator,
     pub(super) who: Identity,
-    /// As [`super::peer::Peer::takes_files`].
-    pub(super) takes_files: bool,
+    pub(super) file_way: FileWay,
 }
 
 impl Call<'_> {

@@ -246,7 +246,9 @@ async fn answer(
             exchange.identified(None, Some(failure));
             let wanted = action.and_then(|action| action.ok().flatten());
             let repo = route.as_ref().ok().and_then(Route::repository);
-            return Err(access::challenge(auth, &base, failure, wanted.map(|action| (action, repo))));
+            let source = route.as_ref().ok().and_then(|route| access::mount_source(route, parts.uri.query()));
+            let wanted = wanted.map(|action| (action, repo));
+            return Err(access::challenge(auth, &base, failure, wanted, source.as_ref()));
         }
     };
     exchange.identified(Some(&who), None);
@@ -271,7 +273,7 @@ async fn answer(
         settings: app.0.settings.load_full(),
         auth,
         who,
-        takes_files: peer.takes_files,
+        file_way: peer.file_way,
     };
     handle(&call, body, &route).await
 }

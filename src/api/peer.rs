@@ -11,8 +11,19 @@ pub struct Peer {
     pub tls: bool,
     /// Whether it showed a client certificate of a trusted proxy, whose `X-Forwarded-*` and `X-Request-Id` count.
     pub trusted_proxy: bool,
-    /// Whether the connection sends bytes that stand for a part of a file from the file (`sys::stand_in`).
-    pub takes_files: bool,
+    /// How a stored file is best handed to the connection.
+    pub file_way: FileWay,
+}
+
+/// How a stored file is handed to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileWay {
+    /// Read into buffers.
+    Read,
+    /// By bytes that stand for parts of the file, which the connection sends from the file (`sys::stand_in`).
+    StandIn,
+    /// As mapped memory, for a connection that encrypts (`sys::mapping`).
+    Map,
 }
 
 impl Peer {
@@ -22,7 +33,7 @@ impl Peer {
             address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             tls: false,
             trusted_proxy: false,
-            takes_files: false,
+            file_way: FileWay::Read,
         }
     }
 }

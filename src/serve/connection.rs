@@ -29,7 +29,7 @@ use super::linger::{Flow, Lingering, ReadAway, Transport};
 use super::socket::Socket;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
-use crate::api::peer::Peer;
+use crate::api::peer::{FileWay, Peer};
 
 /// hyper's buffer per connection; a request's head lies in it whole.
 const H1_BUFFER: usize = 256 * 1024;
@@ -73,7 +73,12 @@ where
 {
     let socket = Socket::new(tcp, context.limits.stall_timeout);
     let Some(tls) = context.tls.clone() else {
-        let peer = Peer { address, tls: false, trusted_proxy: false, takes_files: context.limits.send_files };
+        let peer = Peer {
+            address,
+            tls: false,
+            trusted_proxy: false,
+            file_way: if context.limits.accelerate { FileWay::StandIn } else { FileWay::Read },
+        };
         return Box::pin(serve_http1(Transport::Plain(socket), peer, context)).await;
     };
     let handshake = tokio::time::timeout(context.limits.handshake_timeout, tls.accept(socket));
@@ -83,7 +88,12 @@ where
     };
     match accepted {
         Ok(accepted) => {
-            let peer = Peer { address, tls: true, trusted_proxy: accepted.trusted_proxy, takes_files: false };
+            let peer = Peer {
+                address,
+                tls: true,
+                trusted_proxy: accepted.trusted_proxy,
+                file_way: if context.limits.accelerate { FileWay::Map } else { FileWay::Read },
+            };
             let transport = Transport::Tls(Box::new(accepted.stream));
             if accepted.http2 {
                 Box::pin(serve_http2(transport, peer, context)).await

@@ -44,8 +44,9 @@ pub struct ConnectionLimits {
     pub max_header_bytes: usize,
     /// Requests at once on one HTTP/2 connection.
     pub max_streams: u32,
-    /// Whether plain HTTP/1 connections send files from the file.
-    pub send_files: bool,
+    /// Whether files reach connections by ways that copy less: sent by the kernel where the connection is plain, mapped
+    /// where it is encrypted.
+    pub accelerate: bool,
     /// What a refused push still sends is read away for so long; see `linger`.
     pub linger_time: Duration,
 }
@@ -59,7 +60,7 @@ impl Default for ConnectionLimits {
             stall_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,
             max_streams: 200,
-            send_files: true,
+            accelerate: true,
             linger_time: Duration::from_secs(5),
         }
     }

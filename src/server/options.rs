@@ -191,7 +191,7 @@ pub(super) fn connections(config: &Config) -> ConnectionLimits {
         header_timeout: limits.request_header_timeout,
         stall_timeout: limits.stall_timeout,
         max_header_bytes: count(limits.header_bytes),
-        send_files: limits.acceleration == config::Acceleration::Sendfile,
+        accelerate: limits.acceleration == config::Acceleration::Sendfile,
         ..ConnectionLimits::default()
     }
 }

@@ -186,7 +186,8 @@ impl Inner {
     pub(super) fn is_named(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
         let oddities = Oddities::default();
         for manifest in Members::manifests(&self.layout, repo, &oddities) {
-            if let Some(stored) = self.read_manifest(repo, manifest)?
+            // A damaged one names nothing that could be believed.
+            if let Ok(Some(stored)) = self.read_manifest(repo, manifest)
                 && stored.manifest.required_blobs().any(|blob| blob.digest == *digest)
             {
                 return Ok(true);

@@ -196,7 +196,7 @@ impl Store {
         let noted = opening::take_usage(&layout, &disk)?;
         // A folder that was laid out just now holds nothing.
         let contents = noted.or(opened.fresh.then_some(0));
-        let coming = uploads::bytes_on_disk(&layout)? + fills::bytes_on_disk(&layout)?;
+        let coming = uploads::bytes_at_start(&layout)? + fills::bytes_on_disk(&layout)?;
         let space = Space::new(root()?, options.limits(), contents, coming);
         Ok(Self(Arc::new(Inner {
             contents: Contents::new(OwnedFd::from(root()?)),

@@ -214,11 +214,14 @@ fn on_disk(layout: &Layout) -> Result<Vec<UploadId>, StoreError> {
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// Bytes of all uploads on disk; for the start.
-pub(super) fn bytes_on_disk(layout: &Layout) -> Result<u64, StoreError> {
+/// Bytes of all uploads on disk; for the start. What is left of one that a killed server had ended goes.
+pub(super) fn bytes_at_start(layout: &Layout) -> Result<u64, StoreError> {
     let mut bytes = 0;
     for id in on_disk(layout)? {
-        bytes += stat(&layout.upload_data(id))?.map_or(0, |facts| facts.len());
+        match stat(&layout.upload_data(id))? {
+            Some(facts) => bytes += facts.len(),
+            None => remove_folder(&layout.upload(id)),
+        }
     }
     Ok(bytes)
 }

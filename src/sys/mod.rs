@@ -1,4 +1,5 @@
 //! What needs `unsafe`, and nothing else: behind functions that can't be used wrongly.
 #![allow(unsafe_code, reason = "the one place; each block names what makes it sound")]
 
+pub(crate) mod mapping;
 pub(crate) mod stand_in;

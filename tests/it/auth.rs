@@ -159,3 +159,14 @@ async fn a_mount_needs_the_right_to_pull_from_the_source() {
     assert_eq!(with_token(&registry.client(), Method::POST, &path, &wide).await.status(), 201);
     registry.stop();
 }
+
+#[tokio::test]
+async fn the_challenge_of_a_mount_names_both_repositories() {
+    let registry = Registry::start(&Setup::with_users());
+    let path = format!("/v2/to/blobs/uploads/?mount={}&from=source/of", crate::support::digest(b"x"));
+    let refused = registry.client().request(reqwest::Method::POST, &path).send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    let challenge = header(&refused, "www-authenticate");
+    assert!(challenge.contains("scope=\"repository:to:pull,push repository:source/of:pull\""), "{challenge}");
+    registry.stop();
+}

@@ -10,7 +10,10 @@ mod architecture;
 mod auth;
 mod blobs;
 mod direct;
+mod fuzz;
 mod hostile;
+#[cfg(feature = "failpoints")]
+mod killed;
 mod lists;
 mod manifests;
 mod mapping;

@@ -69,6 +69,7 @@ export GOTOOLCHAIN=${GOTOOLCHAIN:-auto}
 build testimages testimages .
 build verdict verdict .
 build d8wire d8wire .
+build specprobe specprobe .
 build crane crane github.com/google/go-containerregistry/cmd/crane
 build_conformance
 # Only images are moved here: no pods, no snapshots by block devices.

@@ -21,7 +21,7 @@ JUDGES_LOGS=$target/judges
 JUDGES_LIMIT=${JUDGES_LIMIT:-900}
 
 # Clients first that say the most about the protocol.
-judges=(conformance d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
+judges=(conformance spec d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
     proxy-containerd-2 nginx-push full-disk)
 (($#)) && judges=("$@")
 

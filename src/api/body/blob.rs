@@ -11,13 +11,14 @@ use futures_util::Stream as _;
 use http_body::{Frame, SizeHint};
 
 use super::file::FileBody;
+use crate::api::peer::FileWay;
 use crate::fetch::{Beyond, Feed, FillError, FillReader};
 use crate::mode::BlobContent;
 use crate::oci::ByteRange;
 
-/// The bytes of `range`, or all of them where nobody knows how many there are. `takes_files`: the connection sends files
-/// from the file.
-pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>, takes_files: bool) -> Body {
+/// The bytes of `range`, or all of them where nobody knows how many there are. `way`: how the
+/// connection takes files.
+pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>, way: FileWay) -> Body {
     let start = range.map_or(0, ByteRange::start);
     match content {
         BlobContent::None => Body::empty(),
@@ -28,12 +29,14 @@ pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>, 
         }
         BlobContent::File(file, lease) => {
             let end = range.map_or(0, ByteRange::end);
-            Body::new(FileBody::new(file.into(), start, end, takes_files).held_by(lease))
+            Body::new(FileBody::new(file.into(), start, end, way).held_by(lease))
         }
         BlobContent::Filling(reader) => {
             let end = range.map(ByteRange::end);
-            // A body without a known length is framed in chunks, which nobody may put a stand-in into.
-            Body::new(GrowingBody::new(reader, start, end, takes_files && end.is_some()))
+            // A body without a known length is framed in chunks, which nobody may put a stand-in into; a file that
+            // still grows is not mapped.
+            let way = if way == FileWay::StandIn && end.is_some() { way } else { FileWay::Read };
+            Body::new(GrowingBody::new(reader, start, end, way))
         }
         BlobContent::Relay { feed, offset } => {
             Body::new(RelayBody { feed, skip: start.saturating_sub(offset), left: range.map(ByteRange::len) })
@@ -120,8 +123,8 @@ enum Source {
 }
 
 impl GrowingBody {
-    fn new(reader: FillReader, start: u64, end: Option<u64>, takes_files: bool) -> Self {
-        Self { window: FileBody::new(reader.file(), start, start, takes_files), end, source: Source::Reader(reader) }
+    fn new(reader: FillReader, start: u64, end: Option<u64>, way: FileWay) -> Self {
+        Self { window: FileBody::new(reader.file(), start, start, way), end, source: Source::Reader(reader) }
     }
 
     /// Waits for what lies behind the window.

@@ -4,11 +4,12 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// Bytes of one read: fewer system calls than the usual 64 KiB, and the worst case held per slow reader.
-pub(super) const BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes of one read, and what a slow reader holds. Small enough that what was read is still in the core's cache when it
+/// is encrypted and written.
+pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Buffers kept for later: 2 MiB at most.
-const KEPT: usize = 8;
+/// Buffers kept for later: 1 MiB at most.
+const KEPT: usize = 16;
 
 static POOL: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
 

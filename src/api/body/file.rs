@@ -1,6 +1,7 @@
 //! A range of a file as a body.
 //!
-//! A connection that can sends the file itself (`sys::stand_in`). Else pages that are in memory are read on the spot (`preadv2` with `RWF_NOWAIT`); a read that would wait for the
+//! A plain connection sends the file itself (`sys::stand_in`); one that encrypts gets it as mapped memory
+//! (`sys::mapping`). Else pages that are in memory are read on the spot (`preadv2` with `RWF_NOWAIT`); a read that would wait for the
 //! disk goes to a blocking thread, so a cold file never holds up the runtime.
 
 use std::fs::File;
@@ -16,8 +17,13 @@ use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 use tokio::task::JoinHandle;
 
 use super::buffer::{BUFFER_BYTES, Buffer};
+use crate::api::peer::FileWay;
 use crate::store::Lease;
+use crate::sys::mapping::Mapping;
 use crate::sys::stand_in::{MAX_BYTES, stand_in};
+
+/// Bytes of a mapped file that are handed on at once.
+const MAPPED_BYTES: u64 = 128 * 1024;
 
 /// Less than this is read and written together with the answer's head: one system call instead of two.
 const LEAST_SENT: usize = 32 * 1024;
@@ -28,7 +34,9 @@ pub(super) struct FileBody {
     file: Arc<File>,
     offset: u64,
     end: u64,
-    takes_files: bool,
+    way: FileWay,
+    /// The file as memory, from the first read on.
+    mapping: Option<Arc<Mapping>>,
     /// A read on a blocking thread. Dropped with the body: the read ends by itself and is thrown away.
     waiting: Option<JoinHandle<io::Result<Bytes>>>,
     /// Keeps the content from eviction.
@@ -37,9 +45,9 @@ pub(super) struct FileBody {
 
 impl FileBody {
     /// The bytes from `offset` up to `end`.
-    /// `takes_files`: it is sent from the file.
-    pub(super) const fn new(file: Arc<File>, offset: u64, end: u64, takes_files: bool) -> Self {
-        Self { file, offset, end, takes_files, waiting: None, _lease: None }
+    /// `way`: how the connection takes it.
+    pub(super) const fn new(file: Arc<File>, offset: u64, end: u64, way: FileWay) -> Self {
+        Self { file, offset, end, way, mapping: None, waiting: None, _lease: None }
     }
 
     /// Holds `lease` as long as it is read.
@@ -99,11 +107,36 @@ impl FileBody {
         if length >= LEAST_SENT { stand_in(&self.file, self.offset, length) } else { None }
     }
 
+    /// The next part of the file as memory, if it is in memory: touching a page that is not would hold up the runtime.
+    fn mapped(&mut self) -> Option<Bytes> {
+        if self.end - self.offset < LEAST_SENT as u64 {
+            return None;
+        }
+        if self.mapping.is_none() {
+            self.mapping = Mapping::of(&self.file);
+            if self.mapping.is_none() {
+                self.way = FileWay::Read;
+            }
+        }
+        let end = self.end.min(self.offset + MAPPED_BYTES);
+        // Pages between two that are there were read with them.
+        let there = |offset| {
+            let mut byte = [0];
+            preadv2(&self.file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT).is_ok_and(|n| n == 1)
+        };
+        if !there(self.offset) || !there(end - 1) {
+            return None;
+        }
+        self.mapping.as_ref()?.bytes(self.offset, end)
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        if self.takes_files
-            && self.waiting.is_none()
-            && let Some(bytes) = self.stand_in()
-        {
+        let at_once = match self.way {
+            FileWay::StandIn if self.waiting.is_none() => self.stand_in(),
+            FileWay::Map if self.waiting.is_none() => self.mapped(),
+            _ => None,
+        };
+        if let Some(bytes) = at_once {
             return Poll::Ready(Ok(bytes));
         }
         if self.waiting.is_none() {
@@ -157,7 +190,7 @@ mod tests {
     use super::*;
 
     fn file_body(file: File, start: u64, end: u64) -> FileBody {
-        FileBody::new(Arc::new(file), start, end, false)
+        FileBody::new(Arc::new(file), start, end, FileWay::Read)
     }
 
     fn stored(content: &[u8]) -> File {

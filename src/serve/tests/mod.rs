@@ -40,7 +40,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     stall_timeout: Duration::from_secs(60),
     max_header_bytes: 16 * 1024,
     max_streams: 10,
-    send_files: true,
+    accelerate: true,
     linger_time: Duration::from_secs(60),
 };
 const SOON: Duration = Duration::from_millis(50);

@@ -15,7 +15,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(base: &str, credentials: Option<(String, String)>) -> Self {
-        let inner = reqwest::Client::builder().redirect(redirect::Policy::none()).no_proxy().build().unwrap();
+        let inner = reqwest::Client::builder()
+            .redirect(redirect::Policy::none())
+            .tls_danger_accept_invalid_certs(true)
+            .no_proxy()
+            .build()
+            .unwrap();
         Self { inner, base: base.to_owned(), credentials }
     }
 

@@ -5,6 +5,7 @@ mod client;
 mod content;
 mod raw;
 mod registry;
+mod tidy;
 mod upstream;
 
 use std::time::Duration;
@@ -13,6 +14,9 @@ pub(crate) use client::{Client, cache, header, refusal};
 pub(crate) use content::{Image, blob, descriptor, digest};
 pub(crate) use raw::{End, Raw};
 pub(crate) use registry::{ALIAS, HASH_OF_SECRET, REPO, Registry, Setup};
+pub(crate) use tidy::assert_store_is_tidy;
+#[cfg(feature = "failpoints")]
+pub(crate) use tidy::files_below;
 pub(crate) use upstream::{Answer, Cut, Gate, Upstream};
 
 /// Ends a test that would wait for ever; nothing is measured by it.

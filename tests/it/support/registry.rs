@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::{Client, Upstream, within};
 
@@ -28,12 +29,14 @@ pub(crate) struct Setup {
     pub(crate) config: String,
     /// Variables of the environment.
     env: Vec<(String, String)>,
+    /// HTTPS with a certificate made for it.
+    tls: bool,
 }
 
 impl Setup {
     /// An open registry.
     pub(crate) fn open() -> Self {
-        Self { users: false, config: String::new(), env: Vec::new() }
+        Self { users: false, config: String::new(), env: Vec::new(), tls: false }
     }
 
     /// An open registry that passes reads through to the upstream's [`REPO`].
@@ -62,6 +65,11 @@ impl Setup {
         self
     }
 
+    /// An open registry that speaks HTTPS.
+    pub(crate) fn with_tls() -> Self {
+        Self { tls: true, ..Self::open() }
+    }
+
     /// A registry with the four users of Deckhouse.
     pub(crate) fn with_users() -> Self {
         Self { users: true, ..Self::open() }
@@ -74,10 +82,20 @@ impl Setup {
         self
     }
 
+    /// Stops at a crash point; see [`Registry::paused`].
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn pause_at(self, point: &str) -> Self {
+        self.env("FAILPOINTS", &format!("{point}=pause"))
+    }
+
     fn yaml(&self, dir: &Path) -> String {
         let mut yaml = String::from("listen: 127.0.0.1:0\nadminListen: 127.0.0.1:0\n");
         if !self.config.contains("store:") {
             yaml.push_str(&format!("store: {{ dir: {}, reserveBytes: 0 }}\n", dir.display()));
+        }
+        if self.tls {
+            let folder = dir.parent().unwrap().display();
+            yaml.push_str(&format!("tls: {{ certFile: {folder}/tls.crt, keyFile: {folder}/tls.key }}\n"));
         }
         if self.users {
             yaml.push_str("auth:\n  users:\n");
@@ -89,14 +107,24 @@ impl Setup {
     }
 }
 
+fn write_certificate(folder: &Path) {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(folder.join("tls.crt"), made.cert.pem()).unwrap();
+    std::fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+}
+
 /// A running registry. Dropped: it is killed, and the folder removed.
 pub(crate) struct Registry {
     folder: Arc<TempDir>,
     process: Option<Child>,
     log: Arc<Mutex<Vec<Value>>>,
+    /// The number of lines in the log after the start.
+    #[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "only crash tests wait for a line"))]
+    lines: watch::Receiver<usize>,
     reader: Option<JoinHandle<()>>,
     address: String,
     admin: String,
+    scheme: &'static str,
 }
 
 impl Registry {
@@ -108,6 +136,9 @@ impl Registry {
     /// Starts one in a folder that another one used before.
     pub(crate) fn start_in(folder: Arc<TempDir>, setup: &Setup) -> Self {
         let config = folder.path().join("config.yaml");
+        if setup.tls {
+            write_certificate(folder.path());
+        }
         std::fs::write(&config, setup.yaml(&folder.path().join("data"))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"] {
@@ -134,11 +165,13 @@ impl Registry {
             }
             log.lock().unwrap().push(line);
         }
+        let (count, counted) = watch::channel(0);
         let reader = std::thread::spawn({
             let log = Arc::clone(&log);
             move || {
                 for line in lines.map_while(Result::ok) {
                     log.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+                    count.send_modify(|count| *count += 1);
                 }
             }
         });
@@ -146,9 +179,11 @@ impl Registry {
             folder,
             process: Some(process),
             log,
+            lines: counted,
             reader: Some(reader),
             address: address.unwrap(),
             admin: admin.unwrap(),
+            scheme: if setup.tls { "https" } else { "http" },
         }
     }
 
@@ -159,12 +194,12 @@ impl Registry {
 
     /// A client without credentials.
     pub(crate) fn client(&self) -> Client {
-        Client::new(&format!("http://{}", self.address), None)
+        Client::new(&format!("{}://{}", self.scheme, self.address), None)
     }
 
     /// A client that signs in by Basic as one of the users.
     pub(crate) fn client_as(&self, user: &str) -> Client {
-        Client::new(&format!("http://{}", self.address), Some((user.to_owned(), "secret".to_owned())))
+        Client::new(&format!("{}://{}", self.scheme, self.address), Some((user.to_owned(), "secret".to_owned())))
     }
 
     /// A client of the admin listener.
@@ -174,7 +209,7 @@ impl Registry {
 
     /// A client that signs in by Basic with any user and password.
     pub(crate) fn client_with(&self, user: &str, password: &str) -> Client {
-        Client::new(&format!("http://{}", self.address), Some((user.to_owned(), password.to_owned())))
+        Client::new(&format!("{}://{}", self.scheme, self.address), Some((user.to_owned(), password.to_owned())))
     }
 
     /// A sample of the metrics, named with its labels; 0 while there is none.
@@ -213,6 +248,19 @@ impl Registry {
     /// The folder around both, to start another registry in.
     pub(crate) fn folder(&self) -> Arc<TempDir> {
         Arc::clone(&self.folder)
+    }
+
+    /// Waits until the server stands at the crash point that it was started with; panics if it ends before.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn paused(&self) {
+        let mut lines = self.lines.clone();
+        loop {
+            lines.mark_unchanged();
+            if self.log.lock().unwrap().iter().any(|line| line["message"] == "paused") {
+                return;
+            }
+            lines.changed().await.expect("the server ended before the crash point");
+        }
     }
 
     /// Sends a signal.
