@@ -2,8 +2,8 @@
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
 //! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `tending` (what runs beside
-//! requests); for what an upstream taught: `fills`, `lists`, `uses`, `eviction`; then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a
-//! server.
+//! requests); for what an upstream taught: `learnt` (what Proxy asks), `fills`, `lists`, `uses`, `eviction`; then the
+//! index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a server.
 
 mod bulk;
 mod contents;
@@ -13,6 +13,7 @@ mod eviction;
 mod fills;
 mod index;
 mod layout;
+mod learnt;
 mod listings;
 mod lists;
 mod locks;
@@ -60,7 +61,7 @@ use self::rebuild::Tree;
 use self::space::Space;
 use self::uploads::Uploads;
 use self::uses::Uses;
-use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId, UpstreamId};
+use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId};
 
 /// A client that hears that the index is being rebuilt asks again after so many seconds.
 const INDEX_RETRY: u64 = 5;
@@ -471,20 +472,6 @@ impl Store {
         self.ask(move |store| store.listings.repositories(last.as_deref(), limit)).await
     }
 
-    /// A page of the repositories learnt from an upstream, as children of its own one (`""` for itself), in byte order.
-    ///
-    /// # Errors
-    /// [`StoreError::IndexNotReady`].
-    pub async fn cached_repositories(
-        &self,
-        upstream: UpstreamId,
-        last: Option<&str>,
-        limit: usize,
-    ) -> Result<Page, StoreError> {
-        let last = last.map(str::to_owned);
-        self.ask(move |store| store.listings.cached_repositories(upstream, last.as_deref(), limit)).await
-    }
-
     /// The manifests of the repository whose subject is `subject`, in order of digest, after `last`, at most `limit`.
     ///
     /// # Errors
@@ -512,105 +499,6 @@ impl Store {
             Ok(referrers)
         })
         .await
-    }
-
-    /// Takes up the fill of a content, or begins it, and holds it. Reads and hashes what an earlier process left.
-    ///
-    /// # Errors
-    /// [`StoreError::FillBusy`], or of the disk.
-    pub async fn begin_fill(&self, digest: Digest) -> Result<PartialBlob, StoreError> {
-        change(Arc::clone(&self.0), move |store| fills::begin(store, digest)).await
-    }
-
-    /// Whether `bytes` more would be taken now.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`].
-    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
-        self.0.space.admit(bytes)
-    }
-
-    /// Whether the content is stored, in whichever repository.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn has_content(&self, digest: Digest) -> Result<bool, StoreError> {
-        let store = Arc::clone(&self.0);
-        blocking(move || Ok(contents::stat(&store.layout.content(&digest))?.is_some())).await
-    }
-
-    /// Whether a manifest stored in the repository names the content. Reads all of them: for the rare case.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn is_named(&self, repo: &RepoName, digest: Digest) -> Result<bool, StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || store.is_named(&repo, &digest)).await
-    }
-
-    /// Notes that the content is used now, and keeps it from eviction until the lease is dropped. Waits for nothing.
-    #[must_use]
-    pub fn lease(&self, digest: Digest) -> Lease {
-        Lease::take(&self.0, digest)
-    }
-
-    /// Notes that the content is used now. Waits for nothing.
-    pub fn note_use(&self, digest: Digest) {
-        self.0.uses.note(digest);
-    }
-
-    /// Removes what was learnt from upstreams and not used for long; see [`Eviction`]. Walks the tree. Runs to its end
-    /// even if the caller is dropped.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn evict(&self, wanted: Eviction) -> Result<Evicted, StoreError> {
-        change(Arc::clone(&self.0), move |store| store.evict(&wanted, crate::clock::now())).await
-    }
-
-    /// Where a tag points, and when that was last known to be true.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn verified_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, StoreError> {
-        let (store, repo, tag) = (Arc::clone(&self.0), repo.clone(), tag.clone());
-        blocking(move || store.verified_tag(&repo, &tag)).await
-    }
-
-    /// Notes that a tag was found to be true now.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn verify_tag(&self, repo: &RepoName, tag: &Tag) -> Result<(), StoreError> {
-        let (store, repo, tag) = (Arc::clone(&self.0), repo.clone(), tag.clone());
-        change(store, move |store| store.verify_tag(&repo, &tag, crate::clock::now())).await
-    }
-
-    /// Keeps a list as the upstream gave it.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`], or of the disk.
-    pub async fn keep_list(&self, repo: &RepoName, kind: ListKind, bytes: Bytes) -> Result<(), StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        change(store, move |store| store.keep_list(&repo, kind, &bytes)).await
-    }
-
-    /// A list that was kept.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn kept_list(&self, repo: &RepoName, kind: ListKind) -> Result<Option<KeptList>, StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || store.kept_list(&repo, kind)).await
-    }
-
-    /// Forgets a kept list.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn drop_list(&self, repo: &RepoName, kind: ListKind) -> Result<(), StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        change(store, move |store| store.drop_list(&repo, kind)).await
     }
 
     async fn ask<T: Send + 'static>(
