@@ -10,8 +10,16 @@
 //! - [`server`]: a server as a child process; [`client`]: one connection to one
 //! - [`proc`]: what the kernel says of a process and of the machine; [`report`]: results as table and JSON
 
+mod bare_loop;
+mod certificates;
 mod client;
 mod cold_storm;
+mod compare;
+mod cpu;
+mod drive;
+mod exchange;
+mod hot_paths;
+mod interrupt;
 mod limited;
 mod proc;
 mod report;
@@ -19,6 +27,8 @@ mod seed;
 mod server;
 mod store_scale;
 mod tags;
+mod wire;
+mod yardstick;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +71,11 @@ enum Command {
     StoreScale(store_scale::StoreScaleOptions),
     /// Many clients ask a cold Proxy for one blob: upstream GETs and the time of the last client, against a single one's.
     ColdStorm(cold_storm::ColdStormOptions),
+    /// Our server against nginx, distribution and a bare loop, row by row, in turns.
+    HotPaths(hot_paths::HotPathsOptions),
+    /// The floor of a push, for `hot-paths --row push`.
+    #[command(hide = true)]
+    BareLoop(bare_loop::BareLoopOptions),
 }
 
 fn main() -> ExitCode {
@@ -97,6 +112,14 @@ fn run(arguments: Arguments) -> Result<bool> {
             report
         }
         Command::StoreScale(options) => runtime.block_on(store_scale::run(&options))?,
+        Command::HotPaths(options) => {
+            let _watching = runtime.spawn(interrupt::watch());
+            hot_paths::run(&options)?
+        }
+        Command::BareLoop(options) => {
+            bare_loop::run(&options)?;
+            return Ok(true);
+        }
         Command::ColdStorm(options) => runtime.block_on(cold_storm::run(&options))?,
     };
     arguments.output.write(&report)?;

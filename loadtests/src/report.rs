@@ -1,6 +1,6 @@
 //! Results: a table for people, JSON for comparing runs.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Serialize;
 
+use crate::compare::Comparison;
 use crate::proc::Machine;
 
 /// Where results go.
@@ -26,6 +27,7 @@ pub(crate) enum Unit {
     Milliseconds,
     MebiBytes,
     PerSecond,
+    MegabytesPerSecond,
     Count,
 }
 
@@ -35,6 +37,7 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::MebiBytes => "MiB",
             Self::PerSecond => "/s",
+            Self::MegabytesPerSecond => "MB/s",
             Self::Count => "",
         }
     }
@@ -85,13 +88,26 @@ pub(crate) struct Row {
 pub(crate) struct Report {
     scenario: &'static str,
     machine: Machine,
+    /// What the figures hold for.
+    conditions: Vec<(String, String)>,
+    /// Ours against theirs.
+    comparisons: Vec<Comparison>,
     rows: Vec<Row>,
+    /// What could not be measured, and why: as good as missed.
+    failures: Vec<(String, String)>,
 }
 
 impl Report {
     /// Without figures yet.
     pub(crate) fn new(scenario: &'static str) -> Self {
-        Self { scenario, machine: Machine::here(), rows: Vec::new() }
+        Self {
+            scenario,
+            machine: Machine::here(),
+            conditions: Vec::new(),
+            comparisons: Vec::new(),
+            rows: Vec::new(),
+            failures: Vec::new(),
+        }
     }
 
     /// A figure without a target.
@@ -105,34 +121,88 @@ impl Report {
         self.rows.push(Row { name: name.into(), value, unit, target: Some(target), passed });
     }
 
-    /// Whether every target was met.
+    /// What the figures hold for.
+    pub(crate) fn condition(&mut self, name: &str, value: impl Display) {
+        self.conditions.push((name.to_owned(), value.to_string()));
+    }
+
+    /// A comparison that was measured.
+    pub(crate) fn compare(&mut self, comparison: Comparison) {
+        self.comparisons.push(comparison);
+    }
+
+    /// Something could not be measured.
+    pub(crate) fn failure(&mut self, what: String, why: String) {
+        self.failures.push((what, why));
+    }
+
+    /// Whether everything was measured and every target met.
     pub(crate) fn passed(&self) -> bool {
-        self.rows.iter().all(|row| row.passed != Some(false))
+        self.failures.is_empty()
+            && self.rows.iter().all(|row| row.passed != Some(false))
+            && self.comparisons.iter().all(|comparison| comparison.met() != Some(false))
     }
 
     fn table(&self) -> String {
-        let cells: Vec<[String; 4]> = self.rows.iter().map(Row::cells).collect();
-        let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths = [width(0), width(1), width(2)];
         let machine = &self.machine;
         let mut table = format!(
             "{} on {} ({} cores, {} MiB, Linux {})\n",
             self.scenario, machine.processor, machine.cores, machine.memory_mib, machine.kernel
         );
-        for [name, value, target, verdict] in &cells {
-            let line = format!("  {name:<0$}  {value:>1$}  {target:<2$}  {verdict}", widths[0], widths[1], widths[2]);
+        for (name, value) in &self.conditions {
             // Writing to a string can't fail.
-            let _ = writeln!(table, "{}", line.trim_end());
+            let _ = writeln!(table, "  {name}: {value}");
+        }
+        let head = ["", "ours", "theirs", "unit", "ratio", "target", "", ""].map(str::to_owned);
+        let compared = self.comparisons.iter().map(comparison_cells);
+        if !self.comparisons.is_empty() {
+            table.push_str(&aligned(&std::iter::once(head).chain(compared).collect::<Vec<_>>()));
+        }
+        table.push_str(&aligned(&self.rows.iter().map(Row::cells).collect::<Vec<_>>()));
+        for (what, why) in &self.failures {
+            let _ = writeln!(table, "  {what}: NOT MEASURED: {why}");
         }
         table
     }
 }
 
+/// A comparison as a line: name, ours, theirs, unit, ratio with spread, target, verdict, remark.
+pub(crate) fn comparison_cells(comparison: &Comparison) -> [String; 8] {
+    let verdict = comparison.met().map_or("", |met| if met { "PASS" } else { "MISS" });
+    [
+        comparison.name.clone(),
+        number(Comparison::figure(&comparison.ours)),
+        format!("{} ({})", number(Comparison::figure(&comparison.theirs)), comparison.yardstick),
+        comparison.measure.unit().to_owned(),
+        comparison.spread(),
+        comparison.target(),
+        verdict.to_owned(),
+        comparison.remark(),
+    ]
+}
+
+/// Columns side by side; the first and the last two to the left.
+fn aligned<const N: usize>(cells: &[[String; N]]) -> String {
+    let mut text = String::new();
+    for line in cells {
+        let mut row = " ".to_owned();
+        for (column, cell) in line.iter().enumerate() {
+            let width = cells.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+            let padded =
+                if column == 0 || column + 2 >= N { format!(" {cell:<width$} ") } else { format!(" {cell:>width$} ") };
+            row.push_str(&padded);
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 impl Row {
-    fn cells(&self) -> [String; 4] {
+    pub(crate) fn cells(&self) -> [String; 4] {
         let verdict = match self.passed {
             Some(true) => "PASS",
-            Some(false) => "FAIL",
+            Some(false) => "MISS",
             None => "",
         };
         [
@@ -145,7 +215,7 @@ impl Row {
 }
 
 /// As many digits as say something.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value.fract() == 0.0 || value >= 1000.0 {
         format!("{value:.0}")
     } else if value >= 10.0 {
@@ -189,7 +259,7 @@ mod tests {
         report.judge("many", 20_000.0, Unit::PerSecond, Target::AtLeast(20_000.0));
         assert!(!report.passed());
         let table = report.table();
-        assert!(table.contains("fast  4.990 ms  < 5 ms") && table.contains("FAIL"), "{table}");
+        assert!(table.contains("fast   4.990 ms      < 5 ms") && table.contains("MISS"), "{table}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["rows"][2]["passed"], false);
         assert_eq!(json["rows"][0].get("target"), None);
