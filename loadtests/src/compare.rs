@@ -36,6 +36,12 @@ impl Measure {
         matches!(self, Self::AnswersPerCpuSecond)
     }
 
+    /// Whether quantiles belong to it.
+    pub(crate) const fn is_latency(self) -> bool {
+        // The maximum comes from the same measurement as the p99.
+        matches!(self, Self::P99Milliseconds)
+    }
+
     /// Whether the server's core ought to be the limit.
     const fn saturates(self) -> bool {
         matches!(self, Self::CpuSecondsPerGigabyte | Self::AnswersPerCpuSecond)

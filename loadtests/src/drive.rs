@@ -18,6 +18,8 @@ use crate::exchange::{Answer, Request, SCRATCH};
 use crate::interrupt;
 use crate::wire::{Place, Received, Wire, would_block};
 
+/// What fell due in an open loop is waited for so long after the end: it was late, and that has to show.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest sleep without a look at the clock and at interrupts.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The event of the timer; the others are numbers of connections.
@@ -101,7 +103,8 @@ impl Driver {
         Ok(Self { load, epoll, timer, lines, scratch, next_request: 0, due: VecDeque::new(), next_due: None })
     }
 
-    /// Goes on for so long. Answers under way at the end are finished by the next run.
+    /// Goes on for so long. In a closed loop, answers under way at the end are finished by the next run; in an open
+    /// loop nothing more falls due at the end, and all that did is finished.
     pub(crate) fn run(&mut self, duration: Duration) -> Result<Tally> {
         let started = Instant::now();
         let end = started + duration;
@@ -118,11 +121,16 @@ impl Driver {
             self.start_what_is_due()?;
             let now = Instant::now();
             if now >= end {
-                break;
+                self.next_due = None;
+                let finished = self.due.is_empty() && self.lines.iter().all(|line| !line.busy);
+                if self.load.rate.is_none() || finished {
+                    break;
+                }
+                ensure!(now < end + PATIENCE, "{:?} has not answered within {PATIENCE:?}", self.load.place);
             }
             interrupt::check()?;
             self.wake_at(now)?;
-            let patience = timespec((end - now).min(LOOK_EVERY).max(Duration::from_millis(1)))?;
+            let patience = timespec(end.saturating_duration_since(now).min(LOOK_EVERY).max(Duration::from_millis(1)))?;
             events.clear();
             let spare: &mut [MaybeUninit<epoll::Event>] = events.spare_capacity_mut();
             let (ready, _) = match epoll::wait(&self.epoll, spare, Some(&patience)) {

@@ -19,10 +19,12 @@ mod cpu;
 mod drive;
 mod exchange;
 mod hot_paths;
+mod html;
 mod interrupt;
 mod limited;
 mod proc;
 mod report;
+mod results;
 mod seed;
 mod server;
 mod store_scale;
@@ -73,6 +75,8 @@ enum Command {
     ColdStorm(cold_storm::ColdStormOptions),
     /// Our server against nginx, distribution and a bare loop, row by row, in turns.
     HotPaths(hot_paths::HotPathsOptions),
+    /// All scenarios with targets, one after the other: what `make bench` runs.
+    Table(results::TableOptions),
     /// The floor of a push, for `hot-paths --row push`.
     #[command(hide = true)]
     BareLoop(bare_loop::BareLoopOptions),
@@ -116,12 +120,19 @@ fn run(arguments: Arguments) -> Result<bool> {
             let _watching = runtime.spawn(interrupt::watch());
             hot_paths::run(&options)?
         }
+        Command::Table(options) => {
+            let _watching = runtime.spawn(interrupt::watch());
+            let reports = results::run(&options, runtime.handle())?;
+            arguments.output.write(&reports)?;
+            return Ok(reports.iter().all(Report::passed));
+        }
         Command::BareLoop(options) => {
             bare_loop::run(&options)?;
             return Ok(true);
         }
         Command::ColdStorm(options) => runtime.block_on(cold_storm::run(&options))?,
     };
-    arguments.output.write(&report)?;
-    Ok(report.passed())
+    let passed = report.passed();
+    arguments.output.write(&[report])?;
+    Ok(passed)
 }

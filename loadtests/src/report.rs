@@ -1,7 +1,7 @@
 //! Results: a table for people, JSON for comparing runs.
 
 use std::fmt::{Display, Write as _};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::compare::Comparison;
+use crate::html;
 use crate::proc::Machine;
 
 /// Where results go.
@@ -18,6 +19,9 @@ pub(crate) struct Output {
     /// Write the results as JSON to this file as well; `-` is standard output, the table goes to standard error then.
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a page with plots to this file as well; it needs nothing else.
+    #[arg(long, global = true, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// What a figure is counted in.
@@ -143,6 +147,31 @@ impl Report {
             && self.comparisons.iter().all(|comparison| comparison.met() != Some(false))
     }
 
+    /// The name of the scenario.
+    pub(crate) fn scenario(&self) -> &'static str {
+        self.scenario
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    pub(crate) fn conditions(&self) -> &[(String, String)] {
+        &self.conditions
+    }
+
+    pub(crate) fn comparisons(&self) -> &[Comparison] {
+        &self.comparisons
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub(crate) fn failures(&self) -> &[(String, String)] {
+        &self.failures
+    }
+
     fn table(&self) -> String {
         let machine = &self.machine;
         let mut table = format!(
@@ -226,20 +255,31 @@ pub(crate) fn number(value: f64) -> String {
 }
 
 impl Output {
-    /// Writes the report to where it was asked for.
-    pub(crate) fn write(&self, report: &Report) -> Result<()> {
-        let json = || serde_json::to_string_pretty(report).context("the report can't be written as JSON");
+    /// Writes the reports of one run to where they were asked for.
+    pub(crate) fn write(&self, reports: &[Report]) -> Result<()> {
+        let json = || {
+            // One scenario stands alone, as ever.
+            let text = match reports {
+                [report] => serde_json::to_string_pretty(report),
+                _ => serde_json::to_string_pretty(reports),
+            };
+            text.context("the report can't be written as JSON")
+        };
+        let table: String = reports.iter().map(Report::table).collect();
+        if let Some(path) = &self.html {
+            fs::write(path, html::page(reports)).with_context(|| format!("write {}", path.display()))?;
+        }
         match &self.json {
             Some(path) if path.as_os_str() == "-" => {
-                io::stderr().write_all(report.table().as_bytes())?;
+                io::stderr().write_all(table.as_bytes())?;
                 writeln!(io::stdout(), "{}", json()?)?;
             }
             Some(path) => {
-                io::stdout().write_all(report.table().as_bytes())?;
+                io::stdout().write_all(table.as_bytes())?;
                 let mut file = File::create(path).with_context(|| format!("create {}", path.display()))?;
                 writeln!(file, "{}", json()?).with_context(|| format!("write {}", path.display()))?;
             }
-            None => io::stdout().write_all(report.table().as_bytes())?,
+            None => io::stdout().write_all(table.as_bytes())?,
         }
         Ok(())
     }

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::blobs::transport;
 use super::contest::{in_turns, new};
 use super::handshakes::side;
-use super::stored::Stored;
+use super::stored::{Stored, TAG};
 use super::{Bench, Row};
 use crate::compare::{Comparison, Latency, Measure, Sample, median};
 use crate::cpu::{self, Meter};
@@ -39,19 +39,20 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     let authorization = basic();
     let blob = Request::get(&bench.stored.blob_path(), Some(&authorization));
     let manifest = Request::get(&Stored::tag_path(), Some(&authorization));
+    let by_digest = Request::get(&bench.stored.manifest_path(), Some(&authorization));
     let (large, small) = (Request::get("/blob", None), Request::get("/manifest", None));
     let name = format!("manifest GET, {RATE} a second, during 8 downloads, {}", transport(tls));
     let mut comparison = new(row, &name, Measure::P99Milliseconds, "nginx", Some(1.0));
     let mut idle =
         new(row, &format!("the same without downloads, {}", transport(tls)), Measure::P99Milliseconds, "nginx", None);
     in_turns(bench.rounds(), |_, is_ours| {
-        let (place, pids, large, small) = if is_ours {
-            (&ours.place, ours.process.pids(), &blob, &manifest)
+        let (place, pids, large, alone, beside) = if is_ours {
+            (&ours.place, ours.process.pids(), &blob, &by_digest, &manifest)
         } else {
-            (&nginx.place, nginx.process.pids(), &large, &small)
+            (&nginx.place, nginx.process.pids(), &large, &small, &small)
         };
-        side(&mut idle, is_ours).push(measure(bench, place, &pids, None, small)?);
-        side(&mut comparison, is_ours).push(measure(bench, place, &pids, Some(large), small)?);
+        side(&mut idle, is_ours).push(measure(bench, place, &pids, None, alone)?);
+        side(&mut comparison, is_ours).push(measure(bench, place, &pids, Some(large), beside)?);
         Ok(())
     })?;
     facts(report, &comparison, transport(tls));
@@ -113,23 +114,23 @@ fn facts(report: &mut Report, comparison: &Comparison, transport: &str) {
 /// The time between a request read and its answer handed to the kernel, as our access log has it. Ends the server.
 fn inside(report: &mut Report, ours: Ours, transport: &str) -> Result<()> {
     #[derive(Deserialize)]
-    struct Line<'a> {
-        path: Option<&'a str>,
-        seconds: Option<f64>,
+    struct Line {
+        seconds: f64,
     }
     let path = ours.log.clone();
     // The log is whole once the server has ended.
     drop(ours);
     let log = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let mut seconds = histogram()?;
-    for line in log.lines().filter(|line| line.contains("/manifests/")) {
-        let line: Line<'_> = serde_json::from_str(line).context("a line of the access log")?;
-        if let (Some(_), Some(taken)) = (line.path, line.seconds) {
-            seconds.saturating_record(nanoseconds(Duration::from_secs_f64(taken)));
-        }
+    // By tag is asked only while downloads run.
+    let by_tag = format!("\"reference\":\"{TAG}\"");
+    for line in log.lines().filter(|line| line.contains(&by_tag)) {
+        let line: Line = serde_json::from_str(line).context("a line of the access log")?;
+        seconds.saturating_record(nanoseconds(Duration::from_secs_f64(line.seconds)));
     }
+    ensure!(!seconds.is_empty(), "the access log has no manifest GET");
     let inside = Latency::of(&seconds);
-    report.fact(format!("inside the server, all manifest GETs, p50, {transport}"), inside.p50, Unit::Milliseconds);
+    report.fact(format!("inside the server, the same manifest GETs, p50, {transport}"), inside.p50, Unit::Milliseconds);
     report.fact(format!("inside the server, p99, {transport}"), inside.p99, Unit::Milliseconds);
     report.fact(format!("inside the server, maximum, {transport}"), inside.max, Unit::Milliseconds);
     Ok(())

@@ -120,7 +120,7 @@ fn proxy(upstream: &Upstream) -> (String, String, String) {
         None => (server, "http://upstream".into(), String::new()),
         Some(certificate) => {
             let trust = format!(
-                "proxy_ssl_protocols TLSv1.3; proxy_ssl_verify on; proxy_ssl_name 127.0.0.1; \
+                "proxy_ssl_protocols TLSv1.3; proxy_ssl_verify on; proxy_ssl_name localhost; \
                  proxy_ssl_trusted_certificate {};",
                 certificate.cert_file.display()
             );
