@@ -5,6 +5,8 @@ use d8_registry::oci::{Algorithm, Digest, Hasher};
 
 use crate::wire::{Place, Received, Wire};
 
+/// Registries are asked by address; none of them looks at the name.
+const HOST: &str = "registry.test";
 /// A head longer than this is no answer of ours.
 const MOST_HEAD: usize = 64 * 1024;
 /// What one read may bring, and what may be thrown away at once.
@@ -20,7 +22,7 @@ pub(crate) struct Request {
 impl Request {
     /// `authorization` is the value of that header.
     pub(crate) fn new(method: &str, path: &str, authorization: Option<&str>, more: &str) -> Self {
-        let mut text = format!("{method} {path} HTTP/1.1\r\nhost: registry.test\r\nuser-agent: loadtests\r\n");
+        let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {HOST}\r\nuser-agent: loadtests\r\n");
         if let Some(value) = authorization {
             text.push_str(&format!("authorization: {value}\r\n"));
         }

@@ -22,6 +22,7 @@ mod hot_paths;
 mod html;
 mod interrupt;
 mod limited;
+mod load;
 mod proc;
 mod report;
 mod results;
@@ -39,6 +40,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+use load::Scenario;
 use report::{Output, Report, Unit};
 
 /// Load scenarios for d8-registry.
@@ -75,6 +77,18 @@ enum Command {
     ColdStorm(cold_storm::ColdStormOptions),
     /// Our server against nginx, distribution and a bare loop, row by row, in turns.
     HotPaths(hot_paths::HotPathsOptions),
+    /// All layers of an image, again and again, from any registry.
+    PullStorm(load::LoadOptions),
+    /// Its manifest, GET and HEAD, by tag and by digest, from any registry.
+    Manifests(load::LoadOptions),
+    /// A new connection for each GET of a manifest, to any registry.
+    Handshakes(load::LoadOptions),
+    /// New blobs to any registry.
+    Push(load::LoadOptions),
+    /// Manifests and layers from any registry.
+    Mixed(load::LoadOptions),
+    /// The same for long, with the server's memory over the time.
+    Soak(load::LoadOptions),
     /// All scenarios with targets, one after the other: what `make bench` runs.
     Table(results::TableOptions),
     /// The floor of a push, for `hot-paths --row push`.
@@ -116,6 +130,12 @@ fn run(arguments: Arguments) -> Result<bool> {
             report
         }
         Command::StoreScale(options) => runtime.block_on(store_scale::run(&options))?,
+        Command::PullStorm(options) => load::run(Scenario::PullStorm, &options)?,
+        Command::Manifests(options) => load::run(Scenario::Manifests, &options)?,
+        Command::Handshakes(options) => load::run(Scenario::Handshakes, &options)?,
+        Command::Push(options) => load::run(Scenario::Push, &options)?,
+        Command::Mixed(options) => load::run(Scenario::Mixed, &options)?,
+        Command::Soak(options) => load::run(Scenario::Soak, &options)?,
         Command::HotPaths(options) => {
             let _watching = runtime.spawn(interrupt::watch());
             hot_paths::run(&options)?

@@ -10,7 +10,7 @@ mod direct;
 mod disk;
 mod handshakes;
 mod manifests;
-mod push;
+pub(crate) mod push;
 mod slow;
 mod stored;
 mod tail;
@@ -145,7 +145,7 @@ fn rows(options: &HotPathsOptions) -> Vec<Row> {
 
 /// What all rows share.
 #[derive(Debug)]
-struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     options: &'a HotPathsOptions,
     scratch: &'a Path,
     p256: Certificate,
