@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::compare::{Comparison, Sample};
-use crate::report::{Report, comparison_cells, number};
+use crate::report::{Report, Series, comparison_cells, number, series_cells};
 
 const STYLE: &str = "body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:75em;color:#222}\
 table{border-collapse:collapse;width:100%}td,th{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:left;\
@@ -46,6 +46,14 @@ fn section(page: &mut String, report: &Report) {
     if !report.comparisons().is_empty() {
         page.push_str("<table><tr><th>what<th>ours<th>theirs<th>unit<th>ratio<th>target<th><th>rounds");
         report.comparisons().iter().for_each(|comparison| compared(page, comparison));
+        page.push_str("</table>");
+    }
+    if !report.series().is_empty() {
+        page.push_str("<table><tr><th>what<th>over<th>points<th>logarithmic to the right, from nought upwards");
+        for series in report.series() {
+            let [name, over, points] = series_cells(series).map(|cell| escape(&cell));
+            let _ = write!(page, "<tr><td>{name}<td>{over}<td>{points}<td>{}", line(series));
+        }
         page.push_str("</table>");
     }
     if !report.rows().is_empty() {
@@ -100,6 +108,27 @@ fn dots(comparison: &Comparison) -> String {
     }
     plot.push_str("</svg>");
     plot
+}
+
+/// The points of a series, joined.
+fn line(series: &Series) -> String {
+    const HEIGHT: f64 = 70.0;
+    let most = series.points.iter().map(|point| point.1).filter(|y| y.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
+    let logarithm = |x: f64| x.max(1.0).ln();
+    let first = series.points.iter().map(|point| logarithm(point.0)).fold(f64::INFINITY, f64::min);
+    let last = series.points.iter().map(|point| logarithm(point.0)).fold(0.0, f64::max);
+    let mut points = String::new();
+    for (x, y) in series.points.iter().filter(|point| point.1.is_finite()) {
+        let right = (logarithm(*x) - first) / (last - first).max(f64::MIN_POSITIVE) * (WIDTH - 10.0) + 5.0;
+        let down = HEIGHT - 5.0 - y / most * (HEIGHT - 10.0);
+        let _ = write!(points, "{right:.1},{down:.1} ");
+    }
+    format!(
+        "<svg width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\"><line x1=\"5\" x2=\"{}\" y1=\"65\" y2=\"65\" \
+         stroke=\"#ddd\"/><polyline points=\"{}\" fill=\"none\" stroke=\"{OURS}\" stroke-width=\"2\"/></svg>",
+        WIDTH - 5.0,
+        points.trim_end()
+    )
 }
 
 /// Quantiles of the last round, for what is a latency.

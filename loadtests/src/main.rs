@@ -26,6 +26,7 @@ mod load;
 mod proc;
 mod report;
 mod results;
+mod scale;
 mod seed;
 mod server;
 mod store_scale;
@@ -89,6 +90,8 @@ enum Command {
     Mixed(load::LoadOptions),
     /// The same for long, with the server's memory over the time.
     Soak(load::LoadOptions),
+    /// How the cost of an operation grows with blobs, tags, connections and sizes.
+    Scale(scale::ScaleOptions),
     /// All scenarios with targets, one after the other: what `make bench` runs.
     Table(results::TableOptions),
     /// The floor of a push, for `hot-paths --row push`.
@@ -136,6 +139,10 @@ fn run(arguments: Arguments) -> Result<bool> {
         Command::Push(options) => load::run(Scenario::Push, &options)?,
         Command::Mixed(options) => load::run(Scenario::Mixed, &options)?,
         Command::Soak(options) => load::run(Scenario::Soak, &options)?,
+        Command::Scale(options) => {
+            let _watching = runtime.spawn(interrupt::watch());
+            scale::run(&options)?
+        }
         Command::HotPaths(options) => {
             let _watching = runtime.spawn(interrupt::watch());
             hot_paths::run(&options)?

@@ -87,6 +87,16 @@ pub(crate) struct Row {
     passed: Option<bool>,
 }
 
+/// How a cost grows: one line of a plot.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Series {
+    /// What is measured, with its unit.
+    pub(crate) name: String,
+    /// What grows.
+    pub(crate) over: &'static str,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
 /// The figures of one run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
@@ -96,6 +106,7 @@ pub(crate) struct Report {
     conditions: Vec<(String, String)>,
     /// Ours against theirs.
     comparisons: Vec<Comparison>,
+    series: Vec<Series>,
     rows: Vec<Row>,
     /// What could not be measured, and why: as good as missed.
     failures: Vec<(String, String)>,
@@ -109,6 +120,7 @@ impl Report {
             machine: Machine::here(),
             conditions: Vec::new(),
             comparisons: Vec::new(),
+            series: Vec::new(),
             rows: Vec::new(),
             failures: Vec::new(),
         }
@@ -133,6 +145,18 @@ impl Report {
     /// A comparison that was measured.
     pub(crate) fn compare(&mut self, comparison: Comparison) {
         self.comparisons.push(comparison);
+    }
+
+    /// A point of the line `name`, which begins with it if it is new.
+    pub(crate) fn point(&mut self, name: &str, over: &'static str, x: f64, y: f64) {
+        match self.series.iter_mut().find(|series| series.name == name && series.over == over) {
+            Some(series) => series.points.push((x, y)),
+            None => self.series.push(Series { name: name.to_owned(), over, points: vec![(x, y)] }),
+        }
+    }
+
+    pub(crate) fn series(&self) -> &[Series] {
+        &self.series
     }
 
     /// Something could not be measured.
@@ -187,6 +211,7 @@ impl Report {
         if !self.comparisons.is_empty() {
             table.push_str(&aligned(&std::iter::once(head).chain(compared).collect::<Vec<_>>()));
         }
+        table.push_str(&aligned(&self.series.iter().map(series_cells).collect::<Vec<_>>()));
         table.push_str(&aligned(&self.rows.iter().map(Row::cells).collect::<Vec<_>>()));
         for (what, why) in &self.failures {
             let _ = writeln!(table, "  {what}: NOT MEASURED: {why}");
@@ -208,6 +233,12 @@ pub(crate) fn comparison_cells(comparison: &Comparison) -> [String; 8] {
         verdict.to_owned(),
         comparison.remark(),
     ]
+}
+
+/// A line of a plot as a line of a table: name, what grows, points.
+pub(crate) fn series_cells(series: &Series) -> [String; 3] {
+    let points: Vec<String> = series.points.iter().map(|(x, y)| format!("{}: {}", number(*x), number(*y))).collect();
+    [series.name.clone(), format!("over {}", series.over), points.join(", ")]
 }
 
 /// Columns side by side; the first and the last two to the left.
@@ -299,7 +330,7 @@ mod tests {
         report.judge("many", 20_000.0, Unit::PerSecond, Target::AtLeast(20_000.0));
         assert!(!report.passed());
         let table = report.table();
-        assert!(table.contains("fast   4.990 ms      < 5 ms") && table.contains("MISS"), "{table}");
+        assert!(table.contains("fast   4.990 ms   < 5 ms") && table.contains("MISS"), "{table}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["rows"][2]["passed"], false);
         assert_eq!(json["rows"][0].get("target"), None);

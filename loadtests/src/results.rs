@@ -12,7 +12,7 @@ use crate::cold_storm::{self, ColdStormOptions};
 use crate::compare::Comparison;
 use crate::hot_paths::{self, HotPathsOptions, Row};
 use crate::interrupt;
-use crate::report::{Report, comparison_cells, number};
+use crate::report::{Report, comparison_cells, number, series_cells};
 use crate::store_scale::{self, StoreScaleOptions};
 
 /// Rows that are measured once more with the access logs off.
@@ -92,6 +92,14 @@ fn section(text: &mut String, report: &Report) {
     }
     if !report.comparisons().is_empty() {
         comparisons(text, report.comparisons());
+    }
+    if !report.series().is_empty() {
+        text.push_str("| what | | points |\n|---|---|---|\n");
+        for series in report.series() {
+            let [name, over, points] = series_cells(series);
+            let _ = writeln!(text, "| {name} | {over} | {points} |");
+        }
+        text.push('\n');
     }
     if !report.rows().is_empty() {
         text.push_str("| what | figure | target | |\n|---|---|---|---|\n");

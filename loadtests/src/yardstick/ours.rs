@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -45,6 +46,8 @@ pub(crate) struct Ours {
     pub(crate) process: Process,
     pub(crate) place: Place,
     pub(crate) log: PathBuf,
+    /// From the start of the process until it said that it is ready.
+    pub(crate) start: Duration,
 }
 
 impl Ours {
@@ -56,9 +59,12 @@ impl Ours {
         fs::write(&file, configuration(setup, port, admin)?).with_context(|| format!("write {}", file.display()))?;
         let log = setup.dir.join("access.log");
         let arguments = ["serve".as_ref(), "--config".as_ref(), file.as_os_str()];
+        let begun = Instant::now();
         let process = Process::start(setup.program, arguments, cpu::SERVER_CORE, &log)?;
-        let mut started = Self { process, place: Place::local(port, setup.client.cloned()), log };
+        let mut started =
+            Self { process, place: Place::local(port, setup.client.cloned()), log, start: Duration::ZERO };
         started.process.until_ok(&Place::local(admin, None), &Request::get("/readyz", None))?;
+        started.start = begun.elapsed();
         // The first check of the password takes longer than all others.
         started.process.until_ok(&started.place, &Request::get("/v2/", Some(&basic())))?;
         Ok(started)
@@ -86,7 +92,7 @@ pub(crate) fn basic() -> String {
 fn configuration(setup: &Setup<'_>, port: u16, admin: u16) -> Result<String> {
     let mut text = format!(
         "listen: '127.0.0.1:{port}'\nadminListen: '127.0.0.1:{admin}'\nstore: {{ dir: '{}', reserveBytes: 0 }}\n\
-         limits: {{ workerThreads: 1, pulls: 4096{} }}\nlog: {{ format: json, access: {} }}\n\
+         limits: {{ workerThreads: 1, pulls: 4096, listings: 4096{} }}\nlog: {{ format: json, access: {} }}\n\
          auth: {{ users: [{{ name: {USER}, role: rw, passwordHash: '{}' }}] }}\n",
         setup.store.display(),
         setup.write_limit.map_or(String::new(), |limit| format!(", writeBytesPerSecond: {limit}")),
