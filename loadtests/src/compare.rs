@@ -13,6 +13,8 @@ const SATURATED: f64 = 0.9;
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Measure {
     CpuSecondsPerGigabyte,
+    /// Of what is written to a disk, which may be slower than any server.
+    CpuSecondsPerGigabyteStored,
     AnswersPerCpuSecond,
     CpuMicrosecondsPerConnection,
     CpuSeconds,
@@ -23,7 +25,7 @@ pub(crate) enum Measure {
 impl Measure {
     pub(crate) const fn unit(self) -> &'static str {
         match self {
-            Self::CpuSecondsPerGigabyte => "CPU-s/GB",
+            Self::CpuSecondsPerGigabyte | Self::CpuSecondsPerGigabyteStored => "CPU-s/GB",
             Self::AnswersPerCpuSecond => "answers/CPU-s",
             Self::CpuMicrosecondsPerConnection => "CPU-us/connection",
             Self::CpuSeconds => "CPU-s",
@@ -147,7 +149,9 @@ impl Comparison {
     /// CPU seconds that all cores were busy for one of the figure's unit, median of a side; None where it says nothing.
     pub(crate) fn machine(&self, side: &[Sample]) -> Option<f64> {
         let per = |sample: &Sample| match self.measure {
-            Measure::CpuSecondsPerGigabyte => Some(sample.spent.machine / (sample.bytes as f64 / 1e9)),
+            Measure::CpuSecondsPerGigabyte | Measure::CpuSecondsPerGigabyteStored => {
+                Some(sample.spent.machine / (sample.bytes as f64 / 1e9))
+            }
             Measure::AnswersPerCpuSecond => Some(sample.answers as f64 / sample.spent.machine),
             Measure::CpuMicrosecondsPerConnection => Some(sample.spent.machine * 1e6 / sample.answers as f64),
             Measure::CpuSeconds => Some(sample.spent.machine),

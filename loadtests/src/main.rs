@@ -1,14 +1,18 @@
 //! Load scenarios for d8-registry, and for the registries it is measured against.
 //!
-//! A scenario starts what it measures, prints a table, writes JSON, and ends with exit code 1 if a target is missed.
-//! The pieces (`seed`, `tags`, `idle`) work alone against any server. A map:
+//! A scenario starts what it measures, prints a table, writes JSON and a page with plots, and ends with exit code 1 if a
+//! target is missed. The pieces (`seed`, `tags`, `idle`) and the scenarios of [`load`] work against any server. A map:
 //!
-//! - [`seed`]: fills a store's folder without a server
-//! - [`tags`]: latency of tag pages
-//! - [`store_scale`]: the scenario of a large store, from an empty folder to a report
-//! - [`cold_storm`]: the scenario of many clients before a cold Proxy; [`limited`]: its upstream, over a narrow line
-//! - [`server`]: a server as a child process; [`client`]: one connection to one
-//! - [`proc`]: what the kernel says of a process and of the machine; [`report`]: results as table and JSON
+//! - [`hot_paths`]: ours beside nginx, distribution and a bare loop ([`bare_loop`]), row by row, in turns;
+//!   [`results`]: all rows and scenarios into `RESULTS.md`
+//! - [`yardstick`]: the servers that are compared, as pinned child processes; their configurations are in `yardsticks/`
+//! - [`wire`], [`exchange`], [`drive`]: the client: a connection, HTTP/1.1 on it, many of them in a closed or open loop
+//! - [`compare`], [`report`], [`html`]: ratios and targets; results as table, JSON and page
+//! - [`cpu`], [`proc`]: what the kernel says of processes and of the machine; [`certificates`]: TLS of all sides
+//! - [`load`]: scenarios against a registry that runs already; [`scale`]: how costs grow
+//! - [`store_scale`], [`cold_storm`] with [`limited`]: a large store; many clients before a cold Proxy on a narrow line
+//! - [`seed`], [`tags`]: a store's folder filled without a server; latency of tag pages
+//! - [`server`], [`client`]: a child process and a connection for the scenarios that need no yardstick
 
 mod bare_loop;
 mod certificates;

@@ -183,6 +183,8 @@ impl Step<'_> {
         let digest = one_blob(&store, self.step * 1024)?;
         let ours = self.server(&store)?;
         let path = format!("/v2/load/sized/blobs/{digest}");
+        // Checked, and in memory from then on.
+        exchange::verify(&ours.place, &Request::get(&path, Some(&basic())), &digest)?;
         let (_, gigabyte) = self.cost(&ours, &path, 8)?;
         self.point(report, "blob GET, CPU-s/GB", gigabyte);
         self.point(report, "after the load, RssAnon+RssShmem, MiB", mebibytes(ours.process.memory()?.own));

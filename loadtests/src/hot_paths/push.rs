@@ -64,7 +64,7 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     let (bare, place) = bare_loop(bench, &dir, tls)?;
     let mut fresh = Fresh::new(bench.options.size);
     let name = format!("push of {} MiB, PATCH and PUT, durable, {}", bench.options.size, transport(tls));
-    let mut comparison = new(row, &name, Measure::CpuSecondsPerGigabyte, "bare loop", Some(LIMIT));
+    let mut comparison = new(row, &name, Measure::CpuSecondsPerGigabyteStored, "bare loop", Some(LIMIT));
     in_turns(bench.rounds(), |round, is_ours| {
         let (content, digest) = fresh.content(u64::from(round));
         let pids = if is_ours { ours.process.pids() } else { bare.pids() };
