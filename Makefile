@@ -13,8 +13,10 @@ PROFILE ?= dev
 DENY_VERSION := 0.20.2
 DENY := $(CARGO_TARGET_DIR)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 STAGE := .ci/stage
-# Arguments of `make bench` and names of judges for `make judges`.
-BENCH ?= store-scale --server $(CARGO_TARGET_DIR)/release/d8-registry
+# Rows of the table for `make bench`, or its arguments altogether, and names of judges for `make judges`.
+ROW ?=
+BENCH_ALL := table --results loadtests/RESULTS.md --html $(CARGO_TARGET_DIR)/bench.html --json $(CARGO_TARGET_DIR)/bench.json
+BENCH ?= $(if $(ROW),hot-paths $(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET_DIR)/release/d8-registry
 JUDGES ?=
 
 .PHONY: help run test unit judges check fmt clippy doc deny architecture audit bench e2e torture
@@ -68,7 +70,8 @@ architecture:
 audit: $(DENY) ## Known vulnerabilities in dependencies; fetches the advisory database, so it needs the network
 	$(DENY) --workspace --locked check advisories
 
-bench: ## Load scenarios; BENCH="NAME ARGUMENTS..." picks one
+bench: ## Ours beside nginx and distribution, into loadtests/RESULTS.md; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
+	@loadtests/prepare.sh
 	cargo build --locked --workspace --release --bins
 	$(CARGO_TARGET_DIR)/release/loadtests $(BENCH)
 

@@ -39,6 +39,13 @@ pub(crate) struct ColdStormOptions {
     scratch: Option<PathBuf>,
 }
 
+impl ColdStormOptions {
+    /// As without arguments.
+    pub(crate) fn new(server: PathBuf, scratch: Option<PathBuf>) -> Self {
+        Self { server, size: 200, rate: 40.0, scratch }
+    }
+}
+
 /// Runs it.
 pub(crate) async fn run(options: &ColdStormOptions) -> Result<Report> {
     let scratch = match &options.scratch {

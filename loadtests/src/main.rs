@@ -1,24 +1,42 @@
 //! Load scenarios for d8-registry, and for the registries it is measured against.
 //!
-//! A scenario starts what it measures, prints a table, writes JSON, and ends with exit code 1 if a target is missed.
-//! The pieces (`seed`, `tags`, `idle`) work alone against any server. A map:
+//! A scenario starts what it measures, prints a table, writes JSON and a page with plots, and ends with exit code 1 if a
+//! target is missed. The pieces (`seed`, `tags`, `idle`) and the scenarios of [`load`] work against any server. A map:
 //!
-//! - [`seed`]: fills a store's folder without a server
-//! - [`tags`]: latency of tag pages
-//! - [`store_scale`]: the scenario of a large store, from an empty folder to a report
-//! - [`cold_storm`]: the scenario of many clients before a cold Proxy; [`limited`]: its upstream, over a narrow line
-//! - [`server`]: a server as a child process; [`client`]: one connection to one
-//! - [`proc`]: what the kernel says of a process and of the machine; [`report`]: results as table and JSON
+//! - [`hot_paths`]: ours beside nginx, distribution and a bare loop ([`bare_loop`]), row by row, in turns;
+//!   [`results`]: all rows and scenarios into `RESULTS.md`
+//! - [`yardstick`]: the servers that are compared, as pinned child processes; their configurations are in `yardsticks/`
+//! - [`wire`], [`exchange`], [`drive`]: the client: a connection, HTTP/1.1 on it, many of them in a closed or open loop
+//! - [`compare`], [`report`], [`html`]: ratios and targets; results as table, JSON and page
+//! - [`cpu`], [`proc`]: what the kernel says of processes and of the machine; [`certificates`]: TLS of all sides
+//! - [`load`]: scenarios against a registry that runs already; [`scale`]: how costs grow
+//! - [`store_scale`], [`cold_storm`] with [`limited`]: a large store; many clients before a cold Proxy on a narrow line
+//! - [`seed`], [`tags`]: a store's folder filled without a server; latency of tag pages
+//! - [`server`], [`client`]: a child process and a connection for the scenarios that need no yardstick
 
+mod bare_loop;
+mod certificates;
 mod client;
 mod cold_storm;
+mod compare;
+mod cpu;
+mod drive;
+mod exchange;
+mod hot_paths;
+mod html;
+mod interrupt;
 mod limited;
+mod load;
 mod proc;
 mod report;
+mod results;
+mod scale;
 mod seed;
 mod server;
 mod store_scale;
 mod tags;
+mod wire;
+mod yardstick;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,6 +45,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+use load::Scenario;
 use report::{Output, Report, Unit};
 
 /// Load scenarios for d8-registry.
@@ -61,6 +80,27 @@ enum Command {
     StoreScale(store_scale::StoreScaleOptions),
     /// Many clients ask a cold Proxy for one blob: upstream GETs and the time of the last client, against a single one's.
     ColdStorm(cold_storm::ColdStormOptions),
+    /// Our server against nginx, distribution and a bare loop, row by row, in turns.
+    HotPaths(hot_paths::HotPathsOptions),
+    /// All layers of an image, again and again, from any registry.
+    PullStorm(load::LoadOptions),
+    /// Its manifest, GET and HEAD, by tag and by digest, from any registry.
+    Manifests(load::LoadOptions),
+    /// A new connection for each GET of a manifest, to any registry.
+    Handshakes(load::LoadOptions),
+    /// New blobs to any registry.
+    Push(load::LoadOptions),
+    /// Manifests and layers from any registry.
+    Mixed(load::LoadOptions),
+    /// The same for long, with the server's memory over the time.
+    Soak(load::LoadOptions),
+    /// How the cost of an operation grows with blobs, tags, connections and sizes.
+    Scale(scale::ScaleOptions),
+    /// All scenarios with targets, one after the other: what `make bench` runs.
+    Table(results::TableOptions),
+    /// The floor of a push, for `hot-paths --row push`.
+    #[command(hide = true)]
+    BareLoop(bare_loop::BareLoopOptions),
 }
 
 fn main() -> ExitCode {
@@ -97,8 +137,33 @@ fn run(arguments: Arguments) -> Result<bool> {
             report
         }
         Command::StoreScale(options) => runtime.block_on(store_scale::run(&options))?,
+        Command::PullStorm(options) => load::run(Scenario::PullStorm, &options)?,
+        Command::Manifests(options) => load::run(Scenario::Manifests, &options)?,
+        Command::Handshakes(options) => load::run(Scenario::Handshakes, &options)?,
+        Command::Push(options) => load::run(Scenario::Push, &options)?,
+        Command::Mixed(options) => load::run(Scenario::Mixed, &options)?,
+        Command::Soak(options) => load::run(Scenario::Soak, &options)?,
+        Command::Scale(options) => {
+            let _watching = runtime.spawn(interrupt::watch());
+            scale::run(&options)?
+        }
+        Command::HotPaths(options) => {
+            let _watching = runtime.spawn(interrupt::watch());
+            hot_paths::run(&options)?
+        }
+        Command::Table(options) => {
+            let _watching = runtime.spawn(interrupt::watch());
+            let reports = results::run(&options, runtime.handle())?;
+            arguments.output.write(&reports)?;
+            return Ok(reports.iter().all(Report::passed));
+        }
+        Command::BareLoop(options) => {
+            bare_loop::run(&options)?;
+            return Ok(true);
+        }
         Command::ColdStorm(options) => runtime.block_on(cold_storm::run(&options))?,
     };
-    arguments.output.write(&report)?;
-    Ok(report.passed())
+    let passed = report.passed();
+    arguments.output.write(&[report])?;
+    Ok(passed)
 }

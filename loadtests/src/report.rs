@@ -1,7 +1,7 @@
 //! Results: a table for people, JSON for comparing runs.
 
-use std::fmt::Write as _;
-use std::fs::File;
+use std::fmt::{Display, Write as _};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Serialize;
 
+use crate::compare::Comparison;
+use crate::html;
 use crate::proc::Machine;
 
 /// Where results go.
@@ -17,6 +19,9 @@ pub(crate) struct Output {
     /// Write the results as JSON to this file as well; `-` is standard output, the table goes to standard error then.
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a page with plots to this file as well; it needs nothing else.
+    #[arg(long, global = true, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// What a figure is counted in.
@@ -26,6 +31,7 @@ pub(crate) enum Unit {
     Milliseconds,
     MebiBytes,
     PerSecond,
+    MegabytesPerSecond,
     Count,
 }
 
@@ -35,6 +41,7 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::MebiBytes => "MiB",
             Self::PerSecond => "/s",
+            Self::MegabytesPerSecond => "MB/s",
             Self::Count => "",
         }
     }
@@ -80,18 +87,43 @@ pub(crate) struct Row {
     passed: Option<bool>,
 }
 
+/// How a cost grows: one line of a plot.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Series {
+    /// What is measured, with its unit.
+    pub(crate) name: String,
+    /// What grows.
+    pub(crate) over: &'static str,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
 /// The figures of one run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     scenario: &'static str,
     machine: Machine,
+    /// What the figures hold for.
+    conditions: Vec<(String, String)>,
+    /// Ours against theirs.
+    comparisons: Vec<Comparison>,
+    series: Vec<Series>,
     rows: Vec<Row>,
+    /// What could not be measured, and why: as good as missed.
+    failures: Vec<(String, String)>,
 }
 
 impl Report {
     /// Without figures yet.
     pub(crate) fn new(scenario: &'static str) -> Self {
-        Self { scenario, machine: Machine::here(), rows: Vec::new() }
+        Self {
+            scenario,
+            machine: Machine::here(),
+            conditions: Vec::new(),
+            comparisons: Vec::new(),
+            series: Vec::new(),
+            rows: Vec::new(),
+            failures: Vec::new(),
+        }
     }
 
     /// A figure without a target.
@@ -105,34 +137,132 @@ impl Report {
         self.rows.push(Row { name: name.into(), value, unit, target: Some(target), passed });
     }
 
-    /// Whether every target was met.
+    /// What the figures hold for.
+    pub(crate) fn condition(&mut self, name: &str, value: impl Display) {
+        self.conditions.push((name.to_owned(), value.to_string()));
+    }
+
+    /// A comparison that was measured.
+    pub(crate) fn compare(&mut self, comparison: Comparison) {
+        self.comparisons.push(comparison);
+    }
+
+    /// A point of the line `name`, which begins with it if it is new.
+    pub(crate) fn point(&mut self, name: &str, over: &'static str, x: f64, y: f64) {
+        match self.series.iter_mut().find(|series| series.name == name && series.over == over) {
+            Some(series) => series.points.push((x, y)),
+            None => self.series.push(Series { name: name.to_owned(), over, points: vec![(x, y)] }),
+        }
+    }
+
+    pub(crate) fn series(&self) -> &[Series] {
+        &self.series
+    }
+
+    /// Something could not be measured.
+    pub(crate) fn failure(&mut self, what: String, why: String) {
+        self.failures.push((what, why));
+    }
+
+    /// Whether everything was measured and every target met.
     pub(crate) fn passed(&self) -> bool {
-        self.rows.iter().all(|row| row.passed != Some(false))
+        self.failures.is_empty()
+            && self.rows.iter().all(|row| row.passed != Some(false))
+            && self.comparisons.iter().all(|comparison| comparison.met() != Some(false))
+    }
+
+    /// The name of the scenario.
+    pub(crate) fn scenario(&self) -> &'static str {
+        self.scenario
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    pub(crate) fn conditions(&self) -> &[(String, String)] {
+        &self.conditions
+    }
+
+    pub(crate) fn comparisons(&self) -> &[Comparison] {
+        &self.comparisons
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub(crate) fn failures(&self) -> &[(String, String)] {
+        &self.failures
     }
 
     fn table(&self) -> String {
-        let cells: Vec<[String; 4]> = self.rows.iter().map(Row::cells).collect();
-        let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths = [width(0), width(1), width(2)];
         let machine = &self.machine;
         let mut table = format!(
             "{} on {} ({} cores, {} MiB, Linux {})\n",
             self.scenario, machine.processor, machine.cores, machine.memory_mib, machine.kernel
         );
-        for [name, value, target, verdict] in &cells {
-            let line = format!("  {name:<0$}  {value:>1$}  {target:<2$}  {verdict}", widths[0], widths[1], widths[2]);
+        for (name, value) in &self.conditions {
             // Writing to a string can't fail.
-            let _ = writeln!(table, "{}", line.trim_end());
+            let _ = writeln!(table, "  {name}: {value}");
+        }
+        let head = ["", "ours", "theirs", "unit", "ratio", "target", "", ""].map(str::to_owned);
+        let compared = self.comparisons.iter().map(comparison_cells);
+        if !self.comparisons.is_empty() {
+            table.push_str(&aligned(&std::iter::once(head).chain(compared).collect::<Vec<_>>()));
+        }
+        table.push_str(&aligned(&self.series.iter().map(series_cells).collect::<Vec<_>>()));
+        table.push_str(&aligned(&self.rows.iter().map(Row::cells).collect::<Vec<_>>()));
+        for (what, why) in &self.failures {
+            let _ = writeln!(table, "  {what}: NOT MEASURED: {why}");
         }
         table
     }
 }
 
+/// A comparison as a line: name, ours, theirs, unit, ratio with spread, target, verdict, remark.
+pub(crate) fn comparison_cells(comparison: &Comparison) -> [String; 8] {
+    let verdict = comparison.met().map_or("", |met| if met { "PASS" } else { "MISS" });
+    [
+        comparison.name.clone(),
+        number(Comparison::figure(&comparison.ours)),
+        format!("{} ({})", number(Comparison::figure(&comparison.theirs)), comparison.yardstick),
+        comparison.measure.unit().to_owned(),
+        comparison.spread(),
+        comparison.target(),
+        verdict.to_owned(),
+        comparison.remark(),
+    ]
+}
+
+/// A line of a plot as a line of a table: name, what grows, points.
+pub(crate) fn series_cells(series: &Series) -> [String; 3] {
+    let points: Vec<String> = series.points.iter().map(|(x, y)| format!("{}: {}", number(*x), number(*y))).collect();
+    [series.name.clone(), format!("over {}", series.over), points.join(", ")]
+}
+
+/// Columns side by side; the first and the last two to the left.
+fn aligned<const N: usize>(cells: &[[String; N]]) -> String {
+    let mut text = String::new();
+    for line in cells {
+        let mut row = " ".to_owned();
+        for (column, cell) in line.iter().enumerate() {
+            let width = cells.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+            let padded =
+                if column == 0 || column + 2 >= N { format!(" {cell:<width$} ") } else { format!(" {cell:>width$} ") };
+            row.push_str(&padded);
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 impl Row {
-    fn cells(&self) -> [String; 4] {
+    pub(crate) fn cells(&self) -> [String; 4] {
         let verdict = match self.passed {
             Some(true) => "PASS",
-            Some(false) => "FAIL",
+            Some(false) => "MISS",
             None => "",
         };
         [
@@ -145,7 +275,7 @@ impl Row {
 }
 
 /// As many digits as say something.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value.fract() == 0.0 || value >= 1000.0 {
         format!("{value:.0}")
     } else if value >= 10.0 {
@@ -156,20 +286,31 @@ fn number(value: f64) -> String {
 }
 
 impl Output {
-    /// Writes the report to where it was asked for.
-    pub(crate) fn write(&self, report: &Report) -> Result<()> {
-        let json = || serde_json::to_string_pretty(report).context("the report can't be written as JSON");
+    /// Writes the reports of one run to where they were asked for.
+    pub(crate) fn write(&self, reports: &[Report]) -> Result<()> {
+        let json = || {
+            // One scenario stands alone, as ever.
+            let text = match reports {
+                [report] => serde_json::to_string_pretty(report),
+                _ => serde_json::to_string_pretty(reports),
+            };
+            text.context("the report can't be written as JSON")
+        };
+        let table: String = reports.iter().map(Report::table).collect();
+        if let Some(path) = &self.html {
+            fs::write(path, html::page(reports)).with_context(|| format!("write {}", path.display()))?;
+        }
         match &self.json {
             Some(path) if path.as_os_str() == "-" => {
-                io::stderr().write_all(report.table().as_bytes())?;
+                io::stderr().write_all(table.as_bytes())?;
                 writeln!(io::stdout(), "{}", json()?)?;
             }
             Some(path) => {
-                io::stdout().write_all(report.table().as_bytes())?;
+                io::stdout().write_all(table.as_bytes())?;
                 let mut file = File::create(path).with_context(|| format!("create {}", path.display()))?;
                 writeln!(file, "{}", json()?).with_context(|| format!("write {}", path.display()))?;
             }
-            None => io::stdout().write_all(report.table().as_bytes())?,
+            None => io::stdout().write_all(table.as_bytes())?,
         }
         Ok(())
     }
@@ -189,7 +330,7 @@ mod tests {
         report.judge("many", 20_000.0, Unit::PerSecond, Target::AtLeast(20_000.0));
         assert!(!report.passed());
         let table = report.table();
-        assert!(table.contains("fast  4.990 ms  < 5 ms") && table.contains("FAIL"), "{table}");
+        assert!(table.contains("4.990 ms  < 5 ms") && table.contains("MISS"), "{table}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["rows"][2]["passed"], false);
         assert_eq!(json["rows"][0].get("target"), None);

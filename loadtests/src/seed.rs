@@ -140,12 +140,12 @@ fn seed_repository(options: &SeedOptions, writer: &mut BulkWriter, number: u32, 
     Ok(())
 }
 
-fn descriptor(media_type: &str, digest: Digest, size: usize) -> String {
+pub(crate) fn descriptor(media_type: &str, digest: Digest, size: usize) -> String {
     format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#)
 }
 
 /// Bytes that don't compress and are the same for the same seed (xorshift64*).
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {

@@ -61,6 +61,13 @@ pub(crate) struct StoreScaleOptions {
     scratch: Option<PathBuf>,
 }
 
+impl StoreScaleOptions {
+    /// As without arguments.
+    pub(crate) fn new(server: PathBuf, scratch: Option<PathBuf>) -> Self {
+        Self { server, tags: 100_000, repositories: 1000, requests: 20_000, connections: 4, scratch }
+    }
+}
+
 /// Runs it.
 pub(crate) async fn run(options: &StoreScaleOptions) -> Result<Report> {
     let scratch = match &options.scratch {

@@ -1,0 +1,214 @@
+//! Ours against theirs: rounds in turns, the median of the rounds' ratios, the spread beside it.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::cpu::Spent;
+
+/// The server's core is called busy from here on; below it something else was the limit.
+const SATURATED: f64 = 0.9;
+
+/// What a figure of a comparison is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Measure {
+    CpuSecondsPerGigabyte,
+    /// Of what is written to a disk, which may be slower than any server.
+    CpuSecondsPerGigabyteStored,
+    AnswersPerCpuSecond,
+    CpuMicrosecondsPerConnection,
+    CpuSeconds,
+    P99Milliseconds,
+    MaximumMilliseconds,
+}
+
+impl Measure {
+    pub(crate) const fn unit(self) -> &'static str {
+        match self {
+            Self::CpuSecondsPerGigabyte | Self::CpuSecondsPerGigabyteStored => "CPU-s/GB",
+            Self::AnswersPerCpuSecond => "answers/CPU-s",
+            Self::CpuMicrosecondsPerConnection => "CPU-us/connection",
+            Self::CpuSeconds => "CPU-s",
+            Self::P99Milliseconds => "ms (p99)",
+            Self::MaximumMilliseconds => "ms (max)",
+        }
+    }
+
+    const fn more_is_better(self) -> bool {
+        matches!(self, Self::AnswersPerCpuSecond)
+    }
+
+    /// Whether quantiles belong to it.
+    pub(crate) const fn is_latency(self) -> bool {
+        // The maximum comes from the same measurement as the p99.
+        matches!(self, Self::P99Milliseconds)
+    }
+
+    /// Whether the server's core ought to be the limit.
+    const fn saturates(self) -> bool {
+        matches!(self, Self::CpuSecondsPerGigabyte | Self::AnswersPerCpuSecond)
+    }
+}
+
+/// Latencies in milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Latency {
+    pub(crate) count: u64,
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
+}
+
+impl Latency {
+    /// Of a histogram of nanoseconds.
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e6;
+        let max = histogram.max() as f64 / 1e6;
+        Self { count: histogram.len(), p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max }
+    }
+}
+
+/// One measurement of one side.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Sample {
+    pub(crate) figure: f64,
+    pub(crate) spent: Spent,
+    pub(crate) answers: u64,
+    pub(crate) bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) latency: Option<Latency>,
+}
+
+/// One comparison of the table.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Comparison {
+    /// The row that measures it.
+    pub(crate) row: String,
+    pub(crate) name: String,
+    pub(crate) measure: Measure,
+    pub(crate) yardstick: &'static str,
+    /// Ours in times of theirs: at most this, or at least where more is better. None: for information.
+    pub(crate) limit: Option<f64>,
+    pub(crate) ours: Vec<Sample>,
+    pub(crate) theirs: Vec<Sample>,
+}
+
+impl Comparison {
+    /// Ours in times of theirs, round by round.
+    pub(crate) fn ratios(&self) -> Vec<f64> {
+        self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours.figure / theirs.figure).collect()
+    }
+
+    pub(crate) fn ratio(&self) -> f64 {
+        median(&self.ratios())
+    }
+
+    /// The median of one side's figures.
+    pub(crate) fn figure(side: &[Sample]) -> f64 {
+        median(&side.iter().map(|sample| sample.figure).collect::<Vec<_>>())
+    }
+
+    /// Whether the target is met, if there is one. A ratio that is no number is a miss.
+    pub(crate) fn met(&self) -> Option<bool> {
+        let ratio = self.ratio();
+        self.limit.map(|limit| if self.measure.more_is_better() { ratio >= limit } else { ratio <= limit })
+    }
+
+    pub(crate) fn target(&self) -> String {
+        let sign = if self.measure.more_is_better() { ">=" } else { "<=" };
+        self.limit.map(|limit| format!("{sign} {limit:.2}")).unwrap_or_default()
+    }
+
+    /// `median (least-most)` of the ratios.
+    pub(crate) fn spread(&self) -> String {
+        let ratios = self.ratios();
+        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = ratios.iter().copied().fold(0.0, f64::max);
+        format!("{:.2} ({least:.2}-{most:.2})", self.ratio())
+    }
+
+    /// What has to be known about the figures.
+    pub(crate) fn remark(&self) -> String {
+        let core = |side: &[Sample]| median(&side.iter().map(|sample| sample.spent.server_core).collect::<Vec<_>>());
+        let (ours, theirs) = (core(&self.ours), core(&self.theirs));
+        if self.measure.saturates() && ours.min(theirs) < SATURATED {
+            return format!(
+                "limit: not the server (its core busy {:.0} %, {} {:.0} %)",
+                ours * 100.0,
+                self.yardstick,
+                theirs * 100.0
+            );
+        }
+        String::new()
+    }
+
+    /// CPU seconds that all cores were busy for one of the figure's unit, median of a side; None where it says nothing.
+    pub(crate) fn machine(&self, side: &[Sample]) -> Option<f64> {
+        let per = |sample: &Sample| match self.measure {
+            Measure::CpuSecondsPerGigabyte | Measure::CpuSecondsPerGigabyteStored => {
+                Some(sample.spent.machine / (sample.bytes as f64 / 1e9))
+            }
+            Measure::AnswersPerCpuSecond => Some(sample.answers as f64 / sample.spent.machine),
+            Measure::CpuMicrosecondsPerConnection => Some(sample.spent.machine * 1e6 / sample.answers as f64),
+            Measure::CpuSeconds => Some(sample.spent.machine),
+            Measure::P99Milliseconds | Measure::MaximumMilliseconds => None,
+        };
+        side.iter().map(per).collect::<Option<Vec<_>>>().map(|values| median(&values))
+    }
+}
+
+/// 0/0 and the like stay what they are and miss every target.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[length / 2],
+        length => f64::midpoint(sorted[length / 2 - 1], sorted[length / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn comparison(measure: Measure, limit: f64, pairs: &[(f64, f64)]) -> Comparison {
+        let sample = |figure| Sample { figure, spent: Spent::default(), answers: 1, bytes: 1, latency: None };
+        Comparison {
+            row: "row".into(),
+            name: "name".into(),
+            measure,
+            yardstick: "nginx",
+            limit: Some(limit),
+            ours: pairs.iter().map(|pair| sample(pair.0)).collect(),
+            theirs: pairs.iter().map(|pair| sample(pair.1)).collect(),
+        }
+    }
+
+    #[test]
+    fn the_median_of_the_ratios_counts_and_not_the_ratio_of_medians() {
+        let pairs = [(1.0, 1.0), (9.0, 3.0), (2.0, 4.0)];
+        let lower = comparison(Measure::CpuSecondsPerGigabyte, 1.0, &pairs);
+        assert_eq!((lower.ratio(), lower.met()), (1.0, Some(true)));
+        assert_eq!(lower.spread(), "1.00 (0.50-3.00)");
+        assert_eq!(comparison(Measure::CpuSecondsPerGigabyte, 0.99, &pairs).met(), Some(false));
+        assert_eq!(comparison(Measure::AnswersPerCpuSecond, 1.01, &pairs).met(), Some(false));
+        assert_eq!(comparison(Measure::AnswersPerCpuSecond, 0.99, &pairs).met(), Some(true));
+    }
+
+    #[test]
+    fn nothing_measured_is_a_miss() {
+        assert_eq!(comparison(Measure::CpuSeconds, 1.0, &[]).met(), Some(false));
+        assert_eq!(comparison(Measure::AnswersPerCpuSecond, 1.0, &[(0.0, 0.0)]).met(), Some(false));
+    }
+
+    #[test]
+    fn an_idle_server_is_not_the_limit() {
+        assert!(comparison(Measure::AnswersPerCpuSecond, 1.0, &[(1.0, 1.0)]).remark().contains("not the server"));
+        assert_eq!(comparison(Measure::P99Milliseconds, 1.0, &[(1.0, 1.0)]).remark(), "");
+    }
+}

@@ -1,0 +1,195 @@
+//! CPU time: of a process from `/proc/PID/stat`, of the machine from `/proc/stat`. And which core runs what.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::Serialize;
+
+/// Servers run here.
+pub(crate) const SERVER_CORE: usize = 0;
+/// Clients and upstreams run here.
+pub(crate) const CLIENT_CORE: usize = 1;
+
+/// What was used between two moments.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Spent {
+    /// Seconds of CPU, user and system, of the server's processes with all their threads.
+    pub(crate) cpu: f64,
+    /// Seconds by the clock.
+    pub(crate) wall: f64,
+    /// Seconds of CPU that all cores were busy, whoever with.
+    pub(crate) machine: f64,
+    /// Part of the time that the server's core was busy.
+    pub(crate) server_core: f64,
+}
+
+/// Measures from when it is made.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pids: Vec<u32>,
+    cpu: f64,
+    cores: Vec<Core>,
+    started: Instant,
+}
+
+impl Meter {
+    /// Of these processes.
+    pub(crate) fn start(pids: &[u32]) -> Result<Self> {
+        Ok(Self { pids: pids.to_vec(), cpu: cpu_seconds(pids)?, cores: cores()?, started: Instant::now() })
+    }
+
+    /// What was used since.
+    pub(crate) fn read(&self) -> Result<Spent> {
+        let wall = self.started.elapsed().as_secs_f64();
+        let cpu = cpu_seconds(&self.pids)? - self.cpu;
+        let now = cores()?;
+        let mut machine = 0;
+        let mut server_core = 0.0;
+        for (number, (before, after)) in self.cores.iter().zip(&now).enumerate() {
+            let busy = after.busy.saturating_sub(before.busy);
+            machine += busy;
+            if number == SERVER_CORE {
+                let all = after.all.saturating_sub(before.all);
+                server_core = if all == 0 { 0.0 } else { busy as f64 / all as f64 };
+            }
+        }
+        Ok(Spent { cpu, wall, machine: machine as f64 / ticks_per_second(), server_core })
+    }
+}
+
+/// Waits until processes have had nothing to do for a while: what they put off belongs to the work before.
+///
+/// Gives up after 10 s; nginx and Go's runtime use a tick now and then whatever happens.
+pub(crate) fn settle(pids: &[u32]) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut before = cpu_seconds(pids)?;
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = cpu_seconds(pids)?;
+        if now - before <= 1.5 / ticks_per_second() {
+            return Ok(());
+        }
+        before = now;
+    }
+    Ok(())
+}
+
+/// The process and all that it started and that still run.
+pub(crate) fn family(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = found.get(at) {
+        let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+        let lists: Vec<String> =
+            threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok()).collect();
+        let children = lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse::<u32>().ok());
+        found.extend(children);
+        at += 1;
+    }
+    found
+}
+
+fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+    let mut ticks = 0;
+    for pid in pids {
+        let path = format!("/proc/{pid}/stat");
+        let stat = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        ticks += process_ticks(&stat).with_context(|| format!("{path} is not as expected"))?;
+    }
+    Ok(ticks as f64 / ticks_per_second())
+}
+
+/// User and system time (proc(5), fields 14 and 15). The name in field 2 may have spaces and parentheses.
+fn process_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Core {
+    busy: u64,
+    all: u64,
+}
+
+fn cores() -> Result<Vec<Core>> {
+    let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    Ok(stat.lines().skip(1).map_while(core).collect())
+}
+
+/// user nice system idle iowait irq softirq steal; guest times are in user already (proc(5)).
+fn core(line: &str) -> Option<Core> {
+    let (name, fields) = line.split_once(' ')?;
+    name.strip_prefix("cpu")?.parse::<usize>().ok()?;
+    let fields: Vec<u64> = fields.split_whitespace().take(8).filter_map(|field| field.parse().ok()).collect();
+    let all: u64 = fields.iter().sum();
+    Some(Core { busy: all - fields.get(3)? - fields.get(4)?, all })
+}
+
+fn ticks_per_second() -> f64 {
+    rustix::param::clock_ticks_per_second() as f64
+}
+
+/// Moves this thread to a core; threads and processes that it starts follow. On a machine without that core nothing
+/// happens: the figures are then worth less, and the report names the cores.
+pub(crate) fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core);
+    // Refused where the core is missing or not ours.
+    let _ = sched_setaffinity(None, &set);
+}
+
+/// Runs something, say the start of a process, on a core, and comes back.
+pub(crate) fn pinned<T>(core: usize, work: impl FnOnce() -> T) -> T {
+    let before = sched_getaffinity(None);
+    pin(core);
+    let result = work();
+    if let Ok(before) = before {
+        let _ = sched_setaffinity(None, &before);
+    }
+    result
+}
+
+/// Lets this thread run wherever it likes.
+pub(crate) fn unpin() {
+    let mut set = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|core| set.set(core));
+    let _ = sched_setaffinity(None, &set);
+}
+
+/// Puts this thread before the others of its core, if we may: what it measures must not be its own waiting.
+pub(crate) fn hurry() {
+    let thread = Pid::from_raw(rustix::thread::gettid().as_raw_nonzero().get());
+    let _ = rustix::process::setpriority_process(thread, -15);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_a_process_are_read_behind_its_name() {
+        let stat = "7 (a) b c) S 1 7 7 0 -1 4194560 1 2 3 4 250 31 9 9 20 0 1 0 5 6 7";
+        assert_eq!(process_ticks(stat), Some(281));
+        assert_eq!(process_ticks("7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn idle_and_waiting_for_the_disk_is_not_busy() {
+        assert_eq!(core("cpu0 10 1 5 100 20 2 3 4 0 0"), Some(Core { busy: 25, all: 145 }));
+        assert_eq!(core("cpu  1 2 3 4 5 6 7 8"), None);
+        assert_eq!(core("intr 1 2 3"), None);
+    }
+
+    #[test]
+    fn a_family_has_its_children() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let found = family(std::process::id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&std::process::id()) && found.contains(&child.id()), "{found:?}");
+    }
+}

@@ -1,0 +1,236 @@
+//! Load from one thread over many kept connections.
+//!
+//! Closed loop: each connection asks again as soon as it has its answer. Open loop: requests fall due at a given rate,
+//! whatever the server does, and the latency counts from when a request was due: a server that stalls is charged for all
+//! that waited (no coordinated omission).
+
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hdrhistogram::Histogram;
+use rustix::event::{Timespec, epoll};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+
+use crate::exchange::{Answer, Request, SCRATCH};
+use crate::interrupt;
+use crate::wire::{Place, Received, Wire, would_block};
+
+/// What fell due in an open loop is waited for so long after the end: it was late, and that has to show. What takes
+/// longer counts as having taken so long.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest sleep without a look at the clock and at interrupts.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The event of the timer; the others are numbers of connections.
+const TIMER: u64 = u64::MAX;
+
+/// What to ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) place: Place,
+    /// Asked in turns.
+    pub(crate) requests: Vec<Request>,
+    pub(crate) connections: usize,
+    /// Requests per second of an open loop.
+    pub(crate) rate: Option<f64>,
+    /// Bodies are copied out of the kernel, as a client that wants them does.
+    pub(crate) copying: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    /// Answers read to their end.
+    pub(crate) answers: u64,
+    /// Bytes of bodies, those of unfinished answers too.
+    pub(crate) bytes: u64,
+    /// Nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+    pub(crate) took: Duration,
+}
+
+/// A histogram of nanoseconds up to a minute, three digits.
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).context("the histogram can't be made")
+}
+
+/// A duration as a histogram takes it.
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug)]
+struct Line {
+    wire: Wire,
+    answer: Answer,
+    /// When the request was due.
+    since: Instant,
+    busy: bool,
+}
+
+/// Connections that are asking.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    load: Load,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    lines: Vec<Line>,
+    scratch: Vec<u8>,
+    next_request: usize,
+    /// Open loop: when requests fell due that no connection was free for.
+    due: VecDeque<Instant>,
+    next_due: Option<Instant>,
+}
+
+impl Driver {
+    /// Connects all.
+    pub(crate) fn connect(load: Load) -> Result<Self> {
+        ensure!(!load.requests.is_empty() && load.connections > 0, "a load without requests or connections");
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let flags = epoll::EventFlags::IN;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), flags | epoll::EventFlags::ET)?;
+        let mut lines = Vec::new();
+        for number in 0..load.connections {
+            let wire = Wire::connect(&load.place)?;
+            wire.make_nonblocking()?;
+            epoll::add(&epoll, wire.socket(), epoll::EventData::new_u64(number as u64), flags)?;
+            lines.push(Line { wire, answer: Answer::default(), since: Instant::now(), busy: false });
+        }
+        // What is thrown away in the kernel never touches these pages.
+        let scratch = vec![0; SCRATCH];
+        Ok(Self { load, epoll, timer, lines, scratch, next_request: 0, due: VecDeque::new(), next_due: None })
+    }
+
+    /// Goes on for so long. In a closed loop, answers under way at the end are finished by the next run; in an open
+    /// loop nothing more falls due at the end, and all that did is finished.
+    pub(crate) fn run(&mut self, duration: Duration) -> Result<Tally> {
+        let started = Instant::now();
+        let end = started + duration;
+        let mut tally = Tally { answers: 0, bytes: 0, latency: histogram()?, took: Duration::ZERO };
+        self.next_due = self.load.rate.map(|_| started);
+        let mut events = Vec::with_capacity(self.lines.len() + 1);
+        for number in 0..self.lines.len() {
+            // A closed loop goes on by itself from here.
+            if self.load.rate.is_none() && !self.lines[number].busy {
+                self.start(number, Instant::now())?;
+            }
+        }
+        loop {
+            self.start_what_is_due()?;
+            let now = Instant::now();
+            if now >= end {
+                self.next_due = None;
+                let finished = self.due.is_empty() && self.lines.iter().all(|line| !line.busy);
+                if self.load.rate.is_none() || finished {
+                    break;
+                }
+                if now >= end + PATIENCE {
+                    self.charge_the_unanswered(&mut tally);
+                    break;
+                }
+            }
+            interrupt::check()?;
+            self.wake_at(now)?;
+            let patience = timespec(end.saturating_duration_since(now).min(LOOK_EVERY).max(Duration::from_millis(1)))?;
+            events.clear();
+            let spare: &mut [MaybeUninit<epoll::Event>] = events.spare_capacity_mut();
+            let (ready, _) = match epoll::wait(&self.epoll, spare, Some(&patience)) {
+                Err(rustix::io::Errno::INTR) => continue,
+                other => other?,
+            };
+            for event in ready.iter() {
+                let number = event.data.u64();
+                if number != TIMER {
+                    self.read(usize::try_from(number)?, &mut tally)?;
+                }
+            }
+        }
+        tally.took = started.elapsed();
+        Ok(tally)
+    }
+
+    /// Gives idle connections of an open loop what is due.
+    fn start_what_is_due(&mut self) -> Result<()> {
+        let Some(rate) = self.load.rate else { return Ok(()) };
+        let now = Instant::now();
+        while let Some(next) = self.next_due.filter(|next| *next <= now) {
+            self.due.push_back(next);
+            self.next_due = Some(next + Duration::from_secs_f64(1.0 / rate));
+        }
+        while !self.due.is_empty() {
+            let Some(idle) = self.lines.iter().position(|line| !line.busy) else { break };
+            if let Some(since) = self.due.pop_front() {
+                self.start(idle, since)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters the age of all that was not answered: less would make a server look better for being stuck.
+    fn charge_the_unanswered(&self, tally: &mut Tally) {
+        let asked = self.lines.iter().filter(|line| line.busy).map(|line| line.since);
+        for since in asked.chain(self.due.iter().copied()) {
+            tally.latency.saturating_record(nanoseconds(since.elapsed()));
+        }
+    }
+
+    /// Sets the timer to when the next request is due: epoll's own patience is too coarse.
+    fn wake_at(&self, now: Instant) -> Result<()> {
+        let Some(next) = self.next_due else { return Ok(()) };
+        let pause = next.saturating_duration_since(now).max(Duration::from_nanos(1));
+        let value = Itimerspec { it_interval: timespec(Duration::ZERO)?, it_value: timespec(pause)? };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &value)?;
+        Ok(())
+    }
+
+    fn start(&mut self, number: usize, since: Instant) -> Result<()> {
+        let request = &self.load.requests[self.next_request];
+        self.next_request = (self.next_request + 1) % self.load.requests.len();
+        let line = &mut self.lines[number];
+        line.answer.expect(request.head_only());
+        (line.since, line.busy) = (since, true);
+        line.wire.send(request.bytes())
+    }
+
+    fn read(&mut self, number: usize, tally: &mut Tally) -> Result<()> {
+        let Line { wire, answer, since, busy } = &mut self.lines[number];
+        let unwanted = if self.load.copying { 0 } else { answer.unwanted() };
+        let mut count = 0;
+        let received = wire.receive(unwanted, &mut self.scratch, &mut |piece| {
+            ensure!(*busy, "an answer that nobody asked for");
+            count += answer.take(piece, &mut |_| ())?;
+            Ok(())
+        });
+        match received {
+            Ok(Received::Data) => (),
+            Ok(Received::Skipped(skipped)) => {
+                answer.skip(skipped);
+                count = skipped;
+            }
+            Ok(Received::End) => bail!("{:?} closed a connection\n{}", self.load.place, answer.text()),
+            Err(error) if would_block(&error) => (),
+            Err(error) => return Err(error.context(format!("{:?}", self.load.place))),
+        }
+        tally.bytes += count as u64;
+        if *busy && answer.is_whole() {
+            ensure!(answer.status() == 200, "{:?} answered\n{}", self.load.place, answer.text());
+            tally.answers += 1;
+            tally.latency.saturating_record(nanoseconds(since.elapsed()));
+            *busy = false;
+            if self.load.rate.is_none() {
+                self.start(number, Instant::now())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn timespec(duration: Duration) -> Result<Timespec> {
+    Timespec::try_from(duration).context("a time that does not fit")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Hits on blobs, large and small.
+
+use anyhow::Result;
+
+use super::contest::{Contest, Ours, Side};
+use super::{Bench, Row};
+use crate::compare::Measure;
+use crate::drive::Load;
+use crate::exchange::{self, Request};
+use crate::report::Report;
+use crate::yardstick::ours::basic;
+
+/// Times of nginx's CPU per byte over TLS.
+const TLS_LIMIT: f64 = 0.55;
+
+/// CPU per byte of a large blob.
+pub(crate) fn large(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()> {
+    let limit = if tls { TLS_LIMIT } else { 1.0 };
+    let name = format!("blob of {} MiB, 8 connections, {}", bench.options.size, transport(tls));
+    let what = What { path: bench.stored.blob_path(), file: "/blob", connections: 8 };
+    run(bench, report, (row, tls), &what, (name, Measure::CpuSecondsPerGigabyte, limit))
+}
+
+/// Answers per CPU time of a small blob.
+pub(crate) fn small(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()> {
+    let name = format!("blob of 4 KiB, 32 connections, {}", transport(tls));
+    let what = What { path: bench.stored.small_path(), file: "/small", connections: 32 };
+    run(bench, report, (row, tls), &what, (name, Measure::AnswersPerCpuSecond, 1.0))
+}
+
+/// As reports say it.
+pub(crate) fn transport(tls: bool) -> &'static str {
+    if tls { "TLS" } else { "plain" }
+}
+
+struct What {
+    path: String,
+    file: &'static str,
+    connections: usize,
+}
+
+fn run(
+    bench: &Bench<'_>,
+    report: &mut Report,
+    (row, tls): (Row, bool),
+    what: &What,
+    (name, measure, limit): (String, Measure, f64),
+) -> Result<()> {
+    let (ours, nginx) = (bench.ours(row, tls)?, bench.nginx(row, tls)?);
+    let request = Request::get(&what.path, Some(&basic()));
+    let file = Request::get(what.file, None);
+    let digest = if what.connections == 8 { &bench.stored.blob } else { &bench.stored.small };
+    exchange::verify(&ours.place, &request, digest)?;
+    exchange::verify(&nginx.place, &file, digest)?;
+    let load = |place: &crate::wire::Place, request| Load {
+        place: place.clone(),
+        requests: vec![request],
+        connections: what.connections,
+        rate: None,
+        copying: bench.options.copy,
+    };
+    let contest = Contest {
+        row,
+        measure,
+        limit,
+        yardstick: "nginx",
+        ours: vec![Ours {
+            name,
+            side: Side { pids: ours.process.pids(), load: load(&ours.place, request.clone()) },
+            against: 0,
+        }],
+        theirs: vec![Side { pids: nginx.process.pids(), load: load(&nginx.place, file) }],
+    };
+    contest.run(bench, report)?;
+    exchange::verify(&ours.place, &request, digest)
+}

@@ -1,0 +1,194 @@
+//! What etcd feels: small durable appends on the disk that fills and pushes are written to.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use hdrhistogram::Histogram;
+
+use super::cold::{ours_before, place_upstream, pull_at_once};
+use super::contest::{in_turns, new};
+use super::handshakes::side;
+use super::push::{Fresh, push};
+use super::{Bench, MAPPED, Row};
+use crate::compare::{Comparison, Latency, Measure, Sample};
+use crate::cpu::{self, Meter};
+use crate::drive::{histogram, nanoseconds};
+use crate::exchange::Request;
+use crate::report::{Report, Unit};
+use crate::wire::Wire;
+use crate::yardstick::distribution::Distribution;
+use crate::yardstick::ours::{Ours, Setup, basic};
+
+const FILLS: u64 = 8;
+const PUSHES: u64 = 4;
+/// As etcd appends to its log.
+const APPEND: usize = 2048;
+const EVERY: Duration = Duration::from_millis(5);
+/// Times of distribution's latency.
+const LIMIT: f64 = 0.5;
+/// The disk is quiet so long before a measurement.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// During 8 cold fills and during 4 pushes; p99 and maximum.
+pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
+    let dir = bench.dir(&row.name())?;
+    let (sample, _) = beside(&dir, &[], || {
+        thread::sleep(bench.seconds());
+        Ok(())
+    })?;
+    if let Some(latency) = sample.latency {
+        report.fact("append and fdatasync, idle disk, p99", latency.p99, Unit::Milliseconds);
+        report.fact("append and fdatasync, idle disk, maximum", latency.max, Unit::Milliseconds);
+    }
+    fills(bench, report, row, &dir)?;
+    pushes(bench, report, row, &dir)
+}
+
+fn fills(bench: &Bench<'_>, report: &mut Report, row: Row, dir: &Path) -> Result<()> {
+    let (_nginx, upstream, blobs) = bench.upstream(row, false)?;
+    let ours = ours_before(bench, &dir.join("proxy"), "Proxy", &upstream)?;
+    let theirs = Distribution::start(&dir.join("distribution-cache"), Some(upstream.port))?;
+    let mut fresh = Fresh::new(bench.options.size);
+    let mut pair =
+        Pair::new(row, &format!("append and fdatasync during {FILLS} cold fills of {} MiB", bench.options.size));
+    in_turns(bench.rounds(), |round, is_ours| {
+        let (place, pids) =
+            if is_ours { (&ours.place, ours.process.pids()) } else { (&theirs.place, theirs.process.pids()) };
+        let authorization = is_ours.then(basic);
+        let mut pulls = Vec::new();
+        for number in 0..FILLS {
+            let number = (u64::from(round) * 2 + u64::from(is_ours)) * FILLS + number;
+            let digest = place_upstream(&mut fresh, number, &blobs)?;
+            let path = format!("/v2/{MAPPED}/blobs/{digest}");
+            pulls.push((place.clone(), Request::get(&path, authorization.as_deref())));
+        }
+        quiet()?;
+        pair.add(is_ours, beside(dir, &pids, || pull_at_once(&pulls).map(|_| ()))?);
+        empty(&blobs)
+    })?;
+    pair.tell(report);
+    Ok(())
+}
+
+fn pushes(bench: &Bench<'_>, report: &mut Report, row: Row, dir: &Path) -> Result<()> {
+    let folder = dir.join("local");
+    let ours = Ours::start(&Setup {
+        write_limit: bench.options.write_limit.as_deref(),
+        ..bench.setup(&folder.join("store"), &folder)
+    })?;
+    let theirs = Distribution::start(&dir.join("distribution-store"), None)?;
+    let mut fresh = Fresh::new(bench.options.size);
+    let mut pair =
+        Pair::new(row, &format!("append and fdatasync during {PUSHES} pushes of {} MiB", bench.options.size));
+    in_turns(bench.rounds(), |round, is_ours| {
+        let (place, pids) =
+            if is_ours { (&ours.place, ours.process.pids()) } else { (&theirs.place, theirs.process.pids()) };
+        let mut contents = Vec::new();
+        for number in 0..PUSHES {
+            // Never one of the fills': the page cache would have it.
+            let (content, digest) = fresh.content(1 << 32 | (u64::from(round) * PUSHES + number));
+            contents.push((content.to_vec(), digest));
+        }
+        quiet()?;
+        let authorization = is_ours.then(basic);
+        let push_all = || {
+            at_once(&contents, |(content, digest)| {
+                push(&mut Wire::connect(place)?, "load/pushed", content, digest, authorization.as_deref())
+            })
+        };
+        pair.add(is_ours, beside(dir, &pids, push_all)?);
+        Ok(())
+    })?;
+    pair.tell(report);
+    Ok(())
+}
+
+fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    thread::scope(|scope| {
+        let running: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
+        running.into_iter().try_for_each(|one| one.join().ok().context("a client panicked")?)
+    })
+}
+
+/// p99 and maximum of the same measurements.
+struct Pair {
+    p99: Comparison,
+    max: Comparison,
+}
+
+impl Pair {
+    fn new(row: Row, name: &str) -> Self {
+        let of = |measure| new(row, name, measure, "distribution", Some(LIMIT));
+        Self { p99: of(Measure::P99Milliseconds), max: of(Measure::MaximumMilliseconds) }
+    }
+
+    fn add(&mut self, is_ours: bool, (sample, latency): (Sample, Latency)) {
+        side(&mut self.p99, is_ours).push(sample);
+        side(&mut self.max, is_ours).push(Sample { figure: latency.max, ..sample });
+    }
+
+    fn tell(self, report: &mut Report) {
+        report.compare(self.p99);
+        report.compare(self.max);
+    }
+}
+
+/// What was written before is on the disk, and the disk rests.
+fn quiet() -> Result<()> {
+    rustix::fs::sync();
+    thread::sleep(QUIET);
+    crate::interrupt::check()
+}
+
+/// Frees the room of the upstream's blobs that were used.
+fn empty(blobs: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(blobs)? {
+        std::fs::remove_file(entry?.path())?;
+    }
+    Ok(())
+}
+
+/// Appends beside `work` and until what that wrote is on the disk.
+fn beside(dir: &Path, pids: &[u32], work: impl FnOnce() -> Result<()>) -> Result<(Sample, Latency)> {
+    let done = AtomicBool::new(false);
+    let path = dir.join("log");
+    let meter = Meter::start(pids)?;
+    let (result, latency) = thread::scope(|scope| {
+        let appending = scope.spawn(|| {
+            cpu::unpin();
+            cpu::hurry();
+            append(&path, &done)
+        });
+        let result = work();
+        rustix::fs::sync();
+        done.store(true, Ordering::Relaxed);
+        (result, appending.join())
+    });
+    let spent = meter.read()?;
+    result?;
+    let histogram = latency.ok().context("the appending panicked")??;
+    std::fs::remove_file(&path)?;
+    let latency = Latency::of(&histogram);
+    let sample = Sample { figure: latency.p99, spent, answers: histogram.len(), bytes: 0, latency: Some(latency) };
+    Ok((sample, latency))
+}
+
+/// Appends fall due at a fixed rate; their latency counts from then.
+fn append(path: &Path, done: &AtomicBool) -> Result<Histogram<u64>> {
+    let mut file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    let mut latency = histogram()?;
+    let mut due = Instant::now();
+    while !done.load(Ordering::Relaxed) {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        file.write_all(&[7; APPEND])?;
+        rustix::fs::fdatasync(&file)?;
+        latency.saturating_record(nanoseconds(due.elapsed()));
+        due += EVERY;
+    }
+    Ok(latency)
+}

@@ -1,0 +1,202 @@
+//! A push against the floor: the bare loop.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use d8_registry::oci::{Algorithm, Digest};
+
+use super::blobs::transport;
+use super::contest::{in_turns, new};
+use super::handshakes::side;
+use super::{Bench, Row};
+use crate::compare::{Measure, Sample};
+use crate::cpu::{self, Meter};
+use crate::exchange::{self, Request, fetch};
+use crate::report::Report;
+use crate::seed;
+use crate::wire::{Place, Received, Wire};
+use crate::yardstick::ours::{Ours, Setup, basic};
+use crate::yardstick::{Process, free_port};
+
+/// Times of the bare loop's CPU per byte.
+const LIMIT: f64 = 1.2;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Where pushes go.
+pub(crate) const REPOSITORY: &str = "load/pushed";
+
+/// A content that no store had before, cheap to make: the first bytes of a common one are changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Fresh {
+    bytes: Vec<u8>,
+}
+
+impl Fresh {
+    /// So many MiB.
+    pub(crate) fn new(mebibytes: u32) -> Self {
+        Self { bytes: seed::noise(77, mebibytes as usize * (1 << 20)) }
+    }
+
+    /// The content of that number, with its digest.
+    pub(crate) fn content(&mut self, number: u64) -> (&[u8], Digest) {
+        self.bytes[..8].copy_from_slice(&number.to_be_bytes());
+        (&self.bytes, Algorithm::Sha256.digest(&self.bytes))
+    }
+}
+
+/// CPU per byte, plain and TLS.
+pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
+    for tls in [false, true] {
+        one(bench, report, row, tls)?;
+    }
+    Ok(())
+}
+
+fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()> {
+    let client = bench.client(tls)?;
+    let dir = bench.dir(&format!("{}-{}", row.name(), transport(tls)))?;
+    let ours = Ours::start(&Setup {
+        certificate: tls.then_some(&bench.p256),
+        client: client.as_ref(),
+        ..bench.setup(&dir.join("store"), &dir)
+    })?;
+    let (bare, place) = bare_loop(bench, &dir, tls)?;
+    let mut fresh = Fresh::new(bench.options.size);
+    let name = format!("push of {} MiB, PATCH and PUT, durable, {}", bench.options.size, transport(tls));
+    let mut comparison = new(row, &name, Measure::CpuSecondsPerGigabyteStored, "bare loop", Some(LIMIT));
+    in_turns(bench.rounds(), |round, is_ours| {
+        let (content, digest) = fresh.content(u64::from(round));
+        let pids = if is_ours { ours.process.pids() } else { bare.pids() };
+        let place = if is_ours { &ours.place } else { &place };
+        cpu::settle(&pids)?;
+        let meter = Meter::start(&pids)?;
+        let mut wire = Wire::connect(place)?;
+        if is_ours {
+            push(&mut wire, REPOSITORY, content, &digest, Some(&basic()))?;
+        } else {
+            push_bare(&mut wire, content, &digest)?;
+        }
+        let spent = meter.read()?;
+        let bytes = content.len() as u64;
+        let figure = spent.cpu / (bytes as f64 / 1e9);
+        side(&mut comparison, is_ours).push(Sample { figure, spent, answers: 1, bytes, latency: None });
+        if is_ours {
+            let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
+            exchange::verify(place, &Request::get(&path, Some(&basic())), &digest)?;
+        }
+        Ok(())
+    })?;
+    report.compare(comparison);
+    Ok(())
+}
+
+/// Starts the bare loop: this program, with another command.
+fn bare_loop(bench: &Bench<'_>, dir: &Path, tls: bool) -> Result<(Process, Place)> {
+    let port = free_port()?;
+    let folder = dir.join("bare");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let mut arguments = vec!["bare-loop".into(), "--port".into(), port.to_string(), "--dir".into()];
+    arguments.push(folder.display().to_string());
+    if tls {
+        let certificate = &bench.p256;
+        let (cert, key) = (certificate.cert_file.display(), certificate.key_file.display());
+        arguments.extend(["--cert".into(), cert.to_string(), "--key".into(), key.to_string()]);
+    }
+    let program = std::env::current_exe().context("where this program is")?;
+    let process = Process::start(&program, arguments, cpu::SERVER_CORE, &dir.join("bare.log"))?;
+    let place = Place::local(port, bench.client(tls)?);
+    let end = Instant::now() + PATIENCE;
+    while let Err(error) = Wire::connect(&place) {
+        ensure!(Instant::now() < end, "the bare loop does not listen: {error:#}\n{}", process.last_words());
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok((process, place))
+}
+
+fn push_bare(wire: &mut Wire, content: &[u8], digest: &Digest) -> Result<()> {
+    wire.send(&(content.len() as u64).to_be_bytes())?;
+    wire.send(content)?;
+    let (mut answer, mut scratch) = (Vec::new(), [0; 256]);
+    while !answer.ends_with(b"\n") {
+        let received = wire.receive(0, &mut scratch, &mut |piece| {
+            answer.extend_from_slice(piece);
+            Ok(())
+        })?;
+        ensure!(received == Received::Data, "the bare loop broke off");
+    }
+    ensure!(answer.trim_ascii_end() == digest.to_string().as_bytes(), "the bare loop received something else");
+    Ok(())
+}
+
+/// POST, PATCH with the whole content, PUT.
+pub(crate) fn push(
+    wire: &mut Wire,
+    repository: &str,
+    content: &[u8],
+    digest: &Digest,
+    authorization: Option<&str>,
+) -> Result<()> {
+    let mut upload = begin(wire, repository, authorization)?;
+    upload.patch_head(wire, content.len())?;
+    wire.send(content)?;
+    upload.patched(wire)?;
+    upload.finish(wire, digest)
+}
+
+/// A push under way.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    location: String,
+    authorization: Option<String>,
+}
+
+/// The POST of a push.
+pub(crate) fn begin(wire: &mut Wire, repository: &str, authorization: Option<&str>) -> Result<Upload> {
+    let path = format!("/v2/{repository}/blobs/uploads/");
+    let reply = fetch(wire, &Request::new("POST", &path, authorization, "content-length: 0\r\n"), &[])?;
+    ensure!(reply.status == 202, "POST: {}", reply.answer.text());
+    let mut upload = Upload { location: String::new(), authorization: authorization.map(str::to_owned) };
+    upload.locate(&reply.answer)?;
+    Ok(upload)
+}
+
+impl Upload {
+    /// The head of the PATCH; so many bytes have to follow.
+    pub(crate) fn patch_head(&self, wire: &mut Wire, length: usize) -> Result<()> {
+        let more = format!(
+            "content-type: application/octet-stream\r\ncontent-range: 0-{}\r\ncontent-length: {length}\r\n",
+            length.saturating_sub(1)
+        );
+        let request = Request::new("PATCH", &self.location, self.authorization.as_deref(), &more);
+        wire.send(request.bytes())
+    }
+
+    /// The answer of the PATCH.
+    pub(crate) fn patched(&mut self, wire: &mut Wire) -> Result<()> {
+        let answer = exchange::read(wire, false, &mut |_| ())?;
+        ensure!(answer.status() == 202, "PATCH: {}", answer.text());
+        self.locate(&answer)
+    }
+
+    /// The PUT.
+    pub(crate) fn finish(self, wire: &mut Wire, digest: &Digest) -> Result<()> {
+        let mark = if self.location.contains('?') { '&' } else { '?' };
+        let path = format!("{}{mark}digest={digest}", self.location);
+        let request = Request::new("PUT", &path, self.authorization.as_deref(), "content-length: 0\r\n");
+        let reply = fetch(wire, &request, &[])?;
+        ensure!(reply.status == 201, "PUT: {}", reply.answer.text());
+        Ok(())
+    }
+
+    /// Where the upload goes on; an absolute address is cut to its path.
+    fn locate(&mut self, answer: &exchange::Answer) -> Result<()> {
+        let location = answer.header("location").context("no location")?;
+        let path = match location.split_once("://") {
+            Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]).to_owned(),
+            None => location,
+        };
+        self.location = path;
+        Ok(())
+    }
+}

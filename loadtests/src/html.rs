@@ -1,0 +1,183 @@
+//! A report as one page of HTML with plots as inline SVG: no script, no font, no address outside of it.
+
+use std::fmt::Write as _;
+
+use crate::compare::{Comparison, Sample};
+use crate::report::{Report, Series, comparison_cells, number, series_cells};
+
+const STYLE: &str = "body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:75em;color:#222}\
+table{border-collapse:collapse;width:100%}td,th{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:left;\
+vertical-align:top}td.n{text-align:right;white-space:nowrap}.PASS{color:#176f2c}.MISS{color:#b3261e;font-weight:bold}\
+small{color:#666}svg{display:block}";
+const OURS: &str = "#1f6feb";
+const THEIRS: &str = "#d4761c";
+const WIDTH: f64 = 300.0;
+
+/// The page.
+pub(crate) fn page(reports: &[Report]) -> String {
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>loadtests</title><style>{STYLE}</style>\
+         <h1>loadtests</h1>"
+    );
+    if let Some(report) = reports.first() {
+        let machine = report.machine();
+        // Writing to a string can't fail, here and below.
+        let _ = write!(
+            page,
+            "<p>{}, {} cores, {} MiB, Linux {}. Dots are rounds: <b style=\"color:{OURS}\">ours</b>, \
+             <b style=\"color:{THEIRS}\">theirs</b>; axes begin at nought.</p>",
+            escape(&machine.processor),
+            machine.cores,
+            machine.memory_mib,
+            escape(&machine.kernel)
+        );
+    }
+    reports.iter().for_each(|report| section(&mut page, report));
+    page.push_str("</html>\n");
+    page
+}
+
+fn section(page: &mut String, report: &Report) {
+    let _ = write!(page, "<h2>{}</h2><p><small>", escape(report.scenario()));
+    for (name, value) in report.conditions() {
+        let _ = write!(page, "{}: {}. ", escape(name), escape(value));
+    }
+    page.push_str("</small></p>");
+    if !report.comparisons().is_empty() {
+        page.push_str("<table><tr><th>what<th>ours<th>theirs<th>unit<th>ratio<th>target<th><th>rounds");
+        report.comparisons().iter().for_each(|comparison| compared(page, comparison));
+        page.push_str("</table>");
+    }
+    if !report.series().is_empty() {
+        page.push_str("<table><tr><th>what<th>over<th>points<th>logarithmic to the right, from nought upwards");
+        for series in report.series() {
+            let [name, over, points] = series_cells(series).map(|cell| escape(&cell));
+            let _ = write!(page, "<tr><td>{name}<td>{over}<td>{points}<td>{}", line(series));
+        }
+        page.push_str("</table>");
+    }
+    if !report.rows().is_empty() {
+        page.push_str("<table><tr><th>what<th>figure<th>target<th>");
+        for row in report.rows() {
+            let [name, value, target, verdict] = row.cells().map(|cell| escape(&cell));
+            let _ =
+                write!(page, "<tr><td>{name}<td class=n>{value}<td class=n>{target}<td class=\"{verdict}\">{verdict}");
+        }
+        page.push_str("</table>");
+    }
+    for (what, why) in report.failures() {
+        let _ = write!(page, "<p class=MISS>{} was not measured: {}</p>", escape(what), escape(why));
+    }
+}
+
+fn compared(page: &mut String, comparison: &Comparison) {
+    let [name, ours, theirs, unit, ratio, target, verdict, remark] =
+        comparison_cells(comparison).map(|cell| escape(&cell));
+    let _ = write!(
+        page,
+        "<tr><td>{name}<br><small>{remark}</small><td class=n>{ours}<td class=n>{theirs}<td>{unit}<td class=n>{ratio}\
+         <td class=n>{target}<td class=\"{verdict}\">{verdict}<td>{}{}",
+        dots(comparison),
+        latencies(comparison)
+    );
+}
+
+/// The figures of all rounds on one axis.
+fn dots(comparison: &Comparison) -> String {
+    let figures = |side: &[Sample]| side.iter().map(|sample| sample.figure).collect::<Vec<_>>();
+    let lines = [(figures(&comparison.ours), OURS, 9.0), (figures(&comparison.theirs), THEIRS, 22.0)];
+    let all = lines.iter().flat_map(|line| line.0.iter().copied());
+    let most = all.filter(|figure| figure.is_finite()).fold(0.0, f64::max);
+    let mut plot = format!("<svg width=\"{WIDTH}\" height=\"42\" role=\"img\">");
+    if most > 0.0 {
+        for (figures, colour, y) in lines {
+            let end = WIDTH - 10.0;
+            let _ = write!(plot, "<line x1=\"5\" x2=\"{end}\" y1=\"{y}\" y2=\"{y}\" stroke=\"#ddd\"/>");
+            for figure in figures.into_iter().filter(|figure| figure.is_finite()) {
+                let x = 5.0 + figure / most * (WIDTH - 15.0);
+                let _ =
+                    write!(plot, "<circle cx=\"{x:.1}\" cy=\"{y}\" r=\"4\" fill=\"{colour}\" fill-opacity=\".6\"/>");
+            }
+        }
+        let _ = write!(
+            plot,
+            "<text x=\"{}\" y=\"39\" text-anchor=\"end\" font-size=\"11\" fill=\"#666\">{}</text>",
+            WIDTH - 5.0,
+            number(most)
+        );
+    }
+    plot.push_str("</svg>");
+    plot
+}
+
+/// The points of a series, joined.
+fn line(series: &Series) -> String {
+    const HEIGHT: f64 = 70.0;
+    let most = series.points.iter().map(|point| point.1).filter(|y| y.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
+    let logarithm = |x: f64| x.max(1.0).ln();
+    let first = series.points.iter().map(|point| logarithm(point.0)).fold(f64::INFINITY, f64::min);
+    let last = series.points.iter().map(|point| logarithm(point.0)).fold(0.0, f64::max);
+    let mut points = String::new();
+    for (x, y) in series.points.iter().filter(|point| point.1.is_finite()) {
+        let right = (logarithm(*x) - first) / (last - first).max(f64::MIN_POSITIVE) * (WIDTH - 10.0) + 5.0;
+        let down = HEIGHT - 5.0 - y / most * (HEIGHT - 10.0);
+        let _ = write!(points, "{right:.1},{down:.1} ");
+    }
+    format!(
+        "<svg width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\"><line x1=\"5\" x2=\"{}\" y1=\"65\" y2=\"65\" \
+         stroke=\"#ddd\"/><polyline points=\"{}\" fill=\"none\" stroke=\"{OURS}\" stroke-width=\"2\"/></svg>",
+        WIDTH - 5.0,
+        points.trim_end()
+    )
+}
+
+/// Quantiles of the last round, for what is a latency.
+fn latencies(comparison: &Comparison) -> String {
+    let mut text = String::new();
+    if comparison.measure.is_latency() {
+        for (side, name) in [(&comparison.ours, "ours"), (&comparison.theirs, comparison.yardstick)] {
+            if let Some(latency) = side.last().and_then(|sample| sample.latency) {
+                let [p50, p90, p99, p999, max] =
+                    [latency.p50, latency.p90, latency.p99, latency.p999, latency.max].map(number);
+                let _ = write!(
+                    text,
+                    "<small>{name}, last round, ms: p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max}</small><br>"
+                );
+            }
+        }
+    }
+    text
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::Measure;
+    use crate::cpu::Spent;
+    use crate::report::{Target, Unit};
+
+    #[test]
+    fn a_page_shows_all_and_asks_nobody() {
+        let sample = |figure| Sample { figure, spent: Spent::default(), answers: 1, bytes: 1, latency: None };
+        let mut report = Report::new("test");
+        report.compare(Comparison {
+            row: "row".into(),
+            name: "a <blob>".into(),
+            measure: Measure::CpuSeconds,
+            yardstick: "nginx",
+            limit: Some(1.0),
+            ours: vec![sample(3.0), sample(f64::INFINITY)],
+            theirs: vec![sample(1.0), sample(1.0)],
+        });
+        report.judge("fact", 1.0, Unit::Count, Target::Exactly(1.0));
+        report.failure("row".into(), "no <program>".into());
+        let page = page(&[report]);
+        assert!(page.contains("a &lt;blob&gt;") && page.contains("no &lt;program&gt;") && page.contains("MISS"));
+        assert_eq!(page.matches("<circle").count(), 3, "what is no number is no dot");
+        assert!(!page.contains("http") && !page.contains("<script"), "{page}");
+    }
+}

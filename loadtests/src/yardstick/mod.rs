@@ -1,0 +1,151 @@
+//! What is measured, ours and theirs, as child processes on a core of their own: started on free ports of the loopback
+//! from the configurations in `loadtests/yardsticks`, and ended with us.
+
+pub(crate) mod distribution;
+pub(crate) mod nginx;
+pub(crate) mod ours;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cpu;
+use crate::exchange::{self, Request};
+use crate::proc::Memory;
+use crate::wire::Place;
+
+/// A server that isn't ready by then won't be.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// So long a server may take to end before it is killed.
+const FAREWELL: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A running process with all that it started. Ended when dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program` on a core; what it prints goes to `log`.
+    pub(crate) fn start<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
+        program: &Path,
+        arguments: I,
+        core: usize,
+        log: &Path,
+    ) -> Result<Self> {
+        let output = File::create(log).with_context(|| format!("create {}", log.display()))?;
+        // With setpriv the kernel ends the process should we be killed.
+        let setpriv = Path::new("/usr/bin/setpriv");
+        let mut command = if setpriv.exists() {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = cpu::pinned(core, || command.spawn()).with_context(|| format!("start {}", program.display()))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// The process and its children.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        cpu::family(self.child.id())
+    }
+
+    /// Of the process and its children.
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        let mut sum = Memory { own: 0, resident: 0 };
+        for pid in self.pids() {
+            let memory = Memory::of(pid)?;
+            sum.own += memory.own;
+            sum.resident += memory.resident;
+        }
+        Ok(sum)
+    }
+
+    /// Asks until the answer is 200.
+    pub(crate) fn until_ok(&mut self, place: &Place, request: &Request) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let refused = match exchange::ask(place, request) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}:\n{}", self.last_words());
+            }
+            if Instant::now() > end {
+                return Err(refused.context(format!("no 200 within {PATIENCE:?}:\n{}", self.last_words())));
+            }
+            crate::interrupt::check()?;
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    pub(crate) fn last_words(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let pids = self.pids();
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let end = Instant::now() + FAREWELL;
+        while Instant::now() < end {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        // The children first: what has lost its parent would never end.
+        for pid in pids.into_iter().rev() {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("no free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// A program by name, in `PATH` and where Debian keeps servers.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from));
+    folders
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("{name} is not installed; `make bench` installs it on Debian"))
+}
+
+/// Writes a configuration: each `@NAME@` of the template is replaced.
+pub(crate) fn fill_in(template: &str, values: &[(&str, &str)], file: &Path) -> Result<()> {
+    let mut text = template.to_owned();
+    for (name, value) in values {
+        text = text.replace(&format!("@{name}@"), value);
+    }
+    // `@` stands nowhere else in them.
+    ensure!(!text.contains('@'), "a name without a value in {}:\n{text}", file.display());
+    fs::write(file, text).with_context(|| format!("write {}", file.display()))
+}
