@@ -184,6 +184,8 @@ stop_all() {
     local status=$? daemon
     trap - EXIT
     for daemon in ${DAEMONS[@]+"${DAEMONS[@]}"}; do
+        # One that a failed judge left stopped would never hear it.
+        kill -CONT "$daemon" 2>/dev/null || true
         kill -TERM "$daemon" 2>/dev/null || true
         wait "$daemon" || true
     done

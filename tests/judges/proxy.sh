@@ -23,14 +23,16 @@ never_twice "$sent"
 
 say "black-holed: it takes connections and says nothing"
 kill -STOP "$upstream"
+# Figures for whoever reads the log; on a busy machine they say more of it than of the server.
 milliseconds pull_by_containerd "$RO" image
 say "the first pull took $TOOK ms"
-((TOOK < 5000)) || fail "the first pull from a black-holed upstream took $TOOK ms, more than 5 s"
-pull_by_containerd "$RO"
+circuit_is_open() {
+    pull_by_containerd "$RO" image
+    [[ $(metric d8_registry_upstream_circuits_open) == 1 ]]
+}
+await circuit_is_open
 milliseconds pull_by_containerd "$RO" image
-say "a later pull took $TOOK ms"
-# Half of it is containerd's own on a slow machine; a dial that is waited for takes longer.
-((TOOK < 2000)) || fail "a later pull from a black-holed upstream took $TOOK ms"
+say "a pull behind the open circuit took $TOOK ms"
 (($(served stale) > 0)) || fail "nothing was stale"
 kill -CONT "$upstream"
 
