@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,12 +20,28 @@ pub(super) struct Socket {
     tcp: TcpStream,
     stall: Stall,
     files: FileSender,
+    /// Bytes written without a pause.
+    in_a_row: usize,
 }
+
+/// A connection that has written so much without once having to wait lets others go first: a client that reads as fast
+/// as we write would otherwise keep a thread for as long as its answer lasts.
+const TURN_BYTES: usize = 1 << 20;
 
 impl Socket {
     /// Watches `tcp`.
     pub(super) fn new(tcp: TcpStream, stall_timeout: Duration) -> Self {
-        Self { tcp, stall: Stall::new(stall_timeout), files: FileSender::default() }
+        Self { tcp, stall: Stall::new(stall_timeout), files: FileSender::default(), in_a_row: 0 }
+    }
+
+    /// Ready while it is this connection's turn; else it is woken again behind the others.
+    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.in_a_row < TURN_BYTES {
+            return Poll::Ready(());
+        }
+        self.in_a_row = 0;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes ordinary bytes, or sends the file that the first bytes stand for.
@@ -45,13 +61,16 @@ impl Socket {
         match result {
             Poll::Ready(Ok(written)) => {
                 self.stall.moved();
+                self.in_a_row += written;
                 Poll::Ready(Ok(written))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => self
-                .stall
-                .poll_stalled(cx)
-                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing"))),
+            Poll::Pending => {
+                self.in_a_row = 0;
+                self.stall
+                    .poll_stalled(cx)
+                    .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
+            }
         }
     }
 }
@@ -64,6 +83,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
         let result = Pin::new(&mut self.tcp).poll_write(cx, buf);
         self.written(cx, result)
     }
@@ -73,6 +93,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
         let result = self.poll_write_parts(cx, bufs);
         self.written(cx, result)
     }

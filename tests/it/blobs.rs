@@ -14,9 +14,10 @@ macro_rules! for_each_acceleration {
                 super::$law("sendfile").await;
             })+
         }
-        /// Over TLS files are mapped, and over HTTP/2 sent in frames.
+        /// Over TLS files are mapped, and over HTTP/2 sent in frames. The client's connection has to answer while the test
+        /// waits for the server's end.
         mod tls {
-            $(#[tokio::test]
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
             async fn $law() {
                 super::$law("tls").await;
             })+
