@@ -2,6 +2,42 @@
 
 use super::*;
 use crate::oci::Reference;
+use crate::telemetry::Metrics;
+use crate::upstream::{Credentials, EndpointOptions, ProxyVariables, Upstream, UpstreamLimits, UpstreamOptions};
+use tokio_util::task::TaskTracker;
+
+/// A registry that takes connections and never answers.
+fn silent(listener: &std::net::TcpListener) -> Target {
+    let host = listener.local_addr().unwrap().to_string();
+    let address: RegistryAddress = format!("http://{host}/a").parse().unwrap();
+    let endpoint = EndpointOptions {
+        scheme: address.scheme,
+        host,
+        path: address.path.clone(),
+        ca: None,
+        credentials: Credentials::Anonymous,
+    };
+    let options = UpstreamOptions {
+        endpoints: vec![endpoint],
+        trusted_hosts: Vec::new(),
+        proxy: ProxyVariables::default(),
+        limits: UpstreamLimits::default(),
+    };
+    Target::new(address, Upstream::new(&options, Metrics::new().unwrap(), TaskTracker::new()).unwrap())
+}
+
+#[tokio::test]
+async fn what_is_not_answered_within_the_budget_is_neither_good_nor_an_error() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let items = parse(&format!("a {ONE}\nb {ONE}")).unwrap();
+    let mut check = Check::new(CheckMode::Default, false, items, vec![silent(&listener)]);
+    check.run(Some(Duration::from_millis(50)), &|| panic!("nobody answers")).await;
+    let host = listener.local_addr().unwrap();
+    assert_eq!(check.report().to_string(), format!("Mode: Default\n{host}: 0 of 2 items processed"));
+    assert_eq!(check.open(), 2);
+    check.replace_items(parse("r:v1").unwrap());
+    assert_eq!(check.open(), 1);
+}
 
 const ONE: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 

@@ -112,7 +112,9 @@ async fn check_all(check: &mut Check, arguments: &CheckArguments) -> Result<(), 
         return print(&check.report(), arguments.json);
     }
     let mut said = check.report().to_string();
-    print(&check.report(), arguments.json)?;
+    if !arguments.json {
+        print(&check.report(), false)?;
+    }
     loop {
         run_once(check, Some(BUDGET)).await;
         let report = check.report();

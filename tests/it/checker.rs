@@ -93,6 +93,11 @@ async fn a_half_filled_local_is_told_in_the_documented_words() {
     assert!(stdout(&found).starts_with("Mode: Default\nmaster-0: 6 of 12 items processed, 6 items with errors:\n"));
     let good = check(&["--from-registry", &from, "--registry", &first]).await;
     assert_eq!(good.status.code(), Some(0), "{}", stdout(&good));
+    // Under a tag of its digits an image is meant that is known by its digest only.
+    let only = &images[11].digest()["sha256:".len()..];
+    one.client().put_image(REPOSITORY, only, &images[11]).await;
+    let found = check(&["--from-registry", &format!("{from}:{only}"), "--registry", &second]).await;
+    assert!(stdout(&found).contains(&format!("  image: {}/{REPOSITORY}@sha256:{only}\n", two.address())));
     // A tag that names something else is not there.
     two.client().push_image(REPOSITORY, "v0", &images[2]).await;
     let found = check(&["--from-registry", &format!("{from}:v0"), "--registry", &second]).await;
@@ -189,13 +194,26 @@ async fn credentials_come_from_files_and_are_never_shown() {
 
 #[tokio::test]
 async fn what_passes_is_tried_again_and_what_lasts_is_an_error() {
-    let upstream = Upstream::start();
+    let mut upstream = Upstream::start();
     let image = Image::of(1);
     let folder = TempDir::new().unwrap();
+    upstream.put_image(REPO, "v1", &image);
+    upstream.once("HEAD", "/v2/*", |answer| {
+        answer.fail(503, "a moment");
+    });
     let file = list(folder.path(), &[image]);
     let address = upstream.address();
-    drop(upstream);
-    let found = check(&["--images", &file, "--registry", &format!("http://{address}/{REPO}")]).await;
+    let url = format!("http://{address}/{REPO}");
+    let good = check(&["--images", &file, "--registry", &url]).await;
+    assert_eq!(stdout(&good), format!("Mode: Default\n{address}: all 1 items are checked\n"));
+    assert_eq!(upstream.count("HEAD", "/v2/*"), 2);
+    upstream.rule("HEAD", "/v2/*", |answer| {
+        answer.fail(503, "no end");
+    });
+    let found = check(&["--images", &file, "--registry", &url]).await;
+    assert!(stdout(&found).contains(": unexpected status code 503 Service Unavailable"), "{}", stdout(&found));
+    upstream.down();
+    let found = check(&["--images", &file, "--registry", &url]).await;
     assert_eq!(found.status.code(), Some(1));
     let said = stdout(&found);
     assert!(said.starts_with(&format!("Mode: Default\n{address}: 0 of 1 items processed, 1 items with errors:\n")));
