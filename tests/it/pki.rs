@@ -168,7 +168,8 @@ async fn a_server_with_it_is_trusted_by_those_who_know_the_authority() {
         let checked = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         assert_eq!(checked.status.code(), Some(code), "{ca}: {}", String::from_utf8_lossy(&checked.stdout));
     }
-    registry.stop();
+    // The client has to hear that its connection ends.
+    tokio::task::spawn_blocking(move || registry.stop()).await.unwrap();
 }
 
 #[test]
