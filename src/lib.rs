@@ -13,16 +13,20 @@
 //! - [`telemetry`]: metrics, log, access log
 //! - [`config`]: the YAML file, parsed into values that can't be wrong, and its reload
 //! - [`server`]: all of it put together, from start to end
+//! - [`checker`]: whether registries hold what a cluster needs
+//! - [`pki`]: the certificates of the masters
 //! - [`cli`]: the command line
 
 pub mod api;
 pub mod auth;
+pub mod checker;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fetch;
 pub mod mode;
 pub mod oci;
+pub mod pki;
 pub mod serve;
 pub mod server;
 pub mod store;

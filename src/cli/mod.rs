@@ -1,14 +1,19 @@
 //! The command line: a contract, others script against it.
 //!
-//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
+//! Exit codes: 0 done, 1 failed while running or found something wrong, 2 wrong usage or configuration.
 
+mod check;
 mod password;
+mod pki;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub use check::CheckArguments;
+pub use pki::IssueArguments;
 
 use crate::auth;
 use crate::config::{self, Address, Config, Mode, Overrides, Secret};
@@ -18,7 +23,7 @@ use crate::telemetry::with_causes;
 
 /// Done.
 pub const EXIT_DONE: u8 = 0;
-/// Failed while running.
+/// Failed while running, or found something wrong.
 pub const EXIT_FAILED: u8 = 1;
 /// Wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
@@ -58,6 +63,24 @@ pub enum Command {
         #[command(subcommand)]
         command: IndexCommand,
     },
+    /// Say whether registries hold what a cluster needs; ends with 0 if they do, with 1 if not.
+    #[command(
+        after_help = "Examples:\n  d8-registry check --images images_digests.json --ca-file ca.crt --docker-config config.json \\\n    \
+        --registry master-1=https://10.0.0.1:5001/system/deckhouse master-2=https://10.0.0.2:5001/system/deckhouse\n  \
+        Does the copy hold what the original has, with every layer?\n    \
+        d8-registry check --from-registry https://registry.example.com/deckhouse/ee \\\n      \
+        --registry https://registry.example.org/deckhouse --deep"
+    )]
+    Check(CheckArguments),
+    /// Make the certificates of the masters.
+    #[command(
+        after_help = "Example:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki"
+    )]
+    Pki {
+        /// What to make.
+        #[command(subcommand)]
+        command: PkiCommand,
+    },
     /// Read a password and print its bcrypt hash, for auth.users and usersDir.
     #[command(
         after_help = "The password is asked for on a terminal, unseen; else it is the first line of standard input.\n\n\
@@ -82,6 +105,17 @@ pub enum IndexCommand {
     /// Build it anew from the tree. The server does so by itself when it has to; stop it to do it by hand.
     #[command(after_help = "Example:\n  d8-registry index rebuild --data-dir /var/lib/d8-registry")]
     Rebuild(FolderArguments),
+}
+
+/// What can be made.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PkiCommand {
+    /// A certificate for a master, signed by the cluster's authority. One that fits is left as it is: it is made anew only
+    /// when names or chain no longer fit or less than a third of its life is left, so run this at every start.
+    #[command(
+        after_help = "Example:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki"
+    )]
+    Issue(IssueArguments),
 }
 
 /// Flags of `serve`. A flag wins over the file.
@@ -184,6 +218,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => serve(arguments),
         Command::Init(arguments) => init(&arguments),
         Command::Index { command: IndexCommand::Rebuild(arguments) } => rebuild_index(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Pki { command: PkiCommand::Issue(arguments) } => pki::issue(arguments),
         Command::HashPassword { cost } => hash_password(cost),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "d8-registry", &mut io::stdout());

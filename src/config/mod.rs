@@ -388,3 +388,11 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
     }
     Ok(text)
 }
+
+/// The login for `host` (`host[:port]`) in the text of a `.dockerconfigjson`.
+///
+/// # Errors
+/// A sentence that names hosts and no secret: another text, or no entry of the host.
+pub fn docker_login(text: &str, host: &str, scheme: UpstreamScheme) -> Result<UpstreamCredentials, String> {
+    docker_config::login(text, host, scheme)
+}

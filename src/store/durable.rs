@@ -159,6 +159,28 @@ impl Disk {
     }
 }
 
+/// Puts a file with `mode` at `target`, whole and synced or not at all; for files outside the tree. Makes missing folders.
+/// A second writer at the same moment fails. Blocking.
+///
+/// # Errors
+/// [`StoreError::Io`]; what was at `target` is then still there.
+pub fn replace_file(target: &Path, content: &[u8], mode: u32) -> Result<(), StoreError> {
+    let disk = Disk::default();
+    disk.make_folder(parent(target))?;
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(".new");
+    let staged = target.with_file_name(name);
+    // One that a killed process left.
+    disk.unlink(&staged)?;
+    let mut file = create_with(&staged, mode)?;
+    let temporary = Temporary::adopt(staged.clone());
+    file.write_all(content).map_err(StoreError::io("write", &staged))?;
+    disk.sync(&file, &staged)?;
+    disk.rename(temporary, target)?;
+    disk.sync_folder_of(target)
+}
+
 /// Whether the error says that there is nothing of that name.
 pub(super) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -166,13 +188,13 @@ pub(super) fn is_absence(error: &io::Error) -> bool {
 
 /// Makes a file that must be new.
 pub(super) fn create(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(FILE_MODE)
-        .open(path)
-        .map_err(StoreError::io("create", path))
+    create_with(path, FILE_MODE)
+}
+
+fn create_with(path: &Path, mode: u32) -> Result<File, StoreError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(mode);
+    options.open(path).map_err(StoreError::io("create", path))
 }
 
 fn parent(path: &Path) -> &Path {

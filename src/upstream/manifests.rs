@@ -52,6 +52,17 @@ impl Upstream {
         self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.manifest(child, reference, deadline))).await
     }
 
+    /// Whether a manifest is there: by HEAD, or by GET where HEAD is refused. "It is not there" is an error of cause
+    /// `NotFound`.
+    ///
+    /// Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn exists(&self, child: &str, reference: &Reference, deadline: Instant) -> Result<(), UpstreamError> {
+        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.exists(child, reference, deadline))).await
+    }
+
     /// Finds out which manifest `tag` names: by HEAD, or by GET where HEAD is refused or tells no digest.
     ///
     /// Safe to drop: ends the request.
@@ -99,6 +110,18 @@ impl Endpoint {
             return Err(UpstreamError::invalid(&host, what));
         }
         Ok(UpstreamManifest { digest, content_type, bytes })
+    }
+
+    pub(super) async fn exists(
+        self: &Arc<Self>,
+        child: &str,
+        reference: &Reference,
+        deadline: Instant,
+    ) -> Result<(), UpstreamError> {
+        match self.ask_manifest(Method::HEAD, child, reference, deadline).await {
+            Err(error) if is_head_refused(&error) => self.manifest(child, reference, deadline).await.map(|_| ()),
+            other => other.map(|_| ()),
+        }
     }
 
     pub(super) async fn resolve(

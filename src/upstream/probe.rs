@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::Upstream;
 use super::endpoint::Endpoint;
 use super::error::UpstreamError;
-use super::manifests::is_head_refused;
 use super::request::share;
 use crate::oci::{Digest, Reference};
 use crate::telemetry::{ProbeOutcome, UpstreamCause};
@@ -55,7 +54,7 @@ impl Upstream {
 impl Endpoint {
     async fn probe(self: &Arc<Self>, last: Option<&(String, Digest)>, deadline: Instant) -> Probe {
         if let Some((child, digest)) = last {
-            match self.probe_manifest(child, digest, deadline).await {
+            match self.exists(child, &Reference::Digest(*digest), deadline).await {
                 // It may have been deleted there.
                 Err(error) if error.cause() == UpstreamCause::NotFound => {}
                 result => return self.found(result),
@@ -67,19 +66,6 @@ impl Endpoint {
         }
         let asked = Box::pin(self.send(&call, deadline)).await;
         self.found(asked.map(|_| ()))
-    }
-
-    async fn probe_manifest(
-        self: &Arc<Self>,
-        child: &str,
-        digest: &Digest,
-        deadline: Instant,
-    ) -> Result<(), UpstreamError> {
-        let reference = Reference::Digest(*digest);
-        match self.ask_manifest(Method::HEAD, child, &reference, deadline).await {
-            Err(error) if is_head_refused(&error) => self.manifest(child, &reference, deadline).await.map(|_| ()),
-            other => other.map(|_| ()),
-        }
     }
 
     fn found(&self, result: Result<(), UpstreamError>) -> Probe {

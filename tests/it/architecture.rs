@@ -15,6 +15,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mode", &["store", "fetch", "upstream", "oci"]),
     ("api", &["mode", "fetch", "upstream", "auth", "store", "oci"]),
     ("serve", &["api", "mode"]),
+    ("checker", &["upstream", "oci"]),
+    ("pki", &["store"]),
 ];
 
 /// A word, and the only files in which it may stand.

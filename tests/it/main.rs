@@ -9,6 +9,7 @@
 mod architecture;
 mod auth;
 mod blobs;
+mod checker;
 mod direct;
 mod fuzz;
 mod hostile;
@@ -18,6 +19,7 @@ mod lists;
 mod manifests;
 mod mapping;
 mod operations;
+mod pki;
 mod proxy_blobs;
 mod proxy_lists;
 mod proxy_names;

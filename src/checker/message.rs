@@ -1,0 +1,91 @@
+//! What was found, in the words of Deckhouse's checker and as JSON. Pure.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use super::CheckMode;
+
+/// Errors of a registry that the message shows; JSON has all.
+const SHOWN: usize = 5;
+
+/// What is known of all registries. `Display` is the message, without a line end behind it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What was checked.
+    pub mode: CheckMode,
+    /// Whether anything was asked yet.
+    #[serde(skip)]
+    pub has_run: bool,
+    /// Sorted by name.
+    pub registries: Vec<RegistryReport>,
+}
+
+/// What is known of a registry.
+#[derive(Clone, Debug, Serialize)]
+pub struct RegistryReport {
+    /// Its name.
+    pub name: String,
+    /// How much it has to hold.
+    pub items: usize,
+    /// How much of that it holds for sure.
+    pub processed: usize,
+    /// What is wrong, in the list's order.
+    pub errors: Vec<Finding>,
+}
+
+/// Something wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Who needs it.
+    pub source: String,
+    /// Where it was looked for.
+    pub image: String,
+    /// Why it doesn't count as there.
+    pub error: String,
+}
+
+impl Serialize for CheckMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl Report {
+    /// Whether every registry holds everything.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.has_run && self.registries.iter().all(|registry| registry.processed == registry.items)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.has_run {
+            return f.write_str("Initializing");
+        }
+        write!(f, "Mode: {}", self.mode.as_str())?;
+        for registry in &self.registries {
+            write!(f, "\n{registry}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RegistryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, items, processed, errors } = self;
+        if processed == items {
+            return write!(f, "{name}: all {items} items are checked");
+        }
+        write!(f, "{name}: {processed} of {items} items processed")?;
+        if errors.is_empty() {
+            return Ok(());
+        }
+        write!(f, ", {} items with errors:", errors.len())?;
+        for Finding { source, image, error } in errors.iter().take(SHOWN) {
+            write!(f, "\n- source: {source}\n  image: {image}\n  error: {error}")?;
+        }
+        if errors.len() > SHOWN { f.write_str("\n  ...and more") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,161 @@
+//! Whether registries hold what a cluster needs: `d8-registry check`.
+//!
+//! Asks each registry for each item of a list, remembers what was found, and says it in the words that Deckhouse's own
+//! checker uses. Never pulls more than manifests, never writes to a registry, and sets up no client: it is given one.
+
+mod address;
+mod items;
+mod message;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream;
+use tokio::time::{Instant, timeout_at};
+
+pub use address::{InvalidRegistry, RegistryAddress};
+pub use items::{InvalidList, Item, for_mode, parse};
+pub use message::{Finding, RegistryReport, Report};
+pub use target::{Target, required_by};
+
+/// Requests at once to a registry.
+const PARALLEL: usize = 3;
+
+/// What has to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum CheckMode {
+    /// Everything on the list.
+    #[default]
+    Default,
+    /// The image of Deckhouse itself, by a tag: enough to switch the edition.
+    Relax,
+}
+
+impl CheckMode {
+    /// As in messages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "Default",
+            Self::Relax => "Relax",
+        }
+    }
+}
+
+/// What is known of an item at a registry.
+#[derive(Clone, Debug)]
+enum Found {
+    /// Not asked yet.
+    Nothing,
+    Good,
+    /// Why not; asked again in the next run.
+    Wrong(String),
+}
+
+/// A check of some registries against one list. Remembers what is good, so that it is asked for once.
+#[derive(Debug)]
+pub struct Check {
+    mode: CheckMode,
+    deep: bool,
+    items: Arc<[Item]>,
+    targets: Vec<(Target, Vec<Found>)>,
+    has_run: bool,
+}
+
+impl Check {
+    /// A check that has not begun. `deep`: every layer of every platform too.
+    #[must_use]
+    pub fn new(mode: CheckMode, deep: bool, items: Vec<Item>, targets: Vec<Target>) -> Self {
+        let mut targets: Vec<_> =
+            targets.into_iter().map(|target| (target, vec![Found::Nothing; items.len()])).collect();
+        targets.sort_by(|(a, _), (b, _)| a.name().cmp(b.name()));
+        Self { mode, deep, items: items.into(), targets, has_run: false }
+    }
+
+    /// Puts another list in place and forgets what was found; does nothing if it is the same.
+    pub fn replace_items(&mut self, items: Vec<Item>) {
+        if *self.items == *items {
+            return;
+        }
+        for (target, found) in &mut self.targets {
+            target.forget();
+            *found = vec![Found::Nothing; items.len()];
+        }
+        self.items = items.into();
+    }
+
+    /// How many answers a run is to bring.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        let open = |found: &Vec<Found>| found.iter().filter(|found| !matches!(found, Found::Good)).count();
+        self.targets.iter().map(|(_, found)| open(found)).sum()
+    }
+
+    /// Asks all registries at once for what is not known to be good: first what was not asked yet, then what was wrong.
+    /// Ends when all of it is answered, or after `budget`; what was not answered by then is left for the next run.
+    /// `answered` is called for each answer.
+    ///
+    /// Safe to drop: ends the requests; answers that came are kept.
+    pub async fn run(&mut self, budget: Option<Duration>, answered: &(dyn Fn() + Sync)) {
+        let end = budget.map(|budget| Instant::now() + budget);
+        self.has_run = true;
+        let (items, deep) = (&*self.items, self.deep);
+        let runs = self.targets.iter_mut().map(|(target, found)| run_one(target, found, items, deep, end, answered));
+        join_all(runs).await;
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let registries = self.targets.iter().map(|(target, found)| {
+            let wrong = self.items.iter().zip(found).filter_map(|(item, found)| match found {
+                Found::Wrong(error) => {
+                    Some(Finding { source: item.source.clone(), image: target.image(item), error: error.clone() })
+                }
+                Found::Nothing | Found::Good => None,
+            });
+            RegistryReport {
+                name: target.name().to_owned(),
+                items: found.len(),
+                processed: found.iter().filter(|found| matches!(found, Found::Good)).count(),
+                errors: wrong.collect(),
+            }
+        });
+        Report { mode: self.mode, has_run: self.has_run, registries: registries.collect() }
+    }
+}
+
+async fn run_one(
+    target: &Target,
+    found: &mut [Found],
+    items: &[Item],
+    deep: bool,
+    end: Option<Instant>,
+    answered: &(dyn Fn() + Sync),
+) {
+    let which = |wanted: fn(&Found) -> bool| {
+        let all = found.iter().enumerate().filter(move |(_, found)| wanted(found));
+        all.map(|(index, _)| index).collect::<Vec<_>>()
+    };
+    let mut open = which(|found| matches!(found, Found::Nothing));
+    open.extend(which(|found| matches!(found, Found::Wrong(_))));
+    let asked = open.into_iter().filter_map(|index| items.get(index).map(|item| (index, item)));
+    let asked = asked.map(|(index, item)| async move { (index, Box::pin(target.examine(item, deep)).await) });
+    let mut answers = stream::iter(asked).buffer_unordered(PARALLEL);
+    loop {
+        let answer = match end {
+            Some(end) => timeout_at(end, answers.next()).await.ok().flatten(),
+            None => answers.next().await,
+        };
+        let Some((index, answer)) = answer else { return };
+        if let Some(place) = found.get_mut(index) {
+            *place = answer.map_or_else(Found::Wrong, |()| Found::Good);
+        }
+        answered();
+    }
+}

@@ -1,0 +1,185 @@
+//! One registry: whether it holds an item, and what it holds.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::address::RegistryAddress;
+use super::items::Item;
+use super::{InvalidList, PARALLEL};
+use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
+use crate::upstream::{Upstream, UpstreamError};
+
+/// How long an answer is waited for, tries included: an error is known well within the budget of a run.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Manifests of one item; more is no image.
+const MAX_MANIFESTS: usize = 1000;
+
+/// A registry that is checked.
+pub struct Target {
+    address: RegistryAddress,
+    upstream: Upstream,
+    /// Blobs, by child, that were proven: images share most of theirs.
+    proven: Mutex<HashSet<(String, Digest)>>,
+}
+
+impl Target {
+    /// `upstream` has to be a client of `address`.
+    #[must_use]
+    pub fn new(address: RegistryAddress, upstream: Upstream) -> Self {
+        Self { address, upstream, proven: Mutex::default() }
+    }
+
+    /// What messages call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.address.name
+    }
+
+    /// The item as an image of this registry.
+    pub(super) fn image(&self, item: &Item) -> String {
+        let mark = if matches!(item.reference, Reference::Digest(_)) { '@' } else { ':' };
+        let repository = self.repository(&item.child);
+        let slash = if repository.is_empty() { "" } else { "/" };
+        format!("{}{slash}{repository}{mark}{}", self.address.host, item.reference)
+    }
+
+    /// Forgets which blobs are there.
+    pub(super) fn forget(&self) {
+        self.proven().clear();
+    }
+
+    /// Whether the item is there; the error is a sentence. `deep`: with every layer of every platform.
+    pub(super) async fn examine(&self, item: &Item, deep: bool) -> Result<(), String> {
+        let Item { child, reference, .. } = item;
+        if let (Some(expected), Reference::Tag(tag)) = (&item.expected, reference) {
+            let resolved = self.upstream.resolve(child, tag, deadline()).await;
+            let digest = resolved.map_err(|error| self.words("HEAD", child, "manifests", reference, &error))?.digest;
+            if digest != *expected {
+                return Err(format!("the tag names {digest}, where the list has {expected}"));
+            }
+        } else {
+            let there = self.upstream.exists(child, reference, deadline()).await;
+            there.map_err(|error| self.words("HEAD", child, "manifests", reference, &error))?;
+        }
+        if deep { self.examine_content(child, reference).await } else { Ok(()) }
+    }
+
+    /// Walks through the manifests below one, each with its blobs.
+    async fn examine_content(&self, child: &str, top: &Reference) -> Result<(), String> {
+        let mut open = vec![top.clone()];
+        let mut seen: HashSet<String> = HashSet::new();
+        while let Some(reference) = open.pop() {
+            if !seen.insert(reference.to_string()) {
+                continue;
+            }
+            if seen.len() > MAX_MANIFESTS {
+                return Err(format!("it has more than {MAX_MANIFESTS} manifests"));
+            }
+            let fetched = self.upstream.manifest(child, &reference, deadline()).await;
+            let fetched = fetched.map_err(|error| self.words("GET", child, "manifests", &reference, &error))?;
+            let manifest = Manifest::parse(None, &fetched.bytes);
+            let manifest = manifest.map_err(|error| format!("the manifest {reference} can't be read: {error}"))?;
+            for blob in manifest.required_blobs() {
+                self.examine_blob(child, blob).await?;
+            }
+            open.extend(manifest.manifests.iter().map(|manifest| Reference::Digest(manifest.digest)));
+        }
+        Ok(())
+    }
+
+    async fn examine_blob(&self, child: &str, blob: &Descriptor) -> Result<(), String> {
+        let key = (child.to_owned(), blob.digest);
+        if self.proven().contains(&key) {
+            return Ok(());
+        }
+        let size = self.upstream.blob_size(child, &blob.digest, deadline()).await;
+        let size = size.map_err(|error| self.words("HEAD", child, "blobs", &blob.digest, &error))?;
+        if let Some(size) = size.filter(|size| *size != blob.size) {
+            return Err(format!("the blob {} has {size} bytes, where its manifest says {}", blob.digest, blob.size));
+        }
+        self.proven().insert(key);
+        Ok(())
+    }
+
+    fn proven(&self) -> MutexGuard<'_, HashSet<(String, Digest)>> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn repository(&self, child: &str) -> String {
+        let parts = [self.address.path.as_str(), child];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+    }
+
+    /// A plain refusal is said as the client of Deckhouse's checker says it, anything else in our own words.
+    fn words(&self, method: &str, child: &str, what: &str, which: &dyn fmt::Display, error: &UpstreamError) -> String {
+        let RegistryAddress { scheme, host, .. } = &self.address;
+        let url = format!("{}://{host}/v2/{}/{what}/{which}", scheme.as_str(), self.repository(child));
+        let status = error.status().and_then(|status| StatusCode::from_u16(status).ok());
+        let plain = status.filter(|status| error.host() == host && !matches!(status.as_u16(), 401 | 403 | 407));
+        match plain {
+            Some(status) if method == "HEAD" => {
+                format!(
+                    "HEAD {url}: unexpected status code {status} (HEAD responses have no body, use GET for details)"
+                )
+            }
+            _ => format!("{method} {url}: {error}"),
+        }
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+fn deadline() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+/// A list made of what a registry holds: the one image that `address` names, else every tag of its repository. Tags have
+/// to name the same manifest elsewhere, and one of 64 hex digits, under which `d8 mirror` keeps an image known by its
+/// digest only, is looked for by that digest.
+///
+/// Safe to drop: ends the requests.
+///
+/// # Errors
+/// A sentence: the registry gave no answer, or has nothing.
+pub async fn required_by(address: &RegistryAddress, upstream: &Upstream) -> Result<Vec<Item>, String> {
+    let tags = match &address.reference {
+        Some(reference @ Reference::Digest(_)) => {
+            return Ok(vec![item(address, reference.clone(), None)]);
+        }
+        Some(Reference::Tag(tag)) => vec![tag.clone()],
+        None => {
+            let tags = upstream.tags("", Instant::now() + 6 * PATIENCE).await.map_err(|error| error.to_string())?;
+            tags.iter().filter_map(|tag| tag.parse().ok()).collect()
+        }
+    };
+    if tags.is_empty() {
+        return Err(format!("{address}: {}", InvalidList::Empty));
+    }
+    let asked = tags.into_iter().map(|tag| async move {
+        let of_digest = format!("sha256:{tag}").parse::<Digest>();
+        if let Ok(digest) = of_digest {
+            return Ok(item(address, Reference::Digest(digest), None));
+        }
+        let resolved = upstream.resolve("", &tag, deadline()).await.map_err(|error| error.to_string())?;
+        Ok::<Item, String>(tagged(address, tag, resolved.digest))
+    });
+    stream::iter(asked).buffered(PARALLEL).try_collect().await
+}
+
+fn tagged(address: &RegistryAddress, tag: Tag, digest: Digest) -> Item {
+    item(address, Reference::Tag(tag), Some(digest))
+}
+
+fn item(address: &RegistryAddress, reference: Reference, expected: Option<Digest>) -> Item {
+    Item { source: format!("{}/{}", address.host, address.path), child: String::new(), reference, expected }
+}

@@ -1,0 +1,255 @@
+//! `check`: reads the list, sets the clients up, and says what was found.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use secrecy::SecretString;
+use tokio_util::task::TaskTracker;
+
+use super::Failure;
+use crate::checker::{self, Check, CheckMode, Item, RegistryAddress, Report, Target};
+use crate::config::{self, Secret, UpstreamCredentials, UpstreamScheme};
+use crate::telemetry::{Metrics, with_causes};
+use crate::upstream::{
+    Credentials, EndpointOptions, ProxyVariables, Scheme, Upstream, UpstreamLimits, UpstreamOptions,
+};
+
+/// How long a run may take under `--watch`; what is not answered by then is left for the next one.
+const BUDGET: Duration = Duration::from_secs(30);
+/// The shortest pause between two runs.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Flags of `check`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckArguments {
+    /// What has to be there: lines of `[SOURCE] IMAGE`, a JSON array of `{"source", "image"}`, or Deckhouse's
+    /// images_digests.json. Of an image only tag or digest counts, and a path that begins with a slash.
+    #[arg(long, value_name = "FILE", required_unless_present = "from_registry", conflicts_with = "from_registry")]
+    pub images: Option<PathBuf>,
+    /// Takes the list from a registry: every tag of a repository, or the one that the address ends with.
+    #[arg(long, value_name = "REF")]
+    pub from_registry: Option<Secret>,
+    /// A registry that is checked, as `[NAME=]http[s]://host[:port][/repository]`; can be given more than once.
+    #[arg(long, value_name = "URL", required = true, num_args = 1..)]
+    pub registry: Vec<Secret>,
+    /// Default: all of the list; Relax: only deckhouse/containers/deckhouse, by its tag.
+    #[arg(long, value_name = "MODE", default_value = "Default", ignore_case = true, value_parser = mode())]
+    pub mode: CheckMode,
+    /// Ask again until everything is there; the list's file is read anew each time.
+    #[arg(long)]
+    pub watch: bool,
+    /// The pause between two runs of --watch, at least 100ms.
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub interval: Duration,
+    /// Prove every layer of every platform too.
+    #[arg(long)]
+    pub deep: bool,
+    /// Print JSON, with all errors: one line a report.
+    #[arg(long)]
+    pub json: bool,
+    /// The user, for every registry.
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub username: Option<String>,
+    /// A file with the user's password.
+    #[arg(long, value_name = "FILE", requires = "username")]
+    pub password_file: Option<PathBuf>,
+    /// A .dockerconfigjson with the login of every registry.
+    #[arg(long, value_name = "FILE", conflicts_with = "username")]
+    pub docker_config: Option<PathBuf>,
+    /// PEM of authorities that are trusted beside the system's.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+}
+
+fn mode() -> impl clap::builder::TypedValueParser<Value = CheckMode> {
+    use clap::builder::TypedValueParser as _;
+    clap::builder::PossibleValuesParser::new(["Default", "Relax"])
+        .map(|name| if name.eq_ignore_ascii_case("Relax") { CheckMode::Relax } else { CheckMode::Default })
+}
+
+/// What every client is made with.
+struct Access {
+    ca: Option<String>,
+    login: Login,
+    metrics: Metrics,
+    tasks: TaskTracker,
+}
+
+enum Login {
+    Nobody,
+    User { name: String, password: String },
+    DockerConfig { file: PathBuf, text: String },
+}
+
+/// Checks, and fails if not everything is there.
+pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let access = Access::read(arguments)?;
+    let mut targets: Vec<Target> = Vec::new();
+    for text in &arguments.registry {
+        let address = address("--registry", text)?;
+        if address.reference.is_some() {
+            return Err(Failure::usage("--registry: names a repository, without tag or digest"));
+        }
+        if targets.iter().any(|target| target.name() == address.name) {
+            return Err(Failure::usage(format!("--registry: two are called {}; write NAME=URL", address.name)));
+        }
+        let upstream = access.client(&address)?;
+        targets.push(Target::new(address, upstream));
+    }
+    let items = runtime.block_on(Box::pin(items(arguments, &access)))?;
+    let mut check = Check::new(arguments.mode, arguments.deep, items, targets);
+    runtime.block_on(Box::pin(check_all(&mut check, arguments)))?;
+    let report = check.report();
+    if report.is_good() { Ok(()) } else { Err(Failure { exit: super::EXIT_FAILED, message: summary(&report) }) }
+}
+
+async fn check_all(check: &mut Check, arguments: &CheckArguments) -> Result<(), Failure> {
+    if !arguments.watch {
+        run_once(check, None).await;
+        return print(&check.report(), arguments.json);
+    }
+    let mut said = check.report().to_string();
+    if !arguments.json {
+        print(&check.report(), false)?;
+    }
+    loop {
+        run_once(check, Some(BUDGET)).await;
+        let report = check.report();
+        let words = report.to_string();
+        if words != said {
+            print(&report, arguments.json)?;
+            said = words;
+        }
+        if report.is_good() {
+            return Ok(());
+        }
+        tokio::time::sleep(arguments.interval.max(MIN_INTERVAL)).await;
+        if let Some(file) = &arguments.images {
+            match read_items(file, arguments.mode) {
+                Ok(items) => check.replace_items(items),
+                // It may be in the middle of being written.
+                Err(failure) => writeln!(io::stderr(), "d8-registry: {}; the list before stays", failure.message)?,
+            }
+        }
+    }
+}
+
+/// A run with a bar, which is shown on a terminal only.
+async fn run_once(check: &mut Check, budget: Option<Duration>) {
+    let bar = ProgressBar::new(u64::try_from(check.open()).unwrap_or(u64::MAX)).with_message("items checked");
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    check.run(budget, &|| bar.inc(1)).await;
+    bar.finish_and_clear();
+}
+
+fn print(report: &Report, json: bool) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    if json {
+        let text = serde_json::to_string(report).map_err(|error| Failure::failed(&error))?;
+        writeln!(out, "{text}")?;
+    } else {
+        writeln!(out, "{report}")?;
+    }
+    Ok(out.flush()?)
+}
+
+fn summary(report: &Report) -> String {
+    let lacking = report.registries.iter().filter(|registry| registry.processed < registry.items);
+    let names: Vec<_> = lacking.map(|registry| registry.name.as_str()).collect();
+    format!("not everything is at {}", names.join(", "))
+}
+
+async fn items(arguments: &CheckArguments, access: &Access) -> Result<Vec<Item>, Failure> {
+    if let Some(file) = &arguments.images {
+        return read_items(file, arguments.mode);
+    }
+    let Some(text) = &arguments.from_registry else {
+        return Err(Failure::usage("--images or --from-registry is needed"));
+    };
+    let address = address("--from-registry", text)?;
+    let client = access.client(&address)?;
+    let items = checker::required_by(&address, &client).await;
+    let failed = |message| Failure { exit: super::EXIT_FAILED, message: format!("--from-registry: {message}") };
+    let items = items.map_err(failed)?;
+    checker::for_mode(arguments.mode, items).map_err(|error| Failure::usage(error.to_string()))
+}
+
+fn read_items(file: &Path, mode: CheckMode) -> Result<Vec<Item>, Failure> {
+    let text = read(file)?;
+    let items = checker::parse(&text).and_then(|items| checker::for_mode(mode, items));
+    items.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("{} can't be read: {error}", file.display())))
+}
+
+fn address(flag: &str, text: &Secret) -> Result<RegistryAddress, Failure> {
+    text.expose().parse().map_err(|error| Failure::usage(format!("{flag}: {error}")))
+}
+
+impl Access {
+    fn read(arguments: &CheckArguments) -> Result<Self, Failure> {
+        let login = match (&arguments.username, &arguments.password_file, &arguments.docker_config) {
+            (Some(name), Some(file), _) => {
+                let password = read(file)?.trim_end_matches(['\r', '\n']).to_owned();
+                if password.is_empty() || name.is_empty() || name.contains(':') {
+                    return Err(Failure::usage(
+                        "--username and --password-file: one of them is empty, or the name has a colon",
+                    ));
+                }
+                Login::User { name: name.clone(), password }
+            }
+            (_, _, Some(file)) => Login::DockerConfig { file: file.clone(), text: read(file)? },
+            _ => Login::Nobody,
+        };
+        let ca = arguments.ca_file.as_deref().map(read).transpose()?;
+        let metrics = Metrics::new().map_err(|error| Failure::failed(&error))?;
+        Ok(Self { ca, login, metrics, tasks: TaskTracker::new() })
+    }
+
+    fn client(&self, address: &RegistryAddress) -> Result<Upstream, Failure> {
+        let endpoint = EndpointOptions {
+            scheme: address.scheme,
+            host: address.host.clone(),
+            path: address.path.clone(),
+            ca: self.ca.clone().filter(|_| address.scheme == Scheme::Https),
+            credentials: self.credentials(address)?,
+        };
+        let options = UpstreamOptions {
+            endpoints: vec![endpoint],
+            trusted_hosts: Vec::new(),
+            proxy: ProxyVariables::from_environment(),
+            limits: UpstreamLimits::default(),
+        };
+        Upstream::new(&options, self.metrics.clone(), self.tasks.clone())
+            .map_err(|error| Failure::usage(with_causes(&error)))
+    }
+
+    fn credentials(&self, address: &RegistryAddress) -> Result<Credentials, Failure> {
+        let basic = |user: &str, password: &str| Credentials::Basic {
+            user: user.to_owned(),
+            password: SecretString::from(password.to_owned()),
+        };
+        match &self.login {
+            Login::Nobody => Ok(Credentials::Anonymous),
+            Login::User { name, password } => Ok(basic(name, password)),
+            Login::DockerConfig { file, text } => {
+                let scheme = match address.scheme {
+                    Scheme::Http => UpstreamScheme::Http,
+                    Scheme::Https => UpstreamScheme::Https,
+                };
+                match config::docker_login(text, &address.host, scheme) {
+                    Ok(UpstreamCredentials::Anonymous) => Ok(Credentials::Anonymous),
+                    Ok(UpstreamCredentials::Login { username, password }) => Ok(basic(&username, password.expose())),
+                    Err(reason) => Err(Failure::usage(format!("{}: {reason}", file.display()))),
+                }
+            }
+        }
+    }
+}

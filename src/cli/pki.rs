@@ -1,0 +1,52 @@
+//! `pki issue`: says what was made, or that nothing had to be.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::Failure;
+use crate::clock;
+use crate::pki::{self, Order, PkiError, San};
+use crate::telemetry::with_causes;
+
+/// Flags of `pki issue`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct IssueArguments {
+    /// PEM of the authority's certificate, and of those above it if it is no root.
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: PathBuf,
+    /// PEM of the authority's key.
+    #[arg(long, value_name = "FILE")]
+    pub ca_key: PathBuf,
+    /// Addresses and names of the master, beside 127.0.0.1, ::1, localhost and registry.d8-system.svc.
+    #[arg(long, value_name = "NAME", required = true, num_args = 1..)]
+    pub san: Vec<San>,
+    /// The folder of tls.crt and tls.key.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The longest life in days [default: until an hour before the authority's end].
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub days: Option<u32>,
+}
+
+/// Makes a certificate where one is needed.
+pub(super) fn issue(arguments: IssueArguments) -> Result<(), Failure> {
+    let IssueArguments { ca_cert, ca_key, san: sans, out, days } = arguments;
+    let life = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 3600));
+    let issued = pki::issue(&Order { ca_cert, ca_key, sans, out, life }, clock::now())?;
+    let file = issued.certificate.display();
+    let end = UNIX_EPOCH.checked_add(Duration::from_secs(issued.not_after));
+    let end = end.map(|end| humantime::format_rfc3339_seconds(end).to_string()).unwrap_or_default();
+    let mut out = io::stdout();
+    match issued.reason {
+        Some(reason) => writeln!(out, "{file} is issued until {end}: {reason}")?,
+        None => writeln!(out, "{file} still fits, until {end}; nothing changed")?,
+    }
+    Ok(())
+}
+
+impl From<PkiError> for Failure {
+    fn from(error: PkiError) -> Self {
+        if error.is_usage() { Self::usage(with_causes(&error)) } else { Self::failed(&error) }
+    }
+}
