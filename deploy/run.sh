@@ -8,6 +8,11 @@
 set -euo pipefail
 
 server=${1:?usage: run.sh SERVER}
+if ! command -v curl >/dev/null; then
+    as_root=()
+    ((EUID == 0)) || as_root=(sudo)
+    "${as_root[@]}" apt-get update -q && "${as_root[@]}" apt-get install -y -q curl
+fi
 address=127.0.0.1:5001 beside=127.0.0.1:5003 alias=system/deckhouse
 data=$PWD/data
 pids=()

@@ -180,7 +180,7 @@ async fn attempt(shared: &Shared, fill: &Fill) -> Result<(), FillError> {
     }
     let partial = shared.store.begin_fill(fill.digest).await?;
     let _ = fill.file.set(partial.file());
-    let filled = Filler { shared, fill, partial: &partial, length: None, tries: 0 }.fill().await;
+    let filled = Filler { shared, fill, partial: &partial, length: None, tries: 0, announced: false }.fill().await;
     let verified = filled.and_then(|()| Ok(partial.verify()?));
     if let Err(error) = verified {
         if is_hopeless(&error) {
@@ -231,6 +231,8 @@ struct Filler<'a> {
     length: Option<u64>,
     /// Tries since the last byte.
     tries: u32,
+    /// Followers may have read bytes: what they read is never replaced by others.
+    announced: bool,
 }
 
 impl Filler<'_> {
@@ -284,7 +286,7 @@ impl Filler<'_> {
                 if self.partial.verify().is_ok() {
                     return Ok(None);
                 }
-                self.partial.restart().await?;
+                self.restart().await?;
                 Ok(Some(upstream.blob(child, &self.fill.digest, None, deadline).await?))
             }
             Err(error) => Err(error.into()),
@@ -302,7 +304,7 @@ impl Filler<'_> {
         self.length = self.length.or(length);
         if self.length.is_some_and(|length| written > length) {
             // What an earlier process left is not this content.
-            self.partial.restart().await?;
+            self.restart().await?;
             return Ok(Received::Nothing);
         }
         feed.skip(written.saturating_sub(offset)).await?;
@@ -318,8 +320,16 @@ impl Filler<'_> {
         Ok(Received::All)
     }
 
+    /// Begins at the first byte again, if nobody has read what an earlier process left.
+    async fn restart(&self) -> Result<(), FillError> {
+        if self.announced {
+            return Err(FillError::Contradiction("the content is shorter than what it gave"));
+        }
+        Ok(self.partial.restart().await?)
+    }
+
     /// Tells the followers what can be read. The last byte is kept back until all is verified.
-    fn announce(&self) {
+    fn announce(&mut self) {
         let written = self.partial.written();
         let ready = match self.length {
             Some(length) if written < length => written,
@@ -327,6 +337,7 @@ impl Filler<'_> {
         };
         // Nobody is told that bytes come before one did.
         if ready > 0 {
+            self.announced = true;
             self.fill.announce(Progress::Filling { length: self.length, ready });
         }
     }

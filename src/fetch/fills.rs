@@ -91,6 +91,12 @@ impl Fills {
         &self.0.store
     }
 
+    /// Cancelled when the server shuts down.
+    #[must_use]
+    pub fn stop(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+
     /// The room that fills are given.
     #[must_use]
     pub fn room(&self) -> &Room {

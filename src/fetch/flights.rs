@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Work in progress by key. Cheap to clone.
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 pub struct Flights<K: Eq + Hash, V> {
     running: Arc<DashMap<K, watch::Receiver<Option<V>>>>,
     tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl<K, V> Flights<K, V>
@@ -20,14 +22,15 @@ where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Work is spawned on `tasks`.
+    /// Work is spawned on `tasks` and dropped when `stop` is cancelled.
     #[must_use]
-    pub fn new(tasks: TaskTracker) -> Self {
-        Self { running: Arc::new(DashMap::new()), tasks }
+    pub fn new(tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { running: Arc::new(DashMap::new()), tasks, stop }
     }
 
     /// The outcome of the work for `key`: of the work that runs, or of `work`, which then runs to its end even if the
-    /// caller is dropped. Says whether this caller began it. `None`: the work panicked.
+    /// caller is dropped. Says whether this caller began it. `None`: the work panicked, or the
+    /// server is shutting down.
     pub async fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> (Option<V>, bool)
     where
         F: Future<Output = V> + Send + 'static,
@@ -39,8 +42,9 @@ where
                 free.insert(receiver.clone());
                 let landing = Landing { running: Arc::clone(&self.running), key };
                 let work = work();
+                let stop = self.stop.clone();
                 self.tasks.spawn(async move {
-                    let value = work.await;
+                    let Some(value) = stop.run_until_cancelled(work).await else { return };
                     // Off the list first: who comes from now on sees what the work has stored.
                     drop(landing);
                     sender.send_replace(Some(value));

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Flights;
 
 #[tokio::test]
 async fn many_who_ask_get_the_outcome_of_one_piece_of_work() {
-    let flights: Flights<&str, usize> = Flights::new(TaskTracker::new());
+    let flights: Flights<&str, usize> = Flights::new(TaskTracker::new(), CancellationToken::new());
     let (runs, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let ask = || {
         let (flights, runs, go) = (flights.clone(), Arc::clone(&runs), Arc::clone(&go));
@@ -42,8 +43,20 @@ async fn many_who_ask_get_the_outcome_of_one_piece_of_work() {
 
 #[tokio::test]
 async fn work_that_panics_keeps_nobody_waiting() {
-    let flights: Flights<u8, u8> = Flights::new(TaskTracker::new());
+    let flights: Flights<u8, u8> = Flights::new(TaskTracker::new(), CancellationToken::new());
     let (outcome, began) = flights.join(1, || async { panic!("on purpose") }).await;
     assert_eq!((outcome, began), (None, true));
     assert_eq!(flights.join(1, || async { 2 }).await, (Some(2), true));
+}
+
+#[tokio::test]
+async fn work_for_an_upstream_that_says_nothing_ends_with_the_server() {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let flights: Flights<u8, u8> = Flights::new(tasks.clone(), stop.clone());
+    let mut waiting = Box::pin(flights.join(1, std::future::pending));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    assert_eq!(waiting.await, (None, true));
 }

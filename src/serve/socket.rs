@@ -84,7 +84,8 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_turn(cx));
-        let result = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        // Whoever writes one buffer gets the same care: a stand-in must never reach the system as bytes.
+        let result = self.poll_write_parts(cx, &[IoSlice::new(buf)]);
         self.written(cx, result)
     }
 

@@ -168,6 +168,7 @@ impl Modes {
     fn rebuild(&self, state: &mut State) {
         let parts = Parts { fills: &self.0.fills, metrics: &self.0.metrics, tasks: &self.0.tasks };
         state.mode = parts.mode(&state.config, state.upstream.as_ref());
+        self.0.metrics.set_mode(state.mode.as_str());
     }
 
     /// Tells everyone of the state.
@@ -186,7 +187,6 @@ impl Modes {
                 }
             });
         self.0.auth.set_upstream_user(login);
-        self.0.metrics.set_mode(state.mode.as_str());
         if let Some(app) = self.0.app.get() {
             app.set_mode(state.mode.clone());
         }
@@ -195,10 +195,14 @@ impl Modes {
     /// Probes the upstream, again and again, until `stop`.
     pub(super) async fn probe(self, stop: CancellationToken) {
         loop {
-            let pause = match self.target() {
-                Some((known, is_candidate)) => self.probe_once(known, is_candidate).await,
-                None => PROBE_EVERY,
+            let probing = async {
+                match self.target() {
+                    Some((known, is_candidate)) => self.probe_once(known, is_candidate).await,
+                    None => PROBE_EVERY,
+                }
             };
+            // An upstream that says nothing does not hold up the end.
+            let Some(pause) = stop.run_until_cancelled(probing).await else { return };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.0.changed.notified() => {}

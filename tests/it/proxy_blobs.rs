@@ -237,6 +237,23 @@ async fn a_cut_that_the_upstream_cannot_resume_still_ends_well_or_broken_never_w
 }
 
 #[tokio::test]
+async fn what_clients_have_read_is_never_gone_on_with_in_other_bytes() {
+    let case = Case::new(3_000_000);
+    case.once(|answer| {
+        answer.corrupt(10).chunked().cut(1_000_000, Cut::Fin);
+    });
+    case.once(|answer| {
+        answer.fail(416, "nothing lies behind that");
+    });
+    let response = case.registry.client().get(&case.here).await;
+    assert_eq!(response.status(), 200);
+    assert!(response.bytes().await.is_err(), "a mixture of two answers was completed");
+    case.idle().await;
+    assert_eq!(case.read().await, "filled");
+    case.registry.stop();
+}
+
+#[tokio::test]
 async fn wrong_bytes_are_never_completed_nor_kept() {
     let case = Case::new(3_000_000);
     for at in [0, 1_500_000, 2_999_999] {

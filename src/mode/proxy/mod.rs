@@ -84,6 +84,7 @@ impl Proxy {
         metrics: Metrics,
         tasks: TaskTracker,
     ) -> Self {
+        let stop = fills.stop().clone();
         Self(Arc::new(Inner {
             fills,
             upstream,
@@ -92,8 +93,8 @@ impl Proxy {
             metrics,
             tags: Cache::new(TAGS_IN_MEMORY),
             unknown: Cache::new(UNKNOWN_IN_MEMORY),
-            manifests: Flights::new(tasks.clone()),
-            lists: Flights::new(tasks),
+            manifests: Flights::new(tasks.clone(), stop.clone()),
+            lists: Flights::new(tasks, stop),
             seen: Mutex::new(None),
         }))
     }
