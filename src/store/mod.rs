@@ -23,6 +23,7 @@ mod options;
 mod rebuild;
 mod references;
 mod space;
+mod stored;
 mod tending;
 mod uploads;
 mod uses;
@@ -33,7 +34,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +46,7 @@ pub use index::{IndexState, Referrer};
 pub use listings::rebuild_index;
 pub use lists::{KeptList, ListKind, VerifiedTag};
 pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
+pub use stored::{Page, StoredBlob, StoredContent, StoredManifest};
 pub use uploads::UploadSession;
 pub use uses::Lease;
 
@@ -62,52 +63,10 @@ use self::rebuild::Tree;
 use self::space::Space;
 use self::uploads::Uploads;
 use self::uses::Uses;
-use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId};
+use crate::oci::{Algorithm, Digest, Reference, RepoName, Tag, UploadId};
 
 /// A client that hears that the index is being rebuilt asks again after so many seconds.
 const INDEX_RETRY: u64 = 5;
-
-/// An open, immutable piece of content that belongs to the repository it was asked under.
-///
-/// It can be read to its end even if it is deleted meanwhile: the descriptor keeps the bytes.
-#[derive(Debug)]
-pub struct StoredBlob {
-    /// The file, open for reading.
-    pub file: File,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Its digest.
-    pub digest: Digest,
-}
-
-/// A blob as it is read.
-#[derive(Debug)]
-pub enum StoredContent {
-    /// A small one: configurations are read by every node, and an open file for each costs more than its bytes.
-    Memory(Bytes),
-    /// Any other.
-    File(StoredBlob),
-}
-
-/// A manifest as stored.
-#[derive(Clone, Debug)]
-pub struct StoredManifest {
-    /// Digest of the bytes.
-    pub digest: Digest,
-    /// The bytes as they were pushed.
-    pub bytes: Bytes,
-    /// What they say.
-    pub manifest: Arc<Manifest>,
-}
-
-/// One page of a sorted list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// The entries, in byte order.
-    pub entries: Vec<String>,
-    /// Whether more follow.
-    pub more: bool,
-}
 
 /// The store. Cheap to clone.
 #[derive(Clone, Debug)]
