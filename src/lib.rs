@@ -12,6 +12,7 @@
 //! - [`serve`]: sockets, TLS, connections, drain
 //! - [`telemetry`]: metrics, log, access log
 //! - [`config`]: the YAML file, parsed into values that can't be wrong, and its reload
+//! - [`node_proxy`]: the balancer on every node, a program of its own
 //! - [`server`]: all of it put together, from start to end
 //! - [`cli`]: the command line
 
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod fetch;
 pub mod mode;
+pub mod node_proxy;
 pub mod oci;
 pub mod serve;
 pub mod server;

@@ -15,6 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mode", &["store", "fetch", "upstream", "oci"]),
     ("api", &["mode", "fetch", "upstream", "auth", "store", "oci"]),
     ("serve", &["api", "mode"]),
+    ("node_proxy", &["config", "serve"]),
 ];
 
 /// A word, and the only files in which it may stand.

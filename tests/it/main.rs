@@ -17,6 +17,7 @@ mod killed;
 mod lists;
 mod manifests;
 mod mapping;
+mod node_proxy;
 mod operations;
 mod proxy_blobs;
 mod proxy_lists;
