@@ -57,8 +57,5 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 /// Whether an error of a connection says that its server can't be reached, rather than that it ended this one.
 pub(super) fn means_unreachable(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-    )
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
 }

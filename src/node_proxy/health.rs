@@ -11,9 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{
-    CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
-};
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
@@ -181,7 +179,9 @@ mod tests {
     fn a_status_is_read_from_http_and_nothing_else() {
         assert_eq!(status_of(b"HTTP/1.1 200 OK\r\n"), Some(200));
         assert_eq!(status_of(b"HTTP/1.0 503\r\n"), Some(503));
-        for answer in [&b""[..], b"HTTP/1.1", b"HTTP/1.1 20", b"HTTP/1.1 abc", b"\x15\x03\x01\x00\x02", b"HTTP/2.0 200 OK"] {
+        for answer in
+            [&b""[..], b"HTTP/1.1", b"HTTP/1.1 20", b"HTTP/1.1 abc", b"\x15\x03\x01\x00\x02", b"HTTP/2.0 200 OK"]
+        {
             assert_eq!(status_of(answer), None);
         }
     }
