@@ -108,7 +108,7 @@ start_proxy() {
 ups() { (($(grep -c '"backend is up"' "$PROXY_LOG") >= $1)); }
 
 # Bytes that came through a cable.
-received() { cat "/sys/class/net/$1/statistics/rx_bytes"; }
+received() { ip -s -j link show "$1" | jq '.[0].stats64.rx.bytes'; }
 
 # in_the_middle CABLE FROM: some MiB of the pull came through it, and at least as much is missing.
 in_the_middle() { (($(received "$1") - $2 > 6 * 1024 * 1024)); }
