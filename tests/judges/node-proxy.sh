@@ -44,6 +44,8 @@ adminListen: 127.0.0.1:5002
 tls: {certFile: $JUDGES_PKI/tls.crt, keyFile: $JUDGES_PKI/tls.key}
 store: {dir: $WORK/$1, reserveBytes: 0}
 auth:
+  # A token of one server has to be good at the other.
+  token: {signingKeyFile: $JUDGES_PKI/token.key, signingCertFile: $JUDGES_PKI/token.crt}
 $(write_users config)
 log: {format: json, access: all}
 YAML
@@ -64,9 +66,8 @@ big_image() {
         put "$file" application/vnd.oci.image.layer.v1.tar
         descriptors+=("$PUT")
     done
-    jq -cn '{architecture: "amd64", os: "linux", config: {}, rootfs: {type: "layers", diff_ids: $ARGS.positional}}' \
-        --args "$(jq -r .digest <<<"${descriptors[*]}" | sed -n 1p)" $(jq -r .digest <<<"${descriptors[*]}" | sed 1d) \
-        >"$WORK/config"
+    jq -cs '{architecture: "amd64", os: "linux", config: {}, rootfs: {type: "layers", diff_ids: map(.digest)}}' \
+        <<<"${descriptors[*]}" >"$WORK/config"
     put "$WORK/config" application/vnd.oci.image.config.v1+json
     config=$PUT
     jq -cn --argjson config "$config" --argjson layers "$(jq -cs . <<<"${descriptors[*]}")" \
@@ -110,7 +111,7 @@ ups() { (($(grep -c '"backend is up"' "$PROXY_LOG") >= $1)); }
 # Bytes that came through a cable.
 received() { ip -s -j link show "$1" | jq '.[0].stats64.rx.bytes'; }
 
-# in_the_middle CABLE FROM: some MiB of the pull came through it, and at least as much is missing.
+# in_the_middle CABLE FROM: some MiB of the pull came through it; one layer alone has four times as much.
 in_the_middle() { (($(received "$1") - $2 > 6 * 1024 * 1024)); }
 
 # pull_while CABLE COMMAND... pulls, and runs the command when the cable's server is in the middle of it.
@@ -137,8 +138,10 @@ forget_images() {
     c content ls -q | xargs -r -n1 "${CTR[@]}" content rm >/dev/null
 }
 
-# resumed LOG: the other server was asked for the rest of a layer.
-resumed() { jq -rR 'fromjson? | select(.method == "GET" and .status == 206) | .reference' "$1" | grep -q sha256; }
+# How often the second server was asked for the rest of a layer.
+resumed() {
+    jq -rR 'fromjson? | select(.method == "GET" and .status == 206) | .reference' "$JUDGES_LOGS/$JUDGE.master-2.log" | wc -l
+}
 
 trap 'status=$?; for one in "${DAEMONS[@]}"; do kill -KILL "$one" 2>/dev/null || true; done; exit $status' EXIT
 
@@ -153,8 +156,8 @@ containerd_of nodes
 say "a server is killed in the middle of a pull"
 start_proxy 10.111.1.2:5001 10.111.2.2:5001
 pull_while master-1 kill -KILL "$first"
-grep -q '"a backend broke a connection"' "$PROXY_LOG" || fail "no connection was broken"
-resumed "$JUDGES_LOGS/$JUDGE.master-2.log" || fail "nothing was resumed"
+after_kill=$(resumed)
+((after_kill > 0)) || fail "nothing was resumed"
 grep '"backend is down"' "$PROXY_LOG" | grep -q 10.111.1.2 || fail "the killed server is not down"
 forget_images
 
@@ -164,10 +167,10 @@ daemon master-1 nsenter --net --target "$first_node" "$JUDGES_SERVER" serve --co
 await ups $((before + 1))
 
 say "a server falls silent in the middle of a pull"
-broken=$(grep -c '"a backend broke a connection"' "$PROXY_LOG")
 began=$SECONDS
 pull_while master-1 nsenter --net --target "$first_node" ip link set eth0 down
-(($(grep -c '"a backend broke a connection"' "$PROXY_LOG") > broken)) || fail "no connection was broken"
+grep '"a backend broke a connection"' "$PROXY_LOG" | grep 10.111.1.2 | grep -q 'timed out' || fail "silence was not noticed"
+(($(resumed) > after_kill)) || fail "nothing was resumed"
 say "pulled in $((SECONDS - began)) s"
 
 say "node-proxy ends as it should"
