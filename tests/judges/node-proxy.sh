@@ -55,7 +55,7 @@ YAML
 
 # An image of layers that can't be compressed, as an OCI layout.
 big_image() {
-    local layout=$WORK/big i file digest descriptors=() config
+    local layout=$WORK/big i file descriptors=() config
     mkdir -p "$layout/blobs/sha256"
     for ((i = 0; i < LAYERS; i++)); do
         file=$WORK/layer
@@ -143,7 +143,14 @@ resumed() {
     jq -rR 'fromjson? | select(.method == "GET" and .status == 206) | .reference' "$JUDGES_LOGS/$JUDGE.master-2.log" | wc -l
 }
 
-trap 'status=$?; for one in "${DAEMONS[@]}"; do kill -KILL "$one" 2>/dev/null || true; done; exit $status' EXIT
+end_all() {
+    local status=$? one
+    for one in "${DAEMONS[@]}"; do
+        kill -KILL "$one" 2>/dev/null || true
+    done
+    exit "$status"
+}
+trap end_all EXIT
 
 big_image
 server master-1 10.111.1.2
