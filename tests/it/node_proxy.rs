@@ -155,7 +155,7 @@ fn reset(stream: TcpStream) {
 }
 
 /// Everything up to FIN; a reset is a failure.
-async fn all(stream: &mut TcpStream) -> Vec<u8> {
+async fn all(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
     within(stream.read_to_end(&mut bytes)).await.expect("the end has to be FIN");
     bytes
@@ -241,6 +241,29 @@ async fn a_reset_in_the_middle_becomes_an_orderly_end() {
     client.shutdown().await.unwrap();
     assert_eq!(all(&mut client).await, b"");
     proxy.line("a backend broke a connection").await;
+}
+
+#[tokio::test]
+async fn a_reset_in_both_directions_full_loses_nothing_that_was_taken_over() {
+    let mut server = Server::start().await;
+    let proxy = Proxy::servers(&[&server]).await;
+    let (mut reader, mut writer) = proxy.client().await.into_split();
+    let mut theirs = server.connection().await;
+    // Nobody reads it, so the proxy has unread bytes of the client's: to close the socket now would be a reset that throws
+    // away what the client has yet to read.
+    let sending = tokio::spawn(async move {
+        let _ = writer.write_all(&vec![b'u'; 64 << 20]).await;
+        writer
+    });
+    let bytes = vec![b'd'; 64 << 20];
+    let mut begin = vec![0; 1 << 20];
+    tokio::select! {
+        _ = theirs.write_all(&bytes) => panic!("so much does not fit between them"),
+        read = within(reader.read_exact(&mut begin)) => { read.unwrap(); }
+    }
+    reset(theirs);
+    assert!(all(&mut reader).await.iter().all(|byte| *byte == b'd'));
+    within(sending).await.unwrap();
 }
 
 #[tokio::test]
