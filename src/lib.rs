@@ -12,6 +12,7 @@
 //! - [`serve`]: sockets, TLS, connections, drain
 //! - [`telemetry`]: metrics, log, access log
 //! - [`config`]: the YAML file, parsed into values that can't be wrong, and its reload
+//! - [`node_proxy`]: the balancer on every node, a program of its own
 //! - [`server`]: all of it put together, from start to end
 //! - [`checker`]: whether registries hold what a cluster needs
 //! - [`pki`]: the certificates of the masters
@@ -25,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod fetch;
 pub mod mode;
+pub mod node_proxy;
 pub mod oci;
 pub mod pki;
 pub mod serve;

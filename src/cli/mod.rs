@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed while running or found something wrong, 2 wrong usage or configuration.
 
 mod check;
+mod node_proxy;
 mod password;
 mod pki;
 
@@ -12,9 +13,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-pub use check::CheckArguments;
-pub use pki::IssueArguments;
-
+pub use self::check::CheckArguments;
+pub use self::node_proxy::NodeProxyArguments;
+pub use self::pki::IssueArguments;
 use crate::auth;
 use crate::config::{self, Address, Config, Mode, Overrides, Secret};
 use crate::server::{self, ServerError, Source};
@@ -91,6 +92,14 @@ pub enum Command {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=16))]
         cost: u32,
     },
+    /// Balance the connections of this node over the masters' registries.
+    #[command(
+        after_help = "TLS is passed through. A backend's scheme, or --backend-tls, says how its health is asked for\n\
+        (GET /); the certificate is not verified for that.\n\nExamples:\n  \
+        d8-registry node-proxy --listen 127.0.0.1:5001 --backend-tls --backend 10.0.0.1:5001 --backend 10.0.0.2:5001\n  \
+        d8-registry node-proxy --listen 127.0.0.1:5001 --listen '[::1]:5001' --backends-file /etc/d8/backends"
+    )]
+    NodeProxy(NodeProxyArguments),
     /// Print completions for a shell.
     #[command(after_help = "Example:\n  d8-registry completions bash > /etc/bash_completion.d/d8-registry")]
     Completions {
@@ -221,6 +230,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Pki { command: PkiCommand::Issue(arguments) } => pki::issue(arguments),
         Command::HashPassword { cost } => hash_password(cost),
+        Command::NodeProxy(arguments) => node_proxy::run(arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "d8-registry", &mut io::stdout());
             Ok(())

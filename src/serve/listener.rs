@@ -75,7 +75,7 @@ impl Listener {
 
     /// The next connection and its peer, ready for use. Errors are waited out here: a process without file
     /// descriptors must not spin. Safe to drop.
-    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr) {
+    pub(crate) async fn accept(&self) -> (TcpStream, SocketAddr) {
         let mut back_off = FIRST_BACK_OFF;
         loop {
             match self.tcp.accept().await {

@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("serve", &["api", "mode"]),
     ("checker", &["upstream", "oci"]),
     ("pki", &["store"]),
+    ("node_proxy", &["config", "serve"]),
 ];
 
 /// A word, and the only files in which it may stand.

@@ -18,6 +18,7 @@ mod killed;
 mod lists;
 mod manifests;
 mod mapping;
+mod node_proxy;
 mod operations;
 mod pki;
 mod proxy_blobs;
