@@ -10,7 +10,7 @@ use super::call::query_values;
 use super::error::ApiError;
 use super::peer::Peer;
 use super::route::Route;
-use crate::auth::{Action, AuthFailure, Authenticator, Forbidden, needed_scope};
+use crate::auth::{Action, AuthFailure, Authenticator, Forbidden, Identity, needed_scope};
 use crate::oci::{ErrorCode, RepoName};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -123,22 +123,39 @@ pub(super) fn mount_source(route: &Route, query: Option<&str>) -> Option<RepoNam
     query_values(query, "from").next()?.parse().ok()
 }
 
-/// The answer to missing or wrong credentials, with the challenge. `source`: what the request wants to pull beside.
-pub(super) fn challenge(
-    auth: &Authenticator,
-    base: &Base,
-    failure: AuthFailure,
-    wanted: Option<(Action, Option<&RepoName>)>,
-    source: Option<&RepoName>,
-) -> ApiError {
-    let mut scope = wanted.map(|(action, repo)| needed_scope(action, repo));
-    if let (Some(scope), Some(source)) = (&mut scope, source) {
-        // Without it the token would not be good for the mount.
-        scope.push(' ');
-        scope.push_str(&needed_scope(Action::Pull, Some(source)));
+/// The scope that a token needs for `action`, and for pulling from `source`, without which it would be no good for the mount.
+pub(super) fn scope(action: Action, repo: Option<&RepoName>, source: Option<&RepoName>) -> String {
+    let scope = needed_scope(action, repo);
+    match source {
+        Some(source) => format!("{scope} {}", needed_scope(Action::Pull, Some(source))),
+        None => scope,
     }
+}
+
+/// Whether the identity may do it. A token without the scope of a mount's source is refused with both scopes, as one
+/// without the repository's: its user may get a wider one. A user who may not pull from the source is not refused, but
+/// uploads instead of mounting.
+///
+/// # Errors
+/// [`Forbidden`].
+pub(super) fn authorize(
+    auth: &Authenticator,
+    who: &Identity,
+    action: Action,
+    repo: Option<&RepoName>,
+    source: Option<&RepoName>,
+) -> Result<(), Forbidden> {
+    auth.authorize(who, action, repo)?;
+    match source.map(|source| auth.authorize(who, Action::Pull, Some(source))) {
+        Some(Err(Forbidden::Scope(_))) => Err(Forbidden::Scope(scope(action, repo, source))),
+        _ => Ok(()),
+    }
+}
+
+/// The answer to missing or wrong credentials, with the challenge for `scope`.
+pub(super) fn challenge(auth: &Authenticator, base: &Base, failure: AuthFailure, scope: Option<&str>) -> ApiError {
     let error = (failure == AuthFailure::BadToken).then_some("invalid_token");
-    let value = auth.challenge(&base.url(), scope.as_deref(), error);
+    let value = auth.challenge(&base.url(), scope, error);
     refuse_sign_in(failure).with_header(WWW_AUTHENTICATE, header(&value))
 }
 

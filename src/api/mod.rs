@@ -247,8 +247,8 @@ async fn answer(
             let wanted = action.and_then(|action| action.ok().flatten());
             let repo = route.as_ref().ok().and_then(Route::repository);
             let source = route.as_ref().ok().and_then(|route| access::mount_source(route, parts.uri.query()));
-            let wanted = wanted.map(|action| (action, repo));
-            return Err(access::challenge(auth, &base, failure, wanted, source.as_ref()));
+            let wanted = wanted.map(|action| access::scope(action, repo, source.as_ref()));
+            return Err(access::challenge(auth, &base, failure, wanted.as_deref()));
         }
     };
     exchange.identified(Some(&who), None);
@@ -258,7 +258,8 @@ async fn answer(
         if matches!(action, Action::Push | Action::Delete) {
             mode.writable().map_err(|error| ApiError::from(error).allow(access::reads_of(&route)))?;
         }
-        auth.authorize(&who, action, route.repository()).map_err(|lacking| {
+        let source = access::mount_source(&route, parts.uri.query());
+        access::authorize(auth, &who, action, route.repository(), source.as_ref()).map_err(|lacking| {
             exchange.forbidden(&lacking);
             access::forbidden(auth, &base, lacking)
         })?;

@@ -30,7 +30,14 @@ pub(super) async fn relay(
     let mut range = match want.range {
         None | Some(RangeSpec::From(0)) => None,
         Some(RangeSpec::From(from)) => Some(BlobRange { from, to: None }),
-        Some(RangeSpec::Closed { first, last }) => Some(BlobRange { from: first, to: Some(last) }),
+        Some(RangeSpec::Closed { first, last }) if first <= last => Some(BlobRange { from: first, to: Some(last) }),
+        Some(RangeSpec::Closed { .. }) => {
+            let known = facts().await?;
+            if known.size.is_some() {
+                return Ok(known);
+            }
+            None
+        }
         Some(RangeSpec::Suffix(length)) => {
             let known = facts().await?;
             match known.size {

@@ -154,7 +154,11 @@ async fn a_mount_needs_the_right_to_pull_from_the_source() {
     assert_eq!(digest_, digest(b"theirs"));
     let path = format!("/v2/mine/blobs/uploads/?mount={digest_}&from=private");
     let narrow = token(&rw, "&scope=repository:mine:pull,push").await;
-    assert_eq!(with_token(&registry.client(), Method::POST, &path, &narrow).await.status(), 202);
+    let refused = with_token(&registry.client(), Method::POST, &path, &narrow).await;
+    assert_eq!(refused.status(), 401);
+    let challenge = header(&refused, "www-authenticate");
+    let scopes = "scope=\"repository:mine:pull,push repository:private:pull\",error=\"insufficient_scope\"";
+    assert!(challenge.contains(scopes), "{challenge}");
     let wide = token(&rw, "&scope=repository:mine:pull,push&scope=repository:private:pull").await;
     assert_eq!(with_token(&registry.client(), Method::POST, &path, &wide).await.status(), 201);
     registry.stop();
