@@ -7,10 +7,10 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::fills::{HEAD_BUDGET, Shared};
 use super::{Feed, FillError, Source};
@@ -24,6 +24,12 @@ const TRIES: u32 = 5;
 
 /// Bytes that are written in one go, if so many are there.
 const BATCH_BYTES: usize = 512 * 1024;
+
+/// So many bytes begin to be sent to the disk beside what is received.
+const PIECE_BYTES: u64 = 512 * 1024;
+
+/// So many bytes are ahead of the disk at most: the fills of small layers never wait for it.
+const AHEAD_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How far a fill is.
 #[derive(Clone, Debug)]
@@ -180,9 +186,13 @@ async fn attempt(shared: &Shared, fill: &Fill) -> Result<(), FillError> {
     }
     let partial = shared.store.begin_fill(fill.digest).await?;
     let _ = fill.file.set(partial.file());
-    let filled = Filler { shared, fill, partial: &partial, length: None, tries: 0, announced: false }.fill().await;
+    let mut filler =
+        Filler { shared, fill, partial: &partial, length: None, tries: 0, announced: false, writing: None };
+    let filled = filler.fill().await;
     let verified = filled.and_then(|()| Ok(partial.verify()?));
     if let Err(error) = verified {
+        // As long as something is written the fill can't be taken up again.
+        filler.stop_writing().await;
         if is_hopeless(&error) {
             partial.discard().await?;
         }
@@ -233,6 +243,8 @@ struct Filler<'a> {
     tries: u32,
     /// Followers may have read bytes: what they read is never replaced by others.
     announced: bool,
+    /// What sends bytes to the disk beside the next ones.
+    writing: Option<JoinHandle<()>>,
 }
 
 impl Filler<'_> {
@@ -316,9 +328,33 @@ impl Filler<'_> {
             self.append(batch).await?;
             self.tries = 0;
             self.announce();
-            self.partial.write_back().await?;
+            self.write_back().await?;
         }
         Ok(Received::All)
+    }
+
+    /// Keeps the disk busy with what was appended, and not far behind.
+    async fn write_back(&mut self) -> Result<(), FillError> {
+        let idle = self.writing.as_ref().is_none_or(JoinHandle::is_finished);
+        match self.partial.behind() {
+            AHEAD_BYTES.. => Ok(self.partial.write_back().await?),
+            PIECE_BYTES.. if idle => {
+                let (work, stop) = (self.partial.write_back(), self.shared.stop.clone());
+                // What comes of it the next one hears, or the commit.
+                self.writing = Some(self.shared.tasks.spawn(async move {
+                    let _ = stop.run_until_cancelled(work).await;
+                }));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn stop_writing(&mut self) {
+        self.partial.stop_write_back();
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
     }
 
     /// Begins at the first byte again, if nobody has read what an earlier process left.

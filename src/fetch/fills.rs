@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub(super) options: FillOptions,
     pub(super) stop: CancellationToken,
     pub(super) permits: Semaphore,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
     running: DashMap<Digest, Arc<Fill>>,
 }
 

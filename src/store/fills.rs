@@ -4,9 +4,11 @@
 //! holder at a time writes a fill; readers read the same file beside it, and go on reading it after it was committed.
 
 use std::fs::{File, OpenOptions};
+use std::future::Future;
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,9 +44,15 @@ struct Partial {
     path: PathBuf,
     file: Arc<File>,
     written: AtomicU64,
+    hasher: Mutex<Hasher>,
     /// Where what was not sent to the disk yet begins.
     on_disk: AtomicU64,
-    hasher: Mutex<Hasher>,
+    /// Held while something is sent to the disk.
+    writing: tokio::sync::Mutex<()>,
+    /// Nothing more is to be sent: the fill has failed.
+    failed: AtomicBool,
+    /// Bytes could not be written; the system tells that once, and a later sync might say yes.
+    lost: AtomicBool,
 }
 
 impl Drop for Partial {
@@ -111,9 +119,12 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
         path,
         file: Arc::new(file),
         written: AtomicU64::new(written),
+        hasher: Mutex::new(hasher),
         // What an earlier process wrote may not be on the disk either.
         on_disk: AtomicU64::new(0),
-        hasher: Mutex::new(hasher),
+        writing: tokio::sync::Mutex::default(),
+        failed: AtomicBool::new(false),
+        lost: AtomicBool::new(false),
     })))
 }
 
@@ -159,12 +170,25 @@ impl PartialBlob {
         change(Arc::clone(&self.0.store), move |_| partial.append(&content)).await
     }
 
-    /// Sends what was appended to the disk in turn with others, once it is a piece; called after readers were told of it.
+    /// Bytes that were appended and not sent to the disk yet.
+    #[must_use]
+    pub fn behind(&self) -> u64 {
+        self.written().saturating_sub(self.0.on_disk.load(Ordering::Acquire))
+    }
+
+    /// Sends what was appended to the disk in turn with others, as long as it is a piece of 512 KiB; also what is
+    /// appended meanwhile. May run beside appends. Safe to drop.
     ///
     /// # Errors
     /// Of the disk; what was stored is gone then.
-    pub async fn write_back(&self) -> Result<(), StoreError> {
-        write_back(&self.0, PIECE_BYTES).await
+    pub fn write_back(&self) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
+        let partial = Arc::clone(&self.0);
+        async move { write_back(&partial, PIECE_BYTES).await }
+    }
+
+    /// Ends [`PartialBlob::write_back`] after its present piece: the fill has failed.
+    pub fn stop_write_back(&self) {
+        self.0.failed.store(true, Ordering::Release);
     }
 
     /// Throws away what was stored, to begin at the first byte again.
@@ -172,6 +196,7 @@ impl PartialBlob {
     /// # Errors
     /// Of the disk.
     pub async fn restart(&self) -> Result<(), StoreError> {
+        let _writing = self.0.writing.lock().await;
         let partial = Arc::clone(&self.0);
         change(Arc::clone(&self.0.store), move |store| {
             let mut hasher = lock(&partial.hasher);
@@ -216,12 +241,16 @@ impl PartialBlob {
     }
 }
 
-/// Sends what was not sent yet to the disk, piece by piece, as long as it is at least `least` bytes.
+/// Sends what was not sent yet to the disk, piece by piece, as long as it is at least `least` bytes. One at a time.
 async fn write_back(partial: &Arc<Partial>, least: u64) -> Result<(), StoreError> {
+    let _writing = partial.writing.lock().await;
     loop {
+        if partial.lost.load(Ordering::Acquire) {
+            return Err(StoreError::io("write", &partial.path)(io::Error::other("bytes written before were lost")));
+        }
         let from = partial.on_disk.load(Ordering::Acquire);
         let left = partial.written.load(Ordering::Acquire).saturating_sub(from);
-        if left < least {
+        if left < least || partial.failed.load(Ordering::Acquire) {
             return Ok(());
         }
         let length = left.min(PIECE_BYTES);
@@ -230,7 +259,7 @@ async fn write_back(partial: &Arc<Partial>, least: u64) -> Result<(), StoreError
         change(Arc::clone(&partial.store), move |store| {
             let _turn = turn;
             if let Err(error) = crate::sys::write_back::write_back(&partial.file, from, length) {
-                // The system tells such an error once: a sync might say yes to bytes that never reached the disk.
+                partial.lost.store(true, Ordering::Release);
                 partial.remove(store)?;
                 return Err(StoreError::io("write", &partial.path)(error));
             }
