@@ -12,7 +12,8 @@ mkdir -p "$bin"
 # command=package
 packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podman=podman
     dockerd=docker.io docker=docker.io containerd=containerd
-    docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid)
+    docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid
+    buildah=buildah runc=runc dnsmasq=dnsmasq-base ip=iproute2 strip=binutils)
 
 install_packages() {
     local pair missing=() as_root=()
