@@ -68,7 +68,7 @@ grep -q 'BEGIN CERTIFICATE' "$authorities" || {
 install -m 644 "$authorities" "$root/etc/ssl/certs/ca-certificates.crt"
 
 case ${SBOM:-} in
-    none) rm -r "$root/usr/share" ;;
+    none) rm -r "${root:?}/usr/share" ;;
     "")
         "$here/sbom.sh" ${libraries[@]+"${libraries[@]}"} >"$folder/sbom"
         mv "$folder/sbom" "$root/usr/share/sbom/d8-registry.cdx.json"

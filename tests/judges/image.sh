@@ -24,6 +24,8 @@ export CARGO_HOME=${CARGO_HOME:-$builder/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$bui
 # The size counts for what is released; the tests' binary is hardly optimised.
 [[ $JUDGES_SERVER == */release/* ]] || export IMAGE_LIMIT_MIB=60
 build=$JUDGES_SCRIPTS/../../deploy/image/build.sh
+same "$(sed -n 's/^ARG RUST_VERSION=//p' "$JUDGES_SCRIPTS/../../deploy/Dockerfile")" \
+    "$(sed -n 's/^channel = "\(.*\)"/\1/p' "$JUDGES_SCRIPTS/../../rust-toolchain.toml")" "the Dockerfile's version of Rust"
 "$build" "$JUDGES_SERVER" "$WORK/first"
 cp --no-preserve=all "$JUDGES_SERVER" "$WORK/d8-registry"
 chmod 700 "$WORK/d8-registry"

@@ -4,6 +4,7 @@
 
 readonly PUBLIC=registry.example.org
 # Addresses of clients that nginx lets in, and one that it does not.
+# shellcheck disable=SC2034 # used by the judges
 readonly SOURCES=127.0.0.0/26 OUTSIDE=127.0.0.99
 
 # leaf NAME CN SAN writes a certificate of the judges' authority.
@@ -77,6 +78,7 @@ NGINX
 start_nginx() {
     local try
     mkdir -p "$WORK/nginx"
+    # shellcheck disable=SC2034 # used by the judges
     DIRECT=$REGISTRY
     for try in 1 2 3 4 5; do
         # Below those of the server, which are even and their followers from 20000 on.
@@ -129,13 +131,13 @@ kill_nginx() {
 # layer takes that much of the disk once.
 make_layout() {
     local blobs=$1/blobs/sha256 config manifest
-    local -r rest=$(($2 - 1536))
+    local -r content=$(($2 - 1536))
     mkdir -p "$blobs"
-    truncate -s "$rest" "$blobs/content"
+    truncate -s "$content" "$blobs/content"
     # The head of a tar, its content, and the two empty blocks behind it.
     tar -C "$blobs" -cf - content 2>/dev/null | head -c 512 >"$blobs/layer" || true
     rm "$blobs/content"
-    openssl enc -aes-128-ctr -pass "pass:$RANDOM$RANDOM" -pbkdf2 -nosalt -in /dev/zero 2>/dev/null | head -c "$rest" >>"$blobs/layer" || true
+    openssl enc -aes-128-ctr -pass "pass:$RANDOM$RANDOM" -pbkdf2 -nosalt -in /dev/zero 2>/dev/null | head -c "$content" >>"$blobs/layer" || true
     truncate -s "$2" "$blobs/layer"
     LAYER_BYTES=$(stat -c %s "$blobs/layer")
     LAYER=$(put_away "$blobs" layer)
