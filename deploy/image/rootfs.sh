@@ -5,8 +5,8 @@
 #   FOLDER/rootfs/        everything else: the shared libraries that it was linked with on this machine,
 #                         users, name resolution, certificate authorities, the list of what is inside
 #
-# The same input gives the same bytes; the times of the files are set where the image is built.
-# Where cargo and jq are missing there is no list, unless SBOM names one; SBOM=none leaves it out.
+# The same input gives the same bytes; the times of the files are set where the image is built. Needs
+# cargo and jq for the list, and binutils.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -67,11 +67,4 @@ grep -q 'BEGIN CERTIFICATE' "$authorities" || {
 }
 install -m 644 "$authorities" "$root/etc/ssl/certs/ca-certificates.crt"
 
-case ${SBOM:-} in
-    none) rm -r "${root:?}/usr/share" ;;
-    "")
-        "$here/sbom.sh" ${libraries[@]+"${libraries[@]}"} >"$folder/sbom"
-        mv "$folder/sbom" "$root/usr/share/sbom/d8-registry.cdx.json"
-        ;;
-    *) install -m 644 "$SBOM" "$root/usr/share/sbom/d8-registry.cdx.json" ;;
-esac
+"$here/sbom.sh" ${libraries[@]+"${libraries[@]}"} >"$root/usr/share/sbom/d8-registry.cdx.json"
