@@ -19,7 +19,7 @@ BENCH_ALL := table --results loadtests/RESULTS.md --html $(CARGO_TARGET_DIR)/ben
 BENCH ?= $(if $(ROW),hot-paths $(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET_DIR)/release/d8-registry
 JUDGES ?=
 
-.PHONY: help run test unit judges check fmt clippy doc deny architecture audit bench e2e torture
+.PHONY: help run test unit judges check fmt clippy doc deny architecture audit bench image e2e torture
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -75,11 +75,17 @@ bench: ## Ours beside nginx and distribution, into loadtests/RESULTS.md; ROW=NAM
 	cargo build --locked --workspace --release --bins
 	$(CARGO_TARGET_DIR)/release/loadtests $(BENCH)
 
-e2e: ## Long form of the judges: every one against the release binary, three times over
+image: ## The container image, from the release binary, as an OCI layout in target/image/oci; two builds of it have one digest
+	cargo build --locked --workspace --release --bins
+	@command -v buildah jq strip >/dev/null || tests/judges/prepare.sh
+	@deploy/image/build.sh $(CARGO_TARGET_DIR)/release/d8-registry $(CARGO_TARGET_DIR)/image
+
+e2e: ## Long form of the judges: every one against the release binary, three times over; then 4 GiB through nginx, if 10 GiB of disk are free
 	cargo build --locked --workspace --release --bins
 	@tests/judges/prepare.sh
 	@for round in 1 2 3; do echo "round $$round"; \
 	    JUDGES_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/judges/run.sh $(JUDGES); done
+	@$(if $(JUDGES),,JUDGES_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/judges/run.sh nginx-large)
 
 torture: ## Long form of the tests: ignored ones too, 4096 cases per property; a push left and a server killed at each durable step; mutated input for FUZZ_SECONDS=60
 	PROPTEST_CASES=4096 cargo test --locked --workspace -- --include-ignored

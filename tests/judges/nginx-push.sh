@@ -3,109 +3,14 @@
 # a client certificate by which the registry believes its X-Forwarded-* headers. Pushes and pulls
 # work through it, and one that is refused before its body was read shows its status.
 source "$(dirname "$0")/harness.sh"
+source "$(dirname "$0")/nginx.sh"
 
-PATH=$PATH:/usr/sbin
 need nginx openssl crane skopeo
-
-readonly PUBLIC=registry.example.org
 readonly BUDGET=$((32 << 20))
-
-# leaf NAME CN SAN writes a certificate of the judges' authority.
-leaf() {
-    openssl req -new -newkey rsa:2048 -nodes -keyout "$WORK/$1.key" -subj "/CN=$2" -out "$WORK/$1.csr" 2>>"$WORK/openssl.log"
-    openssl x509 -req -in "$WORK/$1.csr" -CA "$CA" -CAkey "$JUDGES_PKI/ca.key" -set_serial "0x$(openssl rand -hex 8)" \
-        -days 2 -out "$WORK/$1.crt" -extfile <(echo "subjectAltName=$3") 2>>"$WORK/openssl.log"
-}
-leaf front nginx-front "DNS:$PUBLIC,IP:127.0.0.1"
-leaf client front-proxy DNS:front-proxy
-leaf stranger somebody DNS:somebody
-
-more_tls() {
-    printf '  clientCAFile: %s\n  trustedProxyNames: [front-proxy]\n' "$CA"
-}
 more_store() { printf '  maxBytes: %s\n' "$BUDGET"; }
 start_server
-
-write_nginx() {
-    cat <<NGINX
-daemon off;
-user root;
-worker_processes 1;
-pid $WORK/nginx/pid;
-error_log $JUDGES_LOGS/$JUDGE.nginx.log info;
-events { worker_connections 256; }
-http {
-    access_log off;
-    client_body_temp_path $WORK/nginx/body;
-    proxy_temp_path $WORK/nginx/proxy;
-    fastcgi_temp_path $WORK/nginx/fastcgi;
-    uwsgi_temp_path $WORK/nginx/uwsgi;
-    scgi_temp_path $WORK/nginx/scgi;
-    upstream registry {
-        server 127.0.0.1:$PORT;
-        keepalive 8;
-    }
-    server {
-        listen 127.0.0.1:$FRONT_PLAIN;
-        listen 127.0.0.1:$FRONT ssl http2;
-        server_name $PUBLIC;
-        ssl_certificate $WORK/front.crt;
-        ssl_certificate_key $WORK/front.key;
-        client_max_body_size 0;
-        proxy_request_buffering off;
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
-        proxy_set_header Host $PUBLIC;
-        proxy_set_header X-Forwarded-For \$proxy_add_x_forwarded_for;
-        proxy_set_header X-Forwarded-Proto \$scheme;
-        proxy_set_header X-Forwarded-Host \$http_host;
-        proxy_set_header X-Request-Id \$request_id;
-        proxy_ssl_certificate $WORK/client.crt;
-        proxy_ssl_certificate_key $WORK/client.key;
-        proxy_ssl_trusted_certificate $CA;
-        proxy_ssl_verify on;
-        proxy_ssl_name localhost;
-        location / { proxy_pass https://registry; }
-    }
-}
-NGINX
-}
-
-start_nginx() {
-    local try
-    mkdir -p "$WORK/nginx"
-    for try in 1 2 3 4 5; do
-        # Below those of the server, which are even and their followers from 20000 on.
-        FRONT=$((10000 + RANDOM % 4000 * 2)) FRONT_PLAIN=$((FRONT + 1))
-        write_nginx >"$WORK/nginx.conf"
-        nginx -c "$WORK/nginx.conf" 2>>"$JUDGES_LOGS/$JUDGE.nginx.log" &
-        local nginx=$!
-        if await_front "$nginx"; then
-            DAEMONS+=("$nginx")
-            return
-        fi
-        say "no nginx at port $FRONT (try $try)"
-        kill -KILL "$nginx" 2>/dev/null || true
-        wait "$nginx" || true
-    done
-    fail "nginx does not start: $(tail -n 5 "$JUDGES_LOGS/$JUDGE.nginx.log")"
-}
-
-await_front() {
-    local i
-    for ((i = 0; i < 100; i++)); do
-        kill -0 "$1" 2>/dev/null || return 1
-        if curl -sS --max-time 2 --cacert "$CA" -o /dev/null "https://127.0.0.1:$FRONT/v2/" 2>/dev/null; then
-            return 0
-        fi
-        sleep 0.1
-    done
-    return 1
-}
-
+make_leaves
 start_nginx
-DIRECT=$REGISTRY
-REGISTRY=127.0.0.1:$FRONT
 
 # line_of REPOSITORY prints its last access line in the server's log, which is written a little later.
 line_of() {
@@ -150,6 +55,12 @@ same "$(jq -r .address <<<"$line")" 127.0.0.9 "address in the access log"
 same "$(jq -r .id <<<"$line")" "$id" "id in the access log"
 same "$(curl_direct client /v2/ -o /dev/null -D - | challenge_in | grep -o 'realm="[^"]*"')" \
     'realm="http://forged.example.org/auth/token"' "realm for who shows the proxy's certificate"
+
+say "who is not among the source ranges does not reach the server"
+curl_public /v2/outside/tags/list -u "$RO" -o /dev/null
+same "$(curl_public /v2/outside/tags/list -u "$RO" --interface "$OUTSIDE" -o /dev/null -w '%{http_code}')" 403 "status for $OUTSIDE"
+line_of outside >/dev/null
+same "$(grep -cF '"repository":"outside"' "$SERVER_LOG")" 1 "requests that reached the server"
 
 say "nobody else is believed"
 for certificate in "" stranger; do
