@@ -106,6 +106,11 @@ fn host_of(path: &str) -> &str {
     path.split_once('/').map_or(path, |(host, _)| host)
 }
 
+/// Whether the name is one under which a file is written before it is renamed to its place.
+fn is_staged(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".new")
+}
+
 fn text_of(content: &[u8]) -> Secret {
     Secret::new(String::from_utf8_lossy(content).into_owned())
 }
@@ -188,7 +193,7 @@ impl Plan {
     ) -> Result<(), NodeConfigError> {
         let ours: BTreeSet<String> = self.before.files.keys().map(|path| host_of(path).to_owned()).collect();
         for name in names(folder)? {
-            if name == STATE_FILE || name.ends_with(".new") && name.starts_with('.') {
+            if name == STATE_FILE || is_staged(&name) {
                 continue;
             }
             if !wanted.contains(name.as_str()) {
@@ -200,7 +205,7 @@ impl Plan {
             for file in names(&folder.join(&name))? {
                 let path = format!("{name}/{file}");
                 let known = rendering.files.contains_key(&path) || self.before.files.contains_key(&path);
-                if !known && !(file.starts_with('.') && file.ends_with(".new")) {
+                if !known && !is_staged(&file) {
                     self.notes.push(format!("{REGISTRY_D}/{path} is not of node-config and is let be"));
                 }
             }
