@@ -176,9 +176,11 @@ impl Search<'_> {
         let Some(settings) = below(registry, legacy) else { return };
         // The empty tables that `containerd config default` prints say nothing.
         for (host, _) in settings.iter() {
+            // A URL may have a login in it.
+            let shown = host.rsplit('@').next().unwrap_or_default();
             let line = line_of_key(text, settings, host).or_else(|| line_of_key(text, registry, legacy));
             self.find(file, line, format!(
-                "{key}.{legacy}.\"{host}\" is a registry setting of its own; it belongs into {REGISTRY_D}, in a folder of its \
+                "{key}.{legacy}.\"{shown}\" is a registry setting of its own; it belongs into {REGISTRY_D}, in a folder of its \
                  host",
             ));
         }

@@ -209,7 +209,7 @@ fn check_finds_registry_settings_in_every_file() {
 [plugins.\"io.containerd.grpc.v1.cri\".registry.configs.\"mirror.example\".auth]
   password = \"very-secret\"
 [plugins.\"io.containerd.grpc.v1.cri\".registry.auths]
-  [plugins.\"io.containerd.grpc.v1.cri\".registry.auths.\"https://a.example\"]
+  [plugins.\"io.containerd.grpc.v1.cri\".registry.auths.\"https://u:very-secret@a.example\"]
     password = \"very-secret\"
 ";
     let key = "plugins.\"io.containerd.grpc.v1.cri\".registry";
@@ -219,7 +219,7 @@ fn check_finds_registry_settings_in_every_file() {
         vec![
             format!("{file}:{mirror}: {key}.mirrors.\"docker.io\" {tail}"),
             format!("{file}:{config}: {key}.configs.\"mirror.example\" {tail}"),
-            format!("{file}:{auth}: {key}.auths.\"https://a.example\" {tail}"),
+            format!("{file}:{auth}: {key}.auths.\"a.example\" {tail}"),
         ]
     };
     assert_eq!(node.check(&format!("{V2}{legacy}")), expected("config.toml", [5, 7, 10]));

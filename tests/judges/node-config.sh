@@ -14,7 +14,7 @@ trap end_all EXIT
 # The authority has to come from the files that are written.
 unset SSL_CERT_FILE
 
-LAYERS=3 LAYER_BYTES=$((12 * 1024 * 1024)) MIDDLE=$((4 * 1024 * 1024))
+LAYERS=3 LAYER_BYTES=$((12 * 1024 * 1024)) MIDDLE=$((4 * 1024 * 1024)) CABLE_RATE=80mbit
 BIG=$ADDRESS/system/deckhouse/big:$TAG
 readonly NODE_ROOT=$WORK/node MASTERS=(10.111.1.2 10.111.2.2) UPSTREAM_AT=10.111.0.1:5555
 
@@ -118,13 +118,15 @@ end_mode() {
     wait "$PROXY" "${SERVERS[@]}" || true
 }
 
-# pull_small REF pulls a small image by each containerd.
+# pull_small REF GENERATION... pulls a small image by these containerds.
 pull_small() {
-    for generation in 1 2; do
+    local ref=$1 generation
+    shift
+    for generation; do
         by "$generation"
-        quietly c images pull "${PULL[@]}" --snapshotter native "$1"
-        same "$(c images ls "name==$1" | awk 'NR == 2 { print $3 }')" "$(digest_of image)" "pulled by containerd $generation"
-        c images rm --sync "$1" >/dev/null
+        quietly c images pull "${PULL[@]}" --snapshotter native "$ref"
+        same "$(c images ls "name==$ref" | awk 'NR == 2 { print $3 }')" "$(digest_of image)" "pulled by containerd $generation"
+        c images rm --sync "$ref" >/dev/null
         c content ls -q | xargs -r -n1 "${CTR[@]}" content rm >/dev/null
     done
 }
@@ -188,17 +190,17 @@ pull_in_mode Local "$RO"
 say "a transition: the old source is asked first, the new one has it"
 old="{host: '$UPSTREAM_AT', scheme: http, auth: {username: '${LICENSE%%:*}', password: '${LICENSE#*:}'}}"
 want "$ADDRESS" "$old" "$(own_mirror "$RO")"
-pull_small "$IMAGE-image:$TAG"
+pull_small "$IMAGE-image:$TAG" 1 2
 asked=$(grep -c '"HEAD /v2/system/deckhouse/app-image/manifests/v1?ns=registry.d8-system.svc[^ ]* HTTP/1.1" 404' \
     "$JUDGES_LOGS/$JUDGE.upstream.log" || true)
 same "$asked" 2 "how often the old source was asked"
 want "$ADDRESS" "$(own_mirror "$RO")"
-pull_small "$IMAGE-image:$TAG"
+pull_small "$IMAGE-image:$TAG" 1
 asked=$(grep -c '"HEAD /v2/system/deckhouse/app-image/manifests/' "$JUDGES_LOGS/$JUDGE.upstream.log" || true)
 same "$asked" 2 "how often the old source was asked in the end"
 
 say "Unmanaged: the folder of the upstream itself, and no other"
 want "$UPSTREAM_AT" "$old"
 same "$(find "$NODE_ROOT/etc/containerd/registry.d" -mindepth 1 -maxdepth 1 -type d -printf '%f ')" "$UPSTREAM_AT " "folders"
-pull_small "$UPSTREAM_AT/$REPO/app-image:$TAG"
+pull_small "$UPSTREAM_AT/$REPO/app-image:$TAG" 1 2
 same "$(stat -c %a "$NODE_ROOT/etc/containerd/registry.d/$UPSTREAM_AT/hosts.toml")" 600 "permissions of a file with a login"

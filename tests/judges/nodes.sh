@@ -93,6 +93,9 @@ received() { ip -s -j link show "$1" | jq '.[0].stats64.rx.bytes'; }
 # in_the_middle CABLE FROM: enough of the pull came through it.
 in_the_middle() { (($(received "$1") - $2 > MIDDLE)); }
 
+# middle_or_end CABLE FROM PULL: or the pull is over, which pull_while then tells.
+middle_or_end() { in_the_middle "$1" "$2" || ! kill -0 "$3"; }
+
 # pull_while CABLE COMMAND... pulls, and runs the command when the cable's server is in the middle of it.
 pull_while() {
     local cable=$1 begin pull status=0
@@ -100,7 +103,7 @@ pull_while() {
     begin=$(received "$cable")
     c images pull "${PULL[@]}" --snapshotter native "$BIG" >"$JUDGES_LOGS/$JUDGE.pull.log" 2>&1 &
     pull=$!
-    await in_the_middle "$cable" "$begin"
+    await middle_or_end "$cable" "$begin" "$pull"
     kill -0 "$pull" 2>/dev/null || fail "the pull ended before its middle: $(tail -n 5 "$JUDGES_LOGS/$JUDGE.pull.log")"
     say "now: $*"
     "$@"
