@@ -10,6 +10,11 @@ use tempfile::TempDir;
 use super::hosts_toml::render;
 use super::*;
 
+/// A root in memory where there is one: thousands of syncs are not what is tested here.
+fn quick_root() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
+}
+
 fn certificate() -> String {
     rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem()
 }
@@ -319,7 +324,7 @@ fn killed_at_any_step_the_next_run_finds_its_own() {
         files.map(|(path, file)| (path.strip_prefix(root).unwrap().to_owned(), file)).collect::<Vec<_>>()
     };
     let clean = |wanted: &NodeConfig| {
-        let root = TempDir::new().unwrap();
+        let root = quick_root();
         apply(root.path(), wanted).unwrap();
         names(root.path())
     };
@@ -327,7 +332,7 @@ fn killed_at_any_step_the_next_run_finds_its_own() {
     for (from, to) in (0..life.len()).flat_map(|i| [(i, (i + 1) % life.len()), (i, (i + 3) % life.len())]) {
         for (then, litter) in [(from, false), (to, true), (0, true)] {
             for steps in 0.. {
-                let root = TempDir::new().unwrap();
+                let root = quick_root();
                 apply(root.path(), &life[from]).unwrap();
                 let killed = apply_until(root.path(), &life[to], steps, litter);
                 let outcome = apply(root.path(), &life[then]).unwrap();
@@ -415,7 +420,7 @@ proptest! {
             let secret = mirrors.iter().any(|mirror| mirror.login.is_some());
             prop_assert_eq!(file.mode, if secret { 0o600 } else { 0o644 });
         }
-        let root = TempDir::new().unwrap();
+        let root = quick_root();
         let login = { use base64::Engine as _; base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")) };
         for _ in 0..2 {
             let (_, diff) = preview(root.path(), &wanted).unwrap();
