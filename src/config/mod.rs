@@ -197,6 +197,8 @@ pub struct Limits {
     pub queue_wait: Duration,
     /// An upload that got no byte for so long is removed.
     pub upload_idle: Duration,
+    /// Most bytes of blobs a second that are sent to the disk; `None`: as fast as it takes them.
+    pub write_rate: Option<u64>,
     /// A body that moved no byte for so long ends its connection.
     pub stall_timeout: Duration,
     /// Longest wait for a request's head, which is also the longest idle time of a connection; at least 100 s.

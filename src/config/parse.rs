@@ -124,6 +124,15 @@ impl Parser {
         within(key, self.pick(key, value, ByteSize(default)), bounds).map(|size| size.0)
     }
 
+    /// A bound of 1 MiB at least; 0 is how "no bound" is written.
+    fn bound(&mut self, key: &'static str, value: Option<ByteSize>) -> Result<Option<u64>, KeyError> {
+        let bound = self.optional(key, value).filter(|size| size.0 > 0);
+        bound
+            .map(|size| within(key, size, ByteSize(1 << 20)..=ByteSize(u64::MAX)))
+            .transpose()
+            .map(|size| size.map(|size| size.0))
+    }
+
     /// The flag wins over the file, and the file over the mounted Secret.
     fn mode(&mut self, from_file: Option<Mode>, overrides: &Overrides, upstream: &Section) -> Result<Mode, KeyError> {
         let from_file = self.optional("mode", from_file);
@@ -215,14 +224,9 @@ impl Parser {
             self.origins.set("store.dir", Origin::Flag);
             dir.clone_from(flag);
         }
-        // 0 is how "no budget" is written.
-        let max_bytes = self.optional("store.maxBytes", raw.max_bytes).filter(|size| size.0 > 0);
-        if let Some(size) = max_bytes {
-            within("store.maxBytes", size, ByteSize(1 << 20)..=ByteSize(u64::MAX))?;
-        }
         Ok(StoreSettings {
             dir,
-            max_bytes: max_bytes.map(|size| size.0),
+            max_bytes: self.bound("store.maxBytes", raw.max_bytes)?,
             reserve: self.pick("store.reserveBytes", raw.reserve_bytes, Reserve::Percent(15)),
             must_exist: self.pick("store.mustExist", raw.must_exist, false),
         })
@@ -295,6 +299,7 @@ impl Parser {
             )?,
             queue_wait: self.span("limits.queueWait", raw.queue_wait, seconds(20), Duration::ZERO..=seconds(20))?,
             upload_idle: self.span("limits.uploadIdle", raw.upload_idle, seconds(3600), seconds(60)..=30 * DAY)?,
+            write_rate: self.bound("limits.writeBytesPerSecond", raw.write_bytes_per_second)?,
             stall_timeout: self.span("limits.stallTimeout", raw.stall_timeout, seconds(120), seconds(1)..=DAY)?,
             request_header_timeout: self.span(
                 "limits.requestHeaderTimeout",

@@ -158,6 +158,7 @@ pub(super) struct RawLimits {
     pub(super) password_checks: Option<u32>,
     pub(super) queue_wait: Option<Span>,
     pub(super) upload_idle: Option<Span>,
+    pub(super) write_bytes_per_second: Option<ByteSize>,
     pub(super) stall_timeout: Option<Span>,
     pub(super) request_header_timeout: Option<Span>,
     pub(super) tls_handshake_timeout: Option<Span>,

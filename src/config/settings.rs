@@ -120,6 +120,7 @@ pub const KEYS: &[KeyInfo] = &[
     restart("limits.passwordChecks"),
     live("limits.queueWait"),
     live("limits.uploadIdle"),
+    live("limits.writeBytesPerSecond"),
     live("limits.stallTimeout"),
     live("limits.requestHeaderTimeout"),
     live("limits.tlsHandshakeTimeout"),
@@ -267,6 +268,7 @@ impl Config {
         list.add("limits.passwordChecks", limits.password_checks);
         list.add("limits.queueWait", Span(limits.queue_wait));
         list.add("limits.uploadIdle", Span(limits.upload_idle));
+        list.add_option("limits.writeBytesPerSecond", limits.write_rate.map(ByteSize));
         list.add("limits.stallTimeout", Span(limits.stall_timeout));
         list.add("limits.requestHeaderTimeout", Span(limits.request_header_timeout));
         list.add("limits.tlsHandshakeTimeout", Span(limits.tls_handshake_timeout));

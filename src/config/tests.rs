@@ -115,6 +115,7 @@ limits:
   passwordChecks: 14
   queueWait: 0s
   uploadIdle: 1h30m
+  writeBytesPerSecond: 50MiB
   stallTimeout: 30s
   requestHeaderTimeout: 100s
   tlsHandshakeTimeout: 5s
@@ -136,7 +137,7 @@ log: {{format: text, level: debug, access: 'off'}}
             "10.0.0.1, storage.example.com:9000", "7d", "1m", "0s", "30d", "unreachable, 5xx, 429",
             "pull", "rw", "***", "rw", "bot", "***",
             "mirror-pusher", "RW", "***", "ro", "/u", "true", "false", "5m", "/k", "/c", "allow", "8MiB", "3", "10", "11",
-            "12", "13", "14", "0s", "1h30m", "30s", "1m40s", "5s", "1m", "16KiB", "off", "text", "debug", "off",
+            "12", "13", "14", "0s", "1h30m", "50MiB", "30s", "1m40s", "5s", "1m", "16KiB", "off", "text", "debug", "off",
         ]
     );
     let unset = |setting: &Setting| setting.value == "-" || setting.key == "upstream.mirrors[0].scheme";

@@ -316,6 +316,7 @@ impl Filler<'_> {
             self.append(batch).await?;
             self.tries = 0;
             self.announce();
+            self.partial.write_back().await?;
         }
         Ok(Received::All)
     }

@@ -51,8 +51,9 @@ pub(super) const fn access(config: &Config) -> AccessMode {
 }
 
 pub(super) fn store(config: &Config) -> StoreOptions {
-    let StoreLimits { max_bytes, reserve, upload_idle } = store_limits(config);
-    StoreOptions { dir: config.store.dir.clone(), max_bytes, reserve, must_exist: config.store.must_exist, upload_idle }
+    let StoreLimits { max_bytes, reserve, upload_idle, write_rate } = store_limits(config);
+    let (dir, must_exist) = (config.store.dir.clone(), config.store.must_exist);
+    StoreOptions { dir, max_bytes, reserve, must_exist, upload_idle, write_rate }
 }
 
 pub(super) const fn store_limits(config: &Config) -> StoreLimits {
@@ -63,6 +64,7 @@ pub(super) const fn store_limits(config: &Config) -> StoreLimits {
             config::Reserve::Percent(percent) => Reserve::Percent(percent),
         },
         upload_idle: config.limits.upload_idle,
+        write_rate: config.limits.write_rate,
     }
 }
 

@@ -208,6 +208,7 @@ mod tests {
             reserve: Reserve::Bytes(0),
             must_exist: true,
             upload_idle: Duration::from_secs(60),
+            write_rate: None,
         };
         let store = Store::open(&options).unwrap();
         let mut writer = BulkWriter::open(bulk_dir.path()).unwrap();

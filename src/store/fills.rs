@@ -17,6 +17,7 @@ use fail::fail_point;
 use super::contents::{Shelf, stat};
 use super::durable::Temporary;
 use super::layout::{Layout, Membership};
+use super::pace::{PIECE_BYTES, TAIL_BYTES};
 use super::uploads::{hash_range, older};
 use super::{Inner, StoreError, change};
 use crate::clock::Timestamp;
@@ -41,6 +42,8 @@ struct Partial {
     path: PathBuf,
     file: Arc<File>,
     written: AtomicU64,
+    /// Where what was not sent to the disk yet begins.
+    on_disk: AtomicU64,
     hasher: Mutex<Hasher>,
 }
 
@@ -108,6 +111,8 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
         path,
         file: Arc::new(file),
         written: AtomicU64::new(written),
+        // What an earlier process wrote may not be on the disk either.
+        on_disk: AtomicU64::new(0),
         hasher: Mutex::new(hasher),
     })))
 }
@@ -154,6 +159,14 @@ impl PartialBlob {
         change(Arc::clone(&self.0.store), move |_| partial.append(&content)).await
     }
 
+    /// Sends what was appended to the disk in turn with others, once it is a piece; called after readers were told of it.
+    ///
+    /// # Errors
+    /// Of the disk; what was stored is gone then.
+    pub async fn write_back(&self) -> Result<(), StoreError> {
+        write_back(&self.0, PIECE_BYTES).await
+    }
+
     /// Throws away what was stored, to begin at the first byte again.
     ///
     /// # Errors
@@ -164,6 +177,7 @@ impl PartialBlob {
             let mut hasher = lock(&partial.hasher);
             partial.file.set_len(0).map_err(StoreError::io("cut", &partial.path))?;
             store.space.refund_upload(partial.written.swap(0, Ordering::AcqRel));
+            partial.on_disk.store(0, Ordering::Release);
             *hasher = Hasher::new(partial.digest.algorithm());
             Ok(())
         })
@@ -188,6 +202,7 @@ impl PartialBlob {
     /// [`StoreError::DigestMismatch`], or of the disk; the fill is gone then.
     pub async fn commit(self, repositories: Vec<RepoName>) -> Result<(), StoreError> {
         let partial = self.0;
+        write_back(&partial, TAIL_BYTES).await?;
         change(Arc::clone(&partial.store), move |_| partial.commit(&repositories)).await
     }
 
@@ -197,18 +212,43 @@ impl PartialBlob {
     /// Of the disk.
     pub async fn discard(self) -> Result<(), StoreError> {
         let partial = self.0;
+        change(Arc::clone(&partial.store), move |store| partial.remove(store)).await
+    }
+}
+
+/// Sends what was not sent yet to the disk, piece by piece, as long as it is at least `least` bytes.
+async fn write_back(partial: &Arc<Partial>, least: u64) -> Result<(), StoreError> {
+    loop {
+        let from = partial.on_disk.load(Ordering::Acquire);
+        let left = partial.written.load(Ordering::Acquire).saturating_sub(from);
+        if left < least {
+            return Ok(());
+        }
+        let length = left.min(PIECE_BYTES);
+        let turn = partial.store.turn(length).await;
+        let partial = Arc::clone(partial);
         change(Arc::clone(&partial.store), move |store| {
-            let removed = store.disk.unlink(&partial.path)?;
-            if removed {
-                store.space.refund_upload(partial.written.load(Ordering::Acquire));
+            let _turn = turn;
+            if let Err(error) = crate::sys::write_back::write_back(&partial.file, from, length) {
+                // The system tells such an error once: a sync might say yes to bytes that never reached the disk.
+                partial.remove(store)?;
+                return Err(StoreError::io("write", &partial.path)(error));
             }
+            partial.on_disk.store(from + length, Ordering::Release);
             Ok(())
         })
-        .await
+        .await?;
     }
 }
 
 impl Partial {
+    fn remove(&self, store: &Inner) -> Result<(), StoreError> {
+        if store.disk.unlink(&self.path)? {
+            store.space.refund_upload(self.written.load(Ordering::Acquire));
+        }
+        Ok(())
+    }
+
     fn append(&self, content: &[Bytes]) -> Result<(), StoreError> {
         let length = content.iter().map(|piece| piece.len() as u64).sum();
         let mut hasher = lock(&self.hasher);

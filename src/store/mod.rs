@@ -1,7 +1,8 @@
 //! The disk: a directory tree that is the truth, and an index that can be rebuilt from it.
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
-//! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `tending` (what runs beside
+//! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `pace` (when it goes to the
+//! disk), `tending` (what runs beside
 //! requests); for what an upstream taught: `learnt` (what Proxy asks), `fills`, `lists`, `uses`, `eviction`; then the
 //! index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a server.
 
@@ -20,6 +21,7 @@ mod locks;
 mod manifests;
 mod opening;
 mod options;
+mod pace;
 mod rebuild;
 mod references;
 mod space;
@@ -59,6 +61,7 @@ use self::listings::Listings;
 use self::locks::RepositoryLocks;
 use self::manifests::Memory;
 use self::opening::LayOut;
+use self::pace::{Pace, Turn};
 use self::rebuild::Tree;
 use self::space::Space;
 use self::uploads::Uploads;
@@ -82,6 +85,7 @@ struct Inner {
     uploads: Uploads,
     fills: Fills,
     uses: Uses,
+    pace: Pace,
     listings: Listings,
     /// Keeps a second server out.
     lock: File,
@@ -98,6 +102,11 @@ impl std::fmt::Debug for Inner {
 impl Inner {
     fn shelf(&self) -> Shelf<'_> {
         Shelf { layout: &self.layout, disk: &self.disk, space: &self.space, contents: &self.contents }
+    }
+
+    /// Waits for the turn to send `bytes` to the disk.
+    async fn turn(&self, bytes: u64) -> Turn {
+        self.pace.turn(bytes, self.space.limits().write_rate).await
     }
 
     fn tree(&self) -> Tree<'_> {
@@ -167,6 +176,7 @@ impl Store {
             uploads: Uploads::default(),
             fills: Fills::default(),
             uses: Uses::default(),
+            pace: Pace::default(),
             listings: Listings::new(&layout),
             lock: opened.lock,
             closed: RwLock::new(false),

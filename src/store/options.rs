@@ -36,13 +36,20 @@ pub struct StoreOptions {
     pub must_exist: bool,
     /// An upload that got no byte for so long is reaped.
     pub upload_idle: Duration,
+    /// Most bytes a second that are sent to the disk, of blobs; `None`: as fast as it takes them, one piece at a time.
+    pub write_rate: Option<u64>,
 }
 
 impl StoreOptions {
     /// The part that may be changed later.
     #[must_use]
     pub fn limits(&self) -> StoreLimits {
-        StoreLimits { max_bytes: self.max_bytes, reserve: self.reserve, upload_idle: self.upload_idle }
+        StoreLimits {
+            max_bytes: self.max_bytes,
+            reserve: self.reserve,
+            upload_idle: self.upload_idle,
+            write_rate: self.write_rate,
+        }
     }
 }
 
@@ -55,6 +62,8 @@ pub struct StoreLimits {
     pub reserve: Reserve,
     /// As [`StoreOptions::upload_idle`].
     pub upload_idle: Duration,
+    /// As [`StoreOptions::write_rate`].
+    pub write_rate: Option<u64>,
 }
 
 /// The store's room, for `/status` and metrics.

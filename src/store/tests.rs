@@ -38,11 +38,12 @@ pub(super) fn options(dir: &Path) -> StoreOptions {
         reserve: Reserve::Bytes(0),
         must_exist: false,
         upload_idle: Duration::from_secs(3600),
+        write_rate: None,
     }
 }
 
 fn limits(store: &Store, max_bytes: Option<u64>, reserve: Reserve) {
-    store.set_limits(StoreLimits { max_bytes, reserve, upload_idle: Duration::from_secs(3600) });
+    store.set_limits(StoreLimits { max_bytes, reserve, upload_idle: Duration::from_secs(3600), write_rate: None });
 }
 
 fn repo(name: &str) -> RepoName {

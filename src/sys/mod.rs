@@ -3,3 +3,4 @@
 
 pub(crate) mod mapping;
 pub(crate) mod stand_in;
+pub(crate) mod write_back;

@@ -12,7 +12,7 @@ mkdir -p "$bin"
 # command=package
 packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podman=podman
     dockerd=docker.io docker=docker.io containerd=containerd
-    docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid)
+    docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid mkfs.ext4=e2fsprogs)
 
 install_packages() {
     local pair missing=() as_root=()

@@ -15,6 +15,7 @@ use crate::oci::{Digest, Hasher, UploadId};
 use crate::store::contents::Shelf;
 use crate::store::durable::Temporary;
 use crate::store::layout::Membership;
+use crate::store::pace::{PIECE_BYTES, TAIL_BYTES};
 use crate::store::{Inner, StoreError, change};
 
 /// After so many bytes the hash is noted beside the data: what a restart hashes again at most.
@@ -129,11 +130,14 @@ pub struct UploadSession {
     store: Arc<Inner>,
     upload: Arc<Upload>,
     hold: Hold,
+    /// Where what was not sent to the disk yet begins.
+    on_disk: u64,
 }
 
 impl UploadSession {
-    pub(in crate::store) const fn new(store: Arc<Inner>, upload: Arc<Upload>, hold: Hold) -> Self {
-        Self { store, upload, hold }
+    pub(in crate::store) fn new(store: Arc<Inner>, upload: Arc<Upload>, hold: Hold) -> Self {
+        let on_disk = upload.offset();
+        Self { store, upload, hold, on_disk }
     }
 
     /// The upload's name.
@@ -156,12 +160,12 @@ impl UploadSession {
         self.store.space.admit(bytes)
     }
 
-    /// Appends content. When it answers, the bytes are written and hashed (not yet synced).
+    /// Appends content. When it answers, the bytes are written and hashed and on their way to the disk (not yet synced).
     /// Cancelled: the bytes handed over are appended all the same; `offset` is true again when the upload can be
     /// taken up.
     ///
     /// # Errors
-    /// [`StoreError::Full`] (what was appended before stays), or of the disk.
+    /// [`StoreError::Full`] (what was appended before stays), or of the disk; the upload is gone if that lost bytes.
     pub async fn append(&mut self, content: Vec<Bytes>) -> Result<(), StoreError> {
         if content.is_empty() {
             return Ok(());
@@ -171,7 +175,25 @@ impl UploadSession {
             let _hold = hold;
             append(store, &upload, &content)
         })
-        .await
+        .await?;
+        self.write_back(PIECE_BYTES).await
+    }
+
+    /// Sends what was appended to the disk in turn with others, if it is at least `least` bytes.
+    async fn write_back(&mut self, least: u64) -> Result<(), StoreError> {
+        let (from, to) = (self.on_disk, self.offset());
+        if to.saturating_sub(from) < least {
+            return Ok(());
+        }
+        let turn = self.store.turn(to - from).await;
+        let (store, upload, hold) = (Arc::clone(&self.store), Arc::clone(&self.upload), self.hold.clone());
+        change(store, move |store| {
+            let _turn = turn;
+            write_back(store, &upload, &hold, from, to)
+        })
+        .await?;
+        self.on_disk = to;
+        Ok(())
     }
 
     /// Ends the upload: verifies the digest, syncs, makes the content a blob of the repository. Runs to its end even
@@ -180,8 +202,9 @@ impl UploadSession {
     /// # Errors
     /// [`StoreError::DigestMismatch`], or of the disk: the upload is gone then. It stays only if the disk failed before
     /// the digest was known to be right.
-    pub async fn finish(self, expected: Digest) -> Result<(), StoreError> {
-        let Self { store, upload, hold } = self;
+    pub async fn finish(mut self, expected: Digest) -> Result<(), StoreError> {
+        self.write_back(TAIL_BYTES).await?;
+        let Self { store, upload, hold, .. } = self;
         change(store, move |store| finish(store, &upload, &hold, &expected)).await
     }
 
@@ -190,7 +213,7 @@ impl UploadSession {
     /// # Errors
     /// [`StoreError::Bug`] only.
     pub async fn cancel(self) -> Result<(), StoreError> {
-        let Self { store, upload, hold } = self;
+        let Self { store, upload, hold, .. } = self;
         change(store, move |store| {
             store.uploads.end(store.shelf(), &upload, &hold);
             Ok(())
@@ -214,6 +237,19 @@ fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), Store
         writer.noted = writer.offset;
     }
     Ok(())
+}
+
+fn write_back(store: &Inner, upload: &Upload, hold: &Hold, from: u64, to: u64) -> Result<(), StoreError> {
+    let path = store.layout.upload_data(upload.id);
+    let mut writer = lock(upload);
+    let failed = match crate::sys::write_back::write_back(writer.file(&path)?, from, to - from) {
+        Ok(()) => return Ok(()),
+        Err(error) => StoreError::io("write", &path)(error),
+    };
+    drop(writer);
+    // The system tells such an error once: a sync might say yes to bytes that never reached the disk.
+    store.uploads.end(store.shelf(), upload, hold);
+    Err(failed)
 }
 
 fn finish(store: &Inner, upload: &Upload, hold: &Hold, expected: &Digest) -> Result<(), StoreError> {
