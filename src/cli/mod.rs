@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed while running or found something wrong, 2 wrong usage or configuration.
 
 mod check;
+mod node_config;
 mod node_proxy;
 mod password;
 mod pki;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::check::CheckArguments;
+pub use self::node_config::NodeConfigArguments;
 pub use self::node_proxy::NodeProxyArguments;
 pub use self::pki::IssueArguments;
 use crate::auth;
@@ -92,6 +94,16 @@ pub enum Command {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=16))]
         cost: u32,
     },
+    /// Render what this node's containerd needs to pull from the registry: hosts.toml and CA files. Prints the version hash.
+    #[command(
+        after_help = "The file has the form of Deckhouse's Secret registry-bashible-config, key config, and may say what\n\
+        containerd there is: `containerd: {version: v1|v2, extensions: true|false}`. Nothing is written while a file is in\n\
+        the way that this command did not write or that was changed since.\n\nExamples:\n  \
+        Is anything in the way on this node?\n    d8-registry node-config --config node.yaml --check\n  \
+        What would change?\n    d8-registry node-config --config node.yaml --dry-run\n  \
+        From a pod that has the node's files at /host:\n    d8-registry node-config --root /host --config node.yaml"
+    )]
+    NodeConfig(NodeConfigArguments),
     /// Balance the connections of this node over the masters' registries.
     #[command(
         after_help = "TLS is passed through. A backend's scheme, or --backend-tls, says how its health is asked for\n\
@@ -230,6 +242,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Pki { command: PkiCommand::Issue(arguments) } => pki::issue(arguments),
         Command::HashPassword { cost } => hash_password(cost),
+        Command::NodeConfig(arguments) => node_config::run(&arguments),
         Command::NodeProxy(arguments) => node_proxy::run(arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "d8-registry", &mut io::stdout());

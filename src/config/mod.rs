@@ -371,13 +371,21 @@ impl Config {
 /// # Errors
 /// [`ConfigError`] if the file is not of the right shape.
 pub fn data_dir(path: Option<&Path>, flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
-    let text = path.map(read_file).transpose()?.unwrap_or_default();
-    let raw = yaml::read(&text).map_err(|error| {
-        let yaml::YamlError { key, position, message } = error;
-        ConfigError::Key(KeyError { file: path.map(Path::to_path_buf), position, key, message })
-    })?;
+    let raw: raw::Raw = path.map(read_yaml).transpose()?.unwrap_or_default();
     let from_file = raw.store.and_then(|store| store.dir).map(|FilePath(dir)| dir);
     Ok(flag.or(from_file).unwrap_or_else(|| PathBuf::from(parse::DEFAULT_DIR)))
+}
+
+/// Reads a YAML file of another shape than the server's, with the same limits and the same silence about values; an empty
+/// one is the default of everything. Blocking.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn read_yaml<T: serde::de::DeserializeOwned + Default>(path: &Path) -> Result<T, ConfigError> {
+    yaml::read(&read_file(path)?).map_err(|error| {
+        let yaml::YamlError { key, position, message } = error;
+        ConfigError::Key(KeyError { file: Some(path.to_path_buf()), position, key, message })
+    })
 }
 
 fn read_file(path: &Path) -> Result<String, ConfigError> {

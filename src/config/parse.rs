@@ -26,7 +26,7 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// Reads text and flags; the error has no file yet.
 pub(super) fn parse(text: &str, overrides: &Overrides, machine: Machine) -> Result<Config, KeyError> {
-    let raw = yaml::read(text).map_err(|error| KeyError {
+    let raw: Raw = yaml::read(text).map_err(|error| KeyError {
         file: None,
         position: error.position,
         key: error.key,

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_saphyr::{Error, Options};
 
 use super::error::Position;
-use super::raw::Raw;
 
 /// What is wrong with the text, and where.
 pub(super) struct YamlError {
@@ -27,10 +28,10 @@ fn options() -> Options {
 }
 
 /// Reads the text; an empty one is the default of everything.
-pub(super) fn read(text: &str) -> Result<Raw, YamlError> {
+pub(super) fn read<T: DeserializeOwned + Default>(text: &str) -> Result<T, YamlError> {
     let mut key = String::new();
     let result = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |deserializer| {
-        serde_path_to_error::deserialize::<_, Option<Raw>>(deserializer).map_err(|error| {
+        serde_path_to_error::deserialize::<_, Option<T>>(deserializer).map_err(|error| {
             key = error.path().to_string();
             error.into_inner()
         })

@@ -167,10 +167,7 @@ impl Disk {
 pub fn replace_file(target: &Path, content: &[u8], mode: u32) -> Result<(), StoreError> {
     let disk = Disk::default();
     disk.make_folder(parent(target))?;
-    let mut name = std::ffi::OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(".new");
-    let staged = target.with_file_name(name);
+    let staged = staged_name(target);
     // One that a killed process left.
     disk.unlink(&staged)?;
     let mut file = create_with(&staged, mode)?;
@@ -179,6 +176,37 @@ pub fn replace_file(target: &Path, content: &[u8], mode: u32) -> Result<(), Stor
     disk.sync(&file, &staged)?;
     disk.rename(temporary, target)?;
     disk.sync_folder_of(target)
+}
+
+/// Removes a file that [`replace_file`] put there, and what a killed one left beside it; durable when it answers; `false`
+/// if there was none. Blocking.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn remove_file(target: &Path) -> Result<bool, StoreError> {
+    let disk = Disk::default();
+    let staged = disk.unlink(&staged_name(target))?;
+    let named = disk.unlink(target)?;
+    if named || staged {
+        disk.sync_folder_of(target)?;
+    }
+    Ok(named)
+}
+
+/// Makes a folder outside the tree with every missing parent, durably. Blocking.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn make_folder(folder: &Path) -> Result<(), StoreError> {
+    Disk::default().make_folder(folder)
+}
+
+/// Under what name [`replace_file`] writes.
+fn staged_name(target: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(".new");
+    target.with_file_name(name)
 }
 
 /// Whether the error says that there is nothing of that name.

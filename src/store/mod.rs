@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use bulk::{BulkError, BulkWriter};
-pub use durable::replace_file;
+pub use durable::{make_folder, remove_file, replace_file};
 pub use error::{Refusal, StoreError};
 pub use eviction::{Evicted, Eviction};
 pub use fills::PartialBlob;

@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checker", &["upstream", "oci"]),
     ("pki", &["store"]),
     ("node_proxy", &["config", "serve"]),
+    ("node_config", &["config", "store"]),
 ];
 
 /// A word, and the only files in which it may stand.

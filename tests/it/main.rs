@@ -18,6 +18,7 @@ mod killed;
 mod lists;
 mod manifests;
 mod mapping;
+mod node_config;
 mod node_proxy;
 mod operations;
 mod pki;

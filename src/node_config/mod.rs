@@ -1,0 +1,178 @@
+//! What a node's containerd needs to pull from the registry: `d8-registry node-config`.
+//!
+//! `settings` is what is wanted, `hosts_toml` renders it, `state` remembers what was written, `plan` holds the two against
+//! the disk, `steps` carries the plan out, `diff` shows it, `preflight` looks for what would work against it. Files that
+//! are not this part's own are never written, moved or removed; containerd's own configuration is only read.
+
+mod diff;
+mod hosts_toml;
+mod plan;
+mod preflight;
+mod settings;
+mod state;
+mod steps;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+pub use self::settings::{ContainerdVersion, NodeConfig};
+use crate::config::ConfigError;
+use crate::store::{self, StoreError};
+
+/// Where containerd's configuration is, below the root.
+const CONTAINERD: &str = "etc/containerd";
+/// Where the folders of the hosts are, below the root.
+const REGISTRY_D: &str = "etc/containerd/registry.d";
+
+/// Something that keeps the node from pulling as it should. Names files and keys, never a value that may be secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file, below the root.
+    pub file: String,
+    /// The line in it, from 1.
+    pub line: Option<usize>,
+    /// What it is, and what to do about it.
+    pub text: String,
+}
+
+impl fmt::Display for Finding {
+    /// `etc/containerd/config.toml:7: …`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, ": {}", self.text)
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The hash of all that is wanted; 64 hexadecimal digits.
+    pub version: String,
+    /// What is in the way. If there is anything, nothing was written.
+    pub findings: Vec<Finding>,
+    /// What was written, removed, or let be, a line each.
+    pub notes: Vec<String>,
+}
+
+/// Why nothing could be said or done. No variant shows a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeConfigError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no such folder.
+    #[error("--root {} is no folder", path.display())]
+    Root {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file or folder of the node can't be read.
+    #[error("{} can't be read", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What was written before is not known.
+    #[error("{} is damaged: {reason}; remove it, then what is as wanted is taken over and the rest is reported", path.display())]
+    State {
+        /// The state's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another one is at work in the same folder.
+    #[error("another node-config is at work in {}", path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file can't be written or removed.
+    #[error("the node's files can't be written")]
+    Write(#[from] StoreError),
+    /// A file's permissions can't be set.
+    #[error("the permissions of {} can't be set", path.display())]
+    Permissions {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl NodeConfigError {
+    /// Whether it is what was asked for that is wrong.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Root { .. })
+    }
+}
+
+/// Writes what is wanted below `root`, each file whole or not at all. Killed anywhere, the next call finds its own files
+/// again and goes on. Blocking.
+///
+/// # Errors
+/// [`NodeConfigError`]; part of the files may then be written.
+pub fn apply(root: &Path, wanted: &NodeConfig) -> Result<Outcome, NodeConfigError> {
+    let folder = registry_d(root)?;
+    store::make_folder(&folder)?;
+    let _held = hold(&folder)?;
+    let rendering = hosts_toml::render(wanted);
+    let plan = plan::make(&folder, &rendering)?;
+    let mut notes = plan.notes.clone();
+    if plan.obstacles.is_empty() {
+        for step in steps::of(&plan) {
+            notes.extend(steps::carry_out(&folder, &step)?);
+        }
+    }
+    Ok(Outcome { version: rendering.version, findings: plan.obstacles, notes })
+}
+
+/// What [`apply`] would do, as a unified diff without secrets. Writes nothing. Blocking.
+///
+/// # Errors
+/// [`NodeConfigError`].
+pub fn preview(root: &Path, wanted: &NodeConfig) -> Result<(Outcome, String), NodeConfigError> {
+    let folder = registry_d(root)?;
+    let rendering = hosts_toml::render(wanted);
+    let plan = plan::make(&folder, &rendering)?;
+    let diff = diff::of(&plan);
+    Ok((Outcome { version: rendering.version, findings: plan.obstacles, notes: plan.notes }, diff))
+}
+
+/// Looks for what would keep containerd from pulling as wanted: own registry settings in its configuration, and files in
+/// the way. Writes nothing. Blocking.
+///
+/// # Errors
+/// [`NodeConfigError`].
+pub fn check(root: &Path, wanted: &NodeConfig) -> Result<Outcome, NodeConfigError> {
+    let folder = registry_d(root)?;
+    let rendering = hosts_toml::render(wanted);
+    let plan = plan::make(&folder, &rendering)?;
+    let mut findings = preflight::look(root, wanted)?;
+    findings.extend(plan.obstacles);
+    Ok(Outcome { version: rendering.version, findings, notes: plan.notes })
+}
+
+fn registry_d(root: &Path) -> Result<PathBuf, NodeConfigError> {
+    if root.is_dir() { Ok(root.join(REGISTRY_D)) } else { Err(NodeConfigError::Root { path: root.to_owned() }) }
+}
+
+/// Keeps other callers out until the value is dropped.
+fn hold(folder: &Path) -> Result<File, NodeConfigError> {
+    let file = File::open(folder).map_err(|source| NodeConfigError::Read { path: folder.to_owned(), source })?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| NodeConfigError::Busy { path: folder.to_owned() })?;
+    Ok(file)
+}

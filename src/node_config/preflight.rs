@@ -1,0 +1,259 @@
+//! Looks through containerd's own configuration for what works against `registry.d`. Reads only, and never shows a value
+//! but that of `config_path`.
+//!
+//! What containerd does with imports was seen by `containerd config dump`: 1.6 takes a plugin's table whole from the
+//! imported file, 2.x merges key by key, and newer 2.x import `conf.d` without being told.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use toml_edit::{Document, Item, TableLike};
+
+use super::plan::names;
+use super::settings::{ContainerdVersion, NodeConfig};
+use super::{CONTAINERD, Finding, NodeConfigError, REGISTRY_D};
+
+/// The tables that hold registry settings, by the configuration's version that they belong to.
+const PLUGINS: [(i64, &str); 3] = [(1, "cri"), (2, "io.containerd.grpc.v1.cri"), (3, "io.containerd.cri.v1.images")];
+/// Keys of such a table that are settings of their own beside `config_path`.
+const LEGACY: [&str; 4] = ["mirrors", "configs", "auths", "headers"];
+/// What `config_path` has to begin with.
+const WANTED_PATH: &str = "/etc/containerd/registry.d";
+/// Deckhouse's agent leaves it where it writes `registry.d` itself.
+const AGENT: &str = ".managed-by-agent";
+/// Where Deckhouse's bashible step notes the hosts that it writes.
+const BASHIBLE: &str = "deckhouse_hosts_state.json";
+
+/// All findings, file by file.
+pub(super) fn look(root: &Path, wanted: &NodeConfig) -> Result<Vec<Finding>, NodeConfigError> {
+    let mut search = Search {
+        root,
+        findings: Vec::new(),
+        seen: BTreeSet::new(),
+        generation: wanted.version,
+        plugin: 2,
+        points: false,
+    };
+    let main = PathBuf::from(CONTAINERD).join("config.toml");
+    if search.file(&main, Role::Main)? {
+        if !search.points {
+            let (_, plugin) = PLUGINS[usize::from(search.plugin - 1)];
+            search.find(&main, None, format!(
+                "registry.config_path is not set, so {REGISTRY_D} is not read: set config_path = \"{WANTED_PATH}\" in \
+                 [plugins.\"{plugin}\".registry] and restart containerd",
+            ));
+        }
+    } else {
+        search.find(
+            &main,
+            None,
+            format!("is not there, so {REGISTRY_D} is not read: registry.config_path has to be \"{WANTED_PATH}\""),
+        );
+    }
+    let drop_ins = PathBuf::from(CONTAINERD).join("conf.d");
+    for name in names(&root.join(&drop_ins))?.iter().filter(|name| name.ends_with(".toml")) {
+        search.file(&drop_ins.join(name), Role::DropIn)?;
+    }
+    search.other_writers(wanted)?;
+    Ok(search.findings)
+}
+
+/// How a file comes to containerd.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Main,
+    Imported,
+    /// In `conf.d`: Deckhouse merges it into `config.toml`, newer containerd imports it.
+    DropIn,
+}
+
+struct Search<'a> {
+    root: &'a Path,
+    findings: Vec<Finding>,
+    /// Files below the root that were read.
+    seen: BTreeSet<PathBuf>,
+    generation: Option<ContainerdVersion>,
+    /// Which of [`PLUGINS`] is read, from 1.
+    plugin: u8,
+    /// Whether the table that is read points at `registry.d`.
+    points: bool,
+}
+
+impl Search<'_> {
+    fn find(&mut self, file: &Path, line: Option<usize>, text: String) {
+        self.findings.push(Finding { file: file.display().to_string(), line, text });
+    }
+
+    /// Looks through a file and what it imports; `false` if there is none.
+    fn file(&mut self, file: &Path, role: Role) -> Result<bool, NodeConfigError> {
+        if !self.seen.insert(file.to_owned()) {
+            return Ok(true);
+        }
+        let path = self.root.join(file);
+        let text = match std::fs::read(&path) {
+            Ok(content) => String::from_utf8_lossy(&content).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => return Err(NodeConfigError::Read { path, source }),
+        };
+        let document = match Document::parse(text.as_str()) {
+            Ok(document) => document,
+            Err(error) => {
+                // The rest of the parser's words would show the line.
+                let line = error.span().map(|span| line_of(&text, span.start));
+                self.find(file, line, format!("is not TOML, containerd would not start: {}", error.message()));
+                return Ok(true);
+            }
+        };
+        let table = document.as_table();
+        if role == Role::Main {
+            self.version(file, &text, table);
+        }
+        for (version, plugin) in PLUGINS {
+            self.plugin(file, &text, table, version, plugin, role);
+        }
+        self.imports(file, &text, table, role)?;
+        Ok(true)
+    }
+
+    /// What the configuration's version means for the tables that are read.
+    fn version(&mut self, file: &Path, text: &str, table: &dyn TableLike) {
+        let version = table.get("version").and_then(Item::as_integer).unwrap_or(1);
+        let line = line_of_key(text, table, "version");
+        let generation = if version >= 3 { ContainerdVersion::V2 } else { ContainerdVersion::V1 };
+        match (self.generation, version) {
+            (Some(ContainerdVersion::V1), 3..) => {
+                self.find(file, line, format!("containerd 1 does not read version = {version}"));
+            }
+            (Some(ContainerdVersion::V2), ..2) => {
+                self.find(file, line, "containerd 2 does not read version = 1".to_owned());
+            }
+            _ => {}
+        }
+        self.generation = self.generation.or(Some(generation));
+        self.plugin = match version {
+            3.. => 3,
+            2 => 2,
+            _ => 1,
+        };
+    }
+
+    fn plugin(&mut self, file: &Path, text: &str, table: &dyn TableLike, version: i64, plugin: &str, role: Role) {
+        let Some(settings) = below(table, "plugins").and_then(|plugins| below(plugins, plugin)) else { return };
+        let is_read = version == i64::from(self.plugin);
+        let registry = below(settings, "registry");
+        let config_path = registry.and_then(|registry| registry.get("config_path")).and_then(Item::as_str);
+        let config_path = config_path.filter(|path| !path.is_empty());
+        let is_replaced = role == Role::Imported && is_read && self.generation == Some(ContainerdVersion::V1);
+        if is_replaced && config_path.is_none() {
+            let line = below(table, "plugins").and_then(|plugins| line_of_key(text, plugins, plugin));
+            self.find(file, line, format!(
+                "[plugins.\"{plugin}\"]: containerd 1 takes the whole table from here and loses that of config.toml, its \
+                 registry.config_path too; move these settings to config.toml",
+            ));
+        }
+        let Some(registry) = registry else { return };
+        let key = format!("plugins.\"{plugin}\".registry");
+        if let Some(path) = config_path {
+            let line = line_of_key(text, registry, "config_path");
+            let first = path.split(':').next().unwrap_or_default().trim_end_matches('/');
+            if first != WANTED_PATH {
+                self.find(file, line, format!("{key}.config_path leads to {path}; it has to begin with {WANTED_PATH}"));
+            } else if !is_read && role != Role::DropIn {
+                self.find(file, line, format!("{key}.config_path is not read in a configuration of this version"));
+            } else if role != Role::DropIn {
+                self.points = true;
+            }
+        }
+        for legacy in LEGACY {
+            self.legacy(file, text, registry, &key, legacy);
+        }
+    }
+
+    /// Settings from the time before `hosts.toml`. containerd refuses to start with `mirrors` beside `config_path`, and
+    /// takes logins from the others.
+    fn legacy(&mut self, file: &Path, text: &str, registry: &dyn TableLike, key: &str, legacy: &str) {
+        let Some(settings) = below(registry, legacy) else { return };
+        // The empty tables that `containerd config default` prints say nothing.
+        for (host, _) in settings.iter() {
+            // A URL may have a login in it.
+            let shown = host.rsplit('@').next().unwrap_or_default();
+            let line = line_of_key(text, settings, host).or_else(|| line_of_key(text, registry, legacy));
+            self.find(file, line, format!(
+                "{key}.{legacy}.\"{shown}\" is a registry setting of its own; it belongs into {REGISTRY_D}, in a folder of its \
+                 host",
+            ));
+        }
+    }
+
+    fn imports(&mut self, file: &Path, text: &str, table: &dyn TableLike, role: Role) -> Result<(), NodeConfigError> {
+        let Some(imports) = table.get("imports").and_then(Item::as_array) else { return Ok(()) };
+        let line = line_of_key(text, table, "imports");
+        // Only the first file's imports are sure to be read.
+        let role = if role == Role::DropIn { Role::DropIn } else { Role::Imported };
+        for pattern in imports.iter().filter_map(|import| import.as_str()) {
+            let folder = file.parent().unwrap_or(Path::new(""));
+            let pattern = pattern.strip_prefix('/').map_or_else(|| folder.join(pattern), PathBuf::from);
+            let Some(files) = matching(self.root, &pattern)? else {
+                self.find(file, line, format!("imports {}, which can't be followed here", pattern.display()));
+                continue;
+            };
+            for imported in files {
+                self.file(&imported, role)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Others that write the same folders.
+    fn other_writers(&mut self, wanted: &NodeConfig) -> Result<(), NodeConfigError> {
+        let folder = PathBuf::from(REGISTRY_D);
+        let present = names(&self.root.join(&folder))?;
+        if present.iter().any(|name| name == AGENT) {
+            self.find(&folder.join(AGENT), None, "Deckhouse's registry agent writes this folder itself".to_owned());
+        }
+        if present.iter().any(|name| name == BASHIBLE) {
+            let path = self.root.join(&folder).join(BASHIBLE);
+            let content = std::fs::read(&path).map_err(|source| NodeConfigError::Read { path, source })?;
+            let hosts: Vec<String> = serde_json::from_slice(&content).unwrap_or_default();
+            for host in hosts.iter().filter(|host| wanted.hosts.contains_key(*host)) {
+                let text = format!("Deckhouse's bashible step writes the folder of {host} itself");
+                self.find(&folder.join(BASHIBLE), None, text);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn below<'a>(table: &'a dyn TableLike, key: &str) -> Option<&'a dyn TableLike> {
+    table.get(key).and_then(Item::as_table_like)
+}
+
+/// The line of a key in a table, or of what stands under it.
+fn line_of_key(text: &str, table: &dyn TableLike, key: &str) -> Option<usize> {
+    let (key, item) = table.get_key_value(key)?;
+    let span = key.span().or_else(|| item.span())?;
+    Some(line_of(text, span.start))
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// The files that an import means, below the root; `None` where more than `*` in the file's name stands for anything.
+fn matching(root: &Path, pattern: &Path) -> Result<Option<Vec<PathBuf>>, NodeConfigError> {
+    let (Some(folder), Some(name)) = (pattern.parent(), pattern.file_name().and_then(|name| name.to_str())) else {
+        return Ok(None);
+    };
+    let is_plain = |text: &str| !text.contains(['*', '?', '[', '\\']);
+    let up = folder.components().any(|part| part == std::path::Component::ParentDir);
+    if up || !is_plain(&folder.to_string_lossy()) || !is_plain(&name.replacen('*', "", 1)) {
+        return Ok(None);
+    }
+    let Some((before, after)) = name.split_once('*') else { return Ok(Some(vec![pattern.to_owned()])) };
+    let long_enough = |found: &String| found.len() >= before.len() + after.len();
+    let names = names(&root.join(folder))?;
+    let fitting =
+        names.into_iter().filter(|found| long_enough(found) && found.starts_with(before) && found.ends_with(after));
+    Ok(Some(fitting.map(|found| folder.join(found)).collect()))
+}
