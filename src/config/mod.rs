@@ -37,7 +37,7 @@ pub use proxy::{ProxySettings, StaleOn};
 pub use secret::Secret;
 pub use settings::{Change, KEYS, KeyInfo, Origin, Setting};
 pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};
-pub use value::{Address, ByteSize, InvalidValue, PasswordHash, Reserve, Span};
+pub use value::{Address, Addresses, ByteSize, InvalidValue, PasswordHash, Reserve, Span};
 
 use crate::oci::RepoName;
 use settings::Origins;

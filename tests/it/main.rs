@@ -18,6 +18,8 @@ mod killed;
 mod lists;
 mod manifests;
 mod mapping;
+mod monitoring;
+mod node_files;
 mod node_proxy;
 mod operations;
 mod pki;
