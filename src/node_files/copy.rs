@@ -33,6 +33,10 @@ pub(super) fn follow(copy: &Placed, owner: Option<Owner>) -> Result<usize, NodeF
     let mut wanted = BTreeMap::new();
     collect(&copy.source, Path::new(""), 0, &mut wanted)?;
     claim(&copy.target)?;
+    // Folders are made for their owner alone.
+    if let Some(owner) = owner {
+        owner.give(&copy.target)?;
+    }
     let mut changed = 0;
     for (name, source) in &wanted {
         let target = copy.target.join(name);
@@ -43,6 +47,9 @@ pub(super) fn follow(copy: &Placed, owner: Option<Owner>) -> Result<usize, NodeF
         }
         if let Some(owner) = owner {
             differs |= owner.give(&target)?;
+            for folder in target.ancestors().skip(1).take_while(|folder| *folder != copy.target) {
+                owner.give(folder)?;
+            }
         }
         changed += usize::from(differs);
     }

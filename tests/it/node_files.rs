@@ -123,10 +123,18 @@ fn without_a_source_nothing_is_removed() {
 
 /// Root gives files to the server's user; others can only see that a folder is theirs.
 #[test]
-fn a_folder_is_made_and_given_away() {
+fn what_is_the_servers_is_given_away() {
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("new/data");
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if is_root {
+        std::fs::write(folder.path().join("pod.yaml"), "").unwrap();
+        mount(folder.path(), "1", &["ro"]);
+        said(&static_pod(folder.path(), &["--owner", "64535:64535"]));
+        for given in ["", "ro", "ro/password", "config.yaml"] {
+            assert_eq!(owner(&folder.path().join("node/files").join(given)), "64535:64535", "{given}");
+        }
+    }
     let wanted = if is_root { "64535:64535".to_owned() } else { owner(folder.path()) };
     let own = || {
         Command::new(env!("CARGO_BIN_EXE_d8-registry"))

@@ -22,7 +22,7 @@ JUDGES_LIMIT=${JUDGES_LIMIT:-900}
 
 # Clients first that say the most about the protocol.
 judges=(conformance spec d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
-    proxy-containerd-2 node-proxy nginx-push full-disk)
+    proxy-containerd-2 node-proxy nginx-push full-disk chart monitoring)
 (($#)) && judges=("$@")
 
 if ((EUID != 0)); then
