@@ -180,7 +180,7 @@ local_clients() {
     clients local-static-pod 5001 "ro rw" 127.0.0.1 10.0.0.1 '[fd00::1]'
     export SSL_CERT_FILE=$WORK/local-static-pod.ca
     crane auth login 127.0.0.1:5001 -u rw -p "$(value local-static-pod registry-user-rw password)"
-    crane push "$JUDGES_IMAGES/single" 127.0.0.1:5001/system/deckhouse/chart:v1 >/dev/null
+    crane push "$JUDGES_IMAGES/image" 127.0.0.1:5001/system/deckhouse/chart:v1 >/dev/null
     crane auth login 127.0.0.1:5001 -u ro -p "$(value local-static-pod registry-user-ro password)"
     crane digest 127.0.0.1:5001/system/deckhouse/chart:v1
     same "$(stat -c %u:%g /mnt/node/opt/deckhouse/registry/d8_data /mnt/node/opt/deckhouse/registry/local_data | xargs)" \
