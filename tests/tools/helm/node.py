@@ -10,8 +10,10 @@ Needs root and a mount namespace of its own.
 """
 
 import base64
+import os
 import pathlib
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -19,12 +21,10 @@ import tempfile
 import time
 import urllib.request
 
-import socket
-import os
-
 import yaml
 
-SYSTEM = [path for path in ("/usr", "/lib", "/lib64", "/bin", "/sbin") if os.path.exists(path)]
+# What the image brings, and setpriv.
+SYSTEM = [path for path in ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ssl") if os.path.exists(path)]
 LOGS = []
 
 
