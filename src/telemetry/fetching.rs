@@ -5,8 +5,8 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::families::{
-    CACHE_ANSWERS, EVICTED_BYTES, EVICTIONS, FILL_ERRORS, FILLS_RUNNING, Family, STALE_ANSWERS, UPSTREAM_ACCEPTED, UPSTREAM_CIRCUITS,
-    UPSTREAM_DURATION, UPSTREAM_PROBES, UPSTREAM_RECEIVED, UPSTREAM_REQUESTS,
+    CACHE_ANSWERS, EVICTED_BYTES, EVICTIONS, FILL_ERRORS, FILLS_RUNNING, Family, STALE_ANSWERS, UPSTREAM_ACCEPTED,
+    UPSTREAM_CIRCUITS, UPSTREAM_DURATION, UPSTREAM_PROBES, UPSTREAM_RECEIVED, UPSTREAM_REQUESTS,
 };
 use super::labels::{CacheOutcome, ContentKind, EvictionCause, FillCause, ProbeOutcome, UpstreamCause};
 use super::metrics::{Metrics, counter_vec, opts, registered};

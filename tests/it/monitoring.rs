@@ -63,7 +63,8 @@ fn queries() -> Vec<(String, String)> {
     for key in ["expr", "query"] {
         let mut found = Vec::new();
         texts(&dashboard, key, &mut found);
-        queries.extend(found.into_iter().filter(|text| text != "prometheus").map(|text| ("dashboard".to_owned(), text)));
+        queries
+            .extend(found.into_iter().filter(|text| text != "prometheus").map(|text| ("dashboard".to_owned(), text)));
     }
     assert!(queries.len() > 40, "{}", queries.len());
     queries
@@ -73,10 +74,13 @@ fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
+/// Label, operator and value.
+type Matcher = (String, String, String);
+
 /// A metric with the label matchers behind it, and the labels that results are sorted by.
 #[derive(Default)]
 struct Named {
-    metrics: Vec<(String, Vec<(String, String, String)>)>,
+    metrics: Vec<(String, Vec<Matcher>)>,
     grouped: BTreeSet<String>,
 }
 
@@ -103,7 +107,7 @@ fn offset(whole: &str, part: &str) -> usize {
     part.as_ptr() as usize - whole.as_ptr() as usize
 }
 
-fn matcher(text: &str) -> Option<(String, String, String)> {
+fn matcher(text: &str) -> Option<Matcher> {
     let at = text.find(['=', '!'])?;
     let (label, rest) = text.split_at(at);
     let (operator, value) = rest.split_at(rest.find('"')?);
@@ -179,9 +183,11 @@ async fn every_query_names_what_the_server_exports() {
             }
         }
         wrong.extend(
-            named.grouped.iter().filter(|label| !labels.contains(label.as_str())).map(|label| {
-                format!("{place}: nothing in it has a label {label}")
-            }),
+            named
+                .grouped
+                .iter()
+                .filter(|label| !labels.contains(label.as_str()))
+                .map(|label| format!("{place}: nothing in it has a label {label}")),
         );
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
