@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -245,26 +245,6 @@ impl fmt::Display for Address {
 
 impl Text for Address {
     const WHAT: &'static str = "an IP address with a port, such as 127.0.0.1:5001 or \"[::]:5001\" (in quotes)";
-}
-
-/// Addresses of one port, `10.0.0.1,fd00::1:5001`: IPs separated by commas as Kubernetes' `status.hostIPs` has them, then the port. One
-/// address as [`Address`] has it is such a list too.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Addresses(pub Vec<Address>);
-
-impl FromStr for Addresses {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let one = text.parse().map(|address| Self(vec![address]));
-        let Some((ips, port)) = text.rsplit_once(':').filter(|_| one.is_err()) else { return one };
-        let Ok(port) = port.parse() else { return one };
-        let ips: Result<Vec<IpAddr>, _> = ips.split(',').map(str::parse).collect();
-        match ips {
-            Ok(ips) => Ok(Self(ips.into_iter().map(|ip| Address(SocketAddr::new(ip, port))).collect())),
-            Err(_) => one,
-        }
-    }
 }
 
 /// A path that is not empty. A relative one counts from the working directory, in the file as on the command line.

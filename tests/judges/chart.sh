@@ -120,6 +120,7 @@ run_helm install d8-registry "$CHART" --disable-openapi-validation "${local_valu
 pki=$(secret registry-pki) rw=$(secret registry-user-rw)
 same "$(jq -r '.type, (.data | keys | join(" "))' <<<"$pki" | xargs)" "registry/pki ca.crt ca.key token.crt token.key" "registry-pki"
 same "$(jq -r '.type, (.data | keys | join(" "))' <<<"$rw" | xargs)" "registry/user name password passwordHash" "registry-user-rw"
+# shellcheck disable=SC2016
 jq -r '.data.passwordHash | @base64d' <<<"$rw" | grep -qE '^\$2[aby]\$10\$' || fail "no bcrypt hash of cost 10"
 jq -r '.data["ca.crt"] | @base64d' <<<"$pki" | openssl x509 -noout -text | grep -q 'ASN1 OID: prime256v1' || fail "the authority is not P-256"
 same "$(curl -fsS "$API/namespaces/d8-system/configmaps/d8-registry-node-proxy" | jq -r .data.backends | xargs)" \
