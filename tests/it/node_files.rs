@@ -1,8 +1,9 @@
 //! `static-pod` and `own-folder`: folders laid out as the kubelet mounts them, read and written by the binary.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -15,8 +16,8 @@ fn mount(folder: &Path, version: &str, users: &[&str]) -> PathBuf {
         std::fs::write(real.join(user).join("password"), version).unwrap();
     }
     std::fs::write(real.join("config.yaml"), version).unwrap();
-    let _ = std::fs::remove_file(mounted.join("..data"));
-    symlink(format!("..{version}"), mounted.join("..data")).unwrap();
+    symlink(format!("..{version}"), mounted.join("..new")).unwrap();
+    std::fs::rename(mounted.join("..new"), mounted.join("..data")).unwrap();
     for name in users.iter().chain(&["config.yaml"]) {
         let _ = symlink(format!("..data/{name}"), mounted.join(name));
     }
@@ -119,6 +120,43 @@ fn without_a_source_nothing_is_removed() {
     std::fs::remove_dir_all(folder.join("mounted")).unwrap();
     assert_eq!(static_pod(folder, &[]).status.code(), Some(1));
     assert_eq!(files(&folder.join("node/files")).len(), 2);
+}
+
+/// What it says of each pass that found something.
+#[test]
+fn a_node_follows_until_the_end() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    mount(folder, "1", &["ro"]);
+    std::fs::write(folder.join("pod.yaml"), "first").unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_d8-registry"))
+        .current_dir(folder)
+        .args(["static-pod", "--copy", "mounted=node/files", "--manifest", "pod.yaml=node/manifests/pod.yaml"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<serde_json::Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["message"], "keeping the node's files");
+    assert_eq!(next()["files"], 3);
+    mount(folder, "2", &["ro"]);
+    // A pass may see the old of one file and the new of another.
+    let copied = |name: &str| std::fs::read_to_string(folder.join("node/files").join(name)).unwrap();
+    while [copied("config.yaml"), copied("ro/password")] != ["2", "2"] {
+        assert!(next()["files"].is_number());
+    }
+    // Once, however long it lasts.
+    std::fs::remove_file(folder.join("pod.yaml")).unwrap();
+    let line = next();
+    assert_eq!(line["level"], "ERROR");
+    assert!(line["reason"].as_str().unwrap().contains("pod.yaml"), "{line}");
+    assert_eq!(std::fs::read_to_string(folder.join("node/manifests/pod.yaml")).unwrap(), "first");
+    std::fs::write(folder.join("pod.yaml"), "second").unwrap();
+    assert_eq!(next()["files"], 1);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+    assert_eq!(std::fs::read_to_string(folder.join("node/manifests/pod.yaml")).unwrap(), "second");
 }
 
 /// Root gives files to the server's user; others can only see that a folder is theirs.
