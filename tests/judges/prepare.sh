@@ -39,7 +39,10 @@ make_venv() {
         return
     fi
     rm -rf "$venv"
-    python3 -c 'import ensurepip' 2>/dev/null || packages=(none=python3-venv) install_packages
+    if ! python3 -c 'import ensurepip' 2>/dev/null; then
+        local packages=(no-such-command=python3-venv)
+        install_packages
+    fi
     if python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"; then
         cp "$wanted" "$venv/made-from"
     else
