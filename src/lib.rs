@@ -13,6 +13,7 @@
 //! - [`telemetry`]: metrics, log, access log
 //! - [`config`]: the YAML file, parsed into values that can't be wrong, and its reload
 //! - [`node_config`]: what a node's containerd needs, rendered and applied
+//! - [`node_files`]: a static pod's manifest and files on a node
 //! - [`node_proxy`]: the balancer on every node, a program of its own
 //! - [`server`]: all of it put together, from start to end
 //! - [`checker`]: whether registries hold what a cluster needs
@@ -28,6 +29,7 @@ pub mod config;
 pub mod fetch;
 pub mod mode;
 pub mod node_config;
+pub mod node_files;
 pub mod node_proxy;
 pub mod oci;
 pub mod pki;

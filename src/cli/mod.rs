@@ -4,6 +4,7 @@
 
 mod check;
 mod node_config;
+mod node_files;
 mod node_proxy;
 mod password;
 mod pki;
@@ -16,10 +17,11 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::check::CheckArguments;
 pub use self::node_config::NodeConfigArguments;
+pub use self::node_files::{OwnFolderArguments, StaticPodArguments};
 pub use self::node_proxy::NodeProxyArguments;
 pub use self::pki::IssueArguments;
 use crate::auth;
-use crate::config::{self, Address, Config, Mode, Overrides, Secret};
+use crate::config::{self, Address, Addresses, Config, Mode, Overrides, Secret};
 use crate::server::{self, ServerError, Source};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::with_causes;
@@ -112,6 +114,16 @@ pub enum Command {
         d8-registry node-proxy --listen 127.0.0.1:5001 --listen '[::1]:5001' --backends-file /etc/d8/backends"
     )]
     NodeProxy(NodeProxyArguments),
+    /// Keep a static pod's manifest on this node, and copies of mounted folders that it needs, until SIGTERM.
+    #[command(
+        after_help = "A static pod can read no Secrets. What is in the copies and not in their sources is removed.\n\nExample:\n  \
+        d8-registry static-pod --owner 64535:64535 --copy /config=/host/etc/kubernetes/d8-registry/config \\\n    \
+        --manifest /manifest/pod.yaml=/host/etc/kubernetes/manifests/d8-registry.yaml"
+    )]
+    StaticPod(StaticPodArguments),
+    /// Make a folder if it is missing, and give it and all in it to a user.
+    #[command(after_help = "Example:\n  d8-registry own-folder --owner 64535:64535 /data")]
+    OwnFolder(OwnFolderArguments),
     /// Print completions for a shell.
     #[command(after_help = "Example:\n  d8-registry completions bash > /etc/bash_completion.d/d8-registry")]
     Completions {
@@ -148,9 +160,10 @@ pub struct ServeArguments {
     /// Direct (passes through), Proxy (a cache) or Local (storage of its own), in any case [default: Local].
     #[arg(long, value_name = "MODE")]
     pub mode: Option<Mode>,
-    /// Address of the registry; can be given more than once [default: 127.0.0.1:5001].
+    /// Address of the registry, or several of one port (`10.0.0.1,fd00::1:5001`, as Kubernetes' `status.hostIPs` has them); can
+    /// be given more than once [default: 127.0.0.1:5001].
     #[arg(long, value_name = "ADDR")]
-    pub listen: Vec<Address>,
+    pub listen: Vec<Addresses>,
     /// Address of health checks and metrics; can be given more than once [default: 127.0.0.1:5002].
     #[arg(long, value_name = "ADDR")]
     pub admin_listen: Vec<Address>,
@@ -244,6 +257,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::HashPassword { cost } => hash_password(cost),
         Command::NodeConfig(arguments) => node_config::run(&arguments),
         Command::NodeProxy(arguments) => node_proxy::run(arguments),
+        Command::StaticPod(arguments) => node_files::static_pod(arguments),
+        Command::OwnFolder(arguments) => node_files::own_folder(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "d8-registry", &mut io::stdout());
             Ok(())
@@ -254,7 +269,7 @@ fn execute(command: Command) -> Result<(), Failure> {
 fn serve(arguments: ServeArguments) -> Result<(), Failure> {
     let overrides = Overrides {
         mode: arguments.mode,
-        listen: arguments.listen,
+        listen: arguments.listen.into_iter().flat_map(|addresses| addresses.0).collect(),
         admin_listen: arguments.admin_listen,
         data_dir: arguments.data_dir,
         upstream: arguments.upstream,

@@ -18,8 +18,8 @@ pub struct IssueArguments {
     /// PEM of the authority's key.
     #[arg(long, value_name = "FILE")]
     pub ca_key: PathBuf,
-    /// Addresses and names of the master, beside 127.0.0.1, ::1, localhost and registry.d8-system.svc.
-    #[arg(long, value_name = "NAME", required = true, num_args = 1..)]
+    /// Addresses and names of the master, also separated by commas, beside 127.0.0.1, ::1, localhost and registry.d8-system.svc.
+    #[arg(long, value_name = "NAME", required = true, num_args = 1.., value_delimiter = ',')]
     pub san: Vec<San>,
     /// The folder of tls.crt and tls.key.
     #[arg(long, value_name = "DIR")]

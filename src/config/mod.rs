@@ -5,6 +5,7 @@
 //! credentials come in (`docker_config`, `secret_dir`). [`watch`] sees that a file changed, [`reload`] acts on it.
 //! This module opens no socket and no store; it knows the other parts' settings only as plain values.
 
+mod addresses;
 mod choice;
 mod docker_config;
 mod error;
@@ -29,6 +30,7 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use addresses::Addresses;
 pub use choice::{
     Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
 };

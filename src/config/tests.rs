@@ -416,3 +416,19 @@ fn a_wrong_file_is_refused_at_reload() {
     let (_, result) = reload("", "limits: {pulls: 0}\n");
     assert!(matches!(result, Err(ConfigError::Key(_))));
 }
+
+/// The flag as the chart writes it: Kubernetes' list of addresses, and the port.
+#[test]
+fn a_list_of_addresses_has_one_port() {
+    let read = |text: &str| {
+        let list = text.parse::<Addresses>().map(|list| list.0.iter().map(ToString::to_string).collect::<Vec<_>>());
+        list.map_err(|error| error.to_string())
+    };
+    assert_eq!(read("10.0.0.1,fd00::1:5001").unwrap(), ["10.0.0.1:5001", "[fd00::1]:5001"]);
+    assert_eq!(read("fd00::1,10.0.0.1:5001").unwrap(), ["[fd00::1]:5001", "10.0.0.1:5001"]);
+    assert_eq!(read("10.0.0.1:5001").unwrap(), ["10.0.0.1:5001"]);
+    assert_eq!(read("[::1]:5001").unwrap(), ["[::1]:5001"]);
+    for wrong in ["", ":5001", "10.0.0.1", "10.0.0.1,:5001", "10.0.0.1,localhost:5001", "10.0.0.1,10.0.0.2:70000"] {
+        assert!(read(wrong).unwrap_err().contains("is no IP address with a port"), "{wrong}");
+    }
+}

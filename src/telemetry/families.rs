@@ -94,6 +94,8 @@ families! {
         "Upstream hosts that are not asked for now, because they are down.";
     UPSTREAM_PROBES: "d8_registry_upstream_probes_total", Counter, ["outcome"],
         "Probes of the upstream and its credentials.";
+    UPSTREAM_ACCEPTED: "d8_registry_upstream_accepted_timestamp_seconds", Gauge, [],
+        "When the upstream last gave what it was asked for; 0 before the first time.";
     FILLS_RUNNING: "d8_registry_fills_running", Gauge, [],
         "Blobs being fetched into the store now.";
     FILL_ERRORS: "d8_registry_fill_errors_total", Counter, ["cause"],

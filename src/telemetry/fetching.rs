@@ -5,11 +5,12 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::families::{
-    CACHE_ANSWERS, EVICTED_BYTES, EVICTIONS, FILL_ERRORS, FILLS_RUNNING, Family, STALE_ANSWERS, UPSTREAM_CIRCUITS,
-    UPSTREAM_DURATION, UPSTREAM_PROBES, UPSTREAM_RECEIVED, UPSTREAM_REQUESTS,
+    CACHE_ANSWERS, EVICTED_BYTES, EVICTIONS, FILL_ERRORS, FILLS_RUNNING, Family, STALE_ANSWERS, UPSTREAM_ACCEPTED,
+    UPSTREAM_CIRCUITS, UPSTREAM_DURATION, UPSTREAM_PROBES, UPSTREAM_RECEIVED, UPSTREAM_REQUESTS,
 };
 use super::labels::{CacheOutcome, ContentKind, EvictionCause, FillCause, ProbeOutcome, UpstreamCause};
 use super::metrics::{Metrics, counter_vec, opts, registered};
+use crate::clock::Timestamp;
 
 /// Seconds. A registry near by answers in milliseconds; no answer is waited for longer than 25 s.
 const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0];
@@ -26,6 +27,7 @@ pub(super) struct Fetching {
     duration: Histogram,
     circuits: IntGauge,
     probes: Vec<IntCounter>,
+    accepted: IntGauge,
     fills: IntGauge,
     fill_errors: Vec<IntCounter>,
     stale: Vec<IntCounter>,
@@ -52,6 +54,7 @@ impl Fetching {
             duration: registered(registry, Histogram::with_opts(buckets)?)?,
             circuits: registered(registry, IntGauge::with_opts(opts(&UPSTREAM_CIRCUITS))?)?,
             probes: children(&vec(&UPSTREAM_PROBES)?, ProbeOutcome::ALL.iter().map(|outcome| outcome.as_str())),
+            accepted: registered(registry, IntGauge::with_opts(opts(&UPSTREAM_ACCEPTED))?)?,
             fills: registered(registry, IntGauge::with_opts(opts(&FILLS_RUNNING))?)?,
             fill_errors: children(&vec(&FILL_ERRORS)?, FillCause::ALL.iter().map(|cause| cause.as_str())),
             stale: children(&vec(&STALE_ANSWERS)?, UpstreamCause::ALL.iter().map(|cause| cause.as_str())),
@@ -95,6 +98,11 @@ impl Metrics {
     /// Counts a probe of the upstream.
     pub fn upstream_probe(&self, outcome: ProbeOutcome) {
         self.fetching().probes[outcome.index()].inc();
+    }
+
+    /// Says that the upstream gave what it was asked for.
+    pub fn upstream_accepted(&self, now: Timestamp) {
+        self.fetching().accepted.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// Counts a fill as running until the guard is dropped.
@@ -145,6 +153,7 @@ mod tests {
         metrics.upstream_request(Err(UpstreamCause::ServerError), Duration::from_millis(20));
         metrics.upstream_circuits_open(2);
         metrics.upstream_probe(ProbeOutcome::NotFound);
+        metrics.upstream_accepted(Timestamp::from_millis(1_700_000_000_999));
         metrics.fill_error(FillCause::DigestMismatch);
         metrics.stale_answer(UpstreamCause::RateLimited);
         metrics.evicted(EvictionCause::Ttl, 3, 700);
@@ -161,6 +170,7 @@ mod tests {
             "d8_registry_upstream_request_duration_seconds_count 2",
             "d8_registry_upstream_circuits_open 2",
             "d8_registry_upstream_probes_total{outcome=\"notFound\"} 1",
+            "d8_registry_upstream_accepted_timestamp_seconds 1700000000",
             "d8_registry_fills_running 1",
             "d8_registry_fill_errors_total{cause=\"digest\"} 1",
             "d8_registry_stale_answers_total{cause=\"429\"} 1",

@@ -135,6 +135,7 @@ impl Upstream {
 impl Shared {
     fn accepted(&self, now: Timestamp) {
         self.accepted.fetch_max(now.as_millis(), Ordering::Relaxed);
+        self.metrics.upstream_accepted(now);
     }
 }
 

@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("serve", &["api", "mode"]),
     ("checker", &["upstream", "oci"]),
     ("pki", &["store"]),
+    ("node_files", &["store"]),
     ("node_proxy", &["config", "serve"]),
     ("node_config", &["config", "store"]),
 ];

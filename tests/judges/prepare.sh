@@ -13,7 +13,8 @@ mkdir -p "$bin"
 packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podman=podman
     dockerd=docker.io docker=docker.io containerd=containerd
     docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid
-    buildah=buildah runc=runc dnsmasq=dnsmasq-base ip=iproute2 strip=binutils mkfs.ext4=e2fsprogs)
+    buildah=buildah runc=runc dnsmasq=dnsmasq-base ip=iproute2 strip=binutils mkfs.ext4=e2fsprogs
+    setpriv=util-linux python3=python3 promtool=prometheus)
 
 install_packages() {
     local pair missing=() as_root=()
@@ -30,6 +31,49 @@ install_packages() {
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
             -o DPkg::Lock::Timeout=300 "$package" >/dev/null || echo "can't install $package" >&2
     done
+}
+
+# What checks documents against schemas: a Python package that brings those of Kubernetes, in an environment of its own.
+make_venv() {
+    local venv=${bin%/bin}/venv wanted=tests/tools/helm/requirements.txt
+    if cmp -s "$wanted" "$venv/made-from"; then
+        return
+    fi
+    rm -rf "$venv"
+    if ! python3 -c 'import ensurepip' 2>/dev/null; then
+        local packages=(no-such-command=python3-venv)
+        install_packages
+    fi
+    if python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"; then
+        cp "$wanted" "$venv/made-from"
+    else
+        rm -rf "$venv"
+        echo "can't make the Python environment: the chart is not judged" >&2
+    fi
+}
+
+# CustomResourceDefinitions out of the modules that crds.txt names; the sums are Go's own.
+get_crds() {
+    local crds=${bin%/bin}/crds list=tests/tools/helm/crds.txt module version sum folder files file answer
+    if cmp -s "$list" "$crds/made-from"; then
+        return
+    fi
+    rm -rf "$crds"
+    mkdir -p "$crds"
+    while read -r module version sum folder files; do
+        [[ $module != "#" ]] || continue
+        answer=$(cd "$crds" && GOFLAGS=-mod=mod go mod download -json "$module@$version") || true
+        if [[ $(jq -r .Sum <<<"$answer") != "$sum" ]]; then
+            echo "can't get the CRDs of $module: $answer" >&2
+            rm -rf "$crds"
+            return
+        fi
+        for file in $files; do
+            cp "$(jq -r .Dir <<<"$answer")/$folder/$file" "$crds"
+        done
+    done <"$list"
+    chmod -R u+w "$crds"
+    cp "$list" "$crds/made-from"
 }
 
 # build NAME MODULE-FOLDER PACKAGE [FLAG...] builds one Go tool unless it is there already.
@@ -62,6 +106,7 @@ build_conformance() {
 }
 
 install_packages
+make_venv
 if ! command -v go >/dev/null; then
     echo "no go command: the judges made of Go modules are left out" >&2
     exit 0
@@ -73,6 +118,8 @@ build d8wire d8wire .
 build specprobe specprobe .
 build crane crane github.com/google/go-containerregistry/cmd/crane
 build_conformance
+build helm helm helm.sh/helm/v4/cmd/helm
+get_crds
 # Only images are moved here: no pods, no snapshots by block devices.
 tags=no_cri,no_btrfs,no_zfs,no_devmapper,no_tracing
 build containerd2 containerd github.com/containerd/containerd/v2/cmd/containerd -tags "$tags"

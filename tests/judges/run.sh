@@ -22,7 +22,8 @@ JUDGES_LIMIT=${JUDGES_LIMIT:-900}
 
 # Clients first that say the most about the protocol.
 judges=(conformance spec d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
-    proxy-containerd-2 node-proxy node-config nginx-push nginx-cut full-disk lost-writes image)
+    proxy-containerd-2 node-proxy node-config nginx-push nginx-cut full-disk lost-writes image chart
+    monitoring)
 (($#)) && judges=("$@")
 
 if ((EUID != 0)); then

@@ -1,0 +1,36 @@
+{{- /* The server's configuration. Everything else lies in /etc/d8-registry, as mounted Secrets or as the node's copies. */ -}}
+{{- define "configuration" -}}
+{{- $v := .Values -}}
+{{- $c := dict
+    "mode" $v.mode
+    "repository" $v.repository
+    "adminListen" (printf "127.0.0.1:%d" (int $v.ports.admin))
+    "tls" (dict "certFile" "/etc/d8-registry/tls/tls.crt" "keyFile" "/etc/d8-registry/tls/tls.key")
+    "store" (dict "dir" "/data" "reserveBytes" $v.store.reserveBytes "mustExist" $v.store.mustExist)
+    "auth" (dict "token" (dict "signingKeyFile" "/etc/d8-registry/token/token.key" "signingCertFile" "/etc/d8-registry/token/token.crt"))
+    "limits" (dict "drainDeadline" (printf "%ds" (int $v.drainSeconds)))
+    "log" (dict "format" "json")
+-}}
+{{- if eq $v.mode "Direct" }}
+  {{- /* Nothing is stored: a token's key is given, and the room is the pod's. */ -}}
+  {{- $_ := set $c "store" (dict "dir" "/data" "reserveBytes" "0") -}}
+{{- else -}}
+  {{- $_ := set $c.auth "usersDir" "/etc/d8-registry/users" -}}
+  {{- with $v.store.maxBytes }}{{ $_ := set $c.store "maxBytes" . }}{{ end -}}
+{{- end -}}
+{{- if $v.push.trustedCA -}}
+  {{- $_ := set $c.tls "clientCAFile" "/etc/d8-registry/config/trusted-ca.crt" -}}
+  {{- $_ := set $c.tls "trustedProxyNames" $v.push.trustedNames -}}
+{{- end -}}
+{{- if include "hasUpstream" . -}}
+  {{- $_ := set $c "upstream" (dict "secretDir" "/etc/d8-registry/upstream") -}}
+{{- end -}}
+{{- mergeOverwrite $c (deepCopy $v.config) | toYaml -}}
+{{- end -}}
+
+{{- /* Changes when a key changes that a running server does not take; then the pod is made anew. */ -}}
+{{- define "restartChecksum" -}}
+{{- $c := include "configuration" . | fromYaml -}}
+{{- $limits := $c.limits | default dict -}}
+{{- toJson (list $c.adminListen ($c.tls | default dict).disabled $c.store.dir $c.store.mustExist $limits.workerThreads $limits.passwordChecks ($c.log | default dict).format) | sha256sum -}}
+{{- end -}}

@@ -1,0 +1,194 @@
+{{- /* Pieces of pods. */ -}}
+
+{{- define "podSecurity" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .Values.user }}
+  runAsGroup: {{ .Values.group }}
+  fsGroup: {{ .Values.group }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- end -}}
+
+{{- define "containerSecurity" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .Values.user }}
+  runAsGroup: {{ .Values.group }}
+  readOnlyRootFilesystem: true
+  allowPrivilegeEscalation: false
+  capabilities:
+    drop: [ALL]
+  seccompProfile:
+    type: RuntimeDefault
+{{- end -}}
+
+{{- /* For what writes into folders of the node that are root's, or gives files away. */ -}}
+{{- define "rootSecurity" -}}
+securityContext:
+  runAsNonRoot: false
+  runAsUser: 0
+  runAsGroup: 0
+  readOnlyRootFilesystem: true
+  allowPrivilegeEscalation: false
+  capabilities:
+    drop: [ALL]
+    add: [CHOWN, DAC_OVERRIDE]
+  seccompProfile:
+    type: RuntimeDefault
+{{- end -}}
+
+{{- define "smallResources" -}}
+resources:
+  requests:
+    cpu: 5m
+    memory: 16Mi
+  limits:
+    memory: 64Mi
+{{- end -}}
+
+{{- /* What the server listens on and has a certificate for: the node's addresses, or the pod's in Direct. */ -}}
+{{- define "addresses" -}}
+- name: ADDRESSES
+  valueFrom:
+    fieldRef:
+      fieldPath: {{ if eq .Values.mode "Direct" }}status.podIPs{{ else }}{{ .Values.hostAddresses }}{{ end }}
+{{- end -}}
+
+{{- define "proxyVariables" -}}
+{{- with .Values.httpProxy.http }}
+- name: HTTP_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.httpProxy.https }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.httpProxy.noProxy }}
+- name: NO_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{- /* The server on a control-plane node, on the node's own network: as static pod or in a DaemonSet.
+  Probes ask over the loopback, where nothing else listens. */ -}}
+{{- define "nodeServer" -}}
+- name: registry
+  image: {{ .Values.image.reference }}
+  imagePullPolicy: IfNotPresent
+  args:
+    - serve
+    - --config=/etc/d8-registry/config/config.yaml
+    - --listen=$(ADDRESSES):{{ .Values.ports.registry }}
+  env:
+    {{- include "addresses" . | nindent 4 }}
+    {{- with include "proxyVariables" . | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
+  startupProbe:
+    httpGet: {host: 127.0.0.1, port: {{ .Values.ports.admin }}, path: /healthz}
+    periodSeconds: 2
+    failureThreshold: 60
+  livenessProbe:
+    httpGet: {host: 127.0.0.1, port: {{ .Values.ports.admin }}, path: /healthz}
+    periodSeconds: 10
+    timeoutSeconds: 5
+    failureThreshold: 6
+  readinessProbe:
+    httpGet: {host: 127.0.0.1, port: {{ .Values.ports.admin }}, path: /readyz}
+    periodSeconds: 5
+    timeoutSeconds: 5
+  resources:
+    {{- toYaml .Values.resources | nindent 4 }}
+  {{- include "containerSecurity" . | nindent 2 }}
+{{- end -}}
+
+{{- /* hostPath makes the folder as root's; the server must own it. */ -}}
+{{- define "dataFolder" -}}
+- name: data-folder
+  image: {{ .Values.image.reference }}
+  imagePullPolicy: IfNotPresent
+  args: [own-folder, "--owner={{ .Values.user }}:{{ .Values.group }}", /data]
+  {{- include "smallResources" . | nindent 2 }}
+  {{- include "rootSecurity" . | nindent 2 }}
+  volumeMounts:
+    - {name: data, mountPath: /data}
+{{- end -}}
+
+{{- /* A certificate of the pod's own, kept in memory. The authority's key is only mounted here. */ -}}
+{{- define "certificate" -}}
+- name: certificate
+  image: {{ .Values.image.reference }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  args: [pki, issue, --ca-cert=/authority/ca.crt, --ca-key=/authority/ca.key, --san=$(ADDRESSES), --out=/etc/d8-registry/tls]
+  env:
+    {{- include "addresses" . | nindent 4 }}
+  {{- include "smallResources" . | nindent 2 }}
+  {{- include "containerSecurity" . | nindent 2 }}
+  volumeMounts:
+    - {name: authority, mountPath: /authority, readOnly: true}
+    - {name: tls, mountPath: /etc/d8-registry/tls}
+{{- end -}}
+
+{{- define "secretMounts" -}}
+- {name: config, mountPath: /etc/d8-registry/config, readOnly: true}
+- {name: token, mountPath: /etc/d8-registry/token, readOnly: true}
+- {name: tls, mountPath: /etc/d8-registry/tls, readOnly: true}
+- {name: users, mountPath: /etc/d8-registry/users, readOnly: true}
+- {name: upstream, mountPath: /etc/d8-registry/upstream, readOnly: true}
+{{- end -}}
+
+{{- /* What a mode has none of is an empty folder: the node's copy of it is emptied then too. */ -}}
+{{- define "configVolumes" -}}
+- name: config
+  secret:
+    secretName: d8-registry-config
+    defaultMode: 0440
+- name: token
+  secret:
+    secretName: registry-pki
+    defaultMode: 0440
+    items:
+      - {key: token.crt, path: token.crt}
+      - {key: token.key, path: token.key}
+- name: users
+  {{- if eq .Values.mode "Direct" }}
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+  {{- else }}
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range splitList " " (include "users" .) }}
+      {{- $user := . }}
+      - secret:
+          name: registry-user-{{ $user }}
+          items:
+            {{- range list "name" "password" "passwordHash" }}
+            - {key: {{ . }}, path: registry-user-{{ $user }}/{{ . }}}
+            {{- end }}
+      {{- end }}
+  {{- end }}
+- name: upstream
+  {{- if include "hasUpstream" . }}
+  secret:
+    secretName: {{ include "upstreamSecret" . }}
+    defaultMode: 0440
+  {{- else }}
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+  {{- end }}
+{{- end -}}
+
+{{- define "authorityVolumes" -}}
+- name: authority
+  secret:
+    secretName: registry-pki
+    defaultMode: 0440
+    items:
+      - {key: ca.crt, path: ca.crt}
+      - {key: ca.key, path: ca.key}
+{{- end -}}
+
+{{- define "tlsVolume" -}}
+- name: tls
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+{{- end -}}

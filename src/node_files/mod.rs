@@ -1,0 +1,182 @@
+//! Files that a node needs before a pod can be started there: `d8-registry static-pod` and `own-folder`.
+//!
+//! A static pod can read neither Secrets nor ConfigMaps. So a pod that has them mounted keeps copies of them on the
+//! node, and the pod's manifest where the kubelet looks for it. Owns the folders that carry its mark and that one
+//! manifest; never writes into a folder that somebody else filled, and knows nothing of what the files mean.
+
+mod copy;
+mod owner;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use owner::{InvalidOwner, Owner, own_folder};
+
+use crate::store::{self, StoreError};
+use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging, with_causes};
+
+/// A difference is looked for so often: the kubelet itself brings a changed Secret only after a minute.
+const EVERY: Duration = Duration::from_secs(2);
+/// Manifests in `/etc/kubernetes/manifests` are root's alone.
+const MANIFEST_MODE: u32 = 0o600;
+
+/// Where something is and where it is to be, `SOURCE=TARGET`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Where it is.
+    pub source: PathBuf,
+    /// Where it is to be.
+    pub target: PathBuf,
+}
+
+/// No `SOURCE=TARGET`.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0:?} is not SOURCE=TARGET")]
+pub struct InvalidPlaced(String);
+
+impl FromStr for Placed {
+    type Err = InvalidPlaced;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPlaced> {
+        match text.split_once('=') {
+            Some((source, target)) if !source.is_empty() && !target.is_empty() => {
+                Ok(Self { source: source.into(), target: target.into() })
+            }
+            _ => Err(InvalidPlaced(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Placed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.source.display(), self.target.display())
+    }
+}
+
+/// What is wanted on the node.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Folders that are kept the same as others.
+    pub copies: Vec<Placed>,
+    /// The manifest: put last and removed first.
+    pub manifest: Option<Placed>,
+    /// Whose the copies are; `None`: this process's.
+    pub owner: Option<Owner>,
+    /// Whether all of it is to be gone.
+    pub remove: bool,
+}
+
+/// Why a node's files are not as they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeFilesError {
+    /// A file or folder can't be read, removed or given away.
+    #[error("can't {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file can't be written.
+    #[error("a file can't be written")]
+    Write(#[from] StoreError),
+    /// The folder has files and not our mark.
+    #[error("{} has files that are not ours; nothing in it was changed", path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+    },
+    /// More than a mounted Secret can hold.
+    #[error("{} is larger than {} bytes", path.display(), copy::MAX_BYTES)]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The log can't be set up.
+    #[error("log")]
+    Log(#[from] LogError),
+}
+
+impl NodeFilesError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// Brings the node's files to what is wanted; the number of files that were written or removed. Blocking.
+///
+/// # Errors
+/// [`NodeFilesError`]; the manifest is then what it was, unless it is to be removed.
+pub fn place(order: &Order) -> Result<usize, NodeFilesError> {
+    let mut changed = 0;
+    if order.remove {
+        if let Some(manifest) = &order.manifest {
+            changed += usize::from(copy::remove_file(&manifest.target)?);
+        }
+        for copy in &order.copies {
+            changed += copy::remove_folder(&copy.target)?;
+        }
+        return Ok(changed);
+    }
+    for copy in &order.copies {
+        changed += copy::follow(copy, order.owner)?;
+    }
+    if let Some(Placed { source, target }) = &order.manifest {
+        let content = copy::read(source)?;
+        if copy::read(target).ok().as_ref() != Some(&content) {
+            store::replace_file(target, &content, MANIFEST_MODE)?;
+            changed += 1;
+        }
+    }
+    Ok(changed)
+}
+
+/// Keeps the node's files as wanted until SIGTERM or SIGINT; what was placed stays then. A failure is logged once and
+/// tried again; blocking.
+///
+/// # Errors
+/// [`NodeFilesError`] if it can't start.
+pub fn keep(order: &Order) -> Result<(), NodeFilesError> {
+    let log = LogOptions { format: LogFormat::suitable(), level: Level::Info, access: AccessMode::Off };
+    let _logging = Logging::start(log)?;
+    let system = |what| NodeFilesError::io(what, Path::new("/proc/self"));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("begin to wait in"))?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("await SIGTERM in"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("await SIGINT in"))?;
+        tracing::info!(remove = order.remove, "keeping the node's files");
+        let mut said = None;
+        loop {
+            // Small files, and nothing else runs on this thread.
+            match place(order) {
+                Ok(changed) => {
+                    if changed > 0 || said.is_some() {
+                        tracing::info!(files = changed, "the node's files are as they should be");
+                    }
+                    said = None;
+                }
+                Err(error) => {
+                    let reason = with_causes(&error);
+                    if said.as_ref() != Some(&reason) {
+                        tracing::error!(%reason, "the node's files are not as they should be");
+                    }
+                    said = Some(reason);
+                }
+            }
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    })
+}

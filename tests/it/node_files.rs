@@ -1,0 +1,194 @@
+//! `static-pod` and `own-folder`: folders laid out as the kubelet mounts them, read and written by the binary.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A mounted Secret: the files lie behind `..data`, as the kubelet has it, and one of them in a folder.
+fn mount(folder: &Path, version: &str, users: &[&str]) -> PathBuf {
+    let mounted = folder.join("mounted");
+    let real = mounted.join(format!("..{version}"));
+    for user in users {
+        std::fs::create_dir_all(real.join(user)).unwrap();
+        std::fs::write(real.join(user).join("password"), version).unwrap();
+    }
+    std::fs::write(real.join("config.yaml"), version).unwrap();
+    symlink(format!("..{version}"), mounted.join("..new")).unwrap();
+    std::fs::rename(mounted.join("..new"), mounted.join("..data")).unwrap();
+    for name in users.iter().chain(&["config.yaml"]) {
+        let _ = symlink(format!("..data/{name}"), mounted.join(name));
+    }
+    mounted
+}
+
+fn static_pod(folder: &Path, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_d8-registry"))
+        .current_dir(folder)
+        .args(["static-pod", "--once", "--copy", "mounted=node/files"])
+        .args(["--manifest", "pod.yaml=node/manifests/pod.yaml"])
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn owner(path: &Path) -> String {
+    let metadata = std::fs::metadata(path).unwrap();
+    format!("{}:{}", metadata.uid(), metadata.gid())
+}
+
+/// Every file below, but for the mark.
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.file_name().unwrap() != ".d8-registry" {
+            found.push(path.display().to_string());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_node_has_what_is_mounted_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("pod.yaml"), "first").unwrap();
+    std::fs::create_dir_all(folder.join("node/manifests")).unwrap();
+    mount(folder, "1", &["ro", "rw"]);
+    let me = owner(folder);
+    assert_eq!(said(&static_pod(folder, &["--owner", &me])), "4 files changed\n");
+    let copy = folder.join("node/files");
+    let expected = ["config.yaml", "ro/password", "rw/password"].map(|name| copy.join(name).display().to_string());
+    assert_eq!(files(&copy), expected);
+    for file in &expected {
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(owner(Path::new(file)), me);
+    }
+    assert_eq!(said(&static_pod(folder, &["--owner", &me])), "0 files changed\n");
+
+    // A user goes, the passwords change, the manifest too.
+    std::fs::remove_file(folder.join("mounted/rw")).unwrap();
+    mount(folder, "2", &["ro"]);
+    std::fs::write(folder.join("pod.yaml"), "second").unwrap();
+    assert_eq!(said(&static_pod(folder, &[])), "4 files changed\n");
+    assert_eq!(files(&copy), expected[..2]);
+    assert!(!copy.join("rw").exists());
+    assert_eq!(std::fs::read_to_string(copy.join("ro/password")).unwrap(), "2");
+    assert_eq!(std::fs::read_to_string(folder.join("node/manifests/pod.yaml")).unwrap(), "second");
+
+    assert_eq!(said(&static_pod(folder, &["--remove"])), "2 files changed\n");
+    assert!(!copy.exists());
+    assert!(files(&folder.join("node/manifests")).is_empty());
+    assert_eq!(said(&static_pod(folder, &["--remove"])), "0 files changed\n");
+}
+
+#[test]
+fn what_others_put_on_the_node_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    mount(folder, "1", &["ro"]);
+    std::fs::write(folder.join("pod.yaml"), "first").unwrap();
+    std::fs::create_dir_all(folder.join("node/files")).unwrap();
+    std::fs::write(folder.join("node/files/theirs"), "theirs").unwrap();
+    for more in [&[][..], &["--remove"]] {
+        let output = static_pod(folder, more);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("files that are not ours"));
+        assert_eq!(files(&folder.join("node")), [folder.join("node/files/theirs").display().to_string()]);
+    }
+}
+
+/// A mount that is gone for a moment must not empty the node.
+#[test]
+fn without_a_source_nothing_is_removed() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    mount(folder, "1", &["ro"]);
+    std::fs::write(folder.join("pod.yaml"), "first").unwrap();
+    said(&static_pod(folder, &[]));
+    std::fs::remove_dir_all(folder.join("mounted")).unwrap();
+    assert_eq!(static_pod(folder, &[]).status.code(), Some(1));
+    assert_eq!(files(&folder.join("node/files")).len(), 2);
+}
+
+/// What it says of each pass that found something.
+#[test]
+fn a_node_follows_until_the_end() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    mount(folder, "1", &["ro"]);
+    std::fs::write(folder.join("pod.yaml"), "first").unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_d8-registry"))
+        .current_dir(folder)
+        .args(["static-pod", "--copy", "mounted=node/files", "--manifest", "pod.yaml=node/manifests/pod.yaml"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<serde_json::Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["message"], "keeping the node's files");
+    assert_eq!(next()["files"], 3);
+    mount(folder, "2", &["ro"]);
+    // A pass may see the old of one file and the new of another.
+    let copied = |name: &str| std::fs::read_to_string(folder.join("node/files").join(name)).unwrap();
+    while [copied("config.yaml"), copied("ro/password")] != ["2", "2"] {
+        assert!(next()["files"].is_number());
+    }
+    // Once, however long it lasts.
+    std::fs::remove_file(folder.join("pod.yaml")).unwrap();
+    let line = next();
+    assert_eq!(line["level"], "ERROR");
+    assert!(line["reason"].as_str().unwrap().contains("pod.yaml"), "{line}");
+    assert_eq!(std::fs::read_to_string(folder.join("node/manifests/pod.yaml")).unwrap(), "first");
+    std::fs::write(folder.join("pod.yaml"), "second").unwrap();
+    assert_eq!(next()["files"], 1);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+    assert_eq!(std::fs::read_to_string(folder.join("node/manifests/pod.yaml")).unwrap(), "second");
+}
+
+/// Root gives files to the server's user; others can only see that a folder is theirs.
+#[test]
+fn what_is_the_servers_is_given_away() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("new/data");
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if is_root {
+        std::fs::write(folder.path().join("pod.yaml"), "").unwrap();
+        mount(folder.path(), "1", &["ro"]);
+        said(&static_pod(folder.path(), &["--owner", "64535:64535"]));
+        for given in ["", "ro", "ro/password", "config.yaml"] {
+            assert_eq!(owner(&folder.path().join("node/files").join(given)), "64535:64535", "{given}");
+        }
+    }
+    let wanted = if is_root { "64535:64535".to_owned() } else { owner(folder.path()) };
+    let own = || {
+        Command::new(env!("CARGO_BIN_EXE_d8-registry"))
+            .args(["own-folder", "--owner", &wanted])
+            .arg(&data)
+            .output()
+            .unwrap()
+    };
+    said(&own());
+    assert_eq!(owner(&data), wanted);
+    assert!(said(&own()).contains("belongs already"));
+    if is_root {
+        std::fs::create_dir(data.join("below")).unwrap();
+        std::fs::write(data.join("below/file"), "").unwrap();
+        std::os::unix::fs::chown(&data, Some(0), Some(0)).unwrap();
+        assert!(said(&own()).contains("given to"));
+        assert_eq!([owner(&data.join("below")), owner(&data.join("below/file"))], [wanted.clone(), wanted]);
+    }
+}

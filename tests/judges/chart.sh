@@ -1,0 +1,206 @@
+#!/usr/bin/env bash
+# Helm, the schemas of Kubernetes and of the CRDs, and a node without a kubelet judge the chart.
+#
+# With CHART_REWRITE=1 deploy/manifests is written anew from what helm renders; else it has to be the same.
+source "$(dirname "$0")/harness.sh"
+
+need helm ip setpriv crane
+readonly PYTHON=$JUDGES_TOOLS/../venv/bin/python CRDS=$JUDGES_TOOLS/../crds TOOLS=$JUDGES_SCRIPTS/../tools/helm
+[[ -x $PYTHON && -d $CRDS ]] || skip "can't get kubernetes-validate or the CRDs"
+
+# A network of its own with the node's two addresses: the chart's ports are free there.
+if [[ -z ${OWN_NETWORK:-} ]]; then
+    OWN_NETWORK=1 exec unshare --net "$0"
+fi
+ip link set lo up
+ip address add 10.0.0.1/32 dev lo
+ip address add fd00::1/128 dev lo nodad
+readonly ADDRESSES=10.0.0.1,fd00::1
+
+cd "$JUDGES_SCRIPTS/../.."
+readonly CHART=deploy/helm/d8-registry
+# Every user may look into it: the server runs as another one. It goes with the judge's mount namespace.
+mount -t tmpfs -o mode=755 tmpfs /mnt
+mkdir -p "$WORK/rendered"
+
+template() { helm template d8-registry "$CHART" --namespace d8-system "$@"; }
+
+say "lint, and what is rendered in every mode"
+for values in "$CHART"/ci/*.yaml; do
+    name=$(basename "$values" .yaml)
+    helm lint --strict --quiet "$CHART" --namespace d8-system -f "$values"
+    { echo "# Rendered from $values; tests/judges/chart.sh writes it."; template -f "$values"; } >"$WORK/rendered/$name.yaml"
+    if [[ -n ${CHART_REWRITE:-} ]]; then
+        cp "$WORK/rendered/$name.yaml" "deploy/manifests/$name.yaml"
+    fi
+done
+diff -ru deploy/manifests "$WORK/rendered" || fail "deploy/manifests is not what the chart renders: CHART_REWRITE=1 tests/judges/run.sh chart"
+
+say "schemas"
+# The same with users and keys.
+mkdir "$WORK/whole"
+for values in "$CHART"/ci/*.yaml; do
+    template -f "$values" --set secrets.create=true >"$WORK/whole/$(basename "$values")"
+done
+"$PYTHON" "$TOOLS/validate.py" "$CRDS" "$WORK"/whole/*.yaml deploy/monitoring/rules.yaml
+# Each kind of fault has to be found. wrong CASE CHANGE FOUND
+faults=()
+wrong() {
+    local file=$WORK/wrong-${#faults[@]}.yaml
+    sed "$2" "$WORK/rendered/$1.yaml" >"$file"
+    ! cmp -s "$file" "$WORK/rendered/$1.yaml" || fail "nothing to make wrong: $2"
+    faults+=("$(basename "$file"): .*$3")
+}
+wrong direct 's/replicas: 2/replicaz: 2/' replicaz
+wrong direct 's/podMetricsEndpoints/podEndpoints/' 'PodMonitor.*podEndpoints'
+wrong local-daemonset 's/hostnames:/hostnamez:/' 'HTTPRoute.*hostnamez'
+wrong local-static-pod 's/readOnlyRootFilesystem: true/readOnlyRootFilesystem: false/' 'can be written'
+wrong local-static-pod 's/host: 127.0.0.1, port: 5002/port: 5002/' 'does not ask 127.0.0.1'
+wrong proxy-static-pod 's/  imagePullPolicy: IfNotPresent/  imagePullPolicies: IfNotPresent/' 'Pod d8-registry'
+"$PYTHON" "$TOOLS/validate.py" "$CRDS" "$WORK"/wrong-*.yaml >"$WORK/found" && fail "none of the faults is found"
+for fault in "${faults[@]}"; do
+    grep -q "^$fault" "$WORK/found" || fail "not found: $fault"
+done
+
+say "values that make no sense are refused"
+nonsense() { ! template "${@:2}" >"$WORK/out" 2>"$WORK/why" || fail "rendered: $*"; grep -q "$1" "$WORK/why" || fail "$1: $(cat "$WORK/why")"; }
+nonsense 'needs upstream' --set image.reference=x,mode=Proxy
+nonsense 'takes no pushes' -f "$CHART/ci/direct.yaml" --set push.kind=Ingress,push.host=x
+nonsense 'two of them are the same' -f "$CHART/ci/direct.yaml" --set ports.admin=5001
+nonsense 'additional properties' -f "$CHART/ci/direct.yaml" --set store.maxbytes=1
+nonsense 'image' --set mode=Local
+! helm template d8-registry "$CHART" --namespace default -f "$CHART/ci/direct.yaml" >/dev/null 2>&1 || fail "rendered into another namespace"
+
+say "the values' descriptions"
+same "$(jq '[.. | objects | select(.properties? | type == "object") | .properties[] | select(has("description") | not)] | length' \
+    "$CHART/values.schema.json")" 0 "values without a description"
+
+say "users and keys are kept: helm before an API server"
+KUBECONFIG=$WORK/kubeconfig
+export KUBECONFIG
+cat >"$KUBECONFIG" <<YAML
+apiVersion: v1
+kind: Config
+clusters: [{name: test, cluster: {server: "http://127.0.0.1:8001"}}]
+users: [{name: test, user: {}}]
+contexts: [{name: test, context: {cluster: test, user: test, namespace: d8-system}}]
+current-context: test
+YAML
+readonly API=http://127.0.0.1:8001/api/v1 REQUESTS=$WORK/requests
+"$PYTHON" "$TOOLS/api_server.py" 8001 "$REQUESTS" &
+DAEMONS+=("$!")
+end_all() {
+    local status=$? one
+    for one in "${DAEMONS[@]}"; do kill -KILL "$one" 2>/dev/null || true; done
+    exit "$status"
+}
+trap end_all EXIT
+await curl -fsS http://127.0.0.1:8001/version
+put() { curl -fsS -o /dev/null -X POST "$API/$1" -d "$2"; }
+secret() { curl -fsS "$API/namespaces/d8-system/secrets/$1" | jq -cS '{type, data}'; }
+run_helm() { helm "$@" --namespace d8-system >"$WORK/helm.out" 2>&1 || fail "helm $1: $(cat "$WORK/helm.out")"; }
+change() { run_helm upgrade d8-registry "$CHART" --disable-openapi-validation "$@"; }
+secrets_of() {
+    helm get manifest d8-registry --namespace d8-system --revision "$1" |
+        "$PYTHON" -c 'import sys, yaml, json
+print(json.dumps({d["metadata"]["name"]: d for d in yaml.safe_load_all(sys.stdin)
+    if d and d["kind"] == "Secret" and d["type"].startswith("registry/")}, sort_keys=True))'
+}
+put namespaces '{"metadata": {"name": "d8-system"}}'
+node() { put nodes "{\"metadata\": {\"name\": \"$1\", \"labels\": {$3}}, \"status\": {\"addresses\": [{\"type\": \"InternalIP\", \"address\": \"$2\"}]}}"; }
+node master-1 10.0.0.1 '"node-role.kubernetes.io/control-plane": ""'
+node master-2 fd00::2 '"node-role.kubernetes.io/control-plane": ""'
+node worker 10.0.0.9 ''
+# One of the users was made by the registry that was there before.
+put namespaces/d8-system/secrets '{"metadata": {"name": "registry-user-ro"}, "type": "registry/user",
+    "data": {"name": "cm8=", "password": "dGhlaXJz", "passwordHash": "JDJhJA=="}}'
+theirs=$(secret registry-user-ro)
+local_values=(--set image.reference=example.com/d8-registry:1)
+run_helm install d8-registry "$CHART" --disable-openapi-validation "${local_values[@]}"
+pki=$(secret registry-pki) rw=$(secret registry-user-rw)
+same "$(jq -r '.type, (.data | keys | join(" "))' <<<"$pki" | xargs)" "registry/pki ca.crt ca.key token.crt token.key" "registry-pki"
+same "$(jq -r '.type, (.data | keys | join(" "))' <<<"$rw" | xargs)" "registry/user name password passwordHash" "registry-user-rw"
+# shellcheck disable=SC2016
+jq -r '.data.passwordHash | @base64d' <<<"$rw" | grep -qE '^\$2[aby]\$10\$' || fail "no bcrypt hash of cost 10"
+jq -r '.data["ca.crt"] | @base64d' <<<"$pki" | openssl x509 -noout -text | grep -q 'ASN1 OID: prime256v1' || fail "the authority is not P-256"
+same "$(curl -fsS "$API/namespaces/d8-system/configmaps/d8-registry-node-proxy" | jq -r .data.backends | xargs)" \
+    "10.0.0.1:5001 [fd00::2]:5001" "backends that helm found"
+unchanged() {
+    same "$(secret registry-pki)" "$pki" "registry-pki after $1"
+    same "$(secret registry-user-rw)" "$rw" "registry-user-rw after $1"
+    same "$(secret registry-user-ro)" "$theirs" "the Secret of others after $1"
+}
+change "${local_values[@]}" --set drainSeconds=30
+change "${local_values[@]}" --set drainSeconds=30
+unchanged "two upgrades"
+same "$(secrets_of 2)" "$(secrets_of 1)" "Secrets that the second revision renders"
+same "$(secrets_of 3)" "$(secrets_of 1)" "Secrets that the third revision renders"
+same "$(secrets_of 3 | jq -r 'keys | join(" ")')" "registry-pki registry-user-rw" "Secrets of the release"
+change "${local_values[@]}" --set mode=Proxy,upstream.imagesRepo=registry.example.com/ee
+unchanged "the mode Proxy, which has no user rw"
+run_helm uninstall d8-registry
+unchanged "the end of the release"
+run_helm install d8-registry "$CHART" --disable-openapi-validation "${local_values[@]}"
+unchanged "a new installation"
+! grep -E '^(PUT|PATCH|DELETE) .*registry-user-ro$' "$REQUESTS" || fail "the Secret of others was written to"
+
+say "a node without a kubelet"
+cp "$JUDGES_SERVER" /mnt/d8-registry
+chmod 755 /mnt/d8-registry
+cat >"$WORK/registry-config.yaml" <<'YAML'
+apiVersion: v1
+kind: Secret
+metadata: {name: registry-config}
+stringData:
+  mode: Proxy
+  imagesRepo: "127.0.0.3:5001/deckhouse/ee"
+  scheme: HTTP
+  username: license-token
+  password: example
+  checkMode: Default
+YAML
+node_runs() { "$PYTHON" "$TOOLS/node.py" /mnt/d8-registry /mnt/node "$ADDRESSES" "$WORK/whole/$1.yaml" "$WORK/registry-config.yaml" -- "${@:2}"; }
+value() { "$PYTHON" -c 'import sys, yaml, base64
+print(next(base64.b64decode(d["data"][sys.argv[3]]).decode() for d in yaml.safe_load_all(open(sys.argv[1]))
+    if d and d["kind"] == "Secret" and d["metadata"]["name"] == sys.argv[2]))' "$WORK/whole/$1.yaml" "$2" "$3"; }
+manifests() { find /mnt/node/etc/kubernetes/manifests -type f -printf '%f\n' | sort | xargs; }
+mkdir -p /mnt/node/opt/deckhouse/registry/local_data/docker /mnt/node/etc/kubernetes/manifests
+same "$(manifests)" "" "manifests at first"
+# clients USER PORT STATUS: what a client hears at the node's own address and at each of the server's.
+clients() {
+    local case=$1 port=$2 users=$3 host ca=$WORK/$1.ca user
+    value "$case" registry-pki ca.crt >"$ca"
+    for host in "${@:4}"; do
+        same "$(curl -sS --cacert "$ca" -o /dev/null -w '%{http_code}' "https://$host:$port/v2/")" 401 "$host without a password"
+        for user in $users; do
+            same "$(curl -sS --cacert "$ca" -u "$user:$(value "$case" "registry-user-$user" password)" -o /dev/null -w '%{http_code}' \
+                "https://$host:$port/v2/")" 200 "$host as $user"
+        done
+    done
+}
+local_clients() {
+    clients local-static-pod 5001 "ro rw" 127.0.0.1 10.0.0.1 '[fd00::1]'
+    export SSL_CERT_FILE=$WORK/local-static-pod.ca
+    crane auth login 127.0.0.1:5001 -u rw -p "$(value local-static-pod registry-user-rw password)"
+    crane push "$JUDGES_IMAGES/image" 127.0.0.1:5001/system/deckhouse/chart:v1 >/dev/null
+    crane auth login 127.0.0.1:5001 -u ro -p "$(value local-static-pod registry-user-ro password)"
+    crane digest 127.0.0.1:5001/system/deckhouse/chart:v1
+    same "$(stat -c %u:%g /mnt/node/opt/deckhouse/registry/d8_data /mnt/node/opt/deckhouse/registry/local_data | xargs)" \
+        "64535:64535 0:0" "owners of the data folders"
+    same "$(manifests)" "d8-registry-node-proxy.yaml d8-registry.yaml" "manifests"
+    same "$(find /mnt/node/etc/kubernetes -type f -perm /077 | wc -l)" 0 "files that others can read"
+    same "$(find /mnt/node -name ca.key | wc -l)" 0 "keys of the authority on the node"
+}
+proxy_daemonset_clients() {
+    clients proxy-daemonset 5011 ro 127.0.0.1 10.0.0.1 '[fd00::1]'
+    same "$(manifests)" "" "manifests that are left in placement DaemonSet"
+    same "$(find /mnt/node/etc/kubernetes -type f | wc -l)" 0 "files that are left"
+}
+direct_clients() { clients direct 5001 "" 10.0.0.1 '[fd00::1]'; }
+export -f value same fail clients manifests local_clients proxy_daemonset_clients direct_clients
+export WORK PYTHON JUDGES_IMAGES
+node_runs local-static-pod bash -c 'set -euo pipefail; local_clients'
+node_runs local-daemonset bash -c 'set -euo pipefail; clients local-daemonset 5001 "ro rw" 10.0.0.1 "[fd00::1]"'
+node_runs proxy-static-pod bash -c 'set -euo pipefail; clients proxy-static-pod 5001 ro 127.0.0.1 10.0.0.1'
+node_runs proxy-daemonset bash -c 'set -euo pipefail; proxy_daemonset_clients'
+node_runs direct bash -c 'set -euo pipefail; direct_clients'

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# promtool judges the alerts: each fires for its fault and stays silent for what is near it.
+source "$(dirname "$0")/harness.sh"
+
+need promtool
+readonly PYTHON=$JUDGES_TOOLS/../venv/bin/python MONITORING=$JUDGES_SCRIPTS/../../deploy/monitoring
+[[ -x $PYTHON ]] || skip "can't get the Python environment"
+
+# promtool knows groups, not the PrometheusRule around them.
+groups() {
+    "$PYTHON" -c 'import sys, yaml; yaml.safe_dump(yaml.safe_load(sys.stdin)["spec"], sys.stdout)' >"$WORK/rules.groups.yaml"
+}
+cp "$MONITORING"/*.test.yaml "$WORK"
+cd "$WORK"
+groups <"$MONITORING/rules.yaml"
+promtool check rules --lint=all --lint-fatal rules.groups.yaml
+promtool test rules ./*.test.yaml
+
+say "a test fails for an alert that is made blind, and for one that is made blunt"
+# spoilt [ALERT CHANGE]... changes rules of different alerts; a test of each has to fail.
+spoilt() {
+    local alerts=() changes=()
+    while (($#)); do
+        alerts+=("$1") changes+=(-e "$2")
+        sed -e "$2" "$MONITORING/rules.yaml" >one.yaml
+        ! cmp -s one.yaml "$MONITORING/rules.yaml" || fail "nothing to change: $2"
+        shift 2
+    done
+    sed "${changes[@]}" "$MONITORING/rules.yaml" >wrong.yaml
+    groups <wrong.yaml
+    ! promtool test rules ./*.test.yaml >found 2>&1 || fail "no test fails"
+    local alert
+    for alert in "${alerts[@]}"; do
+        grep -q "alertname: D8Registry$alert," found || fail "no test fails for $alert: $(cat found)"
+    done
+}
+spoilt InstanceDown 's/up{job="d8-registry"} == 0/up == 0/' \
+    UpstreamUnreachable 's/outcome=~"unreachable|notFound"/outcome=~"notFound"/' \
+    UpstreamCredentialsRefused 's/outcome="auth"}/outcome="aut"}/' \
+    WritesRefused 's/store_writable{job="d8-registry"} == 0/store_writable{job="d8-registry"} == 2/' \
+    StoreNearlyFull 's/> 0.85/> 0.95/' \
+    CertificateExpiring 's/14 \* 86400/12 * 86400/' \
+    HitRatioFallen 's/^\( *\)> 0.8$/\1> 0.2/' \
+    ErrorsToClients 's/> 0.05$/> 0.001/' \
+    StaleAnswers 's/for: 6h/for: 30m/' \
+    ConfigInvalid 's/config_valid{job="d8-registry"} == 0/config_valid{job="d8-registry"} == 2/'
+spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
+    UpstreamUnreachable 's/outcome=~"ok|auth"/outcome="none"/' \
+    UpstreamCredentialsRefused 's/max by (job, instance) (process_start_time_seconds/max by (job) (process_start_time_seconds/' \
+    StoreNearlyFull 's/< 1.1 \*/< 0.9 */' \
+    CertificateExpiring 's/14 \* 86400/16 * 86400/' \
+    HitRatioFallen 's/\[1h\])) > 100/[1h])) > 1/' \
+    StaleAnswers 's/for: 6h/for: 12h/'
+spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/'
