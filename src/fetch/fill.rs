@@ -22,6 +22,9 @@ use crate::upstream::{BlobRange, UpstreamBlob, UpstreamError};
 /// Tries to go on after a break, without a byte in between, before the fill is given up.
 const TRIES: u32 = 5;
 
+/// How long a fill waits until fewer run: its clients go on without the store then, and want headers in time.
+const PERMIT_BUDGET: Duration = Duration::from_secs(5);
+
 /// Bytes that are written in one go, if so many are there.
 const BATCH_BYTES: usize = 512 * 1024;
 
@@ -174,13 +177,13 @@ const fn cause(error: &FillError) -> Option<FillCause> {
         FillError::Store(StoreError::DigestMismatch { .. }) => Some(FillCause::DigestMismatch),
         FillError::Store(StoreError::Full(_)) => Some(FillCause::Full),
         FillError::Store(_) => Some(FillCause::Disk),
-        FillError::Unvouched(_) | FillError::Stopping => None,
+        FillError::Busy | FillError::Unvouched(_) | FillError::Stopping => None,
     }
 }
 
 async fn attempt(shared: &Shared, fill: &Fill) -> Result<(), FillError> {
-    let permit = tokio::time::timeout(HEAD_BUDGET, shared.permits.acquire()).await.map_err(|_| FillError::Timeout)?;
-    let _permit = permit.map_err(|_| FillError::Stopping)?;
+    let permit = tokio::time::timeout(PERMIT_BUDGET, shared.permits.acquire()).await.map_err(|_| FillError::Busy)?;
+    let permit = permit.map_err(|_| FillError::Stopping)?;
     if found_stored(shared, fill).await {
         return Ok(());
     }
@@ -199,6 +202,8 @@ async fn attempt(shared: &Shared, fill: &Fill) -> Result<(), FillError> {
         return Err(error);
     }
     fill.announce(Progress::Whole { size: partial.written() });
+    // What is left waits for the disk, not for the upstream.
+    drop(permit);
     partial.commit(fill.close()).await?;
     Ok(())
 }
@@ -337,9 +342,9 @@ impl Filler<'_> {
     async fn write_back(&mut self) -> Result<(), FillError> {
         let idle = self.writing.as_ref().is_none_or(JoinHandle::is_finished);
         match self.partial.behind() {
-            AHEAD_BYTES.. => Ok(self.partial.write_back().await?),
+            AHEAD_BYTES.. => Ok(self.partial.write_back(AHEAD_BYTES).await?),
             PIECE_BYTES.. if idle => {
-                let (work, stop) = (self.partial.write_back(), self.shared.stop.clone());
+                let (work, stop) = (self.partial.write_back(PIECE_BYTES), self.shared.stop.clone());
                 // What comes of it the next one hears, or the commit.
                 self.writing = Some(self.shared.tasks.spawn(async move {
                     let _ = stop.run_until_cancelled(work).await;

@@ -51,6 +51,9 @@ pub enum FillError {
     /// The upstream's answers for one digest can't be put together.
     #[error("the upstream contradicts itself: {0}")]
     Contradiction(&'static str),
+    /// So many fills run that this one did not begin.
+    #[error("too many blobs are being fetched")]
+    Busy,
     /// No byte came in time.
     #[error("no byte came in time")]
     Timeout,

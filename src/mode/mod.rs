@@ -94,7 +94,7 @@ impl From<FillError> for ModeError {
             FillError::Store(error) => error.into(),
             FillError::Contradiction(what) => Self::UpstreamContradiction(what),
             FillError::Unvouched(_) => StoreError::BlobUnknown.into(),
-            FillError::Timeout => Self::UpstreamTimeout,
+            FillError::Timeout | FillError::Busy => Self::UpstreamTimeout,
             FillError::Stopping => Self::Stopping,
         }
     }

@@ -53,11 +53,19 @@ pub(super) async fn relay(
             Ok(blob) => blob,
             Err(error) if error.status() == Some(UNSATISFIABLE) && range.is_some() => {
                 let known = facts().await?;
-                return if known.size.is_some() { Ok(known) } else { Err(blob_error(error)) };
+                match known.size.map(|size| want.range.map(|range| range.resolve(size))) {
+                    // Some of it is in there all the same: the part is cut out of the whole.
+                    Some(Some(Ok(Some(_)))) => {
+                        range = None;
+                        continue;
+                    }
+                    Some(_) => return Ok(known),
+                    None => return Err(blob_error(error)),
+                }
             }
             Err(error) => return Err(blob_error(error)),
         };
-        if range.is_some() && blob.offset > 0 && blob.length.is_none() {
+        if blob.status_partial && blob.length.is_none() {
             // A part of nobody knows how much can't be named in an answer: it is given whole.
             range = None;
             continue;

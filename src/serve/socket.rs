@@ -48,7 +48,7 @@ impl Socket {
     fn poll_write_parts(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let Some(first) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
         if let Some(part) = stand_in::behind(&bufs[first]) {
-            return self.files.poll_send(&self.tcp, cx, &part, bufs[first].len());
+            return self.files.poll_send(&self.tcp, cx, &part, bufs[first].len().min(TURN_BYTES));
         }
         match bufs.iter().position(|buf| stand_in::is_stand_in(buf)) {
             None => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),

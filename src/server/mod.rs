@@ -42,9 +42,9 @@ const BLOCKING_THREADS: usize = 64;
 /// An idle blocking thread ends after so long.
 const BLOCKING_IDLE: Duration = Duration::from_secs(5);
 
-/// Tasks that a worker runs between two looks at the network: a turn of a large answer takes about 100 µs, so a small
+/// Tasks that a worker runs between two looks at the network: a turn of a large answer takes some 100 µs, so a small
 /// request waits for a millisecond and not for the default's 61 turns.
-const EVENT_INTERVAL: u32 = 8;
+const EVENT_INTERVAL: u32 = 2;
 
 /// How long workers may take to end after the last request.
 const WORKERS_DEADLINE: Duration = Duration::from_secs(10);

@@ -5,16 +5,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::future::Future;
-use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashSet;
 use fail::fail_point;
+use tokio_util::sync::CancellationToken;
 
 use super::contents::{Shelf, stat};
 use super::durable::Temporary;
@@ -50,9 +50,10 @@ struct Partial {
     /// Held while something is sent to the disk.
     writing: tokio::sync::Mutex<()>,
     /// Nothing more is to be sent: the fill has failed.
-    failed: AtomicBool,
-    /// Bytes could not be written; the system tells that once, and a later sync might say yes.
-    lost: AtomicBool,
+    failed: CancellationToken,
+    /// Why bytes could not be written: the system tells that once, and a later sync might say yes. Set under the hasher's
+    /// lock; nothing is appended afterwards.
+    lost: OnceLock<StoreError>,
 }
 
 impl Drop for Partial {
@@ -111,6 +112,15 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
         opened => opened?,
     };
     let written = file.metadata().map_err(StoreError::io("stat", &path))?.len();
+    // What an earlier process wrote is on the disk but for its last bytes.
+    if written > 0
+        && let Err(error) = store.disk.sync(&file, &path)
+    {
+        if store.disk.unlink(&path)? {
+            store.space.refund_upload(written);
+        }
+        return Err(error);
+    }
     let mut hasher = Hasher::new(digest.algorithm());
     hash_range(&file, &path, &mut hasher, 0, written)?;
     Ok(PartialBlob(Arc::new(Partial {
@@ -120,11 +130,10 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
         file: Arc::new(file),
         written: AtomicU64::new(written),
         hasher: Mutex::new(hasher),
-        // What an earlier process wrote may not be on the disk either.
-        on_disk: AtomicU64::new(0),
+        on_disk: AtomicU64::new(written),
         writing: tokio::sync::Mutex::default(),
-        failed: AtomicBool::new(false),
-        lost: AtomicBool::new(false),
+        failed: CancellationToken::new(),
+        lost: OnceLock::new(),
     })))
 }
 
@@ -173,22 +182,22 @@ impl PartialBlob {
     /// Bytes that were appended and not sent to the disk yet.
     #[must_use]
     pub fn behind(&self) -> u64 {
-        self.written().saturating_sub(self.0.on_disk.load(Ordering::Acquire))
+        self.0.behind()
     }
 
-    /// Sends what was appended to the disk in turn with others, as long as it is a piece of 512 KiB; also what is
-    /// appended meanwhile. May run beside appends. Safe to drop.
+    /// Sends what was appended to the disk, in turn with others and piece by piece of 512 KiB, until less than a piece or
+    /// less than `least` bytes are left; also what is appended meanwhile. May run beside appends. Safe to drop.
     ///
     /// # Errors
     /// Of the disk; what was stored is gone then.
-    pub fn write_back(&self) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
+    pub fn write_back(&self, least: u64) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
         let partial = Arc::clone(&self.0);
-        async move { write_back(&partial, PIECE_BYTES).await }
+        async move { write_back(&partial, least.max(PIECE_BYTES)).await }
     }
 
     /// Ends [`PartialBlob::write_back`] after its present piece: the fill has failed.
     pub fn stop_write_back(&self) {
-        self.0.failed.store(true, Ordering::Release);
+        self.0.failed.cancel();
     }
 
     /// Throws away what was stored, to begin at the first byte again.
@@ -221,7 +230,8 @@ impl PartialBlob {
         Err(StoreError::DigestMismatch { expected: Box::new(self.0.digest), actual: Box::new(actual) })
     }
 
-    /// Makes the verified content a blob of `repositories`, durably. Runs to its end even if the caller is dropped.
+    /// Makes the verified content a blob of `repositories`, durably. Dropped while it waits for its turn on the disk, the
+    /// fill stays and can be taken up; later it runs to its end.
     ///
     /// # Errors
     /// [`StoreError::DigestMismatch`], or of the disk; the fill is gone then.
@@ -237,32 +247,28 @@ impl PartialBlob {
     /// Of the disk.
     pub async fn discard(self) -> Result<(), StoreError> {
         let partial = self.0;
-        change(Arc::clone(&partial.store), move |store| partial.remove(store)).await
+        change(Arc::clone(&partial.store), move |_| partial.remove()).await
     }
 }
 
-/// Sends what was not sent yet to the disk, piece by piece, as long as it is at least `least` bytes. One at a time.
+/// Sends what was not sent yet to the disk, piece by piece, as long as it is at least `least` bytes. One piece at a time.
 async fn write_back(partial: &Arc<Partial>, least: u64) -> Result<(), StoreError> {
-    let _writing = partial.writing.lock().await;
     loop {
-        if partial.lost.load(Ordering::Acquire) {
-            return Err(StoreError::io("write", &partial.path)(io::Error::other("bytes written before were lost")));
+        let _writing = partial.writing.lock().await;
+        if let Some(error) = partial.lost.get() {
+            return Err(error.clone());
         }
-        let from = partial.on_disk.load(Ordering::Acquire);
-        let left = partial.written.load(Ordering::Acquire).saturating_sub(from);
-        if left < least || partial.failed.load(Ordering::Acquire) {
+        let left = partial.behind();
+        if left < least {
             return Ok(());
         }
-        let length = left.min(PIECE_BYTES);
-        let turn = partial.store.turn(length).await;
+        let (from, length) = (partial.on_disk.load(Ordering::Acquire), left.min(PIECE_BYTES));
+        let Some(turn) = partial.failed.run_until_cancelled(partial.store.turn(length)).await else { return Ok(()) };
         let partial = Arc::clone(partial);
-        change(Arc::clone(&partial.store), move |store| {
+        change(Arc::clone(&partial.store), move |_| {
             let _turn = turn;
-            if let Err(error) = crate::sys::write_back::write_back(&partial.file, from, length) {
-                partial.lost.store(true, Ordering::Release);
-                partial.remove(store)?;
-                return Err(StoreError::io("write", &partial.path)(error));
-            }
+            crate::sys::write_back::write_back(&partial.file, from, length)
+                .map_err(|error| partial.lose(StoreError::io("write", &partial.path)(error)))?;
             partial.on_disk.store(from + length, Ordering::Release);
             Ok(())
         })
@@ -271,9 +277,27 @@ async fn write_back(partial: &Arc<Partial>, least: u64) -> Result<(), StoreError
 }
 
 impl Partial {
-    fn remove(&self, store: &Inner) -> Result<(), StoreError> {
-        if store.disk.unlink(&self.path)? {
-            store.space.refund_upload(self.written.load(Ordering::Acquire));
+    fn behind(&self) -> u64 {
+        self.written.load(Ordering::Acquire).saturating_sub(self.on_disk.load(Ordering::Acquire))
+    }
+
+    /// Bytes were lost on their way to the disk: what was stored goes, so that nobody takes it up.
+    fn lose(&self, error: StoreError) -> StoreError {
+        let error = self.store.space.explain(error);
+        let _hasher = lock(&self.hasher);
+        if self.lost.set(error.clone()).is_ok()
+            && let Err(left) = self.remove()
+        {
+            // Better nothing under this name than bytes that are in memory only.
+            let _ = self.file.set_len(0);
+            tracing::error!(digest = %self.digest, error = %left, "a fill whose bytes were lost can't be removed");
+        }
+        error
+    }
+
+    fn remove(&self) -> Result<(), StoreError> {
+        if self.store.disk.unlink(&self.path)? {
+            self.store.space.refund_upload(self.written.load(Ordering::Acquire));
         }
         Ok(())
     }
@@ -281,6 +305,9 @@ impl Partial {
     fn append(&self, content: &[Bytes]) -> Result<(), StoreError> {
         let length = content.iter().map(|piece| piece.len() as u64).sum();
         let mut hasher = lock(&self.hasher);
+        if let Some(error) = self.lost.get() {
+            return Err(error.clone());
+        }
         self.store.space.charge_upload(length)?;
         let offset = self.written.load(Ordering::Acquire);
         let mut at = offset;
@@ -307,14 +334,15 @@ impl Partial {
         };
         let size = self.written.load(Ordering::Acquire);
         fail_point!("store::fill::before_sync");
-        let stored = self.store.disk.sync(&self.file, &self.path).and_then(|()| {
+        self.store.disk.sync(&self.file, &self.path).map_err(|error| self.lose(error))?;
+        let stored = (|| {
             let shelf = self.store.shelf();
             shelf.add(Temporary::adopt(self.path.clone()), size, first, Membership::Blob, &self.digest)?;
             for other in others {
                 shelf.mount(Some(first), other, &self.digest)?;
             }
             Ok(())
-        });
+        })();
         // Renamed, or gone with the temporary: its bytes are the content's now.
         if stat(&self.path)?.is_none() {
             self.store.space.refund_upload(size);

@@ -86,6 +86,8 @@ struct Inner {
     fills: Fills,
     uses: Uses,
     pace: Pace,
+    /// What ends although its caller is gone, and waits for its turn on the disk before.
+    tasks: TaskTracker,
     listings: Listings,
     /// Keeps a second server out.
     lock: File,
@@ -177,6 +179,7 @@ impl Store {
             fills: Fills::default(),
             uses: Uses::default(),
             pace: Pace::default(),
+            tasks: TaskTracker::new(),
             listings: Listings::new(&layout),
             lock: opened.lock,
             closed: RwLock::new(false),

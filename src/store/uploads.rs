@@ -42,6 +42,8 @@ pub(super) struct Upload {
     held: AtomicBool,
     /// Bytes written and hashed.
     offset: AtomicU64,
+    /// Where what was not sent to the disk yet begins.
+    on_disk: AtomicU64,
     writer: Mutex<Writer>,
 }
 
@@ -92,6 +94,7 @@ impl Uploads {
             repo: repo.clone(),
             held: AtomicBool::new(false),
             offset: AtomicU64::new(0),
+            on_disk: AtomicU64::new(0),
             writer: Mutex::new(Writer::new(file, hasher, 0)),
         });
         self.open.insert(id, Arc::clone(&upload));
@@ -148,6 +151,7 @@ impl Uploads {
             repo: state.repo,
             held: AtomicBool::new(false),
             offset: AtomicU64::new(writer.offset()),
+            on_disk: AtomicU64::new(writer.offset()),
             writer: Mutex::new(writer),
         })
     }

@@ -138,6 +138,37 @@ async fn an_upstream_that_ignores_ranges_is_whole_or_cut_to_the_range_never_wron
 }
 
 #[tokio::test]
+async fn a_part_of_nobody_knows_how_much_is_never_taken_for_the_whole() {
+    let content = blob(1, 300_000);
+    let (upstream, there, here) = with_blob(&content);
+    upstream.once("GET", &there, |answer| {
+        answer.header("content-range", "bytes 0-99/*");
+    });
+    let registry = Registry::start(&Setup::direct(&upstream));
+    let response = registry.client().request(Method::GET, &here).header("range", "bytes=0-99").send().await.unwrap();
+    match response.status().as_u16() {
+        200 => assert_eq!(response.bytes().await.unwrap(), content),
+        206 => assert_eq!(response.bytes().await.unwrap(), content[..100]),
+        status => panic!("{status}"),
+    }
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_range_that_the_upstream_wrongly_refuses_is_cut_out_of_the_whole() {
+    let content = blob(1, 300_000);
+    let (upstream, there, here) = with_blob(&content);
+    upstream.once("GET", &there, |answer| {
+        answer.fail(416, "no ranges here");
+    });
+    let registry = Registry::start(&Setup::direct(&upstream));
+    let response = registry.client().request(Method::GET, &here).header("range", "bytes=1000-").send().await.unwrap();
+    assert_eq!(response.status(), 206);
+    assert_eq!(response.bytes().await.unwrap(), content[1000..]);
+    registry.stop();
+}
+
+#[tokio::test]
 async fn a_client_that_has_it_is_told_so() {
     let (upstream, _, here) = with_blob(b"content");
     let image = Image::of(1);

@@ -65,3 +65,39 @@ for name in before lost after; do
         sha256sum | cut -d' ' -f1)" "$(sha256sum "$WORK/$name" | cut -d' ' -f1)" "content of $name"
 done
 check_store
+
+say "a Proxy whose disk loses what is filled: its clients get all bytes, and none of them stay"
+source "$(dirname "$0")/pulling.sh"
+# shellcheck disable=SC2317 # called by local_upstream
+fill() {
+    REGISTRY=$1
+    for name in before lost; do
+        same "$(push "$WORK/$name")" 201 "a push to the upstream"
+    done
+}
+stop_server
+umount "$WORK/store"
+umount "$WORK/device"
+# The first call makes the upstream's folder, which is on a disk without faults.
+mkdir "$WORK/upstream"
+local_upstream
+UPSTREAM="imagesRepo: '$UP/team', caFile: $CA, username: ro, password: $(password ro)"
+start_server
+# pulled NAME prints the digest of what a client gets.
+pulled() {
+    echo "sha256:$(curl -sS --max-time 60 --cacert "$CA" -u "$RW" \
+        "https://$REGISTRY/v2/system/deckhouse/app/blobs/$(digest "$WORK/$1")" | sha256sum | cut -d' ' -f1)"
+}
+same "$(pulled before)" "$(digest "$WORK/before")" "a fill with room behind the disk"
+sync -f "$WORK/store"
+cat /dev/zero >"$WORK/device/ballast" 2>/dev/null || true
+same "$(pulled lost)" "$(digest "$WORK/lost")" "a fill whose bytes are lost"
+nothing_left() { [[ $(find "$WORK/store/fills" -type f | wc -l) == 0 ]]; }
+await nothing_left
+same "$(find "$WORK/store/repositories" -name "$(sha256sum "$WORK/lost" | cut -d' ' -f1)" | wc -l)" 0 "memberships of the lost blob"
+rm "$WORK/device/ballast"
+same "$(pulled lost)" "$(digest "$WORK/lost")" "a fill with room again"
+stored() { (($(find "$WORK/store/repositories" -name "$(sha256sum "$WORK/lost" | cut -d' ' -f1)" | wc -l) == 1)); }
+await stored
+same "$(pulled before)" "$(digest "$WORK/before")" "a hit"
+check_store

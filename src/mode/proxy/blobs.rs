@@ -94,7 +94,7 @@ impl Proxy {
                     vouched = true;
                 }
                 // The store takes nothing: pulls go on without it.
-                Err(FillError::Store(StoreError::Full(_) | StoreError::Io { .. })) => {
+                Err(FillError::Busy | FillError::Store(StoreError::Full(_) | StoreError::Io { .. })) => {
                     let deadline = deadline.max(Instant::now() + BYPASS);
                     let served = relay(source, &digest, want, deadline).await?;
                     return Ok(Served::new(served, CacheOutcome::Bypassed));

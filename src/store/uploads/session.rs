@@ -130,14 +130,11 @@ pub struct UploadSession {
     store: Arc<Inner>,
     upload: Arc<Upload>,
     hold: Hold,
-    /// Where what was not sent to the disk yet begins.
-    on_disk: u64,
 }
 
 impl UploadSession {
-    pub(in crate::store) fn new(store: Arc<Inner>, upload: Arc<Upload>, hold: Hold) -> Self {
-        let on_disk = upload.offset();
-        Self { store, upload, hold, on_disk }
+    pub(in crate::store) const fn new(store: Arc<Inner>, upload: Arc<Upload>, hold: Hold) -> Self {
+        Self { store, upload, hold }
     }
 
     /// The upload's name.
@@ -180,8 +177,8 @@ impl UploadSession {
     }
 
     /// Sends what was appended to the disk in turn with others, if it is at least `least` bytes.
-    async fn write_back(&mut self, least: u64) -> Result<(), StoreError> {
-        let (from, to) = (self.on_disk, self.offset());
+    async fn write_back(&self, least: u64) -> Result<(), StoreError> {
+        let (from, to) = (self.upload.on_disk.load(Ordering::Acquire), self.offset());
         if to.saturating_sub(from) < least {
             return Ok(());
         }
@@ -191,9 +188,7 @@ impl UploadSession {
             let _turn = turn;
             write_back(store, &upload, &hold, from, to)
         })
-        .await?;
-        self.on_disk = to;
-        Ok(())
+        .await
     }
 
     /// Ends the upload: verifies the digest, syncs, makes the content a blob of the repository. Runs to its end even
@@ -201,11 +196,15 @@ impl UploadSession {
     ///
     /// # Errors
     /// [`StoreError::DigestMismatch`], or of the disk: the upload is gone then. It stays only if the disk failed before
-    /// the digest was known to be right.
-    pub async fn finish(mut self, expected: Digest) -> Result<(), StoreError> {
-        self.write_back(TAIL_BYTES).await?;
-        let Self { store, upload, hold, .. } = self;
-        change(store, move |store| finish(store, &upload, &hold, &expected)).await
+    /// the digest was known to be right, without losing bytes.
+    pub async fn finish(self, expected: Digest) -> Result<(), StoreError> {
+        let tasks = self.store.tasks.clone();
+        let finished = tasks.spawn(async move {
+            self.write_back(TAIL_BYTES).await?;
+            let Self { store, upload, hold } = self;
+            change(store, move |store| finish(store, &upload, &hold, &expected)).await
+        });
+        finished.await.unwrap_or_else(|error| Err(StoreError::Bug(error.to_string())))
     }
 
     /// Ends the upload and removes what it stored. Runs to its end even if the caller is dropped.
@@ -213,7 +212,7 @@ impl UploadSession {
     /// # Errors
     /// [`StoreError::Bug`] only.
     pub async fn cancel(self) -> Result<(), StoreError> {
-        let Self { store, upload, hold, .. } = self;
+        let Self { store, upload, hold } = self;
         change(store, move |store| {
             store.uploads.end(store.shelf(), &upload, &hold);
             Ok(())
@@ -242,10 +241,16 @@ fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), Store
 fn write_back(store: &Inner, upload: &Upload, hold: &Hold, from: u64, to: u64) -> Result<(), StoreError> {
     let path = store.layout.upload_data(upload.id);
     let mut writer = lock(upload);
-    let failed = match crate::sys::write_back::write_back(writer.file(&path)?, from, to - from) {
-        Ok(()) => return Ok(()),
+    let file = writer.file(&path)?;
+    let failed = match crate::sys::write_back::write_back(file, from, to - from) {
+        Ok(()) => {
+            upload.on_disk.store(to, Ordering::Release);
+            return Ok(());
+        }
         Err(error) => StoreError::io("write", &path)(error),
     };
+    // Should the folder stay, nobody takes up bytes that are in memory only.
+    let _ = file.set_len(0);
     drop(writer);
     // The system tells such an error once: a sync might say yes to bytes that never reached the disk.
     store.uploads.end(store.shelf(), upload, hold);
