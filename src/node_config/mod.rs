@@ -76,6 +76,12 @@ pub enum NodeConfigError {
         /// Which.
         path: PathBuf,
     },
+    /// A symbolic link below another root than `/`.
+    #[error("{} is a symbolic link, which could lead out of --root; put a folder there, or run this on the node itself with --root /", path.display())]
+    Link {
+        /// Which.
+        path: PathBuf,
+    },
     /// A file or folder of the node can't be read.
     #[error("{} can't be read", path.display())]
     Read {
@@ -166,7 +172,13 @@ pub fn check(root: &Path, wanted: &NodeConfig) -> Result<Outcome, NodeConfigErro
 }
 
 fn registry_d(root: &Path) -> Result<PathBuf, NodeConfigError> {
-    if root.is_dir() { Ok(root.join(REGISTRY_D)) } else { Err(NodeConfigError::Root { path: root.to_owned() }) }
+    if !root.is_dir() {
+        return Err(NodeConfigError::Root { path: root.to_owned() });
+    }
+    match preflight::link_below(root, Path::new(REGISTRY_D)) {
+        Some(link) => Err(NodeConfigError::Link { path: root.join(link) }),
+        None => Ok(root.join(REGISTRY_D)),
+    }
 }
 
 /// Keeps other callers out until the value is dropped.

@@ -2,7 +2,8 @@
 //! but that of `config_path`.
 //!
 //! What containerd does with imports was seen by `containerd config dump`: 1.6 takes a plugin's table whole from the
-//! imported file, 2.x merges key by key, and newer 2.x import `conf.d` without being told.
+//! imported file, 2.x merges key by key. Newer 2.x name `conf.d` among the imports of `containerd config default` and
+//! `dump`, and yet read it only where a `config.toml` imports it; seen with 2.4.2 and a running daemon too.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -34,26 +35,21 @@ pub(super) fn look(root: &Path, wanted: &NodeConfig) -> Result<Vec<Finding>, Nod
         generation: wanted.version,
         plugin: 2,
         points: false,
+        hidden: false,
+        drop_in: None,
     };
     let main = PathBuf::from(CONTAINERD).join("config.toml");
-    if search.file(&main, Role::Main)? {
-        if !search.points {
-            let (_, plugin) = PLUGINS[usize::from(search.plugin - 1)];
-            search.find(&main, None, format!(
-                "registry.config_path is not set, so {REGISTRY_D} is not read: set config_path = \"{WANTED_PATH}\" in \
-                 [plugins.\"{plugin}\".registry] and restart containerd",
-            ));
-        }
-    } else {
-        search.find(
-            &main,
-            None,
-            format!("is not there, so {REGISTRY_D} is not read: registry.config_path has to be \"{WANTED_PATH}\""),
-        );
-    }
+    let is_there = search.file(&main, Role::Main)?;
+    // What is said of `config.toml` comes before what is said of drop-ins, but may name one of them.
+    let place = search.findings.len();
     let drop_ins = PathBuf::from(CONTAINERD).join("conf.d");
-    for name in names(&root.join(&drop_ins))?.iter().filter(|name| name.ends_with(".toml")) {
-        search.file(&drop_ins.join(name), Role::DropIn)?;
+    if !search.is_link(&drop_ins) {
+        for name in names(&root.join(&drop_ins))?.iter().filter(|name| name.ends_with(".toml")) {
+            search.file(&drop_ins.join(name), Role::DropIn)?;
+        }
+    }
+    if let Some(text) = search.unread(is_there) {
+        search.findings.insert(place, Finding { file: main.display().to_string(), line: None, text });
     }
     search.other_writers(wanted)?;
     Ok(search.findings)
@@ -64,7 +60,7 @@ pub(super) fn look(root: &Path, wanted: &NodeConfig) -> Result<Vec<Finding>, Nod
 enum Role {
     Main,
     Imported,
-    /// In `conf.d`: Deckhouse merges it into `config.toml`, newer containerd imports it.
+    /// In `conf.d` and imported by nothing: Deckhouse merges it into `config.toml`.
     DropIn,
 }
 
@@ -78,6 +74,21 @@ struct Search<'a> {
     plugin: u8,
     /// Whether the table that is read points at `registry.d`.
     points: bool,
+    /// Whether a file that could say so was not read.
+    hidden: bool,
+    /// A drop-in that would point there, if it were read.
+    drop_in: Option<PathBuf>,
+}
+
+/// The first symbolic link on the way from the root to a file. Below another root than `/` it would be followed in the
+/// caller's own.
+pub(super) fn link_below(root: &Path, file: &Path) -> Option<PathBuf> {
+    if root.canonicalize().is_ok_and(|root| root == Path::new("/")) {
+        return None;
+    }
+    let mut way: Vec<&Path> = file.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
+    way.reverse();
+    way.into_iter().find(|part| root.join(part).is_symlink()).map(Path::to_owned)
 }
 
 impl Search<'_> {
@@ -85,8 +96,46 @@ impl Search<'_> {
         self.findings.push(Finding { file: file.display().to_string(), line, text });
     }
 
+    /// Whether a symbolic link keeps a file or folder from being looked at, which is a finding.
+    fn is_link(&mut self, file: &Path) -> bool {
+        let Some(link) = link_below(self.root, file) else { return false };
+        if self.seen.insert(link.clone()) {
+            let text = "is a symbolic link, which could lead out of --root and is not followed; put what it leads to there, \
+                        or run this on the node itself with --root /";
+            self.find(&link, None, text.to_owned());
+        }
+        true
+    }
+
+    /// What there is to say if `registry.d` is not read.
+    fn unread(&self, is_there: bool) -> Option<String> {
+        if !is_there {
+            let wanted = format!("registry.config_path has to be \"{WANTED_PATH}\"");
+            return Some(format!("is not there, so {REGISTRY_D} is not read: {wanted}"));
+        }
+        if self.points || self.hidden {
+            return None;
+        }
+        let (_, plugin) = PLUGINS[usize::from(self.plugin - 1)];
+        let mut text = format!(
+            "registry.config_path is not set, so {REGISTRY_D} is not read: set config_path = \"{WANTED_PATH}\" in \
+             [plugins.\"{plugin}\".registry] and restart containerd",
+        );
+        if let Some(drop_in) = &self.drop_in {
+            text.push_str(&format!("; {} sets it, but is not imported", drop_in.display()));
+            if self.generation == Some(ContainerdVersion::V2) {
+                text.push_str(&format!(": imports = [\"/{CONTAINERD}/conf.d/*.toml\"] would do too"));
+            }
+        }
+        Some(text)
+    }
+
     /// Looks through a file and what it imports; `false` if there is none.
     fn file(&mut self, file: &Path, role: Role) -> Result<bool, NodeConfigError> {
+        if self.is_link(file) {
+            self.hidden |= role != Role::DropIn;
+            return Ok(true);
+        }
         if !self.seen.insert(file.to_owned()) {
             return Ok(true);
         }
@@ -163,6 +212,8 @@ impl Search<'_> {
                 self.find(file, line, format!("{key}.config_path is not read in a configuration of this version"));
             } else if role != Role::DropIn {
                 self.points = true;
+            } else if is_read {
+                self.drop_in.get_or_insert_with(|| file.to_owned());
             }
         }
         for legacy in LEGACY {
@@ -193,7 +244,12 @@ impl Search<'_> {
         let role = if role == Role::DropIn { Role::DropIn } else { Role::Imported };
         for pattern in imports.iter().filter_map(|import| import.as_str()) {
             let folder = file.parent().unwrap_or(Path::new(""));
-            let pattern = pattern.strip_prefix('/').map_or_else(|| folder.join(pattern), PathBuf::from);
+            let below_root = pattern.trim_start_matches('/');
+            let pattern = if below_root == pattern { folder.join(pattern) } else { PathBuf::from(below_root) };
+            if pattern.parent().is_some_and(|folder| self.is_link(folder)) {
+                self.hidden |= role != Role::DropIn;
+                continue;
+            }
             let Some(files) = matching(self.root, &pattern)? else {
                 self.find(file, line, format!("imports {}, which can't be followed here", pattern.display()));
                 continue;
@@ -212,7 +268,7 @@ impl Search<'_> {
         if present.iter().any(|name| name == AGENT) {
             self.find(&folder.join(AGENT), None, "Deckhouse's registry agent writes this folder itself".to_owned());
         }
-        if present.iter().any(|name| name == BASHIBLE) {
+        if present.iter().any(|name| name == BASHIBLE) && !self.is_link(&folder.join(BASHIBLE)) {
             let path = self.root.join(&folder).join(BASHIBLE);
             let content = std::fs::read(&path).map_err(|source| NodeConfigError::Read { path, source })?;
             let hosts: Vec<String> = serde_json::from_slice(&content).unwrap_or_default();

@@ -93,6 +93,12 @@ pub enum NodeFilesError {
         /// Which.
         path: PathBuf,
     },
+    /// A file, or a symbolic link to who knows where.
+    #[error("{} is a file or a symbolic link where a folder has to be; nothing was changed", path.display())]
+    NoFolder {
+        /// Which.
+        path: PathBuf,
+    },
     /// More than a mounted Secret can hold.
     #[error("{} is larger than {} bytes", path.display(), copy::MAX_BYTES)]
     TooLarge {

@@ -254,6 +254,69 @@ fn check_follows_imports_as_each_containerd_does() {
     );
 }
 
+/// Seen with containerd 2.4.2: its `config dump` names `conf.d` among the imports, but it is read only where `config.toml`
+/// has it there.
+#[test]
+fn check_takes_a_drop_in_for_read_where_it_is_imported() {
+    let node = Node::new(CONFIG);
+    let bare = "version = 3\n";
+    node.put("conf.d/registry.toml", V3);
+    let found = node.check(bare);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let tail = "etc/containerd/conf.d/registry.toml sets it, but is not imported: imports = [\"/etc/containerd/conf.d/*.toml\"] \
+                would do too";
+    assert!(found[0].contains("config_path is not set") && found[0].ends_with(tail), "{found:?}");
+    for imports in ["/etc/containerd/conf.d/*.toml", "conf.d/registry.toml", "//etc/containerd/conf.d/*.toml"] {
+        assert_eq!(node.check(&format!("imports = ['{imports}']\n{bare}")), [""; 0], "{imports}");
+    }
+    // With containerd 1 an import would take the whole table.
+    node.put("conf.d/registry.toml", V2);
+    let found = node.check("version = 2\n");
+    assert!(found[0].ends_with("conf.d/registry.toml sets it, but is not imported"), "{found:?}");
+    node.put("conf.d/registry.toml", &V3.replace("registry.d", "certs.d"));
+    let found = node.check(bare);
+    assert!(
+        found[0].ends_with("restart containerd") && found[1].contains("leads to /etc/containerd/certs.d"),
+        "{found:?}"
+    );
+}
+
+/// A link below another root would lead into the caller's own.
+#[test]
+fn no_link_leads_out_of_the_root() {
+    use std::os::unix::fs::symlink;
+    let node = Node::new(CONFIG);
+    let elsewhere = node.0.path().join("elsewhere");
+    std::fs::create_dir_all(elsewhere.join("containerd/conf.d")).unwrap();
+    std::fs::write(elsewhere.join("main.toml"), V3).unwrap();
+    std::fs::write(elsewhere.join("containerd/conf.d/a.toml"), "[").unwrap();
+    let linked = "is a symbolic link, which could lead out of --root";
+
+    let (etc, containerd) = (node.root().join("etc"), node.root().join("etc/containerd"));
+    for (link, to) in [(&etc, &elsewhere), (&containerd, &elsewhere.join("containerd"))] {
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(to, link).unwrap();
+        for flags in [&[][..], &["--dry-run"], &["--check"]] {
+            let said = node.run(flags);
+            assert_eq!((said.code, said.out.as_str()), (1, ""), "{flags:?}");
+            assert!(said.err.contains(&format!("{} {linked}", link.display())), "{}", said.err);
+        }
+        std::fs::remove_file(link).unwrap();
+    }
+    assert!(!elsewhere.join("containerd/registry.d").exists());
+
+    std::fs::create_dir_all(&containerd).unwrap();
+    symlink(elsewhere.join("main.toml"), containerd.join("config.toml")).unwrap();
+    symlink(elsewhere.join("containerd/conf.d"), containerd.join("conf.d")).unwrap();
+    let said = node.run(&["--check"]);
+    let found: Vec<_> = said.out.lines().map(|line| line.split(';').next().unwrap()).collect();
+    let of = |name: &str| format!("etc/containerd/{name}: {linked} and is not followed");
+    assert_eq!(found, [of("config.toml"), of("conf.d")]);
+    std::fs::remove_file(containerd.join("config.toml")).unwrap();
+    let found = node.check("version = 3\nimports = ['conf.d/*.toml', 'conf.d/a.toml']\n");
+    assert!(found.len() == 1 && found[0].starts_with("conf.d: is a symbolic link"), "{found:?}");
+}
+
 #[test]
 fn check_names_others_who_write_the_same_folders() {
     let node = Node::new(CONFIG);

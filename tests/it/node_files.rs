@@ -174,21 +174,188 @@ fn what_is_the_servers_is_given_away() {
         }
     }
     let wanted = if is_root { "64535:64535".to_owned() } else { owner(folder.path()) };
-    let own = || {
-        Command::new(env!("CARGO_BIN_EXE_d8-registry"))
-            .args(["own-folder", "--owner", &wanted])
-            .arg(&data)
-            .output()
-            .unwrap()
-    };
+    let own = || own_folder(&data, &wanted);
     said(&own());
     assert_eq!(owner(&data), wanted);
     assert!(said(&own()).contains("belongs already"));
     if is_root {
-        std::fs::create_dir(data.join("below")).unwrap();
+        std::fs::create_dir_all(data.join("below")).unwrap();
+        std::fs::create_dir_all(data.join("docker/registry/v2")).unwrap();
         std::fs::write(data.join("below/file"), "").unwrap();
+        std::fs::write(data.join(".d8-registry"), "d8-registry\n").unwrap();
+        symlink(folder.path().join("pod.yaml"), data.join("below/link")).unwrap();
         std::os::unix::fs::chown(&data, Some(0), Some(0)).unwrap();
         assert!(said(&own()).contains("given to"));
         assert_eq!([owner(&data.join("below")), owner(&data.join("below/file"))], [wanted.clone(), wanted]);
+        assert_eq!([owner(&data.join("docker")), owner(&folder.path().join("pod.yaml"))], ["0:0", "0:0"]);
+    }
+}
+
+fn own_folder(folder: &Path, owner: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+    command.args(["own-folder", "--owner", owner]).arg(folder).output().unwrap()
+}
+
+/// A path that is one segment short leads to the tree of somebody else.
+#[test]
+fn a_folder_of_others_is_not_given_away() {
+    let folder = TempDir::new().unwrap();
+    let theirs = folder.path().join("local_data/docker/registry/v2");
+    std::fs::create_dir_all(&theirs).unwrap();
+    let me = owner(folder.path());
+    let another = if me.starts_with("64535:") { "64536:64536" } else { "64535:64535" };
+    for named in ["", "local_data", "local_data/docker"] {
+        let output = own_folder(&folder.path().join(named), another);
+        assert_eq!(output.status.code(), Some(1), "{named}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("files that are not ours; nothing in it was changed"));
+        for there in [folder.path(), &folder.path().join("local_data"), &theirs] {
+            assert_eq!(owner(there), me, "{named}");
+        }
+    }
+    // Whoever has it already may keep what is in it.
+    assert!(said(&own_folder(folder.path(), &me)).contains("belongs already"));
+    // A new disk is as good as an empty folder, and so is a store that was not laid out to the end.
+    for beside in ["lost+found", ".d8-registry.new"] {
+        let data = folder.path().join(format!("with-{beside}"));
+        std::fs::create_dir(&data).unwrap();
+        if beside == "lost+found" {
+            std::fs::create_dir(data.join(beside)).unwrap();
+        } else {
+            std::fs::write(data.join(beside), "").unwrap();
+        }
+        let output = own_folder(&data, another);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("not ours"), "{beside}");
+        if me == "0:0" {
+            assert_eq!(owner(&data), another);
+        }
+    }
+}
+
+/// The folders that a kill leaves while the mark is written or after it was removed.
+#[test]
+fn what_a_kill_left_of_our_folder_is_ours() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    mount(folder, "1", &["ro"]);
+    std::fs::write(folder.join("pod.yaml"), "first").unwrap();
+    let copy = folder.join("node/files");
+    for staged in [true, false] {
+        for more in [&[][..], &["--remove"]] {
+            std::fs::create_dir_all(&copy).unwrap();
+            if staged {
+                std::fs::write(copy.join("..d8-registry.new"), "").unwrap();
+            }
+            said(&static_pod(folder, more));
+            assert_eq!(copy.exists(), more.is_empty());
+            said(&static_pod(folder, &["--remove"]));
+        }
+    }
+    // Half a password that was never renamed, of a user that is gone.
+    said(&static_pod(folder, &[]));
+    std::fs::create_dir(copy.join("rw")).unwrap();
+    std::fs::write(copy.join("rw/.password.new"), "half").unwrap();
+    assert_eq!(said(&static_pod(folder, &[])), "1 files changed\n");
+    assert!(!copy.join("rw").exists());
+}
+
+/// Killed anywhere while it removes keys and passwords, the next call removes the rest.
+#[test]
+fn a_removal_that_was_killed_is_gone_on_with() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    let copy = folder.join("node/files");
+    let fill = || {
+        std::fs::create_dir_all(copy.join("ro")).unwrap();
+        std::fs::write(copy.join(".d8-registry"), "").unwrap();
+        for number in 0..300 {
+            std::fs::write(copy.join(format!("{number}")), "secret").unwrap();
+            std::fs::write(copy.join(format!("ro/{number}")), "secret").unwrap();
+        }
+    };
+    fill();
+    let begun = std::time::Instant::now();
+    said(&static_pod(folder, &["--remove"]));
+    let took = begun.elapsed();
+    for round in 0..40 {
+        fill();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_d8-registry"))
+            .current_dir(folder)
+            .args(["static-pod", "--once", "--remove", "--copy", "mounted=node/files"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(took * round / 40);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        said(&static_pod(folder, &["--remove"]));
+        assert!(!copy.exists());
+    }
+}
+
+/// What root does in the copies stays in them, whatever the owner of the copies puts there.
+#[test]
+fn a_link_in_a_copy_leads_nowhere() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    mount(folder, "1", &["ro"]);
+    std::fs::write(folder.join("pod.yaml"), "first").unwrap();
+    let me = owner(folder);
+    let given = if me == "0:0" { "64535:64535" } else { &me };
+    said(&static_pod(folder, &["--owner", given]));
+    let (copy, elsewhere) = (folder.join("node/files"), folder.join("elsewhere"));
+    std::fs::create_dir(&elsewhere).unwrap();
+    for name in ["password", "theirs", "config.yaml"] {
+        std::fs::write(elsewhere.join(name), "1").unwrap();
+    }
+    std::fs::remove_dir_all(copy.join("ro")).unwrap();
+    std::fs::remove_file(copy.join("config.yaml")).unwrap();
+    symlink(&elsewhere, copy.join("ro")).unwrap();
+    symlink(&elsewhere, copy.join("more")).unwrap();
+    symlink(elsewhere.join("config.yaml"), copy.join("config.yaml")).unwrap();
+    // A folder in the place of a file goes too.
+    for _ in 0..2 {
+        said(&static_pod(folder, &["--owner", given]));
+        let expected = ["config.yaml", "ro/password"].map(|name| copy.join(name).display().to_string());
+        assert_eq!(files(&copy), expected);
+        for name in ["", "ro", "ro/password", "config.yaml"] {
+            assert!(!copy.join(name).is_symlink(), "{name}");
+            assert_eq!(owner(&copy.join(name)), given, "{name}");
+        }
+        assert_eq!(files(&elsewhere).len(), 3);
+        for name in ["", "password", "theirs", "config.yaml"] {
+            assert_eq!(owner(&elsewhere.join(name)), me, "{name}");
+        }
+        std::fs::remove_file(copy.join("config.yaml")).unwrap();
+        std::fs::create_dir_all(copy.join("config.yaml/below")).unwrap();
+        symlink(&elsewhere, copy.join("config.yaml/below/link")).unwrap();
+    }
+    said(&static_pod(folder, &["--remove"]));
+    assert_eq!(files(&elsewhere).len(), 3);
+    // The copy itself.
+    std::fs::write(elsewhere.join(".d8-registry"), "").unwrap();
+    symlink(&elsewhere, &copy).unwrap();
+    for more in [&[][..], &["--remove"]] {
+        let output = static_pod(folder, more);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("symbolic link where a folder has to be"));
+        assert_eq!(files(&elsewhere).len(), 3);
+    }
+}
+
+/// A store's marker has the name of ours.
+#[test]
+fn a_store_is_no_copy() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    mount(folder, "1", &["ro"]);
+    std::fs::write(folder.join("pod.yaml"), "first").unwrap();
+    let store = folder.join("node/files");
+    let init = Command::new(env!("CARGO_BIN_EXE_d8-registry")).arg("init").arg("--data-dir").arg(&store).output();
+    said(&init.unwrap());
+    let before = files(&store);
+    for more in [&[][..], &["--remove"]] {
+        assert_eq!(static_pod(folder, more).status.code(), Some(1));
+        assert_eq!(files(&store), before);
     }
 }
