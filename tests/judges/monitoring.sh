@@ -13,6 +13,10 @@ groups() {
 cp "$MONITORING"/*.test.yaml "$WORK"
 cd "$WORK"
 groups <"$MONITORING/rules.yaml"
+"$PYTHON" -c 'import sys, yaml
+labels = yaml.safe_load(sys.stdin)["metadata"]["labels"]
+sys.exit(labels.get("prometheus") != "main" or labels.get("component") != "rules")' <"$MONITORING/rules.yaml" ||
+    fail "Deckhouse's Prometheus would not load the rules"
 promtool check rules --lint=all --lint-fatal rules.groups.yaml
 promtool test rules ./*.test.yaml
 
@@ -51,4 +55,6 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
     CertificateExpiring 's/14 \* 86400/16 * 86400/' \
     HitRatioFallen 's/\[1h\])) > 100/[1h])) > 1/' \
     StaleAnswers 's/for: 6h/for: 12h/'
+spoilt NoTargets 's/absent(up{job="d8-registry"})/absent(up{job="d8"})/' ErrorsToClients 's/base|token|other/token|other/g' \
+    StaleAnswers 's/\[1h\])) > 0/[10m])) > 0/'
 spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/'
