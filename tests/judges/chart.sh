@@ -69,6 +69,12 @@ nonsense 'takes no pushes' -f "$CHART/ci/direct.yaml" --set push.kind=Ingress,pu
 nonsense 'two of them are the same' -f "$CHART/ci/direct.yaml" --set ports.admin=5001
 nonsense 'additional properties' -f "$CHART/ci/direct.yaml" --set store.maxbytes=1
 nonsense 'image' --set mode=Local
+nonsense 'the chart sets it' -f "$CHART/ci/direct.yaml" --set config.adminListen=0.0.0.0:5002
+nonsense 'see store.hostPath' -f "$CHART/ci/proxy-static-pod.yaml" --set config.store.dir=/other
+nonsense 'set drainSeconds' -f "$CHART/ci/proxy-static-pod.yaml" --set config.limits.drainDeadline=60s
+route=(-f "$CHART/ci/local-static-pod.yaml" --set push.kind=HTTPRoute,push.host=x,push.gateway.name=x)
+nonsense 'open to all' "${route[@]}" --set push.clientCertificate=None --set 'push.sourceRanges={10.0.0.0/8}'
+nonsense 'no client certificate' "${route[@]}" --set push.clientCertificate=Secret,push.trustedCA=x
 ! helm template d8-registry "$CHART" --namespace default -f "$CHART/ci/direct.yaml" >/dev/null 2>&1 || fail "rendered into another namespace"
 
 say "the values' descriptions"
