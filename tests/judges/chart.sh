@@ -57,6 +57,8 @@ wrong local-daemonset 's/hostnames:/hostnamez:/' 'HTTPRoute.*hostnamez'
 wrong local-static-pod 's/readOnlyRootFilesystem: true/readOnlyRootFilesystem: false/' 'can be written'
 wrong local-static-pod 's/host: 127.0.0.1, port: 5002/port: 5002/' 'does not ask 127.0.0.1'
 wrong proxy-static-pod 's/  imagePullPolicy: IfNotPresent/  imagePullPolicies: IfNotPresent/' 'Pod d8-registry'
+wrong direct 's/preferredDuringScheduling/requiredDuringScheduling/' 'Deployment d8-registry: a cluster with one master'
+wrong proxy-daemonset '/minReadySeconds/d' 'd8-registry-node: static pods'
 "$PYTHON" "$TOOLS/validate.py" "$CRDS" "$WORK"/wrong-*.yaml >"$WORK/found" && fail "none of the faults is found"
 for fault in "${faults[@]}"; do
     grep -q "^$fault" "$WORK/found" || fail "not found: $fault"
@@ -69,13 +71,29 @@ nonsense 'takes no pushes' -f "$CHART/ci/direct.yaml" --set push.kind=Ingress,pu
 nonsense 'two of them are the same' -f "$CHART/ci/direct.yaml" --set ports.admin=5001
 nonsense 'additional properties' -f "$CHART/ci/direct.yaml" --set store.maxbytes=1
 nonsense 'image' --set mode=Local
-nonsense 'the chart sets it' -f "$CHART/ci/direct.yaml" --set config.adminListen=0.0.0.0:5002
-nonsense 'see store.hostPath' -f "$CHART/ci/proxy-static-pod.yaml" --set config.store.dir=/other
-nonsense 'set drainSeconds' -f "$CHART/ci/proxy-static-pod.yaml" --set config.limits.drainDeadline=60s
-route=(-f "$CHART/ci/local-static-pod.yaml" --set push.kind=HTTPRoute,push.host=x,push.gateway.name=x)
-nonsense 'open to all' "${route[@]}" --set push.clientCertificate=None --set 'push.sourceRanges={10.0.0.0/8}'
-nonsense 'no client certificate' "${route[@]}" --set push.clientCertificate=Secret,push.trustedCA=x
+for key in mode repository listen adminListen store.dir tls.disabled limits.drainDeadline; do
+    nonsense "config: $key " -f "$CHART/ci/direct.yaml" --set "config.$key=x"
+done
+# What the chart only has a default for may be set.
+template -f "$CHART/ci/direct.yaml" --set config.limits.pulls=9,config.store.maxBytes=1GiB,config.tls.x=1 >/dev/null
+readonly INGRESS=(-f "$CHART/ci/local-static-pod.yaml") ROUTE=(-f "$CHART/ci/local-daemonset.yaml")
+nonsense 'reaches one of 2 masters' "${INGRESS[@]}" --set 'nodeProxy.backends={a:1,b:1}'
+template "${INGRESS[@]}" --set 'nodeProxy.backends={a:1,b:1},push.manyMasters=true' >/dev/null
+nonsense 'an upload is state of one master' "${ROUTE[@]}" --set 'nodeProxy.backends={a:1,b:1},push.manyMasters=true,push.gateway.alb=false'
+nonsense 'everybody could push' "${ROUTE[@]}" --set push.gateway.alb=false
+nonsense 'clientCertificate: with HTTPRoute' "${ROUTE[@]}" --set push.gateway.alb=false,push.sourceRanges=null,push.clientCertificate=Controller,push.trustedCA=x
+nonsense 'clientCertificate: with HTTPRoute' "${ROUTE[@]}" --set push.clientCertificate=Secret,push.clientCertificateSecret=a/b,push.trustedCA=x
 ! helm template d8-registry "$CHART" --namespace default -f "$CHART/ci/direct.yaml" >/dev/null 2>&1 || fail "rendered into another namespace"
+
+say "what Deckhouse's alb is told"
+template "${ROUTE[@]}" --set push.clientCertificate=Controller,push.trustedCA=x >"$WORK/route.yaml"
+same "$("$PYTHON" -c 'import sys, yaml, json
+found = [d for d in yaml.safe_load_all(open(sys.argv[1])) if d and d["kind"] in ("HTTPRoute", "BackendTLSPolicy")]
+notes = found[0]["metadata"]["annotations"]
+prefix = "alb.network.deckhouse.io/"
+print(len(found), notes[prefix + "hash-key"], notes[prefix + "whitelist-source-range"], notes[prefix + "idle-timeout"],
+    json.loads(notes[prefix + "backend-tls-settings"])["mode"], found[0]["spec"]["parentRefs"][0]["kind"])' "$WORK/route.yaml")" \
+    "1 source-ip 192.0.2.0/24,2001:db8::/32 3600 MUTUAL ListenerSet" "annotations of the HTTPRoute"
 
 say "the values' descriptions"
 same "$(jq '[.. | objects | select(.properties? | type == "object") | .properties[] | select(has("description") | not)] | length' \
@@ -131,6 +149,9 @@ jq -r '.data.passwordHash | @base64d' <<<"$rw" | grep -qE '^\$2[aby]\$10\$' || f
 jq -r '.data["ca.crt"] | @base64d' <<<"$pki" | openssl x509 -noout -text | grep -q 'ASN1 OID: prime256v1' || fail "the authority is not P-256"
 same "$(curl -fsS "$API/namespaces/d8-system/configmaps/d8-registry-node-proxy" | jq -r .data.backends | xargs)" \
     "10.0.0.1:5001 [fd00::2]:5001" "backends that helm found"
+grep -q 'There are 2 masters' "$WORK/helm.out" || fail "the notes do not say that each master has to be pushed to: $(cat "$WORK/helm.out")"
+checksum_of() { helm get manifest d8-registry --namespace d8-system --revision "$1" | grep 'authority-checksum' | sort -u | awk '{print $2}'; }
+authority_sum() { secret registry-pki | jq -j '.data["ca.crt"]' | sha256sum | cut -d' ' -f1; }
 unchanged() {
     same "$(secret registry-pki)" "$pki" "registry-pki after $1"
     same "$(secret registry-user-rw)" "$rw" "registry-user-rw after $1"
@@ -142,12 +163,27 @@ unchanged "two upgrades"
 same "$(secrets_of 2)" "$(secrets_of 1)" "Secrets that the second revision renders"
 same "$(secrets_of 3)" "$(secrets_of 1)" "Secrets that the third revision renders"
 same "$(secrets_of 3 | jq -r 'keys | join(" ")')" "registry-pki registry-user-rw" "Secrets of the release"
+same "$(checksum_of 1) $(checksum_of 3)" "$(authority_sum) $(authority_sum)" "the authority that the pods were made for"
+! helm upgrade d8-registry "$CHART" --namespace d8-system --disable-openapi-validation "${local_values[@]}" \
+    --set push.kind=Ingress,push.host=x >"$WORK/helm.out" 2>&1 || fail "pushes from outside to one of two masters"
+grep -q 'reaches one of 2 masters' "$WORK/helm.out" || fail "$(cat "$WORK/helm.out")"
 change "${local_values[@]}" --set mode=Proxy,upstream.imagesRepo=registry.example.com/ee
 unchanged "the mode Proxy, which has no user rw"
 run_helm uninstall d8-registry
 unchanged "the end of the release"
 run_helm install d8-registry "$CHART" --disable-openapi-validation "${local_values[@]}"
 unchanged "a new installation"
+
+say "another authority makes the pods anew, another master is found, at the next upgrade"
+before=$(checksum_of 1)
+curl -fsS -X PUT "$API/namespaces/d8-system/secrets/registry-pki" -o /dev/null -d "$(curl -fsS "$API/namespaces/d8-system/secrets/registry-pki" |
+    jq '.data["ca.crt"] = "b3RoZXI="')"
+node master-3 10.0.0.3 '"node-role.kubernetes.io/control-plane": ""'
+change "${local_values[@]}"
+[[ $(checksum_of 2) != "$before" ]] || fail "the pods keep the certificate of the authority that is gone"
+same "$(checksum_of 2)" "$(authority_sum)" "the authority that the pods are made for"
+same "$(curl -fsS "$API/namespaces/d8-system/configmaps/d8-registry-node-proxy" | jq -r .data.backends | xargs)" \
+    "10.0.0.1:5001 10.0.0.3:5001 [fd00::2]:5001" "backends with the new master"
 ! grep -E '^(PUT|PATCH|DELETE) .*registry-user-ro$' "$REQUESTS" || fail "the Secret of others was written to"
 
 say "a node without a kubelet"

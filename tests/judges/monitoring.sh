@@ -20,6 +20,18 @@ sys.exit(labels.get("prometheus") != "main" or labels.get("component") != "rules
 promtool check rules --lint=all --lint-fatal rules.groups.yaml
 promtool test rules ./*.test.yaml
 
+say "Deckhouse's Prometheus loads the rules: its ruleSelector"
+same "$("$PYTHON" -c 'import sys, yaml
+labels = yaml.safe_load(sys.stdin)["metadata"]["labels"]
+print(labels.get("prometheus"), labels.get("component"))' <"$MONITORING/rules.yaml")" "main rules" "labels prometheus and component"
+
+say "every alert has its section in the RUNBOOK"
+grep -o 'RUNBOOK.md#.*' "$MONITORING/rules.yaml" | cut -d'#' -f2 | sort >pointed
+same "$(grep -c . pointed)" "$(grep -c -- '- alert:' "$MONITORING/rules.yaml")" "alerts that point into the RUNBOOK"
+while read -r section; do
+    grep -qix "### $section" "$MONITORING/../../docs/RUNBOOK.md" || fail "docs/RUNBOOK.md has no section $section"
+done <pointed
+
 say "a test fails for an alert that is made blind, and for one that is made blunt"
 # spoilt [ALERT CHANGE]... changes rules of different alerts; a test of each has to fail.
 spoilt() {
@@ -39,6 +51,7 @@ spoilt() {
     done
 }
 spoilt InstanceDown 's/up{job="d8-registry"} == 0/up == 0/' \
+    NoTargets 's/absent(up{job="d8-registry"})/absent(up)/' \
     UpstreamUnreachable 's/outcome=~"unreachable|notFound"/outcome=~"notFound"/' \
     UpstreamCredentialsRefused 's/outcome="auth"}/outcome="aut"}/' \
     WritesRefused 's/store_writable{job="d8-registry"} == 0/store_writable{job="d8-registry"} == 2/' \
@@ -49,12 +62,15 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up == 0/' \
     StaleAnswers 's/for: 6h/for: 30m/' \
     ConfigInvalid 's/config_valid{job="d8-registry"} == 0/config_valid{job="d8-registry"} == 2/'
 spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
+    NoTargets 's/absent(up{job="d8-registry"})/absent(up{job="d8-registry"} == 1)/' \
     UpstreamUnreachable 's/outcome=~"ok|auth"/outcome="none"/' \
     UpstreamCredentialsRefused 's/max by (job, instance) (process_start_time_seconds/max by (job) (process_start_time_seconds/' \
     StoreNearlyFull 's/< 1.1 \*/< 0.9 */' \
     CertificateExpiring 's/14 \* 86400/16 * 86400/' \
     HitRatioFallen 's/\[1h\])) > 100/[1h])) > 1/' \
     StaleAnswers 's/for: 6h/for: 12h/'
-spoilt NoTargets 's/absent(up{job="d8-registry"})/absent(up{job="d8"})/' ErrorsToClients 's/base|token|other/token|other/g' \
+spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/' \
+    ErrorsToClients 's/route!~"base|token|other"/route!~"token|other"/' \
     StaleAnswers 's/\[1h\])) > 0/[10m])) > 0/'
-spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/'
+spoilt ErrorsToClients 's/route!~"base|token|other"/route!~"base|token"/' \
+    StoreNearlyFull 's/d8_registry_build_info{job="d8-registry", mode="Local"}/d8_registry_build_info{job="d8-registry"}/'

@@ -82,6 +82,11 @@ def rules(document):
     if not pod:
         return
     metadata, spec = pod
+    anti = spec.get("affinity", {}).get("podAntiAffinity", {})
+    if "requiredDuringSchedulingIgnoredDuringExecution" in anti and document["spec"].get("replicas", 1) > 1:
+        yield "a cluster with one master could not run all its pods"
+    if document["metadata"]["name"] == "d8-registry-node" and document["spec"].get("minReadySeconds", 0) < 25 + 35:
+        yield "static pods would be replaced or removed on all nodes at once"
     if metadata["labels"].get("heritage") != "deckhouse" or metadata["labels"].get("module") != "registry":
         yield "pods have not the labels heritage and module"
     if spec.get("priorityClassName") != "system-node-critical":

@@ -79,8 +79,8 @@ spec:
       hostPath: {path: {{ .Values.nodeProxy.files }}/backends, type: Directory}
 {{- end -}}
 
-{{- /* host:port of each master, one a line. */ -}}
-{{- define "backends" -}}
+{{- /* host:port of each master, one a line; nothing where neither the values nor the cluster say. */ -}}
+{{- define "masters" -}}
 {{- if .Values.nodeProxy.backends -}}
   {{- join "\n" .Values.nodeProxy.backends }}
 {{ else -}}
@@ -102,9 +102,10 @@ spec:
       {{- end -}}
     {{- end -}}
   {{- end -}}
-  {{- if not $found -}}
-    {{- fail "nodeProxy.backends is empty, and helm sees no cluster with control-plane nodes" -}}
-  {{- end -}}
   {{- join "\n" (sortAlpha $found) }}
 {{ end -}}
+{{- end -}}
+
+{{- define "backends" -}}
+{{- include "masters" . | trim | required "nodeProxy.backends is empty, and helm sees no cluster with control-plane nodes" -}}
 {{- end -}}

@@ -16,6 +16,33 @@
   {{- if and (ne .Values.push.kind "None") (not .Values.push.host) -}}
     {{- fail "push.host is missing" -}}
   {{- end -}}
+  {{- if ne .Values.push.kind "None" -}}
+    {{- $masters := len (compact (splitList "\n" (include "masters" . | trim))) -}}
+    {{- if and (gt $masters 1) (not .Values.push.manyMasters) -}}
+      {{- fail (printf "push.kind %s: a push reaches one of %d masters, nothing copies it to the others, and those answer 404 for it. Push to each, at MASTER:%d, or say with push.manyMasters that this is done besides" .Values.push.kind $masters (int .Values.ports.registry)) -}}
+    {{- end -}}
+    {{- if and (eq .Values.push.kind "HTTPRoute") (not .Values.push.gateway.alb) -}}
+      {{- if gt $masters 1 -}}
+        {{- fail "push.kind HTTPRoute: an upload is state of one master, and only with push.gateway.alb does a client stay with one" -}}
+      {{- end -}}
+      {{- if .Values.push.sourceRanges -}}
+        {{- fail "push.sourceRanges: with HTTPRoute only push.gateway.alb holds them; without it everybody could push" -}}
+      {{- end -}}
+    {{- end -}}
+    {{- if and (eq .Values.push.kind "HTTPRoute") (ne .Values.push.clientCertificate "None") (or (not .Values.push.gateway.alb) (ne .Values.push.clientCertificate "Controller")) -}}
+      {{- fail "push.clientCertificate: with HTTPRoute it has to be Controller with push.gateway.alb, or None" -}}
+    {{- end -}}
+  {{- end -}}
+  {{- range $key, $instead := dict "mode" "mode" "repository" "repository" "listen" "ports.registry" "adminListen" "ports.admin" "store.dir" "store.hostPath" "limits.drainDeadline" "drainSeconds" "tls.disabled" "" -}}
+    {{- $at := $.Values.config -}}
+    {{- $there := true -}}
+    {{- range splitList "." $key -}}
+      {{- if and (kindIs "map" $at) (hasKey $at .) }}{{ $at = index $at . }}{{ else }}{{ $there = false }}{{ end -}}
+    {{- end -}}
+    {{- if $there -}}
+      {{- fail (printf "config: %s %s" $key (ternary "can't be changed: probes and node-proxy speak TLS" (printf "is the chart's own, pods rely on it: set the value %s" $instead) (empty $instead))) -}}
+    {{- end -}}
+  {{- end -}}
   {{- if and (ne .Values.push.clientCertificate "None") (not .Values.push.trustedCA) -}}
     {{- fail "push.clientCertificate needs push.trustedCA, or the server would not believe it" -}}
   {{- end -}}
@@ -93,4 +120,29 @@ imagePullSecrets:
   - name: {{ . }}
   {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* The data of registry-pki: what is in the cluster, else what this release makes; made once for all templates. */ -}}
+{{- define "authority" -}}
+{{- if not (hasKey .Values "madeAuthority") -}}
+  {{- $data := dict -}}
+  {{- $present := lookup "v1" "Secret" .Release.Namespace "registry-pki" -}}
+  {{- if $present -}}
+    {{- $data = $present.data -}}
+  {{- else if .Values.secrets.create -}}
+    {{- /* As Deckhouse has them: an authority with an EC key for ten years, RSA-2048 for tokens. */ -}}
+    {{- $authority := genCAWithKey "registry-ca" 3650 (genPrivateKey "ecdsa") -}}
+    {{- $token := genSignedCert "registry-auth" nil (list "localhost") 3649 $authority -}}
+    {{- $data = dict "ca.crt" ($authority.Cert | b64enc) "ca.key" ($authority.Key | b64enc) "token.crt" ($token.Cert | b64enc) "token.key" ($token.Key | b64enc) -}}
+  {{- end -}}
+  {{- $_ := set .Values "madeAuthority" $data -}}
+{{- end -}}
+{{- .Values.madeAuthority | toJson -}}
+{{- end -}}
+
+{{- /* On pods that have a certificate issued: another authority makes them anew at the next upgrade. */ -}}
+{{- define "authorityChecksum" -}}
+{{- with index (include "authority" . | fromJson) "ca.crt" -}}
+registry.deckhouse.io/authority-checksum: {{ . | sha256sum }}
+{{- end -}}
 {{- end -}}
