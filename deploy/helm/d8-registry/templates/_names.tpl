@@ -46,25 +46,6 @@
   {{- if and (ne .Values.push.clientCertificate "None") (not .Values.push.trustedCA) -}}
     {{- fail "push.clientCertificate needs push.trustedCA, or the server would not believe it" -}}
   {{- end -}}
-  {{- if eq .Values.push.kind "HTTPRoute" -}}
-    {{- if ne .Values.push.clientCertificate "None" -}}
-      {{- fail "push.clientCertificate: a standard HTTPRoute has no client certificate for its backend; use push.kind Ingress, or annotate the route by push.gateway.annotations" -}}
-    {{- end -}}
-    {{- if and .Values.push.sourceRanges (not .Values.push.gateway.annotations) -}}
-      {{- fail "push.sourceRanges: a standard HTTPRoute has no source ranges, the endpoint would be open to all; set push.gateway.annotations to what your gateway calls them" -}}
-    {{- end -}}
-  {{- end -}}
-  {{- range $key := list "mode" "repository" "listen" "adminListen" -}}
-    {{- if hasKey $.Values.config $key -}}
-      {{- fail (printf "config.%s: the chart sets it, by a value of its own" $key) -}}
-    {{- end -}}
-  {{- end -}}
-  {{- if hasKey (.Values.config.store | default dict) "dir" -}}
-    {{- fail "config.store.dir: the chart sets it, see store.hostPath" -}}
-  {{- end -}}
-  {{- if hasKey (.Values.config.limits | default dict) "drainDeadline" -}}
-    {{- fail "config.limits.drainDeadline: pods would be killed before it; set drainSeconds" -}}
-  {{- end -}}
   {{- $ports := list (int .Values.ports.registry) (int .Values.ports.admin) (int .Values.ports.metrics) -}}
   {{- if ne (len (uniq $ports)) 3 -}}
     {{- fail "ports: two of them are the same" -}}
