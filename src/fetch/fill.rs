@@ -151,11 +151,7 @@ impl Fill {
 /// Runs a fill to its end and tells its followers.
 pub(super) async fn run(shared: &Shared, fill: &Fill) {
     let _running = shared.metrics.fill_running();
-    let outcome = tokio::select! {
-        outcome = attempt(shared, fill) => outcome,
-        () = shared.stop.cancelled() => Err(FillError::Stopping),
-    };
-    let Err(error) = outcome else { return };
+    let Err(error) = attempt(shared, fill).await else { return };
     if let Some(cause) = cause(&error) {
         shared.metrics.fill_error(cause);
     }
@@ -182,10 +178,24 @@ const fn cause(error: &FillError) -> Option<FillCause> {
 }
 
 async fn attempt(shared: &Shared, fill: &Fill) -> Result<(), FillError> {
+    let fetched = tokio::select! {
+        fetched = fetch(shared, fill) => fetched?,
+        () = shared.stop.cancelled() => return Err(FillError::Stopping),
+    };
+    // What is whole is stored also when the server shuts down, without waiting for its turn then.
+    if let Some(partial) = fetched {
+        partial.commit(fill.close(), &shared.stop).await?;
+    }
+    Ok(())
+}
+
+/// Brings the content in, verified and announced; `None`: it was stored already.
+async fn fetch(shared: &Shared, fill: &Fill) -> Result<Option<PartialBlob>, FillError> {
     let permit = tokio::time::timeout(PERMIT_BUDGET, shared.permits.acquire()).await.map_err(|_| FillError::Busy)?;
-    let permit = permit.map_err(|_| FillError::Stopping)?;
+    // Given back before what is left waits for the disk, not for the upstream.
+    let _permit = permit.map_err(|_| FillError::Stopping)?;
     if found_stored(shared, fill).await {
-        return Ok(());
+        return Ok(None);
     }
     let partial = shared.store.begin_fill(fill.digest).await?;
     let _ = fill.file.set(partial.file());
@@ -202,10 +212,7 @@ async fn attempt(shared: &Shared, fill: &Fill) -> Result<(), FillError> {
         return Err(error);
     }
     fill.announce(Progress::Whole { size: partial.written() });
-    // What is left waits for the disk, not for the upstream.
-    drop(permit);
-    partial.commit(fill.close()).await?;
-    Ok(())
+    Ok(Some(partial))
 }
 
 /// A request that looked into the store just before the fill before this one ended finds the content there.

@@ -230,14 +230,16 @@ impl PartialBlob {
         Err(StoreError::DigestMismatch { expected: Box::new(self.0.digest), actual: Box::new(actual) })
     }
 
-    /// Makes the verified content a blob of `repositories`, durably. Dropped while it waits for its turn on the disk, the
-    /// fill stays and can be taken up; later it runs to its end.
+    /// Makes the verified content a blob of `repositories`, durably. What is left of it waits for its turn on the disk
+    /// unless `hurry` is cancelled. Dropped meanwhile, the fill stays and can be taken up; later it runs to its end.
     ///
     /// # Errors
     /// [`StoreError::DigestMismatch`], or of the disk; the fill is gone then.
-    pub async fn commit(self, repositories: Vec<RepoName>) -> Result<(), StoreError> {
+    pub async fn commit(self, repositories: Vec<RepoName>, hurry: &CancellationToken) -> Result<(), StoreError> {
         let partial = self.0;
-        write_back(&partial, TAIL_BYTES).await?;
+        if let Some(written) = hurry.run_until_cancelled(write_back(&partial, TAIL_BYTES)).await {
+            written?;
+        }
         change(Arc::clone(&partial.store), move |_| partial.commit(&repositories)).await
     }
 
@@ -334,6 +336,9 @@ impl Partial {
         };
         let size = self.written.load(Ordering::Acquire);
         fail_point!("store::fill::before_sync");
+        if let Some(error) = self.lost.get() {
+            return Err(error.clone());
+        }
         self.store.disk.sync(&self.file, &self.path).map_err(|error| self.lose(error))?;
         let stored = (|| {
             let shelf = self.store.shelf();
