@@ -95,6 +95,19 @@ print(len(found), notes[prefix + "hash-key"], notes[prefix + "whitelist-source-r
     json.loads(notes[prefix + "backend-tls-settings"])["mode"], found[0]["spec"]["parentRefs"][0]["kind"])' "$WORK/route.yaml")" \
     "1 source-ip 192.0.2.0/24,2001:db8::/32 3600 MUTUAL ListenerSet" "annotations of the HTTPRoute"
 
+say "the node.yaml of INSTALL is one that node-config takes"
+"$PYTHON" -c 'import sys, textwrap
+text = open("docs/INSTALL.md").read()
+block = textwrap.dedent(text[text.rindex("\n", 0, text.index("# node.yaml")) + 1:].split("```")[0])
+indent = " " * 10
+print(block.replace(indent + "...the authority of registry-pki...", textwrap.indent(open(sys.argv[1]).read(), indent)).replace("...", "x"))' \
+    "$JUDGES_PKI/ca.crt" >"$WORK/node.yaml"
+mkdir -p "$WORK/bare/etc/containerd"
+"$JUDGES_SERVER" node-config --root "$WORK/bare" --config "$WORK/node.yaml" --dry-run >"$WORK/found" 2>&1 || fail "$(cat "$WORK/found")"
+for host in 127.0.0.1:5001 10.0.0.1:5001 10.0.0.2:5001; do
+    grep -q "^+.*https://$host" "$WORK/found" || fail "no $host in what node-config would write: $(cat "$WORK/found")"
+done
+
 say "the values' descriptions"
 same "$(jq '[.. | objects | select(.properties? | type == "object") | .properties[] | select(has("description") | not)] | length' \
     "$CHART/values.schema.json")" 0 "values without a description"

@@ -21,13 +21,6 @@ same "$("$PYTHON" -c 'import sys, yaml
 labels = yaml.safe_load(sys.stdin)["metadata"]["labels"]
 print(labels.get("prometheus"), labels.get("component"))' <"$MONITORING/rules.yaml")" "main rules" "labels prometheus and component"
 
-say "every alert has its section in the RUNBOOK"
-grep -o 'RUNBOOK.md#.*' "$MONITORING/rules.yaml" | cut -d'#' -f2 | sort >pointed
-same "$(grep -c . pointed)" "$(grep -c -- '- alert:' "$MONITORING/rules.yaml")" "alerts that point into the RUNBOOK"
-while read -r section; do
-    grep -qix "### $section" "$MONITORING/../../docs/RUNBOOK.md" || fail "docs/RUNBOOK.md has no section $section"
-done <pointed
-
 say "a test fails for an alert that is made blind, and for one that is made blunt"
 # spoilt [ALERT CHANGE]... changes rules of different alerts; a test of each has to fail.
 spoilt() {
