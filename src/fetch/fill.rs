@@ -4,6 +4,7 @@
 //! so a reader never runs ahead; the last byte is announced after the digest was verified.
 
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub(super) struct Fill {
     source: Source,
     repositories: Mutex<Repositories>,
     file: OnceLock<Arc<File>>,
+    /// The content was stored already: the fill before this one ended between a look into the store and this one.
+    stored: AtomicBool,
     progress: watch::Sender<Progress>,
 }
 
@@ -80,6 +83,7 @@ impl Fill {
             source,
             repositories: Mutex::new(Repositories { all: vec![repo], closed: false }),
             file: OnceLock::new(),
+            stored: AtomicBool::new(false),
             progress: watch::channel(Progress::Connecting).0,
         }
     }
@@ -90,6 +94,11 @@ impl Fill {
 
     pub(super) fn follow(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
+    }
+
+    /// Whether nothing had to be fetched; known once it has settled.
+    pub(super) fn was_stored(&self) -> bool {
+        self.stored.load(Ordering::Acquire)
     }
 
     pub(super) fn file(&self) -> Option<Arc<File>> {
@@ -221,6 +230,7 @@ async fn found_stored(shared: &Shared, fill: &Fill) -> bool {
     match shared.store.blob(&repo, fill.digest).await {
         Ok(blob) => {
             let _ = fill.file.set(Arc::new(blob.file));
+            fill.stored.store(true, Ordering::Release);
             fill.announce(Progress::Whole { size: blob.size });
             true
         }

@@ -59,7 +59,7 @@ pub struct Opened {
     pub reader: FillReader,
     /// Its length, if the upstream said it or it is whole.
     pub length: Option<u64>,
-    /// Whether this call began the fill.
+    /// Whether this call began the fill, and something had to be fetched.
     pub began: bool,
 }
 
@@ -134,6 +134,7 @@ impl Fills {
             Progress::Connecting => None,
         };
         let Some(file) = fill.file() else { return Err(FillError::Stopping) };
+        let began = began && !fill.was_stored();
         let reader = FillReader::new(fill, progress, file, source.clone(), lease);
         Ok(Opened { reader, length, began })
     }
