@@ -36,13 +36,12 @@ impl Base {
             None => peer.tls,
         };
         let authority = match (trusted(&FORWARDED_HOST), uri.authority(), headers.get(HOST)) {
-            (Some(forwarded), _, _) => Authority::try_from(forwarded.as_bytes()).ok(),
-            (None, Some(authority), _) => Some(authority.clone()),
-            (None, None, Some(host)) => Authority::try_from(host.as_bytes()).ok(),
+            (Some(forwarded), _, _) => authority(forwarded.as_bytes()),
+            (None, Some(authority), _) => Some(authority.clone()).filter(is_plain),
+            (None, None, Some(host)) => authority(host.as_bytes()),
             (None, None, None) => None,
         };
-        // User information in front of an @ has no business here and could hide the real host from a reader.
-        match authority.filter(|authority| !authority.as_str().contains('@') && !authority.host().is_empty()) {
+        match authority {
             Some(authority) => Ok(Self { https, authority }),
             None => Err(ApiError::new(ErrorCode::Unsupported, "the Host header is missing or no valid authority")
                 .with_status(http::StatusCode::BAD_REQUEST)),
@@ -53,6 +52,16 @@ impl Base {
     pub(super) fn url(&self) -> String {
         format!("{}://{}", if self.https { "https" } else { "http" }, self.authority)
     }
+}
+
+/// A host with or without a port.
+pub(super) fn authority(host: &[u8]) -> Option<Authority> {
+    Authority::try_from(host).ok().filter(is_plain)
+}
+
+/// User information in front of an @ has no business here and could hide the real host from a reader.
+fn is_plain(authority: &Authority) -> bool {
+    !authority.as_str().contains('@') && !authority.host().is_empty()
 }
 
 /// The client's address: the peer's, or the one that a trusted proxy says it speaks for.

@@ -28,7 +28,7 @@ const CACHE: HeaderName = HeaderName::from_static("d8-registry-cache");
 
 /// Longest id and user agent that are taken over into the log.
 const ID_CHARS: usize = 128;
-const AGENT_CHARS: usize = 256;
+pub(super) const AGENT_CHARS: usize = 256;
 
 /// What came of a request.
 pub(super) type Outcome = Result<Response, ApiError>;
@@ -66,7 +66,7 @@ impl Exchange {
         Self {
             app: app.clone(),
             started: Instant::now(),
-            id: id.cloned().unwrap_or_else(new_id),
+            id: id.cloned().unwrap_or_else(|| Id::new().header()),
             method: parts.method.clone(),
             route: route.cloned(),
             address: client_address(peer, &parts.headers),
@@ -213,16 +213,30 @@ impl Finish for Exchange {
 
 /// A request's id: random for the process, counted within it. A random number for every request would be a system call
 /// for every request.
-fn new_id() -> HeaderValue {
-    static PROCESS: OnceLock<u64> = OnceLock::new();
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let process = *PROCESS.get_or_init(|| uuid::Uuid::new_v4().as_u64_pair().0);
-    let number = u128::from(process) << 64 | u128::from(NEXT.fetch_add(1, Ordering::Relaxed));
-    let mut id = [0; 32];
-    for (place, digit) in id.iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[usize::try_from(number >> (4 * place) & 15).unwrap_or(0)];
+pub(super) struct Id([u8; 32]);
+
+impl Id {
+    pub(super) fn new() -> Self {
+        static PROCESS: OnceLock<u64> = OnceLock::new();
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let process = *PROCESS.get_or_init(|| uuid::Uuid::new_v4().as_u64_pair().0);
+        let mut id = [0; 32];
+        let (front, back) = id.split_at_mut(16);
+        for (digits, number) in [(front, process), (back, NEXT.fetch_add(1, Ordering::Relaxed))] {
+            for (place, digit) in digits.iter_mut().rev().enumerate() {
+                *digit = b"0123456789abcdef"[usize::try_from(number >> (4 * place) & 15).unwrap_or(0)];
+            }
+        }
+        Self(id)
     }
-    HeaderValue::from_bytes(&id).unwrap_or_else(|_| HeaderValue::from_static("0"))
+
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    fn header(&self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.0).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    }
 }
 
 /// A value that was found readable.

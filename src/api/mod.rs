@@ -1,6 +1,6 @@
 //! The HTTP edge: requests parsed into our types, answers rendered; the only part that speaks axum.
 //!
-//! A request's way: [`Edge`] → `dispatch` (below) → `Route::parse` → authentication → right → limit → one handler
+//! A request's way, unless `fast` answers it ahead of all this: [`Edge`] → `dispatch` (below) → `Route::parse` → authentication → right → limit → one handler
 //! (`blobs`, `manifests`, `uploads`, `tags`, `referrers`, `token`) → the mode → an answer → `exchange`, which counts
 //! and logs when the answer's last byte is gone.
 
@@ -12,6 +12,7 @@ mod call;
 mod content;
 mod error;
 mod exchange;
+mod fast;
 mod limits;
 mod manifests;
 pub mod peer;
@@ -40,6 +41,8 @@ use http_body_util::BodyExt as _;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+pub use fast::FastPath;
+pub(crate) use fast::{FastLane, Verdict};
 pub use limits::GateSizes;
 
 use self::access::Base;
@@ -349,15 +352,19 @@ fn decorate(response: &mut Response, path: &str, query: Option<&str>, exchange: 
     let headers = response.headers_mut();
     if path == "/v2" || path.starts_with("/v2/") {
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-        let namespace = query.filter(|query| query.contains("ns=")).and_then(|_| query_values(query, "ns").next());
-        if let Some(namespace) = namespace
-            && namespace.len() <= 255
-            && let Ok(authority) = http::uri::Authority::try_from(namespace.as_bytes())
-        {
-            headers.insert(OCI_NAMESPACE, content::text(authority.as_str()));
+        if let Some(namespace) = namespace(query) {
+            headers.insert(OCI_NAMESPACE, namespace);
         }
     }
     headers.insert(exchange::REQUEST_ID, exchange.id().clone());
+}
+
+/// The `ns` of a query, with which a client tells a mirror whose content it wants, to be said back in `OCI-Namespace`.
+fn namespace(query: Option<&str>) -> Option<HeaderValue> {
+    let query = query.filter(|query| query.contains("ns="));
+    let namespace = query.and_then(|_| query_values(query, "ns").next()).filter(|namespace| namespace.len() <= 255)?;
+    let authority = http::uri::Authority::try_from(namespace.as_bytes()).ok()?;
+    Some(content::text(authority.as_str()))
 }
 
 #[cfg(test)]

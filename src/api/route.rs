@@ -45,27 +45,25 @@ impl Route {
             "/v2/_catalog" => return Ok(Self::Catalog),
             _ => {}
         }
-        let rest = path.strip_prefix("/v2/").ok_or_else(no_endpoint)?;
-        let segments = rest.split('/').map(decoded).collect::<Result<Vec<_>, _>>()?;
-        let text: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-        match text.as_slice() {
-            [name @ .., "tags", "list"] if !name.is_empty() => Ok(Self::Tags(repo(name)?)),
-            [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] if !name.is_empty() => {
-                Ok(Self::Uploads(repo(name)?))
-            }
-            [name @ .., "blobs", "uploads", id] if !name.is_empty() => {
-                let repo = repo(name)?;
+        let rest = decoded(path.strip_prefix("/v2/").ok_or_else(no_endpoint)?)?;
+        let (front, last) = rest.rsplit_once('/').ok_or_else(no_endpoint)?;
+        let (name, word) = front.rsplit_once('/').ok_or_else(no_endpoint)?;
+        let below_blobs = || name.rsplit_once('/').filter(|(_, word)| *word == "blobs").map(|(name, _)| name);
+        match (word, last) {
+            ("tags", "list") => Ok(Self::Tags(repo(name)?)),
+            ("blobs", "uploads") => Ok(Self::Uploads(repo(name)?)),
+            ("blobs", digest) => Ok(Self::Blob(repo(name)?, parse_digest(digest)?)),
+            ("manifests", text) => Ok(Self::Manifest(repo(name)?, parse_reference(text)?)),
+            ("referrers", digest) => Ok(Self::Referrers(repo(name)?, parse_digest(digest)?)),
+            ("uploads", id) => {
+                let repo = repo(below_blobs().ok_or_else(no_endpoint)?)?;
+                if id.is_empty() {
+                    return Ok(Self::Uploads(repo));
+                }
                 let id = id.parse().map_err(|_| {
                     ApiError::new(ErrorCode::BlobUploadUnknown, "no such upload; begin one with a POST")
                 })?;
                 Ok(Self::Upload(repo, id))
-            }
-            [name @ .., "blobs", digest] if !name.is_empty() => Ok(Self::Blob(repo(name)?, parse_digest(digest)?)),
-            [name @ .., "manifests", text] if !name.is_empty() => {
-                Ok(Self::Manifest(repo(name)?, parse_reference(text)?))
-            }
-            [name @ .., "referrers", digest] if !name.is_empty() => {
-                Ok(Self::Referrers(repo(name)?, parse_digest(digest)?))
             }
             _ => Err(no_endpoint()),
         }
@@ -99,22 +97,20 @@ fn no_endpoint() -> ApiError {
     ApiError::new(ErrorCode::Unsupported, "no such endpoint").with_status(http::StatusCode::NOT_FOUND)
 }
 
-/// One segment, percent-decoded. An encoded slash would move the borders of names and is refused.
-fn decoded(segment: &str) -> Result<Cow<'_, str>, ApiError> {
-    if !segment.contains('%') {
-        return Ok(Cow::Borrowed(segment));
+/// A path, percent-decoded. An encoded slash would move the borders of names and is refused.
+fn decoded(path: &str) -> Result<Cow<'_, str>, ApiError> {
+    if !path.contains('%') {
+        return Ok(Cow::Borrowed(path));
     }
-    match percent_decode_str(segment).decode_utf8() {
-        Ok(text) if !text.contains('/') => Ok(text),
+    let slashes = |text: &str| text.bytes().filter(|byte| *byte == b'/').count();
+    match percent_decode_str(path).decode_utf8() {
+        Ok(text) if slashes(&text) == slashes(path) => Ok(text),
         _ => Err(ApiError::new(ErrorCode::NameInvalid, "the path has an encoded slash or is not UTF-8")),
     }
 }
 
-fn repo(segments: &[&str]) -> Result<RepoName, ApiError> {
-    segments
-        .join("/")
-        .parse()
-        .map_err(|e: crate::oci::InvalidName| ApiError::new(ErrorCode::NameInvalid, e.to_string()))
+fn repo(name: &str) -> Result<RepoName, ApiError> {
+    name.parse().map_err(|e: crate::oci::InvalidName| ApiError::new(ErrorCode::NameInvalid, e.to_string()))
 }
 
 pub(super) fn parse_digest(text: &str) -> Result<Digest, ApiError> {

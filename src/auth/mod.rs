@@ -12,11 +12,14 @@ mod users;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
 pub use challenge::{BASIC_CHALLENGE, SERVICE};
@@ -78,15 +81,38 @@ pub struct Identity {
     scopes: Option<Arc<Scopes>>,
     /// The pair, if it is the upstream's.
     upstream: Option<PairId>,
+    /// When the token that was shown holds no more, in seconds since 1970.
+    expires: Option<u64>,
 }
 
 impl Identity {
     const fn anonymous() -> Self {
-        Self { user: None, scopes: None, upstream: None }
+        Self { user: None, scopes: None, upstream: None, expires: None }
     }
 
     fn upstream(pair: Pair) -> Self {
-        Self { user: Some(pair.name), scopes: None, upstream: Some(pair.id) }
+        Self { user: Some(pair.name), scopes: None, upstream: Some(pair.id), expires: None }
+    }
+}
+
+/// A header and whom it was proven to come from; see [`Authenticator::sign_in`]. Wiped when dropped.
+pub struct SignIn {
+    header: Option<zeroize::Zeroizing<Vec<u8>>>,
+    who: Identity,
+    epoch: u64,
+}
+
+impl SignIn {
+    /// Who it is.
+    #[must_use]
+    pub const fn who(&self) -> &Identity {
+        &self.who
+    }
+}
+
+impl std::fmt::Debug for SignIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SignIn").field("user", &self.who.user).finish_non_exhaustive()
     }
 }
 
@@ -165,6 +191,8 @@ struct Inner {
     /// Outlives a reload: what it remembers is keyed by the stored hash too.
     passwords: Passwords,
     upstream: UpstreamUser,
+    /// Moves on after every change of what counts: what was proven before it has to be proven again.
+    epoch: AtomicU64,
 }
 
 /// All that a reload replaces at once.
@@ -200,6 +228,7 @@ impl Authenticator {
             policy: ArcSwap::from_pointee(policy),
             passwords,
             upstream: UpstreamUser::default(),
+            epoch: AtomicU64::new(0),
         })))
     }
 
@@ -216,6 +245,7 @@ impl Authenticator {
     /// Puts what was prepared into force; requests that are being checked end by the rules they began with.
     pub fn commit(&self, prepared: Prepared) {
         self.0.policy.store(Arc::new(prepared.0));
+        self.0.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Lets the upstream's user sign in with role `ro`, before any user of that name is looked for. The pair before is
@@ -227,6 +257,7 @@ impl Authenticator {
     pub fn set_upstream_user(&self, pair: Option<(String, SecretString)>) {
         let pair = pair.as_ref().map(|(name, password)| (name.as_str(), password.expose_secret()));
         self.0.upstream.set(pair, Instant::now());
+        self.0.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
     /// How many users there are, the upstream's included.
@@ -265,6 +296,29 @@ impl Authenticator {
         self.authenticate_password(user, password).await
     }
 
+    /// Proves who sends this `Authorization` header, if that can be told at once: to be remembered for a connection.
+    /// `None`: [`Authenticator::authenticate`] has to say it.
+    #[must_use]
+    pub fn sign_in(&self, authorization: Option<&[u8]>) -> Option<SignIn> {
+        // Read first: what changes while it is proven makes it worth nothing.
+        let epoch = self.0.epoch.load(Ordering::SeqCst);
+        let who = self.authenticate(authorization).now_or_never()?.ok()?;
+        Some(SignIn { header: authorization.map(|header| header.to_vec().into()), who, epoch })
+    }
+
+    /// Whether this header would be proven again as it was then.
+    #[must_use]
+    pub fn is_same(&self, sign_in: &SignIn, authorization: Option<&[u8]>, now: Timestamp) -> bool {
+        // In constant time: on a proxy's connection the header before may be another client's.
+        let same = match (&sign_in.header, authorization) {
+            (Some(before), Some(header)) => verify_slices_are_equal(before, header).is_ok(),
+            (None, None) => true,
+            _ => false,
+        };
+        same && sign_in.epoch == self.0.epoch.load(Ordering::SeqCst)
+            && sign_in.who.expires.is_none_or(|expires| now.as_secs() < expires)
+    }
+
     /// Proves name and password. Safe to drop, as [`Authenticator::authenticate`].
     ///
     /// # Errors
@@ -276,7 +330,7 @@ impl Authenticator {
         let policy = self.0.policy.load_full();
         let known = policy.users.find(user);
         match self.0.passwords.check(user, password, known.map(|user| &user.secret)).await {
-            Ok(true) => Ok(Identity { user: known.map(|user| Arc::clone(&user.name)), scopes: None, upstream: None }),
+            Ok(true) => Ok(Identity { user: known.map(|user| Arc::clone(&user.name)), ..Identity::anonymous() }),
             Ok(false) => Err(AuthFailure::WrongPassword),
             Err(passwords::TooMany) => Err(AuthFailure::TooMany),
         }
@@ -286,15 +340,15 @@ impl Authenticator {
         let policy = self.0.policy.load();
         let service = policy.tokens.as_ref().ok_or(AuthFailure::BadToken)?;
         let claims = service.verify(token, clock::now()).ok_or(AuthFailure::BadToken)?;
-        let scopes = Some(Arc::clone(&claims.scopes));
-        let Some(name) = &claims.user else { return Ok(Identity { scopes, ..Identity::anonymous() }) };
+        let (scopes, expires) = (Some(Arc::clone(&claims.scopes)), Some(claims.holds_until()));
+        let Some(name) = &claims.user else { return Ok(Identity { scopes, expires, ..Identity::anonymous() }) };
         // A token lives no longer than the password it was given for.
         let is_for = |secret: &[u8]| service.fingerprint(secret) == claims.password;
         if let Some(pair) = self.0.upstream.find_by(name, Instant::now(), |id| is_for(id.bytes())) {
-            return Ok(Identity { scopes, ..Identity::upstream(pair) });
+            return Ok(Identity { scopes, expires, ..Identity::upstream(pair) });
         }
         let user = policy.users.find(name).filter(|user| is_for(user.secret.bytes())).ok_or(AuthFailure::BadToken)?;
-        Ok(Identity { user: Some(Arc::clone(&user.name)), scopes, upstream: None })
+        Ok(Identity { user: Some(Arc::clone(&user.name)), scopes, upstream: None, expires })
     }
 
     /// Whether the identity may do `action` (on `repo`; none for the catalog). The user's role is the present one, so a

@@ -237,3 +237,37 @@ fn passwords_are_hashed_as_bcrypt_can_check_them() {
     assert!(hash_password("", 4).is_err());
     assert!(hash_password(&"x".repeat(73), 4).is_err());
 }
+
+#[tokio::test]
+async fn a_remembered_sign_in_ends_with_what_it_was_proven_by() {
+    let dir = TempDir::new().unwrap();
+    let mut options = options(&dir);
+    options.users = vec![UserSpec { name: "ro".into(), password_hash: HASH.to_owned().into(), role: Role::Ro }];
+    let auth = Authenticator::load(&options, 1).unwrap();
+    let basic = format!("Basic {}", STANDARD.encode("ro:secret"));
+    let (header, now) = (Some(basic.as_bytes()), clock::now());
+    assert!(auth.sign_in(None).is_none(), "anonymous may not");
+    assert!(auth.sign_in(Some(b"Basic ?")).is_none());
+    auth.authenticate(header).await.unwrap();
+    let by_password = auth.sign_in(header).unwrap();
+    assert_eq!(by_password.who().user.as_deref(), Some("ro"));
+    assert!(auth.is_same(&by_password, header, now));
+    for other in [None, Some(&b"Basic x"[..]), Some(&basic.as_bytes()[..basic.len() - 1])] {
+        assert!(!auth.is_same(&by_password, other, now));
+    }
+
+    let issued = auth.issue_token(by_password.who(), &["repository:a:pull".to_owned()], now).unwrap();
+    let bearer = format!("Bearer {}", issued.token);
+    let token = Some(bearer.as_bytes());
+    let by_token = auth.sign_in(token).unwrap();
+    let after = |seconds: u64| Timestamp::from_millis(now.as_millis() + 1000 * seconds);
+    assert!(auth.is_same(&by_token, token, after(issued.expires_in)), "clocks differ");
+    assert!(!auth.is_same(&by_token, token, after(issued.expires_in + 61)));
+    assert!(auth.is_same(&by_password, header, after(1_000_000)));
+
+    auth.commit(auth.prepare(&options).unwrap());
+    assert!(!auth.is_same(&by_password, header, now) && !auth.is_same(&by_token, token, now));
+    let again = auth.sign_in(header).unwrap();
+    auth.set_upstream_user(Some(("up".to_owned(), "x".to_owned().into())));
+    assert!(!auth.is_same(&again, header, now));
+}

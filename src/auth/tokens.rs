@@ -64,6 +64,13 @@ pub(super) struct Verified {
     expires: u64,
 }
 
+impl Verified {
+    /// From when on [`TokenService::verify`] says no, in seconds since 1970.
+    pub(super) const fn holds_until(&self) -> u64 {
+        self.expires.saturating_add(LEEWAY)
+    }
+}
+
 /// Whom a token is for.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
@@ -191,7 +198,7 @@ impl TokenService {
                 verified
             }
         };
-        let holds = seconds + LEEWAY >= verified.not_before && seconds < verified.expires.saturating_add(LEEWAY);
+        let holds = seconds + LEEWAY >= verified.not_before && seconds < verified.holds_until();
         holds.then_some(verified)
     }
 }

@@ -1,5 +1,7 @@
 //! Mode Local: the store is all there is.
 
+use bytes::Bytes;
+
 use super::{BlobContent, How, ModeError, Served, ServedBlob, ServedManifest};
 use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::store::{Page, Referrer, Store, StoredContent, StoredManifest};
@@ -56,6 +58,16 @@ impl Local {
             }
         }
         Ok(Served::new(stored.into(), How::default()))
+    }
+
+    pub(super) fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<Served<ServedManifest>> {
+        let (stored, whole) = self.store.manifest_in_memory(repo, reference)?;
+        let answered = whole || self.missing_references == MissingReferences::Allow;
+        answered.then(|| Served::new(stored.into(), How::default()))
+    }
+
+    pub(super) fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Served<Bytes>> {
+        Some(Served::new(self.store.blob_in_memory(repo, digest)?, How::default()))
     }
 
     pub(super) async fn tags(

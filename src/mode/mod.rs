@@ -14,6 +14,8 @@ mod relay;
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 pub use answer::{BlobContent, How, Served, ServedBlob, ServedManifest, Want};
 pub use direct::Direct;
 pub use local::{Local, MissingReferences};
@@ -143,6 +145,26 @@ impl Mode {
             Self::Direct(direct) => direct.manifest(repo, reference).await,
             Self::Proxy(proxy) => proxy.manifest(repo, reference).await,
             Self::Local(local) => local.manifest(repo, reference).await,
+        }
+    }
+
+    /// The answer of [`Mode::manifest`], if it is in memory and nobody has to be asked. Waits for nothing.
+    #[must_use]
+    pub fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<Served<ServedManifest>> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Proxy(proxy) => proxy.manifest_in_memory(repo, reference),
+            Self::Local(local) => local.manifest_in_memory(repo, reference),
+        }
+    }
+
+    /// The bytes of [`Mode::blob`], if they are in memory and nobody has to be asked. Waits for nothing.
+    #[must_use]
+    pub fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Served<Bytes>> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Proxy(proxy) => proxy.blob_in_memory(repo, digest),
+            Self::Local(local) => local.blob_in_memory(repo, digest),
         }
     }
 

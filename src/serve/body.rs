@@ -1,4 +1,4 @@
-//! The body of a request as the service gets it.
+//! The body of a request as the service gets it, and that of an answer as hyper gets it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -68,6 +68,36 @@ impl Drop for RequestBody {
         {
             rest.take(inner);
         }
+    }
+}
+
+/// The body of an HTTP/1 answer, which tells the connection when hyper has done with it.
+#[derive(Debug)]
+pub(super) struct AnswerBody<B> {
+    pub(super) body: B,
+    pub(super) flow: Arc<Flow>,
+}
+
+impl<B> Drop for AnswerBody<B> {
+    fn drop(&mut self) {
+        self.flow.over();
+    }
+}
+
+impl<B: Body + Unpin> Body for AnswerBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -24,11 +24,13 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
 use super::ConnectionLimits;
-use super::body::{RequestBody, Rest};
+use super::body::{AnswerBody, RequestBody, Rest};
 use super::linger::{Flow, Lingering, ReadAway, Transport};
+use super::requests::Requests;
 use super::socket::Socket;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
+use crate::api::FastPath;
 use crate::api::peer::{FileWay, Peer};
 
 /// hyper's buffer per connection; a request's head lies in it whole.
@@ -44,6 +46,8 @@ const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a connection is served with.
 pub(super) struct Context<S> {
     pub(super) service: S,
+    /// What answers ahead of the service.
+    pub(super) fast: Option<FastPath>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) limits: ConnectionLimits,
     /// Finish what runs, then close.
@@ -113,17 +117,19 @@ async fn serve_http1<S, B>(transport: Transport, peer: Peer, context: Context<S>
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let Context { service, limits, stop, abort, .. } = context;
+    let Context { service, fast, limits, stop, abort, .. } = context;
     let address = peer.address;
     let flow = Arc::new(Flow::default());
-    let io = TokioIo::new(Lingering::new(transport, Arc::clone(&flow), limits.linger_time));
+    let lane = fast.filter(|_| limits.accelerate).and_then(|fast| fast.lane(&peer, limits.max_header_bytes));
+    let lingering = Lingering::new(transport, Arc::clone(&flow), limits.linger_time);
+    let io = TokioIo::new(Requests::new(lingering, Arc::clone(&flow), limits.header_timeout, lane));
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, flow, peer) = (service.clone(), Arc::clone(&flow), peer.clone());
+        flow.begin(!hyper::body::Body::is_end_stream(request.body()));
         async move {
-            flow.begin(!hyper::body::Body::is_end_stream(request.body()));
             let body_flow = Arc::clone(&flow);
             let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, Rest::Flow(body_flow)));
             request.extensions_mut().insert(peer);
@@ -132,13 +138,13 @@ where
                 // What the client still sends would have to be read to find its next request.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| AnswerBody { body, flow }))
         }
     });
     let mut connection = pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_timeout)
+            // `Requests` has the clock.
+            .header_read_timeout(None)
             .max_header_size(limits.max_header_bytes)
             .max_buf_size(H1_BUFFER.max(limits.max_header_bytes))
             .serve_connection(io, answer)

@@ -19,6 +19,7 @@ use super::body::RequestBody;
 use super::connection::{self, Context, Ended};
 use super::listener::{Listener, Slots};
 use super::tls::Tls;
+use crate::api::FastPath;
 
 /// Addresses of cut connections that are named; the rest is counted.
 const NAMED: usize = 100;
@@ -80,7 +81,8 @@ impl Server {
 
     /// Serves what comes in on `listener` until [`Server::drain`]. Must be called inside a tokio runtime; returns at
     /// once. A request whose service panics ends its own connection (HTTP/1) or stream (HTTP/2) and nothing else.
-    pub fn listen<S, B>(&self, listener: Listener, tls: Option<Arc<Tls>>, service: S)
+    /// `fast`: what answers ahead of the service, on HTTP/1 and under [`ConnectionLimits::accelerate`].
+    pub fn listen<S, B>(&self, listener: Listener, tls: Option<Arc<Tls>>, service: S, fast: Option<FastPath>)
     where
         S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
@@ -99,6 +101,7 @@ impl Server {
                 let (tcp, peer, slot) = accepted;
                 let context = Context {
                     service: service.clone(),
+                    fast: fast.clone(),
                     tls: tls.clone(),
                     limits: **inner.limits.load(),
                     // Own children: every wake of a connection looks at its token, and must not meet the others there.

@@ -16,7 +16,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -35,20 +35,56 @@ const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
 const SCRATCH: usize = 64 * 1024;
 
-/// What the connection's I/O and the requests on it tell each other. HTTP/1 has one request at a time.
+/// What the connection's I/O and the requests on it tell each other. HTTP/1 has one request at a time. Everything
+/// happens in the connection's own task, but for a body that is dropped elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
+    /// One of [`BETWEEN`], [`ASKED`], [`OVER`].
+    stage: AtomicU8,
     /// Bytes came in that no request has taken to its end.
     unread: AtomicBool,
     /// The request being answered has a body that was not read to its end.
     body_open: AtomicBool,
 }
 
+/// No request is being answered, and all answers are out.
+const BETWEEN: u8 = 0;
+/// hyper has a request.
+const ASKED: u8 = 1;
+/// hyper has taken its answer, and may not have written it.
+const OVER: u8 = 2;
+
 impl Flow {
     /// A request begins.
     pub(super) fn begin(&self, has_body: bool) {
+        self.stage.store(ASKED, Ordering::Relaxed);
         self.body_open.store(has_body, Ordering::Relaxed);
         self.unread.store(has_body, Ordering::Relaxed);
+    }
+
+    /// The head of a request was handed to hyper.
+    pub(super) fn handed_over(&self) {
+        self.stage.store(ASKED, Ordering::Relaxed);
+    }
+
+    /// The body of its answer was taken to the end, or dropped.
+    pub(super) fn over(&self) {
+        self.stage.store(OVER, Ordering::Release);
+    }
+
+    /// hyper has written all it had. Whether that was the end of an answer.
+    pub(super) fn flushed(&self) -> bool {
+        self.stage.compare_exchange(OVER, BETWEEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether no request is being answered, and all answers are out.
+    pub(super) fn is_between(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) == BETWEEN
+    }
+
+    /// What came in last was a request, and was answered without hyper.
+    pub(super) fn answered(&self) {
+        self.unread.store(false, Ordering::Relaxed);
     }
 
     /// Its body was read to its end.

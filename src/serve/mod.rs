@@ -3,6 +3,7 @@
 //! A [`Server`] is handed bound [`Listener`]s and a service per listener. It speaks HTTP/1.1 and, where TLS agrees on
 //! it, HTTP/2; it puts an [`crate::api::peer::Peer`] into the extensions of every request. It never looks into a
 //! request, never answers one by itself (hyper's own 400 and 431 for unreadable heads apart), and writes no access log.
+//! What a listener was given to answer ahead of its service ([`crate::api::FastPath`]) gets heads as they came.
 
 mod body;
 mod client_cert;
@@ -12,6 +13,7 @@ mod file_io;
 mod linger;
 mod listener;
 mod nofile;
+mod requests;
 mod socket;
 mod stall;
 mod streams;

@@ -16,8 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::admin::{AdminState, ConfigState};
-use crate::api::{self, App};
+use crate::api::admin::{self, AdminState, ConfigState};
+use crate::api::{App, Edge, FastPath};
 use crate::auth::{AuthError, Authenticator};
 use crate::clock;
 use crate::config::reload::{Pace, Reloader};
@@ -226,11 +226,12 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     tasks.spawn(modes.clone().probe(stop.clone()));
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");
-        registry.listen(socket, parts.tls.clone(), api::Edge::new(app.clone()));
+        let fast = FastPath::new(app.clone());
+        registry.listen(socket, parts.tls.clone(), Edge::new(app.clone()), Some(fast));
     }
     for socket in admin_sockets {
         tracing::info!(listener = "admin", address = %socket.address(), tls = false, "listening");
-        admin.listen(socket, None, api::admin::router(status.clone()));
+        admin.listen(socket, None, admin::router(status.clone()), None);
     }
     let (store, deadline) = (parts.store.clone(), reload::Deadline::new(parts.config.limits.drain_deadline));
     let reloads = reload::Reloads::new(parts, app, modes, registry.clone(), metrics, state, deadline.clone());

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use fail::fail_point;
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{Equivalent, Weighter};
 
 use super::contents::{Contents, Looked, stat};
 use super::layout::{Layout, Membership};
@@ -99,6 +99,25 @@ enum Key {
     Blob(RepoName, Digest),
 }
 
+/// A [`Key`] to look up, made of what is at hand. Hashes as the key does: the same variants in the same order.
+#[derive(Hash)]
+enum KeyRef<'a> {
+    Tag(&'a RepoName, &'a Tag),
+    Manifest(&'a RepoName, &'a Digest),
+    Blob(&'a RepoName, &'a Digest),
+}
+
+impl Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        match (self, key) {
+            (Self::Tag(repo, tag), Key::Tag(of, name)) => *repo == of && *tag == name,
+            (Self::Manifest(repo, digest), Key::Manifest(of, name)) => *repo == of && *digest == name,
+            (Self::Blob(repo, digest), Key::Blob(of, name)) => *repo == of && *digest == name,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Known {
     Tag { digest: Digest, read_at: u64 },
@@ -147,22 +166,30 @@ impl Memory {
     }
 
     fn tag(&self, repo: &RepoName, tag: &Tag) -> Option<Digest> {
-        match self.known.get(&Key::Tag(repo.clone(), tag.clone()))? {
+        match self.known.get(&KeyRef::Tag(repo, tag))? {
             Known::Tag { digest, read_at } if read_at == self.clock(repo).changes.at() => Some(digest),
             _ => None,
         }
     }
 
     fn manifest(&self, repo: &RepoName, digest: &Digest) -> Option<StoredManifest> {
-        match self.known.get(&Key::Manifest(repo.clone(), *digest))? {
-            Known::Manifest { stored, read_at, .. } if read_at == self.clock(repo).deletions.at() => Some(stored),
+        self.manifest_and_whole(repo, digest).map(|(stored, _)| stored)
+    }
+
+    /// A manifest, and whether it was found whole and nothing was deleted from its repository since.
+    fn manifest_and_whole(&self, repo: &RepoName, digest: &Digest) -> Option<(StoredManifest, bool)> {
+        match self.known.get(&KeyRef::Manifest(repo, digest))? {
+            Known::Manifest { stored, read_at, whole_at } => {
+                let now = self.clock(repo).deletions.at();
+                (read_at == now).then(|| (stored, whole_at.load(Ordering::SeqCst) == now))
+            }
             _ => None,
         }
     }
 
     /// A small blob that is remembered.
     pub(super) fn blob(&self, repo: &RepoName, digest: &Digest) -> Option<Bytes> {
-        match self.known.get(&Key::Blob(repo.clone(), *digest))? {
+        match self.known.get(&KeyRef::Blob(repo, digest))? {
             Known::Blob { bytes, read_at } if read_at == self.clock(repo).deletions.at() => Some(bytes),
             _ => None,
         }
@@ -183,7 +210,7 @@ impl Memory {
 
     /// Whether the manifest was found whole and nothing was deleted from its repository since.
     pub(super) fn is_whole(&self, repo: &RepoName, digest: &Digest) -> bool {
-        match self.known.get(&Key::Manifest(repo.clone(), *digest)) {
+        match self.known.get(&KeyRef::Manifest(repo, digest)) {
             Some(Known::Manifest { whole_at, .. }) => {
                 whole_at.load(Ordering::SeqCst) == self.clock(repo).deletions.at()
             }
@@ -193,7 +220,7 @@ impl Memory {
 
     /// Notes that it was found whole; `deletions` is the clock from before the look.
     pub(super) fn note_whole(&self, repo: &RepoName, digest: &Digest, deletions: u64) {
-        if let Some(Known::Manifest { whole_at, .. }) = self.known.get(&Key::Manifest(repo.clone(), *digest)) {
+        if let Some(Known::Manifest { whole_at, .. }) = self.known.get(&KeyRef::Manifest(repo, digest)) {
             whole_at.store(deletions, Ordering::SeqCst);
         }
     }
@@ -210,13 +237,14 @@ impl Memory {
 }
 
 impl Inner {
-    /// The manifest if it needs no disk to find it; `Ok(None)`: ask [`Inner::manifest`] from a blocking thread.
-    pub(super) fn manifest_now(&self, repo: &RepoName, reference: &Reference) -> Option<StoredManifest> {
+    /// The manifest if it needs no disk to find it, and whether it is known to be whole; `None`: ask
+    /// [`Inner::manifest`] from a blocking thread.
+    pub(super) fn manifest_now(&self, repo: &RepoName, reference: &Reference) -> Option<(StoredManifest, bool)> {
         let digest = match reference {
             Reference::Digest(digest) => *digest,
             Reference::Tag(tag) => self.memory.tag(repo, tag)?,
         };
-        self.memory.manifest(repo, &digest)
+        self.memory.manifest_and_whole(repo, &digest)
     }
 
     /// The manifest behind a reference; blocking.

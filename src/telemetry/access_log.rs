@@ -68,7 +68,7 @@ impl AccessRecord<'_> {
     fn fields(&self, line: &mut Line<'_>) {
         line.text("id", self.id);
         line.optional("user", self.user);
-        line.display("address", self.address);
+        line.address("address", self.address);
         line.text("method", self.method);
         line.optional("repository", self.repository);
         line.optional("reference", self.reference);
@@ -106,6 +106,13 @@ struct Refused {
 impl AccessLog {
     pub(super) fn new(lines: Lines, mode: AccessMode) -> Self {
         Self(Arc::new(Inner { lines, mode: AtomicU8::new(mode as u8), refused: Mutex::new(Repeats::default()) }))
+    }
+
+    /// A log that nobody reads, for tests of those who write it.
+    #[cfg(test)]
+    pub(crate) fn unread() -> Self {
+        let (sink, _) = super::sink::Sink::start(std::io::sink()).unwrap();
+        Self::new(Lines::new(sink, super::logging::LogFormat::Json), AccessMode::All)
     }
 
     /// Puts a changed mode into force.
@@ -157,7 +164,7 @@ impl AccessLog {
         for (sign_in, held_back) in over {
             self.0.lines.write(now, Level::Info, TARGET, "more refused sign-ins", |line| {
                 line.optional("user", sign_in.user.as_deref());
-                line.display("address", sign_in.address);
+                line.address("address", sign_in.address);
                 line.number("held_back", held_back);
             });
         }

@@ -11,6 +11,7 @@ mod auth;
 mod blobs;
 mod checker;
 mod direct;
+mod fast_path;
 mod fuzz;
 mod hostile;
 #[cfg(feature = "failpoints")]

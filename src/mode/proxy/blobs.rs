@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Asked, Proxy};
@@ -37,6 +38,13 @@ impl Proxy {
             self.note_unknown(asked);
         }
         fetched
+    }
+
+    pub(in crate::mode) fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Served<Bytes>> {
+        let home = self.0.mapping.home(repo).ok()?;
+        let bytes = self.store().blob_in_memory(&home.cached, digest)?;
+        self.store().note_use(*digest);
+        Some(Served::new(bytes, CacheOutcome::Hit))
     }
 
     async fn stored_blob(&self, home: &Home<'_>, digest: Digest) -> Result<Option<Served<ServedBlob>>, ModeError> {

@@ -33,6 +33,24 @@ impl Proxy {
         Ok(joined(outcome.unwrap_or_else(|| Err(fault()))?, began))
     }
 
+    pub(in crate::mode) fn manifest_in_memory(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> Option<Served<ServedManifest>> {
+        let home = self.0.mapping.home(repo).ok()?;
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => {
+                let known = self.0.tags.get(&(home.cached.clone(), tag.clone()))?;
+                self.is_fresh(known.verified).then_some(known.digest)?
+            }
+        };
+        let (stored, _) = self.store().manifest_in_memory(&home.cached, &Reference::Digest(digest))?;
+        self.store().note_use(digest);
+        Some(Served::new(stored.into(), CacheOutcome::Hit))
+    }
+
     /// What is stored and needs no question to the upstream.
     async fn believed(
         &self,

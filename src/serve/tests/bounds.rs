@@ -142,7 +142,7 @@ async fn several_addresses_and_an_ipv4_peer_of_an_ipv6_socket() {
             let peer = request.extensions().get::<Peer>().unwrap().address.ip().to_string();
             Ok::<_, Infallible>(answer(StatusCode::OK, &peer))
         });
-        server.listen(listener, None, service);
+        server.listen(listener, None, service, None);
     }
     let all_families = SocketAddr::from(([127, 0, 0, 1], addresses[2].port()));
     for (address, peer) in [(addresses[0], "127.0.0.1"), (addresses[1], "::1"), (all_families, "127.0.0.1")] {

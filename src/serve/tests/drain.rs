@@ -108,6 +108,6 @@ async fn the_admin_router_is_a_service() {
     };
     let [listener] = bind(&[SocketAddr::from(([127, 0, 0, 1], 0))]).unwrap().try_into().unwrap();
     let address = listener.address();
-    Server::new(LIMITS).listen(listener, None, router(state));
+    Server::new(LIMITS).listen(listener, None, router(state), None);
     assert_eq!(get(&mut TcpStream::connect(address).await.unwrap(), "/healthz").await, "ok\n");
 }

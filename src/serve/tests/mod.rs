@@ -75,6 +75,7 @@ impl Running {
                 let app = app.clone();
                 async move { Ok::<_, Infallible>(app.answer(request).await) }
             }),
+            None,
         );
         Self { server, address, events: received, gate }
     }

@@ -1,0 +1,334 @@
+//! The fast path: reads that memory answers, from the bytes of the request to the bytes of the answer.
+//!
+//! Most requests of a cluster are GET and HEAD of manifests that are in memory, and for those the general way costs
+//! more than the answer: header maps, bodies and futures are made and dropped for some hundred bytes of text. Here the
+//! same decisions are taken by the same parts (`route`, `auth`, the mode, the metrics, the log) without them. What is
+//! not that simple - a body, a range, a condition, anything refused, anything not in memory - is left to the general
+//! way, so every error has one place. `tests/it/fast_path.rs` holds both ways against each other.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::access::authority;
+use super::content::OCTETS;
+use super::exchange::{AGENT_CHARS, Id};
+use super::peer::Peer;
+use super::route::Route;
+use super::{App, namespace};
+use crate::auth::{Action, SignIn};
+use crate::clock::{self, Timestamp};
+use crate::mode::How;
+use crate::oci::{Digest, RepoName};
+use crate::telemetry::{self, AccessRecord, ContentKind};
+
+/// Headers of a request; one with more is left to the general way.
+const MAX_HEADERS: usize = 32;
+
+/// The largest answer. What is larger costs more than what is saved here.
+const MAX_BODY: usize = 64 * 1024;
+
+/// Makes the fast paths of connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct FastPath(App);
+
+impl FastPath {
+    /// Answers for `app`.
+    #[must_use]
+    pub const fn new(app: App) -> Self {
+        Self(app)
+    }
+
+    /// The fast path of one connection, for heads of at most `max_head` bytes; none for a proxy that is trusted to speak
+    /// for others.
+    pub(crate) fn lane(&self, peer: &Peer, max_head: usize) -> Option<FastLane> {
+        (!peer.trusted_proxy).then(|| FastLane {
+            app: self.0.clone(),
+            address: peer.address.ip(),
+            max_head,
+            sign_in: None,
+            host: Vec::new(),
+        })
+    }
+}
+
+/// The fast path of one connection: what it remembers of the request before.
+#[derive(Debug)]
+pub(crate) struct FastLane {
+    app: App,
+    address: IpAddr,
+    max_head: usize,
+    sign_in: Option<SignIn>,
+    /// A `Host` header that is an authority.
+    host: Vec<u8>,
+}
+
+/// What is to be done with bytes that came in between two requests.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// They were one request, and this is its answer's body; the head is in the buffer.
+    Answered(Bytes),
+    /// They are the whole head of one request without a body, and the service has to answer it.
+    Request,
+    /// Anything else: where the next request begins can't be told.
+    Other,
+}
+
+impl FastLane {
+    /// Answers the request that `received` is, if it is one that memory answers. Counts and logs it then, and leaves
+    /// the head of the answer in `head`. Waits for nothing.
+    pub(crate) fn answer(&mut self, received: &[u8], head: &mut Vec<u8>) -> Verdict {
+        let started = Instant::now();
+        let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut room);
+        match request.parse(received) {
+            Ok(httparse::Status::Complete(length)) if length == received.len() && length <= self.max_head => {}
+            _ => return Verdict::Other,
+        }
+        let method = match request.method {
+            Some("GET") => telemetry::Method::Get,
+            Some("HEAD") => telemetry::Method::Head,
+            _ => return Verdict::Other,
+        };
+        if request.version != Some(1) {
+            return Verdict::Other;
+        }
+        let wanted = match Wanted::of(request.headers) {
+            Ok(wanted) => wanted,
+            Err(verdict) => return verdict,
+        };
+        let target = request.path.unwrap_or_default();
+        match self.find(method, target, &wanted) {
+            Some(found) => Verdict::Answered(self.respond(&found, &wanted, started, head)),
+            None => Verdict::Request,
+        }
+    }
+
+    fn find<'a>(&mut self, method: telemetry::Method, target: &'a str, wanted: &Wanted<'_>) -> Option<Found<'a>> {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        if path.contains('%') || !self.is_authority(wanted.host?) {
+            return None;
+        }
+        let namespace = match query {
+            // What containerd sends to a mirror; anything more is read by the general way.
+            Some(query) if query.starts_with("ns=") && !query.contains('&') => Some(namespace(Some(query))?),
+            Some(_) => return None,
+            None => None,
+        };
+        let route = Route::parse(path).ok()?;
+        let repo = route.repository()?;
+        let now = clock::now();
+        let auth = &self.app.0.auth;
+        if !self.sign_in.as_ref().is_some_and(|before| auth.is_same(before, wanted.authorization, now)) {
+            self.sign_in = auth.sign_in(wanted.authorization);
+        }
+        auth.authorize(self.sign_in.as_ref()?.who(), Action::Pull, Some(repo)).ok()?;
+        let mode = self.app.0.mode.load();
+        let (content, how) = match &route {
+            Route::Manifest(repo, reference) => {
+                let served = mode.manifest_in_memory(repo, reference)?;
+                let manifest = served.value;
+                let std::borrow::Cow::Borrowed(media_type) = manifest.media_type else { return None };
+                (Content { digest: manifest.digest, media_type, bytes: manifest.bytes }, served.how)
+            }
+            Route::Blob(repo, digest) => {
+                let served = mode.blob_in_memory(repo, digest)?;
+                (Content { digest: *digest, media_type: OCTETS, bytes: served.value }, served.how)
+            }
+            _ => return None,
+        };
+        let reference = path.rsplit('/').next().unwrap_or_default();
+        (content.bytes.len() <= MAX_BODY && how.age.is_none()).then_some(Found {
+            method,
+            route,
+            reference,
+            namespace,
+            content,
+            how,
+            now,
+        })
+    }
+
+    /// Whether the `Host` header is an authority, as the general way wants it.
+    fn is_authority(&mut self, host: &[u8]) -> bool {
+        if self.host != host {
+            if authority(host).is_none() {
+                return false;
+            }
+            host.clone_into(&mut self.host);
+        }
+        true
+    }
+
+    fn respond(&self, found: &Found<'_>, wanted: &Wanted<'_>, started: Instant, head: &mut Vec<u8>) -> Bytes {
+        let id = Id::new();
+        found.write_head(&id, head);
+        let is_head = found.method == telemetry::Method::Head;
+        let body = if is_head { Bytes::new() } else { found.content.bytes.clone() };
+        self.account(found, wanted, &id, body.len() as u64, started.elapsed());
+        body
+    }
+
+    fn account(&self, found: &Found<'_>, wanted: &Wanted<'_>, id: &Id, sent: u64, duration: Duration) {
+        let (kind, route) = match found.route {
+            Route::Manifest(..) => (ContentKind::Manifest, telemetry::Route::Manifest),
+            _ => (ContentKind::Blob, telemetry::Route::Blob),
+        };
+        let metrics = &self.app.0.metrics;
+        if let Some(outcome) = found.how.outcome {
+            metrics.cache_answer(kind, outcome);
+        }
+        metrics.request(found.method, route, 200, duration);
+        metrics.sent(sent);
+        if !self.app.0.access_log.wants(200, false) {
+            return;
+        }
+        self.app.0.access_log.log(&AccessRecord {
+            id: id.as_str(),
+            user: self.sign_in.as_ref().and_then(|sign_in| sign_in.who().user.as_deref()),
+            address: self.address,
+            method: found.method.as_str(),
+            repository: found.route.repository().map(RepoName::as_str),
+            reference: Some(found.reference),
+            status: 200,
+            cache: found.how.outcome,
+            received: 0,
+            sent,
+            duration,
+            whole: true,
+            error: None,
+            user_agent: wanted.user_agent(),
+            important: false,
+        });
+    }
+}
+
+/// What counts of a request's headers; the first of each name, as everywhere.
+#[derive(Default)]
+struct Wanted<'a> {
+    host: Option<&'a [u8]>,
+    authorization: Option<&'a [u8]>,
+    agent: Option<&'a [u8]>,
+}
+
+impl<'a> Wanted<'a> {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// The verdict on a request that is not for the fast path.
+    fn of(headers: &[httparse::Header<'a>]) -> Result<Self, Verdict> {
+        let mut wanted = Self::default();
+        for header in headers {
+            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+            match header.name.len() {
+                4 if is("host") => wanted.host = wanted.host.or(Some(header.value)),
+                10 if is("user-agent") => wanted.agent = wanted.agent.or(Some(header.value)),
+                13 if is("authorization") => wanted.authorization = wanted.authorization.or(Some(header.value)),
+                10 if is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive") => {
+                    return Err(Verdict::Request);
+                }
+                5 if is("range") => return Err(Verdict::Request),
+                8 if is("if-range") => return Err(Verdict::Request),
+                13 if is("if-none-match") => return Err(Verdict::Request),
+                // A body, or a promise of one.
+                6 if is("expect") => return Err(Verdict::Other),
+                7 if is("upgrade") => return Err(Verdict::Other),
+                14 if is("content-length") => return Err(Verdict::Other),
+                17 if is("transfer-encoding") => return Err(Verdict::Other),
+                _ => {}
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// For the log, as the general way takes it over.
+    fn user_agent(&self) -> Option<&'a str> {
+        let agent = self.agent.filter(|agent| agent.iter().all(|b| matches!(b, b' '..=b'~' | b'\t')))?;
+        std::str::from_utf8(&agent[..agent.len().min(AGENT_CHARS)]).ok()
+    }
+}
+
+/// What a request asks for, found in memory.
+struct Found<'a> {
+    method: telemetry::Method,
+    route: Route,
+    /// Tag or digest, as the path has it.
+    reference: &'a str,
+    namespace: Option<HeaderValue>,
+    content: Content,
+    how: How,
+    now: Timestamp,
+}
+
+struct Content {
+    digest: Digest,
+    media_type: &'static str,
+    bytes: Bytes,
+}
+
+impl Found<'_> {
+    fn write_head(&self, id: &Id, head: &mut Vec<u8>) {
+        let etag = self.content.digest.quoted();
+        let mut length = [0; 20];
+        let cache = self.how.outcome.map_or("", |outcome| outcome.as_str());
+        for part in [
+            "HTTP/1.1 200 OK\r\ndocker-content-digest: ",
+            &etag[1..etag.len() - 1],
+            "\r\netag: ",
+            &etag,
+            "\r\naccept-ranges: bytes\r\ncontent-type: ",
+            self.content.media_type,
+            "\r\ncontent-length: ",
+            decimal(&mut length, self.content.bytes.len()),
+            if cache.is_empty() { "" } else { "\r\nd8-registry-cache: " },
+            cache,
+            "\r\ndocker-distribution-api-version: registry/2.0\r\nx-request-id: ",
+            id.as_str(),
+        ] {
+            head.extend_from_slice(part.as_bytes());
+        }
+        if let Some(namespace) = &self.namespace {
+            head.extend_from_slice(b"\r\noci-namespace: ");
+            head.extend_from_slice(namespace.as_bytes());
+        }
+        head.extend_from_slice(b"\r\ndate: ");
+        head.extend_from_slice(&date(self.now));
+        head.extend_from_slice(b"\r\n\r\n");
+    }
+}
+
+fn decimal(room: &mut [u8; 20], mut number: usize) -> &str {
+    let mut first = room.len();
+    loop {
+        first -= 1;
+        room[first] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(&room[first..]).unwrap_or_default()
+}
+
+/// The `Date` header (RFC 9110, 5.6.7), made once a second.
+fn date(now: Timestamp) -> [u8; 29] {
+    thread_local! {
+        static LAST: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
+    }
+    let (second, text) = LAST.get();
+    if second == now.as_secs() {
+        return text;
+    }
+    let made = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(now.as_secs()));
+    let mut text = [b' '; 29];
+    let length = made.len().min(text.len());
+    text[..length].copy_from_slice(&made.as_bytes()[..length]);
+    LAST.set((now.as_secs(), text));
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! That the fast path answers at all: what it answers is held against the general way in `tests/it/fast_path.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::api::peer::FileWay;
+use crate::api::{GateSizes, Settings};
+use crate::auth::{Anonymous, AuthOptions, Authenticator, TokenOptions};
+use crate::mode::{Local, MissingReferences, Mode};
+use crate::oci::{Algorithm, Manifest};
+use crate::store::{Reserve, Store, StoreOptions, StoredManifest};
+use crate::telemetry::{AccessLog, Metrics};
+
+const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+const PATH: &str = "/v2/a/b/manifests/v1";
+
+/// An open registry with one manifest, tagged `v1`.
+async fn app(dir: &TempDir) -> App {
+    let store = Store::open(&StoreOptions {
+        dir: dir.path().join("data"),
+        max_bytes: None,
+        reserve: Reserve::Bytes(0),
+        must_exist: false,
+        upload_idle: Duration::from_secs(3600),
+        write_rate: None,
+    })
+    .unwrap();
+    let stored = StoredManifest {
+        digest: Algorithm::Sha256.digest(MANIFEST.as_bytes()),
+        bytes: MANIFEST.into(),
+        manifest: Arc::new(Manifest::parse(None, MANIFEST.as_bytes()).unwrap()),
+    };
+    let local = Local::new(store, MissingReferences::Refuse);
+    local.put_manifest(&"a/b".parse().unwrap(), stored, vec!["v1".parse().unwrap()]).await.unwrap();
+    let token = TokenOptions {
+        enabled: Some(false),
+        ttl: Duration::ZERO,
+        signing_key_file: None,
+        signing_cert_file: None,
+        key_dir: dir.path().to_path_buf(),
+    };
+    let auth = AuthOptions { anonymous: Anonymous::Pull, users: Vec::new(), users_dir: None, token };
+    let gates = GateSizes { pulls: 1, uploads: 1, listings: 1, queue_wait: Duration::ZERO };
+    App::new(
+        Mode::Local(local),
+        Authenticator::load(&auth, 1).unwrap(),
+        Settings { manifest_max_bytes: 1 << 20, gates },
+        Metrics::new().unwrap(),
+        AccessLog::unread(),
+        CancellationToken::new(),
+    )
+}
+
+fn peer(trusted_proxy: bool) -> Peer {
+    Peer { address: "192.0.2.1:5000".parse().unwrap(), tls: false, trusted_proxy, file_way: FileWay::Read }
+}
+
+fn request(method: &str, target: &str, headers: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{headers}\r\n")
+}
+
+#[tokio::test]
+async fn memory_answers_and_the_rest_is_left() {
+    let dir = TempDir::new().unwrap();
+    let app = app(&dir).await;
+    let mut lane = FastPath::new(app.clone()).lane(&peer(false), 1000).unwrap();
+    let mut ask = |text: &str| {
+        let mut head = Vec::new();
+        let verdict = lane.answer(text.as_bytes(), &mut head);
+        assert_eq!(head.is_empty(), !matches!(verdict, Verdict::Answered(_)));
+        verdict
+    };
+    let get = request("GET", PATH, "");
+    assert_eq!(ask(&get), Verdict::Request, "not in memory yet");
+    let Mode::Local(local) = &**app.0.mode.load() else { panic!("another mode") };
+    let mode = Mode::Local(local.clone());
+    mode.manifest(&"a/b".parse().unwrap(), &"v1".parse().unwrap()).await.unwrap();
+
+    assert_eq!(ask(&get), Verdict::Answered(MANIFEST.into()));
+    assert_eq!(ask(&request("HEAD", PATH, "Accept: */*\r\n")), Verdict::Answered(Bytes::new()));
+    let by_digest = format!("/v2/a/b/manifests/{}", Algorithm::Sha256.digest(MANIFEST.as_bytes()));
+    assert_eq!(ask(&request("GET", &by_digest, "")), Verdict::Answered(MANIFEST.into()));
+    assert_eq!(ask(&request("GET", &format!("{PATH}?ns=r.example%3A5001"), "")), Verdict::Answered(MANIFEST.into()));
+
+    for (target, headers) in [
+        ("/v2/a/b/manifests/v2", ""),
+        ("/v2/a/b/tags/list", ""),
+        ("/v2/", ""),
+        (PATH, "Range: bytes=0-1\r\n"),
+        (PATH, "Authorization: Basic eDp4\r\n"),
+        (&*format!("{PATH}?ns=a&n=1"), ""),
+        ("http://h/v2/a/b/manifests/v1", ""),
+    ] {
+        assert_eq!(ask(&request("GET", target, headers)), Verdict::Request, "{target} {headers}");
+    }
+    for text in [
+        format!("{get}{get}"),
+        get[..get.len() - 1].to_owned(),
+        request("PUT", PATH, ""),
+        request("GET", PATH, &format!("X: {}\r\n", "x".repeat(1000))),
+        request("GET", PATH, "Content-Length: 1\r\n"),
+        get.replace("1.1", "1.0"),
+        get.replace("Host: h", "Host h"),
+    ] {
+        assert_eq!(ask(&text), Verdict::Other, "{text}");
+    }
+    assert_eq!(ask(&get.replace("Host: h\r\n", "")), Verdict::Request, "no host");
+    assert_eq!(ask(&get), Verdict::Answered(MANIFEST.into()));
+}
+
+#[tokio::test]
+async fn what_a_trusted_proxy_says_of_others_needs_the_general_way() {
+    let dir = TempDir::new().unwrap();
+    assert!(FastPath::new(app(&dir).await).lane(&peer(true), 1000).is_none());
+}
+
+#[test]
+fn numbers_and_dates() {
+    for number in [0, 7, 10, 2048, usize::MAX] {
+        assert_eq!(decimal(&mut [0; 20], number), number.to_string());
+    }
+    for (seconds, text) in [(0, "Thu, 01 Jan 1970 00:00:00 GMT"), (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT")] {
+        assert_eq!(date(Timestamp::from_millis(seconds * 1000)), *text.as_bytes());
+    }
+}
+
+#[test]
+fn what_could_have_a_body_or_a_condition_is_not_for_the_fast_path() {
+    let verdict = |name, value: &'static str| Wanted::of(&[httparse::Header { name, value: value.as_bytes() }]).err();
+    for (name, value) in
+        [("Content-Length", "0"), ("TRANSFER-ENCODING", "chunked"), ("expect", "x"), ("Upgrade", "h2c")]
+    {
+        assert_eq!(verdict(name, value), Some(Verdict::Other), "{name}");
+    }
+    for (name, value) in [("Range", "bytes=0-1"), ("if-none-match", "*"), ("If-Range", "x"), ("Connection", "close")] {
+        assert_eq!(verdict(name, value), Some(Verdict::Request), "{name}");
+    }
+    for (name, value) in [("Accept", "*/*"), ("Connection", "Keep-Alive"), ("Accept-Encoding", "gzip")] {
+        assert_eq!(verdict(name, value), None, "{name}");
+    }
+}

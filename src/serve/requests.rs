@@ -1,0 +1,209 @@
+//! Where one request of an HTTP/1 connection ends and the next begins.
+//!
+//! Lies between hyper and the socket and sees of hyper what it needs: the service is called when a head was read
+//! ([`Flow::begin`]), the answer's body is dropped when hyper has taken its last byte ([`Flow::over`]), and hyper
+//! flushes the socket only when all it has is written. Between the last flush and the next head two things happen here:
+//! - the time that a head may take runs (hyper's own clock makes and removes a timer for every request);
+//! - a request that memory answers is answered on the spot, and hyper never sees it (`api::FastLane`).
+//!
+//! The second is safe because hyper then holds nothing of either direction: what was handed to it was exactly the head
+//! of one request without a body, or the lane is closed for good, and its answer was flushed.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::linger::{Flow, Lingering};
+use crate::api::{FastLane, Verdict};
+
+/// The I/O of one HTTP/1 connection, as hyper gets it.
+#[derive(Debug)]
+pub(super) struct Requests {
+    io: Lingering,
+    flow: Arc<Flow>,
+    head_clock: HeadClock,
+    lane: Option<FastLane>,
+    unsent: Unsent,
+}
+
+impl Requests {
+    /// Takes the connection over. `head_timeout`: from the end of an answer to the end of the next head.
+    pub(super) fn new(io: Lingering, flow: Arc<Flow>, head_timeout: Duration, lane: Option<FastLane>) -> Self {
+        Self { io, flow, head_clock: HeadClock::new(head_timeout), lane, unsent: Unsent::default() }
+    }
+
+    /// Answers what `received` asks for. `false`: it is hyper's.
+    fn answer(&mut self, received: &[u8]) -> bool {
+        let Some(lane) = self.lane.as_mut() else { return false };
+        let mut head = HEAD.take();
+        match lane.answer(received, &mut head) {
+            Verdict::Answered(body) => {
+                self.flow.answered();
+                self.unsent = Unsent { head, at: 0, body, open: true };
+                return true;
+            }
+            Verdict::Request => self.flow.handed_over(),
+            Verdict::Other => self.lane = None,
+        }
+        HEAD.set(head);
+        false
+    }
+
+    /// Writes what is left of an answer; nothing else may be written or read before.
+    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unsent.open {
+            ready!(self.unsent.poll_write(&mut self.io, cx))?;
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            HEAD.set(self.unsent.end());
+            self.head_clock.start();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Requests {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        let before = buf.filled().len();
+        loop {
+            ready!(me.poll_unsent(cx))?;
+            if Pin::new(&mut me.io).poll_read(cx, buf)?.is_pending() {
+                let late = || io::Error::new(io::ErrorKind::TimedOut, "no request came in time");
+                return if me.flow.is_between() {
+                    me.head_clock.poll_late(cx).map(|()| Err(late()))
+                } else {
+                    Poll::Pending
+                };
+            }
+            let received = &buf.filled()[before..];
+            if received.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if !me.flow.is_between() {
+                // hyper looks ahead: what it now holds is the beginning of a request that can't be told from here.
+                me.lane = None;
+            } else if me.answer(received) {
+                buf.set_filled(before);
+                continue;
+            }
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
+impl AsyncWrite for Requests {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let me = self.get_mut();
+        ready!(me.poll_unsent(cx))?;
+        Pin::new(&mut me.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let me = self.get_mut();
+        ready!(me.poll_unsent(cx))?;
+        Pin::new(&mut me.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        ready!(me.poll_unsent(cx))?;
+        ready!(Pin::new(&mut me.io).poll_flush(cx))?;
+        if me.flow.flushed() {
+            me.head_clock.start();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        ready!(me.poll_unsent(cx))?;
+        Pin::new(&mut me.io).poll_shutdown(cx)
+    }
+}
+
+thread_local! {
+    /// Heads are put together here; a connection keeps one only while its answer is not written.
+    static HEAD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// An answer of the fast lane on its way.
+#[derive(Debug, Default)]
+struct Unsent {
+    head: Vec<u8>,
+    /// Bytes of the head that are written.
+    at: usize,
+    body: Bytes,
+    /// Until all is written and flushed.
+    open: bool,
+}
+
+impl Unsent {
+    fn poll_write(&mut self, io: &mut Lingering, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.at < self.head.len() || !self.body.is_empty() {
+            let parts = [IoSlice::new(&self.head[self.at..]), IoSlice::new(&self.body)];
+            let parts = if self.body.is_empty() { &parts[..1] } else { &parts };
+            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, parts))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_head = written.min(self.head.len() - self.at);
+            self.at += of_head;
+            self.body.advance(written - of_head);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The head's buffer, to be used again.
+    fn end(&mut self) -> Vec<u8> {
+        let mut head = std::mem::take(self).head;
+        head.clear();
+        head
+    }
+}
+
+/// How long the next head may take. One timer per connection, armed anew when it runs out and not with every request.
+#[derive(Debug)]
+struct HeadClock {
+    limit: Duration,
+    since: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl HeadClock {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: Instant::now(), timer: None }
+    }
+
+    /// The last answer is out.
+    fn start(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// To be polled while a head is waited for; ready when it is late.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.since + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
