@@ -2,9 +2,9 @@
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
 //! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `pace` (when it goes to the
-//! disk), `tending` (what runs beside
-//! requests); for what an upstream taught: `learnt` (what Proxy asks), `fills`, `lists`, `uses`, `eviction`; then the
-//! index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills a tree without a server.
+//! disk), `tending` (what runs beside requests); for what an upstream taught: `learnt` (what Proxy asks), `fills`,
+//! `lists`, `uses`, `eviction`; then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills
+//! a tree without a server.
 
 mod bulk;
 mod contents;
