@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 pub use limits::GateSizes;
+pub use route::is_route;
 
 use self::access::Base;
 use self::body::{RequestBody, ResponseBody};
