@@ -13,13 +13,14 @@ PROFILE ?= dev
 DENY_VERSION := 0.20.2
 DENY := $(CARGO_TARGET_DIR)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 STAGE := .ci/stage
-# Rows of the table for `make bench`, or its arguments altogether, and names of judges for `make judges`.
+# Rows of the table for `make bench`, or its arguments altogether, names of judges for `make judges`, of benches for `make microbench`.
 ROW ?=
 BENCH_ALL := table --results loadtests/RESULTS.md --html $(CARGO_TARGET_DIR)/bench.html --json $(CARGO_TARGET_DIR)/bench.json
 BENCH ?= $(if $(ROW),hot-paths $(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET_DIR)/release/d8-registry
 JUDGES ?=
+PART ?=
 
-.PHONY: help run test unit judges check fmt clippy doc deny architecture audit bench image e2e torture
+.PHONY: help run test unit judges check fmt clippy doc deny architecture audit bench microbench image e2e torture
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -70,10 +71,13 @@ architecture:
 audit: $(DENY) ## Known vulnerabilities in dependencies; fetches the advisory database, so it needs the network
 	$(DENY) --workspace --locked check advisories
 
-bench: ## Ours beside nginx and distribution, into loadtests/RESULTS.md; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
+bench: ## Ours beside nginx, distribution and olareg, into loadtests/RESULTS.md; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
 	@loadtests/prepare.sh
 	cargo build --locked --workspace --release --bins
 	$(CARGO_TARGET_DIR)/release/loadtests $(BENCH)
+
+microbench: ## What parts of a request cost by themselves, with Criterion; PART=NAME picks those that have it in their name
+	cargo bench --locked --workspace --bench parts -- $(PART)
 
 image: ## The container image, from the release binary, as an OCI layout in target/image/oci; two builds of it have one digest
 	cargo build --locked --workspace --release --bins

@@ -68,6 +68,9 @@ fn section(page: &mut String, report: &Report) {
     for (what, why) in report.failures() {
         let _ = write!(page, "<p class=MISS>{} was not measured: {}</p>", escape(what), escape(why));
     }
+    for (what, why) in report.absences() {
+        let _ = write!(page, "<p>Beside us {} was not measured: {}</p>", escape(what), escape(why));
+    }
 }
 
 fn compared(page: &mut String, comparison: &Comparison) {

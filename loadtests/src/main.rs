@@ -3,7 +3,7 @@
 //! A scenario starts what it measures, prints a table, writes JSON and a page with plots, and ends with exit code 1 if a
 //! target is missed. The pieces (`seed`, `tags`, `idle`) and the scenarios of [`load`] work against any server. A map:
 //!
-//! - [`hot_paths`]: ours beside nginx, distribution and a bare loop ([`bare_loop`]), row by row, in turns;
+//! - [`hot_paths`]: ours beside nginx, distribution, olareg and a bare loop ([`bare_loop`]), row by row, in turns;
 //!   [`results`]: all rows and scenarios into `RESULTS.md`
 //! - [`yardstick`]: the servers that are compared, as pinned child processes; their configurations are in `yardsticks/`
 //! - [`wire`], [`exchange`], [`drive`]: the client: a connection, HTTP/1.1 on it, many of them in a closed or open loop

@@ -110,6 +110,8 @@ pub(crate) struct Report {
     rows: Vec<Row>,
     /// What could not be measured, and why: as good as missed.
     failures: Vec<(String, String)>,
+    /// What would have been shown beside the rest for information and is not there, and why.
+    absences: Vec<(String, String)>,
 }
 
 impl Report {
@@ -123,6 +125,7 @@ impl Report {
             series: Vec::new(),
             rows: Vec::new(),
             failures: Vec::new(),
+            absences: Vec::new(),
         }
     }
 
@@ -164,6 +167,13 @@ impl Report {
         self.failures.push((what, why));
     }
 
+    /// Something without a target could not be measured; said once, whatever it is missing from.
+    pub(crate) fn absence(&mut self, what: &str, why: String) {
+        if !self.absences.iter().any(|(said, _)| said == what) {
+            self.absences.push((what.to_owned(), why));
+        }
+    }
+
     /// Whether everything was measured and every target met.
     pub(crate) fn passed(&self) -> bool {
         self.failures.is_empty()
@@ -196,6 +206,10 @@ impl Report {
         &self.failures
     }
 
+    pub(crate) fn absences(&self) -> &[(String, String)] {
+        &self.absences
+    }
+
     fn table(&self) -> String {
         let machine = &self.machine;
         let mut table = format!(
@@ -215,6 +229,9 @@ impl Report {
         table.push_str(&aligned(&self.rows.iter().map(Row::cells).collect::<Vec<_>>()));
         for (what, why) in &self.failures {
             let _ = writeln!(table, "  {what}: NOT MEASURED: {why}");
+        }
+        for (what, why) in &self.absences {
+            let _ = writeln!(table, "  without {what}: {why}");
         }
         table
     }
@@ -324,12 +341,15 @@ mod tests {
     fn a_missed_target_fails_the_report_and_shows_in_both_forms() {
         let mut report = Report::new("test");
         report.fact("fact", 12.0, Unit::Count);
+        report.absence("a yardstick", "it is not installed".into());
+        report.absence("a yardstick", "it is not installed".into());
         report.judge("fast", 4.99, Unit::Milliseconds, Target::Below(5.0));
         assert!(report.passed());
         report.judge("slow", 5.0, Unit::Milliseconds, Target::Below(5.0));
         report.judge("many", 20_000.0, Unit::PerSecond, Target::AtLeast(20_000.0));
         assert!(!report.passed());
         let table = report.table();
+        assert_eq!(table.matches("without a yardstick: it is not installed").count(), 1, "{table}");
         assert!(table.contains("4.990 ms  < 5 ms") && table.contains("MISS"), "{table}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["rows"][2]["passed"], false);

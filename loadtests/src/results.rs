@@ -112,6 +112,9 @@ fn section(text: &mut String, report: &Report) {
     for (what, why) in report.failures() {
         let _ = writeln!(text, "`{what}` was **not measured**:\n\n```text\n{why}\n```\n");
     }
+    for (what, why) in report.absences() {
+        let _ = writeln!(text, "Beside us {what} was not measured:\n\n```text\n{why}\n```\n");
+    }
     if report.comparisons().is_empty() {
         let _ = writeln!(text, "Again: `make bench BENCH=\"{} --server PROGRAM\"`.", report.scenario());
     } else {

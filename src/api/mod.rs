@@ -44,6 +44,7 @@ use tower::Service;
 pub use fast::FastPath;
 pub(crate) use fast::{FastLane, Verdict};
 pub use limits::GateSizes;
+pub use route::is_route;
 
 use self::access::Base;
 use self::body::{RequestBody, ResponseBody};

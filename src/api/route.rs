@@ -93,6 +93,12 @@ impl Route {
     }
 }
 
+/// Whether a path names something of the API: what the path of every request goes through, by itself.
+#[must_use]
+pub fn is_route(path: &str) -> bool {
+    Route::parse(path).is_ok()
+}
+
 fn no_endpoint() -> ApiError {
     ApiError::new(ErrorCode::Unsupported, "no such endpoint").with_status(http::StatusCode::NOT_FOUND)
 }

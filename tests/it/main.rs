@@ -31,6 +31,7 @@ mod proxy_names;
 mod proxy_room;
 mod proxy_tags;
 mod readme;
+mod seed;
 mod support;
 mod uploads;
 mod upstream_answers;

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::contest::{Contest, Ours, Side};
-use super::{Bench, Row};
+use super::contest::{Beside, Contest, Ours, Side};
+use super::{Bench, Row, peers};
 use crate::compare::Measure;
 use crate::drive::Load;
 use crate::exchange::{self, Request};
@@ -59,6 +59,15 @@ fn run(
         rate: None,
         copying: bench.options.copy,
     };
+    let others = if tls {
+        Vec::new()
+    } else {
+        peers::start(bench, report, |peer| peers::give_blob(peer, &bench.stored, digest))
+    };
+    let beside = others.iter().map(|peer| {
+        let side = Side { pids: peer.process.pids(), load: load(&peer.place, Request::get(&what.path, None)) };
+        Beside { name: peer.kind.name(), side }
+    });
     let contest = Contest {
         row,
         measure,
@@ -70,6 +79,7 @@ fn run(
             against: 0,
         }],
         theirs: vec![Side { pids: nginx.process.pids(), load: load(&nginx.place, file) }],
+        beside: beside.collect(),
     };
     contest.run(bench, report)?;
     exchange::verify(&ours.place, &request, digest)

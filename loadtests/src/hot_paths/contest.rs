@@ -8,6 +8,7 @@ use super::{Bench, Row};
 use crate::compare::{Comparison, Latency, Measure, Sample};
 use crate::cpu::Meter;
 use crate::drive::{Driver, Load};
+use crate::interrupt;
 use crate::report::Report;
 
 /// Connections and caches are warm after so long.
@@ -29,6 +30,13 @@ pub(crate) struct Ours {
     pub(crate) against: usize,
 }
 
+/// Another registry under the load of the first of ours.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    pub(crate) name: &'static str,
+    pub(crate) side: Side,
+}
+
 /// What is compared.
 #[derive(Debug)]
 pub(crate) struct Contest {
@@ -38,28 +46,53 @@ pub(crate) struct Contest {
     pub(crate) yardstick: &'static str,
     pub(crate) ours: Vec<Ours>,
     pub(crate) theirs: Vec<Side>,
+    /// For information.
+    pub(crate) beside: Vec<Beside>,
 }
 
 impl Contest {
     /// Measures all sides once a round, ours first in every other one.
-    pub(crate) fn run(self, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    pub(crate) fn run(mut self, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
         let limit = Some(self.limit);
         let mut comparisons: Vec<Comparison> =
             self.ours.iter().map(|ours| new(self.row, &ours.name, self.measure, self.yardstick, limit)).collect();
+        let first_of_ours = self.ours.first().map(|ours| ours.name.as_str()).unwrap_or_default();
+        let mut beside: Vec<(Beside, Comparison)> = std::mem::take(&mut self.beside)
+            .into_iter()
+            .map(|one| {
+                let comparison = new(self.row, first_of_ours, self.measure, one.name, None);
+                (one, comparison)
+            })
+            .collect();
         for round in 0..bench.rounds() {
             let measure = |side: &Side| measure(side, self.measure, bench.seconds());
             let first = if round % 2 == 0 { Some(self.measure_ours(measure)?) } else { None };
             let theirs = self.theirs.iter().map(measure).collect::<Result<Vec<_>>>()?;
+            beside.retain_mut(|(one, comparison)| match measure(&one.side) {
+                Ok(sample) => {
+                    comparison.theirs.push(sample);
+                    true
+                }
+                Err(error) => {
+                    report.absence(one.name, format!("{first_of_ours}: {error:#}"));
+                    false
+                }
+            });
+            interrupt::check()?;
             let ours = match first {
                 Some(ours) => ours,
                 None => self.measure_ours(measure)?,
             };
+            for (_, comparison) in &mut beside {
+                comparison.ours.extend(ours.first());
+            }
             for ((comparison, contender), sample) in comparisons.iter_mut().zip(&self.ours).zip(ours) {
                 comparison.ours.push(sample);
                 comparison.theirs.push(theirs[contender.against]);
             }
         }
-        comparisons.into_iter().for_each(|comparison| report.compare(comparison));
+        let beside = beside.into_iter().map(|(_, comparison)| comparison);
+        comparisons.into_iter().chain(beside).for_each(|comparison| report.compare(comparison));
         Ok(())
     }
 

@@ -52,6 +52,7 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
         limit: 1.0,
         yardstick: "nginx proxy_pass",
         ours: vec![Ours { name, side, against: 0 }],
+        beside: Vec::new(),
         theirs: vec![Side { pids: nginx.process.pids(), load: load(&nginx.place, passed) }],
     }
     .run(bench, report)

@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 
 use super::blobs::transport;
-use super::contest::{Contest, Ours, Side};
+use super::contest::{Beside, Contest, Ours, Side};
 use super::stored::{REPOSITORY, Stored};
-use super::{Bench, Row};
+use super::{Bench, Row, peers};
 use crate::compare::Measure;
 use crate::drive::Load;
 use crate::exchange::{self, Request};
@@ -42,8 +42,17 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -
         }
     }
     exchange::verify(&nginx.place, &Request::get("/manifest", None), &bench.stored.manifest)?;
+    let others =
+        if tls { Vec::new() } else { peers::start(bench, report, |peer| peers::give_image(peer, &bench.stored)) };
+    let beside = others
+        .iter()
+        .map(|peer| {
+            let load = load(&peer.place, &peers::get_manifest());
+            Beside { name: peer.kind.name(), side: Side { pids: peer.process.pids(), load } }
+        })
+        .collect();
     let measure = Measure::AnswersPerCpuSecond;
-    Contest { row, measure, limit: 1.0, yardstick: "nginx", ours, theirs }.run(bench, report)
+    Contest { row, measure, limit: 1.0, yardstick: "nginx", ours, theirs, beside }.run(bench, report)
 }
 
 fn ensure_right(bench: &Bench<'_>, place: &Place, request: &Request) -> Result<()> {

@@ -10,6 +10,7 @@ mod direct;
 mod disk;
 mod handshakes;
 mod manifests;
+mod peers;
 pub(crate) mod push;
 mod slow;
 mod stored;
@@ -126,6 +127,7 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
         "thrown away in the client's kernel (plain), decrypted (TLS)"
     };
     report.condition("bodies", bodies);
+    report.condition("olareg and distribution 3, where built", "without users; olareg without access log and sync");
     cpu::pin(cpu::CLIENT_CORE);
     let bench = Bench::prepare(options, scratch.path())?;
     for row in rows(options) {

@@ -10,10 +10,11 @@ use d8_registry::oci::{Algorithm, Digest};
 use super::blobs::transport;
 use super::contest::{in_turns, new};
 use super::handshakes::side;
-use super::{Bench, Row};
+use super::{Bench, Row, peers};
 use crate::compare::{Measure, Sample};
 use crate::cpu::{self, Meter};
 use crate::exchange::{self, Request, fetch};
+use crate::interrupt;
 use crate::report::Report;
 use crate::seed;
 use crate::wire::{Place, Received, Wire};
@@ -64,31 +65,59 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     let (bare, place) = bare_loop(bench, &dir, tls)?;
     let mut fresh = Fresh::new(bench.options.size);
     let name = format!("push of {} MiB, PATCH and PUT, durable, {}", bench.options.size, transport(tls));
-    let mut comparison = new(row, &name, Measure::CpuSecondsPerGigabyteStored, "bare loop", Some(LIMIT));
+    let measure = Measure::CpuSecondsPerGigabyteStored;
+    let mut comparison = new(row, &name, measure, "bare loop", Some(LIMIT));
+    let others = if tls { Vec::new() } else { peers::start(bench, report, |_| Ok(())) };
+    let mut beside: Vec<_> =
+        others.into_iter().map(|peer| (new(row, &name, measure, peer.kind.name(), None), peer)).collect();
     in_turns(bench.rounds(), |round, is_ours| {
         let (content, digest) = fresh.content(u64::from(round));
         let pids = if is_ours { ours.process.pids() } else { bare.pids() };
         let place = if is_ours { &ours.place } else { &place };
-        cpu::settle(&pids)?;
-        let meter = Meter::start(&pids)?;
-        let mut wire = Wire::connect(place)?;
+        let sample = measured(&pids, content.len(), || {
+            let mut wire = Wire::connect(place)?;
+            if is_ours {
+                push(&mut wire, REPOSITORY, content, &digest, Some(&basic()))
+            } else {
+                push_bare(&mut wire, content, &digest)
+            }
+        })?;
+        side(&mut comparison, is_ours).push(sample);
         if is_ours {
-            push(&mut wire, REPOSITORY, content, &digest, Some(&basic()))?;
-        } else {
-            push_bare(&mut wire, content, &digest)?;
-        }
-        let spent = meter.read()?;
-        let bytes = content.len() as u64;
-        let figure = spent.cpu / (bytes as f64 / 1e9);
-        side(&mut comparison, is_ours).push(Sample { figure, spent, answers: 1, bytes, latency: None });
-        if is_ours {
+            beside.retain_mut(|(comparison, peer)| {
+                let theirs = measured(&peer.process.pids(), content.len(), || {
+                    push(&mut Wire::connect(&peer.place)?, REPOSITORY, content, &digest, None)
+                });
+                match theirs {
+                    Ok(theirs) => {
+                        comparison.ours.push(sample);
+                        comparison.theirs.push(theirs);
+                        true
+                    }
+                    Err(error) => {
+                        report.absence(peer.kind.name(), format!("{name}: {error:#}"));
+                        false
+                    }
+                }
+            });
+            interrupt::check()?;
             let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
             exchange::verify(place, &Request::get(&path, Some(&basic())), &digest)?;
         }
         Ok(())
     })?;
     report.compare(comparison);
+    beside.into_iter().for_each(|(comparison, _)| report.compare(comparison));
     Ok(())
+}
+
+/// What processes use for a push of so many bytes.
+fn measured(pids: &[u32], bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<Sample> {
+    cpu::settle(pids)?;
+    let meter = Meter::start(pids)?;
+    work()?;
+    let (spent, bytes) = (meter.read()?, bytes as u64);
+    Ok(Sample { figure: spent.cpu / (bytes as f64 / 1e9), spent, answers: 1, bytes, latency: None })
 }
 
 /// Starts the bare loop: this program, with another command.

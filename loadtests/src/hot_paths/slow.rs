@@ -9,14 +9,15 @@ use anyhow::{Context as _, Result, ensure};
 use super::blobs::transport;
 use super::push::{self, Fresh};
 use super::stored::{REPOSITORY, Stored};
-use super::{Bench, Row};
+use super::{Bench, Row, peers};
 use crate::exchange::{Request, fetch};
 use crate::interrupt;
 use crate::proc::{Memory, mebibytes};
 use crate::report::{Report, Unit};
-use crate::wire::{Received, Wire, would_block};
+use crate::wire::{Place, Received, Wire, would_block};
 use crate::yardstick::Process;
 use crate::yardstick::ours::{Ours, Setup, basic};
+use crate::yardstick::peers::Peer;
 
 const READERS: usize = 256;
 const PUSHES: usize = 64;
@@ -47,6 +48,37 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()
     for tls in [false, true] {
         pushes(bench, report, &dir, tls)?;
     }
+    others(bench, report, &large);
+    Ok(())
+}
+
+/// The same of other registries, plain, without a target.
+fn others(bench: &Bench<'_>, report: &mut Report, large: &Stored) {
+    for peer in peers::start(bench, report, |_| Ok(())) {
+        let name = peer.kind.name();
+        if let Err(error) = other(bench, report, large, &peer) {
+            report.absence(name, format!("memory: {error:#}"));
+        }
+    }
+}
+
+fn other(bench: &Bench<'_>, report: &mut Report, large: &Stored, peer: &Peer) -> Result<()> {
+    let name = peer.kind.name();
+    thread::sleep(SETTLE);
+    peer.process.memory()?.add_to(report, &format!(", idle, empty store, {name}"));
+    // All at once first: the large blob would be in what they hold.
+    let mut fresh = Fresh::new(PUSH_MIB);
+    let pushing = peak_while(&peer.process, || all_at_once(&peer.place, None, &mut fresh))?;
+    pushing.add_to(report, &format!(", {PUSHES} pushes of {PUSH_MIB} MiB at once, plain, {name}"));
+    peers::give_blob(peer, large, &large.blob)?;
+    let request = Request::get(&format!("/v2/{REPOSITORY}/blobs/{}", large.blob), None);
+    let mut served = 0;
+    let reading = peak_while(&peer.process, || {
+        served = sip(bench, &peer.place, &request)?;
+        Ok(())
+    })?;
+    let all = if served == READERS { String::new() } else { format!(" ({served} of them got something in time)") };
+    reading.add_to(report, &format!(", {READERS} slow readers{all} of {LARGE_MIB} MiB, plain, {name}"));
     Ok(())
 }
 
@@ -60,36 +92,42 @@ fn readers(bench: &Bench<'_>, report: &mut Report, large: &Stored, tls: bool) ->
     })?;
     let request = Request::get(&format!("/v2/{REPOSITORY}/blobs/{}", large.blob), Some(&basic()));
     let peak = peak_while(&ours.process, || {
-        let mut wires = Vec::new();
-        for _ in 0..READERS {
-            let mut wire = Wire::connect(&ours.place)?;
-            wire.send(request.bytes())?;
-            wire.make_nonblocking()?;
-            wires.push(wire);
-        }
-        let mut scratch = vec![0; SIP];
-        let mut read = vec![0_u64; READERS];
-        let end = Instant::now() + bench.seconds().max(Duration::from_secs(2));
-        while Instant::now() < end {
-            interrupt::check()?;
-            for (wire, read) in wires.iter_mut().zip(&mut read) {
-                let received = wire.receive(0, &mut scratch, &mut |piece| {
-                    *read += piece.len() as u64;
-                    Ok(())
-                });
-                match received {
-                    Ok(received) => ensure!(received != Received::End, "a reader was cut off"),
-                    Err(error) if would_block(&error) => (),
-                    Err(error) => return Err(error),
-                }
-            }
-            thread::sleep(PAUSE);
-        }
-        ensure!(read.iter().all(|read| *read > 1000), "a reader got nothing");
+        let served = sip(bench, &ours.place, &request)?;
+        ensure!(served == READERS, "only {served} of {READERS} readers got something");
         Ok(())
     })?;
     peak.judge(report, &format!(", {READERS} slow readers of {LARGE_MIB} MiB, {}", transport(tls)), LOADED);
     Ok(())
+}
+
+/// Readers that take a little of the answer once in a while; how many of them got any of the body.
+fn sip(bench: &Bench<'_>, place: &Place, request: &Request) -> Result<usize> {
+    let mut wires = Vec::new();
+    for _ in 0..READERS {
+        let mut wire = Wire::connect(place)?;
+        wire.send(request.bytes())?;
+        wire.make_nonblocking()?;
+        wires.push(wire);
+    }
+    let mut scratch = vec![0; SIP];
+    let mut read = vec![0_u64; READERS];
+    let end = Instant::now() + bench.seconds().max(Duration::from_secs(2));
+    while Instant::now() < end {
+        interrupt::check()?;
+        for (wire, read) in wires.iter_mut().zip(&mut read) {
+            let received = wire.receive(0, &mut scratch, &mut |piece| {
+                *read += piece.len() as u64;
+                Ok(())
+            });
+            match received {
+                Ok(received) => ensure!(received != Received::End, "a reader was cut off"),
+                Err(error) if would_block(&error) => (),
+                Err(error) => return Err(error),
+            }
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(read.iter().filter(|read| **read > 1000).count())
 }
 
 fn pushes(bench: &Bench<'_>, report: &mut Report, dir: &std::path::Path, tls: bool) -> Result<()> {
@@ -101,7 +139,7 @@ fn pushes(bench: &Bench<'_>, report: &mut Report, dir: &std::path::Path, tls: bo
         ..bench.setup(&dir.join("store"), &dir)
     })?;
     let mut fresh = Fresh::new(PUSH_MIB);
-    let peak = peak_while(&ours.process, || all_at_once(&ours, &mut fresh))?;
+    let peak = peak_while(&ours.process, || all_at_once(&ours.place, Some(&basic()), &mut fresh))?;
     let when = format!(", {PUSHES} pushes of {PUSH_MIB} MiB at once, {}", transport(tls));
     peak.judge(report, &when, LOADED);
     report.fact(format!("threads{when}"), crate::proc::threads(ours.process.pids()[0])? as f64, Unit::Count);
@@ -109,12 +147,12 @@ fn pushes(bench: &Bench<'_>, report: &mut Report, dir: &std::path::Path, tls: bo
 }
 
 /// One thread keeps them all under way: the first half of each, then the second halves by turns.
-fn all_at_once(ours: &Ours, fresh: &mut Fresh) -> Result<()> {
+fn all_at_once(place: &Place, authorization: Option<&str>, fresh: &mut Fresh) -> Result<()> {
     let mut under_way = Vec::new();
     for number in 0..PUSHES {
         let (content, digest) = fresh.content(number as u64);
-        let mut wire = Wire::connect(&ours.place)?;
-        let upload = push::begin(&mut wire, push::REPOSITORY, Some(&basic()))?;
+        let mut wire = Wire::connect(place)?;
+        let upload = push::begin(&mut wire, push::REPOSITORY, authorization)?;
         upload.patch_head(&mut wire, content.len())?;
         wire.send(&content[..content.len() / 2])?;
         under_way.push((wire, upload, digest));
@@ -136,7 +174,7 @@ fn all_at_once(ours: &Ours, fresh: &mut Fresh) -> Result<()> {
     }
     let (mut last, digest) = last.context("no push")?;
     let path = format!("/v2/{}/blobs/{digest}", push::REPOSITORY);
-    let reply = fetch(&mut last, &Request::new("HEAD", &path, Some(&basic()), ""), &[])?;
+    let reply = fetch(&mut last, &Request::new("HEAD", &path, authorization, ""), &[])?;
     ensure!(reply.status == 200, "what was pushed is not there: {}", reply.answer.text());
     Ok(())
 }

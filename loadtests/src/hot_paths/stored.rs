@@ -13,6 +13,8 @@ use crate::seed;
 pub(crate) const REPOSITORY: &str = "load/hot";
 /// The manifest's tag.
 pub(crate) const TAG: &str = "v1.68.3";
+/// What its manifest is.
+pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Layers of the image: its manifest has about 2 kB.
 const LAYERS: u64 = 8;
 
@@ -48,7 +50,7 @@ impl Stored {
             layers.push(seed::descriptor(media_type, digest, content.len()));
         }
         let text = format!(
-            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}],"annotations":{{"org.opencontainers.image.title":"{:a<500}"}}}}"#,
+            r#"{{"schemaVersion":2,"mediaType":"{MANIFEST_TYPE}","config":{},"layers":[{}],"annotations":{{"org.opencontainers.image.title":"{:a<500}"}}}}"#,
             seed::descriptor("application/vnd.oci.image.config.v1+json", config_digest, config.len()),
             layers.join(","),
             "hot"
@@ -79,7 +81,7 @@ impl Stored {
 }
 
 /// The file of a content (ARCHITECTURE.md: once under `blobs`).
-fn content(dir: &Path, digest: &Digest) -> PathBuf {
+pub(crate) fn content(dir: &Path, digest: &Digest) -> PathBuf {
     let hex = digest.hex();
     dir.join("blobs/sha256").join(&hex[..2]).join(hex)
 }

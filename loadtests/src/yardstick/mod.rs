@@ -4,6 +4,7 @@
 pub(crate) mod distribution;
 pub(crate) mod nginx;
 pub(crate) mod ours;
+pub(crate) mod peers;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -129,14 +130,19 @@ pub(crate) fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// A program by name, in `PATH` and where Debian keeps servers.
+/// A program by name: where `prepare.sh` builds registries, in `PATH`, and where Debian keeps servers.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from));
-    folders
+    // This program is in target/release, they are in target/tools/bin.
+    let ourselves = std::env::current_exe().ok();
+    let built = ourselves.as_deref().and_then(|file| Some(file.parent()?.parent()?.join("tools/bin")));
+    built
+        .into_iter()
+        .chain(folders)
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
-        .with_context(|| format!("{name} is not installed; `make bench` installs it on Debian"))
+        .with_context(|| format!("{name} is not installed; `make bench` gets it where it can be had"))
 }
 
 /// Writes a configuration: each `@NAME@` of the template is replaced.
