@@ -331,4 +331,4 @@ fn date(now: Timestamp) -> [u8; 29] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

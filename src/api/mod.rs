@@ -42,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 pub use fast::FastPath;
+#[cfg(test)]
+pub(crate) use fast::tests::fast_path;
 pub(crate) use fast::{FastLane, Verdict};
 pub use limits::GateSizes;
 pub use route::is_route;

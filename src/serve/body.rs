@@ -76,11 +76,13 @@ impl Drop for RequestBody {
 pub(super) struct AnswerBody<B> {
     pub(super) body: B,
     pub(super) flow: Arc<Flow>,
+    /// Of the request, by [`Flow::begin`].
+    pub(super) number: u64,
 }
 
 impl<B> Drop for AnswerBody<B> {
     fn drop(&mut self) {
-        self.flow.over();
+        self.flow.over(self.number);
     }
 }
 

@@ -128,7 +128,7 @@ where
     let io = TokioIo::new(Requests::new(lingering, Arc::clone(&flow), limits.header_timeout, lane));
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, flow, peer) = (service.clone(), Arc::clone(&flow), peer.clone());
-        flow.begin(!hyper::body::Body::is_end_stream(request.body()));
+        let number = flow.begin(!hyper::body::Body::is_end_stream(request.body()));
         async move {
             let body_flow = Arc::clone(&flow);
             let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, Rest::Flow(body_flow)));
@@ -138,7 +138,7 @@ where
                 // What the client still sends would have to be read to find its next request.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response.map(|body| AnswerBody { body, flow }))
+            Ok::<_, Infallible>(response.map(|body| AnswerBody { body, flow, number }))
         }
     });
     let mut connection = pin!(

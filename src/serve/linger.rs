@@ -16,7 +16,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -39,8 +39,9 @@ const SCRATCH: usize = 64 * 1024;
 /// happens in the connection's own task, but for a body that is dropped elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    /// One of [`BETWEEN`], [`ASKED`], [`OVER`].
-    stage: AtomicU8,
+    /// The number of the request that is being answered, or one of [`BETWEEN`] and [`OVER`].
+    stage: AtomicU64,
+    begun: AtomicU64,
     /// Bytes came in that no request has taken to its end.
     unread: AtomicBool,
     /// The request being answered has a body that was not read to its end.
@@ -48,28 +49,30 @@ pub(super) struct Flow {
 }
 
 /// No request is being answered, and all answers are out.
-const BETWEEN: u8 = 0;
-/// hyper has a request.
-const ASKED: u8 = 1;
-/// hyper has taken its answer, and may not have written it.
-const OVER: u8 = 2;
+const BETWEEN: u64 = 0;
+/// hyper has taken the last answer, and may not have written it.
+const OVER: u64 = u64::MAX;
 
 impl Flow {
-    /// A request begins.
-    pub(super) fn begin(&self, has_body: bool) {
-        self.stage.store(ASKED, Ordering::Relaxed);
+    /// A request begins. Its number.
+    pub(super) fn begin(&self, has_body: bool) -> u64 {
+        let number = self.handed_over();
         self.body_open.store(has_body, Ordering::Relaxed);
         self.unread.store(has_body, Ordering::Relaxed);
+        number
     }
 
     /// The head of a request was handed to hyper.
-    pub(super) fn handed_over(&self) {
-        self.stage.store(ASKED, Ordering::Relaxed);
+    pub(super) fn handed_over(&self) -> u64 {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        self.stage.store(number, Ordering::Relaxed);
+        number
     }
 
-    /// The body of its answer was taken to the end, or dropped.
-    pub(super) fn over(&self) {
-        self.stage.store(OVER, Ordering::Release);
+    /// The body of that request's answer was taken to the end, or dropped.
+    pub(super) fn over(&self, number: u64) {
+        // If another has begun, it counts.
+        let _ = self.stage.compare_exchange(number, OVER, Ordering::Release, Ordering::Relaxed);
     }
 
     /// hyper has written all it had. Whether that was the end of an answer.

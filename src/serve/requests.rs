@@ -49,7 +49,9 @@ impl Requests {
                 self.unsent = Unsent { head, at: 0, body, open: true };
                 return true;
             }
-            Verdict::Request => self.flow.handed_over(),
+            Verdict::Request => {
+                self.flow.handed_over();
+            }
             Verdict::Other => self.lane = None,
         }
         HEAD.set(head);
@@ -125,6 +127,8 @@ impl AsyncWrite for Requests {
         ready!(Pin::new(&mut me.io).poll_flush(cx))?;
         if me.flow.flushed() {
             me.head_clock.start();
+            // hyper does not read again before something comes in, so nobody else may ever poll it.
+            let _ = me.head_clock.poll_late(cx);
         }
         Poll::Ready(Ok(()))
     }
@@ -207,3 +211,6 @@ impl HeadClock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,7 @@ use proptest::prelude::*;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{ALIAS, Image, REPO, Registry, Setup, Upstream, blob, digest, within};
+use crate::support::{ALIAS, Image, REPO, Registry, Setup, Upstream, blob, digest};
 
 const OFF: &str = "limits: { acceleration: off }";
 
@@ -33,6 +34,8 @@ impl Line {
     fn to(registry: &Registry) -> Self {
         let stream = TcpStream::connect(registry.address()).unwrap();
         stream.set_nodelay(true).unwrap();
+        // A lost answer ends the test, and does not stop it for ever.
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         Self(stream)
     }
 
@@ -84,7 +87,8 @@ fn logged(registry: Registry) -> Vec<Value> {
 async fn counted(registry: &Registry) -> BTreeMap<String, f64> {
     let text = registry.admin().get("/metrics").await.text().await.unwrap();
     let counts = |line: &&str| {
-        let of_requests = line.contains("http_request") || line.contains("cache_") || line.contains("_bytes_total");
+        let of_requests = ["http_request", "cache_", "auth_failures"].iter().any(|name| line.contains(name))
+            || line.contains("_bytes_total");
         of_requests && !line.starts_with('#') && !line.contains("_bucket") && !line.contains("seconds_sum")
     };
     let samples = text.lines().filter(counts).map(|line| line.rsplit_once(' ').unwrap());
@@ -237,7 +241,7 @@ async fn of_the_cache_too() {
     // A content that was just fetched may be on its way into the store for a moment.
     for connection in [&mut line, &mut twin] {
         for target in &targets[..3] {
-            while !is_hit(&connection.ask(&request("GET", target, &[])).unwrap()) {}
+            until(|| is_hit(&connection.ask(&request("GET", target, &[])).unwrap()));
         }
     }
     let before = (counted(&fast).await, counted(&general).await);
@@ -257,6 +261,14 @@ async fn of_the_cache_too() {
     assert_eq!(grown(&before.0, &counted(&fast).await), grown(&before.1, &counted(&general).await));
     let last = |mut lines: Vec<Value>| lines.split_off(lines.len() - asked);
     assert_eq!(last(logged(fast)), last(logged(general)));
+}
+
+/// Asks again until it is so.
+fn until(mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "something that has to happen does not");
+    }
 }
 
 fn is_hit(answer: &Answer) -> bool {
@@ -290,7 +302,7 @@ async fn what_changes_is_believed_at_once() {
 
     // Nobody is known any more, and the connection remembers nobody.
     registry.reconfigure(&Setup::open().config("auth: { anonymous: none, users: [{ name: other, role: ro, passwordHash: $2y$04$6LkUk9iQoONEdXK3HZE.SeQ2EpsbuPuk2oSSfsIHz4kN4cXieH.BG }] }"));
-    within(async { while !line.ask(&text).unwrap().line.contains(" 401 ") {} }).await;
+    until(|| line.ask(&text).unwrap().line.contains(" 401 "));
     assert!(
         line.ask(&request("HEAD", "/v2/a/b/manifests/v1", &[&basic("other", "secret")]))
             .unwrap()

@@ -18,8 +18,16 @@ use crate::telemetry::{AccessLog, Metrics};
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 const PATH: &str = "/v2/a/b/manifests/v1";
 
+/// The fast path of an open registry that has `manifest` in memory, under [`PATH`].
+pub(crate) async fn fast_path(dir: &TempDir, manifest: &str) -> FastPath {
+    let app = app(dir, manifest).await;
+    let mode = app.0.mode.load_full();
+    mode.manifest(&"a/b".parse().unwrap(), &"v1".parse().unwrap()).await.unwrap();
+    FastPath::new(app)
+}
+
 /// An open registry with one manifest, tagged `v1`.
-async fn app(dir: &TempDir) -> App {
+async fn app(dir: &TempDir, manifest: &str) -> App {
     let store = Store::open(&StoreOptions {
         dir: dir.path().join("data"),
         max_bytes: None,
@@ -30,9 +38,9 @@ async fn app(dir: &TempDir) -> App {
     })
     .unwrap();
     let stored = StoredManifest {
-        digest: Algorithm::Sha256.digest(MANIFEST.as_bytes()),
-        bytes: MANIFEST.into(),
-        manifest: Arc::new(Manifest::parse(None, MANIFEST.as_bytes()).unwrap()),
+        digest: Algorithm::Sha256.digest(manifest.as_bytes()),
+        bytes: manifest.to_owned().into(),
+        manifest: Arc::new(Manifest::parse(None, manifest.as_bytes()).unwrap()),
     };
     let local = Local::new(store, MissingReferences::Refuse);
     local.put_manifest(&"a/b".parse().unwrap(), stored, vec!["v1".parse().unwrap()]).await.unwrap();
@@ -66,7 +74,7 @@ fn request(method: &str, target: &str, headers: &str) -> String {
 #[tokio::test]
 async fn memory_answers_and_the_rest_is_left() {
     let dir = TempDir::new().unwrap();
-    let app = app(&dir).await;
+    let app = app(&dir, MANIFEST).await;
     let mut lane = FastPath::new(app.clone()).lane(&peer(false), 1000).unwrap();
     let mut ask = |text: &str| {
         let mut head = Vec::new();
@@ -76,8 +84,7 @@ async fn memory_answers_and_the_rest_is_left() {
     };
     let get = request("GET", PATH, "");
     assert_eq!(ask(&get), Verdict::Request, "not in memory yet");
-    let Mode::Local(local) = &**app.0.mode.load() else { panic!("another mode") };
-    let mode = Mode::Local(local.clone());
+    let mode = app.0.mode.load_full();
     mode.manifest(&"a/b".parse().unwrap(), &"v1".parse().unwrap()).await.unwrap();
 
     assert_eq!(ask(&get), Verdict::Answered(MANIFEST.into()));
@@ -115,7 +122,7 @@ async fn memory_answers_and_the_rest_is_left() {
 #[tokio::test]
 async fn what_a_trusted_proxy_says_of_others_needs_the_general_way() {
     let dir = TempDir::new().unwrap();
-    assert!(FastPath::new(app(&dir).await).lane(&peer(true), 1000).is_none());
+    assert!(FastPath::new(app(&dir, MANIFEST).await).lane(&peer(true), 1000).is_none());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod drain;
+mod fast;
 mod refused;
 mod tls;
 
@@ -28,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::api::FastPath;
 use crate::api::peer::Peer;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -62,6 +64,10 @@ struct Running {
 
 impl Running {
     fn start(limits: ConnectionLimits, tls: Option<Arc<Tls>>) -> Self {
+        Self::start_with(limits, tls, None)
+    }
+
+    fn start_with(limits: ConnectionLimits, tls: Option<Arc<Tls>>, fast: Option<FastPath>) -> Self {
         let (events, received) = mpsc::unbounded_channel();
         let gate = Arc::new(Semaphore::new(0));
         let app = App { events, gate: Arc::clone(&gate) };
@@ -75,7 +81,7 @@ impl Running {
                 let app = app.clone();
                 async move { Ok::<_, Infallible>(app.answer(request).await) }
             }),
-            None,
+            fast,
         );
         Self { server, address, events: received, gate }
     }

@@ -1,0 +1,167 @@
+use std::future::poll_fn;
+
+use socket2::SockRef;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::linger::Transport;
+use super::super::socket::Socket;
+use super::*;
+use crate::api::fast_path;
+use crate::api::peer::{FileWay, Peer};
+
+const LONG: Duration = Duration::from_secs(60);
+const GET: &str = "GET /v2/a/b/manifests/v1 HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// An image index of a little less than 60 KiB.
+fn manifest() -> String {
+    let note = "x".repeat(60_000);
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{{"a":"{note}"}}}}"#
+    )
+}
+
+/// The two ends of a connection whose buffers are as small as the system lets them be.
+async fn narrow_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    SockRef::from(&listener).set_send_buffer_size(1).unwrap();
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    client.set_recv_buffer_size(1).unwrap();
+    client.connect(&listener.local_addr().unwrap().into()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let (ours, _) = listener.accept().await.unwrap();
+    (ours, TcpStream::from_std(client.into()).unwrap())
+}
+
+fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> (Requests, Arc<Flow>) {
+    let flow = Arc::new(Flow::default());
+    let io = Lingering::new(Transport::Plain(Socket::new(ours, LONG)), Arc::clone(&flow), LONG);
+    (Requests::new(io, Arc::clone(&flow), head_timeout, lane), flow)
+}
+
+async fn lane(dir: &TempDir) -> Option<FastLane> {
+    let peer =
+        Peer { address: "192.0.2.1:5000".parse().unwrap(), tls: false, trusted_proxy: false, file_way: FileWay::Read };
+    fast_path(dir, &manifest()).await.lane(&peer, 1000)
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LONG, work).await.expect("something that has to happen does not")
+}
+
+/// Reads one answer with the manifest as its body.
+async fn read_answer(client: &mut TcpStream) {
+    let mut read = Vec::new();
+    while !read.ends_with(manifest().as_bytes()) {
+        assert!(client.read_buf(&mut read).await.unwrap() > 0);
+    }
+    assert!(read.starts_with(b"HTTP/1.1 200 OK\r\n"));
+}
+
+#[tokio::test]
+async fn an_answer_that_the_socket_takes_in_pieces_comes_whole_and_hyper_sees_nothing() {
+    let dir = TempDir::new().unwrap();
+    let (ours, mut client) = narrow_pair().await;
+    let (mut requests, flow) = requests(ours, LONG, lane(&dir).await);
+    let asking = async {
+        for _ in 0..3 {
+            client.write_all(GET.as_bytes()).await.unwrap();
+            read_answer(&mut client).await;
+        }
+        client.write_all(b"GET /v2/ HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    };
+    let mut seen = [0; 1000];
+    let ((), length) = within(async { tokio::join!(asking, requests.read(&mut seen)) }).await;
+    assert_eq!(&seen[..length.unwrap()], b"GET /v2/ HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(!flow.is_between() && requests.lane.is_some());
+}
+
+#[tokio::test]
+async fn whatever_hyper_writes_comes_after_the_answer_before() {
+    let dir = TempDir::new().unwrap();
+    for close in [false, true] {
+        let (ours, mut client) = narrow_pair().await;
+        let (mut requests, _) = requests(ours, LONG, lane(&dir).await);
+        client.write_all(GET.as_bytes()).await.unwrap();
+        let half_sent = async {
+            let mut seen = [0; 1000];
+            while !requests.unsent.open {
+                let mut read = std::pin::pin!(requests.read(&mut seen));
+                poll_fn(|cx| {
+                    assert!(read.as_mut().poll(cx).is_pending());
+                    Poll::Ready(())
+                })
+                .await;
+                tokio::task::yield_now().await;
+            }
+        };
+        within(half_sent).await;
+        let ending = async {
+            if !close {
+                requests.write_all(b"after").await.unwrap();
+            }
+            requests.shutdown().await.unwrap();
+        };
+        let mut read = String::new();
+        let ((), length) = within(async { tokio::join!(ending, client.read_to_string(&mut read)) }).await;
+        assert!(length.unwrap() > manifest().len() && read.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(read.ends_with(&(manifest() + if close { "" } else { "after" })));
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_one_whole_request_closes_the_lane() {
+    let dir = TempDir::new().unwrap();
+    for text in [&GET[..20], &GET.repeat(2), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n"] {
+        let (ours, mut client) = narrow_pair().await;
+        let (mut requests, _) = requests(ours, LONG, lane(&dir).await);
+        client.write_all(text.as_bytes()).await.unwrap();
+        let mut seen = [0; 1000];
+        let length = within(requests.read(&mut seen)).await.unwrap();
+        assert_eq!(&seen[..length], text.as_bytes());
+        assert!(requests.lane.is_none());
+    }
+    // And what hyper reads beside an answer of its own.
+    let (ours, mut client) = narrow_pair().await;
+    let (mut requests, flow) = requests(ours, LONG, lane(&dir).await);
+    flow.begin(false);
+    client.write_all(GET.as_bytes()).await.unwrap();
+    let mut seen = [0; 1000];
+    assert_eq!(within(requests.read(&mut seen)).await.unwrap(), GET.len());
+    assert!(requests.lane.is_none());
+}
+
+#[tokio::test]
+async fn the_clock_runs_from_the_end_of_an_answer_though_nobody_reads() {
+    let (ours, mut client) = narrow_pair().await;
+    client.write_all(b"GET /").await.unwrap();
+    ours.readable().await.unwrap();
+    let (mut requests, flow) = requests(ours, Duration::from_millis(10), None);
+    // What is there at the first look needs no clock.
+    assert_eq!(requests.read(&mut [0; 100]).await.unwrap(), 5);
+    let number = flow.begin(false);
+    requests.write_all(b"answer").await.unwrap();
+    flow.over(number);
+    let mut flushed = false;
+    let woken = poll_fn(|cx| {
+        if std::mem::replace(&mut flushed, true) {
+            return Poll::Ready(());
+        }
+        assert!(Pin::new(&mut requests).poll_flush(cx).is_ready());
+        Poll::Pending
+    });
+    within(woken).await;
+    assert_eq!(within(requests.read(&mut [0; 100])).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn an_answer_that_ends_late_does_not_end_the_next() {
+    let flow = Flow::default();
+    let (first, second) = (flow.begin(false), flow.begin(false));
+    flow.over(first);
+    assert!(!flow.flushed() && !flow.is_between());
+    flow.over(second);
+    assert!(!flow.is_between());
+    assert!(flow.flushed() && flow.is_between() && !flow.flushed());
+}
