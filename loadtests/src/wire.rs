@@ -56,6 +56,7 @@ pub(crate) enum Received {
 /// A connection. Blocking until [`Wire::make_nonblocking`].
 #[derive(Debug)]
 pub(crate) struct Wire {
+    place: Place,
     socket: TcpStream,
     tls: Option<Box<Tls>>,
 }
@@ -68,7 +69,7 @@ impl Wire {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        let mut wire = Self { socket, tls: None };
+        let mut wire = Self { place: place.clone(), socket, tls: None };
         if let Some(config) = &place.tls {
             let name = ServerName::from(place.address.ip());
             let mut tls = Box::new(Tls::new(Arc::clone(config), name)?);
@@ -92,12 +93,18 @@ impl Wire {
         self.tls.as_ref().and_then(|tls| tls.connection.handshake_kind())
     }
 
-    /// Sends all of it.
+    /// Sends all of it. An error says where to, and how much of it the kernel had taken.
     pub(crate) fn send(&mut self, data: &[u8]) -> Result<()> {
-        match &mut self.tls {
-            None => (&self.socket).write_all(data).context("send"),
-            Some(tls) => data.chunks(PIECE).try_for_each(|piece| tls.send(&self.socket, piece)),
-        }
+        let mut sent = 0;
+        let result = match &mut self.tls {
+            None => write(&self.socket, data, &mut sent),
+            Some(tls) => data.chunks(PIECE).try_for_each(|piece| {
+                tls.send(&self.socket, piece)?;
+                sent += piece.len();
+                Ok(())
+            }),
+        };
+        result.with_context(|| format!("{:?} broke off after {sent} of {} bytes", self.place, data.len()))
     }
 
     /// Reads what is there, once. The next `unwanted` bytes may be thrown away unseen; `scratch` is where to.
@@ -125,6 +132,19 @@ impl Wire {
         take(&scratch[..count])?;
         Ok(Received::Data)
     }
+}
+
+/// Writes all of it and counts on the way.
+fn write(mut socket: &TcpStream, data: &[u8], written: &mut usize) -> Result<()> {
+    while *written < data.len() {
+        match socket.write(&data[*written..]) {
+            Ok(0) => bail!("nothing more is taken"),
+            Ok(count) => *written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => (),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Whether an error of [`Wire::receive`] only says that nothing has come yet.
@@ -249,7 +269,7 @@ impl Tls {
         };
         self.begin += status.discard;
         let mut socket = socket;
-        socket.write_all(&self.outgoing[..count]).context("send")?;
+        socket.write_all(&self.outgoing[..count])?;
         self.outgoing.clear();
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 
 use super::cold::{ours_before, place_upstream, pull_at_once};
@@ -21,6 +21,7 @@ use crate::drive::{histogram, nanoseconds};
 use crate::exchange::Request;
 use crate::report::{Report, Unit};
 use crate::wire::Wire;
+use crate::yardstick::Process;
 use crate::yardstick::distribution::Distribution;
 use crate::yardstick::ours::{Ours, Setup, basic};
 
@@ -46,10 +47,26 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()
         report.fact("append and fdatasync, idle disk, maximum", latency.max, Unit::Milliseconds);
     }
     fills(bench, report, row, &dir)?;
+    for store in ["proxy", "distribution-cache"] {
+        let store = dir.join(store);
+        std::fs::remove_dir_all(&store).with_context(|| format!("remove {}", store.display()))?;
+    }
     pushes(bench, report, row, &dir)
 }
 
+/// Both sides keep all of their contents. On a full disk they would refuse some, which says nothing of latencies.
+fn ensure_room(bench: &Bench<'_>, dir: &Path, contents_of_a_turn: u64) -> Result<()> {
+    // A turn's contents may lie in an upstream as well.
+    let turns = u64::from(bench.rounds()) * 2 + 1;
+    let wanted = turns * contents_of_a_turn * u64::from(bench.options.size);
+    let disk = rustix::fs::statvfs(dir).with_context(|| format!("ask for the room in {}", dir.display()))?;
+    let free = disk.f_bavail * disk.f_frsize / (1 << 20);
+    ensure!(free > wanted, "the stores will take {wanted} MiB and {free} MiB are free; --scratch names another disk");
+    Ok(())
+}
+
 fn fills(bench: &Bench<'_>, report: &mut Report, row: Row, dir: &Path) -> Result<()> {
+    ensure_room(bench, dir, FILLS)?;
     let (_nginx, upstream, blobs) = bench.upstream(row, false)?;
     let ours = ours_before(bench, &dir.join("proxy"), "Proxy", &upstream)?;
     let theirs = Distribution::start(&dir.join("distribution-cache"), Some(upstream.port))?;
@@ -68,7 +85,11 @@ fn fills(bench: &Bench<'_>, report: &mut Report, row: Row, dir: &Path) -> Result
             pulls.push((place.clone(), Request::get(&path, authorization.as_deref())));
         }
         quiet()?;
-        pair.add(is_ours, beside(dir, &pids, || pull_at_once(&pulls).map(|_| ()))?);
+        let measured = beside(dir, &pids, || pull_at_once(&pulls).map(|_| ()));
+        pair.add(
+            is_ours,
+            measured.with_context(|| broken_off(round, if is_ours { &ours.process } else { &theirs.process }))?,
+        );
         empty(&blobs)
     })?;
     pair.tell(report);
@@ -76,6 +97,7 @@ fn fills(bench: &Bench<'_>, report: &mut Report, row: Row, dir: &Path) -> Result
 }
 
 fn pushes(bench: &Bench<'_>, report: &mut Report, row: Row, dir: &Path) -> Result<()> {
+    ensure_room(bench, dir, PUSHES)?;
     let folder = dir.join("local");
     let ours = Ours::start(&Setup {
         write_limit: bench.options.write_limit.as_deref(),
@@ -101,7 +123,11 @@ fn pushes(bench: &Bench<'_>, report: &mut Report, row: Row, dir: &Path) -> Resul
                 push(&mut Wire::connect(place)?, "load/pushed", content, digest, authorization.as_deref())
             })
         };
-        pair.add(is_ours, beside(dir, &pids, push_all)?);
+        let measured = beside(dir, &pids, push_all);
+        pair.add(
+            is_ours,
+            measured.with_context(|| broken_off(round, if is_ours { &ours.process } else { &theirs.process }))?,
+        );
         Ok(())
     })?;
     pair.tell(report);
@@ -113,6 +139,10 @@ fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Resu
         let running: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
         running.into_iter().try_for_each(|one| one.join().ok().context("a client panicked")?)
     })
+}
+
+fn broken_off(round: u32, server: &Process) -> String {
+    format!("round {} of {} went wrong; it said:\n{}", round + 1, server.name(), server.last_words())
 }
 
 /// p99 and maximum of the same measurements.

@@ -136,6 +136,7 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
             interrupt::check()?;
             report.failure(row.name(), format!("{error:#}"));
         }
+        bench.clear()?;
     }
     scratch.close().context("the folder of the stores can't be removed")?;
     Ok(report)
@@ -191,9 +192,22 @@ impl<'a> Bench<'a> {
         tls.then(|| self.p256.client(self.options.suite, false)).transpose()
     }
 
-    /// A folder below the scratch that no other row uses.
+    fn rows_folder(&self) -> PathBuf {
+        self.scratch.join("row")
+    }
+
+    /// Removes what the last row stored: all rows together would fill a disk.
+    fn clear(&self) -> Result<()> {
+        let dir = self.rows_folder();
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A folder of the row that runs; it goes with the row.
     fn dir(&self, name: &str) -> Result<PathBuf> {
-        let dir = self.scratch.join(name);
+        let dir = self.rows_folder().join(name);
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         Ok(dir)
     }

@@ -168,7 +168,7 @@ pub(crate) fn push(
 ) -> Result<()> {
     let mut upload = begin(wire, repository, authorization)?;
     upload.patch_head(wire, content.len())?;
-    wire.send(content)?;
+    upload.content(wire, content)?;
     upload.patched(wire)?;
     upload.finish(wire, digest)
 }
@@ -201,6 +201,18 @@ impl Upload {
         wire.send(request.bytes())
     }
 
+    /// The content of the PATCH. A server that has enough of it says why before it breaks off, so that is asked for.
+    fn content(&self, wire: &mut Wire, content: &[u8]) -> Result<()> {
+        let Err(error) = wire.send(content) else { return Ok(()) };
+        let mut body = Vec::new();
+        let answer = exchange::read(wire, false, &mut |piece| body.extend_from_slice(piece));
+        let said = match answer {
+            Ok(answer) => format!("answered with\n{}{}", answer.text(), String::from_utf8_lossy(&body)),
+            Err(unanswered) => format!("not answered: {unanswered:#}"),
+        };
+        Err(error.context(format!("PATCH {} was {said}", self.location)))
+    }
+
     /// The answer of the PATCH.
     pub(crate) fn patched(&mut self, wire: &mut Wire) -> Result<()> {
         let answer = exchange::read(wire, false, &mut |_| ())?;
@@ -227,5 +239,40 @@ impl Upload {
         };
         self.location = path;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::{Shutdown, TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_breaks_off_is_named_with_what_it_said() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = Place::local(listener.local_addr().unwrap().port(), None);
+        let server = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut heads = BufReader::new(socket.try_clone().unwrap()).lines();
+            for answer in [
+                "HTTP/1.1 202 Accepted\r\nlocation: /there\r\ncontent-length: 0\r\n\r\n",
+                "HTTP/1.1 507 Insufficient Storage\r\ncontent-length: 4\r\n\r\nfull",
+            ] {
+                while !heads.next().unwrap().unwrap().is_empty() {}
+                socket.write_all(answer.as_bytes()).unwrap();
+            }
+            // As servers do that don't want the rest: first no more answers, then no more requests.
+            socket.shutdown(Shutdown::Write).unwrap();
+        });
+        let content = vec![b'\n'; 64 << 20];
+        let digest = Algorithm::Sha256.digest(b"not looked at");
+        let mut wire = Wire::connect(&place).unwrap();
+        let error = format!("{:#}", push(&mut wire, "a", &content, &digest, None).unwrap_err());
+        server.join().unwrap();
+        for said in ["PATCH /there", "507", "full", &format!("{place:?}"), "of 67108864 bytes"] {
+            assert!(error.contains(said), "{said}: {error}");
+        }
     }
 }

@@ -31,6 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// A running process with all that it started. Ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
+    name: String,
     child: Child,
     log: PathBuf,
 }
@@ -55,7 +56,13 @@ impl Process {
         };
         command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = cpu::pinned(core, || command.spawn()).with_context(|| format!("start {}", program.display()))?;
-        Ok(Self { child, log: log.to_owned() })
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, child, log: log.to_owned() })
+    }
+
+    /// The program's.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The process and its children.
