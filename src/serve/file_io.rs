@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use rustix::fs::{Advice, fadvise, sendfile};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
+use rustix::net::sockopt::set_tcp_cork;
 use rustix::net::{SendFlags, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -29,7 +30,12 @@ pub(super) struct FileSender {
     /// File and end of the part that was last found, or brought, in memory: a part is looked at once, not at every piece
     /// of it that the socket takes.
     warm: Option<(usize, u64)>,
+    /// The socket keeps back what fills no packet (TCP_CORK).
+    corked: bool,
 }
+
+/// Less than this leaves in so few packets that it is not worth two more system calls.
+const LEAST_CORKED: usize = 256 * 1024;
 
 impl FileSender {
     /// Sends some of the `length` bytes of `part`; says how many.
@@ -41,6 +47,9 @@ impl FileSender {
         length: usize,
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_warm(cx, part, length))?;
+        if length >= LEAST_CORKED && !self.corked {
+            self.cork(tcp, true)?;
+        }
         loop {
             ready!(tcp.poll_write_ready(cx))?;
             let mut offset = part.offset;
@@ -48,9 +57,28 @@ impl FileSender {
             match tcp.try_io(Interest::WRITABLE, send) {
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Ok(0) => return Poll::Ready(Err(cut_short())),
-                sent => return Poll::Ready(sent),
+                Ok(sent) => {
+                    if part.last && sent == length {
+                        self.uncork(tcp)?;
+                    }
+                    return Poll::Ready(Ok(sent));
+                }
+                failed => return Poll::Ready(failed),
             }
         }
+    }
+
+    /// Lets go what is kept back: nothing follows at once, or something else than a file.
+    pub(super) fn uncork(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        if self.corked { self.cork(tcp, false) } else { Ok(()) }
+    }
+
+    /// The kernel sends a file in pieces of 64 KiB, and every acknowledgement that comes between two of them lets the
+    /// rest of the last one go as a packet of its own: over loopback half as many packets again.
+    fn cork(&mut self, tcp: &TcpStream, corked: bool) -> io::Result<()> {
+        set_tcp_cork(tcp, corked)?;
+        self.corked = corked;
+        Ok(())
     }
 
     /// Waits until sending won't wait for the disk.
@@ -122,4 +150,58 @@ pub(super) fn poll_send_before_file(tcp: &TcpStream, cx: &mut Context<'_>, bytes
 
 fn cut_short() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the stored file is shorter than it was when it was opened")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Write as _;
+
+    use rustix::net::sockopt::tcp_cork;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ours, theirs) = tokio::join!(listener.accept(), TcpStream::connect(listener.local_addr().unwrap()));
+        (ours.unwrap().0, theirs.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_socket_keeps_bytes_back_only_between_the_parts_of_an_answer() {
+        let content: Vec<u8> = (0..LEAST_CORKED * 2 + 77).map(|i| (i % 251) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        let file = Arc::new(file);
+        let (ours, mut theirs) = pair().await;
+        let reading = async {
+            let mut got = vec![0; content.len()];
+            theirs.read_exact(&mut got).await.unwrap();
+            got
+        };
+        let sending = async {
+            let mut sender = FileSender::default();
+            for (begin, end) in [(0, LEAST_CORKED), (LEAST_CORKED, content.len())] {
+                let (mut at, last) = (begin, end == content.len());
+                while at < end {
+                    let part = FilePart { file: Arc::clone(&file), offset: at as u64, last };
+                    at += poll_fn(|cx| sender.poll_send(&ours, cx, &part, end - at)).await.unwrap();
+                }
+                assert_eq!(tcp_cork(&ours).unwrap(), !last);
+            }
+        };
+        let (got, ()) = tokio::join!(reading, sending);
+        assert!(got == content, "other bytes came out");
+    }
+
+    #[tokio::test]
+    async fn other_bytes_let_go_what_is_kept_back() {
+        let (ours, _theirs) = pair().await;
+        let mut sender = FileSender::default();
+        sender.cork(&ours, true).unwrap();
+        sender.uncork(&ours).unwrap();
+        assert!(!tcp_cork(&ours).unwrap() && !sender.corked);
+    }
 }

@@ -32,6 +32,8 @@ pub(crate) struct FilePart {
     pub(crate) file: Arc<File>,
     /// Where the part begins in it.
     pub(crate) offset: u64,
+    /// No further part follows at once.
+    pub(crate) last: bool,
 }
 
 static RESERVE: OnceLock<Option<Reserve>> = OnceLock::new();
@@ -87,14 +89,15 @@ impl Drop for Slot {
     }
 }
 
-/// Bytes that stand for `length` bytes of `file` from `offset` on. `None`: too long, or no slot is free.
-pub(crate) fn stand_in(file: &Arc<File>, offset: u64, length: usize) -> Option<Bytes> {
+/// Bytes that stand for `length` bytes of `file` from `offset` on; `last`: no further part follows at once. `None`: too
+/// long, or no slot is free.
+pub(crate) fn stand_in(file: &Arc<File>, offset: u64, length: usize, last: bool) -> Option<Bytes> {
     if length == 0 || length > MAX_BYTES {
         return None;
     }
     let reserve = reserve()?;
     let index = reserve.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-    let part = FilePart { file: Arc::clone(file), offset };
+    let part = FilePart { file: Arc::clone(file), offset, last };
     *reserve.parts[index as usize].lock().unwrap_or_else(PoisonError::into_inner) = Some(part);
     Some(Bytes::from_owner(Slot { reserve, index, length }))
 }
@@ -121,7 +124,7 @@ mod tests {
     #[test]
     fn what_is_cut_from_a_stand_in_stands_for_the_same_bytes() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let mut bytes = stand_in(&file, 1000, 5000).unwrap();
+        let mut bytes = stand_in(&file, 1000, 5000, true).unwrap();
         let rest = bytes.split_off(2000);
         let deep = rest.slice(10..20);
         assert_eq!(behind(&bytes).unwrap().offset, 1000);
@@ -138,15 +141,15 @@ mod tests {
     #[test]
     fn ordinary_bytes_are_no_stand_ins() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let _some = stand_in(&file, 0, 1).unwrap();
+        let _some = stand_in(&file, 0, 1, true).unwrap();
         assert!(behind(b"text").is_none() && !is_stand_in(b"text"));
-        assert!(stand_in(&file, 0, MAX_BYTES + 1).is_none() && stand_in(&file, 0, 0).is_none());
+        assert!(stand_in(&file, 0, MAX_BYTES + 1, true).is_none() && stand_in(&file, 0, 0, true).is_none());
     }
 
     #[test]
     fn two_at_once_are_two_places() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let all: Vec<_> = (0..100).map(|i| stand_in(&file, i * 7, MAX_BYTES).unwrap()).collect();
+        let all: Vec<_> = (0..100).map(|i| stand_in(&file, i * 7, MAX_BYTES, false).unwrap()).collect();
         for (i, bytes) in (0_u64..).zip(&all) {
             assert_eq!(behind(bytes).unwrap().offset, i * 7);
             assert_eq!(behind(&bytes[MAX_BYTES - 1..]).unwrap().offset, i * 7 + MAX_BYTES as u64 - 1);

@@ -103,8 +103,9 @@ impl FileBody {
 
     /// Bytes that stand for the next part of the file.
     fn stand_in(&self) -> Option<Bytes> {
-        let length = usize::try_from(self.end - self.offset).map_or(MAX_BYTES, |left| left.min(MAX_BYTES));
-        if length >= LEAST_SENT { stand_in(&self.file, self.offset, length) } else { None }
+        let left = self.end - self.offset;
+        let length = usize::try_from(left).map_or(MAX_BYTES, |left| left.min(MAX_BYTES));
+        if length >= LEAST_SENT { stand_in(&self.file, self.offset, length, length as u64 == left) } else { None }
     }
 
     /// The next part of the file as memory, if it is in memory: touching a page that is not would hold up the runtime.
