@@ -13,12 +13,14 @@ fn there(rest: &str) -> String {
 }
 
 /// An upstream with three tags, and a cache before it.
-fn case() -> (Upstream, Registry) {
+async fn case() -> (Upstream, Registry) {
     let upstream = Upstream::start();
     for tag in ["a", "b", "c"] {
         upstream.put_image(REPO, tag, &Image::of(1));
     }
     let registry = Registry::start(&Setup::proxy(&upstream).config("proxy: { tagTtl: 0s, negativeTtl: 0s }"));
+    // The probe of the start asks for a list too, and would take what a test prepares for its own first request.
+    registry.until_metric("d8_registry_upstream_probes_total{outcome=\"ok\"}", 1.0).await;
     (upstream, registry)
 }
 
@@ -33,7 +35,7 @@ async fn tags(client: &Client, rest: &str) -> (Vec<String>, String) {
 
 #[tokio::test]
 async fn a_list_is_the_upstreams_with_all_its_pages() {
-    let (upstream, registry) = case();
+    let (upstream, registry) = case().await;
     let client = registry.client();
     for page in [1, 2, 100] {
         upstream.page(page);
@@ -50,7 +52,7 @@ async fn a_list_is_the_upstreams_with_all_its_pages() {
 
 #[tokio::test]
 async fn pages_are_cut_here() {
-    let (_upstream, registry) = case();
+    let (_upstream, registry) = case().await;
     let client = registry.client();
     let first = client.get(&here("tags/list?n=2")).await;
     let link = header(&first, "link");
@@ -65,7 +67,7 @@ async fn pages_are_cut_here() {
 
 #[tokio::test]
 async fn a_kept_list_is_served_stale_and_marked() {
-    let (mut upstream, registry) = case();
+    let (mut upstream, registry) = case().await;
     let client = registry.client();
     tags(&client, "tags/list").await;
     for status in [500, 429, 401, 403] {
@@ -93,7 +95,7 @@ async fn a_kept_list_is_served_stale_and_marked() {
 
 #[tokio::test]
 async fn without_a_kept_list_there_is_an_error_never_a_shorter_list() {
-    let (mut upstream, registry) = case();
+    let (mut upstream, registry) = case().await;
     let client = registry.client();
     for tag in ["a", "b"] {
         assert_eq!(client.get(&here(&format!("manifests/{tag}"))).await.status(), 200);
@@ -108,7 +110,7 @@ async fn without_a_kept_list_there_is_an_error_never_a_shorter_list() {
 
 #[tokio::test]
 async fn a_list_whose_pages_did_not_all_come_is_neither_served_nor_kept() {
-    let (mut upstream, registry) = case();
+    let (mut upstream, registry) = case().await;
     let client = registry.client();
     upstream.page(2);
     let broken = |upstream: &Upstream| {
@@ -134,7 +136,7 @@ async fn a_list_whose_pages_did_not_all_come_is_neither_served_nor_kept() {
 async fn a_second_page_that_is_missing_is_not_the_end_of_the_list() {
     let subject = Image::of(1);
     for status in [404, 400, 405] {
-        let (upstream, registry) = case();
+        let (upstream, registry) = case().await;
         let client = registry.client();
         for seed in [5, 6] {
             let referrer = Image::with(seed, &json!({ "subject": subject.descriptor() }));
@@ -170,7 +172,7 @@ async fn a_second_page_that_is_missing_is_not_the_end_of_the_list() {
 
 #[tokio::test]
 async fn a_list_that_is_cut_off_is_not_a_list() {
-    let (upstream, registry) = case();
+    let (upstream, registry) = case().await;
     upstream.rule("GET", &there("tags/list"), |answer| {
         answer.chunked().cut(10, crate::support::Cut::Fin);
     });
@@ -193,7 +195,7 @@ async fn a_link_that_leads_elsewhere_or_in_a_circle_is_an_error() {
         "/v2/deckhouse/ee/tags/list?last=1",
         &format!("http://{}/v2/x", other.address()),
     ] {
-        let (upstream, registry) = case();
+        let (upstream, registry) = case().await;
         let link = format!("<{link}>; rel=\"next\"");
         upstream.demand_basic("puller", "sesame");
         upstream.rule("GET", &there("tags/list"), move |answer| {
@@ -211,7 +213,7 @@ async fn a_link_that_leads_elsewhere_or_in_a_circle_is_an_error() {
 
 #[tokio::test]
 async fn a_404_of_a_list_is_an_answer() {
-    let (mut upstream, registry) = case();
+    let (mut upstream, registry) = case().await;
     let client = registry.client();
     let refused = refusal(client.get(&here("none/tags/list")).await).await;
     assert_eq!((refused.status, &*refused.code), (404, "NAME_UNKNOWN"));
@@ -244,7 +246,7 @@ async fn referrers(client: &Client, rest: &str) -> (Vec<String>, String) {
 
 #[tokio::test]
 async fn referrers_are_the_upstreams_with_all_their_pages() {
-    let (mut upstream, registry) = case();
+    let (mut upstream, registry) = case().await;
     let client = registry.client();
     let subject = Image::of(1);
     let mut expected = Vec::new();
@@ -268,7 +270,7 @@ async fn referrers_are_the_upstreams_with_all_their_pages() {
 #[tokio::test]
 async fn without_the_referrers_api_the_fallback_tag_is_read() {
     for status in [404, 405] {
-        let (upstream, registry) = case();
+        let (upstream, registry) = case().await;
         let client = registry.client();
         let subject = Image::of(1);
         upstream.without_referrers();
@@ -289,7 +291,7 @@ async fn without_the_referrers_api_the_fallback_tag_is_read() {
 
 #[tokio::test]
 async fn the_catalog_names_what_is_stored() {
-    let (mut upstream, registry) = case();
+    let (mut upstream, registry) = case().await;
     upstream.put_image(&format!("{REPO}/install"), "v1", &Image::of(2));
     upstream.put_image(&format!("{REPO}/never-pulled"), "v1", &Image::of(3));
     let client = registry.client();
