@@ -21,7 +21,7 @@ use super::route::Route;
 use super::{App, namespace};
 use crate::auth::{Action, SignIn};
 use crate::clock::{self, Timestamp};
-use crate::mode::How;
+use crate::mode::{How, Mode};
 use crate::oci::{Digest, RepoName};
 use crate::telemetry::{self, AccessRecord, ContentKind};
 
@@ -108,6 +108,11 @@ impl FastLane {
     }
 
     fn find<'a>(&mut self, method: telemetry::Method, target: &'a str, wanted: &Wanted<'_>) -> Option<Found<'a>> {
+        let mode = self.app.0.mode.load();
+        if matches!(**mode, Mode::Direct(_)) {
+            // It keeps nothing: looking would be work for every request of a mode that relays all of them.
+            return None;
+        }
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
         if path.contains('%') || !self.is_authority(wanted.host?) {
             return None;
@@ -126,7 +131,6 @@ impl FastLane {
             self.sign_in = auth.sign_in(wanted.authorization);
         }
         auth.authorize(self.sign_in.as_ref()?.who(), Action::Pull, Some(repo)).ok()?;
-        let mode = self.app.0.mode.load();
         let (content, how) = match &route {
             Route::Manifest(repo, reference) => {
                 let served = mode.manifest_in_memory(repo, reference)?;
@@ -272,7 +276,6 @@ struct Content {
 impl Found<'_> {
     fn write_head(&self, id: &Id, head: &mut Vec<u8>) {
         let etag = self.content.digest.quoted();
-        let mut length = [0; 20];
         let cache = self.how.outcome.map_or("", |outcome| outcome.as_str());
         for part in [
             "HTTP/1.1 200 OK\r\ndocker-content-digest: ",
@@ -281,8 +284,6 @@ impl Found<'_> {
             &etag,
             "\r\naccept-ranges: bytes\r\ncontent-type: ",
             self.content.media_type,
-            "\r\ncontent-length: ",
-            decimal(&mut length, self.content.bytes.len()),
             if cache.is_empty() { "" } else { "\r\nd8-registry-cache: " },
             cache,
             "\r\ndocker-distribution-api-version: registry/2.0\r\nx-request-id: ",
@@ -294,23 +295,12 @@ impl Found<'_> {
             head.extend_from_slice(b"\r\noci-namespace: ");
             head.extend_from_slice(namespace.as_bytes());
         }
+        head.extend_from_slice(b"\r\ncontent-length: ");
+        telemetry::decimal(head, self.content.bytes.len() as u64);
         head.extend_from_slice(b"\r\ndate: ");
         head.extend_from_slice(&date(self.now));
         head.extend_from_slice(b"\r\n\r\n");
     }
-}
-
-fn decimal(room: &mut [u8; 20], mut number: usize) -> &str {
-    let mut first = room.len();
-    loop {
-        first -= 1;
-        room[first] = b'0' + u8::try_from(number % 10).unwrap_or(0);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    std::str::from_utf8(&room[first..]).unwrap_or_default()
 }
 
 /// The `Date` header (RFC 9110, 5.6.7), made once a second.

@@ -115,3 +115,34 @@ impl AsyncWrite for Socket {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustix::net::sockopt::tcp_cork;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::serve::file_io::LEAST_CORKED;
+    use crate::serve::file_io::tests::pair;
+
+    #[tokio::test]
+    async fn other_bytes_let_go_what_the_parts_of_a_file_kept_back() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEAST_CORKED as u64 + 1).unwrap();
+        let part = stand_in::stand_in(&Arc::new(file), 0, LEAST_CORKED, false).unwrap();
+        let (ours, mut theirs) = pair().await;
+        let mut socket = Socket::new(ours, Duration::from_secs(60));
+        let mut got = vec![1; LEAST_CORKED + 5];
+        let writing = async {
+            socket.write_all(&part).await.unwrap();
+            assert!(tcp_cork(&socket.tcp).unwrap(), "more of the file may follow");
+            socket.write_all(b"other").await.unwrap();
+            assert!(!tcp_cork(&socket.tcp).unwrap());
+        };
+        let (read, ()) = tokio::join!(theirs.read_exact(&mut got), writing);
+        read.unwrap();
+        assert!(got[..LEAST_CORKED].iter().all(|byte| *byte == 0) && got.ends_with(b"other"));
+    }
+}

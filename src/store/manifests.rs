@@ -17,7 +17,7 @@ use super::contents::{Contents, Looked, stat};
 use super::layout::{Layout, Membership};
 use super::listings::Change;
 use super::walk::{Oddities, Tags, holds_manifest};
-use super::{Inner, StoreError, StoredManifest};
+use super::{Inner, Store, StoreError, StoredManifest};
 use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
 
 /// Bytes of manifests held in memory.
@@ -419,6 +419,21 @@ impl Inner {
 
     fn begin_change<'a>(&'a self, repo: &'a RepoName) -> Result<Change<'a>, StoreError> {
         self.listings.begin(repo).map_err(|error| StoreError::Bug(crate::telemetry::with_causes(&error)))
+    }
+}
+
+impl Store {
+    /// The manifest behind a reference if it is in memory, and whether it is known to be whole as
+    /// [`Store::missing_references`] means it. Waits for nothing.
+    #[must_use]
+    pub fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<(StoredManifest, bool)> {
+        self.0.manifest_now(repo, reference)
+    }
+
+    /// A small blob of a repository if it is in memory. Waits for nothing.
+    #[must_use]
+    pub fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Bytes> {
+        self.0.memory.blob(repo, digest)
     }
 }
 

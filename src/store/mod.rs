@@ -264,12 +264,6 @@ impl Store {
         }
     }
 
-    /// A small blob of a repository if it is in memory. Waits for nothing.
-    #[must_use]
-    pub fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<bytes::Bytes> {
-        self.0.memory.blob(repo, digest)
-    }
-
     /// Opens a blob of a repository.
     ///
     /// # Errors
@@ -380,13 +374,6 @@ impl Store {
         }
         let (store, repo, reference) = (Arc::clone(&self.0), repo.clone(), reference.clone());
         blocking(move || store.manifest(&repo, &reference)).await
-    }
-
-    /// The manifest behind a reference if it is in memory, and whether it is known to be whole as
-    /// [`Store::missing_references`] means it. Waits for nothing.
-    #[must_use]
-    pub fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<(StoredManifest, bool)> {
-        self.0.manifest_now(repo, reference)
     }
 
     /// What the manifest references, down to the last child, and the repository lacks; empty when it is whole.

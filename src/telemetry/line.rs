@@ -171,7 +171,8 @@ impl Line<'_> {
     }
 }
 
-fn decimal(out: &mut Vec<u8>, mut value: u64) {
+/// Appends a number in decimal digits, without the formatter.
+pub(crate) fn decimal(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0_u8; 20];
     let mut first = digits.len();
     loop {

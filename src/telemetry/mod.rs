@@ -21,6 +21,7 @@ pub use labels::{
     AuthFailureReason, CacheOutcome, CertificateUse, ContentKind, EvictionCause, FillCause, IndexLabel, Method,
     ProbeOutcome, ReloadOutcome, Route, UpstreamCause,
 };
+pub(crate) use line::decimal;
 pub use logging::{Level, LogError, LogFormat, LogOptions, Logging};
 pub use metrics::{InFlight, IndexSample, Metrics, MetricsError, StoreSample};
 pub use progress::Progress;

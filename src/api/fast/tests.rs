@@ -126,10 +126,7 @@ async fn what_a_trusted_proxy_says_of_others_needs_the_general_way() {
 }
 
 #[test]
-fn numbers_and_dates() {
-    for number in [0, 7, 10, 2048, usize::MAX] {
-        assert_eq!(decimal(&mut [0; 20], number), number.to_string());
-    }
+fn dates_are_those_of_http() {
     for (seconds, text) in [(0, "Thu, 01 Jan 1970 00:00:00 GMT"), (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT")] {
         assert_eq!(date(Timestamp::from_millis(seconds * 1000)), *text.as_bytes());
     }
