@@ -1,8 +1,8 @@
 //! The HTTP edge: requests parsed into our types, answers rendered; the only part that speaks axum.
 //!
-//! A request's way, unless `fast` answers it ahead of all this: [`Edge`] → `dispatch` (below) → `Route::parse` → authentication → right → limit → one handler
-//! (`blobs`, `manifests`, `uploads`, `tags`, `referrers`, `token`) → the mode → an answer → `exchange`, which counts
-//! and logs when the answer's last byte is gone.
+//! A request's way, unless `fast` answers it ahead of all this: [`Edge`] → `dispatch` (below) → `Route::parse` →
+//! authentication → right → limit → one handler (`blobs`, `manifests`, `uploads`, `tags`, `referrers`, `token`) → the
+//! mode → an answer → `exchange`, which counts and logs when the answer's last byte is gone.
 
 mod access;
 pub mod admin;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::fills::{HEAD_BUDGET, Shared};
 use super::{Feed, FillError, Source};
 use crate::oci::{Digest, RepoName};
-use crate::store::{PartialBlob, StoreError};
+use crate::store::{PIECE_BYTES, PartialBlob, StoreError};
 use crate::telemetry::{FillCause, UpstreamCause, with_causes};
 use crate::upstream::{BlobRange, UpstreamBlob, UpstreamError};
 
@@ -28,9 +28,6 @@ const PERMIT_BUDGET: Duration = Duration::from_secs(5);
 
 /// Bytes that are written in one go, if so many are there.
 const BATCH_BYTES: usize = 512 * 1024;
-
-/// So many bytes begin to be sent to the disk beside what is received.
-const PIECE_BYTES: u64 = 512 * 1024;
 
 /// So many bytes are ahead of the disk at most: the fills of small layers never wait for it.
 const AHEAD_BYTES: u64 = 8 * 1024 * 1024;

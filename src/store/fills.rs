@@ -234,7 +234,7 @@ impl PartialBlob {
     /// unless `hurry` is cancelled. Dropped meanwhile, the fill stays and can be taken up; later it runs to its end.
     ///
     /// # Errors
-    /// [`StoreError::DigestMismatch`], or of the disk; the fill is gone then.
+    /// Of the disk; the fill is gone then.
     pub async fn commit(self, repositories: Vec<RepoName>, hurry: &CancellationToken) -> Result<(), StoreError> {
         let partial = self.0;
         if let Some(written) = hurry.run_until_cancelled(write_back(&partial, TAIL_BYTES)).await {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
-/// What is written back at once.
-pub(super) const PIECE_BYTES: u64 = 512 << 10;
+/// What is written back at once, in bytes.
+pub const PIECE_BYTES: u64 = 512 << 10;
 
 /// What is left at the end is written back in turn too, unless it is as little as this.
 pub(super) const TAIL_BYTES: u64 = 64 << 10;

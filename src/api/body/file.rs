@@ -1,8 +1,8 @@
 //! A range of a file as a body.
 //!
 //! A plain connection sends the file itself (`sys::stand_in`); one that encrypts gets it as mapped memory
-//! (`sys::mapping`). Else pages that are in memory are read on the spot (`preadv2` with `RWF_NOWAIT`); a read that would wait for the
-//! disk goes to a blocking thread, so a cold file never holds up the runtime.
+//! (`sys::mapping`). Else pages that are in memory are read on the spot (`preadv2` with `RWF_NOWAIT`); a read that would
+//! wait for the disk goes to a blocking thread, so a cold file never holds up the runtime.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
