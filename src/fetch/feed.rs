@@ -62,6 +62,11 @@ impl Feed {
         }
     }
 
+    /// Whether its end, or the break, has come.
+    pub(super) const fn has_ended(&self) -> bool {
+        matches!(self.held, Some(Ok(None) | Err(_)))
+    }
+
     /// Reads `bytes` away: the upstream ignored a range.
     pub(super) async fn skip(&mut self, bytes: u64) -> Result<(), FillError> {
         let mut left = bytes;

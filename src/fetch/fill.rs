@@ -26,8 +26,9 @@ const TRIES: u32 = 5;
 /// How long a fill waits until fewer run: its clients go on without the store then, and want headers in time.
 const PERMIT_BUDGET: Duration = Duration::from_secs(5);
 
-/// Bytes that are written in one go, if so many are there.
-const BATCH_BYTES: usize = 512 * 1024;
+/// Bytes that are written in one go, if so many are there: each time costs two changes of threads, and a wake of every
+/// follower.
+const BATCH_BYTES: usize = 1024 * 1024;
 
 /// So many bytes are ahead of the disk at most: the fills of small layers never wait for it.
 const AHEAD_BYTES: u64 = 8 * 1024 * 1024;
@@ -430,11 +431,21 @@ async fn next_batch(feed: &mut Feed) -> Result<Option<Vec<Bytes>>, UpstreamError
     let Some(first) = feed.next().await? else { return Ok(None) };
     let mut bytes = first.len();
     let mut batch = vec![first];
-    while bytes < BATCH_BYTES
-        && let Some(chunk) = feed.next_now()
-    {
-        bytes += chunk.len();
-        batch.push(chunk);
+    let mut yielded = false;
+    while bytes < BATCH_BYTES {
+        match feed.next_now() {
+            Some(chunk) => {
+                bytes += chunk.len();
+                batch.push(chunk);
+                yielded = false;
+            }
+            // The connection hands over one chunk at a time: the next one may be in the socket.
+            None if !yielded && !feed.has_ended() => {
+                yielded = true;
+                tokio::task::yield_now().await;
+            }
+            None => break,
+        }
     }
     Ok(Some(batch))
 }

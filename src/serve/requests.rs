@@ -159,9 +159,13 @@ struct Unsent {
 impl Unsent {
     fn poll_write(&mut self, io: &mut Lingering, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.at < self.head.len() || !self.body.is_empty() {
-            let parts = [IoSlice::new(&self.head[self.at..]), IoSlice::new(&self.body)];
-            let parts = if self.body.is_empty() { &parts[..1] } else { &parts };
-            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, parts))?;
+            let (head, io) = (&self.head[self.at..], Pin::new(&mut *io));
+            let written = if self.body.is_empty() {
+                // Cheaper than a list with one part.
+                ready!(io.poll_write(cx, head))?
+            } else {
+                ready!(io.poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(&self.body)]))?
+            };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

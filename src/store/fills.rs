@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::future::Future;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::contents::{Shelf, stat};
 use super::durable::Temporary;
+use super::growth::Growth;
 use super::layout::{Layout, Membership};
-use super::pace::{PIECE_BYTES, TAIL_BYTES};
+use super::pace::{PIECE_BYTES, TAIL_BYTES, TURN_BYTES};
 use super::uploads::{hash_range, older};
 use super::{Inner, StoreError, change};
 use crate::clock::Timestamp;
@@ -44,15 +45,15 @@ struct Partial {
     path: PathBuf,
     file: Arc<File>,
     written: AtomicU64,
-    hasher: Mutex<Hasher>,
+    growth: Mutex<Growth>,
     /// Where what was not sent to the disk yet begins.
     on_disk: AtomicU64,
     /// Held while something is sent to the disk.
     writing: tokio::sync::Mutex<()>,
     /// Nothing more is to be sent: the fill has failed.
     failed: CancellationToken,
-    /// Why bytes could not be written: the system tells that once, and a later sync might say yes. Set under the hasher's
-    /// lock; nothing is appended afterwards.
+    /// Why bytes could not be written: the system tells that once, and a later sync might say yes. Set under the lock of
+    /// `growth`; nothing is appended afterwards.
     lost: OnceLock<StoreError>,
 }
 
@@ -129,7 +130,7 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
         path,
         file: Arc::new(file),
         written: AtomicU64::new(written),
-        hasher: Mutex::new(hasher),
+        growth: Mutex::new(Growth::new(hasher, written)),
         on_disk: AtomicU64::new(written),
         writing: tokio::sync::Mutex::default(),
         failed: CancellationToken::new(),
@@ -208,11 +209,12 @@ impl PartialBlob {
         let _writing = self.0.writing.lock().await;
         let partial = Arc::clone(&self.0);
         change(Arc::clone(&self.0.store), move |store| {
-            let mut hasher = lock(&partial.hasher);
-            partial.file.set_len(0).map_err(StoreError::io("cut", &partial.path))?;
+            let mut growth = lock(&partial.growth);
+            let mut anew = Growth::new(Hasher::new(partial.digest.algorithm()), 0);
+            anew.cut(&partial.file, &partial.path)?;
+            *growth = anew;
             store.space.refund_upload(partial.written.swap(0, Ordering::AcqRel));
             partial.on_disk.store(0, Ordering::Release);
-            *hasher = Hasher::new(partial.digest.algorithm());
             Ok(())
         })
         .await
@@ -223,7 +225,7 @@ impl PartialBlob {
     /// # Errors
     /// [`StoreError::DigestMismatch`].
     pub fn verify(&self) -> Result<(), StoreError> {
-        let actual = lock(&self.0.hasher).clone().finish();
+        let actual = lock(&self.0.growth).hasher().clone().finish();
         if actual == self.0.digest {
             return Ok(());
         }
@@ -264,14 +266,22 @@ async fn write_back(partial: &Arc<Partial>, least: u64) -> Result<(), StoreError
         if left < least {
             return Ok(());
         }
-        let (from, length) = (partial.on_disk.load(Ordering::Acquire), left.min(PIECE_BYTES));
-        let Some(turn) = partial.failed.run_until_cancelled(partial.store.turn(length)).await else { return Ok(()) };
+        let from = partial.on_disk.load(Ordering::Acquire);
+        let to = from + left.min(TURN_BYTES);
+        let Some(turn) = partial.failed.run_until_cancelled(partial.store.turn(to - from)).await else {
+            return Ok(());
+        };
         let partial = Arc::clone(partial);
         change(Arc::clone(&partial.store), move |_| {
             let _turn = turn;
-            crate::sys::write_back::write_back(&partial.file, from, length)
-                .map_err(|error| partial.lose(StoreError::io("write", &partial.path)(error)))?;
-            partial.on_disk.store(from + length, Ordering::Release);
+            let mut at = from;
+            while at < to {
+                let length = (to - at).min(PIECE_BYTES);
+                crate::sys::write_back::write_back(&partial.file, at, length)
+                    .map_err(|error| partial.lose(StoreError::io("write", &partial.path)(error)))?;
+                at += length;
+                partial.on_disk.store(at, Ordering::Release);
+            }
             Ok(())
         })
         .await?;
@@ -286,7 +296,7 @@ impl Partial {
     /// Bytes were lost on their way to the disk: what was stored goes, so that nobody takes it up.
     fn lose(&self, error: StoreError) -> StoreError {
         let error = self.store.space.explain(error);
-        let _hasher = lock(&self.hasher);
+        let _growth = lock(&self.growth);
         if self.lost.set(error.clone()).is_ok()
             && let Err(left) = self.remove()
         {
@@ -306,26 +316,16 @@ impl Partial {
 
     fn append(&self, content: &[Bytes]) -> Result<(), StoreError> {
         let length = content.iter().map(|piece| piece.len() as u64).sum();
-        let mut hasher = lock(&self.hasher);
+        let mut growth = lock(&self.growth);
         if let Some(error) = self.lost.get() {
             return Err(error.clone());
         }
         self.store.space.charge_upload(length)?;
-        let offset = self.written.load(Ordering::Acquire);
-        let mut at = offset;
-        for piece in content {
-            if let Err(error) = self.file.write_all_at(piece, at) {
-                // Bytes behind the offset would be taken for content by the next start.
-                let _ = self.file.set_len(offset);
-                self.store.space.refund_upload(length);
-                return Err(StoreError::io("write", &self.path)(error));
-            }
-            at += piece.len() as u64;
+        if let Err(error) = growth.append(&self.file, &self.path, content) {
+            self.store.space.refund_upload(length);
+            return Err(error);
         }
-        for piece in content {
-            hasher.update(piece);
-        }
-        self.written.store(at, Ordering::Release);
+        self.written.store(growth.end(), Ordering::Release);
         fail_point!("store::fill::after_append");
         Ok(())
     }
@@ -339,7 +339,8 @@ impl Partial {
         if let Some(error) = self.lost.get() {
             return Err(error.clone());
         }
-        self.store.disk.sync(&self.file, &self.path).map_err(|error| self.lose(error))?;
+        let cut = lock(&self.growth).cut(&self.file, &self.path);
+        cut.and_then(|()| self.store.disk.sync(&self.file, &self.path)).map_err(|error| self.lose(error))?;
         let stored = (|| {
             let shelf = self.store.shelf();
             shelf.add(Temporary::adopt(self.path.clone()), size, first, Membership::Blob, &self.digest)?;
@@ -385,6 +386,6 @@ pub(super) fn bytes_on_disk(layout: &Layout) -> Result<u64, StoreError> {
     Ok(bytes)
 }
 
-fn lock(hasher: &Mutex<Hasher>) -> std::sync::MutexGuard<'_, Hasher> {
-    hasher.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(growth: &Mutex<Growth>) -> std::sync::MutexGuard<'_, Growth> {
+    growth.lock().unwrap_or_else(PoisonError::into_inner)
 }

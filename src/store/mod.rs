@@ -12,6 +12,7 @@ mod durable;
 mod error;
 mod eviction;
 mod fills;
+mod growth;
 mod index;
 mod layout;
 mod learnt;
@@ -110,6 +111,11 @@ impl Inner {
     /// Waits for the turn to send `bytes` to the disk.
     async fn turn(&self, bytes: u64) -> Turn {
         self.pace.turn(bytes, self.space.limits().write_rate).await
+    }
+
+    /// The turn, if it need not be waited for.
+    fn turn_now(&self, bytes: u64) -> Option<Turn> {
+        self.pace.turn_now(bytes, self.space.limits().write_rate)
     }
 
     fn tree(&self) -> Tree<'_> {

@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// What is written back at once, in bytes.
 pub const PIECE_BYTES: u64 = 512 << 10;
 
+/// What a fill writes back in one turn at most, a piece after the other: a turn costs a change of threads.
+pub(super) const TURN_BYTES: u64 = 2 * PIECE_BYTES;
+
 /// What is left at the end is written back in turn too, unless it is as little as this.
 pub(super) const TAIL_BYTES: u64 = 64 << 10;
 
@@ -41,6 +44,17 @@ impl Pace {
         }
         clock.go(Instant::now(), bytes, rate);
         Turn(clock)
+    }
+
+    /// The turn, if nobody has it and it is due.
+    pub(super) fn turn_now(&self, bytes: u64, rate: Option<u64>) -> Option<Turn> {
+        let mut clock = Arc::clone(&self.0).try_lock_owned().ok()?;
+        let now = Instant::now();
+        if clock.due.is_some_and(|due| due > now) {
+            return None;
+        }
+        clock.go(now, bytes, rate);
+        Some(Turn(clock))
     }
 }
 
@@ -105,7 +119,15 @@ mod tests {
             let mut given_up = std::pin::pin!(pace.turn(PIECE_BYTES, None));
             assert!(futures_util::poll!(given_up.as_mut()).is_pending(), "two pieces at once");
         }
+        assert!(pace.turn_now(PIECE_BYTES, None).is_none(), "two pieces at once");
         drop(first);
         drop(pace.turn(PIECE_BYTES, None).await);
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_not_due_is_not_had_at_once() {
+        let pace = Pace::default();
+        assert!(pace.turn_now(PIECE_BYTES, Some(1)).is_some());
+        assert!(pace.turn_now(PIECE_BYTES, Some(1)).is_none());
     }
 }

@@ -27,8 +27,10 @@ pub struct UpstreamBody {
     /// Bytes that are to come, if that was announced.
     left: Option<u64>,
     stall: Duration,
+    /// Armed anew when it runs out, not with every piece.
     timer: Pin<Box<Sleep>>,
-    waiting: bool,
+    /// Since when the next piece is waited for.
+    waiting: Option<Instant>,
     ended: bool,
 }
 
@@ -43,7 +45,7 @@ impl UpstreamBody {
             left,
             stall,
             timer: Box::pin(sleep(stall)),
-            waiting: false,
+            waiting: None,
             ended: false,
         }
     }
@@ -71,15 +73,11 @@ impl UpstreamBody {
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         loop {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-                if !self.waiting {
-                    self.waiting = true;
-                    self.timer.as_mut().reset(Instant::now() + self.stall);
-                }
-                ready!(self.timer.as_mut().poll(context));
+                ready!(self.poll_stalled(context));
                 let what = format!("sent nothing of its answer for {}", seconds(self.stall));
                 return Poll::Ready(Some(Err(UpstreamError::timeout(&self.host, what))));
             };
-            self.waiting = false;
+            self.waiting = None;
             match frame {
                 Some(Ok(frame)) => {
                     // Trailers mean nothing here.
@@ -92,6 +90,18 @@ impl UpstreamBody {
                 Some(Err(error)) => return Poll::Ready(Some(Err(in_body(&self.host, &error)))),
                 None => return Poll::Ready(self.missing().map(Err)),
             }
+        }
+    }
+
+    /// To be polled while a piece is waited for; ready when it has been for the stall limit.
+    fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let deadline = *self.waiting.get_or_insert_with(Instant::now) + self.stall;
+        loop {
+            ready!(self.timer.as_mut().poll(context));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(deadline);
         }
     }
 

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::Stream as _;
 use http_body::{Frame, SizeHint};
 
 use super::file::FileBody;
+use super::relay::{RelayBody, too_short};
 use crate::api::peer::FileWay;
-use crate::fetch::{Beyond, Feed, FillError, FillReader};
+use crate::fetch::{Beyond, FillError, FillReader};
 use crate::mode::BlobContent;
 use crate::oci::ByteRange;
 
@@ -39,67 +39,8 @@ pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>, 
             Body::new(GrowingBody::new(reader, start, end, way))
         }
         BlobContent::Relay { feed, offset } => {
-            Body::new(RelayBody { feed, skip: start.saturating_sub(offset), left: range.map(ByteRange::len) })
+            Body::new(RelayBody::new(feed, start.saturating_sub(offset), range.map(ByteRange::len)))
         }
-    }
-}
-
-/// Bytes straight from the upstream. A break is a body error: the client never takes the rest for complete.
-struct RelayBody {
-    feed: Box<Feed>,
-    /// Bytes before those that are wanted.
-    skip: u64,
-    /// Bytes still to be sent, if their number is known.
-    left: Option<u64>,
-}
-
-impl RelayBody {
-    /// The wanted part of a chunk.
-    fn cut(&mut self, mut chunk: Bytes) -> Bytes {
-        let skipped = usize::try_from(self.skip).map_or(chunk.len(), |skip| skip.min(chunk.len()));
-        let mut wanted = chunk.split_off(skipped);
-        self.skip -= skipped as u64;
-        if let Some(left) = &mut self.left {
-            wanted.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
-            *left -= wanted.len() as u64;
-        }
-        wanted
-    }
-}
-
-impl http_body::Body for RelayBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        loop {
-            if self.is_end_stream() {
-                return Poll::Ready(None);
-            }
-            return Poll::Ready(match ready!(Pin::new(&mut *self.feed).poll_next(context)) {
-                Some(Ok(chunk)) => {
-                    let wanted = self.cut(chunk);
-                    if wanted.is_empty() {
-                        continue;
-                    }
-                    Some(Ok(Frame::data(wanted)))
-                }
-                Some(Err(error)) => Some(Err(io::Error::other(error))),
-                None if self.left.is_some() || self.skip > 0 => Some(Err(too_short())),
-                None => None,
-            });
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == Some(0)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -149,7 +90,7 @@ impl GrowingBody {
             Ok(Beyond::End) => self.source = Source::Ended,
             Ok(Beyond::Relay(feed)) => {
                 let left = self.end.map(|end| end.saturating_sub(offset));
-                self.source = Source::Relay(RelayBody { feed, skip: 0, left });
+                self.source = Source::Relay(RelayBody::new(feed, 0, left));
             }
             Err(error) => return Poll::Ready(Err(io::Error::other(error))),
         }
@@ -195,8 +136,4 @@ impl http_body::Body for GrowingBody {
             (_, None) => SizeHint::default(),
         }
     }
-}
-
-fn too_short() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the content is shorter than the upstream said")
 }

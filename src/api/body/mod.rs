@@ -4,6 +4,7 @@ mod blob;
 mod buffer;
 mod counted;
 mod file;
+mod relay;
 
 pub(super) use blob::blob_body;
 pub(super) use counted::{Finish, RequestBody, RequestProgress, ResponseBody};

@@ -14,6 +14,7 @@ use super::{Hold, Upload};
 use crate::oci::{Digest, Hasher, UploadId};
 use crate::store::contents::Shelf;
 use crate::store::durable::Temporary;
+use crate::store::growth::Growth;
 use crate::store::layout::Membership;
 use crate::store::pace::{PIECE_BYTES, TAIL_BYTES};
 use crate::store::{Inner, StoreError, change};
@@ -29,14 +30,13 @@ const REREAD_BYTES: usize = 1 << 20;
 pub(super) struct Writer {
     /// Open while the upload is held.
     file: Option<File>,
-    hasher: Hasher,
-    offset: u64,
+    growth: Growth,
     noted: u64,
 }
 
 impl Writer {
     pub(super) const fn new(file: File, hasher: Hasher, offset: u64) -> Self {
-        Self { file: Some(file), hasher, offset, noted: offset }
+        Self { file: Some(file), growth: Growth::new(hasher, offset), noted: offset }
     }
 
     /// Lets go of the file.
@@ -45,57 +45,50 @@ impl Writer {
     }
 
     fn file(&mut self, path: &Path) -> Result<&File, StoreError> {
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => open(path)?,
-        };
-        Ok(self.file.insert(file))
+        Ok(self.file_and_growth(path)?.0)
     }
 
     pub(super) const fn offset(&self) -> u64 {
-        self.offset
+        self.growth.end()
     }
 
     /// Takes up what an earlier process left: hashes what the note has not seen, or all of it.
     pub(super) fn load(path: &Path, state: &State) -> Result<Self, StoreError> {
         let file = open(path)?;
         let length = file.metadata().map_err(StoreError::io("stat", path))?.len();
-        let (hashed, hasher) = match &state.hash {
+        let (hashed, mut hasher) = match &state.hash {
             Some((hashed, hasher)) if *hashed <= length => (*hashed, hasher.clone()),
             _ => (0, Hasher::new(state.algorithm)),
         };
-        let mut writer = Self { file: None, hasher, offset: length, noted: hashed };
-        hash_range(&file, path, &mut writer.hasher, hashed, length)?;
-        Ok(writer)
+        hash_range(&file, path, &mut hasher, hashed, length)?;
+        Ok(Self { file: None, growth: Growth::new(hasher, length), noted: hashed })
     }
 
-    /// Writes all of it and hashes it, or leaves everything as it was.
+    fn file_and_growth(&mut self, path: &Path) -> Result<(&File, &mut Growth), StoreError> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => open(path)?,
+        };
+        Ok((self.file.insert(file), &mut self.growth))
+    }
+
     fn append(&mut self, path: &Path, content: &[Bytes]) -> Result<(), StoreError> {
-        let offset = self.offset;
-        let mut at = offset;
-        let file = self.file(path)?;
-        for piece in content {
-            if let Err(error) = file.write_all_at(piece, at) {
-                // What stands behind the offset is written over by the next attempt; cutting it off frees the room.
-                let _ = file.set_len(offset);
-                return Err(StoreError::io("write", path)(error));
-            }
-            at += piece.len() as u64;
-        }
-        for piece in content {
-            self.hasher.update(piece);
-        }
-        self.offset = at;
-        Ok(())
+        let (file, growth) = self.file_and_growth(path)?;
+        growth.append(file, path, content)
+    }
+
+    fn cut(&mut self, path: &Path) -> Result<(), StoreError> {
+        let (file, growth) = self.file_and_growth(path)?;
+        growth.cut(file, path)
     }
 
     fn digest(&mut self, path: &Path, like: &Digest) -> Result<Digest, StoreError> {
-        if like.algorithm() == self.hasher.algorithm() {
-            return Ok(self.hasher.clone().finish());
+        if like.algorithm() == self.growth.hasher().algorithm() {
+            return Ok(self.growth.hasher().clone().finish());
         }
         let mut hasher = Hasher::new(like.algorithm());
-        let offset = self.offset;
-        hash_range(self.file(path)?, path, &mut hasher, 0, offset)?;
+        let end = self.growth.end();
+        hash_range(self.file(path)?, path, &mut hasher, 0, end)?;
         Ok(hasher.finish())
     }
 }
@@ -169,8 +162,15 @@ impl UploadSession {
         }
         let (store, upload, hold) = (Arc::clone(&self.store), Arc::clone(&self.upload), self.hold.clone());
         change(store, move |store| {
-            let _hold = hold;
-            append(store, &upload, &content)
+            append(store, &upload, &content)?;
+            // On this thread, if it is this upload's turn.
+            let (from, to) = (upload.on_disk.load(Ordering::Acquire), upload.offset());
+            if to - from >= PIECE_BYTES
+                && let Some(_turn) = store.turn_now(to - from)
+            {
+                return write_back(store, &upload, &hold, from, to);
+            }
+            Ok(())
         })
         .await?;
         self.write_back(PIECE_BYTES).await
@@ -230,10 +230,11 @@ fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), Store
         store.space.refund_upload(length);
         return Err(error);
     }
-    upload.offset.store(writer.offset, Ordering::Release);
-    if writer.offset - writer.noted >= NOTE_EVERY {
-        State::of(&upload.repo, writer.offset, &writer.hasher).write(&store.layout, &store.disk, upload.id)?;
-        writer.noted = writer.offset;
+    let end = writer.offset();
+    upload.offset.store(end, Ordering::Release);
+    if end - writer.noted >= NOTE_EVERY {
+        State::of(&upload.repo, end, writer.growth.hasher()).write(&store.layout, &store.disk, upload.id)?;
+        writer.noted = end;
     }
     Ok(())
 }
@@ -267,12 +268,10 @@ fn finish(store: &Inner, upload: &Upload, hold: &Hold, expected: &Digest) -> Res
         store.uploads.end(shelf, upload, hold);
         return Err(StoreError::DigestMismatch { expected: Box::new(*expected), actual: Box::new(actual) });
     }
-    let size = writer.offset;
-    let file = writer.file(&path)?;
-    // Appends that were cut off may have left bytes behind the offset.
-    file.set_len(size).map_err(StoreError::io("cut", &path))?;
+    let size = writer.offset();
+    writer.cut(&path)?;
     fail_point!("store::upload::before_sync");
-    let stored = store.disk.sync(file, &path).and_then(|()| {
+    let stored = store.disk.sync(writer.file(&path)?, &path).and_then(|()| {
         shelf.add(Temporary::adopt(path), size, &upload.repo, Membership::Blob, expected)?;
         Ok(())
     });
