@@ -1,9 +1,11 @@
-//! Ours against theirs: rounds in turns, the median of the rounds' ratios, the spread beside it.
+//! Ours against theirs: rounds of parts by turns, the median of the rounds' ratios, the spread beside it.
 
+use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::cpu::Spent;
+use crate::drive::Tally;
 
 /// The server's core is called busy from here on; below it something else was the limit.
 const SATURATED: f64 = 0.9;
@@ -70,7 +72,7 @@ impl Latency {
     }
 }
 
-/// One measurement of one side.
+/// One side's round.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Sample {
@@ -80,6 +82,54 @@ pub(crate) struct Sample {
     pub(crate) bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) latency: Option<Latency>,
+}
+
+/// What the parts of one side's round come to: slices of a load, or single operations.
+#[derive(Clone, Debug)]
+pub(crate) struct Sum {
+    parts: u32,
+    spent: Spent,
+    answers: u64,
+    bytes: u64,
+    latency: Histogram<u64>,
+}
+
+impl Sum {
+    /// Of one part.
+    pub(crate) fn of(spent: Spent, tally: Tally) -> Self {
+        Self { parts: 1, spent, answers: tally.answers, bytes: tally.bytes, latency: tally.latency }
+    }
+
+    /// Both together.
+    pub(crate) fn and(mut self, more: &Self) -> Result<Self> {
+        self.latency.add(&more.latency).context("histograms can't be added")?;
+        let spent = self.spent.and(more.spent);
+        let (answers, bytes) = (self.answers + more.answers, self.bytes + more.bytes);
+        Ok(Self { parts: self.parts + more.parts, spent, answers, bytes, latency: self.latency })
+    }
+
+    /// The figure of all parts together, with what they used; CPU seconds of a whole operation are the mean of the
+    /// round's operations.
+    pub(crate) fn sample(&self, measure: Measure) -> Sample {
+        let Self { parts, spent, answers, bytes, .. } = *self;
+        let latency = (!self.latency.is_empty()).then(|| Latency::of(&self.latency));
+        let sample = |figure| Sample { figure, spent, answers, bytes, latency };
+        match measure {
+            Measure::CpuSecondsPerGigabyte | Measure::CpuSecondsPerGigabyteStored => {
+                sample(spent.cpu / (bytes as f64 / 1e9))
+            }
+            Measure::AnswersPerCpuSecond => sample(answers as f64 / spent.cpu),
+            Measure::CpuMicrosecondsPerConnection => sample(spent.cpu * 1e6 / answers as f64),
+            Measure::CpuSeconds => {
+                let (each, part) = (f64::from(parts), u64::from(parts));
+                let Spent { cpu, wall, machine, server_core } = spent;
+                let spent = Spent { cpu: cpu / each, wall: wall / each, machine: machine / each, server_core };
+                Sample { figure: spent.cpu, spent, answers: answers / part, bytes: bytes / part, latency }
+            }
+            Measure::P99Milliseconds => sample(latency.map_or(f64::NAN, |latency| latency.p99)),
+            Measure::MaximumMilliseconds => sample(latency.map_or(f64::NAN, |latency| latency.max)),
+        }
+    }
 }
 
 /// One comparison of the table.
@@ -204,6 +254,30 @@ mod tests {
     fn nothing_measured_is_a_miss() {
         assert_eq!(comparison(Measure::CpuSeconds, 1.0, &[]).met(), Some(false));
         assert_eq!(comparison(Measure::AnswersPerCpuSecond, 1.0, &[(0.0, 0.0)]).met(), Some(false));
+    }
+
+    #[test]
+    fn parts_of_a_round_count_as_one_measurement() {
+        let part = |cpu, answers, nanoseconds| {
+            let mut tally = Tally { answers, bytes: answers * 1_000_000_000, ..Tally::nothing().unwrap() };
+            tally.latency.record_n(nanoseconds, answers).unwrap();
+            Sum::of(Spent { cpu, wall: 2.0, machine: cpu, server_core: 1.0 }, tally)
+        };
+        // The second part has less CPU per answer and more of the answers.
+        let sum = part(1.0, 1, 1_000_000).and(&part(1.0, 3, 3_000_000)).unwrap();
+        for (measure, figure) in [
+            (Measure::AnswersPerCpuSecond, 2.0),
+            (Measure::CpuSecondsPerGigabyte, 0.5),
+            (Measure::CpuMicrosecondsPerConnection, 500_000.0),
+            (Measure::CpuSeconds, 1.0),
+        ] {
+            assert_eq!(sum.sample(measure).figure, figure, "{measure:?}");
+        }
+        let sample = sum.sample(Measure::P99Milliseconds);
+        assert!((sample.figure - 3.0).abs() < 0.01, "{sample:?}");
+        assert_eq!((sample.answers, sample.spent.wall, sample.latency.map(|all| all.count)), (4, 4.0, Some(4)));
+        let mean = sum.sample(Measure::CpuSeconds);
+        assert_eq!((mean.answers, mean.spent.wall, mean.spent.machine), (2, 2.0, 1.0));
     }
 
     #[test]

@@ -27,6 +27,20 @@ pub(crate) struct Spent {
     pub(crate) server_core: f64,
 }
 
+impl Spent {
+    /// Both together; the share of the core is that of both times.
+    pub(crate) fn and(self, more: Self) -> Self {
+        let wall = self.wall + more.wall;
+        let busy = self.server_core * self.wall + more.server_core * more.wall;
+        Self {
+            cpu: self.cpu + more.cpu,
+            wall,
+            machine: self.machine + more.machine,
+            server_core: if wall > 0.0 { busy / wall } else { 0.0 },
+        }
+    }
+}
+
 /// Measures from when it is made.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -74,6 +88,24 @@ pub(crate) fn settle(pids: &[u32]) -> Result<()> {
             return Ok(());
         }
         before = now;
+    }
+    Ok(())
+}
+
+/// Waits until processes do nothing between two slices of a load: lines of an access log are written a little later than
+/// the answers, and what a paused connection has room for is still sent. All that belongs to the slice before.
+///
+/// Gives up after a second; what comes later than that belongs to whoever is measured then.
+pub(crate) fn rest(pids: &[u32]) -> Result<()> {
+    const QUIET: Duration = Duration::from_millis(20);
+    let end = Instant::now() + Duration::from_secs(1);
+    let (mut before, mut since) = (cpu_seconds(pids)?, Instant::now());
+    while since.elapsed() < QUIET && Instant::now() < end {
+        std::thread::sleep(QUIET / 4);
+        let now = cpu_seconds(pids)?;
+        if now > before {
+            (before, since) = (now, Instant::now());
+        }
     }
     Ok(())
 }
@@ -182,6 +214,15 @@ mod tests {
         assert_eq!(core("cpu0 10 1 5 100 20 2 3 4 0 0"), Some(Core { busy: 25, all: 145 }));
         assert_eq!(core("cpu  1 2 3 4 5 6 7 8"), None);
         assert_eq!(core("intr 1 2 3"), None);
+    }
+
+    #[test]
+    fn what_two_times_used_is_added_and_the_core_was_busy_for_its_part_of_both() {
+        let first = Spent { cpu: 1.0, wall: 1.0, machine: 2.0, server_core: 1.0 };
+        let both = first.and(Spent { cpu: 0.5, wall: 3.0, machine: 1.0, server_core: 0.2 });
+        assert_eq!((both.cpu, both.wall, both.machine), (1.5, 4.0, 3.0));
+        assert!((both.server_core - 0.4).abs() < 1e-9, "{both:?}");
+        assert_eq!(Spent::default().and(Spent::default()).server_core, 0.0);
     }
 
     #[test]

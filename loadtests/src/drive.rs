@@ -3,6 +3,8 @@
 //! Closed loop: each connection asks again as soon as it has its answer. Open loop: requests fall due at a given rate,
 //! whatever the server does, and the latency counts from when a request was due: a server that stalls is charged for all
 //! that waited (no coordinated omission).
+//!
+//! A driver can go on after a pause, so that two servers are measured by turns over connections that stay open.
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use rustix::event::{Timespec, epoll};
+use rustix::net::sockopt;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use crate::exchange::{Answer, Request, SCRATCH};
@@ -21,6 +24,10 @@ use crate::wire::{Place, Received, Wire, would_block};
 /// What fell due in an open loop is waited for so long after the end: it was late, and that has to show. What takes
 /// longer counts as having taken so long.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// In a closed loop no answer is waited for longer than this after the end: a server may starve one for seconds.
+const LINGER: Duration = Duration::from_millis(100);
+/// An answer that has more left than this is paused at the end of a run, any other is read to its end.
+const LONG: usize = 1 << 20;
 /// The longest sleep without a look at the clock and at interrupts.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The event of the timer; the others are numbers of connections.
@@ -49,6 +56,13 @@ pub(crate) struct Tally {
     /// Nanoseconds.
     pub(crate) latency: Histogram<u64>,
     pub(crate) took: Duration,
+}
+
+impl Tally {
+    /// Before anything came.
+    pub(crate) fn nothing() -> Result<Self> {
+        Ok(Self { answers: 0, bytes: 0, latency: histogram()?, took: Duration::ZERO })
+    }
 }
 
 /// A histogram of nanoseconds up to a minute, three digits.
@@ -82,6 +96,11 @@ pub(crate) struct Driver {
     /// Open loop: when requests fell due that no connection was free for.
     due: VecDeque<Instant>,
     next_due: Option<Instant>,
+    patience: Duration,
+    /// Closed loop: false while a run comes to its end.
+    goes_on: bool,
+    /// The end of the last run.
+    paused: Instant,
 }
 
 impl Driver {
@@ -92,42 +111,57 @@ impl Driver {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let flags = epoll::EventFlags::IN;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), flags | epoll::EventFlags::ET)?;
-        let mut lines = Vec::new();
-        for number in 0..load.connections {
-            let wire = Wire::connect(&load.place)?;
-            wire.make_nonblocking()?;
-            epoll::add(&epoll, wire.socket(), epoll::EventData::new_u64(number as u64), flags)?;
-            lines.push(Line { wire, answer: Answer::default(), since: Instant::now(), busy: false });
-        }
+        let lines = (0..load.connections).map(|number| line(&load.place, &epoll, number)).collect::<Result<_>>()?;
         // What is thrown away in the kernel never touches these pages.
         let scratch = vec![0; SCRATCH];
-        Ok(Self { load, epoll, timer, lines, scratch, next_request: 0, due: VecDeque::new(), next_due: None })
+        let (next_request, due, next_due) = (0, VecDeque::new(), None);
+        let patience = if load.rate.is_some() { PATIENCE } else { LINGER };
+        let (goes_on, paused) = (true, Instant::now());
+        Ok(Self { load, epoll, timer, lines, scratch, next_request, due, next_due, patience, goes_on, paused })
     }
 
-    /// Goes on for so long. In a closed loop, answers under way at the end are finished by the next run; in an open
-    /// loop nothing more falls due at the end, and all that did is finished.
+    /// Gives each connection a receive buffer of that size for good; otherwise the kernel lets those that are paused grow
+    /// to what `tcp_rmem` allows, little by little, and the server fills them while somebody else is measured. Without the
+    /// right to more, a buffer has at most `rmem_max`.
+    pub(crate) fn with_buffers(self, bytes: usize) -> Result<Self> {
+        for line in &self.lines {
+            let socket = line.wire.socket();
+            sockopt::set_socket_recv_buffer_size_force(socket, bytes)
+                .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, bytes))?;
+        }
+        Ok(self)
+    }
+
+    /// Waits for late answers so long, and not for 10 s (open loop) or 100 ms.
+    pub(crate) fn patient_for(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Goes on for so long; can be called again. Every call of an open loop has a schedule of its own.
+    ///
+    /// At the end nothing more is asked, and what is under way is finished, with one exception: an answer of a closed
+    /// loop that has more than 1 MiB left, or does not come, is left alone, and read on in the next run. Its bytes count
+    /// where they are read. The server goes on sending until the buffers of its sockets are full: who wants its CPU time
+    /// to belong to the bytes bounds them ([`Driver::with_buffers`]) and waits for that ([`crate::cpu::rest`]). Each run
+    /// but the first then begins with full buffers and ends with full buffers, and the server works for as much as is
+    /// read. The pause counts for no latency.
     pub(crate) fn run(&mut self, duration: Duration) -> Result<Tally> {
+        self.renew()?;
         let started = Instant::now();
         let end = started + duration;
-        let mut tally = Tally { answers: 0, bytes: 0, latency: histogram()?, took: Duration::ZERO };
-        self.next_due = self.load.rate.map(|_| started);
+        let mut tally = Tally::nothing()?;
+        self.resume(started)?;
         let mut events = Vec::with_capacity(self.lines.len() + 1);
-        for number in 0..self.lines.len() {
-            // A closed loop goes on by itself from here.
-            if self.load.rate.is_none() && !self.lines[number].busy {
-                self.start(number, Instant::now())?;
-            }
-        }
         loop {
-            self.start_what_is_due()?;
             let now = Instant::now();
+            self.start_what_is_due(now, end)?;
             if now >= end {
-                self.next_due = None;
-                let finished = self.due.is_empty() && self.lines.iter().all(|line| !line.busy);
-                if self.load.rate.is_none() || finished {
+                (self.next_due, self.goes_on) = (None, false);
+                if self.is_through() {
                     break;
                 }
-                if now >= end + PATIENCE {
+                if now >= end + self.patience {
                     self.charge_the_unanswered(&mut tally);
                     break;
                 }
@@ -148,15 +182,55 @@ impl Driver {
                 }
             }
         }
+        self.paused = Instant::now();
         tally.took = started.elapsed();
         Ok(tally)
     }
 
+    /// Open loop: connections whose answers were given up are replaced, and what fell due is forgotten: it was charged.
+    /// [`Driver::run`] does it as well; who does it before can choose a time when the server has nothing else to do.
+    pub(crate) fn renew(&mut self) -> Result<()> {
+        if self.load.rate.is_none() {
+            return Ok(());
+        }
+        self.due.clear();
+        for (number, broken) in self.lines.iter_mut().enumerate() {
+            if broken.busy {
+                *broken = line(&self.load.place, &self.epoll, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the schedule of an open loop; in a closed loop, answers under way go on, and idle connections ask.
+    fn resume(&mut self, now: Instant) -> Result<()> {
+        self.goes_on = true;
+        if self.load.rate.is_some() {
+            self.next_due = Some(now);
+            return Ok(());
+        }
+        let pause = now.saturating_duration_since(self.paused);
+        for number in 0..self.lines.len() {
+            let line = &mut self.lines[number];
+            if line.busy {
+                line.since += pause;
+            } else {
+                self.start(number, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all is finished that is to be.
+    fn is_through(&self) -> bool {
+        let closed = self.load.rate.is_none();
+        self.due.is_empty() && self.lines.iter().all(|line| !line.busy || (closed && line.answer.unwanted() > LONG))
+    }
+
     /// Gives idle connections of an open loop what is due.
-    fn start_what_is_due(&mut self) -> Result<()> {
+    fn start_what_is_due(&mut self, now: Instant, end: Instant) -> Result<()> {
         let Some(rate) = self.load.rate else { return Ok(()) };
-        let now = Instant::now();
-        while let Some(next) = self.next_due.filter(|next| *next <= now) {
+        while let Some(next) = self.next_due.filter(|next| *next <= now && *next < end) {
             self.due.push_back(next);
             self.next_due = Some(next + Duration::from_secs_f64(1.0 / rate));
         }
@@ -169,8 +243,12 @@ impl Driver {
         Ok(())
     }
 
-    /// Enters the age of all that was not answered: less would make a server look better for being stuck.
+    /// Enters the age of all that was not answered: less would make a server look better for being stuck. In a closed
+    /// loop the next run goes on with it.
     fn charge_the_unanswered(&self, tally: &mut Tally) {
+        if self.load.rate.is_none() {
+            return;
+        }
         let asked = self.lines.iter().filter(|line| line.busy).map(|line| line.since);
         for since in asked.chain(self.due.iter().copied()) {
             tally.latency.saturating_record(nanoseconds(since.elapsed()));
@@ -220,12 +298,20 @@ impl Driver {
             tally.answers += 1;
             tally.latency.saturating_record(nanoseconds(since.elapsed()));
             *busy = false;
-            if self.load.rate.is_none() {
+            if self.goes_on && self.load.rate.is_none() {
                 self.start(number, Instant::now())?;
             }
         }
         Ok(())
     }
+}
+
+/// A new connection, looked after by `epoll`.
+fn line(place: &Place, epoll: &OwnedFd, number: usize) -> Result<Line> {
+    let wire = Wire::connect(place)?;
+    wire.make_nonblocking()?;
+    epoll::add(epoll, wire.socket(), epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
+    Ok(Line { wire, answer: Answer::default(), since: Instant::now(), busy: false })
 }
 
 fn timespec(duration: Duration) -> Result<Timespec> {

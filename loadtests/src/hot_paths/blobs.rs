@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-use super::contest::{Beside, Contest, Ours, Side};
+use super::contest::{Beside, Contest, Ours};
+use super::slices::Side;
 use super::{Bench, Row, peers};
 use crate::compare::Measure;
 use crate::drive::Load;
@@ -65,20 +66,20 @@ fn run(
         peers::start(bench, report, |peer| peers::give_blob(peer, &bench.stored, digest))
     };
     let beside = others.iter().map(|peer| {
-        let side = Side { pids: peer.process.pids(), load: load(&peer.place, Request::get(&what.path, None)) };
+        let side = Side::loaded(peer.process.pids(), load(&peer.place, Request::get(&what.path, None)));
         Beside { name: peer.kind.name(), side }
     });
     let contest = Contest {
         row,
         measure,
-        limit,
         yardstick: "nginx",
         ours: vec![Ours {
             name,
-            side: Side { pids: ours.process.pids(), load: load(&ours.place, request.clone()) },
+            side: Side::loaded(ours.process.pids(), load(&ours.place, request.clone())),
             against: 0,
+            limit: Some(limit),
         }],
-        theirs: vec![Side { pids: nginx.process.pids(), load: load(&nginx.place, file) }],
+        theirs: vec![Side::loaded(nginx.process.pids(), load(&nginx.place, file))],
         beside: beside.collect(),
     };
     contest.run(bench, report)?;

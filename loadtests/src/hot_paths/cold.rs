@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use d8_registry::oci::Digest;
 
-use super::contest::{in_turns, new};
-use super::handshakes::side;
+use super::contest::{new, operations};
 use super::push::Fresh;
 use super::{Bench, MAPPED, Row};
-use crate::compare::{Measure, Sample, median};
+use crate::compare::{Measure, Sample, Sum, median};
 use crate::cpu::{self, Meter};
+use crate::drive::Tally;
 use crate::exchange::{self, Request, SCRATCH};
 use crate::report::{Report, Target, Unit};
 use crate::wire::{Place, Wire};
@@ -22,6 +22,8 @@ use crate::yardstick::nginx::Upstream;
 use crate::yardstick::ours::{Ours, Setup, basic};
 
 const CLIENTS: usize = 8;
+/// Cold pulls of each side in a round.
+const TURNS: u32 = 2;
 /// Times of distribution's CPU.
 const LIMIT: f64 = 0.25;
 
@@ -41,9 +43,9 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()
     let name = format!("cold pull of {} MiB through Proxy, {CLIENTS} clients", bench.options.size);
     let mut comparison = new(row, &name, Measure::CpuSeconds, "distribution", Some(LIMIT));
     let mut gets = [Vec::new(), Vec::new()];
-    in_turns(bench.rounds(), |round, is_ours| {
+    operations(&mut comparison, bench.rounds(), TURNS, |turn, is_ours| {
         // One of its own for each side: the upstream's log tells them apart.
-        let digest = place_upstream(&mut fresh, u64::from(round) * 2 + u64::from(is_ours), &blobs)?;
+        let digest = place_upstream(&mut fresh, u64::from(turn) * 2 + u64::from(is_ours), &blobs)?;
         let path = format!("/v2/{MAPPED}/blobs/{digest}");
         let (place, pids) =
             if is_ours { (&ours.place, ours.process.pids()) } else { (&theirs.place, theirs.process.pids()) };
@@ -58,16 +60,16 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()
         let mut spent = meter.read()?;
         spent.wall = wall.as_secs_f64();
         let bytes = u64::from(bench.options.size) * (1 << 20) * CLIENTS as u64;
-        let sample = Sample { figure: spent.cpu, spent, answers: CLIENTS as u64, bytes, latency: None };
-        side(&mut comparison, is_ours).push(sample);
         gets[usize::from(is_ours)].push(nginx.gets(&path)? as f64);
-        exchange::verify(place, &request, &digest)
+        exchange::verify(place, &request, &digest)?;
+        empty(&blobs)?;
+        Ok(Sum::of(spent, Tally { answers: CLIENTS as u64, bytes, ..Tally::nothing()? }))
     })?;
     let walls = |side: &[Sample]| median(&side.iter().map(|sample| sample.spent.wall * 1000.0).collect::<Vec<_>>());
     let (ours_wall, their_wall) = (walls(&comparison.ours), walls(&comparison.theirs));
     report.compare(comparison);
     let most = gets[1].iter().copied().fold(0.0, f64::max);
-    report.judge("cold pull: upstream GETs, most of a round", most, Unit::Count, Target::Exactly(1.0));
+    report.judge("cold pull: upstream GETs, most of a pull", most, Unit::Count, Target::Exactly(1.0));
     report.fact("the same, distribution, median", median(&gets[0]), Unit::Count);
     report.fact("cold pull: last of 8 done, median", ours_wall, Unit::Milliseconds);
     report.fact("the same, distribution", their_wall, Unit::Milliseconds);
@@ -79,6 +81,14 @@ pub(crate) fn place_upstream(fresh: &mut Fresh, number: u64, blobs: &Path) -> Re
     let (content, digest) = fresh.content(number);
     std::fs::write(blobs.join(digest.to_string()), content).context("write a blob of the upstream")?;
     Ok(digest)
+}
+
+/// Frees the room of the upstream's blobs that were used.
+pub(crate) fn empty(blobs: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(blobs)? {
+        std::fs::remove_file(entry?.path())?;
+    }
+    Ok(())
 }
 
 /// All pulls begin together; how long the last took.

@@ -1,103 +1,117 @@
-//! Loads on kept connections, measured in turns.
-
-use std::time::Duration;
+//! Sides measured by turns: loads in slices, everything else operation by operation.
 
 use anyhow::Result;
 
+use super::slices::{Running, Seat, Side, Slices, order};
 use super::{Bench, Row};
-use crate::compare::{Comparison, Latency, Measure, Sample};
-use crate::cpu::Meter;
-use crate::drive::{Driver, Load};
+use crate::compare::{Comparison, Measure, Sample, Sum};
 use crate::interrupt;
 use crate::report::Report;
 
-/// Connections and caches are warm after so long.
-const WARM_UP: Duration = Duration::from_millis(300);
-
-/// One side with its load.
-#[derive(Debug)]
-pub(crate) struct Side {
-    pub(crate) pids: Vec<u32>,
-    pub(crate) load: Load,
-}
-
 /// One of ours against one of theirs.
 #[derive(Debug)]
-pub(crate) struct Ours {
+pub(crate) struct Ours<'a> {
     pub(crate) name: String,
-    pub(crate) side: Side,
+    pub(crate) side: Side<'a>,
     /// Which of theirs.
     pub(crate) against: usize,
+    /// None: for information.
+    pub(crate) limit: Option<f64>,
 }
 
 /// Another registry under the load of the first of ours.
 #[derive(Debug)]
-pub(crate) struct Beside {
+pub(crate) struct Beside<'a> {
     pub(crate) name: &'static str,
-    pub(crate) side: Side,
+    pub(crate) side: Side<'a>,
 }
 
 /// What is compared.
 #[derive(Debug)]
-pub(crate) struct Contest {
+pub(crate) struct Contest<'a> {
     pub(crate) row: Row,
     pub(crate) measure: Measure,
-    pub(crate) limit: f64,
     pub(crate) yardstick: &'static str,
-    pub(crate) ours: Vec<Ours>,
-    pub(crate) theirs: Vec<Side>,
+    pub(crate) ours: Vec<Ours<'a>>,
+    pub(crate) theirs: Vec<Side<'a>>,
     /// For information.
-    pub(crate) beside: Vec<Beside>,
+    pub(crate) beside: Vec<Beside<'a>>,
 }
 
-impl Contest {
-    /// Measures all sides once a round, ours first in every other one.
-    pub(crate) fn run(mut self, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
-        let limit = Some(self.limit);
-        let mut comparisons: Vec<Comparison> =
-            self.ours.iter().map(|ours| new(self.row, &ours.name, self.measure, self.yardstick, limit)).collect();
-        let first_of_ours = self.ours.first().map(|ours| ours.name.as_str()).unwrap_or_default();
-        let mut beside: Vec<(Beside, Comparison)> = std::mem::take(&mut self.beside)
-            .into_iter()
-            .map(|one| {
-                let comparison = new(self.row, first_of_ours, self.measure, one.name, None);
-                (one, comparison)
-            })
-            .collect();
-        for round in 0..bench.rounds() {
-            let measure = |side: &Side| measure(side, self.measure, bench.seconds());
-            let first = if round % 2 == 0 { Some(self.measure_ours(measure)?) } else { None };
-            let theirs = self.theirs.iter().map(measure).collect::<Result<Vec<_>>>()?;
-            beside.retain_mut(|(one, comparison)| match measure(&one.side) {
-                Ok(sample) => {
-                    comparison.theirs.push(sample);
-                    true
-                }
-                Err(error) => {
-                    report.absence(one.name, format!("{first_of_ours}: {error:#}"));
-                    false
-                }
-            });
-            interrupt::check()?;
-            let ours = match first {
-                Some(ours) => ours,
-                None => self.measure_ours(measure)?,
-            };
-            for (_, comparison) in &mut beside {
-                comparison.ours.extend(ours.first());
-            }
-            for ((comparison, contender), sample) in comparisons.iter_mut().zip(&self.ours).zip(ours) {
-                comparison.ours.push(sample);
-                comparison.theirs.push(theirs[contender.against]);
-            }
-        }
-        let beside = beside.into_iter().map(|(_, comparison)| comparison);
-        comparisons.into_iter().chain(beside).for_each(|comparison| report.compare(comparison));
+impl Contest<'_> {
+    /// Measures all sides in each round, slice by slice, and reports it.
+    pub(crate) fn run(self, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+        let comparisons = self.measured(bench, bench.slices(), report)?;
+        comparisons.into_iter().for_each(|comparison| report.compare(comparison));
         Ok(())
     }
 
-    fn measure_ours(&self, measure: impl Fn(&Side) -> Result<Sample>) -> Result<Vec<Sample>> {
-        self.ours.iter().map(|ours| measure(&ours.side)).collect()
+    /// Measures all sides; the comparisons of ours come first.
+    pub(crate) fn measured(
+        mut self,
+        bench: &Bench<'_>,
+        slices: Slices,
+        report: &mut Report,
+    ) -> Result<Vec<Comparison>> {
+        let new = |name: &str, yardstick, limit| new(self.row, name, self.measure, yardstick, limit);
+        let mut comparisons: Vec<Comparison> =
+            self.ours.iter().map(|ours| new(&ours.name, self.yardstick, ours.limit)).collect();
+        let first = self.ours.first().map(|ours| ours.name.clone()).unwrap_or_default();
+        let mut beside: Vec<(Beside<'_>, Comparison)> = Vec::new();
+        for one in self.beside.drain(..) {
+            let comparison = new(&first, one.name, None);
+            beside.push((one, comparison));
+        }
+        let against: Vec<usize> = self.ours.iter().map(|ours| ours.against).collect();
+        for round in 0..bench.rounds() {
+            let mut ours = self.ours.iter().map(|ours| ours.side.start()).collect::<Result<Vec<_>>>()?;
+            let mut theirs = self.theirs.iter().map(Side::start).collect::<Result<Vec<_>>>()?;
+            let mut others: Vec<Result<Running<'_>>> = beside.iter().map(|(one, _)| one.side.start()).collect();
+            let mut order = order(&against, others.len());
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for _ in 0..slices.count {
+                for seat in &order {
+                    interrupt::check()?;
+                    match *seat {
+                        Seat::Ours(number) => ours[number].slice(slices.length)?,
+                        Seat::Theirs(number) => theirs[number].slice(slices.length)?,
+                        Seat::Beside(number) => attempt(&mut others[number], slices),
+                    }
+                }
+                // What goes up or down in the meantime hits the first as much as the last.
+                order.reverse();
+            }
+            let sample = |side: &Running<'_>| side.sample(self.measure);
+            for (number, comparison) in comparisons.iter_mut().enumerate() {
+                comparison.ours.extend(sample(&ours[number]));
+                comparison.theirs.extend(sample(&theirs[against[number]]));
+            }
+            let mut others = others.into_iter();
+            beside.retain_mut(|(one, comparison)| match others.next() {
+                Some(Err(error)) => {
+                    report.absence(one.name, format!("{first}: {error:#}"));
+                    false
+                }
+                other => {
+                    comparison.ours.extend(ours.first().and_then(sample));
+                    comparison.theirs.extend(other.and_then(Result::ok).as_ref().and_then(sample));
+                    true
+                }
+            });
+        }
+        comparisons.extend(beside.into_iter().map(|(_, comparison)| comparison));
+        Ok(comparisons)
+    }
+}
+
+/// A slice of one that need not be there.
+fn attempt(one: &mut Result<Running<'_>>, slices: Slices) {
+    if let Ok(running) = one
+        && let Err(error) = running.slice(slices.length)
+    {
+        *one = Err(error);
     }
 }
 
@@ -114,26 +128,66 @@ pub(crate) fn new(row: Row, name: &str, measure: Measure, yardstick: &'static st
     }
 }
 
-/// Runs rounds of something that is no load on kept connections: `measure` is called for ours (`true`) and theirs.
-pub(crate) fn in_turns(rounds: u32, mut measure: impl FnMut(u32, bool) -> Result<()>) -> Result<()> {
-    for round in 0..rounds {
-        let ours_first = round % 2 == 0;
-        measure(round, ours_first)?;
-        measure(round, !ours_first)?;
+/// Runs what is no load on kept connections: `measure` is called for ours (`true`) and theirs, ours first in every other
+/// turn.
+pub(crate) fn in_turns(turns: u32, mut measure: impl FnMut(u32, bool) -> Result<()>) -> Result<()> {
+    for turn in 0..turns {
+        let ours_first = turn % 2 == 0;
+        measure(turn, ours_first)?;
+        measure(turn, !ours_first)?;
     }
     Ok(())
 }
 
-fn measure(side: &Side, measure: Measure, seconds: Duration) -> Result<Sample> {
-    let mut driver = Driver::connect(side.load.clone())?;
-    driver.run(WARM_UP)?;
-    let meter = Meter::start(&side.pids)?;
-    let tally = driver.run(seconds)?;
-    let spent = meter.read()?;
-    let figure = match measure {
-        Measure::AnswersPerCpuSecond => tally.answers as f64 / spent.cpu,
-        _ => spent.cpu / (tally.bytes as f64 / 1e9),
-    };
-    let latency = (tally.answers > 0).then(|| Latency::of(&tally.latency));
-    Ok(Sample { figure, spent, answers: tally.answers, bytes: tally.bytes, latency })
+/// Measures single operations: in each round each side has so many `turns`, and the round's sample is their sum.
+pub(crate) fn operations(
+    comparison: &mut Comparison,
+    rounds: u32,
+    turns: u32,
+    mut measure: impl FnMut(u32, bool) -> Result<Sum>,
+) -> Result<()> {
+    let mut sums: [Option<Sum>; 2] = [None, None];
+    in_turns(rounds * turns, |turn, is_ours| {
+        let one = measure(turn, is_ours)?;
+        let sum = &mut sums[usize::from(is_ours)];
+        let all = match sum.take() {
+            Some(sum) => sum.and(&one)?,
+            None => one,
+        };
+        if (turn + 1) % turns == 0 {
+            let sample = all.sample(comparison.measure);
+            side(comparison, is_ours).push(sample);
+        } else {
+            *sum = Some(all);
+        }
+        Ok(())
+    })
+}
+
+/// The samples of one side.
+pub(crate) fn side(comparison: &mut Comparison, is_ours: bool) -> &mut Vec<Sample> {
+    if is_ours { &mut comparison.ours } else { &mut comparison.theirs }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Spent;
+    use crate::drive::Tally;
+
+    #[test]
+    fn a_rounds_sample_is_the_sum_of_its_operations() {
+        let mut comparison = new(Row::Push, "push", Measure::CpuSecondsPerGigabyteStored, "bare loop", None);
+        let mut order = Vec::new();
+        operations(&mut comparison, 2, 2, |turn, is_ours| {
+            order.push((turn, is_ours));
+            let cpu = if is_ours { f64::from(turn + 1) } else { 1.0 };
+            let tally = Tally { answers: 1, bytes: 1_000_000_000, ..Tally::nothing()? };
+            Ok(Sum::of(Spent { cpu, ..Spent::default() }, tally))
+        })
+        .unwrap();
+        assert_eq!(comparison.ratios(), [1.5, 3.5]);
+        assert_eq!(comparison.ours[1].answers, 2);
+        assert_eq!(order[..4], [(0, true), (0, false), (1, false), (1, true)]);
+    }
 }

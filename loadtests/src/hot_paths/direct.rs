@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result};
 
 use super::blobs::transport;
 use super::cold::ours_before;
-use super::contest::{Contest, Ours, Side};
+use super::contest::{Contest, Ours};
+use super::slices::Side;
 use super::{Bench, MAPPED, Row};
 use crate::compare::Measure;
 use crate::drive::Load;
@@ -45,15 +46,14 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
         copying: bench.options.copy,
     };
     let name = format!("blob of {} MiB through Direct, 8 connections, upstream {}", bench.options.size, transport(tls));
-    let side = Side { pids: ours.process.pids(), load: load(&ours.place, request) };
+    let side = Side::loaded(ours.process.pids(), load(&ours.place, request));
     Contest {
         row,
         measure: Measure::CpuSecondsPerGigabyte,
-        limit: 1.0,
         yardstick: "nginx proxy_pass",
-        ours: vec![Ours { name, side, against: 0 }],
+        ours: vec![Ours { name, side, against: 0, limit: Some(1.0) }],
         beside: Vec::new(),
-        theirs: vec![Side { pids: nginx.process.pids(), load: load(&nginx.place, passed) }],
+        theirs: vec![Side::loaded(nginx.process.pids(), load(&nginx.place, passed))],
     }
     .run(bench, report)
 }

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 
-use super::cold::{ours_before, place_upstream, pull_at_once};
-use super::contest::{in_turns, new};
-use super::handshakes::side;
+use super::cold::{empty, ours_before, place_upstream, pull_at_once};
+use super::contest::{in_turns, new, side};
 use super::push::{Fresh, push};
 use super::{Bench, MAPPED, Row};
 use crate::compare::{Comparison, Latency, Measure, Sample};
@@ -173,14 +172,6 @@ fn quiet() -> Result<()> {
     rustix::fs::sync();
     thread::sleep(QUIET);
     crate::interrupt::check()
-}
-
-/// Frees the room of the upstream's blobs that were used.
-fn empty(blobs: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(blobs)? {
-        std::fs::remove_file(entry?.path())?;
-    }
-    Ok(())
 }
 
 /// Appends beside `work` and until what that wrote is on the disk.

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rustls::{ClientConfig, HandshakeKind};
 
-use super::contest::{in_turns, new};
+use super::contest::{self, Contest};
+use super::slices::Side;
 use super::stored::Stored;
 use super::{Bench, Row};
 use crate::certificates::Certificate;
-use crate::compare::{Comparison, Latency, Measure, Sample};
-use crate::cpu::Meter;
-use crate::drive::{histogram, nanoseconds};
+use crate::compare::Measure;
+use crate::drive::{Tally, histogram, nanoseconds};
 use crate::exchange::{Request, fetch};
 use crate::report::Report;
 use crate::wire::{Place, Wire};
@@ -22,7 +22,6 @@ use crate::yardstick::ours::{Ours, Setup, basic};
 
 /// Clients side by side.
 const CLIENTS: usize = 4;
-const WARM_UP: Duration = Duration::from_millis(300);
 
 /// CPU per connection, for both keys, full and resumed.
 pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
@@ -46,34 +45,29 @@ fn one_key(bench: &Bench<'_>, report: &mut Report, row: Row, (key, certificate):
     let nginx = Nginx::start(&dir.join("nginx"), Role::Files(&bench.stored.files), listening, &file)?;
     let request = Request::get(&Stored::tag_path(), Some(&basic()));
 
-    let name = |how| format!("new connection and a manifest GET, {key}, {how}");
+    let configs = |resume| {
+        let all = (0..CLIENTS).map(|_| certificate.client(bench.options.suite, resume));
+        all.collect::<Result<Vec<Arc<ClientConfig>>>>()
+    };
+    let sides = |resume: bool| {
+        [(&ours.process, &ours.place, &request), (&nginx.process, &nginx.place, &file)].map(
+            |(process, place, request)| {
+                Side::new(process.pids(), move || {
+                    let configs = configs(resume)?;
+                    Ok(Box::new(move |length| connect(place, request, &configs, resume, length)))
+                })
+            },
+        )
+    };
+    let (mut sides_of_ours, mut theirs) = (Vec::new(), Vec::new());
+    for (against, (how, resume)) in [("full handshake", false), ("resumed", true)].into_iter().enumerate() {
+        let name = format!("new connection and a manifest GET, {key}, {how}");
+        let [side, their] = sides(resume);
+        sides_of_ours.push(contest::Ours { name, side, against, limit: Some(1.0) });
+        theirs.push(their);
+    }
     let measure = Measure::CpuMicrosecondsPerConnection;
-    let mut full = new(row, &name("full handshake"), measure, "nginx", Some(1.0));
-    let mut resumed = new(row, &name("resumed"), measure, "nginx", Some(1.0));
-    in_turns(bench.rounds(), |_, is_ours| {
-        let (pids, place, request) = if is_ours {
-            (ours.process.pids(), &ours.place, &request)
-        } else {
-            (nginx.process.pids(), &nginx.place, &file)
-        };
-        for (resume, comparison) in [(false, &mut full), (true, &mut resumed)] {
-            let configs = (0..CLIENTS)
-                .map(|_| certificate.client(bench.options.suite, resume))
-                .collect::<Result<Vec<Arc<ClientConfig>>>>()?;
-            connect(place, request, &configs, resume, WARM_UP, &pids)?;
-            let sample = connect(place, request, &configs, resume, bench.seconds(), &pids)?;
-            side(comparison, is_ours).push(sample);
-        }
-        Ok(())
-    })?;
-    report.compare(full);
-    report.compare(resumed);
-    Ok(())
-}
-
-/// The samples of one side.
-pub(crate) fn side(comparison: &mut Comparison, is_ours: bool) -> &mut Vec<Sample> {
-    if is_ours { &mut comparison.ours } else { &mut comparison.theirs }
+    Contest { row, measure, yardstick: "nginx", ours: sides_of_ours, theirs, beside: Vec::new() }.run(bench, report)
 }
 
 /// As many connections as go, by clients with a memory of their own for tickets.
@@ -83,10 +77,9 @@ fn connect(
     configs: &[Arc<ClientConfig>],
     resume: bool,
     duration: Duration,
-    pids: &[u32],
-) -> Result<Sample> {
-    let meter = Meter::start(pids)?;
-    let end = Instant::now() + duration;
+) -> Result<Tally> {
+    let started = Instant::now();
+    let end = started + duration;
     let results = thread::scope(|scope| {
         let clients: Vec<_> = configs
             .iter()
@@ -97,14 +90,12 @@ fn connect(
             .collect();
         clients.into_iter().map(|client| client.join()).collect::<Vec<_>>()
     });
-    let spent = meter.read()?;
     let mut all = histogram()?;
     for result in results {
         let latency = result.ok().context("a client panicked")??;
         all.add(&latency).context("histograms can't be added")?;
     }
-    let figure = spent.cpu * 1e6 / all.len() as f64;
-    Ok(Sample { figure, spent, answers: all.len(), bytes: 0, latency: Some(Latency::of(&all)) })
+    Ok(Tally { answers: all.len(), bytes: 0, latency: all, took: started.elapsed() })
 }
 
 fn client(place: &Place, request: &Request, resume: bool, end: Instant) -> Result<hdrhistogram::Histogram<u64>> {

@@ -3,7 +3,8 @@
 use anyhow::{Result, ensure};
 
 use super::blobs::transport;
-use super::contest::{Beside, Contest, Ours, Side};
+use super::contest::{Beside, Contest, Ours};
+use super::slices::Side;
 use super::stored::{REPOSITORY, Stored};
 use super::{Bench, Row, peers};
 use crate::compare::Measure;
@@ -30,14 +31,14 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -
     let mut theirs = Vec::new();
     for (against, method) in METHODS.into_iter().enumerate() {
         let file = Request::new(method, "/manifest", None, "");
-        theirs.push(Side { pids: nginx.process.pids(), load: load(&nginx.place, &file) });
+        theirs.push(Side::loaded(nginx.process.pids(), load(&nginx.place, &file)));
         for (by, path) in [("tag", Stored::tag_path()), ("digest", bench.stored.manifest_path())] {
             for (sign_in, authorization) in [("Basic", basic()), ("Bearer", bearer.clone())] {
                 let request = Request::new(method, &path, Some(&authorization), "");
                 ensure_right(bench, &server.place, &request)?;
                 let name = format!("manifest {method} by {by}, {sign_in}, {}", transport(tls));
-                let side = Side { pids: server.process.pids(), load: load(&server.place, &request) };
-                ours.push(Ours { name, side, against });
+                let side = Side::loaded(server.process.pids(), load(&server.place, &request));
+                ours.push(Ours { name, side, against, limit: Some(1.0) });
             }
         }
     }
@@ -48,11 +49,11 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -
         .iter()
         .map(|peer| {
             let load = load(&peer.place, &peers::get_manifest());
-            Beside { name: peer.kind.name(), side: Side { pids: peer.process.pids(), load } }
+            Beside { name: peer.kind.name(), side: Side::loaded(peer.process.pids(), load) }
         })
         .collect();
     let measure = Measure::AnswersPerCpuSecond;
-    Contest { row, measure, limit: 1.0, yardstick: "nginx", ours, theirs, beside }.run(bench, report)
+    Contest { row, measure, yardstick: "nginx", ours, theirs, beside }.run(bench, report)
 }
 
 fn ensure_right(bench: &Bench<'_>, place: &Place, request: &Request) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The scenario of the hot paths: our server against the yardsticks, row by row, in turns.
+//! The scenario of the hot paths: our server against the yardsticks, row by row, by turns.
 //!
 //! Servers run on one core, clients and upstreams on the other. Every row starts what it needs, checks the digest of
 //! what it is given, and can be repeated alone with `--row`.
@@ -12,6 +12,7 @@ mod handshakes;
 mod manifests;
 mod peers;
 pub(crate) mod push;
+mod slices;
 mod slow;
 mod stored;
 mod tail;
@@ -31,6 +32,7 @@ use crate::interrupt;
 use crate::report::Report;
 use crate::yardstick::nginx::{Listening, Nginx, Role, Upstream};
 use crate::yardstick::ours::{Ours, Setup};
+use slices::Slices;
 use stored::Stored;
 
 /// A row of the table.
@@ -84,8 +86,8 @@ pub(crate) struct HotPathsOptions {
     /// Rounds, each with ours and theirs.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
-    /// Length of one measurement in seconds.
-    #[arg(long, default_value_t = 3.0)]
+    /// How long a load is measured on each side in a round, in seconds; in slices, by turns.
+    #[arg(long, default_value_t = 2.0)]
     pub(crate) seconds: f64,
     /// Size of the large blob in MiB.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2000))]
@@ -117,7 +119,7 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
     let scratch = scratch.context("the folder for the stores can't be made")?;
     let mut report = Report::new("hot-paths");
     report.condition("rounds", options.rounds);
-    report.condition("seconds of a measurement", options.seconds);
+    report.condition("seconds of a load, each side in a round", options.seconds);
     report.condition("large blob, MiB", options.size);
     report.condition("cipher suite", options.suite.name());
     report.condition("access logs", if options.access_log_off { "off" } else { "on, to files" });
@@ -127,6 +129,7 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
         "thrown away in the client's kernel (plain), decrypted (TLS)"
     };
     report.condition("bodies", bodies);
+    report.condition("receive buffers of clients with kept connections, KiB", slices::BUFFER / 1024);
     report.condition("olareg and distribution 3, where built", "without users; olareg without access log and sync");
     cpu::pin(cpu::CLIENT_CORE);
     let bench = Bench::prepare(options, scratch.path())?;
@@ -185,6 +188,12 @@ impl<'a> Bench<'a> {
 
     fn seconds(&self) -> Duration {
         Duration::from_secs_f64(self.options.seconds)
+    }
+
+    /// How a load is measured. Slices are much shorter than the bursts of a noisy machine, and long enough for warm
+    /// caches.
+    fn slices(&self) -> Slices {
+        Slices::cut(self.seconds(), SLICE)
     }
 
     /// The client's side for the P-256 certificate, if TLS is wanted.
@@ -263,5 +272,7 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Sides take turns so often.
+const SLICE: Duration = Duration::from_millis(200);
 /// The name that Direct and Proxy show, and that the upstream has.
 const MAPPED: &str = "system/deckhouse";

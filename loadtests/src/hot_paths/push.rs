@@ -8,21 +8,24 @@ use anyhow::{Context as _, Result, ensure};
 use d8_registry::oci::{Algorithm, Digest};
 
 use super::blobs::transport;
-use super::contest::{in_turns, new};
-use super::handshakes::side;
+use super::contest::{new, operations};
 use super::{Bench, Row, peers};
-use crate::compare::{Measure, Sample};
+use crate::compare::{Comparison, Measure, Sum};
 use crate::cpu::{self, Meter};
+use crate::drive::Tally;
 use crate::exchange::{self, Request, fetch};
 use crate::interrupt;
 use crate::report::Report;
 use crate::seed;
 use crate::wire::{Place, Received, Wire};
 use crate::yardstick::ours::{Ours, Setup, basic};
+use crate::yardstick::peers::Peer;
 use crate::yardstick::{Process, free_port};
 
 /// Times of the bare loop's CPU per byte.
 const LIMIT: f64 = 1.2;
+/// Pushes of each side in a round.
+const TURNS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Where pushes go.
 pub(crate) const REPOSITORY: &str = "load/pushed";
@@ -50,6 +53,8 @@ impl Fresh {
 pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
     for tls in [false, true] {
         one(bench, report, row, tls)?;
+        // The stores of both together would be large.
+        bench.clear()?;
     }
     Ok(())
 }
@@ -70,54 +75,58 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     let others = if tls { Vec::new() } else { peers::start(bench, report, |_| Ok(())) };
     let mut beside: Vec<_> =
         others.into_iter().map(|peer| (new(row, &name, measure, peer.kind.name(), None), peer)).collect();
-    in_turns(bench.rounds(), |round, is_ours| {
-        let (content, digest) = fresh.content(u64::from(round));
-        let pids = if is_ours { ours.process.pids() } else { bare.pids() };
-        let place = if is_ours { &ours.place } else { &place };
-        let sample = measured(&pids, content.len(), || {
-            let mut wire = Wire::connect(place)?;
-            if is_ours {
-                push(&mut wire, REPOSITORY, content, &digest, Some(&basic()))
-            } else {
-                push_bare(&mut wire, content, &digest)
-            }
-        })?;
-        side(&mut comparison, is_ours).push(sample);
-        if is_ours {
-            beside.retain_mut(|(comparison, peer)| {
-                let theirs = measured(&peer.process.pids(), content.len(), || {
-                    push(&mut Wire::connect(&peer.place)?, REPOSITORY, content, &digest, None)
-                });
-                match theirs {
-                    Ok(theirs) => {
-                        comparison.ours.push(sample);
-                        comparison.theirs.push(theirs);
-                        true
-                    }
-                    Err(error) => {
-                        report.absence(peer.kind.name(), format!("{name}: {error:#}"));
-                        false
-                    }
-                }
-            });
-            interrupt::check()?;
-            let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
-            exchange::verify(place, &Request::get(&path, Some(&basic())), &digest)?;
+    operations(&mut comparison, bench.rounds(), TURNS, |turn, is_ours| {
+        interrupt::check()?;
+        let (content, digest) = fresh.content(u64::from(turn));
+        if !is_ours {
+            return measured(&bare.pids(), content.len(), || push_bare(&mut Wire::connect(&place)?, content, &digest));
         }
-        Ok(())
+        let authorization = basic();
+        let sum = measured(&ours.process.pids(), content.len(), || {
+            push(&mut Wire::connect(&ours.place)?, REPOSITORY, content, &digest, Some(&authorization))
+        })?;
+        let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
+        exchange::verify(&ours.place, &Request::get(&path, Some(&authorization)), &digest)?;
+        // Once a round: they keep all of it as well.
+        if turn % TURNS == 0 {
+            push_beside(&mut beside, report, content, &digest);
+        }
+        Ok(sum)
     })?;
+    for (beside, _) in &mut beside {
+        beside.ours.clone_from(&comparison.ours);
+    }
     report.compare(comparison);
     beside.into_iter().for_each(|(comparison, _)| report.compare(comparison));
     Ok(())
 }
 
+/// The same content to the other registries; one that fails is named and asked no more.
+fn push_beside(beside: &mut Vec<(Comparison, Peer)>, report: &mut Report, content: &[u8], digest: &Digest) {
+    beside.retain_mut(|(comparison, peer)| {
+        let pushed = measured(&peer.process.pids(), content.len(), || {
+            push(&mut Wire::connect(&peer.place)?, REPOSITORY, content, digest, None)
+        });
+        match pushed {
+            Ok(sum) => {
+                comparison.theirs.push(sum.sample(comparison.measure));
+                true
+            }
+            Err(error) => {
+                report.absence(peer.kind.name(), format!("{}: {error:#}", comparison.name));
+                false
+            }
+        }
+    });
+}
+
 /// What processes use for a push of so many bytes.
-fn measured(pids: &[u32], bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<Sample> {
+fn measured(pids: &[u32], bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<Sum> {
     cpu::settle(pids)?;
     let meter = Meter::start(pids)?;
     work()?;
-    let (spent, bytes) = (meter.read()?, bytes as u64);
-    Ok(Sample { figure: spent.cpu / (bytes as f64 / 1e9), spent, answers: 1, bytes, latency: None })
+    let spent = meter.read()?;
+    Ok(Sum::of(spent, Tally { answers: 1, bytes: bytes as u64, ..Tally::nothing()? }))
 }
 
 /// Starts the bare loop: this program, with another command.

@@ -8,23 +8,33 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::blobs::transport;
-use super::contest::{in_turns, new};
-use super::handshakes::side;
+use super::contest::{self, Contest};
+use super::slices::{Asking, BUFFER, Side, Slices};
 use super::stored::{Stored, TAG};
 use super::{Bench, Row};
 use crate::compare::{Comparison, Latency, Measure, Sample, median};
-use crate::cpu::{self, Meter};
-use crate::drive::{Driver, Load, histogram, nanoseconds};
+use crate::cpu;
+use crate::drive::{Driver, Load, Tally, histogram, nanoseconds};
 use crate::exchange::Request;
 use crate::report::{Report, Unit};
 use crate::wire::Place;
+use crate::yardstick::Process;
 use crate::yardstick::ours::{Ours, basic};
 
 /// Requests fall due so often, each second.
 const RATE: f64 = 200.0;
 /// Connections for them: more than are ever busy unless the server stalls.
 const CONNECTIONS: usize = 8;
-const SLICE: Duration = Duration::from_millis(200);
+/// Sides take turns so often; each turn has a schedule of its own.
+const SLICE: Duration = Duration::from_millis(500);
+/// Each side is measured at least so long in a round: of 600 answers six are slower than the p99.
+const LEAST: Duration = Duration::from_secs(3);
+/// Downloads are under way so long before the first small request of a turn.
+const LEAD: Duration = Duration::from_millis(100);
+/// Downloads look so often whether the turn is over.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Requests of a turn are waited for so long after its end; what was not answered then counts as having taken so long.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// p99 while downloads run, plain and TLS.
 pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
@@ -41,31 +51,47 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     let manifest = Request::get(&Stored::tag_path(), Some(&authorization));
     let by_digest = Request::get(&bench.stored.manifest_path(), Some(&authorization));
     let (large, small) = (Request::get("/blob", None), Request::get("/manifest", None));
-    let name = format!("manifest GET, {RATE} a second, during 8 downloads, {}", transport(tls));
-    let mut comparison = new(row, &name, Measure::P99Milliseconds, "nginx", Some(1.0));
-    let mut idle =
-        new(row, &format!("the same without downloads, {}", transport(tls)), Measure::P99Milliseconds, "nginx", None);
-    in_turns(bench.rounds(), |_, is_ours| {
-        let (place, pids, large, alone, beside) = if is_ours {
-            (&ours.place, ours.process.pids(), &blob, &by_digest, &manifest)
-        } else {
-            (&nginx.place, nginx.process.pids(), &large, &small, &small)
-        };
-        side(&mut idle, is_ours).push(measure(bench, place, &pids, None, alone)?);
-        side(&mut comparison, is_ours).push(measure(bench, place, &pids, Some(large), beside)?);
-        Ok(())
-    })?;
-    facts(report, &comparison, transport(tls));
-    report.compare(comparison);
-    report.compare(idle);
+    let side =
+        |process: &Process, place, large, small| Side::new(process.pids(), move || asking(bench, place, large, small));
+    let alone = format!("the same without downloads, {}", transport(tls));
+    let beside = format!("manifest GET, {RATE} a second, during 8 downloads, {}", transport(tls));
+    let contest = Contest {
+        row,
+        measure: Measure::P99Milliseconds,
+        yardstick: "nginx",
+        ours: vec![
+            contest::Ours {
+                name: beside,
+                side: side(&ours.process, &ours.place, Some(&blob), &manifest),
+                against: 0,
+                limit: Some(1.0),
+            },
+            contest::Ours {
+                name: alone,
+                side: side(&ours.process, &ours.place, None, &by_digest),
+                against: 1,
+                limit: None,
+            },
+        ],
+        theirs: vec![
+            side(&nginx.process, &nginx.place, Some(&large), &small),
+            side(&nginx.process, &nginx.place, None, &small),
+        ],
+        beside: Vec::new(),
+    };
+    let comparisons = contest.measured(bench, Slices::cut(bench.seconds().max(LEAST), SLICE), report)?;
+    if let Some(comparison) = comparisons.first() {
+        facts(report, comparison, transport(tls));
+    }
+    comparisons.into_iter().for_each(|comparison| report.compare(comparison));
     if !bench.options.access_log_off {
         inside(report, ours, transport(tls))?;
     }
     Ok(())
 }
 
-/// The small requests beside the large ones; the figure is the p99 of the small ones.
-fn measure(bench: &Bench<'_>, place: &Place, pids: &[u32], large: Option<&Request>, small: &Request) -> Result<Sample> {
+/// Small requests, perhaps beside large ones.
+fn asking<'a>(bench: &Bench<'_>, place: &Place, large: Option<&Request>, small: &Request) -> Result<Asking<'a>> {
     let load = |request: &Request, connections, rate| Load {
         place: place.clone(),
         requests: vec![request.clone()],
@@ -73,32 +99,36 @@ fn measure(bench: &Bench<'_>, place: &Place, pids: &[u32], large: Option<&Reques
         rate,
         copying: bench.options.copy,
     };
+    let mut downloads = large.map(|large| Driver::connect(load(large, 8, None))?.with_buffers(BUFFER)).transpose()?;
+    let mut asking = Driver::connect(load(small, CONNECTIONS, Some(RATE)))?.patient_for(PATIENCE);
+    Ok(Box::new(move |length| turn(&mut downloads, &mut asking, length)))
+}
+
+/// The answers to small requests and the bytes of the large ones.
+fn turn(downloads: &mut Option<Driver>, asking: &mut Driver, length: Duration) -> Result<Tally> {
+    asking.renew()?;
+    let before = match downloads {
+        Some(driver) => driver.run(LEAD)?.bytes,
+        None => 0,
+    };
     let done = AtomicBool::new(false);
-    let mut downloads = large.map(|large| Driver::connect(load(large, 8, None))).transpose()?;
-    let mut asking = Driver::connect(load(small, CONNECTIONS, Some(RATE)))?;
-    if let Some(driver) = &mut downloads {
-        driver.run(SLICE)?;
-    }
     thread::scope(|scope| {
         let downloading = scope.spawn(|| {
-            let mut bytes = 0;
+            let mut bytes = before;
             while let Some(driver) = downloads.as_mut().filter(|_| !done.load(Ordering::Relaxed)) {
-                bytes += driver.run(SLICE)?.bytes;
+                bytes += driver.run(LOOK_EVERY)?.bytes;
             }
             anyhow::Ok(bytes)
         });
-        let meter = Meter::start(pids);
         let asked = scope.spawn(|| {
             cpu::hurry();
-            asking.run(bench.seconds())
+            asking.run(length)
         });
         let tally = asked.join();
-        let spent = meter.and_then(|meter| meter.read());
         done.store(true, Ordering::Relaxed);
         let bytes = downloading.join().ok().context("the downloading panicked")??;
         let tally = tally.ok().context("the asking panicked")??;
-        let latency = Latency::of(&tally.latency);
-        Ok(Sample { figure: latency.p99, spent: spent?, answers: tally.answers, bytes, latency: Some(latency) })
+        Ok(Tally { bytes, ..tally })
     })
 }
 

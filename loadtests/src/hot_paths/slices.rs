@@ -1,0 +1,153 @@
+//! Loads measured slice by slice, so that what else happens on the machine hits all sides alike.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::compare::{Measure, Sample, Sum};
+use crate::cpu::{self, Meter};
+use crate::drive::{Driver, Load, Tally};
+
+/// Connections and caches are warm after so long.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Receive buffers of clients whose downloads are paused between slices.
+pub(super) const BUFFER: usize = 1 << 20;
+
+/// Asks for so long, on connections that stay open from slice to slice.
+pub(crate) type Asking<'a> = Box<dyn FnMut(Duration) -> Result<Tally> + 'a>;
+
+/// One side with its load.
+pub(crate) struct Side<'a> {
+    pids: Vec<u32>,
+    connect: Box<dyn Fn() -> Result<Asking<'a>> + 'a>,
+}
+
+impl fmt::Debug for Side<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Side").field("pids", &self.pids).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Side<'a> {
+    /// `connect` is called once a round.
+    pub(crate) fn new(pids: Vec<u32>, connect: impl Fn() -> Result<Asking<'a>> + 'a) -> Self {
+        Self { pids, connect: Box::new(connect) }
+    }
+
+    /// Under a load on kept connections.
+    pub(crate) fn loaded(pids: Vec<u32>, load: Load) -> Self {
+        Self::new(pids, move || {
+            let mut driver = Driver::connect(load.clone())?.with_buffers(BUFFER)?;
+            Ok(Box::new(move |length| driver.run(length)))
+        })
+    }
+
+    /// Connects, and lets all get warm.
+    pub(super) fn start(&self) -> Result<Running<'a>> {
+        let mut ask = (self.connect)()?;
+        ask(WARM_UP)?;
+        cpu::rest(&self.pids)?;
+        Ok(Running { pids: self.pids.clone(), ask, sum: None })
+    }
+}
+
+/// One side in a round.
+pub(super) struct Running<'a> {
+    pids: Vec<u32>,
+    ask: Asking<'a>,
+    sum: Option<Sum>,
+}
+
+impl Running<'_> {
+    /// Measures one slice. What the server puts off until shortly after it is the slice's, and does not disturb the next
+    /// side; all sides are charged for it alike. The core's load is that of the slice itself.
+    pub(super) fn slice(&mut self, length: Duration) -> Result<()> {
+        let meter = Meter::start(&self.pids)?;
+        let tally = (self.ask)(length)?;
+        let mut spent = meter.read()?;
+        cpu::rest(&self.pids)?;
+        let late = meter.read()?.cpu - spent.cpu;
+        spent.cpu += late;
+        spent.machine += late;
+        let slice = Sum::of(spent, tally);
+        self.sum = Some(match self.sum.take() {
+            Some(sum) => sum.and(&slice)?,
+            None => slice,
+        });
+        Ok(())
+    }
+
+    /// All slices together; none without any.
+    pub(super) fn sample(&self, measure: Measure) -> Option<Sample> {
+        self.sum.as_ref().map(|sum| sum.sample(measure))
+    }
+}
+
+/// How many slices each side has in a round, and how long they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slices {
+    pub(crate) count: u32,
+    pub(crate) length: Duration,
+}
+
+impl Slices {
+    /// `all` cut into equal slices of `length` or a little less.
+    pub(crate) fn cut(all: Duration, length: Duration) -> Self {
+        let count = (all.as_secs_f64() / length.as_secs_f64() - 1e-6).ceil().max(1.0) as u32;
+        Self { count, length: all / count }
+    }
+}
+
+/// Whose slice it is, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seat {
+    Ours(usize),
+    Theirs(usize),
+    Beside(usize),
+}
+
+/// Who is measured after whom. `against` says for each of ours which of theirs it is held against: that one is measured
+/// right before or right after it, and so between two of ours that have the same. Who stands beside comes first, next to
+/// the first of ours.
+pub(super) fn order(against: &[usize], beside: usize) -> Vec<Seat> {
+    let mut order: Vec<Seat> = (0..beside).map(Seat::Beside).collect();
+    let theirs = against.iter().max().map_or(0, |most| most + 1);
+    for their in 0..theirs {
+        let ours: Vec<usize> = (0..against.len()).filter(|ours| against[*ours] == their).collect();
+        for two in ours.chunks(2) {
+            order.push(Seat::Ours(two[0]));
+            order.push(Seat::Theirs(their));
+            order.extend(two.get(1).map(|second| Seat::Ours(*second)));
+        }
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_ours_is_next_to_what_it_is_held_against() {
+        let against = [0, 0, 0, 1, 1];
+        let order = order(&against, 2);
+        let neighbours = |at: usize| [order.get(at.wrapping_sub(1)), order.get(at + 1)];
+        for (number, their) in against.into_iter().enumerate() {
+            let at: Vec<usize> = (0..order.len()).filter(|at| order[*at] == Seat::Ours(number)).collect();
+            assert_eq!(at.len(), 1, "{order:?}");
+            assert!(neighbours(at[0]).contains(&Some(&Seat::Theirs(their))), "{order:?}");
+        }
+        assert_eq!(order[..3], [Seat::Beside(0), Seat::Beside(1), Seat::Ours(0)]);
+        assert_eq!(order.len(), 2 + 5 + 3);
+    }
+
+    #[test]
+    fn slices_fill_the_time() {
+        let cut = |all, length| Slices::cut(Duration::from_millis(all), Duration::from_millis(length));
+        assert_eq!(cut(2000, 200), Slices { count: 10, length: Duration::from_millis(200) });
+        assert_eq!(cut(300, 200), Slices { count: 2, length: Duration::from_millis(150) });
+        assert_eq!(cut(50, 200), Slices { count: 1, length: Duration::from_millis(50) });
+    }
+}
