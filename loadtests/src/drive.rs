@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use rustix::event::{Timespec, epoll};
-use rustix::net::sockopt;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use crate::exchange::{Answer, Request, SCRATCH};
@@ -120,18 +119,6 @@ impl Driver {
         Ok(Self { load, epoll, timer, lines, scratch, next_request, due, next_due, patience, goes_on, paused })
     }
 
-    /// Gives each connection a receive buffer of that size for good; otherwise the kernel lets those that are paused grow
-    /// to what `tcp_rmem` allows, little by little, and the server fills them while somebody else is measured. Without the
-    /// right to more, a buffer has at most `rmem_max`.
-    pub(crate) fn with_buffers(self, bytes: usize) -> Result<Self> {
-        for line in &self.lines {
-            let socket = line.wire.socket();
-            sockopt::set_socket_recv_buffer_size_force(socket, bytes)
-                .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, bytes))?;
-        }
-        Ok(self)
-    }
-
     /// Waits for late answers so long, and not for 10 s (open loop) or 100 ms.
     pub(crate) fn patient_for(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -142,10 +129,8 @@ impl Driver {
     ///
     /// At the end nothing more is asked, and what is under way is finished, with one exception: an answer of a closed
     /// loop that has more than 1 MiB left, or does not come, is left alone, and read on in the next run. Its bytes count
-    /// where they are read. The server goes on sending until the buffers of its sockets are full: who wants its CPU time
-    /// to belong to the bytes bounds them ([`Driver::with_buffers`]) and waits for that ([`crate::cpu::rest`]). Each run
-    /// but the first then begins with full buffers and ends with full buffers, and the server works for as much as is
-    /// read. The pause counts for no latency.
+    /// where they are read; the server goes on sending until the buffers of its sockets are full. The pause counts for no
+    /// latency.
     pub(crate) fn run(&mut self, duration: Duration) -> Result<Tally> {
         self.renew()?;
         let started = Instant::now();

@@ -53,6 +53,7 @@ fn run(
     let digest = if what.connections == 8 { &bench.stored.blob } else { &bench.stored.small };
     exchange::verify(&ours.place, &request, digest)?;
     exchange::verify(&nginx.place, &file, digest)?;
+    let side = if what.connections == 8 { Side::downloaded } else { Side::asked };
     let load = |place: &crate::wire::Place, request| Load {
         place: place.clone(),
         requests: vec![request],
@@ -66,7 +67,7 @@ fn run(
         peers::start(bench, report, |peer| peers::give_blob(peer, &bench.stored, digest))
     };
     let beside = others.iter().map(|peer| {
-        let side = Side::loaded(peer.process.pids(), load(&peer.place, Request::get(&what.path, None)));
+        let side = side(peer.process.pids(), load(&peer.place, Request::get(&what.path, None)));
         Beside { name: peer.kind.name(), side }
     });
     let contest = Contest {
@@ -75,11 +76,11 @@ fn run(
         yardstick: "nginx",
         ours: vec![Ours {
             name,
-            side: Side::loaded(ours.process.pids(), load(&ours.place, request.clone())),
+            side: side(ours.process.pids(), load(&ours.place, request.clone())),
             against: 0,
             limit: Some(limit),
         }],
-        theirs: vec![Side::loaded(nginx.process.pids(), load(&nginx.place, file))],
+        theirs: vec![side(nginx.process.pids(), load(&nginx.place, file))],
         beside: beside.collect(),
     };
     contest.run(bench, report)?;

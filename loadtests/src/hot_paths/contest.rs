@@ -41,7 +41,8 @@ pub(crate) struct Contest<'a> {
 impl Contest<'_> {
     /// Measures all sides in each round, slice by slice, and reports it.
     pub(crate) fn run(self, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
-        let comparisons = self.measured(bench, bench.slices(), report)?;
+        let fresh = self.ours.iter().any(|ours| ours.side.is_fresh());
+        let comparisons = self.measured(bench, if fresh { bench.long_slices() } else { bench.slices() }, report)?;
         comparisons.into_iter().for_each(|comparison| report.compare(comparison));
         Ok(())
     }
@@ -66,7 +67,7 @@ impl Contest<'_> {
         for round in 0..bench.rounds() {
             let mut ours = self.ours.iter().map(|ours| ours.side.start()).collect::<Result<Vec<_>>>()?;
             let mut theirs = self.theirs.iter().map(Side::start).collect::<Result<Vec<_>>>()?;
-            let mut others: Vec<Result<Running<'_>>> = beside.iter().map(|(one, _)| one.side.start()).collect();
+            let mut others: Vec<Result<Running<'_, '_>>> = beside.iter().map(|(one, _)| one.side.start()).collect();
             let mut order = order(&against, others.len());
             if round % 2 == 1 {
                 order.reverse();
@@ -83,20 +84,21 @@ impl Contest<'_> {
                 // What goes up or down in the meantime hits the first as much as the last.
                 order.reverse();
             }
-            let sample = |side: &Running<'_>| side.sample(self.measure);
+            let sample = |side: &Running<'_, '_>| side.sample(self.measure);
             for (number, comparison) in comparisons.iter_mut().enumerate() {
                 comparison.ours.extend(sample(&ours[number]));
                 comparison.theirs.extend(sample(&theirs[against[number]]));
             }
-            let mut others = others.into_iter();
-            beside.retain_mut(|(one, comparison)| match others.next() {
+            let samples: Vec<Result<Option<Sample>>> = others.into_iter().map(|other| Ok(sample(&other?))).collect();
+            let mut samples = samples.into_iter();
+            beside.retain_mut(|(one, comparison)| match samples.next() {
                 Some(Err(error)) => {
                     report.absence(one.name, format!("{first}: {error:#}"));
                     false
                 }
                 other => {
                     comparison.ours.extend(ours.first().and_then(sample));
-                    comparison.theirs.extend(other.and_then(Result::ok).as_ref().and_then(sample));
+                    comparison.theirs.extend(other.and_then(Result::ok).flatten());
                     true
                 }
             });
@@ -107,7 +109,7 @@ impl Contest<'_> {
 }
 
 /// A slice of one that need not be there.
-fn attempt(one: &mut Result<Running<'_>>, slices: Slices) {
+fn attempt(one: &mut Result<Running<'_, '_>>, slices: Slices) {
     if let Ok(running) = one
         && let Err(error) = running.slice(slices.length)
     {

@@ -46,14 +46,14 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
         copying: bench.options.copy,
     };
     let name = format!("blob of {} MiB through Direct, 8 connections, upstream {}", bench.options.size, transport(tls));
-    let side = Side::loaded(ours.process.pids(), load(&ours.place, request));
+    let side = Side::downloaded(ours.process.pids(), load(&ours.place, request));
     Contest {
         row,
         measure: Measure::CpuSecondsPerGigabyte,
         yardstick: "nginx proxy_pass",
         ours: vec![Ours { name, side, against: 0, limit: Some(1.0) }],
         beside: Vec::new(),
-        theirs: vec![Side::loaded(nginx.process.pids(), load(&nginx.place, passed))],
+        theirs: vec![Side::downloaded(nginx.process.pids(), load(&nginx.place, passed))],
     }
     .run(bench, report)
 }

@@ -52,7 +52,7 @@ fn one_key(bench: &Bench<'_>, report: &mut Report, row: Row, (key, certificate):
     let sides = |resume: bool| {
         [(&ours.process, &ours.place, &request), (&nginx.process, &nginx.place, &file)].map(
             |(process, place, request)| {
-                Side::new(process.pids(), move || {
+                Side::kept(process.pids(), move || {
                     let configs = configs(resume)?;
                     Ok(Box::new(move |length| connect(place, request, &configs, resume, length)))
                 })

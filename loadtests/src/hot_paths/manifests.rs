@@ -31,13 +31,13 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -
     let mut theirs = Vec::new();
     for (against, method) in METHODS.into_iter().enumerate() {
         let file = Request::new(method, "/manifest", None, "");
-        theirs.push(Side::loaded(nginx.process.pids(), load(&nginx.place, &file)));
+        theirs.push(Side::asked(nginx.process.pids(), load(&nginx.place, &file)));
         for (by, path) in [("tag", Stored::tag_path()), ("digest", bench.stored.manifest_path())] {
             for (sign_in, authorization) in [("Basic", basic()), ("Bearer", bearer.clone())] {
                 let request = Request::new(method, &path, Some(&authorization), "");
                 ensure_right(bench, &server.place, &request)?;
                 let name = format!("manifest {method} by {by}, {sign_in}, {}", transport(tls));
-                let side = Side::loaded(server.process.pids(), load(&server.place, &request));
+                let side = Side::asked(server.process.pids(), load(&server.place, &request));
                 ours.push(Ours { name, side, against, limit: Some(1.0) });
             }
         }
@@ -49,7 +49,7 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -
         .iter()
         .map(|peer| {
             let load = load(&peer.place, &peers::get_manifest());
-            Beside { name: peer.kind.name(), side: Side::loaded(peer.process.pids(), load) }
+            Beside { name: peer.kind.name(), side: Side::asked(peer.process.pids(), load) }
         })
         .collect();
     let measure = Measure::AnswersPerCpuSecond;

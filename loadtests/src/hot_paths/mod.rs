@@ -129,7 +129,6 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
         "thrown away in the client's kernel (plain), decrypted (TLS)"
     };
     report.condition("bodies", bodies);
-    report.condition("receive buffers of clients with kept connections, KiB", slices::BUFFER / 1024);
     report.condition("olareg and distribution 3, where built", "without users; olareg without access log and sync");
     cpu::pin(cpu::CLIENT_CORE);
     let bench = Bench::prepare(options, scratch.path())?;
@@ -194,6 +193,11 @@ impl<'a> Bench<'a> {
     /// caches.
     fn slices(&self) -> Slices {
         Slices::cut(self.seconds(), SLICE)
+    }
+
+    /// The same for downloads, which begin with every slice.
+    fn long_slices(&self) -> Slices {
+        Slices::cut(self.seconds(), LONG_SLICE)
     }
 
     /// The client's side for the P-256 certificate, if TLS is wanted.
@@ -274,5 +278,7 @@ impl<'a> Bench<'a> {
 
 /// Sides take turns so often.
 const SLICE: Duration = Duration::from_millis(200);
+/// The same where connections are made anew each time.
+const LONG_SLICE: Duration = Duration::from_secs(1);
 /// The name that Direct and Proxy show, and that the upstream has.
 const MAPPED: &str = "system/deckhouse";

@@ -12,16 +12,24 @@ use crate::drive::{Driver, Load, Tally};
 /// Connections and caches are warm after so long.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// Receive buffers of clients whose downloads are paused between slices.
-pub(super) const BUFFER: usize = 1 << 20;
-
-/// Asks for so long, on connections that stay open from slice to slice.
+/// Asks for so long, over its own connections.
 pub(crate) type Asking<'a> = Box<dyn FnMut(Duration) -> Result<Tally> + 'a>;
 
 /// One side with its load.
 pub(crate) struct Side<'a> {
     pids: Vec<u32>,
     connect: Box<dyn Fn() -> Result<Asking<'a>> + 'a>,
+    connections: Connections,
+}
+
+/// How long connections last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Connections {
+    /// A round: they wait while others are measured. For answers that are finished soon.
+    Kept,
+    /// A slice. For downloads: one that is paused goes on filling its client's buffer, which grows to many MiB, while
+    /// others are measured; and a bound on it would be another load than a client's.
+    Fresh,
 }
 
 impl fmt::Debug for Side<'_> {
@@ -31,47 +39,80 @@ impl fmt::Debug for Side<'_> {
 }
 
 impl<'a> Side<'a> {
-    /// `connect` is called once a round.
-    pub(crate) fn new(pids: Vec<u32>, connect: impl Fn() -> Result<Asking<'a>> + 'a) -> Self {
-        Self { pids, connect: Box::new(connect) }
+    /// `connect` connects and lets all get warm; once a round, the connections wait while others are measured.
+    pub(crate) fn kept(pids: Vec<u32>, connect: impl Fn() -> Result<Asking<'a>> + 'a) -> Self {
+        Self { pids, connect: Box::new(connect), connections: Connections::Kept }
     }
 
-    /// Under a load on kept connections.
-    pub(crate) fn loaded(pids: Vec<u32>, load: Load) -> Self {
-        Self::new(pids, move || {
-            let mut driver = Driver::connect(load.clone())?.with_buffers(BUFFER)?;
-            Ok(Box::new(move |length| driver.run(length)))
-        })
+    /// `connect` connects and lets all get warm, for each slice anew.
+    pub(crate) fn fresh(pids: Vec<u32>, connect: impl Fn() -> Result<Asking<'a>> + 'a) -> Self {
+        Self { pids, connect: Box::new(connect), connections: Connections::Fresh }
     }
 
-    /// Connects, and lets all get warm.
-    pub(super) fn start(&self) -> Result<Running<'a>> {
-        let mut ask = (self.connect)()?;
-        ask(WARM_UP)?;
+    /// Asks for small answers.
+    pub(crate) fn asked(pids: Vec<u32>, load: Load) -> Self {
+        Self::kept(pids, move || warm(load.clone()))
+    }
+
+    /// Asks for downloads.
+    pub(crate) fn downloaded(pids: Vec<u32>, load: Load) -> Self {
+        Self::fresh(pids, move || warm(load.clone()))
+    }
+
+    /// Whether its connections are made for each slice.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.connections == Connections::Fresh
+    }
+
+    /// Begins a round.
+    pub(super) fn start<'s>(&'s self) -> Result<Running<'s, 'a>> {
+        let ask = match self.connections {
+            Connections::Kept => Some((self.connect)()?),
+            Connections::Fresh => None,
+        };
         cpu::rest(&self.pids)?;
-        Ok(Running { pids: self.pids.clone(), ask, sum: None })
+        Ok(Running { side: self, ask, sum: None })
     }
+}
+
+fn warm<'a>(load: Load) -> Result<Asking<'a>> {
+    let mut driver = Driver::connect(load)?;
+    driver.run(WARM_UP)?;
+    Ok(Box::new(move |length| driver.run(length)))
 }
 
 /// One side in a round.
-pub(super) struct Running<'a> {
-    pids: Vec<u32>,
-    ask: Asking<'a>,
+pub(super) struct Running<'s, 'a> {
+    side: &'s Side<'a>,
+    /// Of connections that are kept.
+    ask: Option<Asking<'a>>,
     sum: Option<Sum>,
 }
 
-impl Running<'_> {
+impl Running<'_, '_> {
     /// Measures one slice. What the server puts off until shortly after it is the slice's, and does not disturb the next
     /// side; all sides are charged for it alike. The core's load is that of the slice itself.
     pub(super) fn slice(&mut self, length: Duration) -> Result<()> {
-        let meter = Meter::start(&self.pids)?;
-        let tally = (self.ask)(length)?;
-        let mut spent = meter.read()?;
-        cpu::rest(&self.pids)?;
-        let late = meter.read()?.cpu - spent.cpu;
-        spent.cpu += late;
-        spent.machine += late;
-        let slice = Sum::of(spent, tally);
+        let pids = &self.side.pids;
+        let slice = if let Some(ask) = &mut self.ask {
+            let meter = Meter::start(pids)?;
+            let tally = ask(length)?;
+            let mut spent = meter.read()?;
+            cpu::rest(pids)?;
+            let late = meter.read()?.cpu - spent.cpu;
+            spent.cpu += late;
+            spent.machine += late;
+            Sum::of(spent, tally)
+        } else {
+            let mut ask = (self.side.connect)()?;
+            let meter = Meter::start(pids)?;
+            let tally = ask(length)?;
+            // What fills the buffers of clients that no longer read is nobody's.
+            let spent = meter.read()?;
+            drop(ask);
+            cpu::rest(pids)?;
+            Sum::of(spent, tally)
+        };
         self.sum = Some(match self.sum.take() {
             Some(sum) => sum.and(&slice)?,
             None => slice,

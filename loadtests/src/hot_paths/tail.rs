@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::blobs::transport;
 use super::contest::{self, Contest};
-use super::slices::{Asking, BUFFER, Side, Slices};
+use super::slices::{Asking, Side, Slices};
 use super::stored::{Stored, TAG};
 use super::{Bench, Row};
 use crate::compare::{Comparison, Latency, Measure, Sample, median};
@@ -30,7 +30,7 @@ const SLICE: Duration = Duration::from_millis(500);
 /// Each side is measured at least so long in a round: of 600 answers six are slower than the p99.
 const LEAST: Duration = Duration::from_secs(3);
 /// Downloads are under way so long before the first small request of a turn.
-const LEAD: Duration = Duration::from_millis(100);
+const LEAD: Duration = Duration::from_millis(300);
 /// Downloads look so often whether the turn is over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Requests of a turn are waited for so long after its end; what was not answered then counts as having taken so long.
@@ -51,8 +51,6 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     let manifest = Request::get(&Stored::tag_path(), Some(&authorization));
     let by_digest = Request::get(&bench.stored.manifest_path(), Some(&authorization));
     let (large, small) = (Request::get("/blob", None), Request::get("/manifest", None));
-    let side =
-        |process: &Process, place, large, small| Side::new(process.pids(), move || asking(bench, place, large, small));
     let alone = format!("the same without downloads, {}", transport(tls));
     let beside = format!("manifest GET, {RATE} a second, during 8 downloads, {}", transport(tls));
     let contest = Contest {
@@ -62,20 +60,20 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
         ours: vec![
             contest::Ours {
                 name: beside,
-                side: side(&ours.process, &ours.place, Some(&blob), &manifest),
+                side: side(bench, &ours.process, &ours.place, Some(&blob), &manifest),
                 against: 0,
                 limit: Some(1.0),
             },
             contest::Ours {
                 name: alone,
-                side: side(&ours.process, &ours.place, None, &by_digest),
+                side: side(bench, &ours.process, &ours.place, None, &by_digest),
                 against: 1,
                 limit: None,
             },
         ],
         theirs: vec![
-            side(&nginx.process, &nginx.place, Some(&large), &small),
-            side(&nginx.process, &nginx.place, None, &small),
+            side(bench, &nginx.process, &nginx.place, Some(&large), &small),
+            side(bench, &nginx.process, &nginx.place, None, &small),
         ],
         beside: Vec::new(),
     };
@@ -90,6 +88,17 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     Ok(())
 }
 
+fn side<'a>(
+    bench: &'a Bench<'_>,
+    process: &Process,
+    place: &'a Place,
+    large: Option<&'a Request>,
+    small: &'a Request,
+) -> Side<'a> {
+    let make = move || asking(bench, place, large, small);
+    if large.is_some() { Side::fresh(process.pids(), make) } else { Side::kept(process.pids(), make) }
+}
+
 /// Small requests, perhaps beside large ones.
 fn asking<'a>(bench: &Bench<'_>, place: &Place, large: Option<&Request>, small: &Request) -> Result<Asking<'a>> {
     let load = |request: &Request, connections, rate| Load {
@@ -99,7 +108,7 @@ fn asking<'a>(bench: &Bench<'_>, place: &Place, large: Option<&Request>, small: 
         rate,
         copying: bench.options.copy,
     };
-    let mut downloads = large.map(|large| Driver::connect(load(large, 8, None))?.with_buffers(BUFFER)).transpose()?;
+    let mut downloads = large.map(|large| Driver::connect(load(large, 8, None))).transpose()?;
     let mut asking = Driver::connect(load(small, CONNECTIONS, Some(RATE)))?.patient_for(PATIENCE);
     Ok(Box::new(move |length| turn(&mut downloads, &mut asking, length)))
 }
