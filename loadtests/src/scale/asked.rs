@@ -8,11 +8,10 @@ use serde_json::Value;
 
 use super::turns::{Probe, Pushing, Template, Work};
 use super::{Axis, FLAT, FLAT_CONNECTIONS, FLAT_SIZES, Step, Subject};
-use crate::drive::{Driver, Load};
+use crate::drive::Load;
 use crate::exchange::{self, Request};
 use crate::growth::Flat;
 use crate::registry::{Content, Registry};
-use crate::wire::Wire;
 
 /// Connections where those do not grow.
 const CONNECTIONS: usize = 8;
@@ -63,10 +62,9 @@ impl Subject {
         }
         let pushing = |operation, manifest| {
             let registry = self.of(&self.middle);
-            let wire = Wire::connect(&registry.place)?;
             // What no run before had; a registry may be used twice.
             let number = RandomState::new().build_hasher().finish() >> 1;
-            let work = Work::Pushing(Box::new(Pushing { registry, wire, manifest, number }));
+            let work = Work::Pushing(Box::new(Pushing { registry, manifest, number }));
             let mut probe = Probe::new(operation, step.at, &self.registry.pids, work)?;
             probe.flat = Some(FLAT);
             anyhow::Ok(probe)
@@ -86,10 +84,8 @@ impl Subject {
         flat: Option<Flat>,
     ) -> Result<Probe> {
         let place = self.registry.place.clone();
-        // Each of several probes begins somewhere else in the list otherwise.
         let load = Load { place, requests, connections, rate: None, copying: false };
-        let driver = Box::new(Driver::connect(load).context(operation)?);
-        let mut probe = Probe::new(operation, step.at, &self.registry.pids, Work::Asking(driver, connections))?;
+        let mut probe = Probe::new(operation, step.at, &self.registry.pids, Work::Asking(load))?;
         probe.flat = flat;
         Ok(probe)
     }

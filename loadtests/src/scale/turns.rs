@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 
 use crate::compare::{Latency, median};
 use crate::cpu::Meter;
-use crate::drive::{Driver, histogram, nanoseconds};
+use crate::drive::{Driver, Load, histogram, nanoseconds};
 use crate::growth::Flat;
 use crate::hot_paths::push::push;
 use crate::interrupt;
@@ -23,7 +23,7 @@ use crate::report::Report;
 use crate::seed;
 use crate::wire::Wire;
 
-/// Before each slice: what was under way since the last one is answered, caches are warm.
+/// Before each slice: connections and caches are warm.
 const WARM_UP: Duration = Duration::from_millis(30);
 /// The same for each connection more.
 const WARM_UP_EACH: Duration = Duration::from_micros(60);
@@ -39,9 +39,9 @@ const PUSHED: usize = 1024;
 /// What a slice consists of.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// Requests in a closed loop over kept connections.
-    Asking(Box<Driver>, usize),
-    /// Pushes, one after the other on a kept connection.
+    /// Requests in a closed loop.
+    Asking(Load),
+    /// Pushes, one after the other.
     Pushing(Box<Pushing>),
 }
 
@@ -49,7 +49,6 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) struct Pushing {
     pub(super) registry: Registry,
-    pub(super) wire: Wire,
     /// A manifest to push again with another annotation; None: blobs.
     pub(super) manifest: Option<Template>,
     /// Makes contents and tags new.
@@ -102,21 +101,26 @@ impl Probe {
         (!self.by_bytes && !self.latency.is_empty()).then(|| Latency::of(&self.latency))
     }
 
+    /// Connections are made anew for each slice, before it is measured: many idle ones of many steps would be more than a
+    /// server takes, and longer than it keeps them. What is still under way at the end of one is waited for.
     fn slice(&mut self, length: Duration) -> Result<()> {
         let watch;
         let (answers, bytes) = match &mut self.work {
-            Work::Asking(driver, connections) => {
-                driver.run(WARM_UP + WARM_UP_EACH * u32::try_from(*connections)?)?;
+            Work::Asking(load) => {
+                let mut driver = Driver::connect(load.clone())?;
+                driver.run(WARM_UP + WARM_UP_EACH * u32::try_from(load.connections)?)?;
                 watch = Stopwatch::start(&self.pids)?;
                 let tally = driver.run(length)?;
                 self.latency.add(&tally.latency).context("histograms can't be added")?;
                 (tally.answers, tally.bytes)
             }
             Work::Pushing(pushing) => {
+                let mut wire = Wire::connect(&pushing.registry.place)?;
+                pushing.push(&mut wire)?;
                 watch = Stopwatch::start(&self.pids)?;
                 for _ in 0..PUSHES {
                     let begun = Instant::now();
-                    pushing.push()?;
+                    pushing.push(&mut wire)?;
                     self.latency.saturating_record(nanoseconds(begun.elapsed()));
                 }
                 (PUSHES, 0)
@@ -131,8 +135,8 @@ impl Probe {
 }
 
 impl Pushing {
-    fn push(&mut self) -> Result<()> {
-        let Self { registry, wire, manifest, number } = self;
+    fn push(&mut self, wire: &mut Wire) -> Result<()> {
+        let Self { registry, manifest, number } = self;
         *number += 1;
         match manifest {
             Some(template) => {
@@ -269,9 +273,8 @@ mod tests {
     }
 
     fn unconnected() -> Pushing {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let place = crate::wire::Place::local(listener.local_addr().unwrap().port(), None);
+        let place = crate::wire::Place::local(1, None);
         let registry = Registry { place, repository: "a".into(), authorization: None, pids: Vec::new() };
-        Pushing { wire: Wire::connect(&registry.place).unwrap(), registry, manifest: None, number: 0 }
+        Pushing { registry, manifest: None, number: 0 }
     }
 }
