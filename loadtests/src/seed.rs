@@ -5,7 +5,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -18,6 +19,9 @@ const MARKER: &str = ".loadtests-seed";
 
 /// What a file takes on the disk at least.
 const BLOCK: u64 = 4096;
+
+/// Threads that remove a store; they mostly wait for the disk.
+const REMOVERS: usize = 4;
 
 /// How large a store to make.
 #[derive(Args, Clone, Debug)]
@@ -106,6 +110,30 @@ pub(crate) fn seed_with(options: &SeedOptions, loose: u32, stop: &AtomicBool) ->
 /// Removes a folder that [`seed`] made.
 pub(crate) fn unseed(dir: &Path) -> Result<()> {
     ensure!(dir.join(MARKER).exists(), "{} was not made by seed: it has no {MARKER}", dir.display());
+    remove(dir)
+}
+
+/// Removes a store, first the contents and then their names in repositories, one repository after the other: blocks that
+/// were written side by side are freed side by side, which takes half of the time on a disk that is told of each.
+pub(crate) fn remove(dir: &Path) -> Result<()> {
+    for part in ["blobs/sha256", "repositories/load"] {
+        let mut folders = Vec::new();
+        for entry in fs::read_dir(dir.join(part)).into_iter().flatten() {
+            folders.push(entry?.path());
+        }
+        folders.sort();
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..REMOVERS {
+                scope.spawn(|| {
+                    while let Some(folder) = folders.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        // What is left is removed below, or named there.
+                        let _ = fs::remove_dir_all(folder);
+                    }
+                });
+            }
+        });
+    }
     fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
 }
 
@@ -206,6 +234,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(unseed(dir.path()).is_err());
         assert!(dir.path().exists());
+    }
+
+    #[test]
+    fn what_was_seeded_is_removed_to_the_last_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        let wanted = SeedOptions { dir: store.clone(), ..options(7, 20) };
+        seed_with(&wanted, 3, &AtomicBool::new(false)).unwrap();
+        assert!(store.join("repositories/load/r00006").exists());
+        unseed(&store).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

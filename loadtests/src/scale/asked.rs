@@ -43,10 +43,13 @@ impl Subject {
         let mut probes = vec![
             probe("manifest GET by tag", by_tag("GET"))?,
             probe("manifest HEAD by tag", by_tag("HEAD"))?,
-            probe("manifest GET by digest", by_digest("GET"))?,
-            probe("manifest HEAD by digest", by_digest("HEAD"))?,
             probe("blob GET, 1 KiB", blobs(&self.blobs))?,
         ];
+        if step.axis == Axis::Connections {
+            return Ok(probes);
+        }
+        probes.push(probe("manifest GET by digest", by_digest("GET"))?);
+        probes.push(probe("manifest HEAD by digest", by_digest("HEAD"))?);
         if !self.many.is_empty() {
             let of_all = self.probe("blob GET, 1 KiB, all over the store", step, blobs(&self.many), connections, None);
             probes.push(of_all?);
