@@ -104,7 +104,7 @@ pub(super) fn prepare(program: &Path, dir: &Path, step: Step) -> Result<Subject>
             subject.many.push(known(&subject.registry, repository, blob));
         }
     }
-    subject.middle = seed::repository(repository(0, 1));
+    subject.middle = subject.images[subject.images.len() / 2].0.clone();
     subject.page_after = seed::tag(shape.tags / 2);
     Ok(subject)
 }
