@@ -125,10 +125,10 @@ pub(crate) struct ScaleOptions {
     #[arg(long)]
     most: Option<u64>,
     /// How long each operation is measured at each step, in seconds, all slices together.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value_t = 1.05)]
     seconds: f64,
     /// Slices of it.
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     slices: u32,
     /// Where stores are made (default: the folder for temporary files).
     #[arg(long, value_name = "DIR")]
@@ -141,7 +141,7 @@ impl ScaleOptions {
         let account = Account { user: None, ca: None, pid: None };
         let repository = String::new();
         let (axes, most) = (Vec::new(), None);
-        Self { server: Some(server), url: None, account, repository, axes, most, seconds: 1.5, slices: 9, scratch }
+        Self { server: Some(server), url: None, account, repository, axes, most, seconds: 1.05, slices: 7, scratch }
     }
 }
 
