@@ -44,17 +44,17 @@ const MANY_BLOBS: u64 = 5000;
 /// Why there is no such axis of any registry.
 const OF_ANY: &str = "blobs are not grown over HTTP: a million pushes say nothing that fewer do not";
 
-/// What grows.
+/// What grows. The one that leaves the disk most to do comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Axis {
-    /// Blobs of the store, in repositories of 1000.
-    Blobs,
     /// Tags of one repository.
     Tags,
     /// Connections.
     Connections,
     /// Size of a blob.
     Sizes,
+    /// Blobs of the store, in repositories of 1000.
+    Blobs,
 }
 
 impl Axis {
