@@ -71,7 +71,7 @@ architecture:
 audit: $(DENY) ## Known vulnerabilities in dependencies; fetches the advisory database, so it needs the network
 	$(DENY) --workspace --locked check advisories
 
-bench: ## Ours beside nginx, distribution and olareg, into loadtests/RESULTS.md; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
+bench: ## Ours beside nginx, distribution and olareg, and how costs grow, into loadtests/RESULTS.md and loadtests/plots; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
 	@loadtests/prepare.sh
 	cargo build --locked --workspace --release --bins
 	$(CARGO_TARGET_DIR)/release/loadtests $(BENCH)

@@ -2,6 +2,8 @@
 //!
 //! Each round has a blob of its own, so that it is cold. The time of a round is that of its last client; the first round
 //! has one client, and the others are held against it. In the last round the first client is killed half-way.
+//!
+//! With `--url` it is [`cold_any`] instead: an image from any registry.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,10 +12,14 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use clap::Args;
 use d8_registry::oci::Algorithm;
+use http::Uri;
+use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Target as Place};
+use crate::cold_any;
 use crate::limited::{Held, Limited};
+use crate::registry::{Account, Image, Registry};
 use crate::report::{Report, Target, Unit};
 use crate::server::{Server, unless_interrupted};
 
@@ -25,9 +31,19 @@ const RATIOS: [(u32, f64); 2] = [(8, 1.1), (32, 1.15)];
 /// What to run it with.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ColdStormOptions {
-    /// The server: a release build of d8-registry.
-    #[arg(long, value_name = "PROGRAM")]
-    server: PathBuf,
+    /// The server: a release build of d8-registry, started as Proxy before an upstream of ours.
+    #[arg(long, value_name = "PROGRAM", required_unless_present = "url", conflicts_with = "url")]
+    server: Option<PathBuf>,
+    /// A registry that runs already, http://host:port or https://host:port, and was not asked for the image yet.
+    #[arg(long)]
+    url: Option<Uri>,
+    #[command(flatten)]
+    account: Account,
+    #[command(flatten)]
+    image: Image,
+    /// With --url: clients that pull at once.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    clients: u32,
     /// Size of the blob in MiB.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2000))]
     size: u32,
@@ -42,12 +58,22 @@ pub(crate) struct ColdStormOptions {
 impl ColdStormOptions {
     /// As without arguments.
     pub(crate) fn new(server: PathBuf, scratch: Option<PathBuf>) -> Self {
-        Self { server, size: 200, rate: 40.0, scratch }
+        let account = Account { user: None, ca: None, pid: None };
+        let image = Image { repository: String::new(), tag: String::new() };
+        Self { server: Some(server), url: None, account, image, clients: 8, size: 200, rate: 40.0, scratch }
     }
 }
 
 /// Runs it.
 pub(crate) async fn run(options: &ColdStormOptions) -> Result<Report> {
+    if let Some(url) = &options.url {
+        let registry = Registry::reach(url, &options.account, &options.image.repository)?;
+        let mut report = Report::new("cold-storm");
+        report.condition("registry", url);
+        // Its clients are threads that block; nothing else runs here meanwhile.
+        tokio::task::block_in_place(|| cold_any::run(&registry, &options.image, options.clients, &mut report))?;
+        return Ok(report);
+    }
     let scratch = match &options.scratch {
         Some(dir) => tempfile::tempdir_in(dir),
         None => tempfile::tempdir(),
@@ -68,10 +94,12 @@ async fn storm(options: &ColdStormOptions, scratch: &std::path::Path, report: &m
         upstream.address()
     );
     std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-    let mut server =
-        Server::start_with(&options.server, &scratch.join("store"), &scratch.join("server.log"), Some(&config))?;
+    let program = options.server.as_deref().context("--server is missing")?;
+    let mut server = Server::start_with(program, &scratch.join("store"), &scratch.join("server.log"), Some(&config))?;
     server.ready().await?;
-    let storm = Storm { options, upstream: &upstream, place: server.target() };
+    let bar = ProgressBar::new(RATIOS.len() as u64 + 2).with_message("cold-storm");
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let storm = Storm { options, upstream: &upstream, place: server.target(), bar: &bar };
     report.fact("size of the blob", f64::from(options.size), Unit::MebiBytes);
     let single = storm.round(report, 1, false).await?;
     for (clients, limit) in RATIOS {
@@ -83,6 +111,7 @@ async fn storm(options: &ColdStormOptions, scratch: &std::path::Path, report: &m
     let last = storm.round(report, clients, true).await?;
     let name = format!("the same, first of {clients} clients killed half-way");
     report.judge(name, last.as_secs_f64() / single.as_secs_f64(), Unit::Count, Target::Below(limit));
+    bar.finish_and_clear();
     server.stop().await
 }
 
@@ -90,6 +119,7 @@ struct Storm<'a> {
     options: &'a ColdStormOptions,
     upstream: &'a Limited,
     place: Place,
+    bar: &'a ProgressBar,
 }
 
 impl Storm<'_> {
@@ -110,6 +140,7 @@ impl Storm<'_> {
             read.context("a client panicked")??;
         }
         let last = started.elapsed();
+        self.bar.inc(1);
         let with = if kill_first { ", the first killed" } else { "" };
         report.fact(format!("{clients} clients{with}, last done"), last.as_secs_f64() * 1000.0, Unit::Milliseconds);
         let gets = f64::from(self.upstream.gets());

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::compare::{Comparison, Sample};
-use crate::report::{Report, Series, comparison_cells, number, series_cells};
+use crate::growth::{self, Table};
+use crate::plot;
+use crate::report::{Report, comparison_cells, number};
 
 const STYLE: &str = "body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:75em;color:#222}\
 table{border-collapse:collapse;width:100%}td,th{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:left;\
@@ -48,13 +50,8 @@ fn section(page: &mut String, report: &Report) {
         report.comparisons().iter().for_each(|comparison| compared(page, comparison));
         page.push_str("</table>");
     }
-    if !report.series().is_empty() {
-        page.push_str("<table><tr><th>what<th>over<th>points<th>logarithmic to the right, from nought upwards");
-        for series in report.series() {
-            let [name, over, points] = series_cells(series).map(|cell| escape(&cell));
-            let _ = write!(page, "<tr><td>{name}<td>{over}<td>{points}<td>{}", line(series));
-        }
-        page.push_str("</table>");
+    for table in growth::tables(report.series()) {
+        grown(page, &table);
     }
     if !report.rows().is_empty() {
         page.push_str("<table><tr><th>what<th>figure<th>target<th>");
@@ -113,25 +110,24 @@ fn dots(comparison: &Comparison) -> String {
     plot
 }
 
-/// The points of a series, joined.
-fn line(series: &Series) -> String {
-    const HEIGHT: f64 = 70.0;
-    let most = series.points.iter().map(|point| point.1).filter(|y| y.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
-    let logarithm = |x: f64| x.max(1.0).ln();
-    let first = series.points.iter().map(|point| logarithm(point.0)).fold(f64::INFINITY, f64::min);
-    let last = series.points.iter().map(|point| logarithm(point.0)).fold(0.0, f64::max);
-    let mut points = String::new();
-    for (x, y) in series.points.iter().filter(|point| point.1.is_finite()) {
-        let right = (logarithm(*x) - first) / (last - first).max(f64::MIN_POSITIVE) * (WIDTH - 10.0) + 5.0;
-        let down = HEIGHT - 5.0 - y / most * (HEIGHT - 10.0);
-        let _ = write!(points, "{right:.1},{down:.1} ");
+/// How something grows: the figures, then the plots.
+fn grown(page: &mut String, table: &Table<'_>) {
+    let _ = write!(page, "<h3>over {}</h3><table><tr>", escape(table.over));
+    for cell in table.head() {
+        let _ = write!(page, "<th>{}", escape(&cell));
     }
-    format!(
-        "<svg width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\"><line x1=\"5\" x2=\"{}\" y1=\"65\" y2=\"65\" \
-         stroke=\"#ddd\"/><polyline points=\"{}\" fill=\"none\" stroke=\"{OURS}\" stroke-width=\"2\"/></svg>",
-        WIDTH - 5.0,
-        points.trim_end()
-    )
+    for row in table.rows() {
+        page.push_str("<tr>");
+        let last = row.len() - 1;
+        for (column, cell) in row.iter().map(|cell| escape(cell)).enumerate() {
+            let _ = match column {
+                0 | 1 => write!(page, "<td>{cell}"),
+                column if column == last => write!(page, "<td class=\"{cell}\">{cell}"),
+                _ => write!(page, "<td class=n>{cell}"),
+            };
+        }
+    }
+    let _ = write!(page, "</table>{}", plot::plot(table, false));
 }
 
 /// Quantiles of the last round, for what is a latency.
@@ -152,7 +148,8 @@ fn latencies(comparison: &Comparison) -> String {
     text
 }
 
-fn escape(text: &str) -> String {
+/// For text and for values of attributes.
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -161,6 +158,7 @@ mod tests {
     use super::*;
     use crate::compare::Measure;
     use crate::cpu::Spent;
+    use crate::growth::{Flat, Series};
     use crate::report::{Target, Unit};
 
     #[test]
@@ -177,10 +175,13 @@ mod tests {
             theirs: vec![sample(1.0), sample(1.0)],
         });
         report.judge("fact", 1.0, Unit::Count, Target::Exactly(1.0));
+        let (name, points) = ("grown <more>".into(), vec![(1.0, 1.0), (10.0, 2.0)]);
+        report.line(Series { name, unit: "CPU-us", over: "blobs", points, flat: Some(Flat { limit: 1.5, from: 0.0 }) });
         report.failure("row".into(), "no <program>".into());
         let page = page(&[report]);
         assert!(page.contains("a &lt;blob&gt;") && page.contains("no &lt;program&gt;") && page.contains("MISS"));
-        assert_eq!(page.matches("<circle").count(), 3, "what is no number is no dot");
+        assert!(page.contains("over blobs") && page.contains("grown &lt;more&gt;") && page.contains("2.00"));
+        assert_eq!(page.matches("<circle").count(), 3 + 2, "what is no number is no dot");
         assert!(!page.contains("http") && !page.contains("<script"), "{page}");
     }
 }

@@ -7,9 +7,10 @@
 //!   [`results`]: all rows and scenarios into `RESULTS.md`
 //! - [`yardstick`]: the servers that are compared, as pinned child processes; their configurations are in `yardsticks/`
 //! - [`wire`], [`exchange`], [`drive`]: the client: a connection, HTTP/1.1 on it, many of them in a closed or open loop
-//! - [`compare`], [`report`], [`html`]: ratios and targets; results as table, JSON and page
+//! - [`compare`], [`growth`]: ratios and targets; [`report`], [`html`], [`plot`]: results as table, JSON, page and plots
 //! - [`cpu`], [`proc`]: what the kernel says of processes and of the machine; [`certificates`]: TLS of all sides
-//! - [`load`]: scenarios against a registry that runs already; [`scale`]: how costs grow
+//! - [`registry`]: one that runs already, ours or another; against it [`load`], [`slow_readers`], [`cold_any`]
+//! - [`scale`]: how costs grow, of servers of ours or of any registry
 //! - [`store_scale`], [`cold_storm`] with [`limited`]: a large store; many clients before a cold Proxy on a narrow line
 //! - [`seed`], [`tags`]: a store's folder filled without a server; latency of tag pages
 //! - [`server`], [`client`]: a child process and a connection for the scenarios that need no yardstick
@@ -17,22 +18,27 @@
 mod bare_loop;
 mod certificates;
 mod client;
+mod cold_any;
 mod cold_storm;
 mod compare;
 mod cpu;
 mod drive;
 mod exchange;
+mod growth;
 mod hot_paths;
 mod html;
 mod interrupt;
 mod limited;
 mod load;
+mod plot;
 mod proc;
+mod registry;
 mod report;
 mod results;
 mod scale;
 mod seed;
 mod server;
+mod slow_readers;
 mod store_scale;
 mod tags;
 mod wire;
@@ -79,6 +85,7 @@ enum Command {
     /// Start time, tag pages, rebuild speed and idle memory of a store with many tags, against their targets.
     StoreScale(store_scale::StoreScaleOptions),
     /// Many clients ask a cold Proxy for one blob: upstream GETs and the time of the last client, against a single one's.
+    /// With --url: many clients pull an image at once from any registry.
     ColdStorm(cold_storm::ColdStormOptions),
     /// Our server against nginx, distribution and a bare loop, row by row, in turns.
     HotPaths(hot_paths::HotPathsOptions),
@@ -94,7 +101,9 @@ enum Command {
     Mixed(load::LoadOptions),
     /// The same for long, with the server's memory over the time.
     Soak(load::LoadOptions),
-    /// How the cost of an operation grows with blobs, tags, connections and sizes.
+    /// Many clients that read the largest blob of an image slowly, from any registry.
+    SlowReaders(slow_readers::SlowReadersOptions),
+    /// How the cost of an operation grows with blobs, tags, connections and sizes; with --url, of any registry.
     Scale(scale::ScaleOptions),
     /// All scenarios with targets, one after the other: what `make bench` runs.
     Table(results::TableOptions),
@@ -143,6 +152,7 @@ fn run(arguments: Arguments) -> Result<bool> {
         Command::Push(options) => load::run(Scenario::Push, &options)?,
         Command::Mixed(options) => load::run(Scenario::Mixed, &options)?,
         Command::Soak(options) => load::run(Scenario::Soak, &options)?,
+        Command::SlowReaders(options) => slow_readers::run(&options)?,
         Command::Scale(options) => {
             let _watching = runtime.spawn(interrupt::watch());
             scale::run(&options)?

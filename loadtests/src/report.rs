@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::compare::Comparison;
+use crate::growth::{self, Series};
 use crate::html;
 use crate::proc::Machine;
 
@@ -30,6 +31,7 @@ pub(crate) struct Output {
 pub(crate) enum Unit {
     Milliseconds,
     MebiBytes,
+    Megabytes,
     PerSecond,
     MegabytesPerSecond,
     Count,
@@ -40,6 +42,7 @@ impl Unit {
         match self {
             Self::Milliseconds => "ms",
             Self::MebiBytes => "MiB",
+            Self::Megabytes => "MB",
             Self::PerSecond => "/s",
             Self::MegabytesPerSecond => "MB/s",
             Self::Count => "",
@@ -85,16 +88,6 @@ pub(crate) struct Row {
     target: Option<Target>,
     #[serde(skip_serializing_if = "Option::is_none")]
     passed: Option<bool>,
-}
-
-/// How a cost grows: one line of a plot.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Series {
-    /// What is measured, with its unit.
-    pub(crate) name: String,
-    /// What grows.
-    pub(crate) over: &'static str,
-    pub(crate) points: Vec<(f64, f64)>,
 }
 
 /// The figures of one run.
@@ -150,12 +143,9 @@ impl Report {
         self.comparisons.push(comparison);
     }
 
-    /// A point of the line `name`, which begins with it if it is new.
-    pub(crate) fn point(&mut self, name: &str, over: &'static str, x: f64, y: f64) {
-        match self.series.iter_mut().find(|series| series.name == name && series.over == over) {
-            Some(series) => series.points.push((x, y)),
-            None => self.series.push(Series { name: name.to_owned(), over, points: vec![(x, y)] }),
-        }
+    /// How something grows.
+    pub(crate) fn line(&mut self, series: Series) {
+        self.series.push(series);
     }
 
     pub(crate) fn series(&self) -> &[Series] {
@@ -179,6 +169,7 @@ impl Report {
         self.failures.is_empty()
             && self.rows.iter().all(|row| row.passed != Some(false))
             && self.comparisons.iter().all(|comparison| comparison.met() != Some(false))
+            && self.series.iter().all(|series| series.met() != Some(false))
     }
 
     /// The name of the scenario.
@@ -225,7 +216,10 @@ impl Report {
         if !self.comparisons.is_empty() {
             table.push_str(&aligned(&std::iter::once(head).chain(compared).collect::<Vec<_>>()));
         }
-        table.push_str(&aligned(&self.series.iter().map(series_cells).collect::<Vec<_>>()));
+        for grown in growth::tables(&self.series) {
+            let _ = writeln!(table, "  over {}:", grown.over);
+            table.push_str(&aligned(&std::iter::once(grown.head()).chain(grown.rows()).collect::<Vec<_>>()));
+        }
         table.push_str(&aligned(&self.rows.iter().map(Row::cells).collect::<Vec<_>>()));
         for (what, why) in &self.failures {
             let _ = writeln!(table, "  {what}: NOT MEASURED: {why}");
@@ -252,21 +246,18 @@ pub(crate) fn comparison_cells(comparison: &Comparison) -> [String; 8] {
     ]
 }
 
-/// A line of a plot as a line of a table: name, what grows, points.
-pub(crate) fn series_cells(series: &Series) -> [String; 3] {
-    let points: Vec<String> = series.points.iter().map(|(x, y)| format!("{}: {}", number(*x), number(*y))).collect();
-    [series.name.clone(), format!("over {}", series.over), points.join(", ")]
-}
-
 /// Columns side by side; the first and the last two to the left.
-fn aligned<const N: usize>(cells: &[[String; N]]) -> String {
+fn aligned<Line: AsRef<[String]>>(cells: &[Line]) -> String {
     let mut text = String::new();
     for line in cells {
         let mut row = " ".to_owned();
-        for (column, cell) in line.iter().enumerate() {
-            let width = cells.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-            let padded =
-                if column == 0 || column + 2 >= N { format!(" {cell:<width$} ") } else { format!(" {cell:>width$} ") };
+        for (column, cell) in line.as_ref().iter().enumerate() {
+            let width = cells.iter().map(|line| line.as_ref()[column].chars().count()).max().unwrap_or(0);
+            let padded = if column == 0 || column + 2 >= line.as_ref().len() {
+                format!(" {cell:<width$} ")
+            } else {
+                format!(" {cell:>width$} ")
+            };
             row.push_str(&padded);
         }
         text.push_str(row.trim_end());
@@ -336,6 +327,7 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::growth::Flat;
 
     #[test]
     fn a_missed_target_fails_the_report_and_shows_in_both_forms() {
@@ -344,12 +336,26 @@ mod tests {
         report.absence("a yardstick", "it is not installed".into());
         report.absence("a yardstick", "it is not installed".into());
         report.judge("fast", 4.99, Unit::Milliseconds, Target::Below(5.0));
+        let mut series = Series {
+            name: "grown".into(),
+            unit: "CPU-us",
+            over: "blobs",
+            points: vec![(1.0, 1.0), (2.0, 2.0)],
+            flat: Some(Flat { limit: 2.0, from: 0.0 }),
+        };
+        report.line(series.clone());
+        assert!(report.passed());
+        series.flat = Some(Flat { limit: 1.5, from: 0.0 });
+        report.line(series);
+        assert!(!report.passed(), "what grows more than it may is a miss");
+        report.series.pop();
         assert!(report.passed());
         report.judge("slow", 5.0, Unit::Milliseconds, Target::Below(5.0));
         report.judge("many", 20_000.0, Unit::PerSecond, Target::AtLeast(20_000.0));
         assert!(!report.passed());
         let table = report.table();
         assert_eq!(table.matches("without a yardstick: it is not installed").count(), 1, "{table}");
+        assert!(table.contains("over blobs") && table.contains("<= 2.00"), "{table}");
         assert!(table.contains("4.990 ms  < 5 ms") && table.contains("MISS"), "{table}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["rows"][2]["passed"], false);

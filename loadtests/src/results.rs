@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -10,9 +10,12 @@ use tokio::runtime::Handle;
 
 use crate::cold_storm::{self, ColdStormOptions};
 use crate::compare::Comparison;
+use crate::growth::{self, Table};
 use crate::hot_paths::{self, HotPathsOptions, Row};
 use crate::interrupt;
-use crate::report::{Report, comparison_cells, number, series_cells};
+use crate::plot;
+use crate::report::{Report, comparison_cells, number};
+use crate::scale::{self, ScaleOptions};
 use crate::store_scale::{self, StoreScaleOptions};
 
 /// Rows that are measured once more with the access logs off.
@@ -23,10 +26,13 @@ const LOGS_OFF: [Row; 4] = [Row::BlobPlain, Row::ManifestPlain, Row::ManifestTls
 pub(crate) struct TableOptions {
     #[command(flatten)]
     hot_paths: HotPathsOptions,
-    /// Leave out `cold-storm` and `store-scale`, which take some minutes.
+    /// Leave out `cold-storm`, `store-scale` and `scale`, which take some minutes.
     #[arg(long)]
     hot_paths_only: bool,
-    /// Write the results as Markdown to this file.
+    /// Leave out `scale`, which takes up to ten minutes and 8 GiB.
+    #[arg(long)]
+    no_scale: bool,
+    /// Write the results as Markdown to this file, and plots to the folder `plots` beside it.
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
 }
@@ -40,8 +46,12 @@ pub(crate) fn run(options: &TableOptions, runtime: &Handle) -> Result<Vec<Report
         let scratch = hot.scratch.clone();
         let storm = ColdStormOptions::new(hot.server.clone(), scratch.clone());
         reports.push(or_failure("cold-storm", runtime.block_on(cold_storm::run(&storm)))?);
-        let scale = StoreScaleOptions::new(hot.server.clone(), scratch);
-        reports.push(or_failure("store-scale", runtime.block_on(store_scale::run(&scale)))?);
+        let large = StoreScaleOptions::new(hot.server.clone(), scratch);
+        reports.push(or_failure("store-scale", runtime.block_on(store_scale::run(&large)))?);
+        if !options.no_scale {
+            let grown = ScaleOptions::new(hot.server.clone(), hot.scratch.clone());
+            reports.push(or_failure("scale", scale::run(&grown))?);
+        }
     }
     reports.insert(0, hot_paths::run(hot)?);
     if !hot.access_log_off && hot.rows.is_empty() {
@@ -50,8 +60,34 @@ pub(crate) fn run(options: &TableOptions, runtime: &Handle) -> Result<Vec<Report
     }
     if let Some(path) = &options.results {
         fs::write(path, markdown(&reports)).with_context(|| format!("write {}", path.display()))?;
+        let beside = path.parent().unwrap_or_else(|| Path::new(""));
+        for (file, svg) in plots(&reports) {
+            let file = beside.join(file);
+            make_folder(file.parent().unwrap_or(beside))?;
+            fs::write(&file, svg).with_context(|| format!("write {}", file.display()))?;
+        }
     }
     Ok(reports)
+}
+
+/// All plots by their file's name, relative to the results.
+fn plots(reports: &[Report]) -> Vec<(String, String)> {
+    let of_one = |report: &Report| {
+        let tables = growth::tables(report.series());
+        tables.iter().map(|table| (plot_file(report, table), plot::plot(table, true))).collect::<Vec<_>>()
+    };
+    reports.iter().flat_map(of_one).collect()
+}
+
+/// Letters and dashes: it is part of a link.
+fn plot_file(report: &Report, table: &Table<'_>) -> String {
+    let word =
+        |text: &str| text.to_lowercase().split(|c: char| !c.is_ascii_alphanumeric()).collect::<Vec<_>>().join("-");
+    format!("plots/{}-{}.svg", report.scenario(), word(table.over))
+}
+
+fn make_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
 }
 
 fn or_failure(scenario: &'static str, report: Result<Report>) -> Result<Report> {
@@ -93,13 +129,8 @@ fn section(text: &mut String, report: &Report) {
     if !report.comparisons().is_empty() {
         comparisons(text, report.comparisons());
     }
-    if !report.series().is_empty() {
-        text.push_str("| what | | points |\n|---|---|---|\n");
-        for series in report.series() {
-            let [name, over, points] = series_cells(series);
-            let _ = writeln!(text, "| {name} | {over} | {points} |");
-        }
-        text.push('\n');
+    for table in growth::tables(report.series()) {
+        grown(text, &table, &plot_file(report, &table));
     }
     if !report.rows().is_empty() {
         text.push_str("| what | figure | target | |\n|---|---|---|---|\n");
@@ -120,6 +151,18 @@ fn section(text: &mut String, report: &Report) {
     } else {
         let _ = writeln!(text, "One row again: `make bench ROW=blob-plain`, by the name in the last column.");
     }
+}
+
+/// How something grows: a table, and its plot beside the file.
+fn grown(text: &mut String, table: &Table<'_>, plot: &str) {
+    let _ = writeln!(text, "Over {}:\n", table.over);
+    let head = table.head();
+    let _ = writeln!(text, "| {} |\n|{}", head.join(" | "), "---|".repeat(head.len()));
+    for row in table.rows() {
+        let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    let _ = writeln!(text, "\n![over {}]({plot})\n", table.over);
 }
 
 fn comparisons(text: &mut String, comparisons: &[Comparison]) {
@@ -161,4 +204,27 @@ fn latencies(text: &mut String, comparisons: &[Comparison]) {
         }
     }
     text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::growth::{Flat, Series};
+
+    #[test]
+    fn results_show_how_costs_grow_and_link_their_plots() {
+        let mut report = Report::new("scale");
+        for (over, unit) in [("tags of a repository", "CPU-us"), ("blobs", "CPU-us"), ("blobs", "MiB")] {
+            let (name, points) = ("a|b".to_owned(), vec![(10.0, 2.0), (1000.0, 4.0)]);
+            report.line(Series { name, unit, over, points, flat: Some(Flat { limit: 1.5, from: 0.0 }) });
+        }
+        let reports = [report];
+        let text = markdown(&reports);
+        let plots = plots(&reports);
+        assert!(text.contains("| what | unit | 10 | 1,000 | last / first | target |  |"), "{text}");
+        assert!(text.contains("| a\\|b | CPU-us | 2 | 4 | 2.00 | <= 1.50 | MISS |"), "{text}");
+        let files: Vec<&str> = plots.iter().map(|plot| plot.0.as_str()).collect();
+        assert_eq!(files, ["plots/scale-tags-of-a-repository.svg", "plots/scale-blobs.svg"]);
+        assert!(files.iter().all(|file| text.contains(&format!("]({file})"))), "{text}");
+    }
 }

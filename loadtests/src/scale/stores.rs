@@ -1,0 +1,231 @@
+//! Steps of our own server: a store that was filled beforehand, its index built anew, and a server on it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use d8_registry::oci::{Algorithm, Digest, Hasher, RepoName};
+use d8_registry::store::{BulkWriter, Store};
+
+use super::{Axis, Step, Subject};
+use crate::exchange;
+use crate::proc::mebibytes;
+use crate::registry::{Content, Registry};
+use crate::seed::{self, SeedOptions};
+use crate::yardstick::ours::{Ours, Setup, basic};
+
+/// Layers of each image: its manifest has about 2 kB.
+const LAYERS: u32 = 8;
+/// Bytes of each.
+const LAYER: u32 = 1024;
+/// Blobs of a repository where blobs grow, manifests and configuration among them.
+const BLOBS: u64 = 1000;
+/// Images of each repository where blobs grow: as many are asked for at each step.
+const IMAGES: u32 = 10;
+/// Tags where connections grow.
+const TAGS: u32 = 100;
+
+/// What a step's store has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    repositories: u32,
+    /// Of each repository.
+    tags: u32,
+    /// Blobs of each repository that no image names.
+    loose: u32,
+}
+
+impl Shape {
+    fn of(axis: Axis, step: u64) -> Result<Self> {
+        let step_u32 = u32::try_from(step)?;
+        Ok(match axis {
+            Axis::Blobs => {
+                let each = step.min(BLOBS);
+                let fixed = LAYERS + 1 + IMAGES;
+                let loose = u32::try_from(each)?.checked_sub(fixed).context("too few blobs for an image")?;
+                Self { repositories: u32::try_from(step / each)?, tags: IMAGES, loose }
+            }
+            Axis::Tags => Self { repositories: 1, tags: step_u32, loose: 0 },
+            Axis::Connections | Axis::Sizes => Self { repositories: 1, tags: TAGS, loose: 0 },
+        })
+    }
+
+    /// Everything that has a digest.
+    #[cfg(test)]
+    fn contents(self) -> u64 {
+        u64::from(self.repositories) * u64::from(LAYERS + 1 + self.tags + self.loose)
+    }
+}
+
+/// Fills a store, starts a server on it and says what to ask.
+pub(super) fn prepare(program: &Path, dir: &Path, step: Step) -> Result<Subject> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    let store = dir.join("store");
+    if step.axis == Axis::Sizes {
+        return sized(program, dir, &store, step);
+    }
+    let shape = Shape::of(step.axis, step.at)?;
+    let wanted = SeedOptions {
+        dir: store.clone(),
+        repositories: shape.repositories,
+        tags: shape.repositories * shape.tags,
+        blobs: LAYERS,
+        blob_size: LAYER,
+    };
+    let begun = Instant::now();
+    seed::seed_with(&wanted, shape.loose, &AtomicBool::new(false))?;
+    let seeded = begun.elapsed();
+    let rebuilt = rebuild(program, &store)?;
+    let index = folder_size(&store.join("index"))?;
+    let mut subject = start(program, dir, &store)?;
+    subject.fact("filling the store", "s", seeded.as_secs_f64());
+    subject.fact("rebuild of the index", "ms", rebuilt.as_secs_f64() * 1e3);
+    subject.fact("index on the disk", "MiB", mebibytes(index));
+    // Those in the middle of each part: nothing is found sooner for having been written first.
+    let repository = |part: u64, parts: u64| (u64::from(shape.repositories) * (2 * part + 1) / (2 * parts)) as u32;
+    for part in 0..u64::from(IMAGES) {
+        let tag = u64::from(shape.tags) * (2 * part + 1) / (2 * u64::from(IMAGES));
+        subject.images.push((seed::repository(repository(part, u64::from(IMAGES))), seed::tag(tag as u32)));
+    }
+    let blobs = LAYERS + shape.loose;
+    for part in 0..u64::from(super::MOST_BLOBS) {
+        let (repository, blob) = (repository(part, super::MOST_BLOBS.into()), part as u32 * 7 % blobs);
+        subject.blobs.push(known(&subject.registry, repository, blob));
+    }
+    if step.axis == Axis::Blobs {
+        let all = u64::from(shape.repositories) * u64::from(blobs);
+        let many = all.min(super::MANY_BLOBS);
+        for part in 0..many {
+            let at = all * part / many;
+            let (repository, blob) = ((at / u64::from(blobs)) as u32, (at % u64::from(blobs)) as u32);
+            subject.many.push(known(&subject.registry, repository, blob));
+        }
+    }
+    subject.middle = subject.images[subject.images.len() / 2].0.clone();
+    subject.page_after = seed::tag(shape.tags / 2);
+    Ok(subject)
+}
+
+fn known(registry: &Registry, repository: u32, blob: u32) -> Content {
+    let digest = Algorithm::Sha256.digest(&seed::content(repository, blob, LAYER));
+    let registry = Registry { repository: seed::repository(repository), ..registry.clone() };
+    Content { request: registry.blob(&digest), digest, size: u64::from(LAYER) }
+}
+
+fn start(program: &Path, dir: &Path, store: &Path) -> Result<Subject> {
+    let ours = Ours::start(&Setup {
+        program,
+        store,
+        dir,
+        certificate: None,
+        client: None,
+        access_log: true,
+        upstream: None,
+        write_limit: None,
+    })?;
+    let registry = Registry {
+        place: ours.place.clone(),
+        repository: String::new(),
+        authorization: Some(basic()),
+        pids: ours.process.pids(),
+    };
+    let mut subject = Subject::new(registry);
+    subject.fact("start until ready", "ms", ours.start.as_secs_f64() * 1e3);
+    subject.fact("idle, RssAnon+RssShmem", "MiB", mebibytes(ours.process.memory()?.own));
+    subject.server = Some(ours);
+    Ok(subject)
+}
+
+fn sized(program: &Path, dir: &Path, store: &Path, step: Step) -> Result<Subject> {
+    let digest = one_blob(store, step.at * 1024)?;
+    let mut subject = start(program, dir, store)?;
+    subject.registry.repository = SIZED.to_owned();
+    let request = subject.registry.blob(&digest);
+    // Checked, and in memory from then on.
+    exchange::verify(&subject.registry.place, &request, &digest)?;
+    subject.sized = Some(request);
+    Ok(subject)
+}
+
+const SIZED: &str = "load/sized";
+
+/// A store with one blob of zeroes, as a file with no data in it: 4 GiB need no room that way.
+fn one_blob(store: &Path, size: u64) -> Result<Digest> {
+    Store::init(store)?;
+    let repository: RepoName = SIZED.parse()?;
+    let mut writer = BulkWriter::open(store)?;
+    // A small one makes the folders; it goes again below.
+    let small = writer.blob(&repository, b"small")?;
+    writer.finish()?;
+    let piece = vec![0; 1 << 20];
+    let (mut hasher, mut left) = (Hasher::new(Algorithm::Sha256), size);
+    while left > 0 {
+        let count = left.min(1 << 20);
+        hasher.update(&piece[..usize::try_from(count)?]);
+        left -= count;
+    }
+    let digest = hasher.finish();
+    let (small, hex) = (small.hex(), digest.hex());
+    let content = store.join("blobs/sha256").join(&hex[..2]).join(&hex);
+    fs::File::create(&content)?.set_len(size)?;
+    let member = store.join("repositories").join(SIZED).join("_blobs/sha256");
+    fs::hard_link(&content, member.join(&hex)).context("link the blob")?;
+    fs::remove_file(member.join(&small))?;
+    Ok(digest)
+}
+
+fn rebuild(program: &Path, store: &Path) -> Result<Duration> {
+    let started = Instant::now();
+    let output = Command::new(program)
+        .args(["index", "rebuild", "--data-dir"])
+        .arg(store)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("run {} index rebuild", program.display()))?;
+    let took = started.elapsed();
+    ensure!(output.status.success(), "index rebuild: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(took)
+}
+
+fn folder_size(dir: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        sum += if metadata.is_dir() { folder_size(&entry.path())? } else { metadata.len() };
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_has_as_many_blobs_as_its_step_says() {
+        for step in Axis::Blobs.steps(None) {
+            assert_eq!(Shape::of(Axis::Blobs, *step).unwrap().contents(), *step);
+        }
+        assert!(Shape::of(Axis::Blobs, 10).is_err());
+        let tags = Shape::of(Axis::Tags, 100_000).unwrap();
+        assert_eq!((tags.repositories, tags.tags), (1, 100_000));
+    }
+
+    #[test]
+    fn a_blob_is_known_before_anybody_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        let wanted = SeedOptions { dir: store.clone(), repositories: 2, tags: 2, blobs: LAYERS, blob_size: LAYER };
+        seed::seed_with(&wanted, 3, &AtomicBool::new(false)).unwrap();
+        let place = crate::wire::Place::local(1, None);
+        let registry = Registry { place, repository: String::new(), authorization: None, pids: Vec::new() };
+        for (repository, blob) in [(0, 0), (1, LAYERS - 1), (1, LAYERS + 2)] {
+            let hex = known(&registry, repository, blob).digest.hex();
+            let member = store.join("repositories").join(seed::repository(repository)).join("_blobs/sha256").join(hex);
+            assert!(member.exists(), "{}", member.display());
+        }
+    }
+}
