@@ -107,7 +107,7 @@ fn markdown(reports: &[Report]) -> String {
         let _ = writeln!(
             text,
             "\nMachine: {}, {} cores, {} MiB, Linux {}. Servers on core {}, clients and upstreams on core {}, loopback. Ours and \
-             theirs in turns; the median of the rounds' ratios counts, least and most beside it.",
+             theirs by turns inside of each round; the median of the rounds' ratios counts, least and most beside it.",
             machine.processor,
             machine.cores,
             machine.memory_mib,

@@ -125,7 +125,7 @@ impl BulkWriter {
 
     fn make_folder(&mut self, folder: PathBuf) -> Result<(), StoreError> {
         if !self.folders.contains(&folder) {
-            self.disk.make_folder(&folder)?;
+            self.disk.make_folder_unsynced(&folder)?;
             self.folders.insert(folder);
         }
         Ok(())

@@ -51,6 +51,13 @@ impl Disk {
         make_chain(folder)
     }
 
+    /// Makes a folder that is durable with all others at the next sync of the file system, and with no crash before.
+    pub(super) fn make_folder_unsynced(&self, folder: &Path) -> Result<(), StoreError> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
+        made.map_err(StoreError::io("make folder", folder))
+    }
+
     /// Waits until every folder that can be seen now is synced into its parent.
     ///
     /// Another thread may have made the folder that a link of ours stands in and not have synced it yet;
