@@ -82,8 +82,12 @@ pub(in crate::api) trait Finish: Send + 'static {
 }
 
 /// An answer's body that tells its end.
+///
+/// At an error hyper closes the connection with all that it has not sent yet, the head too; a break is therefore told one
+/// poll later, after hyper has flushed what came before it.
 pub(in crate::api) struct ResponseBody<F: Finish> {
     inner: Body,
+    broken: Option<axum::Error>,
     sent: u64,
     whole: bool,
     finish: Option<F>,
@@ -93,7 +97,7 @@ impl<F: Finish> ResponseBody<F> {
     /// `head`: the answer is to a HEAD, so its body is never asked for.
     pub(in crate::api) fn new(inner: Body, head: bool, finish: F) -> Self {
         let whole = head || inner.is_end_stream();
-        Self { inner, sent: 0, whole, finish: Some(finish) }
+        Self { inner, broken: None, sent: 0, whole, finish: Some(finish) }
     }
 }
 
@@ -105,20 +109,28 @@ impl<F: Finish + Unpin> http_body::Body for ResponseBody<F> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        match &frame {
-            Some(Ok(frame)) => {
+        match frame {
+            Some(Err(error)) => {
+                self.whole = false;
+                self.broken = Some(error);
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Ok(ref frame)) => {
                 self.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.whole = self.inner.is_end_stream();
             }
-            Some(Err(_)) => self.whole = false,
             None => self.whole = true,
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.broken.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -131,5 +143,39 @@ impl<F: Finish> Drop for ResponseBody<F> {
         if let Some(finish) = self.finish.take() {
             finish.finish(self.sent, self.whole);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures_util::stream;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    struct Nothing;
+
+    impl Finish for Nothing {
+        fn finish(self, _: u64, _: bool) {}
+    }
+
+    #[test]
+    fn what_came_before_a_break_can_be_flushed_before_it_is_told() {
+        let chunks = [Ok(Bytes::from_static(b"before")), Err(io::Error::from(io::ErrorKind::ConnectionReset))];
+        let mut body = ResponseBody::new(Body::from_stream(stream::iter(chunks)), false, Nothing);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut poll = || Pin::new(&mut body).poll_frame(&mut context);
+        assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
+        assert!(poll().is_pending());
+        assert!(matches!(poll(), Poll::Ready(Some(Err(_)))));
+    }
+
+    #[tokio::test]
+    async fn a_break_wakes_who_waits() {
+        let chunks = [Err::<Bytes, _>(io::Error::from(io::ErrorKind::ConnectionReset))];
+        let mut body = ResponseBody::new(Body::from_stream(stream::iter(chunks)), false, Nothing);
+        assert!(body.frame().await.unwrap().is_err());
     }
 }
