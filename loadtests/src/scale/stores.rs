@@ -11,7 +11,7 @@ use d8_registry::oci::{Algorithm, Digest, Hasher, RepoName};
 use d8_registry::store::{BulkWriter, Store};
 
 use super::{Axis, Step, Subject};
-use crate::exchange;
+use crate::exchange::{self, Request};
 use crate::proc::mebibytes;
 use crate::registry::{Content, Registry};
 use crate::seed::{self, SeedOptions};
@@ -106,6 +106,12 @@ pub(super) fn prepare(program: &Path, dir: &Path, step: Step) -> Result<Subject>
     }
     subject.middle = subject.images[subject.images.len() / 2].0.clone();
     subject.page_after = seed::tag(shape.tags / 2);
+    // A server that is ready may still be opening its index.
+    let lists = Registry { repository: subject.middle.clone(), ..subject.registry.clone() };
+    let list = Request::get(&lists.path("tags/list?n=1"), Some(&basic()));
+    if let Some(ours) = &mut subject.server {
+        ours.process.until_ok(&ours.place, &list)?;
+    }
     Ok(subject)
 }
 
