@@ -29,6 +29,11 @@ impl Memory {
         Some(Self { own: field("RssAnon")? + field("RssShmem")?, resident: field("VmRSS")? })
     }
 
+    /// The greater of each figure.
+    pub(crate) fn most(self, other: Self) -> Self {
+        Self { own: self.own.max(other.own), resident: self.resident.max(other.resident) }
+    }
+
     /// Adds both figures without targets; `when` goes into their names.
     pub(crate) fn add_to(self, report: &mut Report, when: &str) {
         report.fact(format!("RssAnon+RssShmem{when}"), mebibytes(self.own), Unit::MebiBytes);

@@ -182,10 +182,7 @@ pub(crate) fn peak_while<T>(registry: &Registry, work: impl FnOnce() -> Result<T
             let mut peak = registry.memory()?;
             while !done.load(Ordering::Relaxed) {
                 thread::sleep(LOOK_EVERY);
-                peak = peak.zip(registry.memory()?).map(|(peak, now)| Memory {
-                    own: peak.own.max(now.own),
-                    resident: peak.resident.max(now.resident),
-                });
+                peak = peak.zip(registry.memory()?).map(|(peak, now)| peak.most(now));
             }
             anyhow::Ok(peak)
         });

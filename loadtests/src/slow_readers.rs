@@ -185,8 +185,7 @@ impl Crowd<'_> {
 impl Outcome {
     fn look(&mut self, registry: &Registry, started: Instant) -> Result<()> {
         let Some(now) = registry.memory()? else { return Ok(()) };
-        let most = self.peak.unwrap_or(now);
-        self.peak = Some(Memory { own: most.own.max(now.own), resident: most.resident.max(now.resident) });
+        self.peak = Some(self.peak.unwrap_or(now).most(now));
         self.held.push((started.elapsed().as_secs_f64(), mebibytes(now.own)));
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, Stream};
+use futures_util::Stream;
 
 use super::FillError;
 use crate::upstream::{UpstreamBody, UpstreamError};
@@ -46,25 +46,6 @@ impl Feed {
             self.held = Some(Ok(self.body.chunk().await?));
         }
         Ok(())
-    }
-
-    /// Bytes that are there already; what else has come, the end or a break, is held for [`Feed::next`].
-    pub(super) fn next_now(&mut self) -> Option<Bytes> {
-        if self.held.is_some() {
-            return None;
-        }
-        match self.body.chunk().now_or_never()? {
-            Ok(Some(bytes)) => Some(bytes),
-            other => {
-                self.held = Some(other);
-                None
-            }
-        }
-    }
-
-    /// Whether its end, or the break, has come.
-    pub(super) const fn has_ended(&self) -> bool {
-        matches!(self.held, Some(Ok(None) | Err(_)))
     }
 
     /// Reads `bytes` away: the upstream ignored a range.

@@ -4,6 +4,8 @@
 //! so a reader never runs ahead; the last byte is announced after the digest was verified.
 
 use std::fs::File;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::fills::{HEAD_BUDGET, Shared};
-use super::{Feed, FillError, Source};
+use super::{Feed, FillError, Gather, Source};
 use crate::oci::{Digest, RepoName};
 use crate::store::{PIECE_BYTES, PartialBlob, StoreError};
 use crate::telemetry::{FillCause, UpstreamCause, with_causes};
@@ -344,7 +346,9 @@ impl Filler<'_> {
             self.make_room(length.saturating_sub(written)).await?;
         }
         self.announce();
-        while let Some(batch) = next_batch(&mut feed).await? {
+        let mut gather = Gather::new(BATCH_BYTES, BATCH_BYTES);
+        while let Some(batch) = poll_fn(|context| gather.poll_batch(Pin::new(&mut feed), context)).await {
+            let batch = batch?;
             self.append(batch).await?;
             self.tries = 0;
             self.announce();
@@ -424,28 +428,4 @@ enum Received {
     All,
     /// What was stored did not fit it and is gone: ask again from the first byte.
     Nothing,
-}
-
-/// The bytes that are there: at least one chunk, and what has come behind it.
-async fn next_batch(feed: &mut Feed) -> Result<Option<Vec<Bytes>>, UpstreamError> {
-    let Some(first) = feed.next().await? else { return Ok(None) };
-    let mut bytes = first.len();
-    let mut batch = vec![first];
-    let mut yielded = false;
-    while bytes < BATCH_BYTES {
-        match feed.next_now() {
-            Some(chunk) => {
-                bytes += chunk.len();
-                batch.push(chunk);
-                yielded = false;
-            }
-            // The connection hands over one chunk at a time: the next one may be in the socket.
-            None if !yielded && !feed.has_ended() => {
-                yielded = true;
-                tokio::task::yield_now().await;
-            }
-            None => break,
-        }
-    }
-    Ok(Some(batch))
 }

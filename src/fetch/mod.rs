@@ -8,6 +8,7 @@ mod feed;
 mod fill;
 mod fills;
 mod flights;
+mod gather;
 mod reader;
 mod room;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub use feed::Feed;
 pub use fills::{FillOptions, Fills, Opened};
 pub use flights::Flights;
+pub use gather::Gather;
 pub use reader::{Beyond, FillReader};
 pub use room::Room;
 

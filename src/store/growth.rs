@@ -2,7 +2,7 @@
 //!
 //! A long file gets its room on the disk ahead of its bytes. Otherwise the file system looks for room at every page, which
 //! is a fifth of what writing costs. The file's length is not changed by that; what was taken too much is given back by
-//! cutting the file to its length when it is whole or taken up again.
+//! cutting the file to its length when it is whole. Until then, also over a restart, it is the file's.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

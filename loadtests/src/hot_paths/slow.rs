@@ -188,7 +188,7 @@ fn peak_while(process: &Process, work: impl FnOnce() -> Result<()>) -> Result<Me
             while !done.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(20));
                 let now = process.memory()?;
-                peak = Memory { own: peak.own.max(now.own), resident: peak.resident.max(now.resident) };
+                peak = peak.most(now);
             }
             anyhow::Ok(peak)
         });

@@ -9,49 +9,31 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 
-use crate::fetch::Feed;
+use crate::fetch::{Feed, Gather};
+use crate::upstream::UpstreamError;
 
 /// A chunk of this size goes on by itself, smaller ones wait for others that have come too.
 const LARGE_CHUNK: usize = 64 * 1024;
 
-/// So many bytes are gathered at most.
+/// So many bytes are gathered at most, and a chunk.
 const GATHERED_BYTES: usize = 256 * 1024;
 
-type Yield = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// A body from the upstream, or a part of it. A break is a body error: the client never takes the rest for complete.
-///
-/// The upstream's connection hands over one chunk at a time, with TLS one of 16 KiB, and is run by a task of its own. Passed
-/// on at once each would be a system call and a packet; so small chunks are gathered as long as letting that task run
-/// brings another. Nothing waits for bytes that have not arrived.
-pub(super) struct RelayBody<S = Box<Feed>> {
+pub(super) struct RelayBody<S = Box<Feed>, E = UpstreamError> {
     feed: S,
+    gather: Gather<E>,
+    /// What was gathered and is not sent yet.
+    batch: VecDeque<Bytes>,
     /// Bytes before those that are wanted.
     skip: u64,
-    /// Bytes still to come from the feed, if their number is known.
+    /// Bytes still to be sent, if their number is known.
     left: Option<u64>,
-    gathered: VecDeque<Bytes>,
-    gathered_bytes: u64,
-    /// What is gathered goes out before the feed is looked at again.
-    sending: bool,
-    yielding: Option<Yield>,
-    /// Why the feed broke off; told after what came before it.
-    broken: Option<io::Error>,
 }
 
-impl<S> RelayBody<S> {
+impl<S, E> RelayBody<S, E> {
     /// Without the first `skip` bytes of `feed`; of the others `left`, or all.
     pub(super) const fn new(feed: S, skip: u64, left: Option<u64>) -> Self {
-        Self {
-            feed,
-            skip,
-            left,
-            gathered: VecDeque::new(),
-            gathered_bytes: 0,
-            sending: false,
-            yielding: None,
-            broken: None,
-        }
+        Self { feed, gather: Gather::new(GATHERED_BYTES, LARGE_CHUNK), batch: VecDeque::new(), skip, left }
     }
 
     /// The wanted part of a chunk.
@@ -65,60 +47,12 @@ impl<S> RelayBody<S> {
         }
         wanted
     }
-
-    fn gather(&mut self, chunk: Bytes) {
-        let wanted = self.cut(chunk);
-        if wanted.is_empty() {
-            return;
-        }
-        self.gathered_bytes += wanted.len() as u64;
-        self.sending = wanted.len() >= LARGE_CHUNK || self.gathered_bytes >= GATHERED_BYTES as u64;
-        self.gathered.push_back(wanted);
-    }
-
-    fn next_gathered(&mut self) -> Option<Bytes> {
-        let next = self.gathered.pop_front()?;
-        self.gathered_bytes -= next.len() as u64;
-        Some(next)
-    }
 }
 
-impl<S, E> RelayBody<S>
+impl<S, E> http_body::Body for RelayBody<S, E>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
-    E: std::error::Error + Send + Sync + 'static,
-{
-    /// Gathers until what there is has to go out. Ready with nothing gathered: the body has ended, or broke off.
-    fn poll_gather(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // Whether the upstream's connection has run since the last chunk.
-        let mut asked = false;
-        while !self.sending && self.broken.is_none() && self.left != Some(0) {
-            if let Some(yielding) = &mut self.yielding {
-                ready!(yielding.as_mut().poll(context));
-                self.yielding = None;
-                asked = true;
-            }
-            match Pin::new(&mut self.feed).poll_next(context) {
-                Poll::Ready(Some(Ok(chunk))) => {
-                    self.gather(chunk);
-                    asked = false;
-                }
-                Poll::Ready(Some(Err(error))) => self.broken = Some(io::Error::other(error)),
-                Poll::Ready(None) if self.left.is_some() || self.skip > 0 => self.broken = Some(too_short()),
-                Poll::Ready(None) => self.left = Some(0),
-                Poll::Pending if self.gathered.is_empty() => return Poll::Pending,
-                Poll::Pending if asked => self.sending = true,
-                Poll::Pending => self.yielding = Some(Box::pin(tokio::task::yield_now())),
-            }
-        }
-        Poll::Ready(())
-    }
-}
-
-impl<S, E> http_body::Body for RelayBody<S>
-where
-    S: Stream<Item = Result<Bytes, E>> + Unpin,
-    E: std::error::Error + Send + Sync + 'static,
+    E: std::error::Error + Send + Sync + Unpin + 'static,
 {
     type Data = Bytes;
     type Error = io::Error;
@@ -128,25 +62,35 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let me = &mut *self;
-        ready!(me.poll_gather(context));
-        if let Some(bytes) = me.next_gathered() {
-            me.sending = !me.gathered.is_empty();
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        while me.left != Some(0) {
+            if let Some(chunk) = me.batch.pop_front() {
+                let wanted = me.cut(chunk);
+                if !wanted.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(wanted))));
+                }
+                continue;
+            }
+            let error = match ready!(me.gather.poll_batch(Pin::new(&mut me.feed), context)) {
+                Some(Ok(batch)) => {
+                    me.batch = batch.into();
+                    continue;
+                }
+                Some(Err(error)) => Some(io::Error::other(error)),
+                None if me.left.is_some() || me.skip > 0 => Some(too_short()),
+                None => None,
+            };
+            me.left = Some(0);
+            return Poll::Ready(error.map(Err));
         }
-        me.left = Some(0);
-        Poll::Ready(me.broken.take().map(Err))
+        Poll::Ready(None)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == Some(0) && self.gathered.is_empty() && self.broken.is_none()
+        self.left == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.left {
-            // The end was found without a length before: nobody was told one.
-            Some(left) if self.broken.is_none() => SizeHint::with_exact(left + self.gathered_bytes),
-            _ => SizeHint::default(),
-        }
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -169,11 +113,11 @@ mod tests {
         chunks: Vec<Result<Bytes, io::Error>>,
         skip: u64,
         left: Option<u64>,
-    ) -> RelayBody<impl Stream<Item = Result<Bytes, io::Error>> + Unpin> {
+    ) -> RelayBody<impl Stream<Item = Result<Bytes, io::Error>> + Unpin, io::Error> {
         RelayBody::new(stream::iter(chunks), skip, left)
     }
 
-    async fn read<S>(mut body: RelayBody<S>) -> (Vec<u8>, bool)
+    async fn read<S>(mut body: RelayBody<S, io::Error>) -> (Vec<u8>, bool)
     where
         S: Stream<Item = Result<Bytes, io::Error>> + Unpin,
     {
@@ -224,7 +168,7 @@ mod tests {
     }
 
     /// A body whose chunks of 16 KiB another task hands over one at a time.
-    fn handed_over(chunks: usize) -> RelayBody<impl Stream<Item = Result<Bytes, io::Error>> + Unpin> {
+    fn handed_over(chunks: usize) -> RelayBody<impl Stream<Item = Result<Bytes, io::Error>> + Unpin, io::Error> {
         let (sender, receiver) = mpsc::channel(1);
         TaskTracker::new().spawn(async move {
             for _ in 0..chunks {
@@ -255,21 +199,5 @@ mod tests {
         }
         assert_eq!(frames, 64);
         assert!(flushes < 64 / 4, "{flushes} flushes");
-    }
-
-    #[tokio::test]
-    async fn a_chunk_does_not_wait_for_one_that_has_not_come() {
-        let (sender, receiver) = mpsc::channel(1);
-        let chunks = stream::unfold(receiver, |mut receiver| async {
-            let chunk: Bytes = receiver.recv().await?;
-            Some((Ok::<_, io::Error>(chunk), receiver))
-        });
-        let mut body = RelayBody::new(chunks.boxed(), 0, None);
-        for piece in [&b"first"[..], b"second"] {
-            sender.send(Bytes::from_static(piece)).await.unwrap();
-            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), piece);
-        }
-        drop(sender);
-        assert!(body.frame().await.is_none());
     }
 }
