@@ -38,13 +38,14 @@ pub(super) struct FileSender {
 pub(super) const LEAST_CORKED: usize = 256 * 1024;
 
 impl FileSender {
-    /// Sends some of the `length` bytes of `part`; says how many.
+    /// Sends some of the `length` bytes of `part`, no more than `most`; says how many.
     pub(super) fn poll_send(
         &mut self,
         tcp: &TcpStream,
         cx: &mut Context<'_>,
         part: &FilePart,
         length: usize,
+        most: usize,
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_warm(cx, part, length))?;
         if length >= LEAST_CORKED && !self.corked {
@@ -53,7 +54,7 @@ impl FileSender {
         loop {
             ready!(tcp.poll_write_ready(cx))?;
             let mut offset = part.offset;
-            let send = || Ok(sendfile(tcp, &*part.file, Some(&mut offset), length)?);
+            let send = || Ok(sendfile(tcp, &*part.file, Some(&mut offset), length.min(most))?);
             match tcp.try_io(Interest::WRITABLE, send) {
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Ok(0) => return Poll::Ready(Err(cut_short())),
@@ -87,7 +88,9 @@ impl FileSender {
         if self.warm == Some(this) {
             return Poll::Ready(Ok(()));
         }
-        if self.warming.is_none() && !is_warm(part, length)? {
+        // Of a part that goes on where a warm one ended, the first page was read with that one.
+        let goes_on = self.warm == Some((this.0, part.offset));
+        if self.warming.is_none() && !is_warm(part, length, goes_on)? {
             let part = part.clone();
             self.warming = Some(tokio::task::spawn_blocking(move || warm(&part, length)));
         }
@@ -101,10 +104,11 @@ impl FileSender {
     }
 }
 
-/// Whether the first and the last page of the part are in memory; those between were read with them.
-fn is_warm(part: &FilePart, length: usize) -> io::Result<bool> {
+/// Whether the first (unless `goes_on`) and the last page of the part are in memory; those between were read with them.
+fn is_warm(part: &FilePart, length: usize, goes_on: bool) -> io::Result<bool> {
     let last = part.offset + (length.max(1) - 1) as u64;
-    for offset in [last, part.offset] {
+    let offsets = [last, part.offset];
+    for &offset in if goes_on { &offsets[..1] } else { &offsets } {
         let mut byte = [0];
         match preadv2(&*part.file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT) {
             Ok(0) => return Err(cut_short()),
@@ -187,7 +191,7 @@ pub(super) mod tests {
                 let (mut at, last) = (begin, end == content.len());
                 while at < end {
                     let part = FilePart { file: Arc::clone(&file), offset: at as u64, last };
-                    at += poll_fn(|cx| sender.poll_send(&ours, cx, &part, end - at)).await.unwrap();
+                    at += poll_fn(|cx| sender.poll_send(&ours, cx, &part, end - at, LEAST_CORKED / 3)).await.unwrap();
                 }
                 assert_eq!(tcp_cork(&ours).unwrap(), !last);
             }

@@ -48,9 +48,7 @@ impl Socket {
     fn poll_write_parts(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let Some(first) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
         if let Some(part) = stand_in::behind(&bufs[first]) {
-            // A part is no longer than a turn, so that its end is seen.
-            const { assert!(stand_in::MAX_BYTES <= TURN_BYTES, "a part has to fit into a turn") };
-            return self.files.poll_send(&self.tcp, cx, &part, bufs[first].len());
+            return self.files.poll_send(&self.tcp, cx, &part, bufs[first].len(), TURN_BYTES);
         }
         self.files.uncork(&self.tcp)?;
         match bufs.iter().position(|buf| stand_in::is_stand_in(buf)) {

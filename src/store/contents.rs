@@ -4,16 +4,16 @@
 //! happen under one lock per first byte of its digest, so bytes can't go between being found and being linked.
 
 use std::collections::VecDeque;
-use std::fs::{File, Metadata, OpenOptions, ReadDir};
+use std::fs::{File, Metadata, ReadDir};
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use fail::fail_point;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::durable::{Disk, Temporary, is_absence};
@@ -60,7 +60,7 @@ impl Contents {
         let path = Layout::member_beneath(repo, kind, digest);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
-        match openat2(&self.root, path, flags, Mode::empty(), resolve) {
+        match untouched(flags, |flags| openat2(&self.root, &path, flags, Mode::empty(), resolve)) {
             Ok(file) => Looked::Found(file.into()),
             Err(Errno::NOENT) => Looked::Absent,
             Err(_) => Looked::Unknown,
@@ -76,9 +76,9 @@ impl Contents {
     ) -> Result<Option<File>, StoreError> {
         let path = layout.member(repo, kind, digest);
         // Nothing of ours is a symlink; one put there could lead anywhere.
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path) {
-            Ok(file) => Ok(Some(file)),
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match untouched(flags, |flags| open(&path, flags, Mode::empty())).map_err(io::Error::from) {
+            Ok(file) => Ok(Some(file.into())),
             Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(StoreError::io("open", &path)(error)),
         }
@@ -90,6 +90,16 @@ impl Contents {
 
     fn lock_folder(&self, folder: usize) -> MutexGuard<'_, ()> {
         self.locks[folder].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens so that reading does not set the time of the last access, which costs at each of a file's pieces and means
+/// nothing here. Only a file's owner may ask for that (open(2), `O_NOATIME`): a store that another user wrote is read as
+/// ever.
+fn untouched(flags: OFlags, open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>) -> rustix::io::Result<OwnedFd> {
+    match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
+        other => other,
     }
 }
 
@@ -348,5 +358,24 @@ pub(super) fn stat(path: &Path) -> Result<Option<Metadata>, StoreError> {
         Ok(found) => Ok(Some(found)),
         Err(error) if is_absence(&error) => Ok(None),
         Err(error) => Err(StoreError::io("stat", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_users_file_is_opened_as_ever() {
+        let (dir, calls) = (tempfile::tempdir().unwrap(), std::cell::RefCell::new(Vec::new()));
+        let refuse_noatime = |flags: OFlags| {
+            calls.borrow_mut().push(flags);
+            if flags.contains(OFlags::NOATIME) { Err(Errno::PERM) } else { open(dir.path(), flags, Mode::empty()) }
+        };
+        untouched(OFlags::RDONLY, refuse_noatime).unwrap();
+        assert_eq!(*calls.borrow(), [OFlags::RDONLY | OFlags::NOATIME, OFlags::RDONLY]);
+        // No other failure is tried twice.
+        let absent = untouched(OFlags::RDONLY, |flags| open(dir.path().join("absent"), flags, Mode::empty()));
+        assert_eq!(absent.unwrap_err(), Errno::NOENT);
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dashmap::DashSet;
 use fail::fail_point;
+use rustix::fs::{OFlags, fcntl_setfl};
 use tokio_util::sync::CancellationToken;
 
 use super::contents::{Shelf, stat};
@@ -139,14 +140,17 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
 }
 
 fn open_file(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o640)
         .open(path)
-        .map_err(StoreError::io("open", path))
+        .map_err(StoreError::io("open", path))?;
+    // As of whole contents, see `contents::untouched`; refused for another user's file, which is then read as ever.
+    let _ = fcntl_setfl(&file, OFlags::NOATIME);
+    Ok(file)
 }
 
 impl PartialBlob {

@@ -242,3 +242,15 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn reading_a_blob_or_a_fill_sets_no_time_of_access() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let digest = push(&store, &repo("a"), b"content").await;
+    let blob = store.blob(&repo("a"), digest).await.unwrap();
+    let fill = store.begin_fill(sha256(b"other")).await.unwrap();
+    for file in [&blob.file, &*fill.file()] {
+        assert!(rustix::fs::fcntl_getfl(file).unwrap().contains(rustix::fs::OFlags::NOATIME));
+    }
+}
