@@ -88,7 +88,7 @@ impl FileSender {
         if self.warm == Some(this) {
             return Poll::Ready(Ok(()));
         }
-        // Of a part that goes on where a warm one ended, the first page was read with that one.
+        // A part that goes on where a warm one ended lies between that one's last page and its own.
         let goes_on = self.warm == Some((this.0, part.offset));
         if self.warming.is_none() && !is_warm(part, length, goes_on)? {
             let part = part.clone();
@@ -191,7 +191,10 @@ pub(super) mod tests {
                 let (mut at, last) = (begin, end == content.len());
                 while at < end {
                     let part = FilePart { file: Arc::clone(&file), offset: at as u64, last };
-                    at += poll_fn(|cx| sender.poll_send(&ours, cx, &part, end - at, LEAST_CORKED / 3)).await.unwrap();
+                    let most = LEAST_CORKED / 3;
+                    let sent = poll_fn(|cx| sender.poll_send(&ours, cx, &part, end - at, most)).await.unwrap();
+                    assert!(sent <= most, "a turn is longer than it may be");
+                    at += sent;
                 }
                 assert_eq!(tcp_cork(&ours).unwrap(), !last);
             }

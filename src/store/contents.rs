@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use fail::fail_point;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::io::{Errno, ReadWriteFlags, preadv2, retry_on_intr};
 
 use super::durable::{Disk, Temporary, is_absence};
 use super::layout::{Layout, Membership};
@@ -77,7 +77,8 @@ impl Contents {
         let path = layout.member(repo, kind, digest);
         // Nothing of ours is a symlink; one put there could lead anywhere.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        match untouched(flags, |flags| open(&path, flags, Mode::empty())).map_err(io::Error::from) {
+        let open = |flags| retry_on_intr(|| open(&path, flags, Mode::empty()));
+        match untouched(flags, open).map_err(io::Error::from) {
             Ok(file) => Ok(Some(file.into())),
             Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(StoreError::io("open", &path)(error)),
