@@ -30,6 +30,7 @@ use super::requests::Requests;
 use super::socket::Socket;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
+use super::turns::Turns;
 use crate::api::FastPath;
 use crate::api::peer::{FileWay, Peer};
 
@@ -50,6 +51,8 @@ pub(super) struct Context<S> {
     pub(super) fast: Option<FastPath>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) limits: ConnectionLimits,
+    /// In which large answers are sent.
+    pub(super) turns: Turns,
     /// Finish what runs, then close.
     pub(super) stop: CancellationToken,
     /// Close now.
@@ -75,7 +78,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let socket = Socket::new(tcp, context.limits.stall_timeout);
+    let socket = Socket::new(tcp, context.limits.stall_timeout, &context.turns);
     let Some(tls) = context.tls.clone() else {
         let peer = Peer {
             address,

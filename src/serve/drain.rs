@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -19,6 +20,7 @@ use super::body::RequestBody;
 use super::connection::{self, Context, Ended};
 use super::listener::{Listener, Slots};
 use super::tls::Tls;
+use super::turns::Turns;
 use crate::api::FastPath;
 
 /// Addresses of cut connections that are named; the rest is counted.
@@ -34,6 +36,8 @@ pub struct Server(Arc<Inner>);
 struct Inner {
     limits: ArcSwap<ConnectionLimits>,
     slots: Slots,
+    /// There with the first listener: until then no runtime need be.
+    turns: OnceLock<Turns>,
     stop: CancellationToken,
     abort: CancellationToken,
     loops: TaskTracker,
@@ -58,6 +62,7 @@ impl Server {
         Self(Arc::new(Inner {
             limits: ArcSwap::from_pointee(limits),
             slots: Slots::new(limits.max_connections),
+            turns: OnceLock::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
             loops: TaskTracker::new(),
@@ -90,6 +95,7 @@ impl Server {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let inner = Arc::clone(&self.0);
+        let turns = inner.turns.get_or_init(|| Turns::new(Handle::current().metrics().num_workers())).clone();
         self.0.loops.spawn(async move {
             let stop = inner.stop.clone();
             loop {
@@ -104,6 +110,7 @@ impl Server {
                     fast: fast.clone(),
                     tls: tls.clone(),
                     limits: **inner.limits.load(),
+                    turns: turns.clone(),
                     // Own children: every wake of a connection looks at its token, and must not meet the others there.
                     stop: inner.stop.child_token(),
                     abort: inner.abort.child_token(),

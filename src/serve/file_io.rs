@@ -51,20 +51,31 @@ impl FileSender {
         if length >= LEAST_CORKED && !self.corked {
             self.cork(tcp, true)?;
         }
+        let (mut offset, wanted) = (part.offset, length.min(most));
         loop {
             ready!(tcp.poll_write_ready(cx))?;
-            let mut offset = part.offset;
-            let send = || Ok(sendfile(tcp, &*part.file, Some(&mut offset), length.min(most))?);
-            match tcp.try_io(Interest::WRITABLE, send) {
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Ok(0) => return Poll::Ready(Err(cut_short())),
-                Ok(sent) => {
+            let mut sent = 0;
+            // Until the socket says that it is full: only that makes the runtime wait for it.
+            let result = tcp.try_io(Interest::WRITABLE, || {
+                while sent < wanted {
+                    match sendfile(tcp, &*part.file, Some(&mut offset), wanted - sent) {
+                        Ok(0) => return Err(cut_short()),
+                        Ok(more) => sent += more,
+                        Err(Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok(())
+            });
+            match result {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                _ if sent == 0 => {}
+                _ => {
                     if part.last && sent == length {
                         self.uncork(tcp)?;
                     }
                     return Poll::Ready(Ok(sent));
                 }
-                failed => return Poll::Ready(failed),
             }
         }
     }

@@ -18,6 +18,7 @@ mod socket;
 mod stall;
 mod streams;
 mod tls;
+mod turns;
 
 #[cfg(test)]
 mod tests;

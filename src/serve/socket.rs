@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::file_io::{FileSender, poll_send_before_file};
 use super::stall::Stall;
+use super::turns::{Place, SMALL_BYTES, TURN_BYTES, Turns};
 use crate::sys::stand_in;
 
 /// The socket of one connection.
@@ -20,74 +21,80 @@ pub(super) struct Socket {
     tcp: TcpStream,
     stall: Stall,
     files: FileSender,
-    /// Bytes written without a pause.
+    place: Place,
+    /// Bytes written since the peer was last waited for.
     in_a_row: usize,
 }
 
-/// A connection that has written so much without once having to wait lets others go first: a client that reads as fast
-/// as we write would otherwise keep a thread for as long as its answer lasts.
-const TURN_BYTES: usize = 1 << 20;
-
 impl Socket {
-    /// Watches `tcp`.
-    pub(super) fn new(tcp: TcpStream, stall_timeout: Duration) -> Self {
-        Self { tcp, stall: Stall::new(stall_timeout), files: FileSender::default(), in_a_row: 0 }
+    /// Watches `tcp`, whose large answers wait for their turn.
+    pub(super) fn new(tcp: TcpStream, stall_timeout: Duration, turns: &Turns) -> Self {
+        let files = FileSender::default();
+        Self { tcp, stall: Stall::new(stall_timeout), files, place: turns.place(), in_a_row: 0 }
     }
 
-    /// Ready while it is this connection's turn; else it is woken again behind the others.
-    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if self.in_a_row < TURN_BYTES {
-            return Poll::Ready(());
+    /// Writes some of `bufs`; what is large, or follows much, in turn with other connections.
+    fn poll_write_in_turn(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let turn = if self.in_a_row + wanted <= SMALL_BYTES && !self.place.is_asking() {
+            None
+        } else {
+            let Poll::Ready(ready) = self.tcp.poll_write_ready(cx) else {
+                // A turn is not for waiting.
+                self.place.leave();
+                return self.poll_stalled(cx);
+            };
+            ready?;
+            Some(ready!(self.place.poll_turn(cx)))
+        };
+        let Poll::Ready(result) = self.poll_write_parts(cx, bufs) else { return self.poll_stalled(cx) };
+        let written = result?;
+        self.stall.moved();
+        self.in_a_row += written;
+        if let Some(turn) = turn {
+            turn.end(written);
         }
+        Poll::Ready(Ok(written))
+    }
+
+    /// To be polled while the peer takes nothing; fails when it has not for the stall time.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.in_a_row = 0;
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        self.stall.poll_stalled(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
     }
 
     /// Writes ordinary bytes, or sends the file that the first bytes stand for.
     fn poll_write_parts(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let Some(first) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
-        if let Some(part) = stand_in::behind(&bufs[first]) {
-            return self.files.poll_send(&self.tcp, cx, &part, bufs[first].len(), TURN_BYTES);
+        let Some(empty) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
+        let bufs = &bufs[empty..];
+        if let Some(part) = stand_in::behind(&bufs[0]) {
+            return self.files.poll_send(&self.tcp, cx, &part, bufs[0].len(), TURN_BYTES);
         }
         self.files.uncork(&self.tcp)?;
         match bufs.iter().position(|buf| stand_in::is_stand_in(buf)) {
+            // `send` costs less than `writev` with one part.
+            None if bufs.len() == 1 => Pin::new(&mut self.tcp).poll_write(cx, &bufs[0]),
             None => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
-            Some(file) if file == first + 1 => poll_send_before_file(&self.tcp, cx, &bufs[first]),
+            Some(1) => poll_send_before_file(&self.tcp, cx, &bufs[0]),
             Some(file) => Pin::new(&mut self.tcp).poll_write_vectored(cx, &bufs[..file]),
-        }
-    }
-
-    fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match result {
-            Poll::Ready(Ok(written)) => {
-                self.stall.moved();
-                self.in_a_row += written;
-                Poll::Ready(Ok(written))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                self.in_a_row = 0;
-                self.stall
-                    .poll_stalled(cx)
-                    .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
-            }
         }
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
+        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        if read.is_pending() {
+            self.in_a_row = 0;
+        }
+        read
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_turn(cx));
         // Whoever writes one buffer gets the same care: a stand-in must never reach the system as bytes.
-        let result = self.poll_write_parts(cx, &[IoSlice::new(buf)]);
-        self.written(cx, result)
+        self.poll_write_in_turn(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -95,9 +102,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_turn(cx));
-        let result = self.poll_write_parts(cx, bufs);
-        self.written(cx, result)
+        self.poll_write_in_turn(cx, bufs)
     }
 
     // Without this hyper copies every body into one buffer.
@@ -110,14 +115,18 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.place.leave();
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
     use std::sync::Arc;
 
+    use futures_util::poll;
     use rustix::net::sockopt::tcp_cork;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -126,12 +135,28 @@ mod tests {
     use crate::serve::file_io::tests::pair;
 
     #[tokio::test]
+    async fn who_waited_for_a_turn_takes_it_although_he_could_do_without() {
+        let turns = Turns::new(1);
+        let mut others = turns.place();
+        let sending = poll_fn(|cx| others.poll_turn(cx)).await;
+        let (ours, _theirs) = pair().await;
+        let mut socket = Socket::new(ours, Duration::from_secs(60), &turns);
+        socket.write_all(&[1; SMALL_BYTES]).await.unwrap();
+        assert!(poll!(pin!(socket.write(b"more"))).is_pending());
+        let mut nothing = [0];
+        assert!(poll!(pin!(socket.read(&mut nothing))).is_pending(), "what follows is small again");
+        drop(sending);
+        socket.write_all(b"more").await.unwrap();
+        drop(poll_fn(|cx| others.poll_turn(cx)).await);
+    }
+
+    #[tokio::test]
     async fn other_bytes_let_go_what_the_parts_of_a_file_kept_back() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(LEAST_CORKED as u64 + 1).unwrap();
         let part = stand_in::stand_in(&Arc::new(file), 0, LEAST_CORKED, false).unwrap();
         let (ours, mut theirs) = pair().await;
-        let mut socket = Socket::new(ours, Duration::from_secs(60));
+        let mut socket = Socket::new(ours, Duration::from_secs(60), &Turns::new(1));
         let mut got = vec![1; LEAST_CORKED + 5];
         let writing = async {
             socket.write_all(&part).await.unwrap();

@@ -42,12 +42,9 @@ const BLOCKING_THREADS: usize = 64;
 /// An idle blocking thread ends after so long.
 const BLOCKING_IDLE: Duration = Duration::from_secs(5);
 
-/// Tasks that a worker runs between two looks at the network: a turn of a large answer takes some 100 µs, so a small
-/// request waits for a millisecond and not for the default's 61 turns.
-const EVENT_INTERVAL: u32 = 2;
-
-/// The same in mode Direct, where a turn is what one read of the upstream's gave.
-const EVENT_INTERVAL_OF_RELAYS: u32 = 4;
+/// Tasks that a worker runs between two looks at the network at most. Small ones: a turn of a large answer makes the
+/// worker look by itself.
+const EVENT_INTERVAL: u32 = 16;
 
 /// How long workers may take to end after the last request.
 const WORKERS_DEADLINE: Duration = Duration::from_secs(10);
@@ -122,13 +119,12 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     let auth = Authenticator::load(&options::auth(&config, &keys), options::password_checks(&config))?;
     let tls = options::tls(&config).map(|files| Tls::load(&files)).transpose()?.map(Arc::new);
     announce(&config, &auth);
-    let event_interval = if config.mode == config::Mode::Direct { EVENT_INTERVAL_OF_RELAYS } else { EVENT_INTERVAL };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::try_from(config.limits.worker_threads).unwrap_or(1))
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_keep_alive(BLOCKING_IDLE)
         .thread_name("worker")
-        .event_interval(event_interval)
+        .event_interval(EVENT_INTERVAL)
         .enable_all()
         .build()
         .map_err(|source| ServerError::System { what: "threads", source })?;

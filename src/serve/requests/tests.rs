@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::linger::Transport;
 use super::super::socket::Socket;
+use super::super::turns::Turns;
 use super::*;
 use crate::api::fast_path;
 use crate::api::peer::{FileWay, Peer};
@@ -36,7 +37,7 @@ async fn narrow_pair() -> (TcpStream, TcpStream) {
 
 fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> (Requests, Arc<Flow>) {
     let flow = Arc::new(Flow::default());
-    let io = Lingering::new(Transport::Plain(Socket::new(ours, LONG)), Arc::clone(&flow), LONG);
+    let io = Lingering::new(Transport::Plain(Socket::new(ours, LONG, &Turns::new(1))), Arc::clone(&flow), LONG);
     (Requests::new(io, Arc::clone(&flow), head_timeout, lane), flow)
 }
 
