@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::file_io::{FileSender, poll_send_before_file};
 use super::stall::Stall;
-use super::turns::{Place, SMALL_BYTES, TURN_BYTES, Turns};
+use super::turns::{LEAST_BYTES, Place, SMALL_BYTES, TURN_BYTES, Turns};
 use crate::sys::stand_in;
 
 /// The socket of one connection.
@@ -22,21 +22,26 @@ pub(super) struct Socket {
     stall: Stall,
     files: FileSender,
     place: Place,
-    /// Bytes written since the peer was last waited for.
-    in_a_row: usize,
+    /// Bytes that may be written without a turn.
+    free: usize,
 }
 
 impl Socket {
     /// Watches `tcp`, whose large answers wait for their turn.
     pub(super) fn new(tcp: TcpStream, stall_timeout: Duration, turns: &Turns) -> Self {
         let files = FileSender::default();
-        Self { tcp, stall: Stall::new(stall_timeout), files, place: turns.place(), in_a_row: 0 }
+        Self { tcp, stall: Stall::new(stall_timeout), files, place: turns.place(), free: SMALL_BYTES }
     }
 
     /// Writes some of `bufs`; what is large, or follows much, in turn with other connections.
     fn poll_write_in_turn(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let turn = if self.in_a_row + wanted <= SMALL_BYTES && !self.place.is_asking() {
+        let Some(empty) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
+        let bufs = &bufs[empty..];
+        // A file leaves by itself, and so does what is before it.
+        let file = bufs.iter().position(|buf| stand_in::is_stand_in(buf));
+        let now = &bufs[..file.map_or(bufs.len(), |file| file.max(1))];
+        let wanted: usize = now.iter().map(|buf| buf.len()).sum();
+        let turn = if wanted <= self.free && !self.place.is_asking() {
             None
         } else {
             let Poll::Ready(ready) = self.tcp.poll_write_ready(cx) else {
@@ -47,36 +52,40 @@ impl Socket {
             ready?;
             Some(ready!(self.place.poll_turn(cx)))
         };
-        let Poll::Ready(result) = self.poll_write_parts(cx, bufs) else { return self.poll_stalled(cx) };
+        let Poll::Ready(result) = self.poll_write_parts(cx, now, file) else { return self.poll_stalled(cx) };
         let written = result?;
         self.stall.moved();
-        self.in_a_row += written;
         if let Some(turn) = turn {
-            turn.end(written);
+            self.free = LEAST_BYTES.max(written);
+            self.place.end(turn, self.free);
         }
+        self.free = self.free.saturating_sub(written);
         Poll::Ready(Ok(written))
     }
 
     /// To be polled while the peer takes nothing; fails when it has not for the stall time.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.in_a_row = 0;
+        self.free = SMALL_BYTES;
         self.stall.poll_stalled(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
     }
 
-    /// Writes ordinary bytes, or sends the file that the first bytes stand for.
-    fn poll_write_parts(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let Some(empty) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
-        let bufs = &bufs[empty..];
+    /// Writes ordinary bytes, or sends the file that the first bytes stand for. `file`: which of the bytes first stand
+    /// for one, these or those behind them.
+    fn poll_write_parts(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+        file: Option<usize>,
+    ) -> Poll<io::Result<usize>> {
         if let Some(part) = stand_in::behind(&bufs[0]) {
             return self.files.poll_send(&self.tcp, cx, &part, bufs[0].len(), TURN_BYTES);
         }
         self.files.uncork(&self.tcp)?;
-        match bufs.iter().position(|buf| stand_in::is_stand_in(buf)) {
+        match (bufs.len(), file) {
+            (1, Some(_)) => poll_send_before_file(&self.tcp, cx, &bufs[0]),
             // `send` costs less than `writev` with one part.
-            None if bufs.len() == 1 => Pin::new(&mut self.tcp).poll_write(cx, &bufs[0]),
-            None => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
-            Some(1) => poll_send_before_file(&self.tcp, cx, &bufs[0]),
-            Some(file) => Pin::new(&mut self.tcp).poll_write_vectored(cx, &bufs[..file]),
+            (1, None) => Pin::new(&mut self.tcp).poll_write(cx, &bufs[0]),
+            _ => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
         }
     }
 }
@@ -85,7 +94,7 @@ impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
         if read.is_pending() {
-            self.in_a_row = 0;
+            self.free = SMALL_BYTES;
         }
         read
     }

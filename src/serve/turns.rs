@@ -5,6 +5,8 @@
 //! there are no more turns at once than workers, downloads wait for theirs in the order of asking, and when
 //! [`LOOK_BYTES`] have been sent, by whomever, the turn that sent the last of them is free again only after its worker
 //! has looked at the network: that is when the runtime wakes who yields, and the tests here hold it to that.
+//!
+//! Turns belong to no worker: one of several may run those of all before it looks, if nobody takes its tasks from it.
 
 use std::future::Future as _;
 use std::pin::pin;
@@ -17,6 +19,9 @@ use tokio_util::sync::PollSemaphore;
 
 /// What is sent in one turn at most, in bytes.
 pub(super) const TURN_BYTES: usize = 2 << 20;
+
+/// What a turn is good for at least, in however many pieces it is sent.
+pub(super) const LEAST_BYTES: usize = 256 * 1024;
 
 /// What is sent before a turn waits for a look at the network.
 const LOOK_BYTES: usize = 1 << 20;
@@ -46,7 +51,7 @@ impl Turns {
 
     /// The place of a connection in the row.
     pub(super) fn place(&self) -> Place {
-        Place { waiting: self.0.free(), asked: false, shared: Arc::clone(&self.0) }
+        Place { waiting: self.0.free(), asked: false, used: false, shared: Arc::clone(&self.0) }
     }
 }
 
@@ -56,25 +61,43 @@ pub(super) struct Place {
     waiting: PollSemaphore,
     /// It waits, or has been given its turn and does not know yet.
     asked: bool,
+    /// Its last turn was followed by a look: the next one has to be too.
+    used: bool,
     shared: Arc<Shared>,
 }
 
-/// Its turn; over when this is dropped. Must not be kept while something is waited for.
+/// A connection's turn, to be ended with [`Place::end`]. Must not be kept while something is waited for.
 #[derive(Debug)]
 #[must_use = "the turn is over when this is dropped"]
-pub(super) struct Turn {
-    permit: Option<OwnedSemaphorePermit>,
-    shared: Arc<Shared>,
-}
+pub(super) struct Turn(Option<OwnedSemaphorePermit>);
 
 impl Place {
     /// Waits for the turn. Who has asked has to ask on or [`Place::leave`]: until then the turn may be his, and the
-    /// others wait.
+    /// others wait. Inside a task of the runtime, as all here; elsewhere no look is waited for.
     pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        if std::mem::take(&mut self.used) && self.waiting.available_permits() > 0 {
+            behind_the_look(cx.waker());
+            return Poll::Pending;
+        }
         self.asked = true;
         let permit = ready!(self.waiting.poll_acquire(cx));
         self.asked = false;
-        Poll::Ready(Turn { permit, shared: Arc::clone(&self.shared) })
+        Poll::Ready(Turn(permit))
+    }
+
+    /// Ends the turn, in which `sent` bytes are sent.
+    pub(super) fn end(&mut self, turn: Turn, sent: usize) {
+        let shared = &self.shared;
+        if shared.sent.fetch_add(sent, Ordering::Relaxed) + sent < LOOK_BYTES {
+            return;
+        }
+        shared.sent.store(0, Ordering::Relaxed);
+        if let Some(permit) = turn.0 {
+            permit.forget();
+            shared.used.fetch_add(1, Ordering::Release);
+            behind_the_look(&Waker::from(Arc::clone(shared)));
+            self.used = true;
+        }
     }
 
     /// Whether a turn was asked for that has not come.
@@ -90,20 +113,9 @@ impl Place {
     }
 }
 
-impl Turn {
-    /// `sent` bytes were sent in it. Inside a task of the runtime; elsewhere nothing is waited for.
-    pub(super) fn end(mut self, sent: usize) {
-        if self.shared.sent.fetch_add(sent, Ordering::Relaxed) + sent < LOOK_BYTES {
-            return;
-        }
-        self.shared.sent.store(0, Ordering::Relaxed);
-        if let Some(permit) = self.permit.take() {
-            permit.forget();
-            self.shared.used.fetch_add(1, Ordering::Release);
-            let behind_the_look = Waker::from(Arc::clone(&self.shared));
-            let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&behind_the_look));
-        }
-    }
+/// Wakes when this worker has looked at the network.
+fn behind_the_look(waker: &Waker) {
+    let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(waker));
 }
 
 impl Shared {
@@ -151,7 +163,7 @@ mod tests {
         let sending = turn(&mut first).await;
         assert!([&mut second, &mut third, &mut fourth, &mut fifth].into_iter().all(is_waiting));
         drop(second);
-        sending.end(1);
+        first.end(sending, 1);
         assert!(is_waiting(&mut fourth), "the turn is the third's");
         third.leave();
         assert!(is_waiting(&mut fifth), "the turn is the fourth's");
@@ -165,9 +177,19 @@ mod tests {
         let [mut one, mut other] = std::array::from_fn(|_| turns.place());
         for _ in 0..3 {
             let both = (turn(&mut one).await, turn(&mut other).await);
-            both.0.end(LOOK_BYTES);
-            both.1.end(LOOK_BYTES);
+            one.end(both.0, LOOK_BYTES);
+            other.end(both.1, LOOK_BYTES);
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_has_two_turns_without_a_look_between_them() {
+        let turns = Turns::new(2);
+        let [mut one, mut other] = std::array::from_fn(|_| turns.place());
+        let first = turn(&mut one).await;
+        one.end(first, LOOK_BYTES);
+        assert!(is_waiting(&mut one), "the second turn is free");
+        assert!(!one.is_asking() && !is_waiting(&mut other), "and another may have it");
     }
 
     #[test]
@@ -196,7 +218,7 @@ mod tests {
                         if done.get() == ROUNDS {
                             (&*theirs).write_all(b"x").unwrap();
                         }
-                        turn.end(LOOK_BYTES);
+                        place.end(turn, LOOK_BYTES);
                     }
                 });
             }
