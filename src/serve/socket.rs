@@ -160,6 +160,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_head_in_front_of_a_file_needs_no_turn() {
+        let turns = Turns::new(1);
+        let mut others = turns.place();
+        let _sending = poll_fn(|cx| others.poll_turn(cx)).await;
+        let (ours, _theirs) = pair().await;
+        let mut socket = Socket::new(ours, Duration::from_secs(60), &turns);
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEAST_CORKED as u64).unwrap();
+        let part = stand_in::stand_in(&Arc::new(file), 0, LEAST_CORKED, true).unwrap();
+        socket.write_all(b"from here on it is known to be writable").await.unwrap();
+        let both = [IoSlice::new(b"head"), IoSlice::new(&part)];
+        assert!(matches!(poll!(pin!(socket.write_vectored(&both))), Poll::Ready(Ok(4))));
+        assert!(poll!(pin!(socket.write(&part))).is_pending(), "the turn is another's");
+    }
+
+    #[tokio::test]
+    async fn a_turn_holds_for_small_pieces_too() {
+        const PIECE: usize = 16 * 1024;
+        let turns = Turns::new(1);
+        let mut others = turns.place();
+        let (ours, mut theirs) = pair().await;
+        let mut socket = Socket::new(ours, Duration::from_secs(60), &turns);
+        // One byte more than needs no turn.
+        let mut sent = socket.write(&[1; SMALL_BYTES + 1]).await.unwrap();
+        let mut got = vec![0; SMALL_BYTES + 1];
+        theirs.read_exact(&mut got[..sent]).await.unwrap();
+        let _sending = poll_fn(|cx| others.poll_turn(cx)).await;
+        while sent + PIECE <= LEAST_BYTES {
+            let written = poll!(pin!(socket.write(&[1; PIECE])));
+            let Poll::Ready(Ok(written)) = written else { panic!("a turn was asked for after {sent} bytes") };
+            theirs.read_exact(&mut got[..written]).await.unwrap();
+            sent += written;
+        }
+        assert!(poll!(pin!(socket.write(&[1; PIECE]))).is_pending(), "the turn is another's");
+    }
+
+    #[tokio::test]
     async fn other_bytes_let_go_what_the_parts_of_a_file_kept_back() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(LEAST_CORKED as u64 + 1).unwrap();
