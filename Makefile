@@ -74,7 +74,7 @@ audit: $(DENY) ## Known vulnerabilities in dependencies; fetches the advisory da
 bench: ## Ours beside nginx, distribution and olareg, and how costs grow, into loadtests/RESULTS.md and loadtests/plots; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
 	@loadtests/prepare.sh
 	cargo build --locked --workspace --release --bins
-	$(CARGO_TARGET_DIR)/release/loadtests $(BENCH)
+	loadtests/network.sh $(CARGO_TARGET_DIR)/release/loadtests $(BENCH)
 
 microbench: ## What parts of a request cost by themselves, with Criterion; PART=NAME picks those that have it in their name
 	cargo bench --locked --workspace --bench parts -- $(PART)

@@ -9,7 +9,7 @@ bin=$(realpath -m "${CARGO_TARGET_DIR:-../target}")/tools/bin
 mkdir -p "$bin"
 
 # command=package
-packages=(nginx=nginx-light docker-registry=docker-registry setpriv=util-linux)
+packages=(nginx=nginx-light docker-registry=docker-registry setpriv=util-linux ip=iproute2)
 
 install_packages() {
     local pair package missing=() as_root=()

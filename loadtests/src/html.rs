@@ -26,12 +26,9 @@ pub(crate) fn page(reports: &[Report]) -> String {
         // Writing to a string can't fail, here and below.
         let _ = write!(
             page,
-            "<p>{}, {} cores, {} MiB, Linux {}. Dots are rounds: <b style=\"color:{OURS}\">ours</b>, \
+            "<p>{}. Dots are rounds: <b style=\"color:{OURS}\">ours</b>, \
              <b style=\"color:{THEIRS}\">theirs</b>; axes begin at nought.</p>",
-            escape(&machine.processor),
-            machine.cores,
-            machine.memory_mib,
-            escape(&machine.kernel)
+            escape(&machine.to_string())
         );
     }
     reports.iter().for_each(|report| section(&mut page, report));

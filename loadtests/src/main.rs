@@ -30,6 +30,7 @@ mod html;
 mod interrupt;
 mod limited;
 mod load;
+mod memory;
 mod plot;
 mod proc;
 mod registry;

@@ -1,6 +1,6 @@
 //! What the kernel says of a process and of the machine, from `/proc`.
 
-use std::fs;
+use std::{fmt, fs};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -71,6 +71,8 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
+    /// Of the network that this process is in.
+    pub(crate) congestion_control: String,
 }
 
 impl Machine {
@@ -87,7 +89,18 @@ impl Machine {
             cores: read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count(),
             memory_mib: memory / 1024,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            congestion_control: match read("/proc/sys/net/ipv4/tcp_congestion_control").trim() {
+                "" => "unknown".to_owned(),
+                name => name.to_owned(),
+            },
         }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { processor, cores, memory_mib, kernel, congestion_control } = self;
+        write!(f, "{processor}, {cores} cores, {memory_mib} MiB, Linux {kernel}, TCP {congestion_control}")
     }
 }
 

@@ -202,11 +202,7 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let machine = &self.machine;
-        let mut table = format!(
-            "{} on {} ({} cores, {} MiB, Linux {})\n",
-            self.scenario, machine.processor, machine.cores, machine.memory_mib, machine.kernel
-        );
+        let mut table = format!("{} on {}\n", self.scenario, self.machine);
         for (name, value) in &self.conditions {
             // Writing to a string can't fail.
             let _ = writeln!(table, "  {name}: {value}");

@@ -106,12 +106,8 @@ fn markdown(reports: &[Report]) -> String {
         // Writing to a string can't fail, here and below.
         let _ = writeln!(
             text,
-            "\nMachine: {}, {} cores, {} MiB, Linux {}. Servers on core {}, clients and upstreams on core {}, loopback. Ours and \
+            "\nMachine: {machine}. Servers on core {}, clients and upstreams on core {}, loopback. Ours and \
              theirs by turns inside of each round; the median of the rounds' ratios counts, least and most beside it.",
-            machine.processor,
-            machine.cores,
-            machine.memory_mib,
-            machine.kernel,
             crate::cpu::SERVER_CORE,
             crate::cpu::CLIENT_CORE
         );

@@ -52,6 +52,7 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()
         let authorization = is_ours.then(basic);
         let request = Request::get(&path, authorization.as_deref());
         cpu::settle(&pids)?;
+        bench.have_memory()?;
         let meter = Meter::start(&pids)?;
         let pulls = vec![(place.clone(), request.clone()); CLIENTS];
         let wall = pull_at_once(&pulls)?;

@@ -29,6 +29,7 @@ use crate::certificates::{Certificate, Key, Suite};
 use crate::cpu;
 use crate::exchange::Request;
 use crate::interrupt;
+use crate::memory;
 use crate::report::Report;
 use crate::yardstick::nginx::{Listening, Nginx, Role, Upstream};
 use crate::yardstick::ours::{Ours, Setup};
@@ -203,6 +204,11 @@ impl<'a> Bench<'a> {
     /// The client's side for the P-256 certificate, if TLS is wanted.
     fn client(&self, tls: bool) -> Result<Option<Arc<ClientConfig>>> {
         tls.then(|| self.p256.client(self.options.suite, false)).transpose()
+    }
+
+    /// Memory for a large blob that is about to be stored, and a little for what else the store writes.
+    fn have_memory(&self) -> Result<()> {
+        memory::have_backed(self.scratch, (u64::from(self.options.size) << 20) * 5 / 4)
     }
 
     fn rows_folder(&self) -> PathBuf {

@@ -79,17 +79,19 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
         interrupt::check()?;
         let (content, digest) = fresh.content(u64::from(turn));
         if !is_ours {
-            return measured(&bare.pids(), content.len(), || push_bare(&mut Wire::connect(&place)?, content, &digest));
+            return measured(bench, &bare.pids(), content.len(), || {
+                push_bare(&mut Wire::connect(&place)?, content, &digest)
+            });
         }
         let authorization = basic();
-        let sum = measured(&ours.process.pids(), content.len(), || {
+        let sum = measured(bench, &ours.process.pids(), content.len(), || {
             push(&mut Wire::connect(&ours.place)?, REPOSITORY, content, &digest, Some(&authorization))
         })?;
         let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
         exchange::verify(&ours.place, &Request::get(&path, Some(&authorization)), &digest)?;
         // Once a round: they keep all of it as well.
         if turn % TURNS == 0 {
-            push_beside(&mut beside, report, content, &digest);
+            push_beside(bench, &mut beside, report, content, &digest);
         }
         Ok(sum)
     })?;
@@ -102,9 +104,15 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
 }
 
 /// The same content to the other registries; one that fails is named and asked no more.
-fn push_beside(beside: &mut Vec<(Comparison, Peer)>, report: &mut Report, content: &[u8], digest: &Digest) {
+fn push_beside(
+    bench: &Bench<'_>,
+    beside: &mut Vec<(Comparison, Peer)>,
+    report: &mut Report,
+    content: &[u8],
+    digest: &Digest,
+) {
     beside.retain_mut(|(comparison, peer)| {
-        let pushed = measured(&peer.process.pids(), content.len(), || {
+        let pushed = measured(bench, &peer.process.pids(), content.len(), || {
             push(&mut Wire::connect(&peer.place)?, REPOSITORY, content, digest, None)
         });
         match pushed {
@@ -121,8 +129,9 @@ fn push_beside(beside: &mut Vec<(Comparison, Peer)>, report: &mut Report, conten
 }
 
 /// What processes use for a push of so many bytes.
-fn measured(pids: &[u32], bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<Sum> {
+fn measured(bench: &Bench<'_>, pids: &[u32], bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<Sum> {
     cpu::settle(pids)?;
+    bench.have_memory()?;
     let meter = Meter::start(pids)?;
     work()?;
     let spent = meter.read()?;
