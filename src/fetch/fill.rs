@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::fills::{HEAD_BUDGET, Shared};
 use super::{Feed, FillError, Gather, Source};
 use crate::oci::{Digest, RepoName};
-use crate::store::{PartialBlob, StoreError};
+use crate::store::{PIECE_BYTES, PartialBlob, StoreError};
 use crate::telemetry::{FillCause, UpstreamCause, with_causes};
 use crate::upstream::{BlobRange, UpstreamBlob, UpstreamError};
 
@@ -360,17 +360,18 @@ impl Filler<'_> {
     /// Keeps the disk busy with what was appended, and not far behind.
     async fn write_back(&mut self) -> Result<(), FillError> {
         let idle = self.writing.as_ref().is_none_or(JoinHandle::is_finished);
-        let behind = self.partial.behind();
-        if behind >= AHEAD_BYTES {
-            self.partial.write_back(AHEAD_BYTES).await?;
-        } else if idle && behind >= self.partial.piece() {
-            let (work, stop) = (self.partial.write_back(0), self.shared.stop.clone());
-            // What comes of it the next one hears, or the commit.
-            self.writing = Some(self.shared.tasks.spawn(async move {
-                let _ = stop.run_until_cancelled(work).await;
-            }));
+        match self.partial.behind() {
+            AHEAD_BYTES.. => Ok(self.partial.write_back(AHEAD_BYTES).await?),
+            PIECE_BYTES.. if idle => {
+                let (work, stop) = (self.partial.write_back(PIECE_BYTES), self.shared.stop.clone());
+                // What comes of it the next one hears, or the commit.
+                self.writing = Some(self.shared.tasks.spawn(async move {
+                    let _ = stop.run_until_cancelled(work).await;
+                }));
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn stop_writing(&mut self) {

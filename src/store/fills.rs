@@ -21,7 +21,7 @@ use super::contents::{Shelf, stat};
 use super::durable::Temporary;
 use super::growth::Growth;
 use super::layout::{Layout, Membership};
-use super::pace::{TAIL_BYTES, TURN_BYTES};
+use super::pace::{PIECE_BYTES, TAIL_BYTES, TURN_BYTES};
 use super::uploads::{hash_range, older};
 use super::{Inner, StoreError, change};
 use crate::clock::Timestamp;
@@ -190,20 +190,14 @@ impl PartialBlob {
         self.0.behind()
     }
 
-    /// How much [`PartialBlob::write_back`] sends at once now, in bytes: what the disk takes in 2 ms.
-    #[must_use]
-    pub fn piece(&self) -> u64 {
-        self.0.store.piece()
-    }
-
-    /// Sends what was appended to the disk, in turn with others and piece by piece, until less than a piece or less than
-    /// `least` bytes are left; also what is appended meanwhile. May run beside appends. Safe to drop.
+    /// Sends what was appended to the disk, in turn with others and piece by piece of 512 KiB, until less than a piece or
+    /// less than `least` bytes are left; also what is appended meanwhile. May run beside appends. Safe to drop.
     ///
     /// # Errors
     /// Of the disk; what was stored is gone then.
     pub fn write_back(&self, least: u64) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
         let partial = Arc::clone(&self.0);
-        async move { write_back(&partial, least.max(partial.store.piece())).await }
+        async move { write_back(&partial, least.max(PIECE_BYTES)).await }
     }
 
     /// Ends [`PartialBlob::write_back`] after its present piece: the fill has failed.
@@ -277,17 +271,17 @@ async fn write_back(partial: &Arc<Partial>, least: u64) -> Result<(), StoreError
             return Ok(());
         }
         let from = partial.on_disk.load(Ordering::Acquire);
-        let piece = partial.store.piece();
-        let to = from + left.min(piece.max(TURN_BYTES));
+        let to = from + left.min(TURN_BYTES);
         let Some(turn) = partial.failed.run_until_cancelled(partial.store.turn(to - from)).await else {
             return Ok(());
         };
         let partial = Arc::clone(partial);
         change(Arc::clone(&partial.store), move |_| {
+            let _turn = turn;
             let mut at = from;
             while at < to {
-                let length = (to - at).min(piece);
-                turn.write_back(&partial.file, at, length)
+                let length = (to - at).min(PIECE_BYTES);
+                crate::sys::write_back::write_back(&partial.file, at, length)
                     .map_err(|error| partial.lose(StoreError::io("write", &partial.path)(error)))?;
                 at += length;
                 partial.on_disk.store(at, Ordering::Release);

@@ -49,6 +49,7 @@ pub use index::{IndexState, Referrer};
 pub use listings::rebuild_index;
 pub use lists::{KeptList, ListKind, VerifiedTag};
 pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
+pub use pace::PIECE_BYTES;
 pub use stored::{Page, StoredBlob, StoredContent, StoredManifest};
 pub use uploads::UploadSession;
 pub use uses::Lease;
@@ -105,11 +106,6 @@ impl std::fmt::Debug for Inner {
 impl Inner {
     fn shelf(&self) -> Shelf<'_> {
         Shelf { layout: &self.layout, disk: &self.disk, space: &self.space, contents: &self.contents }
-    }
-
-    /// How long a piece is now that goes to the disk at once, in bytes.
-    fn piece(&self) -> u64 {
-        self.pace.piece(self.space.limits().write_rate)
     }
 
     /// Waits for the turn to send `bytes` to the disk.

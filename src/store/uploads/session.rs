@@ -1,7 +1,6 @@
 //! Writing an upload.
 
 use std::fs::{File, OpenOptions};
-use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -17,7 +16,7 @@ use crate::store::contents::Shelf;
 use crate::store::durable::Temporary;
 use crate::store::growth::Growth;
 use crate::store::layout::Membership;
-use crate::store::pace::{TAIL_BYTES, Turn};
+use crate::store::pace::{PIECE_BYTES, TAIL_BYTES};
 use crate::store::{Inner, StoreError, change};
 
 /// After so many bytes the hash is noted beside the data: what a restart hashes again at most.
@@ -166,15 +165,15 @@ impl UploadSession {
             append(store, &upload, &content)?;
             // On this thread, if it is this upload's turn.
             let (from, to) = (upload.on_disk.load(Ordering::Acquire), upload.offset());
-            if to - from >= store.piece()
-                && let Some(turn) = store.turn_now(to - from)
+            if to - from >= PIECE_BYTES
+                && let Some(_turn) = store.turn_now(to - from)
             {
-                return write_back(store, &upload, &hold, &turn, from..to);
+                return write_back(store, &upload, &hold, from, to);
             }
             Ok(())
         })
         .await?;
-        self.write_back(self.store.piece()).await
+        self.write_back(PIECE_BYTES).await
     }
 
     /// Sends what was appended to the disk in turn with others, if it is at least `least` bytes.
@@ -185,7 +184,11 @@ impl UploadSession {
         }
         let turn = self.store.turn(to - from).await;
         let (store, upload, hold) = (Arc::clone(&self.store), Arc::clone(&self.upload), self.hold.clone());
-        change(store, move |store| write_back(store, &upload, &hold, &turn, from..to)).await
+        change(store, move |store| {
+            let _turn = turn;
+            write_back(store, &upload, &hold, from, to)
+        })
+        .await
     }
 
     /// Ends the upload: verifies the digest, syncs, makes the content a blob of the repository. Runs to its end even
@@ -236,13 +239,13 @@ fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), Store
     Ok(())
 }
 
-fn write_back(store: &Inner, upload: &Upload, hold: &Hold, turn: &Turn, bytes: Range<u64>) -> Result<(), StoreError> {
+fn write_back(store: &Inner, upload: &Upload, hold: &Hold, from: u64, to: u64) -> Result<(), StoreError> {
     let path = store.layout.upload_data(upload.id);
     let mut writer = lock(upload);
     let file = writer.file(&path)?;
-    let failed = match turn.write_back(file, bytes.start, bytes.end - bytes.start) {
+    let failed = match crate::sys::write_back::write_back(file, from, to - from) {
         Ok(()) => {
-            upload.on_disk.store(bytes.end, Ordering::Release);
+            upload.on_disk.store(to, Ordering::Release);
             return Ok(());
         }
         Err(error) => StoreError::io("write", &path)(error),
