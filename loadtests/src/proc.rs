@@ -117,6 +117,14 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_is_named_with_its_congestion_control() {
+        let available = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").unwrap();
+        let machine = Machine::here();
+        assert!(available.split_whitespace().any(|name| name == machine.congestion_control), "{machine}");
+        assert!(machine.to_string().ends_with(&format!(", TCP {}", machine.congestion_control)));
+    }
+
+    #[test]
     fn this_process_has_memory_and_threads() {
         let pid = std::process::id();
         assert!(Memory::of(pid).unwrap().own > 0);

@@ -208,7 +208,7 @@ impl<'a> Bench<'a> {
 
     /// Memory for a large blob that is about to be stored, and a little for what else the store writes.
     fn have_memory(&self) -> Result<()> {
-        memory::have_backed(self.scratch, (u64::from(self.options.size) << 20) * 5 / 4)
+        memory::have_backed(self.scratch, self.options.size + self.options.size / 4)
     }
 
     fn rows_folder(&self) -> PathBuf {
