@@ -84,10 +84,9 @@ pub(crate) struct Sample {
     pub(crate) latency: Option<Latency>,
 }
 
-/// What the parts of one side's round come to: slices of a load, or single operations.
+/// What one side's round comes to: the slices of a load, or a single operation.
 #[derive(Clone, Debug)]
 pub(crate) struct Sum {
-    parts: u32,
     spent: Spent,
     answers: u64,
     bytes: u64,
@@ -97,7 +96,7 @@ pub(crate) struct Sum {
 impl Sum {
     /// Of one part.
     pub(crate) fn of(spent: Spent, tally: Tally) -> Self {
-        Self { parts: 1, spent, answers: tally.answers, bytes: tally.bytes, latency: tally.latency }
+        Self { spent, answers: tally.answers, bytes: tally.bytes, latency: tally.latency }
     }
 
     /// Both together.
@@ -105,13 +104,12 @@ impl Sum {
         self.latency.add(&more.latency).context("histograms can't be added")?;
         let spent = self.spent.and(more.spent);
         let (answers, bytes) = (self.answers + more.answers, self.bytes + more.bytes);
-        Ok(Self { parts: self.parts + more.parts, spent, answers, bytes, latency: self.latency })
+        Ok(Self { spent, answers, bytes, latency: self.latency })
     }
 
-    /// The figure of all parts together, with what they used; CPU seconds of a whole operation are the mean of the
-    /// round's operations.
+    /// The figure of all parts together, with what they used.
     pub(crate) fn sample(&self, measure: Measure) -> Sample {
-        let Self { parts, spent, answers, bytes, .. } = *self;
+        let Self { spent, answers, bytes, .. } = *self;
         let latency = (!self.latency.is_empty()).then(|| Latency::of(&self.latency));
         let sample = |figure| Sample { figure, spent, answers, bytes, latency };
         match measure {
@@ -120,12 +118,7 @@ impl Sum {
             }
             Measure::AnswersPerCpuSecond => sample(answers as f64 / spent.cpu),
             Measure::CpuMicrosecondsPerConnection => sample(spent.cpu * 1e6 / answers as f64),
-            Measure::CpuSeconds => {
-                let (each, part) = (f64::from(parts), u64::from(parts));
-                let Spent { cpu, wall, machine, server_core } = spent;
-                let spent = Spent { cpu: cpu / each, wall: wall / each, machine: machine / each, server_core };
-                Sample { figure: spent.cpu, spent, answers: answers / part, bytes: bytes / part, latency }
-            }
+            Measure::CpuSeconds => sample(spent.cpu),
             Measure::P99Milliseconds => sample(latency.map_or(f64::NAN, |latency| latency.p99)),
             Measure::MaximumMilliseconds => sample(latency.map_or(f64::NAN, |latency| latency.max)),
         }
@@ -269,15 +262,13 @@ mod tests {
             (Measure::AnswersPerCpuSecond, 2.0),
             (Measure::CpuSecondsPerGigabyte, 0.5),
             (Measure::CpuMicrosecondsPerConnection, 500_000.0),
-            (Measure::CpuSeconds, 1.0),
+            (Measure::CpuSeconds, 2.0),
         ] {
             assert_eq!(sum.sample(measure).figure, figure, "{measure:?}");
         }
         let sample = sum.sample(Measure::P99Milliseconds);
         assert!((sample.figure - 3.0).abs() < 0.01, "{sample:?}");
         assert_eq!((sample.answers, sample.spent.wall, sample.latency.map(|all| all.count)), (4, 4.0, Some(4)));
-        let mean = sum.sample(Measure::CpuSeconds);
-        assert_eq!((mean.answers, mean.spent.wall, mean.spent.machine), (2, 2.0, 1.0));
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::store::{StoreError, UploadSession};
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
-/// Content handed to the store in one go: what one upload holds in memory at most, beside hyper's own buffer.
-const BATCH_BYTES: usize = 256 * 1024;
+/// Chunks handed to the store in one go: a client that sends single bytes must not fill memory with what surrounds them.
+const MOST_CHUNKS: usize = 1024;
 
 /// POST: a mount, a whole blob, or the beginning of an upload.
 pub(super) async fn begin(call: &Call<'_>, body: &mut RequestBody, repo: &RepoName) -> Result<Response, ApiError> {
@@ -188,7 +188,7 @@ async fn append_all(session: &mut UploadSession, body: &mut RequestBody, length:
         }
         batched += data.len();
         batch.push(data);
-        if batched >= BATCH_BYTES {
+        if batched >= session.batch_bytes() || batch.len() >= MOST_CHUNKS {
             session.append(std::mem::take(&mut batch)).await?;
             batched = 0;
         }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::fills::{HEAD_BUDGET, Shared};
 use super::{Feed, FillError, Gather, Source};
 use crate::oci::{Digest, RepoName};
-use crate::store::{PIECE_BYTES, PartialBlob, StoreError};
+use crate::store::{PartialBlob, StoreError, TURN_BYTES};
 use crate::telemetry::{FillCause, UpstreamCause, with_causes};
 use crate::upstream::{BlobRange, UpstreamBlob, UpstreamError};
 
@@ -362,8 +362,8 @@ impl Filler<'_> {
         let idle = self.writing.as_ref().is_none_or(JoinHandle::is_finished);
         match self.partial.behind() {
             AHEAD_BYTES.. => Ok(self.partial.write_back(AHEAD_BYTES).await?),
-            PIECE_BYTES.. if idle => {
-                let (work, stop) = (self.partial.write_back(PIECE_BYTES), self.shared.stop.clone());
+            TURN_BYTES.. if idle => {
+                let (work, stop) = (self.partial.write_back(TURN_BYTES), self.shared.stop.clone());
                 // What comes of it the next one hears, or the commit.
                 self.writing = Some(self.shared.tasks.spawn(async move {
                     let _ = stop.run_until_cancelled(work).await;

@@ -21,7 +21,7 @@ use super::contents::{Shelf, stat};
 use super::durable::Temporary;
 use super::growth::Growth;
 use super::layout::{Layout, Membership};
-use super::pace::{PIECE_BYTES, TAIL_BYTES, TURN_BYTES};
+use super::pace::{TAIL_BYTES, TURN_BYTES};
 use super::uploads::{hash_range, older};
 use super::{Inner, StoreError, change};
 use crate::clock::Timestamp;
@@ -190,17 +190,17 @@ impl PartialBlob {
         self.0.behind()
     }
 
-    /// Sends what was appended to the disk, in turn with others and piece by piece of 512 KiB, until less than a piece or
-    /// less than `least` bytes are left; also what is appended meanwhile. May run beside appends. Safe to drop.
+    /// Sends what was appended to the disk, turn by turn with others, until less than a turn or less than `least` bytes
+    /// are left; also what is appended meanwhile. May run beside appends. Safe to drop.
     ///
     /// # Errors
     /// Of the disk; what was stored is gone then.
     pub fn write_back(&self, least: u64) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
         let partial = Arc::clone(&self.0);
-        async move { write_back(&partial, least.max(PIECE_BYTES)).await }
+        async move { write_back(&partial, least.max(TURN_BYTES)).await }
     }
 
-    /// Ends [`PartialBlob::write_back`] after its present piece: the fill has failed.
+    /// Ends [`PartialBlob::write_back`] after its present turn: the fill has failed.
     pub fn stop_write_back(&self) {
         self.0.failed.cancel();
     }
@@ -259,7 +259,7 @@ impl PartialBlob {
     }
 }
 
-/// Sends what was not sent yet to the disk, piece by piece, as long as it is at least `least` bytes. One piece at a time.
+/// Sends what was not sent yet to the disk, turn by turn, as long as it is at least `least` bytes. One turn at a time.
 async fn write_back(partial: &Arc<Partial>, least: u64) -> Result<(), StoreError> {
     loop {
         let _writing = partial.writing.lock().await;
@@ -277,15 +277,9 @@ async fn write_back(partial: &Arc<Partial>, least: u64) -> Result<(), StoreError
         };
         let partial = Arc::clone(partial);
         change(Arc::clone(&partial.store), move |_| {
-            let _turn = turn;
-            let mut at = from;
-            while at < to {
-                let length = (to - at).min(PIECE_BYTES);
-                crate::sys::write_back::write_back(&partial.file, at, length)
-                    .map_err(|error| partial.lose(StoreError::io("write", &partial.path)(error)))?;
-                at += length;
-                partial.on_disk.store(at, Ordering::Release);
-            }
+            turn.write_back(&partial.file, from..to)
+                .map_err(|error| partial.lose(StoreError::io("write", &partial.path)(error)))?;
+            partial.on_disk.store(to, Ordering::Release);
             Ok(())
         })
         .await?;

@@ -49,7 +49,7 @@ pub use index::{IndexState, Referrer};
 pub use listings::rebuild_index;
 pub use lists::{KeptList, ListKind, VerifiedTag};
 pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
-pub use pace::PIECE_BYTES;
+pub use pace::TURN_BYTES;
 pub use stored::{Page, StoredBlob, StoredContent, StoredManifest};
 pub use uploads::UploadSession;
 pub use uses::Lease;

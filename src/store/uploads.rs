@@ -32,6 +32,8 @@ pub(super) struct Uploads {
     /// Held while an upload of an earlier process is loaded, or removed without being loaded: so that nobody holds one
     /// that has ended, whose file may be a stored content by now.
     loading: Mutex<()>,
+    /// Shared by all sessions, to count them.
+    sessions: Arc<()>,
 }
 
 /// One upload.

@@ -22,8 +22,8 @@ use crate::yardstick::nginx::Upstream;
 use crate::yardstick::ours::{Ours, Setup, basic};
 
 const CLIENTS: usize = 8;
-/// Cold pulls of each side in a round.
-const TURNS: u32 = 2;
+/// Cold pulls of each side for a round of a load.
+pub(super) const TURNS: u32 = 2;
 /// Times of distribution's CPU.
 const LIMIT: f64 = 0.25;
 
@@ -43,7 +43,7 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()
     let name = format!("cold pull of {} MiB through Proxy, {CLIENTS} clients", bench.options.size);
     let mut comparison = new(row, &name, Measure::CpuSeconds, "distribution", Some(LIMIT));
     let mut gets = [Vec::new(), Vec::new()];
-    operations(&mut comparison, bench.rounds(), TURNS, |turn, is_ours| {
+    operations(&mut comparison, bench.rounds() * TURNS, |turn, is_ours| {
         // One of its own for each side: the upstream's log tells them apart.
         let digest = place_upstream(&mut fresh, u64::from(turn) * 2 + u64::from(is_ours), &blobs)?;
         let path = format!("/v2/{MAPPED}/blobs/{digest}");
@@ -51,8 +51,7 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()
             if is_ours { (&ours.place, ours.process.pids()) } else { (&theirs.place, theirs.process.pids()) };
         let authorization = is_ours.then(basic);
         let request = Request::get(&path, authorization.as_deref());
-        cpu::settle(&pids)?;
-        bench.have_memory()?;
+        bench.before_storing(&pids)?;
         let meter = Meter::start(&pids)?;
         let pulls = vec![(place.clone(), request.clone()); CLIENTS];
         let wall = pull_at_once(&pulls)?;

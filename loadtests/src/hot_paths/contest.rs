@@ -141,27 +141,16 @@ pub(crate) fn in_turns(turns: u32, mut measure: impl FnMut(u32, bool) -> Result<
     Ok(())
 }
 
-/// Measures single operations: in each round each side has so many `turns`, and the round's sample is their sum.
+/// Measures single operations, so many on each side. Each with its counterpart is a round: of a burst of the machine's
+/// neighbours the median then sees one operation, and not a sum that all of its round is in.
 pub(crate) fn operations(
     comparison: &mut Comparison,
-    rounds: u32,
     turns: u32,
     mut measure: impl FnMut(u32, bool) -> Result<Sum>,
 ) -> Result<()> {
-    let mut sums: [Option<Sum>; 2] = [None, None];
-    in_turns(rounds * turns, |turn, is_ours| {
-        let one = measure(turn, is_ours)?;
-        let sum = &mut sums[usize::from(is_ours)];
-        let all = match sum.take() {
-            Some(sum) => sum.and(&one)?,
-            None => one,
-        };
-        if (turn + 1) % turns == 0 {
-            let sample = all.sample(comparison.measure);
-            side(comparison, is_ours).push(sample);
-        } else {
-            *sum = Some(all);
-        }
+    in_turns(turns, |turn, is_ours| {
+        let sample = measure(turn, is_ours)?.sample(comparison.measure);
+        side(comparison, is_ours).push(sample);
         Ok(())
     })
 }
@@ -178,18 +167,17 @@ mod tests {
     use crate::drive::Tally;
 
     #[test]
-    fn a_rounds_sample_is_the_sum_of_its_operations() {
+    fn each_operation_is_compared_with_its_counterpart() {
         let mut comparison = new(Row::Push, "push", Measure::CpuSecondsPerGigabyteStored, "bare loop", None);
         let mut order = Vec::new();
-        operations(&mut comparison, 2, 2, |turn, is_ours| {
+        operations(&mut comparison, 3, |turn, is_ours| {
             order.push((turn, is_ours));
             let cpu = if is_ours { f64::from(turn + 1) } else { 1.0 };
             let tally = Tally { answers: 1, bytes: 1_000_000_000, ..Tally::nothing()? };
             Ok(Sum::of(Spent { cpu, ..Spent::default() }, tally))
         })
         .unwrap();
-        assert_eq!(comparison.ratios(), [1.5, 3.5]);
-        assert_eq!(comparison.ours[1].answers, 2);
+        assert_eq!(comparison.ratios(), [1.0, 2.0, 3.0]);
         assert_eq!(order[..4], [(0, true), (0, false), (1, false), (1, true)]);
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -176,18 +176,18 @@ fn quiet() -> Result<()> {
 
 /// Appends beside `work` and until what that wrote is on the disk.
 fn beside(dir: &Path, pids: &[u32], work: impl FnOnce() -> Result<()>) -> Result<(Sample, Latency)> {
-    let done = AtomicBool::new(false);
+    let done = OnceLock::new();
     let path = dir.join("log");
     let meter = Meter::start(pids)?;
     let (result, latency) = thread::scope(|scope| {
         let appending = scope.spawn(|| {
             cpu::unpin();
             cpu::hurry();
-            append(&path, &done)
+            append(&path, Instant::now(), &done)
         });
         let result = work();
         rustix::fs::sync();
-        done.store(true, Ordering::Relaxed);
+        let _ = done.set(Instant::now());
         (result, appending.join())
     });
     let spent = meter.read()?;
@@ -199,12 +199,12 @@ fn beside(dir: &Path, pids: &[u32], work: impl FnOnce() -> Result<()>) -> Result
     Ok((sample, latency))
 }
 
-/// Appends fall due at a fixed rate; their latency counts from then.
-fn append(path: &Path, done: &AtomicBool) -> Result<Histogram<u64>> {
+/// Appends fall due at a fixed rate from `due` on; their latency counts from then. All that fall due before `end` are
+/// made: those that a stall at the end keeps waiting are its worst.
+fn append(path: &Path, mut due: Instant, end: &OnceLock<Instant>) -> Result<Histogram<u64>> {
     let mut file = File::create(path).with_context(|| format!("create {}", path.display()))?;
     let mut latency = histogram()?;
-    let mut due = Instant::now();
-    while !done.load(Ordering::Relaxed) {
+    while end.get().is_none_or(|end| due < *end) {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         file.write_all(&[7; APPEND])?;
         rustix::fs::fdatasync(&file)?;
@@ -212,4 +212,21 @@ fn append(path: &Path, done: &AtomicBool) -> Result<Histogram<u64>> {
         due += EVERY;
     }
     Ok(latency)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn appends_that_waited_when_all_was_over_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, begin) = (dir.path().join("log"), Instant::now());
+        let latency = append(&path, begin, &OnceLock::from(begin + 10 * EVERY)).unwrap();
+        assert_eq!((latency.len(), std::fs::metadata(&path).unwrap().len()), (10, 10 * APPEND as u64));
+        let begin = Instant::now().checked_sub(100 * EVERY).unwrap();
+        let latency = append(&path, begin, &OnceLock::from(begin + 10 * EVERY)).unwrap();
+        assert_eq!(latency.len(), 10);
+        assert!(latency.min() >= 90 * nanoseconds(EVERY) * 99 / 100, "{} ns", latency.min());
+    }
 }

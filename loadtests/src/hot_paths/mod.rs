@@ -84,7 +84,7 @@ pub(crate) struct HotPathsOptions {
     /// Only these rows (default: all).
     #[arg(long = "row", value_enum, value_name = "ROW")]
     pub(crate) rows: Vec<Row>,
-    /// Rounds, each with ours and theirs.
+    /// Rounds, each with ours and theirs; of pushes three times as many, of cold pulls twice.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
     /// How long a load is measured on each side in a round, in seconds; in slices, by turns.
@@ -120,6 +120,10 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
     let scratch = scratch.context("the folder for the stores can't be made")?;
     let mut report = Report::new("hot-paths");
     report.condition("rounds", options.rounds);
+    report.condition(
+        "rounds of the row push, cold-proxy",
+        format!("{}, {}", options.rounds * push::TURNS, options.rounds * cold::TURNS),
+    );
     report.condition("seconds of a load, each side in a round", options.seconds);
     report.condition("large blob, MiB", options.size);
     report.condition("cipher suite", options.suite.name());
@@ -206,8 +210,11 @@ impl<'a> Bench<'a> {
         tls.then(|| self.p256.client(self.options.suite, false)).transpose()
     }
 
-    /// Memory for a large blob that is about to be stored, and a little for what else the store writes.
-    fn have_memory(&self) -> Result<()> {
+    /// Before a large blob is stored by processes that are measured: what was done before is over, on the disk too, and
+    /// there is memory for the blob and a little else.
+    fn before_storing(&self, pids: &[u32]) -> Result<()> {
+        rustix::fs::sync();
+        cpu::settle(pids)?;
         memory::have_backed(self.scratch, self.options.size + self.options.size / 4)
     }
 

@@ -24,8 +24,8 @@ use crate::yardstick::{Process, free_port};
 
 /// Times of the bare loop's CPU per byte.
 const LIMIT: f64 = 1.2;
-/// Pushes of each side in a round.
-const TURNS: u32 = 3;
+/// Pushes of each side for a round of a load; one of them to the other registries too.
+pub(super) const TURNS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Where pushes go.
 pub(crate) const REPOSITORY: &str = "load/pushed";
@@ -75,7 +75,7 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     let others = if tls { Vec::new() } else { peers::start(bench, report, |_| Ok(())) };
     let mut beside: Vec<_> =
         others.into_iter().map(|peer| (new(row, &name, measure, peer.kind.name(), None), peer)).collect();
-    operations(&mut comparison, bench.rounds(), TURNS, |turn, is_ours| {
+    operations(&mut comparison, bench.rounds() * TURNS, |turn, is_ours| {
         interrupt::check()?;
         let (content, digest) = fresh.content(u64::from(turn));
         if !is_ours {
@@ -89,15 +89,16 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
         })?;
         let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
         exchange::verify(&ours.place, &Request::get(&path, Some(&authorization)), &digest)?;
-        // Once a round: they keep all of it as well.
+        // As the bare loop does: pages that are kept would leave the next push others, which the host may have taken.
+        let removed =
+            fetch(&mut Wire::connect(&ours.place)?, &Request::new("DELETE", &path, Some(&authorization), ""), &[])?;
+        ensure!(removed.status == 202, "DELETE: {}", removed.answer.text());
+        // Not each: they keep all of it as well.
         if turn % TURNS == 0 {
-            push_beside(bench, &mut beside, report, content, &digest);
+            push_beside(bench, &mut beside, report, (content, &digest), &sum);
         }
         Ok(sum)
     })?;
-    for (beside, _) in &mut beside {
-        beside.ours.clone_from(&comparison.ours);
-    }
     report.compare(comparison);
     beside.into_iter().for_each(|(comparison, _)| report.compare(comparison));
     Ok(())
@@ -108,8 +109,8 @@ fn push_beside(
     bench: &Bench<'_>,
     beside: &mut Vec<(Comparison, Peer)>,
     report: &mut Report,
-    content: &[u8],
-    digest: &Digest,
+    (content, digest): (&[u8], &Digest),
+    ours: &Sum,
 ) {
     beside.retain_mut(|(comparison, peer)| {
         let pushed = measured(bench, &peer.process.pids(), content.len(), || {
@@ -117,6 +118,7 @@ fn push_beside(
         });
         match pushed {
             Ok(sum) => {
+                comparison.ours.push(ours.sample(comparison.measure));
                 comparison.theirs.push(sum.sample(comparison.measure));
                 true
             }
@@ -130,8 +132,7 @@ fn push_beside(
 
 /// What processes use for a push of so many bytes.
 fn measured(bench: &Bench<'_>, pids: &[u32], bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<Sum> {
-    cpu::settle(pids)?;
-    bench.have_memory()?;
+    bench.before_storing(pids)?;
     let meter = Meter::start(pids)?;
     work()?;
     let spent = meter.read()?;

@@ -1,6 +1,7 @@
 //! Writing an upload.
 
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,7 @@ use crate::store::contents::Shelf;
 use crate::store::durable::Temporary;
 use crate::store::growth::Growth;
 use crate::store::layout::Membership;
-use crate::store::pace::{PIECE_BYTES, TAIL_BYTES};
+use crate::store::pace::{TAIL_BYTES, TURN_BYTES, Turn};
 use crate::store::{Inner, StoreError, change};
 
 /// After so many bytes the hash is noted beside the data: what a restart hashes again at most.
@@ -24,6 +25,13 @@ const NOTE_EVERY: u64 = 16 << 20;
 
 /// Bytes read at once when content is hashed again.
 const REREAD_BYTES: usize = 1 << 20;
+
+/// What is handed over at once: each time costs a change of threads, and each byte waits in memory until then.
+const MOST_BATCH_BYTES: usize = TURN_BYTES as usize;
+const LEAST_BATCH_BYTES: usize = 256 << 10;
+
+/// What all uploads gather together, until batches can't be smaller.
+const GATHERED_BYTES: usize = 8 << 20;
 
 /// The file and the hash of an upload.
 #[derive(Debug)]
@@ -123,11 +131,14 @@ pub struct UploadSession {
     store: Arc<Inner>,
     upload: Arc<Upload>,
     hold: Hold,
+    /// As many of these are there as sessions.
+    present: Arc<()>,
 }
 
 impl UploadSession {
-    pub(in crate::store) const fn new(store: Arc<Inner>, upload: Arc<Upload>, hold: Hold) -> Self {
-        Self { store, upload, hold }
+    pub(in crate::store) fn new(store: Arc<Inner>, upload: Arc<Upload>, hold: Hold) -> Self {
+        let present = Arc::clone(&store.uploads.sessions);
+        Self { store, upload, hold, present }
     }
 
     /// The upload's name.
@@ -140,6 +151,13 @@ impl UploadSession {
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.upload.offset()
+    }
+
+    /// How many bytes to gather for one [`UploadSession::append`]: what goes to the disk in one turn, or less, so that all
+    /// sessions together hold little memory.
+    #[must_use]
+    pub fn batch_bytes(&self) -> usize {
+        batch_bytes(Arc::strong_count(&self.present) - 1)
     }
 
     /// Whether `bytes` more would be taken now, so that a push can be refused before its body is read.
@@ -165,15 +183,15 @@ impl UploadSession {
             append(store, &upload, &content)?;
             // On this thread, if it is this upload's turn.
             let (from, to) = (upload.on_disk.load(Ordering::Acquire), upload.offset());
-            if to - from >= PIECE_BYTES
-                && let Some(_turn) = store.turn_now(to - from)
+            if to - from >= TURN_BYTES
+                && let Some(turn) = store.turn_now(to - from)
             {
-                return write_back(store, &upload, &hold, from, to);
+                return write_back(store, &upload, &hold, turn, from..to);
             }
             Ok(())
         })
         .await?;
-        self.write_back(PIECE_BYTES).await
+        self.write_back(TURN_BYTES).await
     }
 
     /// Sends what was appended to the disk in turn with others, if it is at least `least` bytes.
@@ -184,11 +202,7 @@ impl UploadSession {
         }
         let turn = self.store.turn(to - from).await;
         let (store, upload, hold) = (Arc::clone(&self.store), Arc::clone(&self.upload), self.hold.clone());
-        change(store, move |store| {
-            let _turn = turn;
-            write_back(store, &upload, &hold, from, to)
-        })
-        .await
+        change(store, move |store| write_back(store, &upload, &hold, turn, from..to)).await
     }
 
     /// Ends the upload: verifies the digest, syncs, makes the content a blob of the repository. Runs to its end even
@@ -201,7 +215,7 @@ impl UploadSession {
         let tasks = self.store.tasks.clone();
         let finished = tasks.spawn(async move {
             self.write_back(TAIL_BYTES).await?;
-            let Self { store, upload, hold } = self;
+            let Self { store, upload, hold, .. } = self;
             change(store, move |store| finish(store, &upload, &hold, &expected)).await
         });
         finished.await.unwrap_or_else(|error| Err(StoreError::Bug(error.to_string())))
@@ -212,13 +226,17 @@ impl UploadSession {
     /// # Errors
     /// [`StoreError::Bug`] only.
     pub async fn cancel(self) -> Result<(), StoreError> {
-        let Self { store, upload, hold } = self;
+        let Self { store, upload, hold, .. } = self;
         change(store, move |store| {
             store.uploads.end(store.shelf(), &upload, &hold);
             Ok(())
         })
         .await
     }
+}
+
+fn batch_bytes(sessions: usize) -> usize {
+    (GATHERED_BYTES / sessions.max(1)).clamp(LEAST_BATCH_BYTES, MOST_BATCH_BYTES)
 }
 
 fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), StoreError> {
@@ -239,11 +257,12 @@ fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), Store
     Ok(())
 }
 
-fn write_back(store: &Inner, upload: &Upload, hold: &Hold, from: u64, to: u64) -> Result<(), StoreError> {
+fn write_back(store: &Inner, upload: &Upload, hold: &Hold, turn: Turn, part: Range<u64>) -> Result<(), StoreError> {
     let path = store.layout.upload_data(upload.id);
     let mut writer = lock(upload);
     let file = writer.file(&path)?;
-    let failed = match crate::sys::write_back::write_back(file, from, to - from) {
+    let to = part.end;
+    let failed = match turn.write_back(file, part) {
         Ok(()) => {
             upload.on_disk.store(to, Ordering::Release);
             return Ok(());
@@ -284,4 +303,16 @@ fn finish(store: &Inner, upload: &Upload, hold: &Hold, expected: &Digest) -> Res
 
 fn lock(upload: &Upload) -> MutexGuard<'_, Writer> {
     upload.writer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_sessions_gather_no_more_than_few_until_batches_are_small() {
+        assert_eq!([0, 1, 8].map(batch_bytes), [MOST_BATCH_BYTES; 3]);
+        assert_eq!(batch_bytes(16) * 16, GATHERED_BYTES);
+        assert_eq!([32, 1000].map(batch_bytes), [LEAST_BATCH_BYTES; 2]);
+    }
 }
