@@ -48,3 +48,11 @@ impl From<SystemTime> for Timestamp {
 pub fn now() -> Timestamp {
     SystemTime::now().into()
 }
+
+/// Now, or up to a tick of the system (1 to 10 ms) ago: no clock is read for it. For what is told in seconds.
+#[must_use]
+pub fn tick() -> Timestamp {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let [seconds, nanos] = [now.tv_sec, now.tv_nsec].map(|part| u64::try_from(part).unwrap_or(0));
+    Timestamp::from_millis(seconds * 1000 + nanos / 1_000_000)
+}

@@ -125,7 +125,7 @@ impl FastLane {
         };
         let route = Route::parse(path).ok()?;
         let repo = route.repository()?;
-        let now = clock::now();
+        let now = clock::tick();
         let auth = &self.app.0.auth;
         if !self.sign_in.as_ref().is_some_and(|before| auth.is_same(before, wanted.authorization, now)) {
             self.sign_in = auth.sign_in(wanted.authorization);

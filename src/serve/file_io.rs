@@ -27,12 +27,29 @@ const WARM_BYTES: usize = 64 * 1024;
 pub(super) struct FileSender {
     /// A part that is being brought into memory. Dropped with the connection: the read ends by itself.
     warming: Option<JoinHandle<io::Result<()>>>,
-    /// File and end of the part that was last found, or brought, in memory: a part is looked at once, not at every piece
-    /// of it that the socket takes.
-    warm: Option<(usize, u64)>,
+    /// What was last found, or brought, in memory: it is looked at once, not at every piece that the socket takes.
+    warm: Option<Warm>,
     /// The socket keeps back what fills no packet (TCP_CORK).
     corked: bool,
 }
+
+/// A range of a file that is in memory.
+#[derive(Debug)]
+struct Warm {
+    file: usize,
+    from: u64,
+    until: u64,
+}
+
+impl Warm {
+    fn has(&self, file: usize, offset: u64) -> bool {
+        self.file == file && (self.from..=self.until).contains(&offset)
+    }
+}
+
+/// What is looked at together where an answer goes on for so long. A look reads a byte of a page that is in no core's
+/// cache, which takes as long as sending 20 KiB.
+const LOOK_BYTES: u64 = 8 << 20;
 
 /// Less than this leaves in so few packets that it is not worth two more system calls.
 pub(super) const LEAST_CORKED: usize = 256 * 1024;
@@ -73,6 +90,8 @@ impl FileSender {
                 _ => {
                     if part.last && sent == length {
                         self.uncork(tcp)?;
+                        // Until the next answer it may be in memory no more.
+                        self.warm = None;
                     }
                     return Poll::Ready(Ok(sent));
                 }
@@ -95,42 +114,67 @@ impl FileSender {
 
     /// Waits until sending won't wait for the disk.
     fn poll_warm(&mut self, cx: &mut Context<'_>, part: &FilePart, length: usize) -> Poll<io::Result<()>> {
-        let this = (Arc::as_ptr(&part.file).addr(), part.offset + length as u64);
-        if self.warm == Some(this) {
+        let (file, end) = (Arc::as_ptr(&part.file).addr(), part.offset + length as u64);
+        let goes_on = self.warm.as_ref().is_some_and(|warm| warm.has(file, part.offset));
+        if goes_on && self.warm.as_ref().is_some_and(|warm| warm.has(file, end)) {
             return Poll::Ready(Ok(()));
         }
-        // A part that goes on where a warm one ended lies between that one's last page and its own.
-        let goes_on = self.warm == Some((this.0, part.offset));
-        if self.warming.is_none() && !is_warm(part, length, goes_on)? {
-            let part = part.clone();
-            self.warming = Some(tokio::task::spawn_blocking(move || warm(&part, length)));
+        let mut until = end;
+        if self.warming.is_none() {
+            match warm_until(part, length, goes_on)? {
+                Some(found) => until = found,
+                None => {
+                    let part = part.clone();
+                    self.warming = Some(tokio::task::spawn_blocking(move || warm(&part, length)));
+                }
+            }
         }
         if let Some(warming) = &mut self.warming {
             let outcome = ready!(Pin::new(warming).poll(cx));
             self.warming = None;
             outcome.map_err(io::Error::other)??;
         }
-        self.warm = Some(this);
+        self.warm = Some(Warm { file, from: part.offset, until });
         Poll::Ready(Ok(()))
     }
 }
 
-/// Whether the first (unless `goes_on`) and the last page of the part are in memory; those between were read with them.
-fn is_warm(part: &FilePart, length: usize, goes_on: bool) -> io::Result<bool> {
-    let last = part.offset + (length.max(1) - 1) as u64;
-    let offsets = [last, part.offset];
-    for &offset in if goes_on { &offsets[..1] } else { &offsets } {
-        let mut byte = [0];
-        match preadv2(&*part.file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT) {
-            Ok(0) => return Err(cut_short()),
-            Ok(_) => {}
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
-            // A file system that can't say, as one in memory: there is nothing to wait for, or no way to know.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(true),
-            Err(error) => return Err(error.into()),
-        }
+/// To where the file is in memory, if that is the end of the part at least: its first (unless it `goes_on` where a warm one
+/// ended) and its last page are, or the one [`LOOK_BYTES`] on. Those between were read with them, and went before the last.
+fn warm_until(part: &FilePart, length: usize, goes_on: bool) -> io::Result<Option<u64>> {
+    if !goes_on && is_warm(part, part.offset)? == Look::Cold {
+        return Ok(None);
     }
-    Ok(true)
+    let (far, end) = (part.offset + LOOK_BYTES, part.offset + length as u64);
+    if !part.last && far > end && is_warm(part, far - 1)? == Look::Warm {
+        return Ok(Some(far));
+    }
+    match is_warm(part, end.max(part.offset + 1) - 1)? {
+        Look::Warm => Ok(Some(end)),
+        Look::Cold => Ok(None),
+        Look::Nothing => Err(cut_short()),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Warm,
+    Cold,
+    /// The file ends before.
+    Nothing,
+}
+
+/// Whether that byte of the file is in memory.
+fn is_warm(part: &FilePart, offset: u64) -> io::Result<Look> {
+    let mut byte = [0];
+    match preadv2(&*part.file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT) {
+        Ok(0) => Ok(Look::Nothing),
+        Ok(_) => Ok(Look::Warm),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(Look::Cold),
+        // A file system that can't say, as one in memory: there is nothing to wait for, or no way to know.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(Look::Warm),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Reads the part in; blocking.
@@ -212,5 +256,35 @@ pub(super) mod tests {
         };
         let (got, ()) = tokio::join!(reading, sending);
         assert!(got == content, "other bytes came out");
+    }
+
+    #[test]
+    fn a_look_at_what_is_in_memory_holds_for_much_and_never_for_more_than_is_there() {
+        const LENGTH: usize = 2 << 20;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 5 * LENGTH]).unwrap();
+        let part = |offset, last| FilePart { file: Arc::new(file.try_clone().unwrap()), offset, last };
+        let until = |offset: usize, last| warm_until(&part(offset as u64, last), LENGTH, false).unwrap();
+        assert_eq!(until(0, false), Some(LOOK_BYTES));
+        assert_eq!(until(0, true), Some(LENGTH as u64), "nothing behind it is asked for");
+        assert_eq!(until(4 * LENGTH, false), Some(5 * LENGTH as u64), "the file ends before more");
+        warm_until(&part(LENGTH as u64 * 4 + 1, false), LENGTH, false).unwrap_err();
+
+        rustix::fs::fsync(&file).unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        // A file system in memory keeps it.
+        if is_warm(&part(0, false), 0).unwrap() == Look::Cold {
+            assert_eq!(until(0, false), None);
+            warm(&part(0, false), LENGTH).unwrap();
+            assert!(until(0, false).is_some_and(|until| until >= LENGTH as u64));
+            assert_eq!(until(4 * LENGTH, true), None, "it was not read in");
+        }
+    }
+
+    #[test]
+    fn what_is_behind_a_part_is_not_warm_for_the_next_answer() {
+        let warm = Warm { file: 1, from: 10, until: 20 };
+        assert!(warm.has(1, 10) && warm.has(1, 20));
+        assert!(!warm.has(1, 9) && !warm.has(1, 21) && !warm.has(2, 15));
     }
 }

@@ -89,7 +89,7 @@ impl Drop for Moving<'_> {
 pub(super) struct Memory {
     known: Cache<Key, Known, Weight>,
     clocks: Box<[Clock]>,
-    hasher: std::hash::RandomState,
+    hasher: quick_cache::DefaultHashBuilder,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -149,7 +149,7 @@ impl Default for Memory {
         Self {
             known: Cache::with_weighter(CACHE_ENTRIES, CACHE_BYTES, Weight),
             clocks: (0..CLOCKS).map(|_| Clock::default()).collect(),
-            hasher: std::hash::RandomState::new(),
+            hasher: quick_cache::DefaultHashBuilder::default(),
         }
     }
 }
