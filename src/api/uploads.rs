@@ -18,8 +18,8 @@ use crate::store::{StoreError, UploadSession};
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
-/// Chunks handed to the store in one go: a client that sends single bytes must not fill memory with what surrounds them.
-const MOST_CHUNKS: usize = 1024;
+/// Chunks handed to the store in one go: each keeps some KiB of hyper's buffer, be it a single byte.
+const MOST_CHUNKS: usize = 128;
 
 /// POST: a mount, a whole blob, or the beginning of an upload.
 pub(super) async fn begin(call: &Call<'_>, body: &mut RequestBody, repo: &RepoName) -> Result<Response, ApiError> {

@@ -29,6 +29,8 @@ pub(super) struct FileSender {
     warming: Option<JoinHandle<io::Result<()>>>,
     /// What was last found, or brought, in memory: it is looked at once, not at every piece that the socket takes.
     warm: Option<Warm>,
+    /// Some of the answer had to be brought in.
+    was_cold: bool,
     /// The socket keeps back what fills no packet (TCP_CORK).
     corked: bool,
 }
@@ -90,8 +92,6 @@ impl FileSender {
                 _ => {
                     if part.last && sent == length {
                         self.uncork(tcp)?;
-                        // Until the next answer it may be in memory no more.
-                        self.warm = None;
                     }
                     return Poll::Ready(Ok(sent));
                 }
@@ -99,8 +99,15 @@ impl FileSender {
         }
     }
 
-    /// Lets go what is kept back: nothing follows at once, or something else than a file.
-    pub(super) fn uncork(&mut self, tcp: &TcpStream) -> io::Result<()> {
+    /// Something else than a file follows, as every answer begins: what is kept back goes, and what is known of the file
+    /// is forgotten.
+    pub(super) fn end(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        (self.warm, self.was_cold) = (None, false);
+        self.uncork(tcp)
+    }
+
+    /// Lets go what is kept back: nothing follows at once.
+    fn uncork(&mut self, tcp: &TcpStream) -> io::Result<()> {
         if self.corked { self.cork(tcp, false) } else { Ok(()) }
     }
 
@@ -121,9 +128,11 @@ impl FileSender {
         }
         let mut until = end;
         if self.warming.is_none() {
-            match warm_until(part, length, goes_on)? {
+            let ahead = if self.was_cold || part.last { 0 } else { LOOK_BYTES };
+            match warm_until(part, length, goes_on, ahead)? {
                 Some(found) => until = found,
                 None => {
+                    self.was_cold = true;
                     let part = part.clone();
                     self.warming = Some(tokio::task::spawn_blocking(move || warm(&part, length)));
                 }
@@ -140,13 +149,14 @@ impl FileSender {
 }
 
 /// To where the file is in memory, if that is the end of the part at least: its first (unless it `goes_on` where a warm one
-/// ended) and its last page are, or the one [`LOOK_BYTES`] on. Those between were read with them, and went before the last.
-fn warm_until(part: &FilePart, length: usize, goes_on: bool) -> io::Result<Option<u64>> {
+/// ended) and its last page are, or the one `ahead` of its beginning. Those between were read with them: not so where
+/// several read a cold file at several places, so nobody looks ahead in an answer of which some was cold.
+fn warm_until(part: &FilePart, length: usize, goes_on: bool, ahead: u64) -> io::Result<Option<u64>> {
     if !goes_on && is_warm(part, part.offset)? == Look::Cold {
         return Ok(None);
     }
-    let (far, end) = (part.offset + LOOK_BYTES, part.offset + length as u64);
-    if !part.last && far > end && is_warm(part, far - 1)? == Look::Warm {
+    let (far, end) = (part.offset + ahead, part.offset + length as u64);
+    if far > end && is_warm(part, far - 1)? == Look::Warm {
         return Ok(Some(far));
     }
     match is_warm(part, end.max(part.offset + 1) - 1)? {
@@ -263,28 +273,42 @@ pub(super) mod tests {
         const LENGTH: usize = 2 << 20;
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; 5 * LENGTH]).unwrap();
-        let part = |offset, last| FilePart { file: Arc::new(file.try_clone().unwrap()), offset, last };
-        let until = |offset: usize, last| warm_until(&part(offset as u64, last), LENGTH, false).unwrap();
-        assert_eq!(until(0, false), Some(LOOK_BYTES));
-        assert_eq!(until(0, true), Some(LENGTH as u64), "nothing behind it is asked for");
-        assert_eq!(until(4 * LENGTH, false), Some(5 * LENGTH as u64), "the file ends before more");
-        warm_until(&part(LENGTH as u64 * 4 + 1, false), LENGTH, false).unwrap_err();
+        let part = |offset| FilePart { file: Arc::new(file.try_clone().unwrap()), offset, last: false };
+        if is_warm(&part(0), 5 * LENGTH as u64).unwrap() == Look::Warm {
+            // This file system can't say.
+            return;
+        }
+        let until = |offset: usize, ahead| warm_until(&part(offset as u64), LENGTH, false, ahead).unwrap();
+        assert_eq!(until(0, LOOK_BYTES), Some(LOOK_BYTES));
+        assert_eq!(until(0, 0), Some(LENGTH as u64));
+        assert_eq!(until(4 * LENGTH, LOOK_BYTES), Some(5 * LENGTH as u64), "the file ends before more");
+        warm_until(&part(LENGTH as u64 * 4 + 1), LENGTH, false, 0).unwrap_err();
 
         rustix::fs::fsync(&file).unwrap();
         fadvise(&file, 0, None, Advice::DontNeed).unwrap();
-        // A file system in memory keeps it.
-        if is_warm(&part(0, false), 0).unwrap() == Look::Cold {
-            assert_eq!(until(0, false), None);
-            warm(&part(0, false), LENGTH).unwrap();
-            assert!(until(0, false).is_some_and(|until| until >= LENGTH as u64));
-            assert_eq!(until(4 * LENGTH, true), None, "it was not read in");
+        // A file system in memory keeps it, and any may keep some.
+        if [0, 5 * LENGTH - 1].iter().all(|&at| is_warm(&part(0), at as u64).unwrap() == Look::Cold) {
+            assert_eq!(until(0, LOOK_BYTES), None);
+            warm(&part(0), LENGTH).unwrap();
+            assert!(until(0, LOOK_BYTES).is_some_and(|until| until >= LENGTH as u64));
+            assert_eq!(until(4 * LENGTH, 0), None, "it was not read in");
         }
     }
 
-    #[test]
-    fn what_is_behind_a_part_is_not_warm_for_the_next_answer() {
-        let warm = Warm { file: 1, from: 10, until: 20 };
-        assert!(warm.has(1, 10) && warm.has(1, 20));
-        assert!(!warm.has(1, 9) && !warm.has(1, 21) && !warm.has(2, 15));
+    #[tokio::test]
+    async fn what_was_warm_is_looked_at_again_in_the_next_answer() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 2000]).unwrap();
+        let (ours, _theirs) = pair().await;
+        let mut sender = FileSender::default();
+        let part = FilePart { file: Arc::new(file), offset: 0, last: false };
+        let sent = poll_fn(|cx| sender.poll_send(&ours, cx, &part, 1000, 1000)).await.unwrap();
+        assert_eq!(sent, 1000);
+        let address = Arc::as_ptr(&part.file).addr();
+        let is_warm = |sender: &FileSender, at| sender.warm.as_ref().is_some_and(|warm| warm.has(address, at));
+        assert!(is_warm(&sender, 0) && is_warm(&sender, 1000) && !is_warm(&sender, 1001));
+        // The rest leaves as ordinary bytes.
+        sender.end(&ours).unwrap();
+        assert!(!is_warm(&sender, 0));
     }
 }

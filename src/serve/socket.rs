@@ -80,7 +80,7 @@ impl Socket {
         if let Some(part) = stand_in::behind(&bufs[0]) {
             return self.files.poll_send(&self.tcp, cx, &part, bufs[0].len(), TURN_BYTES);
         }
-        self.files.uncork(&self.tcp)?;
+        self.files.end(&self.tcp)?;
         match (bufs.len(), file) {
             (1, Some(_)) => poll_send_before_file(&self.tcp, cx, &bufs[0]),
             // `send` costs less than `writev` with one part.

@@ -36,7 +36,7 @@ pub struct StoreOptions {
     pub must_exist: bool,
     /// An upload that got no byte for so long is reaped.
     pub upload_idle: Duration,
-    /// Most bytes a second that are sent to the disk, of blobs; `None`: as fast as it takes them, one piece at a time.
+    /// Most bytes a second that are sent to the disk, of blobs; `None`: as fast as it takes them, one turn at a time.
     pub write_rate: Option<u64>,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Left to the system, what was written gathers in memory until the sync at the end throws all of it at the disk, and who
 //! then syncs a small append (etcd) waits for it. Here every [`TURN_BYTES`] go to the disk as soon as they are written, one
-//! turn at a time in the whole store, at no more than `limits.writeBytesPerSecond`; the writer waits for its turn, so no more
-//! than a turn of each writer is ahead of the disk.
+//! turn at a time in the whole store, at no more than `limits.writeBytesPerSecond`. An upload waits for its turn, so it is
+//! two turns ahead of the disk at most; a fill is 8 MiB ahead at most.
 //!
 //! A disk that takes long for a turn gets it in two pieces, so that etcd waits for half of it only. On a fast one that would
 //! be CPU for nothing: in a virtual machine each piece begins with an exit to the host.
@@ -91,11 +91,16 @@ impl Turn {
         for piece in pieces(part.clone(), self.is_fast.load(Ordering::Relaxed)) {
             write_back(file, piece.start, piece.end - piece.start)?;
         }
-        if part.end - part.start >= TURN_BYTES {
-            self.is_fast.store(begun.elapsed() <= FAST_TURN, Ordering::Relaxed);
+        if let Some(is_fast) = is_fast(part.end - part.start, begun.elapsed()) {
+            self.is_fast.store(is_fast, Ordering::Relaxed);
         }
         Ok(())
     }
+}
+
+/// Whether a disk that took so long for so many bytes is fast; None: so few say nothing.
+fn is_fast(bytes: u64, time: Duration) -> Option<bool> {
+    (bytes >= TURN_BYTES).then(|| time.as_nanos() * u128::from(TURN_BYTES) <= FAST_TURN.as_nanos() * u128::from(bytes))
 }
 
 /// What of a part goes to the disk at once.
@@ -187,5 +192,28 @@ mod tests {
         assert_eq!(all(7..PIECE_BYTES, false), [(7, PIECE_BYTES)]);
         assert_eq!(all(7..end + 1, true), [(7, end), (end, end + 1)]);
         assert!(all(7..7, true).is_empty());
+    }
+
+    #[test]
+    fn a_disk_is_as_fast_as_it_takes_a_turns_bytes() {
+        assert_eq!(is_fast(TURN_BYTES, FAST_TURN), Some(true));
+        assert_eq!(is_fast(TURN_BYTES, FAST_TURN * 2), Some(false));
+        assert_eq!(is_fast(2 * TURN_BYTES, FAST_TURN * 2), Some(true));
+        assert_eq!(is_fast(TURN_BYTES - 1, Duration::ZERO), None);
+    }
+
+    #[tokio::test]
+    async fn the_next_turn_knows_how_fast_the_last_was() {
+        let (pace, file) = (Pace::default(), tempfile::tempfile().unwrap());
+        file.set_len(TURN_BYTES).unwrap();
+        assert!(!pace.is_fast.load(Ordering::Relaxed), "until it is known a disk is slow");
+        // Nothing is to be written, which no disk takes long for; a machine that is busy elsewhere may.
+        for _ in 0..100 {
+            pace.turn(TURN_BYTES, None).await.write_back(&file, 0..TURN_BYTES).unwrap();
+            if pace.turn(0, None).await.is_fast.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        panic!("no turn was fast");
     }
 }

@@ -7,6 +7,7 @@
 mod session;
 mod state;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +73,12 @@ impl Upload {
 
     pub(super) fn offset(&self) -> u64 {
         self.offset.load(Ordering::Acquire)
+    }
+
+    /// What was not sent to the disk yet, in whole units of so many bytes: what is left goes with the next.
+    fn behind(&self, unit: u64) -> Range<u64> {
+        let from = self.on_disk.load(Ordering::Acquire);
+        from..from + self.offset().saturating_sub(from) / unit * unit
     }
 }
 

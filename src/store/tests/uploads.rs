@@ -273,3 +273,22 @@ async fn a_note_is_replaced_and_never_half_written() {
     assert_eq!(std::io::read_to_string(open).unwrap().as_bytes(), before);
     assert_eq!(files_in(path.parent().unwrap()).len(), 2, "something is left beside the note");
 }
+
+#[tokio::test]
+async fn the_more_sessions_there_are_the_less_each_gathers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let alone = begin(&store, false).await;
+    let all_of_it = alone.batch_bytes();
+    let mut others = Vec::new();
+    for _ in 0..31 {
+        others.push(begin(&store, false).await);
+    }
+    assert!(alone.batch_bytes() <= all_of_it / 4, "{} of {all_of_it}", alone.batch_bytes());
+    for other in others {
+        other.cancel().await.unwrap();
+    }
+    assert_eq!(alone.batch_bytes(), all_of_it);
+    alone.cancel().await.unwrap();
+    assert_tidy(&store);
+}

@@ -182,11 +182,11 @@ impl UploadSession {
         change(store, move |store| {
             append(store, &upload, &content)?;
             // On this thread, if it is this upload's turn.
-            let (from, to) = (upload.on_disk.load(Ordering::Acquire), upload.offset());
-            if to - from >= TURN_BYTES
-                && let Some(turn) = store.turn_now(to - from)
+            let part = upload.behind(TURN_BYTES);
+            if !part.is_empty()
+                && let Some(turn) = store.turn_now(part.end - part.start)
             {
-                return write_back(store, &upload, &hold, turn, from..to);
+                return write_back(store, &upload, &hold, turn, part);
             }
             Ok(())
         })
@@ -194,15 +194,15 @@ impl UploadSession {
         self.write_back(TURN_BYTES).await
     }
 
-    /// Sends what was appended to the disk in turn with others, if it is at least `least` bytes.
-    async fn write_back(&self, least: u64) -> Result<(), StoreError> {
-        let (from, to) = (self.upload.on_disk.load(Ordering::Acquire), self.offset());
-        if to.saturating_sub(from) < least {
+    /// Sends what was appended to the disk in turn with others, in units of `unit` bytes.
+    async fn write_back(&self, unit: u64) -> Result<(), StoreError> {
+        let part = self.upload.behind(unit);
+        if part.is_empty() {
             return Ok(());
         }
-        let turn = self.store.turn(to - from).await;
+        let turn = self.store.turn(part.end - part.start).await;
         let (store, upload, hold) = (Arc::clone(&self.store), Arc::clone(&self.upload), self.hold.clone());
-        change(store, move |store| write_back(store, &upload, &hold, turn, from..to)).await
+        change(store, move |store| write_back(store, &upload, &hold, turn, part)).await
     }
 
     /// Ends the upload: verifies the digest, syncs, makes the content a blob of the repository. Runs to its end even
