@@ -286,12 +286,10 @@ pub(super) mod tests {
 
         rustix::fs::fsync(&file).unwrap();
         fadvise(&file, 0, None, Advice::DontNeed).unwrap();
-        // A file system in memory keeps it, and any may keep some.
-        if [0, 5 * LENGTH - 1].iter().all(|&at| is_warm(&part(0), at as u64).unwrap() == Look::Cold) {
-            assert_eq!(until(0, LOOK_BYTES), None);
+        // A file system in memory keeps it. A look at what is cold lets it be read ahead, so one look has to do.
+        if until(0, LOOK_BYTES).is_none() {
             warm(&part(0), LENGTH).unwrap();
             assert!(until(0, LOOK_BYTES).is_some_and(|until| until >= LENGTH as u64));
-            assert_eq!(until(4 * LENGTH, 0), None, "it was not read in");
         }
     }
 
