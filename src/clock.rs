@@ -56,3 +56,20 @@ pub fn tick() -> Timestamp {
     let [seconds, nanos] = [now.tv_sec, now.tv_nsec].map(|part| u64::try_from(part).unwrap_or(0));
     Timestamp::from_millis(seconds * 1000 + nanos / 1_000_000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_is_at_most_one_tick_old_and_never_ahead() {
+        /// The longest that Linux has: 100 a second.
+        const LONGEST: u64 = 10;
+        for _ in 0..1000 {
+            let before = now().as_millis();
+            let tick = tick().as_millis();
+            let after = now().as_millis();
+            assert!((before.saturating_sub(LONGEST + 1)..=after).contains(&tick), "{before} {tick} {after}");
+        }
+    }
+}

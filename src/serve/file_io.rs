@@ -51,7 +51,7 @@ impl Warm {
 
 /// What is looked at together where an answer goes on for so long. A look reads a byte of a page that is in no core's
 /// cache, which takes as long as sending 20 KiB.
-const LOOK_BYTES: u64 = 8 << 20;
+const LOOK_AHEAD_BYTES: u64 = 8 << 20;
 
 /// Less than this leaves in so few packets that it is not worth two more system calls.
 pub(super) const LEAST_CORKED: usize = 256 * 1024;
@@ -128,7 +128,7 @@ impl FileSender {
         }
         let mut until = end;
         if self.warming.is_none() {
-            let ahead = if self.was_cold || part.last { 0 } else { LOOK_BYTES };
+            let ahead = if self.was_cold || part.last { 0 } else { LOOK_AHEAD_BYTES };
             match warm_until(part, length, goes_on, ahead)? {
                 Some(found) => until = found,
                 None => {
@@ -279,18 +279,38 @@ pub(super) mod tests {
             return;
         }
         let until = |offset: usize, ahead| warm_until(&part(offset as u64), LENGTH, false, ahead).unwrap();
-        assert_eq!(until(0, LOOK_BYTES), Some(LOOK_BYTES));
+        assert_eq!(until(0, LOOK_AHEAD_BYTES), Some(LOOK_AHEAD_BYTES));
         assert_eq!(until(0, 0), Some(LENGTH as u64));
-        assert_eq!(until(4 * LENGTH, LOOK_BYTES), Some(5 * LENGTH as u64), "the file ends before more");
+        assert_eq!(until(4 * LENGTH, LOOK_AHEAD_BYTES), Some(5 * LENGTH as u64), "the file ends before more");
         warm_until(&part(LENGTH as u64 * 4 + 1), LENGTH, false, 0).unwrap_err();
 
         rustix::fs::fsync(&file).unwrap();
         fadvise(&file, 0, None, Advice::DontNeed).unwrap();
         // A file system in memory keeps it. A look at what is cold lets it be read ahead, so one look has to do.
-        if until(0, LOOK_BYTES).is_none() {
+        if until(0, LOOK_AHEAD_BYTES).is_none() {
             warm(&part(0), LENGTH).unwrap();
-            assert!(until(0, LOOK_BYTES).is_some_and(|until| until >= LENGTH as u64));
+            assert!(until(0, LOOK_AHEAD_BYTES).is_some_and(|until| until >= LENGTH as u64));
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_looks_ahead_at_the_end_of_an_answer_or_where_some_of_it_was_cold() {
+        const LENGTH: usize = 2 << 20;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 5 * LENGTH]).unwrap();
+        let file = Arc::new(file);
+        let until = async |sender: &mut FileSender, last| {
+            let part = FilePart { file: Arc::clone(&file), offset: 0, last };
+            poll_fn(|cx| sender.poll_warm(cx, &part, LENGTH)).await.unwrap();
+            sender.warm.as_ref().unwrap().until
+        };
+        assert_eq!(until(&mut FileSender::default(), false).await, LOOK_AHEAD_BYTES);
+        assert_eq!(until(&mut FileSender::default(), true).await, LENGTH as u64);
+        let mut sender = FileSender { was_cold: true, ..FileSender::default() };
+        assert_eq!(until(&mut sender, false).await, LENGTH as u64);
+        // Which says nothing of the next answer.
+        sender.end(&pair().await.0).unwrap();
+        assert_eq!(until(&mut sender, false).await, LOOK_AHEAD_BYTES);
     }
 
     #[tokio::test]

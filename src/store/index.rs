@@ -9,6 +9,7 @@
 //! Keys are written one by one: batches are slower in sled and keep memory (1,000 keys a batch: seven times as much).
 
 mod keys;
+mod referrer;
 
 use std::ops::Bound;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,8 +19,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::Serialize;
 
+pub(crate) use self::referrer::IndexedReferrer;
+pub use self::referrer::Referrer;
+use self::referrer::artifact_type;
 use super::{Page, StoreError, StoredManifest};
 use crate::oci::{Digest, RepoName, Tag, UpstreamId};
 
@@ -54,56 +57,6 @@ pub enum IndexState {
     },
     /// Answers.
     Ready,
-}
-
-/// A manifest that names another as its subject.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Referrer {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its media type, size, artifact type and annotations, as a descriptor in JSON.
-    pub descriptor: Bytes,
-    /// Its artifact type.
-    pub artifact_type: Option<String>,
-}
-
-impl Referrer {
-    /// The entry of `stored` in a referrers list (distribution-spec, "Listing Referrers").
-    #[must_use]
-    pub fn of(stored: &StoredManifest) -> Self {
-        let manifest = &stored.manifest;
-        let line = ReferrerLine {
-            media_type: manifest.kind.as_str(),
-            digest: stored.digest,
-            size: stored.bytes.len(),
-            artifact_type: manifest.artifact_type.as_deref(),
-            annotations: &manifest.annotations,
-        };
-        // A struct of strings and numbers has no way to fail; an empty descriptor would be left out of the list.
-        let descriptor = serde_json::to_vec(&line).unwrap_or_default();
-        Self { digest: stored.digest, descriptor: descriptor.into(), artifact_type: manifest.artifact_type.clone() }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ReferrerLine<'a> {
-    media_type: &'a str,
-    digest: Digest,
-    size: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<&'a str>,
-    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    annotations: &'a std::collections::BTreeMap<String, String>,
-}
-
-/// A referrer as the index knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum IndexedReferrer {
-    /// With its descriptor.
-    Whole(Referrer),
-    /// Its descriptor is too long for the index: read the manifest and take [`Referrer::of`].
-    DigestOnly(Digest),
 }
 
 /// What came back from an operation of the index instead of an answer.
@@ -352,7 +305,7 @@ impl Index {
             if value.is_empty() {
                 return Some(IndexedReferrer::DigestOnly(digest));
             }
-            let artifact_type = serde_json::from_slice::<ArtifactType>(value).ok()?.artifact_type;
+            let artifact_type = artifact_type(value)?;
             let descriptor = Bytes::copy_from_slice(value);
             Some(IndexedReferrer::Whole(Referrer { digest, descriptor, artifact_type }))
         })
@@ -466,13 +419,6 @@ impl Index {
         let Some(db) = &self.db else { return Err(IndexError::NotReady) };
         guarded(operation, || work(db))
     }
-}
-
-/// The one field of a stored descriptor that is asked for.
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ArtifactType {
-    artifact_type: Option<String>,
 }
 
 /// Calls into sled and turns a panic into an error. What sled leaves behind when it panics is never used again:

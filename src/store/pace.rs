@@ -12,7 +12,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -39,45 +38,34 @@ const NANOS_A_SECOND: u128 = 1_000_000_000;
 
 /// The order in which turns go to the disk.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
-    clock: Arc<Mutex<Clock>>,
-    /// Whether the last turn was a short time for the disk.
-    is_fast: Arc<AtomicBool>,
-}
+pub(super) struct Pace(Arc<Mutex<Clock>>);
 
 /// The right to write back; the next one waits until this is dropped.
 #[derive(Debug)]
 #[must_use = "the turn ends when this is dropped"]
-pub(super) struct Turn {
-    is_fast: Arc<AtomicBool>,
-    _clock: OwnedMutexGuard<Clock>,
-}
+pub(super) struct Turn(OwnedMutexGuard<Clock>);
 
 impl Pace {
     /// Waits for the turn to write `bytes` back, in the order of asking, at no more than `rate` bytes a second. Safe to
     /// drop: the turn is the next one's.
     pub(super) async fn turn(&self, bytes: u64, rate: Option<u64>) -> Turn {
-        let mut clock = Arc::clone(&self.clock).lock_owned().await;
+        let mut clock = Arc::clone(&self.0).lock_owned().await;
         if let Some(due) = clock.due {
             tokio::time::sleep_until(due).await;
         }
         clock.go(Instant::now(), bytes, rate);
-        self.begin(clock)
+        Turn(clock)
     }
 
     /// The turn, if nobody has it and it is due.
     pub(super) fn turn_now(&self, bytes: u64, rate: Option<u64>) -> Option<Turn> {
-        let mut clock = Arc::clone(&self.clock).try_lock_owned().ok()?;
+        let mut clock = Arc::clone(&self.0).try_lock_owned().ok()?;
         let now = Instant::now();
         if clock.due.is_some_and(|due| due > now) {
             return None;
         }
         clock.go(now, bytes, rate);
-        Some(self.begin(clock))
-    }
-
-    fn begin(&self, clock: OwnedMutexGuard<Clock>) -> Turn {
-        Turn { is_fast: Arc::clone(&self.is_fast), _clock: clock }
+        Some(Turn(clock))
     }
 }
 
@@ -86,13 +74,13 @@ impl Turn {
     ///
     /// # Errors
     /// As [`write_back()`]; how much was written is not known then.
-    pub(super) fn write_back(self, file: &File, part: Range<u64>) -> io::Result<()> {
+    pub(super) fn write_back(mut self, file: &File, part: Range<u64>) -> io::Result<()> {
         let begun = Instant::now();
-        for piece in pieces(part.clone(), self.is_fast.load(Ordering::Relaxed)) {
+        for piece in pieces(part.clone(), self.0.is_fast) {
             write_back(file, piece.start, piece.end - piece.start)?;
         }
         if let Some(is_fast) = is_fast(part.end - part.start, begun.elapsed()) {
-            self.is_fast.store(is_fast, Ordering::Relaxed);
+            self.0.is_fast = is_fast;
         }
         Ok(())
     }
@@ -110,10 +98,12 @@ fn pieces(part: Range<u64>, is_fast: bool) -> impl Iterator<Item = Range<u64>> {
     part.step_by(usize::try_from(length).unwrap_or(usize::MAX)).map(move |from| from..end.min(from + length))
 }
 
-/// When the next turn may begin.
+/// When the next turn may begin, and how the last one went.
 #[derive(Debug, Default)]
 struct Clock {
     due: Option<Instant>,
+    /// The last turn took the disk a short time. Until that is known a disk is slow.
+    is_fast: bool,
 }
 
 impl Clock {
@@ -206,11 +196,11 @@ mod tests {
     async fn the_next_turn_knows_how_fast_the_last_was() {
         let (pace, file) = (Pace::default(), tempfile::tempfile().unwrap());
         file.set_len(TURN_BYTES).unwrap();
-        assert!(!pace.is_fast.load(Ordering::Relaxed), "until it is known a disk is slow");
+        assert!(!pace.turn(0, None).await.0.is_fast, "until it is known a disk is slow");
         // Nothing is to be written, which no disk takes long for; a machine that is busy elsewhere may.
         for _ in 0..100 {
             pace.turn(TURN_BYTES, None).await.write_back(&file, 0..TURN_BYTES).unwrap();
-            if pace.turn(0, None).await.is_fast.load(Ordering::Relaxed) {
+            if pace.turn(0, None).await.0.is_fast {
                 return;
             }
         }

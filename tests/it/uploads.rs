@@ -1,8 +1,10 @@
 //! Pushing blobs in every way that clients use.
 
 use reqwest::Method;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
-use crate::support::{Client, Registry, Setup, blob, digest, header};
+use crate::support::{Client, Registry, Setup, blob, digest, header, within};
 
 async fn patch(client: &Client, location: &str, range: Option<&str>, body: &[u8]) -> reqwest::Response {
     let mut request = client.request(Method::PATCH, location).body(body.to_vec());
@@ -199,5 +201,20 @@ async fn a_full_store_refuses_writes_and_serves_reads() {
     assert_eq!(client.get(&format!("/v2/a/blobs/{first}")).await.status(), 200);
     // What was refused is not counted: there is room for as much as before.
     client.push_blob("a", &blob(3, 1_000_000)).await;
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_body_in_very_small_chunks_does_not_gather_in_memory() {
+    let registry = Registry::start(&Setup::open());
+    let client = registry.client();
+    let location = client.begin("a").await;
+    let mut stream = TcpStream::connect(registry.address()).await.unwrap();
+    let head = format!("PATCH {location} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Each keeps a part of the connection's buffer for itself. The body does not end, so nothing else has them stored.
+    stream.write_all("1\r\nx\r\n".repeat(300).as_bytes()).await.unwrap();
+    within(async { while header(&client.get(&location).await, "range") == "0-0" {} }).await;
+    drop(stream);
     registry.stop();
 }
