@@ -42,18 +42,14 @@ impl Contest<'_> {
     /// Measures all sides in each round, slice by slice, and reports it.
     pub(crate) fn run(self, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
         let fresh = self.ours.iter().any(|ours| ours.side.is_fresh());
-        let comparisons = self.measured(bench, if fresh { bench.long_slices() } else { bench.slices() }, report)?;
+        let slices = if fresh { bench.long_slices() } else { bench.slices() };
+        let comparisons = self.measured(bench.rounds(), slices, report)?;
         comparisons.into_iter().for_each(|comparison| report.compare(comparison));
         Ok(())
     }
 
-    /// Measures all sides; the comparisons of ours come first.
-    pub(crate) fn measured(
-        mut self,
-        bench: &Bench<'_>,
-        slices: Slices,
-        report: &mut Report,
-    ) -> Result<Vec<Comparison>> {
+    /// Measures all sides in so many rounds; the comparisons of ours come first.
+    pub(crate) fn measured(mut self, rounds: u32, slices: Slices, report: &mut Report) -> Result<Vec<Comparison>> {
         let new = |name: &str, yardstick, limit| new(self.row, name, self.measure, yardstick, limit);
         let mut comparisons: Vec<Comparison> =
             self.ours.iter().map(|ours| new(&ours.name, self.yardstick, ours.limit)).collect();
@@ -64,7 +60,7 @@ impl Contest<'_> {
             beside.push((one, comparison));
         }
         let against: Vec<usize> = self.ours.iter().map(|ours| ours.against).collect();
-        for round in 0..bench.rounds() {
+        for round in 0..rounds {
             let mut ours = self.ours.iter().map(|ours| ours.side.start()).collect::<Result<Vec<_>>>()?;
             let mut theirs = self.theirs.iter().map(Side::start).collect::<Result<Vec<_>>>()?;
             let mut others: Vec<Result<Running<'_, '_>>> = beside.iter().map(|(one, _)| one.side.start()).collect();

@@ -121,8 +121,8 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
     let mut report = Report::new("hot-paths");
     report.condition("rounds", options.rounds);
     report.condition(
-        "rounds of the row push, cold-proxy",
-        format!("{}, {}", options.rounds * push::TURNS, options.rounds * cold::TURNS),
+        "rounds of the row push, cold-proxy, p99",
+        [push::TURNS, cold::TURNS, tail::TURNS].map(|turns| (options.rounds * turns).to_string()).join(", "),
     );
     report.condition("seconds of a load, each side in a round", options.seconds);
     report.condition("large blob, MiB", options.size);

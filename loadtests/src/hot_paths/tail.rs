@@ -27,8 +27,11 @@ const RATE: f64 = 200.0;
 const CONNECTIONS: usize = 8;
 /// Sides take turns so often; each turn has a schedule of its own.
 const SLICE: Duration = Duration::from_millis(500);
-/// Each side is measured at least so long in a round: of 600 answers six are slower than the p99.
-const LEAST: Duration = Duration::from_secs(3);
+/// Each side is measured at least so long in a round: of 400 answers four are slower than the p99.
+const LEAST: Duration = Duration::from_secs(2);
+/// Rounds for one of a load: a burst of the machine's neighbours makes the p99 of its round many times as long, on
+/// whichever side it hits.
+pub(super) const TURNS: u32 = 3;
 /// Downloads are under way so long before the first small request of a turn.
 const LEAD: Duration = Duration::from_millis(300);
 /// Downloads look so often whether the turn is over.
@@ -77,7 +80,8 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
         ],
         beside: Vec::new(),
     };
-    let comparisons = contest.measured(bench, Slices::cut(bench.seconds().max(LEAST), SLICE), report)?;
+    let slices = Slices::cut(bench.seconds().max(LEAST), SLICE);
+    let comparisons = contest.measured(bench.rounds() * TURNS, slices, report)?;
     if let Some(comparison) = comparisons.first() {
         facts(report, comparison, transport(tls));
     }
