@@ -186,9 +186,11 @@ async fn append_all(session: &mut UploadSession, body: &mut RequestBody, length:
                 .checked_sub(data.len() as u64)
                 .ok_or_else(|| ApiError::new(ErrorCode::SizeInvalid, "the chunk is longer than its Content-Range"))?;
         }
-        batched += data.len();
+        let length = data.len();
+        batched += length;
         batch.push(data);
-        if batched >= session.batch_bytes() || batch.len() >= MOST_CHUNKS {
+        // One more as long as this would be too much.
+        if batched + length > session.batch_bytes() || batch.len() >= MOST_CHUNKS {
             session.append(std::mem::take(&mut batch)).await?;
             batched = 0;
         }

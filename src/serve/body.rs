@@ -2,10 +2,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -71,7 +71,7 @@ impl Drop for RequestBody {
     }
 }
 
-/// The body of an HTTP/1 answer, which tells the connection when hyper has done with it.
+/// The body of an HTTP/1 answer, which tells the connection how much of it hyper has taken, and when it has done with it.
 #[derive(Debug)]
 pub(super) struct AnswerBody<B> {
     pub(super) body: B,
@@ -91,7 +91,17 @@ impl<B: Body + Unpin> Body for AnswerBody<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.flow.hold() {
+            // hyper flushes next, and is polled again once that is done.
+            return Poll::Pending;
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.flow.took(data.remaining());
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

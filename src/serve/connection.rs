@@ -26,6 +26,7 @@ use tower::{Service, ServiceExt};
 use super::ConnectionLimits;
 use super::body::{AnswerBody, RequestBody, Rest};
 use super::linger::{Flow, Lingering, ReadAway, Transport};
+use super::receiving::{MOST_BYTES, Receiving};
 use super::requests::Requests;
 use super::socket::Socket;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
@@ -35,7 +36,9 @@ use crate::api::FastPath;
 use crate::api::peer::{FileWay, Peer};
 
 /// hyper's buffer per connection; a request's head lies in it whole.
-const H1_BUFFER: usize = 256 * 1024;
+const H1_BUFFER: usize = MOST_BYTES;
+/// The same behind TLS. To decipher more at once would keep the worker from everything else.
+const H1_TLS_BUFFER: usize = 256 * 1024;
 /// Window of one upload, and of all uploads on a connection: one paused upload must not stop the others.
 const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -53,6 +56,8 @@ pub(super) struct Context<S> {
     pub(super) limits: ConnectionLimits,
     /// In which large answers are sent.
     pub(super) turns: Turns,
+    /// The bodies that come in.
+    pub(super) receiving: Receiving,
     /// Finish what runs, then close.
     pub(super) stop: CancellationToken,
     /// Close now.
@@ -123,16 +128,20 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let Context { service, fast, limits, stop, abort, .. } = context;
+    let Context { service, fast, limits, receiving, stop, abort, .. } = context;
     let address = peer.address;
+    let buffer = if peer.tls { H1_TLS_BUFFER } else { H1_BUFFER };
     let flow = Arc::new(Flow::default());
     let lane = fast.filter(|_| limits.accelerate).and_then(|fast| fast.lane(&peer, limits.max_header_bytes));
     let lingering = Lingering::new(transport, Arc::clone(&flow), limits.linger_time);
-    let io = TokioIo::new(Requests::new(lingering, Arc::clone(&flow), limits.header_timeout, lane));
+    let io = TokioIo::new(Requests::new(lingering, Arc::clone(&flow), limits.header_timeout, lane, receiving.clone()));
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, flow, peer) = (service.clone(), Arc::clone(&flow), peer.clone());
-        let number = flow.begin(!hyper::body::Body::is_end_stream(request.body()));
+        let has_body = !hyper::body::Body::is_end_stream(request.body());
+        let number = flow.begin(has_body);
+        let received = has_body.then(|| receiving.begin());
         async move {
+            let _until_answered = received;
             let body_flow = Arc::clone(&flow);
             let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, Rest::Flow(body_flow)));
             request.extensions_mut().insert(peer);
@@ -149,7 +158,7 @@ where
             // `Requests` has the clock.
             .header_read_timeout(None)
             .max_header_size(limits.max_header_bytes)
-            .max_buf_size(H1_BUFFER.max(limits.max_header_bytes))
+            .max_buf_size(buffer.max(limits.max_header_bytes))
             .serve_connection(io, answer)
     );
     // The token comes first: an answer that is ready at the same moment then tells the client to come no more.

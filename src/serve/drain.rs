@@ -19,6 +19,7 @@ use super::ConnectionLimits;
 use super::body::RequestBody;
 use super::connection::{self, Context, Ended};
 use super::listener::{Listener, Slots};
+use super::receiving::Receiving;
 use super::tls::Tls;
 use super::turns::Turns;
 use crate::api::FastPath;
@@ -38,6 +39,7 @@ struct Inner {
     slots: Slots,
     /// There with the first listener: until then no runtime need be.
     turns: OnceLock<Turns>,
+    receiving: Receiving,
     stop: CancellationToken,
     abort: CancellationToken,
     loops: TaskTracker,
@@ -63,6 +65,7 @@ impl Server {
             limits: ArcSwap::from_pointee(limits),
             slots: Slots::new(limits.max_connections),
             turns: OnceLock::new(),
+            receiving: Receiving::default(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
             loops: TaskTracker::new(),
@@ -111,6 +114,7 @@ impl Server {
                     tls: tls.clone(),
                     limits: **inner.limits.load(),
                     turns: turns.clone(),
+                    receiving: inner.receiving.clone(),
                     // Own children: every wake of a connection looks at its token, and must not meet the others there.
                     stop: inner.stop.child_token(),
                     abort: inner.abort.child_token(),

@@ -16,7 +16,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -35,6 +35,10 @@ const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
 const SCRATCH: usize = 64 * 1024;
 
+/// hyper takes no more of an answer once it has so much that it has not written: a slow reader holds so much memory. Its
+/// own bound is that of what it reads too, which is larger.
+const AHEAD_BYTES: usize = 256 * 1024;
+
 /// What the connection's I/O and the requests on it tell each other. HTTP/1 has one request at a time. Everything
 /// happens in the connection's own task, but for a body that is dropped elsewhere.
 #[derive(Debug, Default)]
@@ -46,6 +50,10 @@ pub(super) struct Flow {
     unread: AtomicBool,
     /// The request being answered has a body that was not read to its end.
     body_open: AtomicBool,
+    /// Bytes of the answer that hyper has taken since it wrote all it had.
+    taken: AtomicUsize,
+    /// The answer's body waits until hyper has written what it took.
+    held: AtomicBool,
 }
 
 /// No request is being answered, and all answers are out.
@@ -73,6 +81,26 @@ impl Flow {
     pub(super) fn over(&self, number: u64) {
         // If another has begun, it counts.
         let _ = self.stage.compare_exchange(number, OVER, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// hyper has taken so many bytes of the answer.
+    pub(super) fn took(&self, bytes: usize) {
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the answer's body has to wait until hyper has written what it took; [`Flow::go_on`] says when.
+    pub(super) fn hold(&self) -> bool {
+        let hold = self.taken.load(Ordering::Relaxed) >= AHEAD_BYTES;
+        if hold {
+            self.held.store(true, Ordering::Relaxed);
+        }
+        hold
+    }
+
+    /// hyper has written all it had. Whether the answer's body waits for that.
+    pub(super) fn go_on(&self) -> bool {
+        self.taken.store(0, Ordering::Relaxed);
+        self.held.load(Ordering::Relaxed) && self.held.swap(false, Ordering::Relaxed)
     }
 
     /// hyper has written all it had. Whether that was the end of an answer.

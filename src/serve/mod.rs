@@ -13,6 +13,7 @@ mod file_io;
 mod linger;
 mod listener;
 mod nofile;
+mod receiving;
 mod requests;
 mod socket;
 mod stall;

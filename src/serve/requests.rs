@@ -17,10 +17,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::linger::{Flow, Lingering};
+use super::receiving::Receiving;
 use crate::api::{FastLane, Verdict};
 
 /// The I/O of one HTTP/1 connection, as hyper gets it.
@@ -31,12 +32,19 @@ pub(super) struct Requests {
     head_clock: HeadClock,
     lane: Option<FastLane>,
     unsent: Unsent,
+    receiving: Receiving,
 }
 
 impl Requests {
     /// Takes the connection over. `head_timeout`: from the end of an answer to the end of the next head.
-    pub(super) fn new(io: Lingering, flow: Arc<Flow>, head_timeout: Duration, lane: Option<FastLane>) -> Self {
-        Self { io, flow, head_clock: HeadClock::new(head_timeout), lane, unsent: Unsent::default() }
+    pub(super) fn new(
+        io: Lingering,
+        flow: Arc<Flow>,
+        head_timeout: Duration,
+        lane: Option<FastLane>,
+        receiving: Receiving,
+    ) -> Self {
+        Self { io, flow, head_clock: HeadClock::new(head_timeout), lane, unsent: Unsent::default(), receiving }
     }
 
     /// Answers what `received` asks for. `false`: it is hyper's.
@@ -76,7 +84,8 @@ impl AsyncRead for Requests {
         let before = buf.filled().len();
         loop {
             ready!(me.poll_unsent(cx))?;
-            if Pin::new(&mut me.io).poll_read(cx, buf)?.is_pending() {
+            let mut some = (&mut me.io).take(me.receiving.read_bytes() as u64);
+            if Pin::new(&mut some).poll_read(cx, buf)?.is_pending() {
                 let late = || io::Error::new(io::ErrorKind::TimedOut, "no request came in time");
                 return if me.flow.is_between() {
                     me.head_clock.poll_late(cx).map(|()| Err(late()))
@@ -125,6 +134,9 @@ impl AsyncWrite for Requests {
         let me = self.get_mut();
         ready!(me.poll_unsent(cx))?;
         ready!(Pin::new(&mut me.io).poll_flush(cx))?;
+        if me.flow.go_on() {
+            cx.waker().wake_by_ref();
+        }
         if me.flow.flushed() {
             me.head_clock.start();
             // hyper does not read again before something comes in, so nobody else may ever poll it.

@@ -25,7 +25,7 @@ use crate::yardstick::{Process, free_port};
 /// Times of the bare loop's CPU per byte.
 const LIMIT: f64 = 1.2;
 /// Pushes of each side for a round of a load; one of them to the other registries too.
-pub(super) const TURNS: u32 = 3;
+pub(super) const TURNS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Where pushes go.
 pub(crate) const REPOSITORY: &str = "load/pushed";

@@ -38,7 +38,7 @@ async fn narrow_pair() -> (TcpStream, TcpStream) {
 fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> (Requests, Arc<Flow>) {
     let flow = Arc::new(Flow::default());
     let io = Lingering::new(Transport::Plain(Socket::new(ours, LONG, &Turns::new(1))), Arc::clone(&flow), LONG);
-    (Requests::new(io, Arc::clone(&flow), head_timeout, lane), flow)
+    (Requests::new(io, Arc::clone(&flow), head_timeout, lane, Receiving::default()), flow)
 }
 
 async fn lane(dir: &TempDir) -> Option<FastLane> {

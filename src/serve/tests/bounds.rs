@@ -1,5 +1,9 @@
 //! What a connection may cost: silent, slow and standing clients, and handlers that fail.
 
+use std::future::poll_fn;
+
+use super::body::AnswerBody;
+use super::linger::Flow;
 use super::*;
 
 #[tokio::test]
@@ -150,4 +154,73 @@ async fn several_addresses_and_an_ipv4_peer_of_an_ipv6_socket() {
     }
     let taken = bind(&[addresses[0]]).unwrap_err();
     assert_eq!(taken.address, addresses[0]);
+}
+
+/// Sends a body of 2 MiB and says how long the longest piece was in which it came.
+async fn longest_piece_of_a_push(stream: &mut TcpStream) -> usize {
+    let content = vec![7; 2 << 20];
+    send(stream, &format!("PUT /pieces HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", content.len())).await;
+    stream.write_all(&content).await.unwrap();
+    stream.flush().await.unwrap();
+    let text = read_answer(stream).await;
+    text.strip_prefix("whole: 2097152, longest ").unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_push_comes_in_shorter_pieces_while_many_are_under_way() {
+    let mut running = Running::start(LIMITS, None);
+    let mut stream = running.connect().await;
+    let longest = longest_piece_of_a_push(&mut stream).await;
+    assert!(longest < 1 << 20, "{longest}");
+    let mut others = Vec::new();
+    for _ in 0..40 {
+        let mut other = running.connect().await;
+        send(&mut other, "PUT /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na").await;
+        while running.event().await != "waiting" {}
+        others.push(other);
+    }
+    let longest = longest_piece_of_a_push(&mut stream).await;
+    assert!(longest < 256 << 10, "{longest}");
+}
+
+#[tokio::test]
+async fn what_came_over_tls_before_its_connection_broke_is_not_lost() {
+    let files = TlsFiles::new();
+    let mut running = Running::start(LIMITS, Some(files.load()));
+    let mut stream = connect_tls(&running, &files.client(None)).await;
+    send(&mut stream, "PUT /pieces HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n").await;
+    send(&mut stream, &"a".repeat(60_000)).await;
+    // Without the word that nothing follows.
+    stream.get_mut().0.shutdown().await.unwrap();
+    let event = running.event().await;
+    assert!(event.starts_with("broken: 60000, "), "{event}");
+}
+
+#[tokio::test]
+async fn hyper_takes_no_more_of_an_answer_than_a_little_ahead_of_the_socket() {
+    let flow = Arc::new(Flow::default());
+    let (events, _dropped) = mpsc::unbounded_channel();
+    let number = flow.begin(false);
+    let mut body = AnswerBody { body: Flood(events), flow: Arc::clone(&flow), number };
+    for _ in 0..3 {
+        let taken = poll_fn(|cx| {
+            let mut taken = 0;
+            while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(cx) {
+                taken += frame.into_data().unwrap().len();
+            }
+            Poll::Ready(taken)
+        });
+        assert_eq!(taken.await, 256 << 10);
+        assert!(flow.go_on(), "nobody asks for more");
+        assert!(!flow.go_on(), "asked for twice");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_longer_than_hyper_takes_at_once_comes_whole() {
+    let running = Running::start(LIMITS, None);
+    let mut stream = running.connect().await;
+    send(&mut stream, "GET /lots HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let text = read_to_end(&mut stream).await;
+    assert_eq!(text.bytes().filter(|byte| *byte == 7).count(), LOTS);
 }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -45,6 +45,8 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     accelerate: true,
     linger_time: Duration::from_secs(60),
 };
+/// Length of an answer, a multiple of 64 KiB.
+const LOTS: usize = 3 << 20;
 const SOON: Duration = Duration::from_millis(50);
 
 /// What the service under test does, by path.
@@ -104,6 +106,14 @@ impl App {
                 Err(RequestBodyError::Stalled(_)) => answer(StatusCode::REQUEST_TIMEOUT, "stalled"),
                 Err(RequestBodyError::Broken(_)) => answer(StatusCode::BAD_REQUEST, "broken"),
             },
+            "/pieces" => {
+                let (lengths, end) = pieces(request.into_body()).await;
+                let (total, longest) = (lengths.iter().sum::<usize>(), lengths.iter().max().unwrap());
+                let text = format!("{end}: {total}, longest {longest}");
+                // Whoever broke the connection does not get an answer.
+                self.events.send(text.clone().leak()).unwrap();
+                answer(StatusCode::OK, &text)
+            }
             "/peer" => {
                 let peer = request.extensions().get::<Peer>().unwrap();
                 answer(StatusCode::OK, &format!("{} {} {}", peer.address.ip(), peer.tls, peer.trusted_proxy))
@@ -117,11 +127,28 @@ impl App {
                 let body = Download { app: self.clone(), left: 3, asked: false };
                 Response::new(body.boxed_unsync())
             }
+            "/lots" => {
+                let frame = |_| Ok(Frame::data(Bytes::from_static(&[7; 64 * 1024])));
+                let frames = (0..LOTS / (64 * 1024)).map(frame);
+                Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+            }
             "/flood" => Response::new(Flood(self.events.clone()).boxed_unsync()),
             "/panic" => panic!("as asked"),
             path => answer(StatusCode::OK, path),
         }
     }
+}
+
+/// The lengths in which a body came, and how it ended.
+async fn pieces(mut body: RequestBody) -> (Vec<usize>, &'static str) {
+    let mut lengths = Vec::new();
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => lengths.extend(frame.data_ref().map(Bytes::len)),
+            Err(_) => return (lengths, "broken"),
+        }
+    }
+    (lengths, "whole")
 }
 
 fn answer(status: StatusCode, text: &str) -> Answer {
