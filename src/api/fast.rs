@@ -12,12 +12,13 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::HeaderValue;
+use memchr::memchr2;
 
 use super::access::authority;
 use super::content::OCTETS;
 use super::exchange::{AGENT_CHARS, Id};
 use super::peer::Peer;
-use super::route::Route;
+use super::route::{Route, last_part};
 use super::{App, namespace};
 use crate::auth::{Action, SignIn};
 use crate::clock::{self, Timestamp};
@@ -51,6 +52,7 @@ impl FastPath {
             max_head,
             sign_in: None,
             host: Vec::new(),
+            answered: Instant::now(),
         })
     }
 }
@@ -64,6 +66,8 @@ pub(crate) struct FastLane {
     sign_in: Option<SignIn>,
     /// A `Host` header that is an authority.
     host: Vec<u8>,
+    /// When the last answer was ready.
+    answered: Instant,
 }
 
 /// What is to be done with bytes that came in between two requests.
@@ -78,6 +82,11 @@ pub(crate) enum Verdict {
 }
 
 impl FastLane {
+    /// When the last answer was ready.
+    pub(crate) const fn answered(&self) -> Instant {
+        self.answered
+    }
+
     /// Answers the request that `received` is, if it is one that memory answers. Counts and logs it then, and leaves
     /// the head of the answer in `head`. Waits for nothing.
     pub(crate) fn answer(&mut self, received: &[u8], head: &mut Vec<u8>) -> Verdict {
@@ -113,8 +122,12 @@ impl FastLane {
             // It keeps nothing: looking would be work for every request of a mode that relays all of them.
             return None;
         }
-        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        if path.contains('%') || !self.is_authority(wanted.host?) {
+        let (path, query) = match memchr2(b'?', b'%', target.as_bytes()) {
+            None => (target, None),
+            // What is escaped in a path is read by the general way.
+            Some(at) => (&target[..at], Some(target[at..].strip_prefix('?')?)),
+        };
+        if !self.is_authority(wanted.host?) {
             return None;
         }
         let namespace = match query {
@@ -144,11 +157,10 @@ impl FastLane {
             }
             _ => return None,
         };
-        let reference = path.rsplit('/').next().unwrap_or_default();
         (content.bytes.len() <= MAX_BODY && how.age.is_none()).then_some(Found {
             method,
             route,
-            reference,
+            path,
             namespace,
             content,
             how,
@@ -167,12 +179,13 @@ impl FastLane {
         true
     }
 
-    fn respond(&self, found: &Found<'_>, wanted: &Wanted<'_>, started: Instant, head: &mut Vec<u8>) -> Bytes {
+    fn respond(&mut self, found: &Found<'_>, wanted: &Wanted<'_>, started: Instant, head: &mut Vec<u8>) -> Bytes {
         let id = Id::new();
         found.write_head(&id, head);
         let is_head = found.method == telemetry::Method::Head;
         let body = if is_head { Bytes::new() } else { found.content.bytes.clone() };
-        self.account(found, wanted, &id, body.len() as u64, started.elapsed());
+        self.answered = Instant::now();
+        self.account(found, wanted, &id, body.len() as u64, self.answered - started);
         body
     }
 
@@ -196,7 +209,7 @@ impl FastLane {
             address: self.address,
             method: found.method.as_str(),
             repository: found.route.repository().map(RepoName::as_str),
-            reference: Some(found.reference),
+            reference: last_part(found.path).map(|(_, reference)| reference),
             status: 200,
             cache: found.how.outcome,
             received: 0,
@@ -259,8 +272,7 @@ impl<'a> Wanted<'a> {
 struct Found<'a> {
     method: telemetry::Method,
     route: Route,
-    /// Tag or digest, as the path has it.
-    reference: &'a str,
+    path: &'a str,
     namespace: Option<HeaderValue>,
     content: Content,
     how: How,
@@ -275,22 +287,20 @@ struct Content {
 
 impl Found<'_> {
     fn write_head(&self, id: &Id, head: &mut Vec<u8>) {
-        let etag = self.content.digest.quoted();
-        let cache = self.how.outcome.map_or("", |outcome| outcome.as_str());
-        for part in [
-            "HTTP/1.1 200 OK\r\ndocker-content-digest: ",
-            &etag[1..etag.len() - 1],
-            "\r\netag: ",
-            &etag,
-            "\r\naccept-ranges: bytes\r\ncontent-type: ",
-            self.content.media_type,
-            if cache.is_empty() { "" } else { "\r\nd8-registry-cache: " },
-            cache,
-            "\r\ndocker-distribution-api-version: registry/2.0\r\nx-request-id: ",
-            id.as_str(),
-        ] {
-            head.extend_from_slice(part.as_bytes());
+        head.extend_from_slice(b"HTTP/1.1 200 OK\r\ndocker-content-digest: ");
+        let digest = head.len();
+        self.content.digest.write_to(head);
+        let digest = digest..head.len();
+        head.extend_from_slice(b"\r\netag: \"");
+        head.extend_from_within(digest);
+        head.extend_from_slice(b"\"\r\naccept-ranges: bytes\r\ncontent-type: ");
+        head.extend_from_slice(self.content.media_type.as_bytes());
+        if let Some(outcome) = self.how.outcome {
+            head.extend_from_slice(b"\r\nd8-registry-cache: ");
+            head.extend_from_slice(outcome.as_str().as_bytes());
         }
+        head.extend_from_slice(b"\r\ndocker-distribution-api-version: registry/2.0\r\nx-request-id: ");
+        head.extend_from_slice(id.as_bytes());
         if let Some(namespace) = &self.namespace {
             head.extend_from_slice(b"\r\noci-namespace: ");
             head.extend_from_slice(namespace.as_bytes());

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memrchr};
 use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
@@ -46,9 +47,9 @@ impl Route {
             _ => {}
         }
         let rest = decoded(path.strip_prefix("/v2/").ok_or_else(no_endpoint)?)?;
-        let (front, last) = rest.rsplit_once('/').ok_or_else(no_endpoint)?;
-        let (name, word) = front.rsplit_once('/').ok_or_else(no_endpoint)?;
-        let below_blobs = || name.rsplit_once('/').filter(|(_, word)| *word == "blobs").map(|(name, _)| name);
+        let (front, last) = last_part(&rest).ok_or_else(no_endpoint)?;
+        let (name, word) = last_part(front).ok_or_else(no_endpoint)?;
+        let below_blobs = || last_part(name).filter(|(_, word)| *word == "blobs").map(|(name, _)| name);
         match (word, last) {
             ("tags", "list") => Ok(Self::Tags(repo(name)?)),
             ("blobs", "uploads") => Ok(Self::Uploads(repo(name)?)),
@@ -99,13 +100,19 @@ pub fn is_route(path: &str) -> bool {
     Route::parse(path).is_ok()
 }
 
+/// What is before the last slash of a path, and what is behind it.
+pub(super) fn last_part(path: &str) -> Option<(&str, &str)> {
+    let at = memrchr(b'/', path.as_bytes())?;
+    Some((&path[..at], &path[at + 1..]))
+}
+
 fn no_endpoint() -> ApiError {
     ApiError::new(ErrorCode::Unsupported, "no such endpoint").with_status(http::StatusCode::NOT_FOUND)
 }
 
 /// A path, percent-decoded. An encoded slash would move the borders of names and is refused.
 fn decoded(path: &str) -> Result<Cow<'_, str>, ApiError> {
-    if !path.contains('%') {
+    if memchr(b'%', path.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(path));
     }
     let slashes = |text: &str| text.bytes().filter(|byte| *byte == b'/').count();

@@ -110,11 +110,14 @@ impl Digest {
         if hex.len() != algorithm.digest_len() * 2 {
             return Err(InvalidDigest::Hex);
         }
-        let mut bytes = [0; 64];
+        let (mut bytes, mut seen) = ([0; 64], 0);
         for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = hex_value(pair[0])? << 4 | hex_value(pair[1])?;
+            let [high, low] = [pair[0], pair[1]].map(|digit| VALUES[usize::from(digit)]);
+            *byte = high << 4 | low;
+            seen |= high | low;
         }
-        Ok(Self { algorithm, bytes })
+        // Looked at once: a digit more than 15 is none.
+        if seen < 16 { Ok(Self { algorithm, bytes }) } else { Err(InvalidDigest::Hex) }
     }
 
     /// The algorithm before the colon.
@@ -133,19 +136,27 @@ impl Digest {
     #[must_use]
     pub fn hex(&self) -> String {
         let mut text = [0; TEXT_LEN];
-        self.write_hex(&mut text).to_owned()
+        text_of(self.write_hex(&mut text)).to_owned()
     }
 
     /// Writes the hex part to the front of `out`. Every answer names a digest several times, so this is not left to
     /// the formatting machinery.
-    fn write_hex<'a>(&self, out: &'a mut [u8]) -> &'a str {
+    fn write_hex<'a>(&self, out: &'a mut [u8]) -> &'a [u8] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let out = &mut out[..self.algorithm.digest_len() * 2];
         for (pair, byte) in out.chunks_exact_mut(2).zip(self.as_bytes()) {
             pair[0] = DIGITS[usize::from(byte >> 4)];
             pair[1] = DIGITS[usize::from(byte & 15)];
         }
-        std::str::from_utf8(out).unwrap_or_default()
+        out
+    }
+
+    /// Adds the digest's text to `out`.
+    pub(crate) fn write_to(&self, out: &mut Vec<u8>) {
+        let mut hex = [0; TEXT_LEN];
+        out.extend_from_slice(self.algorithm.as_str().as_bytes());
+        out.push(b':');
+        out.extend_from_slice(self.write_hex(&mut hex));
     }
 
     /// The digest in quotes: an entity tag (RFC 9110, 8.8.3).
@@ -153,11 +164,16 @@ impl Digest {
     pub fn quoted(&self) -> String {
         let mut text = String::with_capacity(TEXT_LEN + 2);
         let mut hex = [0; TEXT_LEN];
-        for part in ["\"", self.algorithm.as_str(), ":", self.write_hex(&mut hex), "\""] {
+        for part in ["\"", self.algorithm.as_str(), ":", text_of(self.write_hex(&mut hex)), "\""] {
             text.push_str(part);
         }
         text
     }
+}
+
+/// Digits and names, which are all a digest's text has.
+fn text_of(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 /// Room for the longest digest's text.
@@ -174,19 +190,12 @@ const VALUES: [u8; 256] = {
     values
 };
 
-fn hex_value(digit: u8) -> Result<u8, InvalidDigest> {
-    match VALUES[usize::from(digit)] {
-        255 => Err(InvalidDigest::Hex),
-        value => Ok(value),
-    }
-}
-
 impl FromStr for Digest {
     type Err = InvalidDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
-        let (algorithm, hex) = text.split_once(':').ok_or(InvalidDigest::Form)?;
-        Self::from_hex(algorithm.parse()?, hex)
+        let colon = text.bytes().position(|byte| byte == b':').ok_or(InvalidDigest::Form)?;
+        Self::from_hex(text[..colon].parse()?, &text[colon + 1..])
     }
 }
 
@@ -198,7 +207,7 @@ impl fmt::Display for Digest {
         front[..name.len()].copy_from_slice(name.as_bytes());
         front[name.len()] = b':';
         let length = front.len() + self.write_hex(hex).len();
-        f.write_str(std::str::from_utf8(&text[..length]).unwrap_or_default())
+        f.write_str(text_of(&text[..length]))
     }
 }
 

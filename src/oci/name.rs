@@ -55,7 +55,7 @@ impl RepoName {
         let Some(rest) = text.strip_prefix(UpstreamId::SIGN) else { return text.parse() };
         let (id, child) = rest.split_once('/').map_or((rest, None), |(id, child)| (id, Some(child)));
         let is_id = id.len() == 16 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_id || child.is_some_and(|child| !child.split('/').all(is_component)) {
+        if !is_id || child.is_some_and(|child| !child.as_bytes().split(|b| *b == b'/').all(is_component)) {
             return Err(InvalidName::Grammar);
         }
         Ok(Self(Arc::from(text)))
@@ -93,10 +93,10 @@ impl fmt::Display for UpstreamId {
 }
 
 /// Whether `component` is `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
-fn is_component(component: &str) -> bool {
+fn is_component(component: &[u8]) -> bool {
     let mut rest = component;
     loop {
-        let word = rest.bytes().take_while(|b| b.is_ascii_lowercase() || b.is_ascii_digit()).count();
+        let word = rest.iter().take_while(|b| b.is_ascii_lowercase() || b.is_ascii_digit()).count();
         if word == 0 {
             return false;
         }
@@ -104,11 +104,11 @@ fn is_component(component: &str) -> bool {
         if rest.is_empty() {
             return true;
         }
-        let length = rest.bytes().take_while(|b| matches!(b, b'.' | b'_' | b'-')).count();
+        let length = rest.iter().take_while(|b| matches!(b, b'.' | b'_' | b'-')).count();
         let separator = &rest[..length];
         rest = &rest[length..];
         let allowed =
-            matches!(separator, "." | "_" | "__") || (!separator.is_empty() && separator.bytes().all(|b| b == b'-'));
+            matches!(separator, b"." | b"_" | b"__") || (!separator.is_empty() && separator.iter().all(|b| *b == b'-'));
         if !allowed {
             return false;
         }
@@ -122,7 +122,11 @@ impl FromStr for RepoName {
         if text.len() > Self::MAX_LEN {
             return Err(InvalidName::TooLong);
         }
-        if text.split('/').all(is_component) { Ok(Self(Arc::from(text))) } else { Err(InvalidName::Grammar) }
+        if text.as_bytes().split(|b| *b == b'/').all(is_component) {
+            Ok(Self(Arc::from(text)))
+        } else {
+            Err(InvalidName::Grammar)
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use super::linger::{Flow, Lingering, ReadAway, Transport};
 use super::receiving::{MOST_BYTES, Receiving};
 use super::requests::Requests;
 use super::socket::Socket;
+use super::stop::Stop;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
 use super::turns::Turns;
@@ -59,7 +60,7 @@ pub(super) struct Context<S> {
     /// The bodies that come in.
     pub(super) receiving: Receiving,
     /// Finish what runs, then close.
-    pub(super) stop: CancellationToken,
+    pub(super) stop: Stop,
     /// Close now.
     pub(super) abort: CancellationToken,
     /// Where the streams of HTTP/2 connections run.
@@ -96,7 +97,7 @@ where
     let handshake = tokio::time::timeout(context.limits.handshake_timeout, tls.accept(socket));
     let accepted = tokio::select! {
         accepted = handshake => accepted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "too slow"))),
-        () = context.stop.cancelled() => return Ended::Orderly,
+        () = context.stop.heard() => return Ended::Orderly,
     };
     match accepted {
         Ok(accepted) => {
@@ -164,7 +165,7 @@ where
     // The token comes first: an answer that is ready at the same moment then tells the client to come no more.
     tokio::select! {
         biased;
-        () = stop.cancelled() => {}
+        () = stop.heard() => {}
         ended = connection.as_mut() => return closed(address, ended),
     }
     connection.as_mut().graceful_shutdown();
@@ -215,7 +216,7 @@ where
         tokio::select! {
             biased;
             ended = connection.as_mut() => return closed(address, ended),
-            () = stop.cancelled(), if !stopping => {
+            () = stop.heard(), if !stopping => {
                 stopping = true;
                 // Nothing was ever asked here: the client's greeting may not even be in.
                 if streams.begun() == 0 {

@@ -20,6 +20,7 @@ use super::body::RequestBody;
 use super::connection::{self, Context, Ended};
 use super::listener::{Listener, Slots};
 use super::receiving::Receiving;
+use super::stop::Stop;
 use super::tls::Tls;
 use super::turns::Turns;
 use crate::api::FastPath;
@@ -40,7 +41,7 @@ struct Inner {
     /// There with the first listener: until then no runtime need be.
     turns: OnceLock<Turns>,
     receiving: Receiving,
-    stop: CancellationToken,
+    stop: Stop,
     abort: CancellationToken,
     loops: TaskTracker,
     connections: TaskTracker,
@@ -66,7 +67,7 @@ impl Server {
             slots: Slots::new(limits.max_connections),
             turns: OnceLock::new(),
             receiving: Receiving::default(),
-            stop: CancellationToken::new(),
+            stop: Stop::default(),
             abort: CancellationToken::new(),
             loops: TaskTracker::new(),
             connections: TaskTracker::new(),
@@ -104,7 +105,7 @@ impl Server {
             loop {
                 let accepted = tokio::select! {
                     biased;
-                    () = stop.cancelled() => return,
+                    () = stop.heard() => return,
                     accepted = inner.accept(&listener) => accepted,
                 };
                 let (tcp, peer, slot) = accepted;
@@ -116,7 +117,7 @@ impl Server {
                     turns: turns.clone(),
                     receiving: inner.receiving.clone(),
                     // Own children: every wake of a connection looks at its token, and must not meet the others there.
-                    stop: inner.stop.child_token(),
+                    stop: inner.stop.child(),
                     abort: inner.abort.child_token(),
                     streams: inner.streams.clone(),
                 };
@@ -136,7 +137,7 @@ impl Server {
     /// at once. Call it once; safe to drop, but then nothing is cut.
     pub async fn drain(&self, deadline: Duration) -> Drained {
         let inner = &self.0;
-        inner.stop.cancel();
+        inner.stop.say();
         // First the loops: after them no connection is added.
         inner.loops.close();
         inner.loops.wait().await;

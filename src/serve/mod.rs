@@ -17,6 +17,7 @@ mod receiving;
 mod requests;
 mod socket;
 mod stall;
+mod stop;
 mod streams;
 mod tls;
 mod turns;

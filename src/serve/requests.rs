@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::linger::{Flow, Lingering};
-use super::receiving::Receiving;
+use super::receiving::{LEAST_READ_BYTES, Receiving};
 use crate::api::{FastLane, Verdict};
 
 /// The I/O of one HTTP/1 connection, as hyper gets it.
@@ -54,7 +54,7 @@ impl Requests {
         match lane.answer(received, &mut head) {
             Verdict::Answered(body) => {
                 self.flow.answered();
-                self.unsent = Unsent { head, at: 0, body, open: true };
+                self.unsent = Unsent { head, at: 0, body, open: true, out: Some(lane.answered().into()) };
                 return true;
             }
             Verdict::Request => {
@@ -69,10 +69,12 @@ impl Requests {
     /// Writes what is left of an answer; nothing else may be written or read before.
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unsent.open {
-            ready!(self.unsent.poll_write(&mut self.io, cx))?;
-            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            if self.unsent.poll_out(&mut self.io, cx)?.is_pending() {
+                self.unsent.out = None;
+                return Poll::Pending;
+            }
+            self.head_clock.start(self.unsent.out.unwrap_or_else(Instant::now));
             HEAD.set(self.unsent.end());
-            self.head_clock.start();
         }
         Poll::Ready(Ok(()))
     }
@@ -84,8 +86,12 @@ impl AsyncRead for Requests {
         let before = buf.filled().len();
         loop {
             ready!(me.poll_unsent(cx))?;
-            let mut some = (&mut me.io).take(me.receiving.read_bytes() as u64);
-            if Pin::new(&mut some).poll_read(cx, buf)?.is_pending() {
+            let read = if buf.remaining() <= LEAST_READ_BYTES {
+                Pin::new(&mut me.io).poll_read(cx, buf)
+            } else {
+                Pin::new(&mut (&mut me.io).take(me.receiving.read_bytes() as u64)).poll_read(cx, buf)
+            };
+            if read?.is_pending() {
                 let late = || io::Error::new(io::ErrorKind::TimedOut, "no request came in time");
                 return if me.flow.is_between() {
                     me.head_clock.poll_late(cx).map(|()| Err(late()))
@@ -138,7 +144,7 @@ impl AsyncWrite for Requests {
             cx.waker().wake_by_ref();
         }
         if me.flow.flushed() {
-            me.head_clock.start();
+            me.head_clock.start(Instant::now());
             // hyper does not read again before something comes in, so nobody else may ever poll it.
             let _ = me.head_clock.poll_late(cx);
         }
@@ -166,9 +172,16 @@ struct Unsent {
     body: Bytes,
     /// Until all is written and flushed.
     open: bool,
+    /// When it was ready, if the socket took all of it at once.
+    out: Option<Instant>,
 }
 
 impl Unsent {
+    fn poll_out(&mut self, io: &mut Lingering, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write(io, cx))?;
+        Pin::new(io).poll_flush(cx)
+    }
+
     fn poll_write(&mut self, io: &mut Lingering, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.at < self.head.len() || !self.body.is_empty() {
             let (head, io) = (&self.head[self.at..], Pin::new(&mut *io));
@@ -202,24 +215,33 @@ struct HeadClock {
     limit: Duration,
     since: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whom the timer wakes.
+    waker: Option<Waker>,
 }
 
 impl HeadClock {
     fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), timer: None }
+        Self { limit, since: Instant::now(), timer: None, waker: None }
     }
 
-    /// The last answer is out.
-    fn start(&mut self) {
-        self.since = Instant::now();
+    /// The last answer went out at `since`.
+    fn start(&mut self, since: Instant) {
+        self.since = since;
     }
 
     /// To be polled while a head is waited for; ready when it is late.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.since + self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        // It wakes by itself, and is not asked again for every request.
+        if !timer.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
         loop {
-            ready!(timer.as_mut().poll(cx));
+            if timer.as_mut().poll(cx).is_pending() {
+                self.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
             if Instant::now() >= deadline {
                 return Poll::Ready(());
             }
