@@ -47,7 +47,15 @@ impl Warm {
     fn has(&self, file: usize, offset: u64) -> bool {
         self.file == file && (self.from..=self.until).contains(&offset)
     }
+
+    /// Bytes from `offset` on.
+    fn behind(&self, offset: u64) -> usize {
+        usize::try_from(self.until - offset).unwrap_or(usize::MAX)
+    }
 }
+
+/// What is brought into memory, or asked for there, at once.
+const PART_BYTES: usize = 2 << 20;
 
 /// What is looked at together where an answer goes on for so long. A look reads a byte of a page that is in no core's
 /// cache, which takes as long as sending 20 KiB.
@@ -66,11 +74,11 @@ impl FileSender {
         length: usize,
         most: usize,
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_warm(cx, part, length))?;
+        let warm = ready!(self.poll_warm(cx, part, length))?;
         if length >= LEAST_CORKED && !self.corked {
             self.cork(tcp, true)?;
         }
-        let (mut offset, wanted) = (part.offset, length.min(most));
+        let (mut offset, wanted) = (part.offset, length.min(most).min(warm));
         loop {
             ready!(tcp.poll_write_ready(cx))?;
             let mut sent = 0;
@@ -119,16 +127,21 @@ impl FileSender {
         Ok(())
     }
 
-    /// Waits until sending won't wait for the disk.
-    fn poll_warm(&mut self, cx: &mut Context<'_>, part: &FilePart, length: usize) -> Poll<io::Result<()>> {
+    /// Waits until sending won't wait for the disk; says for how many bytes that holds.
+    fn poll_warm(&mut self, cx: &mut Context<'_>, part: &FilePart, whole: usize) -> Poll<io::Result<usize>> {
+        let length = whole.min(PART_BYTES);
         let (file, end) = (Arc::as_ptr(&part.file).addr(), part.offset + length as u64);
-        let goes_on = self.warm.as_ref().is_some_and(|warm| warm.has(file, part.offset));
-        if goes_on && self.warm.as_ref().is_some_and(|warm| warm.has(file, end)) {
-            return Poll::Ready(Ok(()));
+        let before = self.warm.as_ref().filter(|warm| warm.has(file, part.offset));
+        if let Some(warm) = before.filter(|warm| warm.has(file, end)) {
+            return Poll::Ready(Ok(warm.behind(part.offset)));
         }
-        let mut until = end;
+        let (goes_on, mut until) = (before.is_some(), end);
         if self.warming.is_none() {
-            let ahead = if self.was_cold || part.last { 0 } else { LOOK_AHEAD_BYTES };
+            let ahead = match (self.was_cold, part.last) {
+                (true, _) => 0,
+                (false, true) => whole as u64,
+                (false, false) => LOOK_AHEAD_BYTES,
+            };
             match warm_until(part, length, goes_on, ahead)? {
                 Some(found) => until = found,
                 None => {
@@ -143,8 +156,10 @@ impl FileSender {
             self.warming = None;
             outcome.map_err(io::Error::other)??;
         }
-        self.warm = Some(Warm { file, from: part.offset, until });
-        Poll::Ready(Ok(()))
+        let warm = Warm { file, from: part.offset, until };
+        let behind = warm.behind(part.offset);
+        self.warm = Some(warm);
+        Poll::Ready(Ok(behind))
     }
 }
 
@@ -294,23 +309,29 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_looks_ahead_at_the_end_of_an_answer_or_where_some_of_it_was_cold() {
-        const LENGTH: usize = 2 << 20;
+    async fn nobody_looks_past_the_end_of_an_answer_or_ahead_where_some_of_it_was_cold() {
+        const ENTIRE: usize = LOOK_AHEAD_BYTES as usize + PART_BYTES;
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&vec![7; 5 * LENGTH]).unwrap();
+        file.write_all(&vec![7; ENTIRE]).unwrap();
         let file = Arc::new(file);
-        let until = async |sender: &mut FileSender, last| {
-            let part = FilePart { file: Arc::clone(&file), offset: 0, last };
-            poll_fn(|cx| sender.poll_warm(cx, &part, LENGTH)).await.unwrap();
-            sender.warm.as_ref().unwrap().until
+        let warm = async |sender: &mut FileSender, (offset, length, last)| {
+            let part = FilePart { file: Arc::clone(&file), offset, last };
+            poll_fn(|cx| sender.poll_warm(cx, &part, length)).await.unwrap()
         };
-        assert_eq!(until(&mut FileSender::default(), false).await, LOOK_AHEAD_BYTES);
-        assert_eq!(until(&mut FileSender::default(), true).await, LENGTH as u64);
+        let some = (0, PART_BYTES, false);
+        assert_eq!(warm(&mut FileSender::default(), some).await, LOOK_AHEAD_BYTES as usize);
+        let end = (PART_BYTES as u64, ENTIRE - PART_BYTES, true);
+        assert_eq!(warm(&mut FileSender::default(), end).await, ENTIRE - PART_BYTES);
+        assert_eq!(warm(&mut FileSender::default(), (0, PART_BYTES, true)).await, PART_BYTES);
         let mut sender = FileSender { was_cold: true, ..FileSender::default() };
-        assert_eq!(until(&mut sender, false).await, LENGTH as u64);
+        assert_eq!(warm(&mut sender, (0, 4 * PART_BYTES, false)).await, PART_BYTES);
         // Which says nothing of the next answer.
         sender.end(&pair().await.0).unwrap();
-        assert_eq!(until(&mut sender, false).await, LOOK_AHEAD_BYTES);
+        assert_eq!(warm(&mut sender, some).await, LOOK_AHEAD_BYTES as usize);
+        assert_eq!(
+            warm(&mut sender, (PART_BYTES as u64, PART_BYTES, false)).await,
+            LOOK_AHEAD_BYTES as usize - PART_BYTES
+        );
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@
 //! [`LOOK_BYTES`] have been sent, by whomever, the turn that sent the last of them is free again only after its worker
 //! has looked at the network: that is when the runtime wakes who yields, and the tests here hold it to that.
 //!
+//! Where nothing has come in for a while, on any connection, nobody waits for that look, and turns are longer.
+//!
 //! Turns belong to no worker: one of several may run those of all before it looks, if nobody takes its tasks from it.
 
 use std::future::Future as _;
@@ -18,7 +20,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
 /// What is sent in one turn at most, in bytes.
-pub(super) const TURN_BYTES: usize = 2 << 20;
+const TURN_BYTES: usize = 2 << 20;
+
+/// The same while nothing comes in. Each turn runs code that is in no core's cache any more; to a network the socket's
+/// buffer bounds a turn before this does.
+const LONG_TURN_BYTES: usize = 8 << 20;
+
+/// Turns without anything coming in, after which they are longer: some 40 ms at full speed.
+const QUIET_TURNS: usize = 128;
 
 /// What a turn is good for at least, in however many pieces it is sent.
 pub(super) const LEAST_BYTES: usize = 256 * 1024;
@@ -40,13 +49,20 @@ struct Shared {
     sent: AtomicUsize,
     /// Turns that are free again after the next look.
     used: AtomicUsize,
+    /// Turns since something came in.
+    quiet: AtomicUsize,
 }
 
 impl Turns {
     /// `at_once`: as many as there are workers.
     pub(super) fn new(at_once: usize) -> Self {
         let free = Arc::new(Semaphore::new(at_once.max(1)));
-        Self(Arc::new(Shared { free, sent: AtomicUsize::new(0), used: AtomicUsize::new(0) }))
+        Self(Arc::new(Shared {
+            free,
+            sent: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
+            quiet: AtomicUsize::new(0),
+        }))
     }
 
     /// The place of a connection in the row.
@@ -85,6 +101,19 @@ impl Place {
         Poll::Ready(Turn(permit))
     }
 
+    /// What may be sent in a turn that begins now, in bytes.
+    pub(super) fn turn_bytes(&self) -> usize {
+        if self.shared.quiet.load(Ordering::Relaxed) < QUIET_TURNS { TURN_BYTES } else { LONG_TURN_BYTES }
+    }
+
+    /// Something came in from this connection's client.
+    pub(super) fn came_in(&self) {
+        // All connections share it: most of the time it is read only.
+        if self.shared.quiet.load(Ordering::Relaxed) != 0 {
+            self.shared.quiet.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Ends the turn, in which `sent` bytes are sent.
     pub(super) fn end(&mut self, turn: Turn, sent: usize) {
         let shared = &self.shared;
@@ -92,6 +121,7 @@ impl Place {
             return;
         }
         shared.sent.store(0, Ordering::Relaxed);
+        shared.quiet.fetch_add(1, Ordering::Relaxed);
         if let Some(permit) = turn.0 {
             permit.forget();
             shared.used.fetch_add(1, Ordering::Release);
@@ -180,6 +210,21 @@ mod tests {
             one.end(both.0, LOOK_BYTES);
             other.end(both.1, LOOK_BYTES);
         }
+    }
+
+    #[tokio::test]
+    async fn turns_are_long_only_while_nothing_comes_in_anywhere() {
+        let turns = Turns::new(1);
+        let [mut sending, other] = std::array::from_fn(|_| turns.place());
+        for long in [false, true] {
+            assert_eq!(sending.turn_bytes() == LONG_TURN_BYTES, long);
+            for _ in 0..QUIET_TURNS {
+                let turn = turn(&mut sending).await;
+                sending.end(turn, LOOK_BYTES);
+            }
+        }
+        other.came_in();
+        assert_eq!(sending.turn_bytes(), TURN_BYTES);
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
 /// Longest stand-in, in bytes.
-pub(crate) const MAX_BYTES: usize = 2 << 20;
+pub(crate) const MAX_BYTES: usize = 8 << 20;
 
 /// Stand-ins that there can be at once; further answers are read and written.
 const SLOTS: usize = 8192;

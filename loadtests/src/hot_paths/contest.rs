@@ -8,6 +8,10 @@ use crate::compare::{Comparison, Measure, Sample, Sum};
 use crate::interrupt;
 use crate::report::Report;
 
+/// Rounds of downloads, half as long, for one of other loads: what a burst of the machine's neighbours does to a round is then
+/// not in a fifth of all.
+pub(super) const TURNS: u32 = 3;
+
 /// One of ours against one of theirs.
 #[derive(Debug)]
 pub(crate) struct Ours<'a> {
@@ -42,8 +46,11 @@ impl Contest<'_> {
     /// Measures all sides in each round, slice by slice, and reports it.
     pub(crate) fn run(self, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
         let fresh = self.ours.iter().any(|ours| ours.side.is_fresh());
-        let slices = if fresh { bench.long_slices() } else { bench.slices() };
-        let comparisons = self.measured(bench.rounds(), slices, report)?;
+        let comparisons = if fresh {
+            self.measured(bench.rounds() * TURNS, bench.long_slices(), report)?
+        } else {
+            self.measured(bench.rounds(), bench.slices(), report)?
+        };
         comparisons.into_iter().for_each(|comparison| report.compare(comparison));
         Ok(())
     }

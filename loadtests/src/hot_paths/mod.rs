@@ -121,8 +121,10 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
     let mut report = Report::new("hot-paths");
     report.condition("rounds", options.rounds);
     report.condition(
-        "rounds of the row push, cold-proxy, p99",
-        [push::TURNS, cold::TURNS, tail::TURNS].map(|turns| (options.rounds * turns).to_string()).join(", "),
+        "rounds of the row blob-plain, blob-tls and direct (half as long), push, cold-proxy, p99",
+        [contest::TURNS, push::TURNS, cold::TURNS, tail::TURNS]
+            .map(|turns| (options.rounds * turns).to_string())
+            .join(", "),
     );
     report.condition("seconds of a load, each side in a round", options.seconds);
     report.condition("large blob, MiB", options.size);
@@ -200,9 +202,9 @@ impl<'a> Bench<'a> {
         Slices::cut(self.seconds(), SLICE)
     }
 
-    /// The same for downloads, which begin with every slice.
+    /// The same for downloads, which begin with every slice, in one of their shorter rounds.
     fn long_slices(&self) -> Slices {
-        Slices::cut(self.seconds(), LONG_SLICE)
+        Slices::cut(self.seconds() / 2, LONG_SLICE)
     }
 
     /// The client's side for the P-256 certificate, if TLS is wanted.
