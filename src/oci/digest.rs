@@ -151,23 +151,25 @@ impl Digest {
         out
     }
 
+    /// Writes the digest's text to the front of `out`.
+    fn write_text<'a>(&self, out: &'a mut [u8; TEXT_LEN]) -> &'a [u8] {
+        let name = self.algorithm.as_str();
+        let (front, hex) = out.split_at_mut(name.len() + 1);
+        front[..name.len()].copy_from_slice(name.as_bytes());
+        front[name.len()] = b':';
+        let length = front.len() + self.write_hex(hex).len();
+        &out[..length]
+    }
+
     /// Adds the digest's text to `out`.
     pub(crate) fn write_to(&self, out: &mut Vec<u8>) {
-        let mut hex = [0; TEXT_LEN];
-        out.extend_from_slice(self.algorithm.as_str().as_bytes());
-        out.push(b':');
-        out.extend_from_slice(self.write_hex(&mut hex));
+        out.extend_from_slice(self.write_text(&mut [0; TEXT_LEN]));
     }
 
     /// The digest in quotes: an entity tag (RFC 9110, 8.8.3).
     #[must_use]
     pub fn quoted(&self) -> String {
-        let mut text = String::with_capacity(TEXT_LEN + 2);
-        let mut hex = [0; TEXT_LEN];
-        for part in ["\"", self.algorithm.as_str(), ":", text_of(self.write_hex(&mut hex)), "\""] {
-            text.push_str(part);
-        }
-        text
+        ["\"", text_of(self.write_text(&mut [0; TEXT_LEN])), "\""].concat()
     }
 }
 
@@ -201,13 +203,7 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; TEXT_LEN];
-        let name = self.algorithm.as_str();
-        let (front, hex) = text.split_at_mut(name.len() + 1);
-        front[..name.len()].copy_from_slice(name.as_bytes());
-        front[name.len()] = b':';
-        let length = front.len() + self.write_hex(hex).len();
-        f.write_str(text_of(&text[..length]))
+        f.write_str(text_of(self.write_text(&mut [0; TEXT_LEN])))
     }
 }
 

@@ -55,7 +55,7 @@ impl RepoName {
         let Some(rest) = text.strip_prefix(UpstreamId::SIGN) else { return text.parse() };
         let (id, child) = rest.split_once('/').map_or((rest, None), |(id, child)| (id, Some(child)));
         let is_id = id.len() == 16 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_id || child.is_some_and(|child| !child.as_bytes().split(|b| *b == b'/').all(is_component)) {
+        if !is_id || child.is_some_and(|child| !has_components_only(child)) {
             return Err(InvalidName::Grammar);
         }
         Ok(Self(Arc::from(text)))
@@ -92,6 +92,11 @@ impl fmt::Display for UpstreamId {
     }
 }
 
+/// Whether `text` is components with slashes between them.
+fn has_components_only(text: &str) -> bool {
+    text.as_bytes().split(|byte| *byte == b'/').all(is_component)
+}
+
 /// Whether `component` is `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
 fn is_component(component: &[u8]) -> bool {
     let mut rest = component;
@@ -122,11 +127,7 @@ impl FromStr for RepoName {
         if text.len() > Self::MAX_LEN {
             return Err(InvalidName::TooLong);
         }
-        if text.as_bytes().split(|b| *b == b'/').all(is_component) {
-            Ok(Self(Arc::from(text)))
-        } else {
-            Err(InvalidName::Grammar)
-        }
+        if has_components_only(text) { Ok(Self(Arc::from(text))) } else { Err(InvalidName::Grammar) }
     }
 }
 

@@ -26,8 +26,8 @@ const TURN_BYTES: usize = 2 << 20;
 /// buffer bounds a turn before this does.
 const LONG_TURN_BYTES: usize = 8 << 20;
 
-/// Turns without anything coming in, after which they are longer: some 40 ms at full speed.
-const QUIET_TURNS: usize = 128;
+/// Looks at the network without anything that came in, after which turns are longer: some 40 ms at full speed.
+const QUIET_LOOKS: usize = 128;
 
 /// What a turn is good for at least, in however many pieces it is sent.
 pub(super) const LEAST_BYTES: usize = 256 * 1024;
@@ -49,7 +49,7 @@ struct Shared {
     sent: AtomicUsize,
     /// Turns that are free again after the next look.
     used: AtomicUsize,
-    /// Turns since something came in.
+    /// Turns that waited for a look since something came in.
     quiet: AtomicUsize,
 }
 
@@ -103,7 +103,7 @@ impl Place {
 
     /// What may be sent in a turn that begins now, in bytes.
     pub(super) fn turn_bytes(&self) -> usize {
-        if self.shared.quiet.load(Ordering::Relaxed) < QUIET_TURNS { TURN_BYTES } else { LONG_TURN_BYTES }
+        if self.shared.quiet.load(Ordering::Relaxed) < QUIET_LOOKS { TURN_BYTES } else { LONG_TURN_BYTES }
     }
 
     /// Something came in from this connection's client.
@@ -218,7 +218,7 @@ mod tests {
         let [mut sending, other] = std::array::from_fn(|_| turns.place());
         for long in [false, true] {
             assert_eq!(sending.turn_bytes() == LONG_TURN_BYTES, long);
-            for _ in 0..QUIET_TURNS {
+            for _ in 0..QUIET_LOOKS {
                 let turn = turn(&mut sending).await;
                 sending.end(turn, LOOK_BYTES);
             }

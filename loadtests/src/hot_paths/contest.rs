@@ -8,8 +8,8 @@ use crate::compare::{Comparison, Measure, Sample, Sum};
 use crate::interrupt;
 use crate::report::Report;
 
-/// Rounds of downloads, half as long, for one of other loads: what a burst of the machine's neighbours does to a round is then
-/// not in a fifth of all.
+/// Rounds of downloads for one of other loads, each half as long: more rounds leave a burst of the machine's neighbours
+/// less weight in their median.
 pub(super) const TURNS: u32 = 3;
 
 /// One of ours against one of theirs.

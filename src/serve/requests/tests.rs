@@ -1,5 +1,7 @@
 use std::future::poll_fn;
+use std::pin::pin;
 
+use futures_util::poll;
 use socket2::SockRef;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -58,6 +60,35 @@ async fn read_answer(client: &mut TcpStream) {
         assert!(client.read_buf(&mut read).await.unwrap() > 0);
     }
     assert!(read.starts_with(b"HTTP/1.1 200 OK\r\n"));
+}
+
+#[tokio::test]
+async fn the_time_for_the_next_head_begins_when_a_slow_reader_has_the_answer() {
+    let dir = TempDir::new().unwrap();
+    let (ours, mut client) = narrow_pair().await;
+    let (mut requests, _flow) = requests(ours, LONG, lane(&dir).await);
+    client.write_all(GET.as_bytes()).await.unwrap();
+    let mut seen = [0; 1000];
+    let mut reading = pin!(requests.read(&mut seen));
+    // Until the answer has begun to arrive: the rest waits for the client.
+    let begun = within(async {
+        tokio::select! {
+            biased;
+            _ = reading.as_mut() => panic!("hyper sees nothing"),
+            readable = client.readable() => readable.unwrap(),
+        }
+        Instant::now()
+    });
+    let begun = begun.await;
+    within(async {
+        tokio::select! {
+            _ = reading.as_mut() => panic!("hyper sees nothing"),
+            () = read_answer(&mut client) => {}
+        }
+    })
+    .await;
+    assert!(poll!(reading).is_pending());
+    assert!(requests.head_clock.since > begun && !requests.unsent.open);
 }
 
 #[tokio::test]
