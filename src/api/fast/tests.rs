@@ -95,6 +95,7 @@ async fn memory_answers_and_the_rest_is_left() {
 
     for (target, headers) in [
         ("/v2/a/b/manifests/v2", ""),
+        ("/v2/a/b/manifests/v1%32", ""),
         ("/v2/a/b/tags/list", ""),
         ("/v2/", ""),
         (PATH, "Range: bytes=0-1\r\n"),
