@@ -1,9 +1,10 @@
-//! CPU time: of a process from `/proc/PID/stat`, of the machine from `/proc/stat`. And which core runs what.
+//! CPU time: of a process by its CPU clock, of the machine from `/proc/stat`. And which core runs what.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use nix::time::ClockId;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
@@ -56,10 +57,15 @@ impl Meter {
         Ok(Self { pids: pids.to_vec(), cpu: cpu_seconds(pids)?, cores: cores()?, started: Instant::now() })
     }
 
+    /// Seconds of CPU that the processes have used since.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        Ok(cpu_seconds(&self.pids)? - self.cpu)
+    }
+
     /// What was used since.
     pub(crate) fn read(&self) -> Result<Spent> {
         let wall = self.started.elapsed().as_secs_f64();
-        let cpu = cpu_seconds(&self.pids)? - self.cpu;
+        let cpu = self.cpu()?;
         let now = cores()?;
         let mut machine = 0;
         let mut server_core = 0.0;
@@ -77,14 +83,15 @@ impl Meter {
 
 /// Waits until processes have had nothing to do for a while: what they put off belongs to the work before.
 ///
-/// Gives up after 10 s; nginx and Go's runtime use a tick now and then whatever happens.
+/// Gives up after 10 s; nginx and Go's runtime use a little now and then whatever happens.
 pub(crate) fn settle(pids: &[u32]) -> Result<()> {
+    const LOOK_EVERY: Duration = Duration::from_millis(200);
     let end = Instant::now() + Duration::from_secs(10);
     let mut before = cpu_seconds(pids)?;
     while Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(LOOK_EVERY);
         let now = cpu_seconds(pids)?;
-        if now - before <= 1.5 / ticks_per_second() {
+        if now - before <= 0.05 * LOOK_EVERY.as_secs_f64() {
             return Ok(());
         }
         before = now;
@@ -98,14 +105,17 @@ pub(crate) fn settle(pids: &[u32]) -> Result<()> {
 /// Gives up after a second; what comes later than that belongs to whoever is measured then.
 pub(crate) fn rest(pids: &[u32]) -> Result<()> {
     const QUIET: Duration = Duration::from_millis(20);
+    const LOOK_EVERY: Duration = Duration::from_millis(5);
     let end = Instant::now() + Duration::from_secs(1);
     let (mut before, mut since) = (cpu_seconds(pids)?, Instant::now());
     while since.elapsed() < QUIET && Instant::now() < end {
-        std::thread::sleep(QUIET / 4);
+        std::thread::sleep(LOOK_EVERY);
         let now = cpu_seconds(pids)?;
-        if now > before {
-            (before, since) = (now, Instant::now());
+        // A timer that finds nothing to do is no work.
+        if now - before > 0.05 * LOOK_EVERY.as_secs_f64() {
+            since = Instant::now();
         }
+        before = now;
     }
     Ok(())
 }
@@ -125,20 +135,15 @@ pub(crate) fn family(pid: u32) -> Vec<u32> {
     found
 }
 
+/// Of all threads, also those that have ended (clock_getcpuclockid(3)).
 fn cpu_seconds(pids: &[u32]) -> Result<f64> {
-    let mut ticks = 0;
+    let mut spent = Duration::ZERO;
     for pid in pids {
-        let path = format!("/proc/{pid}/stat");
-        let stat = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        ticks += process_ticks(&stat).with_context(|| format!("{path} is not as expected"))?;
+        let process = nix::unistd::Pid::from_raw(i32::try_from(*pid)?);
+        let now = ClockId::pid_cpu_clock_id(process).and_then(ClockId::now);
+        spent += Duration::from(now.with_context(|| format!("the CPU time of process {pid}"))?);
     }
-    Ok(ticks as f64 / ticks_per_second())
-}
-
-/// User and system time (proc(5), fields 14 and 15). The name in field 2 may have spaces and parentheses.
-fn process_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    Ok(spent.as_secs_f64())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,10 +208,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_of_a_process_are_read_behind_its_name() {
-        let stat = "7 (a) b c) S 1 7 7 0 -1 4194560 1 2 3 4 250 31 9 9 20 0 1 0 5 6 7";
-        assert_eq!(process_ticks(stat), Some(281));
-        assert_eq!(process_ticks("7 (a) S 1"), None);
+    fn work_of_a_process_is_counted_with_that_of_threads_that_have_ended_and_nobodys_is_none() {
+        let work = || {
+            let meter = Meter::start(&[std::process::id()]).unwrap();
+            while meter.cpu().unwrap() < 0.001 {}
+        };
+        let meter = Meter::start(&[std::process::id()]).unwrap();
+        std::thread::spawn(work).join().unwrap();
+        assert!(meter.read().unwrap().cpu >= 0.001);
+        assert_eq!(Meter::start(&[]).unwrap().cpu().unwrap(), 0.0);
+        // Beyond all that Linux gives.
+        Meter::start(&[(1 << 22) + 1]).unwrap_err();
     }
 
     #[test]

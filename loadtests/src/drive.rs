@@ -96,6 +96,8 @@ pub(crate) struct Driver {
     due: VecDeque<Instant>,
     next_due: Option<Instant>,
     patience: Duration,
+    /// Closed loop: no answer is left alone at the end of a run.
+    to_the_end: bool,
     /// Closed loop: false while a run comes to its end.
     goes_on: bool,
     /// The end of the last run.
@@ -115,14 +117,35 @@ impl Driver {
         let scratch = vec![0; SCRATCH];
         let (next_request, due, next_due) = (0, VecDeque::new(), None);
         let patience = if load.rate.is_some() { PATIENCE } else { LINGER };
-        let (goes_on, paused) = (true, Instant::now());
-        Ok(Self { load, epoll, timer, lines, scratch, next_request, due, next_due, patience, goes_on, paused })
+        let (to_the_end, goes_on, paused) = (false, true, Instant::now());
+        Ok(Self {
+            load,
+            epoll,
+            timer,
+            lines,
+            scratch,
+            next_request,
+            due,
+            next_due,
+            patience,
+            to_the_end,
+            goes_on,
+            paused,
+        })
     }
 
     /// Waits for late answers so long, and not for 10 s (open loop) or 100 ms.
     pub(crate) fn patient_for(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// Each connection of a closed loop asks once and reads its answer to the end. Nothing is under way before or after.
+    pub(crate) fn once(&mut self) -> Result<Tally> {
+        (self.to_the_end, self.patience) = (true, PATIENCE);
+        let tally = self.run(Duration::ZERO)?;
+        ensure!(self.lines.iter().all(|line| !line.busy), "{:?}: not answered within {PATIENCE:?}", self.load.place);
+        Ok(tally)
     }
 
     /// Goes on for so long; can be called again. Every call of an open loop has a schedule of its own.
@@ -208,8 +231,8 @@ impl Driver {
 
     /// Whether all is finished that is to be.
     fn is_through(&self) -> bool {
-        let closed = self.load.rate.is_none();
-        self.due.is_empty() && self.lines.iter().all(|line| !line.busy || (closed && line.answer.unwanted() > LONG))
+        let leaves = self.load.rate.is_none() && !self.to_the_end;
+        self.due.is_empty() && self.lines.iter().all(|line| !line.busy || (leaves && line.answer.unwanted() > LONG))
     }
 
     /// Gives idle connections of an open loop what is due.

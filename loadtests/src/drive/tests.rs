@@ -57,6 +57,18 @@ fn a_closed_loop_counts_answers_and_bytes() {
 }
 
 #[test]
+fn once_is_one_whole_answer_for_each_connection() {
+    const LENGTH: usize = 8 * LONG;
+    for copying in [true, false] {
+        let mut driver = Driver::connect(load(LENGTH, None, copying)).unwrap();
+        for _ in 0..2 {
+            let tally = driver.once().unwrap();
+            assert_eq!((tally.answers, tally.bytes), (3, 3 * LENGTH as u64), "{tally:?}");
+        }
+    }
+}
+
+#[test]
 fn an_open_loop_asks_as_often_as_was_due() {
     let mut driver = Driver::connect(load(10, Some(1000.0), true)).unwrap();
     let tally = driver.run(Duration::from_millis(50)).unwrap();

@@ -8,8 +8,8 @@ use crate::compare::{Comparison, Measure, Sample, Sum};
 use crate::interrupt;
 use crate::report::Report;
 
-/// Rounds of downloads for one of other loads, each half as long: more rounds leave a burst of the machine's neighbours
-/// less weight in their median.
+/// Rounds of downloads in slices for one of other loads, each half as long: more rounds leave a burst of the machine's
+/// neighbours less weight in their median.
 pub(super) const TURNS: u32 = 3;
 
 /// One of ours against one of theirs.
@@ -40,17 +40,21 @@ pub(crate) struct Contest<'a> {
     pub(crate) theirs: Vec<Side<'a>>,
     /// For information.
     pub(crate) beside: Vec<Beside<'a>>,
+    /// How many each side has in a round, if its sides are such. Each with its counterpart is a round of its own for the
+    /// median: a burst of the machine's neighbours is in a few of many. Who stands beside has one.
+    pub(crate) whole_downloads: Option<u32>,
 }
 
 impl Contest<'_> {
     /// Measures all sides in each round, slice by slice, and reports it.
     pub(crate) fn run(self, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
         let fresh = self.ours.iter().any(|ours| ours.side.is_fresh());
-        let comparisons = if fresh {
-            self.measured(bench.rounds() * TURNS, bench.long_slices(), report)?
-        } else {
-            self.measured(bench.rounds(), bench.slices(), report)?
+        let (rounds, slices) = match self.whole_downloads {
+            Some(count) => (bench.rounds(), Slices::whole(count)),
+            None if fresh => (bench.rounds() * TURNS, bench.long_slices()),
+            None => (bench.rounds(), bench.slices()),
         };
+        let comparisons = self.measured(rounds, slices, report)?;
         comparisons.into_iter().for_each(|comparison| report.compare(comparison));
         Ok(())
     }
@@ -75,24 +79,26 @@ impl Contest<'_> {
             if round % 2 == 1 {
                 order.reverse();
             }
-            for _ in 0..slices.count {
+            for slice in 0..slices.count {
                 for seat in &order {
                     interrupt::check()?;
                     match *seat {
                         Seat::Ours(number) => ours[number].slice(slices.length)?,
                         Seat::Theirs(number) => theirs[number].slice(slices.length)?,
+                        Seat::Beside(_) if self.whole_downloads.is_some() && slice > 0 => {}
                         Seat::Beside(number) => attempt(&mut others[number], slices),
                     }
                 }
                 // What goes up or down in the meantime hits the first as much as the last.
                 order.reverse();
             }
-            let sample = |side: &Running<'_, '_>| side.sample(self.measure);
             for (number, comparison) in comparisons.iter_mut().enumerate() {
-                comparison.ours.extend(sample(&ours[number]));
-                comparison.theirs.extend(sample(&theirs[against[number]]));
+                comparison.ours.extend(ours[number].samples(self.measure)?);
+                comparison.theirs.extend(theirs[against[number]].samples(self.measure)?);
             }
-            let samples: Vec<Result<Option<Sample>>> = others.into_iter().map(|other| Ok(sample(&other?))).collect();
+            let samples: Vec<Result<Option<Sample>>> =
+                others.into_iter().map(|other| other?.sample(self.measure)).collect();
+            let first_of_ours = ours.first().map(|ours| ours.sample(self.measure)).transpose()?.flatten();
             let mut samples = samples.into_iter();
             beside.retain_mut(|(one, comparison)| match samples.next() {
                 Some(Err(error)) => {
@@ -100,7 +106,7 @@ impl Contest<'_> {
                     false
                 }
                 other => {
-                    comparison.ours.extend(ours.first().and_then(sample));
+                    comparison.ours.extend(first_of_ours);
                     comparison.theirs.extend(other.and_then(Result::ok).flatten());
                     true
                 }

@@ -84,7 +84,7 @@ pub(crate) struct HotPathsOptions {
     /// Only these rows (default: all).
     #[arg(long = "row", value_enum, value_name = "ROW")]
     pub(crate) rows: Vec<Row>,
-    /// Rounds, each with ours and theirs; of pushes three times as many, of cold pulls twice.
+    /// Rounds, each with ours and theirs; of downloads, pushes, cold pulls and p99 several for each of these.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
     /// How long a load is measured on each side in a round, in seconds; in slices, by turns.
@@ -121,8 +121,8 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
     let mut report = Report::new("hot-paths");
     report.condition("rounds", options.rounds);
     report.condition(
-        "rounds of the row blob-plain, blob-tls and direct (half as long), push, cold-proxy, p99",
-        [contest::TURNS, push::TURNS, cold::TURNS, tail::TURNS]
+        "rounds of the row blob-plain (whole downloads), blob-tls and direct (half as long), push, cold-proxy, p99",
+        [blobs::WHOLE, contest::TURNS, push::TURNS, cold::TURNS, tail::TURNS]
             .map(|turns| (options.rounds * turns).to_string())
             .join(", "),
     );
@@ -202,7 +202,7 @@ impl<'a> Bench<'a> {
         Slices::cut(self.seconds(), SLICE)
     }
 
-    /// The same for downloads, which begin with every slice, in one of their shorter rounds.
+    /// The same for downloads in slices, which begin with every slice, in one of their shorter rounds.
     fn long_slices(&self) -> Slices {
         Slices::cut(self.seconds() / 2, LONG_SLICE)
     }

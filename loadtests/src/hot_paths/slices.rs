@@ -27,9 +27,12 @@ pub(crate) struct Side<'a> {
 enum Connections {
     /// A round: they wait while others are measured. For answers that are finished soon.
     Kept,
-    /// A slice. For downloads: one that is paused goes on filling its client's buffer, which grows to many MiB, while
+    /// A slice. For long downloads: one that is paused goes on filling its client's buffer, which grows to many MiB, while
     /// others are measured; and a bound on it would be another load than a client's.
     Fresh,
+    /// A round. A slice is one whole answer for each connection, however long that takes: nothing is under way between
+    /// two slices, and each is compared with its counterpart.
+    Whole,
 }
 
 impl fmt::Debug for Side<'_> {
@@ -59,19 +62,35 @@ impl<'a> Side<'a> {
         Self::fresh(pids, move || warm(load.clone()))
     }
 
+    /// Asks for whole downloads.
+    pub(crate) fn whole(pids: Vec<u32>, load: Load) -> Self {
+        let connect = move || {
+            let mut driver = Driver::connect(load.clone())?;
+            driver.once()?;
+            let ask: Asking<'_> = Box::new(move |_| driver.once());
+            Ok(ask)
+        };
+        Self { pids, connect: Box::new(connect), connections: Connections::Whole }
+    }
+
     /// Whether its connections are made for each slice.
     pub(super) fn is_fresh(&self) -> bool {
         self.connections == Connections::Fresh
     }
 
+    /// Whether a slice is compared with its counterpart, and not the sums of all.
+    pub(super) fn is_whole(&self) -> bool {
+        self.connections == Connections::Whole
+    }
+
     /// Begins a round.
     pub(super) fn start<'s>(&'s self) -> Result<Running<'s, 'a>> {
         let ask = match self.connections {
-            Connections::Kept => Some((self.connect)()?),
+            Connections::Kept | Connections::Whole => Some((self.connect)()?),
             Connections::Fresh => None,
         };
         cpu::rest(&self.pids)?;
-        Ok(Running { side: self, ask, sum: None })
+        Ok(Running { side: self, ask, slices: Vec::new() })
     }
 }
 
@@ -86,7 +105,7 @@ pub(super) struct Running<'s, 'a> {
     side: &'s Side<'a>,
     /// Of connections that are kept.
     ask: Option<Asking<'a>>,
-    sum: Option<Sum>,
+    slices: Vec<Sum>,
 }
 
 impl Running<'_, '_> {
@@ -94,7 +113,7 @@ impl Running<'_, '_> {
     /// side; all sides are charged for it alike. The core's load is that of the slice itself.
     pub(super) fn slice(&mut self, length: Duration) -> Result<()> {
         let pids = &self.side.pids;
-        let slice = if let Some(ask) = &mut self.ask {
+        self.slices.push(if let Some(ask) = &mut self.ask {
             let meter = Meter::start(pids)?;
             let tally = ask(length)?;
             let mut spent = meter.read()?;
@@ -112,17 +131,23 @@ impl Running<'_, '_> {
             drop(ask);
             cpu::rest(pids)?;
             Sum::of(spent, tally)
-        };
-        self.sum = Some(match self.sum.take() {
-            Some(sum) => sum.and(&slice)?,
-            None => slice,
         });
         Ok(())
     }
 
+    /// What counts: each slice if they are whole, else all together.
+    pub(super) fn samples(&self, measure: Measure) -> Result<Vec<Sample>> {
+        if self.side.is_whole() {
+            return Ok(self.slices.iter().map(|slice| slice.sample(measure)).collect());
+        }
+        Ok(self.sample(measure)?.into_iter().collect())
+    }
+
     /// All slices together; none without any.
-    pub(super) fn sample(&self, measure: Measure) -> Option<Sample> {
-        self.sum.as_ref().map(|sum| sum.sample(measure))
+    pub(super) fn sample(&self, measure: Measure) -> Result<Option<Sample>> {
+        let Some((first, others)) = self.slices.split_first() else { return Ok(None) };
+        let sum = others.iter().try_fold(first.clone(), Sum::and)?;
+        Ok(Some(sum.sample(measure)))
     }
 }
 
@@ -134,6 +159,11 @@ pub(crate) struct Slices {
 }
 
 impl Slices {
+    /// Whole answers, so many.
+    pub(crate) const fn whole(count: u32) -> Self {
+        Self { count, length: Duration::ZERO }
+    }
+
     /// `all` cut into equal slices of `length` or a little less.
     pub(crate) fn cut(all: Duration, length: Duration) -> Self {
         let count = (all.as_secs_f64() / length.as_secs_f64() - 1e-6).ceil().max(1.0) as u32;

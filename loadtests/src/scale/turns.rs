@@ -2,8 +2,6 @@
 //! a neighbour that takes the processor for some seconds hits a slice of each and not all slices of one. The median of
 //! the slices counts.
 
-use std::collections::HashMap;
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -109,7 +107,7 @@ impl Probe {
             Work::Asking(load) => {
                 let mut driver = Driver::connect(load.clone())?;
                 driver.run(WARM_UP + WARM_UP_EACH * u32::try_from(load.connections)?)?;
-                watch = Stopwatch::start(&self.pids)?;
+                watch = Meter::start(&self.pids)?;
                 let tally = driver.run(length)?;
                 self.latency.add(&tally.latency).context("histograms can't be added")?;
                 (tally.answers, tally.bytes)
@@ -117,7 +115,7 @@ impl Probe {
             Work::Pushing(pushing) => {
                 let mut wire = Wire::connect(&pushing.registry.place)?;
                 pushing.push(&mut wire)?;
-                watch = Stopwatch::start(&self.pids)?;
+                watch = Meter::start(&self.pids)?;
                 for _ in 0..PUSHES {
                     let begun = Instant::now();
                     pushing.push(&mut wire)?;
@@ -126,7 +124,7 @@ impl Probe {
                 (PUSHES, 0)
             }
         };
-        let cpu = watch.read()?;
+        let cpu = watch.cpu()?;
         if !self.pids.is_empty() {
             self.costs.push(if self.by_bytes { cpu / (bytes as f64 / 1e9) } else { cpu * 1e6 / answers as f64 });
         }
@@ -190,54 +188,13 @@ pub(super) fn measure(
 fn quiet(pids: &[u32]) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !pids.is_empty() && Instant::now() < end {
-        let watch = Stopwatch::start(pids)?;
+        let watch = Meter::start(pids)?;
         thread::sleep(MOMENT);
-        if watch.read()? < QUIET * MOMENT.as_secs_f64() {
+        if watch.cpu()? < QUIET * MOMENT.as_secs_f64() {
             break;
         }
     }
     Ok(())
-}
-
-/// CPU time of processes by the nanosecond: `/proc/PID/stat` counts in hundredths of a second, too coarse for a slice.
-#[derive(Debug)]
-struct Stopwatch {
-    pids: Vec<u32>,
-    /// Of each thread.
-    before: HashMap<(u32, String), u64>,
-    coarse: Meter,
-}
-
-impl Stopwatch {
-    fn start(pids: &[u32]) -> Result<Self> {
-        Ok(Self { pids: pids.to_vec(), before: threads(pids), coarse: Meter::start(pids)? })
-    }
-
-    /// Seconds since the start. A thread that ended meanwhile is not counted.
-    fn read(&self) -> Result<f64> {
-        let now = threads(&self.pids);
-        if now.is_empty() {
-            // A kernel that does not tell.
-            return Ok(self.coarse.read()?.cpu);
-        }
-        let spent =
-            |(thread, now): (&(u32, String), &u64)| now.saturating_sub(self.before.get(thread).copied().unwrap_or(0));
-        Ok(now.iter().map(spent).sum::<u64>() as f64 / 1e9)
-    }
-}
-
-/// Nanoseconds on a processor of each thread (`/proc/PID/task/TID/schedstat`, the first field).
-fn threads(pids: &[u32]) -> HashMap<(u32, String), u64> {
-    let mut found = HashMap::new();
-    for pid in pids {
-        for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            if let Some(spent) = text.split(' ').next().and_then(|field| field.parse().ok()) {
-                found.insert((*pid, thread.file_name().to_string_lossy().into_owned()), spent);
-            }
-        }
-    }
-    found
 }
 
 #[cfg(test)]
@@ -249,14 +206,6 @@ mod tests {
         let template = Template { media_type: "a/b".into(), text: r#"{"x":"@NUMBER@"}"#.into() };
         assert_eq!(template.bytes(7), br#"{"x":"7"}"#);
         assert_ne!(template.bytes(7), template.bytes(8));
-    }
-
-    #[test]
-    fn work_of_this_process_is_counted_and_nobodys_is_none() {
-        let watch = Stopwatch::start(&[std::process::id()]).unwrap();
-        let digest = Algorithm::Sha256.digest(&vec![7; 8 << 20]);
-        assert!(watch.read().unwrap() > 0.0, "{digest}");
-        assert_eq!(Stopwatch::start(&[]).unwrap().read().unwrap(), 0.0);
     }
 
     #[test]
