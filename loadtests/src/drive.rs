@@ -23,6 +23,8 @@ use crate::wire::{Place, Received, Wire, would_block};
 /// What fell due in an open loop is waited for so long after the end: it was late, and that has to show. What takes
 /// longer counts as having taken so long.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Whole answers are waited for so long.
+const WHOLE_PATIENCE: Duration = Duration::from_secs(300);
 /// In a closed loop no answer is waited for longer than this after the end: a server may starve one for seconds.
 const LINGER: Duration = Duration::from_millis(100);
 /// An answer that has more left than this is paused at the end of a run, any other is read to its end.
@@ -140,11 +142,16 @@ impl Driver {
         self
     }
 
-    /// Each connection of a closed loop asks once and reads its answer to the end. Nothing is under way before or after.
+    /// Each connection of a closed loop asks once and reads its answer to the end, for which there are 5 minutes.
+    /// Nothing is under way before or after.
     pub(crate) fn once(&mut self) -> Result<Tally> {
-        (self.to_the_end, self.patience) = (true, PATIENCE);
+        (self.to_the_end, self.patience) = (true, WHOLE_PATIENCE);
         let tally = self.run(Duration::ZERO)?;
-        ensure!(self.lines.iter().all(|line| !line.busy), "{:?}: not answered within {PATIENCE:?}", self.load.place);
+        ensure!(
+            self.lines.iter().all(|line| !line.busy),
+            "{:?}: not answered within {WHOLE_PATIENCE:?}",
+            self.load.place
+        );
         Ok(tally)
     }
 

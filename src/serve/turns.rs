@@ -1,6 +1,6 @@
 //! Who sends much next. A worker looks at the network between the turns.
 //!
-//! A turn of a large answer keeps a worker for some 100 µs. With eight downloads at full speed a small request would
+//! A turn of a large answer keeps a worker for some 200 µs. With eight downloads at full speed a small request would
 //! wait for all of them, as the runtime looks at the network only after many tasks, or when there are none left. So
 //! there are no more turns at once than workers, downloads wait for theirs in the order of asking, and when
 //! [`LOOK_BYTES`] have been sent, by whomever, the turn that sent the last of them is free again only after its worker

@@ -14,10 +14,6 @@ use crate::yardstick::ours::basic;
 /// Times of nginx's CPU per byte over TLS.
 const TLS_LIMIT: f64 = 0.55;
 
-/// Downloads of the large blob over plain HTTP of each side in a round. One takes 0.25 s, and two that cost the same differ
-/// by a tenth on a machine with neighbours; ours and nginx's are too close for a few of them.
-pub(super) const WHOLE: u32 = 80;
-
 /// CPU per byte of a large blob.
 pub(crate) fn large(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()> {
     let limit = if tls { TLS_LIMIT } else { 1.0 };
@@ -57,8 +53,8 @@ fn run(
     let digest = if what.connections == 8 { &bench.stored.blob } else { &bench.stored.small };
     exchange::verify(&ours.place, &request, digest)?;
     exchange::verify(&nginx.place, &file, digest)?;
-    let whole = what.connections == 8 && !tls;
     let side = match (what.connections, tls) {
+        // Too close to nginx's for a few rounds of slices.
         (8, false) => Side::whole,
         (8, true) => Side::downloaded,
         _ => Side::asked,
@@ -91,7 +87,6 @@ fn run(
         }],
         theirs: vec![side(nginx.process.pids(), load(&nginx.place, file))],
         beside: beside.collect(),
-        whole_downloads: whole.then_some(WHOLE),
     };
     contest.run(bench, report)?;
     exchange::verify(&ours.place, &request, digest)

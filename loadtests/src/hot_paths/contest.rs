@@ -12,6 +12,10 @@ use crate::report::Report;
 /// neighbours less weight in their median.
 pub(super) const TURNS: u32 = 3;
 
+/// Whole downloads of each side in a round. Each with its counterpart is a round of its own for the median: one takes 0.25 s,
+/// and two that cost the same differ by a tenth on a machine with neighbours. Who stands beside has one.
+pub(super) const WHOLE: u32 = 80;
+
 /// One of ours against one of theirs.
 #[derive(Debug)]
 pub(crate) struct Ours<'a> {
@@ -40,19 +44,17 @@ pub(crate) struct Contest<'a> {
     pub(crate) theirs: Vec<Side<'a>>,
     /// For information.
     pub(crate) beside: Vec<Beside<'a>>,
-    /// How many each side has in a round, if its sides are such. Each with its counterpart is a round of its own for the
-    /// median: a burst of the machine's neighbours is in a few of many. Who stands beside has one.
-    pub(crate) whole_downloads: Option<u32>,
 }
 
 impl Contest<'_> {
     /// Measures all sides in each round, slice by slice, and reports it.
     pub(crate) fn run(self, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
-        let fresh = self.ours.iter().any(|ours| ours.side.is_fresh());
-        let (rounds, slices) = match self.whole_downloads {
-            Some(count) => (bench.rounds(), Slices::whole(count)),
-            None if fresh => (bench.rounds() * TURNS, bench.long_slices()),
-            None => (bench.rounds(), bench.slices()),
+        let (rounds, slices) = if self.ours.iter().any(|ours| ours.side.is_whole()) {
+            (bench.rounds(), Slices::whole(WHOLE))
+        } else if self.ours.iter().any(|ours| ours.side.is_fresh()) {
+            (bench.rounds() * TURNS, bench.long_slices())
+        } else {
+            (bench.rounds(), bench.slices())
         };
         let comparisons = self.measured(rounds, slices, report)?;
         comparisons.into_iter().for_each(|comparison| report.compare(comparison));
@@ -85,7 +87,7 @@ impl Contest<'_> {
                     match *seat {
                         Seat::Ours(number) => ours[number].slice(slices.length)?,
                         Seat::Theirs(number) => theirs[number].slice(slices.length)?,
-                        Seat::Beside(_) if self.whole_downloads.is_some() && slice > 0 => {}
+                        Seat::Beside(number) if slice > 0 && beside[number].0.side.is_whole() => {}
                         Seat::Beside(number) => attempt(&mut others[number], slices),
                     }
                 }

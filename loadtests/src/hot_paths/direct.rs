@@ -53,7 +53,6 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
         yardstick: "nginx proxy_pass",
         ours: vec![Ours { name, side, against: 0, limit: Some(1.0) }],
         beside: Vec::new(),
-        whole_downloads: None,
         theirs: vec![Side::downloaded(nginx.process.pids(), load(&nginx.place, passed))],
     }
     .run(bench, report)

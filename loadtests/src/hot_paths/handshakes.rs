@@ -67,8 +67,7 @@ fn one_key(bench: &Bench<'_>, report: &mut Report, row: Row, (key, certificate):
         theirs.push(their);
     }
     let measure = Measure::CpuMicrosecondsPerConnection;
-    Contest { row, measure, yardstick: "nginx", ours: sides_of_ours, theirs, beside: Vec::new(), whole_downloads: None }
-        .run(bench, report)
+    Contest { row, measure, yardstick: "nginx", ours: sides_of_ours, theirs, beside: Vec::new() }.run(bench, report)
 }
 
 /// As many connections as go, by clients with a memory of their own for tickets.

@@ -53,7 +53,7 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -
         })
         .collect();
     let measure = Measure::AnswersPerCpuSecond;
-    Contest { row, measure, yardstick: "nginx", ours, theirs, beside, whole_downloads: None }.run(bench, report)
+    Contest { row, measure, yardstick: "nginx", ours, theirs, beside }.run(bench, report)
 }
 
 fn ensure_right(bench: &Bench<'_>, place: &Place, request: &Request) -> Result<()> {

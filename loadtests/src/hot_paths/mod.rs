@@ -122,7 +122,7 @@ pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
     report.condition("rounds", options.rounds);
     report.condition(
         "rounds of the row blob-plain (whole downloads), blob-tls and direct (half as long), push, cold-proxy, p99",
-        [blobs::WHOLE, contest::TURNS, push::TURNS, cold::TURNS, tail::TURNS]
+        [contest::WHOLE, contest::TURNS, push::TURNS, cold::TURNS, tail::TURNS]
             .map(|turns| (options.rounds * turns).to_string())
             .join(", "),
     );

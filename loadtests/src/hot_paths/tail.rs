@@ -79,7 +79,6 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
             side(bench, &nginx.process, &nginx.place, None, &small),
         ],
         beside: Vec::new(),
-        whole_downloads: None,
     };
     let slices = Slices::cut(bench.seconds().max(LEAST), SLICE);
     let comparisons = contest.measured(bench.rounds() * TURNS, slices, report)?;
