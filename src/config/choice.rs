@@ -84,7 +84,7 @@ choices! {
 
 choices! {
     /// What of an upstream lets stored content be served in its place.
-    StaleCause, "one of unreachable, timeout, 5xx, 429, 401, 403 (404 is an answer and never among them)",
+    StaleCause, "one of unreachable, timeout, 5xx, 429, 401, 403, invalid (a registry's 404 is an answer and never among them)",
     /// No connection, or one that broke.
     Unreachable = "unreachable",
     /// No answer in time.
@@ -97,6 +97,9 @@ choices! {
     Unauthorized = "401",
     /// Our credentials don't suffice.
     Forbidden = "403",
+    /// An answer that is no registry's: a page of a portal or a filter, an odd status, a 404 without a registry's error,
+    /// a redirect that is not followed.
+    Invalid = "invalid",
 }
 
 choices! {

@@ -92,3 +92,11 @@ pub(super) fn manifest_error(error: UpstreamError) -> ModeError {
 pub(super) fn repository_error(error: UpstreamError) -> ModeError {
     if error.cause() == UpstreamCause::NotFound { ModeError::RepositoryUnknown } else { error.into() }
 }
+
+/// The same of something that is cached: only a registry's own 404 takes it away.
+pub(super) fn cached_error(error: UpstreamError, own: impl FnOnce(UpstreamError) -> ModeError) -> ModeError {
+    if error.cause() == UpstreamCause::NotFound && !error.is_registrys_own() {
+        return error.disbelieved().into();
+    }
+    own(error)
+}

@@ -129,19 +129,23 @@ pub(super) fn upstream(settings: &UpstreamSettings) -> UpstreamOptions {
 
 pub(super) fn proxy(config: &Config) -> ProxySettings {
     let proxy = &config.proxy;
-    let cause = |cause| match cause {
-        StaleCause::Unreachable => UpstreamCause::Unreachable,
-        StaleCause::Timeout => UpstreamCause::Timeout,
-        StaleCause::ServerError => UpstreamCause::ServerError,
-        StaleCause::RateLimited => UpstreamCause::RateLimited,
-        StaleCause::Unauthorized => UpstreamCause::Unauthorized,
-        StaleCause::Forbidden => UpstreamCause::Forbidden,
+    let causes = |cause: StaleCause| -> &'static [UpstreamCause] {
+        match cause {
+            StaleCause::Unreachable => &[UpstreamCause::Unreachable],
+            StaleCause::Timeout => &[UpstreamCause::Timeout],
+            StaleCause::ServerError => &[UpstreamCause::ServerError],
+            StaleCause::RateLimited => &[UpstreamCause::RateLimited],
+            StaleCause::Unauthorized => &[UpstreamCause::Unauthorized],
+            StaleCause::Forbidden => &[UpstreamCause::Forbidden],
+            // A portal redirects to where an upstream may not send us.
+            StaleCause::Invalid => &[UpstreamCause::Invalid, UpstreamCause::Refused],
+        }
     };
     ProxySettings {
         tag_ttl: proxy.tag_ttl,
         negative_ttl: proxy.negative_ttl,
         max_stale: proxy.max_stale,
-        stale_on: proxy.stale_on.iter().map(cause).collect(),
+        stale_on: proxy.stale_on.iter().flat_map(causes).copied().collect(),
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::body::{UpstreamBody, check_encoding};
 use super::challenge::{self, Challenge};
-use super::error::{UpstreamError, UpstreamSetupError, words};
+use super::error::{UpstreamError, UpstreamSetupError, is_registrys_error, words};
 use super::options::{Credentials, EndpointOptions};
 use super::redirect::{self, NotFollowed, host_port};
 use super::tls::{SystemAuthorities, Trust};
@@ -29,6 +29,8 @@ use crate::telemetry::UpstreamCause;
 const MAX_SCOPES: usize = 1024;
 /// How long the rest of an answer that nobody needs is waited for, so that its connection can be used again.
 const DRAIN: Duration = Duration::from_millis(500);
+/// The header by which registries name their protocol (distribution-spec, "Legacy Docker support HTTP headers").
+const API_VERSION: &str = "docker-distribution-api-version";
 /// How often a token is asked for.
 const TOKEN_ATTEMPTS: u32 = 2;
 
@@ -39,8 +41,10 @@ pub(super) struct Endpoint {
     origin: Url,
     path: String,
     credentials: Credentials,
-    transport: Transport,
+    pub(super) transport: Transport,
     sign_in: Mutex<SignIn>,
+    /// When `/v2/` last answered without a challenge. Held while it is asked, so that many who need to know ask once.
+    pub(super) unchallenged: tokio::sync::Mutex<Option<Instant>>,
     tokens: Tokens,
     pub(super) shared: Arc<Shared>,
 }
@@ -107,6 +111,7 @@ impl Endpoint {
             credentials: options.credentials.clone(),
             transport,
             sign_in: Mutex::default(),
+            unchallenged: tokio::sync::Mutex::default(),
             tokens: Tokens::default(),
             shared,
         })
@@ -137,6 +142,7 @@ impl Endpoint {
     pub(super) async fn send(self: &Arc<Self>, call: &Call, deadline: Instant) -> Result<Answer, UpstreamError> {
         let mut url = self.url(&call.target)?;
         let mut challenged = false;
+        let mut looked_at_base = false;
         let mut redirects = 0;
         loop {
             let own = self.transport.is_own(&url);
@@ -163,6 +169,11 @@ impl Endpoint {
                     continue;
                 }
             }
+            if own && signed.is_none() && !looked_at_base && may_hide(status) && self.base_challenge(deadline).await? {
+                looked_at_base = true;
+                self.drain(response, &host).await;
+                continue;
+            }
             if !status.is_redirection() || status == StatusCode::NOT_MODIFIED {
                 return Err(self.refusal(response, &host, own, deadline).await);
             }
@@ -178,7 +189,7 @@ impl Endpoint {
     }
 
     /// Reads what is left of a small answer, so that its connection serves again.
-    async fn drain(&self, response: Response, host: &str) {
+    pub(super) async fn drain(&self, response: Response, host: &str) {
         let body = self.body(response, host);
         let limit = self.shared.limits.error_bytes;
         // Best effort: a connection that can't be used again is closed.
@@ -193,6 +204,11 @@ impl Endpoint {
     pub(super) async fn whole(&self, answer: Answer, limit: usize, deadline: Instant) -> Result<Bytes, UpstreamError> {
         let body = self.body(answer.response, &answer.host);
         Box::pin(body.whole(limit, deadline)).await
+    }
+
+    /// Whether it is known how the registry wants us to sign in.
+    pub(super) fn is_challenge_known(&self) -> bool {
+        !matches!(self.sign_in().known, Known::Nothing)
     }
 
     fn sign_in(&self) -> MutexGuard<'_, SignIn> {
@@ -237,7 +253,12 @@ impl Endpoint {
     }
 
     /// Takes in a challenge; whether it is worth asking again.
-    fn learn(&self, headers: &HeaderMap, repository: &str, sent: Option<&HeaderValue>) -> Result<bool, UpstreamError> {
+    pub(super) fn learn(
+        &self,
+        headers: &HeaderMap,
+        repository: &str,
+        sent: Option<&HeaderValue>,
+    ) -> Result<bool, UpstreamError> {
         if let Some(refused) = sent {
             self.tokens.forget(refused);
         }
@@ -317,20 +338,27 @@ impl Endpoint {
             facts.again = true;
         }
         facts.retry_after = retry_after;
-        facts.words = self.words(response, host, deadline).await;
+        let content_type = header(response.headers(), CONTENT_TYPE);
+        let is_marked = response.headers().contains_key(API_VERSION) && !content_type.starts_with("text/html");
+        let body = self.refused_body(response, host, deadline).await;
+        facts.is_registrys = is_marked || body.as_deref().is_some_and(is_registrys_error);
+        facts.words = self.words(&content_type, &body.unwrap_or_default());
         facts.into()
     }
 
-    async fn words(&self, response: Response, host: &str, deadline: Instant) -> Option<String> {
-        let content_type = header(response.headers(), CONTENT_TYPE);
+    /// What came of an error's body; `None` if it did not come whole or is longer than `error_bytes`.
+    async fn refused_body(&self, response: Response, host: &str, deadline: Instant) -> Option<Bytes> {
         let deadline = deadline.min(Instant::now() + self.shared.limits.connect);
         let body = self.body(response, host);
-        let body = Box::pin(body.whole(self.shared.limits.error_bytes, deadline)).await.ok()?;
+        Box::pin(body.whole(self.shared.limits.error_bytes, deadline)).await.ok()
+    }
+
+    fn words(&self, content_type: &str, body: &[u8]) -> Option<String> {
         let secret = match &self.credentials {
             Credentials::Basic { password, .. } => password.expose_secret(),
             Credentials::Anonymous => "",
         };
-        words(&content_type, &body, &[secret])
+        words(content_type, body, &[secret])
     }
 }
 
@@ -397,9 +425,16 @@ impl Endpoint {
             facts.cause = UpstreamCause::Invalid;
         }
         facts.retry_after = retry_after(response.headers());
-        facts.words = self.words(response, &host, deadline).await;
+        let content_type = header(response.headers(), CONTENT_TYPE);
+        let body = self.refused_body(response, &host, deadline).await;
+        facts.words = self.words(&content_type, &body.unwrap_or_default());
         Err(facts.into())
     }
+}
+
+/// Whether some registries answer so for what an unknown client may not see.
+const fn may_hide(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
 }
 
 /// The scope of a pull (Docker's token specification).

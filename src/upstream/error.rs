@@ -33,6 +33,8 @@ pub(super) struct Facts {
     pub(super) circuit_open: bool,
     /// Worth another try soon.
     pub(super) again: bool,
+    /// The answer is in the shape of the specification: no page of a portal, a filter or a proxy.
+    pub(super) is_registrys: bool,
 }
 
 impl Facts {
@@ -46,6 +48,7 @@ impl Facts {
             words: None,
             circuit_open: false,
             again: false,
+            is_registrys: false,
         }
     }
 
@@ -114,6 +117,20 @@ impl UpstreamError {
     #[must_use]
     pub fn is_circuit_open(&self) -> bool {
         self.0.circuit_open
+    }
+
+    /// Whether a registry said so: its error has the specification's shape, or its headers are a registry's. A 404 of
+    /// somebody else, a portal or a filter in front of it, says nothing about what the registry has.
+    #[must_use]
+    pub fn is_registrys_own(&self) -> bool {
+        self.0.is_registrys
+    }
+
+    /// The same as an answer that is no registry's, cause `Invalid`.
+    #[must_use]
+    pub fn disbelieved(&self) -> Self {
+        let what = format!("{}, and that answer is no registry's", self.0.what);
+        Facts { cause: UpstreamCause::Invalid, what, ..Facts::clone(&self.0) }.into()
     }
 
     /// For the `detail` of an error answer: cause, host, status, what happened, the upstream's own words.
@@ -215,6 +232,14 @@ pub(super) fn words(content_type: &str, body: &[u8], secrets: &[&str]) -> Option
     let cut = (0..=MAX_WORDS.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.truncate(cut);
     (!text.is_empty()).then_some(text)
+}
+
+/// Whether an error's body has the shape of the specification: an object with a list of errors, each with a code
+/// (distribution-spec, "Error Codes").
+pub(super) fn is_registrys_error(body: &[u8]) -> bool {
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(body) else { return false };
+    let errors = json.get("errors").and_then(serde_json::Value::as_array);
+    errors.is_some_and(|errors| errors.iter().all(|error| error.get("code").is_some()))
 }
 
 fn spoken(json: &serde_json::Value) -> Option<String> {

@@ -114,6 +114,10 @@ impl Endpoint {
         let tag = format!("{}-{hex}", subject.algorithm());
         let Ok(tag) = tag.parse() else { return Ok(Vec::new()) };
         let manifest = self.manifest(child, &Reference::Tag(tag), deadline).await?;
+        if subject.algorithm().digest(&manifest.bytes) == *subject {
+            // Some registries resolve such a tag to the subject: the children of an index do not refer to it.
+            return Ok(Vec::new());
+        }
         let page: ReferrersPage = serde_json::from_slice(&manifest.bytes)
             .map_err(|_| UpstreamError::invalid(&self.host, "keeps referrers under a tag that is no index"))?;
         Ok(page.manifests.unwrap_or_default())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
@@ -12,6 +13,7 @@ use super::Upstream;
 use super::endpoint::{Answer, Endpoint, header};
 use super::error::UpstreamError;
 use crate::oci::{Algorithm, Digest, ManifestKind, Reference, Tag};
+use crate::telemetry::UpstreamCause;
 
 /// The header with a manifest's digest (distribution-spec, "Pulling manifests").
 const CONTENT_DIGEST: &str = "docker-content-digest";
@@ -104,8 +106,10 @@ impl Endpoint {
             let what = format!("sent a manifest that is not {reference}: its bytes have the digest {digest}");
             return Err(UpstreamError::invalid(&host, what));
         }
-        // A page for people, sent with status 200, must not pass for a manifest.
-        if bytes.trim_ascii_start().first() != Some(&b'{') || serde_json::from_slice::<IgnoredAny>(&bytes).is_err() {
+        // A page for people, or another service's JSON, sent with status 200, must not pass for a manifest.
+        let is_json =
+            bytes.trim_ascii_start().first() == Some(&b'{') && serde_json::from_slice::<IgnoredAny>(&bytes).is_ok();
+        if !is_json || (expected.is_none() && !names_itself(&content_type, &bytes)) {
             let what = format!("sent something of type {content_type:?} where a manifest was to come");
             return Err(UpstreamError::invalid(&host, what));
         }
@@ -119,8 +123,10 @@ impl Endpoint {
         deadline: Instant,
     ) -> Result<(), UpstreamError> {
         match self.ask_manifest(Method::HEAD, child, reference, deadline).await {
-            Err(error) if is_head_refused(&error) => self.manifest(child, reference, deadline).await.map(|_| ()),
-            other => other.map(|_| ()),
+            Ok(answer) if is_manifests(answer.response.headers()) => Ok(()),
+            Err(error) if !is_head_refused(&error) => Err(error),
+            // HEAD is refused, or something answers it that may be no registry: the bytes say what is there.
+            _ => self.manifest(child, reference, deadline).await.map(|_| ()),
         }
     }
 
@@ -138,6 +144,8 @@ impl Endpoint {
                 }
             }
             Err(error) if is_head_refused(&error) => {}
+            // A HEAD has no body that would tell a registry's 404 from a portal's, and some answer it so to any HEAD.
+            Err(error) if error.cause() == UpstreamCause::NotFound && !error.is_registrys_own() => {}
             Err(error) => return Err(error),
         }
         let manifest = self.manifest(child, &reference, deadline).await?;
@@ -160,6 +168,22 @@ impl Endpoint {
 /// Whether GET may be answered although HEAD was not: some registries don't know HEAD, some storages sign for GET only.
 pub(super) fn is_head_refused(error: &UpstreamError) -> bool {
     matches!(error.status(), Some(400 | 401 | 403 | 405 | 501))
+}
+
+/// Whether the head of an answer is that of a manifest: it tells a digest, or a manifest's type.
+fn is_manifests(headers: &HeaderMap) -> bool {
+    told_digest(headers).is_some() || ManifestKind::of(&header(headers, CONTENT_TYPE)).is_some()
+}
+
+/// Whether content without a digest to hold it against says that it is a manifest: by its type or its version.
+fn names_itself(content_type: &str, bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Version {
+        #[serde(rename = "schemaVersion")]
+        schema_version: Option<IgnoredAny>,
+    }
+    ManifestKind::of(content_type).is_some()
+        || serde_json::from_slice(bytes).is_ok_and(|version: Version| version.schema_version.is_some())
 }
 
 /// Every kind of manifest that can be stored, whatever a client of ours accepts.

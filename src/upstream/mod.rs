@@ -6,11 +6,12 @@
 //! nothing of the store.
 //!
 //! In reading order: `options` and `error` are plain values; `request` tries endpoints and tries again; `endpoint`
-//! signs in and follows redirects (`challenge`, `token`, `redirect`); `transport` does one exchange (`circuit`,
+//! signs in and follows redirects (`challenge`, `base_challenge`, `token`, `redirect`); `transport` does one exchange (`circuit`,
 //! `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and `probe` are
 //! what is asked; `body` is what comes.
 
 mod address;
+mod base_challenge;
 mod blobs;
 mod body;
 mod challenge;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use http::Method;
+use http::header::CONTENT_TYPE;
 use tokio::time::Instant;
 
 use super::Upstream;
-use super::endpoint::Endpoint;
+use super::endpoint::{Answer, Endpoint, header};
 use super::error::UpstreamError;
 use super::request::share;
 use crate::oci::{Digest, Reference};
@@ -65,7 +66,32 @@ impl Endpoint {
             "/v2/".clone_into(&mut call.target);
         }
         let asked = Box::pin(self.send(&call, deadline)).await;
-        self.found(asked.map(|_| ()))
+        let read = match asked {
+            Ok(answer) => self.is_registrys(answer, !call.repository.is_empty(), deadline).await,
+            Err(error) => Err(error),
+        };
+        self.found(read)
+    }
+
+    /// Whether a good answer is a registry's: a portal answers everything with a page.
+    async fn is_registrys(&self, answer: Answer, is_list: bool, deadline: Instant) -> Result<(), UpstreamError> {
+        let host = answer.host.clone();
+        let content_type = header(answer.response.headers(), CONTENT_TYPE);
+        let body = self.whole(answer, self.shared.limits.list_bytes, deadline).await?;
+        let is_object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body);
+        let is_registrys = match is_object {
+            Ok(object) if is_list => object.contains_key("tags"),
+            Ok(_) => true,
+            // Some answer `/v2/` with nothing, or with a word.
+            Err(_) => !is_list && !content_type.starts_with("text/html"),
+        };
+        if is_registrys {
+            return Ok(());
+        }
+        let what = format!(
+            "sent something of type {content_type:?} that is no registry's answer: a login page or a filter may stand before it"
+        );
+        Err(UpstreamError::invalid(&host, what))
     }
 
     fn found(&self, result: Result<(), UpstreamError>) -> Probe {

@@ -61,13 +61,15 @@ pub(super) fn share(deadline: Instant, endpoints: usize) -> Instant {
 /// Whether the next mirror may do better. Never on 404: that is an answer.
 fn is_for_next(error: &UpstreamError) -> bool {
     match error.cause() {
-        UpstreamCause::Unreachable
+        // What is no registry's answer says nothing about what a mirror has.
+        UpstreamCause::Invalid
+        | UpstreamCause::Unreachable
         | UpstreamCause::Timeout
         | UpstreamCause::ServerError
         | UpstreamCause::RateLimited
         | UpstreamCause::Unauthorized
         | UpstreamCause::Forbidden => true,
-        UpstreamCause::NotFound | UpstreamCause::Invalid | UpstreamCause::Refused => false,
+        UpstreamCause::NotFound | UpstreamCause::Refused => false,
     }
 }
 

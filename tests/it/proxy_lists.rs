@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{ALIAS, Client, Image, REPO, Registry, Setup, Upstream, cache, header, refusal, within};
+use crate::support::{
+    ALIAS, Client, Image, REPO, Registry, Setup, Upstream, cache, descriptor, header, refusal, within,
+};
 
 fn here(rest: &str) -> String {
     format!("/v2/{ALIAS}/{rest}")
@@ -91,6 +93,47 @@ async fn a_kept_list_is_served_stale_and_marked() {
     let registry = Registry::start_in(folder, &Setup::proxy(&upstream).config("proxy: { tagTtl: 0s }"));
     assert_eq!(tags(&registry.client(), "tags/list").await.1, "stale");
     registry.stop();
+}
+
+#[tokio::test]
+async fn what_is_no_registry_never_takes_a_kept_lists_place() {
+    let (upstream, registry) = case().await;
+    let client = registry.client();
+    tags(&client, "tags/list").await;
+    for status in [200, 403, 404, 410, 511] {
+        upstream.heal();
+        upstream.rule("*", "/v2/*", move |answer| {
+            answer.page(status);
+        });
+        let kept = (vec!["a".into(), "b".into(), "c".into()], "stale".into());
+        assert_eq!(tags(&client, "tags/list").await, kept, "{status}");
+    }
+    upstream.heal();
+    upstream.rule("*", "/v2/*", |answer| {
+        answer.fail(404, "no such repository");
+    });
+    assert_eq!(client.get(&here("tags/list")).await.status(), 404);
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_fallback_tag_that_names_the_subject_lists_nothing() {
+    for mode in ["Proxy", "Direct"] {
+        let (upstream, children) = (Upstream::start(), [Image::of(1), Image::of(2)]);
+        upstream.without_referrers();
+        for child in &children {
+            upstream.put_image(REPO, "child", child);
+        }
+        let entries: Vec<_> = children.iter().map(|child| descriptor(child.media_type(), child.manifest())).collect();
+        let kind = "application/vnd.oci.image.index.v1+json";
+        let index = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": entries }).to_string();
+        let subject = upstream.put_manifest(REPO, kind, index.as_bytes());
+        upstream.tag(REPO, &subject.replace(':', "-"), &subject);
+        let registry = Registry::start(&Setup::in_front_of(mode, &upstream.address(), "scheme: HTTP"));
+        let listed: Value = registry.client().get(&here(&format!("referrers/{subject}"))).await.json().await.unwrap();
+        assert_eq!(listed["manifests"], json!([]), "{mode}");
+        registry.stop();
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::support::{
-    ALIAS, Gate, Image, REPO, Registry, Setup, Upstream, cache, descriptor, digest, header, refusal, within,
+    ALIAS, Answer, Gate, Image, REPO, Registry, Setup, Upstream, cache, descriptor, digest, header, refusal, within,
 };
 
 fn here(rest: &str) -> String {
@@ -125,6 +125,118 @@ async fn what_is_stored_is_served_while_the_upstream_fails() {
     upstream.up();
     upstream.heal();
     within(async { while pull(&registry, &image).await != "revalidated" {} }).await;
+    registry.stop();
+}
+
+/// What makes an answer another one.
+type Change = fn(&mut Answer);
+
+/// Every way in which something that is no registry answers in the upstream's place.
+fn impostors() -> Vec<(&'static str, Change)> {
+    vec![
+        ("a page", |answer| {
+            answer.page(200);
+        }),
+        ("a login", |answer| {
+            answer.redirect("/login");
+        }),
+        ("another service's JSON", |answer| {
+            answer.plain(200, "application/json", r#"{"message":"blocked"}"#);
+        }),
+        ("text", |answer| {
+            answer.plain(200, "text/plain", "ok");
+        }),
+        ("nothing", |answer| {
+            answer.plain(200, "text/plain", "");
+        }),
+        ("a portal", |answer| {
+            answer.page(511);
+        }),
+        ("a page that says 404", |answer| {
+            answer.page(404);
+        }),
+        ("a 404 of nobody", |answer| {
+            answer.plain(404, "text/plain", "");
+        }),
+        ("a gateway's 404", |answer| {
+            answer.plain(404, "application/json", r#"{"message":"no Route matched"}"#);
+        }),
+        ("a page that says 403", |answer| {
+            answer.page(403);
+        }),
+        ("402", |answer| {
+            answer.fail(402, "pay");
+        }),
+        ("405", |answer| {
+            answer.fail(405, "not so");
+        }),
+        ("410", |answer| {
+            answer.fail(410, "gone");
+        }),
+        ("418", |answer| {
+            answer.fail(418, "teapot");
+        }),
+        ("451", |answer| {
+            answer.fail(451, "law");
+        }),
+        ("204", |answer| {
+            answer.plain(204, "text/plain", "");
+        }),
+        ("a redirect away", |answer| {
+            answer.redirect("http://[::1]:9/portal");
+        }),
+    ]
+}
+
+#[tokio::test]
+async fn what_is_no_registry_never_takes_a_cached_tags_place() {
+    let (upstream, registry, image) = pulled("tagTtl: 0s, negativeTtl: 0s").await;
+    for (what, change) in impostors() {
+        upstream.heal();
+        upstream.rule("*", "/v2/*", change);
+        upstream.rule("*", "/login", |answer| {
+            answer.page(200);
+        });
+        let response = registry.client().get(&here("manifests/v1")).await;
+        assert_eq!((response.status().as_u16(), &*cache(&response)), (200, "stale"), "{what}");
+        assert_eq!(response.bytes().await.unwrap(), image.manifest(), "{what}");
+        let head = registry.client().head(&here("manifests/v1")).await;
+        assert_eq!((head.status().as_u16(), &*cache(&head)), (200, "stale"), "{what}");
+    }
+    upstream.heal();
+    assert_eq!(pull(&registry, &image).await, "revalidated");
+    // The registry's own word ends it.
+    upstream.untag(REPO, "v1");
+    assert_eq!(registry.client().get(&here("manifests/v1")).await.status(), 404);
+    registry.stop();
+}
+
+#[tokio::test]
+async fn what_is_no_registry_is_an_error_where_nothing_is_cached() {
+    let (upstream, registry, _) = pulled("tagTtl: 0s, negativeTtl: 0s, staleOn: [5xx]").await;
+    upstream.rule("*", "/v2/*", |answer| {
+        answer.page(200);
+    });
+    for tag in ["v1", "v2"] {
+        let refusal = refusal(registry.client().get(&here(&format!("manifests/{tag}"))).await).await;
+        assert_eq!(refusal.status, 502, "{tag}: {refusal:?}");
+    }
+    upstream.heal();
+    upstream.rule("*", "/v2/*", |answer| {
+        answer.page(404);
+    });
+    // Of what is not cached nobody knows better, and static registries say it so.
+    assert_eq!(registry.client().get(&here("manifests/v2")).await.status(), 404);
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_head_that_is_404_to_everything_does_not_end_a_tag() {
+    let (upstream, registry, image) = pulled("tagTtl: 0s").await;
+    upstream.rule("HEAD", "/v2/*", |answer| {
+        answer.plain(404, "text/plain", "");
+    });
+    assert_eq!(pull(&registry, &image).await, "revalidated");
     registry.stop();
 }
 

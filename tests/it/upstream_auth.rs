@@ -48,6 +48,34 @@ async fn it_signs_in_by_basic() {
 }
 
 #[tokio::test]
+async fn a_challenge_that_comes_at_the_base_alone_is_found() {
+    for mode in ["Proxy", "Direct"] {
+        let (upstream, image) = with_image();
+        upstream.hide_behind("puller", "sesame");
+        let setup = Setup::in_front_of(mode, &upstream.address(), LOGIN);
+        let registry = Registry::start(&setup.config("auth: { upstreamUser: false }\nproxy: { negativeTtl: 0s }"));
+        pull(&registry, &image).await;
+        let client = registry.client();
+        for rest in [format!("blobs/{}", digest(b"none")), "manifests/none".to_owned()] {
+            assert_eq!(client.get(&path(&rest)).await.status(), 404, "{rest}");
+        }
+        registry.stop();
+    }
+}
+
+#[tokio::test]
+async fn a_404_without_credentials_is_believed_and_the_base_asked_once() {
+    let (upstream, _) = with_image();
+    let registry = Registry::start(&proxy(&upstream, LOGIN));
+    for tag in ["none", "neither", "nor"] {
+        assert_eq!(registry.client().get(&path(&format!("manifests/{tag}"))).await.status(), 404);
+    }
+    // One for the challenge; the probe asks for a list.
+    assert_eq!(upstream.count("GET", "/v2/"), 1);
+    registry.stop();
+}
+
+#[tokio::test]
 async fn a_token_is_fetched_once_for_all_who_need_it_and_used_until_it_ends() {
     let (upstream, image) = with_image();
     upstream.demand_bearer("puller", "sesame");

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{Asked, Proxy, fault, joined};
 use crate::mode::mapping::Home;
-use crate::mode::relay::repository_error;
+use crate::mode::relay::{cached_error, repository_error};
 use crate::mode::{BUDGET, ModeError, Served, lists};
 use crate::oci::{Digest, RepoName};
 use crate::store::{KeptList, ListKind, Page, Referrer, StoreError};
@@ -62,7 +62,13 @@ impl Proxy {
     async fn fetch_list(&self, child: &str, cached: &RepoName, kind: ListKind) -> Result<Served<Bytes>, ModeError> {
         let kept = self.store().kept_list(cached, kind).await?;
         let budget = if kept.is_some() { LIST_REVALIDATION } else { BUDGET };
-        match self.ask_for_list(child, kind, Instant::now() + budget).await {
+        let asked = self.ask_for_list(child, kind, Instant::now() + budget).await;
+        let asked = asked.map_err(|error| match error {
+            ModeError::Upstream(error) if kept.is_some() => cached_error(error, repository_error),
+            ModeError::Upstream(error) => repository_error(error),
+            other => other,
+        });
+        match asked {
             Ok(bytes) => {
                 let outcome = match self.store().keep_list(cached, kind, bytes.clone()).await {
                     Ok(()) => CacheOutcome::Filled,
@@ -91,10 +97,8 @@ impl Proxy {
     async fn ask_for_list(&self, child: &str, kind: ListKind, deadline: Instant) -> Result<Bytes, ModeError> {
         let upstream = &self.0.upstream;
         let written = match kind {
-            ListKind::Tags => serde_json::to_vec(&upstream.tags(child, deadline).await.map_err(repository_error)?),
-            ListKind::Referrers(subject) => {
-                serde_json::to_vec(&upstream.referrers(child, &subject, deadline).await.map_err(repository_error)?)
-            }
+            ListKind::Tags => serde_json::to_vec(&upstream.tags(child, deadline).await?),
+            ListKind::Referrers(subject) => serde_json::to_vec(&upstream.referrers(child, &subject, deadline).await?),
         };
         Ok(written.map_err(|error| StoreError::Bug(error.to_string()))?.into())
     }

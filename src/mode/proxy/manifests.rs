@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{Asked, Proxy, REVALIDATION, fault, joined};
 use crate::clock;
 use crate::mode::direct::passed_on;
-use crate::mode::relay::manifest_error;
+use crate::mode::relay::{cached_error, manifest_error};
 use crate::mode::{BUDGET, ModeError, Served, ServedManifest};
 use crate::oci::{Manifest, Reference, RepoName, Tag};
 use crate::store::{StoreError, StoredManifest, VerifiedTag};
@@ -157,7 +157,8 @@ impl Proxy {
         stored: StoredManifest,
     ) -> Result<Served<ServedManifest>, ModeError> {
         let upstream = &self.0.upstream;
-        let resolved = upstream.resolve(child, tag, Instant::now() + REVALIDATION).await.map_err(manifest_error)?;
+        let gone = |error| cached_error(error, manifest_error);
+        let resolved = upstream.resolve(child, tag, Instant::now() + REVALIDATION).await.map_err(gone)?;
         if resolved.digest == known.digest {
             self.store().verify_tag(cached, tag).await?;
             self.note_tag(cached, tag, *known);
@@ -175,7 +176,7 @@ impl Proxy {
                 // It moved on, or this upstream knows it by its tag only.
                 Err(ModeError::Store(StoreError::ManifestUnknown)) => {
                     let by_tag = Reference::Tag(tag.clone());
-                    upstream.manifest(child, &by_tag, deadline).await.map_err(manifest_error)?
+                    upstream.manifest(child, &by_tag, deadline).await.map_err(gone)?
                 }
                 found => found?,
             },

@@ -104,6 +104,18 @@ impl Answer {
         self
     }
 
+    /// A page for people, as a portal or a filter sends it in the upstream's place.
+    pub(crate) fn page(&mut self, status: u16) -> &mut Self {
+        *self = Self::new(status, "text/html; charset=utf-8", "<html><body>Please sign in</body></html>");
+        self
+    }
+
+    /// Another answer altogether.
+    pub(crate) fn plain(&mut self, status: u16, content_type: &str, body: &'static str) -> &mut Self {
+        *self = Self::new(status, content_type, body);
+        self
+    }
+
     /// A redirect.
     pub(crate) fn redirect(&mut self, location: &str) -> &mut Self {
         *self = Self::new(307, "text/plain", "");

@@ -31,6 +31,8 @@ pub(super) enum Guard {
     Open,
     /// User and password.
     Basic(String, String),
+    /// User and password, asked for at `/v2/` alone; without them there is nothing.
+    Hidden(String, String),
     /// A token of `desk`, to be had at `realm`.
     Bearer { realm: String, desk: Arc<Mutex<TokenDesk>> },
 }
@@ -70,7 +72,9 @@ impl Guard {
         match self {
             Self::Open => None,
             Self::Basic(user, password) if given == basic(user, password) => None,
-            Self::Basic(..) => Some(challenge("Basic realm=\"upstream\"".to_owned())),
+            Self::Hidden(user, password) if given == basic(user, password) => None,
+            Self::Hidden(..) if seen.path != "/v2/" => Some(Answer::error(404, "NAME_UNKNOWN", "not found")),
+            Self::Basic(..) | Self::Hidden(..) => Some(challenge("Basic realm=\"upstream\"".to_owned())),
             Self::Bearer { realm, desk } => {
                 let scope = split(&seen.path).map(|(name, ..)| format!("repository:{name}:pull"));
                 let desk = desk.lock().unwrap();

@@ -240,6 +240,11 @@ impl Upstream {
         *self.shared.guard.lock().unwrap() = Guard::Basic(user.to_owned(), password.to_owned());
     }
 
+    /// Shows nobody anything without this login, and says so at `/v2/` only.
+    pub(crate) fn hide_behind(&self, user: &str, password: &str) {
+        *self.shared.guard.lock().unwrap() = Guard::Hidden(user.to_owned(), password.to_owned());
+    }
+
     /// Lets nobody in without a token of its own service, which wants this login.
     pub(crate) fn demand_bearer(&self, user: &str, password: &str) {
         self.demand_bearer_of(self, user, password);
