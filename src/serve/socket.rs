@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::file_io::{FileSender, poll_send_before_file};
 use super::stall::Stall;
-use super::turns::{LEAST_BYTES, Place, SMALL_BYTES, Turns};
+use super::turns::{LEAST_BYTES, Place, SMALL_BYTES, TURN_BYTES, Turns};
 use crate::sys::stand_in;
 
 /// The socket of one connection.
@@ -78,7 +78,7 @@ impl Socket {
         file: Option<usize>,
     ) -> Poll<io::Result<usize>> {
         if let Some(part) = stand_in::behind(&bufs[0]) {
-            return self.files.poll_send(&self.tcp, cx, &part, bufs[0].len(), self.place.turn_bytes());
+            return self.files.poll_send(&self.tcp, cx, &part, bufs[0].len(), TURN_BYTES);
         }
         self.files.end(&self.tcp)?;
         match (bufs.len(), file) {
@@ -95,8 +95,6 @@ impl AsyncRead for Socket {
         let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
         if read.is_pending() {
             self.free = SMALL_BYTES;
-        } else {
-            self.place.came_in();
         }
         read
     }

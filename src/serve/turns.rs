@@ -6,9 +6,6 @@
 //! [`LOOK_BYTES`] have been sent, by whomever, the turn that sent the last of them is free again only after its worker
 //! has looked at the network: that is when the runtime wakes who yields, and the tests here hold it to that.
 //!
-//! Where nothing has come in for a while, on any connection, nobody waits for that look: the turns of files are longer, and
-//! it follows every second one.
-//!
 //! Turns belong to no worker: one of several may run those of all before it looks, if nobody takes its tasks from it.
 
 use std::future::Future as _;
@@ -20,31 +17,14 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
-/// What is sent in one turn at most, in bytes.
-const TURN_BYTES: usize = 2 << 20;
-
-/// The same of a file while nothing comes in. Each turn runs code that is in no core's cache any more; to a network the
-/// socket's buffer bounds a turn before this does.
-const LONG_TURN_BYTES: usize = 8 << 20;
-
-/// Bytes sent without anything that came in, after which turns are longer: some 10 ms at full speed.
-const QUIET_BYTES: usize = 64 << 20;
-
-/// What comes in after so much without was alone, unless more follows: a download that ends and another that begins do not
-/// make all turns short.
-const LONE_BYTES: usize = 2 * QUIET_BYTES;
-
-/// What is sent in short turns after it: whoever wants more soon asks within them.
-const AFTER_LONE_BYTES: usize = 16 << 20;
+/// What of a file is sent in one turn at most, in bytes.
+pub(super) const TURN_BYTES: usize = 2 << 20;
 
 /// What a turn is good for at least, in however many pieces it is sent.
 pub(super) const LEAST_BYTES: usize = 256 * 1024;
 
 /// What is sent before a turn waits for a look at the network.
 const LOOK_BYTES: usize = 1 << 20;
-
-/// The same where a turn was longer than [`TURN_BYTES`].
-const LONG_LOOK_BYTES: usize = 2 * LONG_TURN_BYTES;
 
 /// What a connection sends without waiting for a turn.
 pub(super) const SMALL_BYTES: usize = 64 * 1024;
@@ -60,20 +40,13 @@ struct Shared {
     sent: AtomicUsize,
     /// Turns that are free again after the next look.
     used: AtomicUsize,
-    /// Bytes sent since something came in, as of the last look.
-    quiet: AtomicUsize,
 }
 
 impl Turns {
     /// `at_once`: as many as there are workers.
     pub(super) fn new(at_once: usize) -> Self {
         let free = Arc::new(Semaphore::new(at_once.max(1)));
-        Self(Arc::new(Shared {
-            free,
-            sent: AtomicUsize::new(0),
-            used: AtomicUsize::new(0),
-            quiet: AtomicUsize::new(0),
-        }))
+        Self(Arc::new(Shared { free, sent: AtomicUsize::new(0), used: AtomicUsize::new(0) }))
     }
 
     /// The place of a connection in the row.
@@ -112,30 +85,13 @@ impl Place {
         Poll::Ready(Turn(permit))
     }
 
-    /// What may be sent in a turn that begins now, in bytes.
-    pub(super) fn turn_bytes(&self) -> usize {
-        if self.shared.is_quiet() { LONG_TURN_BYTES } else { TURN_BYTES }
-    }
-
-    /// Something came in from this connection's client.
-    pub(super) fn came_in(&self) {
-        // All connections share it: most of the time it is read only.
-        match self.shared.quiet.load(Ordering::Relaxed) {
-            0 => {}
-            LONE_BYTES.. => self.shared.quiet.store(QUIET_BYTES - AFTER_LONE_BYTES, Ordering::Relaxed),
-            _ => self.shared.quiet.store(0, Ordering::Relaxed),
-        }
-    }
-
     /// Ends the turn, in which `sent` bytes are sent.
     pub(super) fn end(&mut self, turn: Turn, sent: usize) {
         let shared = &self.shared;
-        let all = shared.sent.fetch_add(sent, Ordering::Relaxed) + sent;
-        if all < if sent > TURN_BYTES { LONG_LOOK_BYTES } else { LOOK_BYTES } {
+        if shared.sent.fetch_add(sent, Ordering::Relaxed) + sent < LOOK_BYTES {
             return;
         }
         shared.sent.store(0, Ordering::Relaxed);
-        shared.quiet.fetch_add(all, Ordering::Relaxed);
         if let Some(permit) = turn.0 {
             permit.forget();
             shared.used.fetch_add(1, Ordering::Release);
@@ -163,10 +119,6 @@ fn behind_the_look(waker: &Waker) {
 }
 
 impl Shared {
-    fn is_quiet(&self) -> bool {
-        self.quiet.load(Ordering::Relaxed) >= QUIET_BYTES
-    }
-
     fn free(&self) -> PollSemaphore {
         PollSemaphore::new(Arc::clone(&self.free))
     }
@@ -232,43 +184,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn turns_are_long_only_while_nothing_comes_in_anywhere() {
-        let turns = Turns::new(1);
-        let [mut sending, other] = std::array::from_fn(|_| turns.place());
-        let mut until_long = async || {
-            for turns in 0.. {
-                if sending.turn_bytes() == LONG_TURN_BYTES {
-                    return turns * TURN_BYTES;
-                }
-                assert_eq!(sending.turn_bytes(), TURN_BYTES);
-                let turn = turn(&mut sending).await;
-                sending.end(turn, TURN_BYTES);
-            }
-            unreachable!()
-        };
-        assert_eq!(until_long().await, QUIET_BYTES);
-        other.came_in();
-        assert_eq!(until_long().await, QUIET_BYTES);
-        turns.0.quiet.store(LONE_BYTES, Ordering::Relaxed);
-        other.came_in();
-        assert_eq!(until_long().await, AFTER_LONE_BYTES, "one request alone");
-        other.came_in();
-        assert_eq!(until_long().await, QUIET_BYTES, "and another soon after");
-    }
-
-    #[tokio::test]
-    async fn a_look_follows_a_second_long_turn_and_any_short_one() {
+    async fn a_look_follows_the_turn_that_sends_the_last_of_what_may_go_without_one() {
         let turns = Turns::new(1);
         let [mut one, mut other] = std::array::from_fn(|_| turns.place());
         let first = turn(&mut one).await;
-        one.end(first, LONG_TURN_BYTES);
+        one.end(first, LOOK_BYTES - 1);
         let second = poll_fn(|cx| other.poll_turn(cx)).now_or_never().expect("nobody waits for a look");
-        other.end(second, LONG_TURN_BYTES);
+        other.end(second, 1);
         assert!(is_waiting(&mut one), "now somebody does");
         let third = turn(&mut one).await;
-        one.end(third, LONG_TURN_BYTES);
-        let fourth = turn(&mut one).await;
-        one.end(fourth, 1);
+        one.end(third, TURN_BYTES);
         assert!(is_waiting(&mut other));
     }
 

@@ -25,7 +25,7 @@ const CLIENTS: usize = 8;
 /// Cold pulls of each side for a round of a load.
 pub(super) const TURNS: u32 = 2;
 /// Times of distribution's CPU.
-const LIMIT: f64 = 0.25;
+const LIMIT: f64 = 0.35;
 
 /// Our server in front of an upstream.
 pub(crate) fn ours_before(bench: &Bench<'_>, dir: &Path, mode: &str, upstream: &Upstream) -> Result<Ours> {
