@@ -1,7 +1,7 @@
 //! The address of an upstream: `host[:port][/path]` as Deckhouse writes it, or a URL on the command line.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
@@ -14,7 +14,8 @@ use super::value::{Address, InvalidValue, Text, read_as_text};
 const OWN_NAME: &str = "registry.d8-system.svc";
 
 /// A repository of an upstream, by the pattern of Deckhouse's ModuleConfig:
-/// `^[0-9a-zA-Z\.\-]+(\:[0-9]{1,5})?(\/[0-9a-zA-Z\.\-\_]+)*$`. Spaces around it and slashes at its end are dropped.
+/// `^[0-9a-zA-Z\.\-]+(\:[0-9]{1,5})?(\/[0-9a-zA-Z\.\-\_]+)*$`, and with an address of IPv6 in brackets (RFC 3986, 3.2.2).
+/// Spaces around it and slashes at its end are dropped.
 /// Of what the pattern takes, a port that is none and the components `.` and `..` are refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ImagesRepo {
@@ -61,16 +62,7 @@ impl FromStr for TrustedHost {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        // An address of IPv6 stands in brackets, as in a URL.
-        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-        let fits = match bracketed {
-            Some((address, rest)) => {
-                address.parse::<std::net::Ipv6Addr>().is_ok()
-                    && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
-            }
-            None => is_host(text),
-        };
-        if fits {
+        if is_host(text) {
             return Ok(Self(text.to_owned()));
         }
         Err(InvalidValue("not of the form host[:port], without scheme and path".to_owned()))
@@ -83,10 +75,24 @@ impl Text for TrustedHost {
 
 read_as_text!(ImagesRepo, TrustedHost);
 
+/// Whether the text is `host`, `host:port`, `[address]` or `[address]:port`.
 fn is_host(text: &str) -> bool {
-    let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+    let (name, port) = split_port(text);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-    !name.is_empty() && name.bytes().all(plain) && port.is_none_or(is_port)
+    let is_name = match name.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !name.is_empty() && name.bytes().all(plain),
+    };
+    is_name && port.is_none_or(is_port)
+}
+
+/// Splits `host[:port]`; the brackets of an IPv6 address stay.
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    let from = text.rfind(']').unwrap_or_default();
+    match text[from..].find(':') {
+        Some(colon) => (&text[..from + colon], Some(&text[from + colon + 1..])),
+        None => (text, None),
+    }
 }
 
 fn is_port(text: &str) -> bool {
@@ -132,31 +138,45 @@ impl UpstreamUrl {
     }
 }
 
-/// `host[:port]` in lower case, without the port that the scheme implies.
+/// `host[:port]` in lower case, without the port that the scheme implies and without the dot that ends a whole name; an IPv6
+/// address in its shortest form.
 pub(super) fn canonical(host: &str, scheme: UpstreamScheme) -> String {
     let host = host.to_ascii_lowercase();
-    let implied = match scheme {
-        UpstreamScheme::Https => ":443",
-        UpstreamScheme::Http => ":80",
+    let (name, port) = split_port(&host);
+    let name = match bare(name).parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => name.strip_suffix('.').unwrap_or(name).to_owned(),
     };
-    host.strip_suffix(implied).map_or(host.clone(), str::to_owned)
+    match port.filter(|port| port.parse() != Ok(implied_port(scheme))) {
+        Some(port) => format!("{name}:{port}"),
+        None => name,
+    }
+}
+
+const fn implied_port(scheme: UpstreamScheme) -> u16 {
+    match scheme {
+        UpstreamScheme::Https => 443,
+        UpstreamScheme::Http => 80,
+    }
+}
+
+/// A host without the brackets of an IPv6 address.
+fn bare(name: &str) -> &str {
+    name.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Whether `host[:port]` is this server itself: the name that clients use, or an address it listens on. What other
 /// names lead here is not known.
 pub(super) fn is_own(host: &str, scheme: UpstreamScheme, listen: &[Address]) -> bool {
     let host = host.to_ascii_lowercase();
-    let (name, port) = host.split_once(':').unwrap_or((&host, ""));
+    let (name, port) = split_port(&host);
+    let name = name.strip_suffix('.').unwrap_or(name);
     if name == OWN_NAME || name.strip_prefix(OWN_NAME).is_some_and(|rest| rest.starts_with('.')) {
         return true;
     }
-    let implied = match scheme {
-        UpstreamScheme::Https => 443,
-        UpstreamScheme::Http => 80,
-    };
-    let port = port.parse::<u16>().unwrap_or(implied);
-    let address = if name == "localhost" { Ok(IpAddr::from([127, 0, 0, 1])) } else { name.parse::<IpAddr>() };
-    let Ok(address) = address else { return false };
+    let port = port.and_then(|port| port.parse::<u16>().ok()).unwrap_or(implied_port(scheme));
+    let address = if name == "localhost" { Ok(IpAddr::from([127, 0, 0, 1])) } else { bare(name).parse::<IpAddr>() };
+    let Ok(address) = address.map(|address| address.to_canonical()) else { return false };
     listen.iter().any(|own| {
         let ip = own.0.ip().to_canonical();
         let same = ip == address

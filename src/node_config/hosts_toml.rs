@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use super::settings::{Mirror, NodeConfig};
+use super::settings::{ContainerdVersion, Mirror, NodeConfig};
 use crate::config::Secret;
 
 /// The file that containerd reads in a host's folder.
@@ -34,8 +34,12 @@ pub(super) fn render(wanted: &NodeConfig) -> Rendering {
         let mut text = String::from(
             "# Written by d8-registry node-config from its configuration. A change made here is reported, not overwritten.\n",
         );
+        // containerd 1 reads no table whose name holds a bracket, and then passes over the whole file; containerd 2 takes
+        // the order of the mirrors from tables alone.
+        let dotted = wanted.version == Some(ContainerdVersion::V1) && mirrors.iter().any(Mirror::is_ipv6);
         for mirror in mirrors {
-            text.push_str(&table(mirror, wanted.extensions));
+            let written = if dotted { keys(mirror, wanted.extensions) } else { table(mirror, wanted.extensions) };
+            text.push_str(&written);
             if let Some(ca) = &mirror.ca {
                 let content = Secret::new(format!("{ca}\n"));
                 files.insert(format!("{host}/{}", ca_file(mirror)), Rendered { content, mode: OPEN_MODE });
@@ -72,6 +76,35 @@ fn table(mirror: &Mirror, extensions: bool) -> String {
     for rewrite in &mirror.rewrites {
         let (from, to) = (quoted(&rewrite.from), quoted(&rewrite.to));
         line(format_args!("\n  [[{name}.rewrite]]\n    regex = {from}\n    replace = {to}\n"));
+    }
+    text
+}
+
+/// A mirror's settings as dotted keys, in the place of its table. containerd 1 asks the mirrors in the order of their first keys.
+fn keys(mirror: &Mirror, extensions: bool) -> String {
+    let name = format!("host.{}", quoted(&format!("{}://{}", mirror.scheme, mirror.host)));
+    let mut text = format!("\n{name}.capabilities = [\"pull\", \"resolve\"]\n");
+    let mut line = |written: std::fmt::Arguments<'_>| {
+        // Writing to a String does not fail.
+        let _ = text.write_fmt(written);
+    };
+    if mirror.ca.is_some() {
+        line(format_args!("{name}.ca = [{}]\n", quoted(&ca_file(mirror))));
+    }
+    if let Some(login) = &mirror.login {
+        if extensions {
+            line(format_args!("{name}.auth.auth = {}\n", quoted(login.expose())));
+        } else {
+            let value = Secret::new(format!("Basic {}", login.expose()));
+            line(format_args!("{name}.header.Authorization = [{}]\n", quoted(value.expose())));
+        }
+    }
+    if !mirror.rewrites.is_empty() {
+        let rewrites = mirror.rewrites.iter();
+        let entries = rewrites
+            .map(|rewrite| format!("{{regex = {}, replace = {}}}", quoted(&rewrite.from), quoted(&rewrite.to)))
+            .collect::<Vec<_>>();
+        line(format_args!("{name}.rewrite = [{}]\n", entries.join(", ")));
     }
     text
 }

@@ -102,6 +102,13 @@ pub struct NodeConfig {
     pub(super) extensions: bool,
 }
 
+impl Mirror {
+    /// Whether its host is an address of IPv6.
+    pub(super) fn is_ipv6(&self) -> bool {
+        self.host.starts_with('[')
+    }
+}
+
 impl NodeConfig {
     /// Reads and checks a file. Blocking.
     ///
@@ -120,7 +127,18 @@ impl NodeConfig {
         let containerd = raw.containerd.unwrap_or_default();
         let extensions = containerd.extensions.unwrap_or(false);
         let hosts = hosts.into_iter().map(|(name, host)| Ok((name.clone(), mirrors(&name, host, extensions)?)));
-        Ok(Self { hosts: hosts.collect::<Result<_, _>>()?, version: containerd.version, extensions })
+        let hosts: BTreeMap<String, Vec<Mirror>> = hosts.collect::<Result<_, _>>()?;
+        if containerd.version.is_none()
+            && let Some((name, _)) = hosts.iter().find(|(_, mirrors)| mirrors.iter().any(Mirror::is_ipv6))
+        {
+            return Err(wrong(
+                "containerd.version",
+                &format!(
+                    "is needed, v1 or v2: {name} has a mirror with an IPv6 address, which the two read in different forms"
+                ),
+            ));
+        }
+        Ok(Self { hosts, version: containerd.version, extensions })
     }
 }
 

@@ -28,7 +28,7 @@ fn mirror(address: &str, more: &str) -> String {
 fn config(extensions: bool, hosts: &[(&str, &[String])]) -> String {
     let mut text = format!(
         "mode: Proxy\nversion: abc\nimagesBase: x\nproxyEndpoints: ['10.0.0.1:5001']\n\
-                            containerd: {{extensions: {extensions}}}\n"
+                            containerd: {{extensions: {extensions}, version: v2}}\n"
     );
     text.push_str(if hosts.is_empty() { "hosts: {}\n" } else { "hosts:\n" });
     for (host, mirrors) in hosts {
@@ -105,6 +105,34 @@ fn what_is_rendered_for_plain_containerd_and_for_deckhouses() {
     assert_eq!(rewrite["regex"].as_str(), Some("^system/deckhouse"));
     assert_eq!(rewrite["replace"].as_str(), Some("a\"b\\c"));
     assert!(host.get("header").is_none());
+}
+
+#[test]
+fn an_ipv6_mirror_has_no_table_for_containerd_1() {
+    let mirrors = [mirror("https://[fd00::1]:5001", &format!("{LOGIN}, {}", ca())), mirror("http://10.0.0.1:80", "")];
+    let v2 = config(false, &[(HOST, &mirrors)]);
+    let text = |config: &str| render(&wanted(config)).files[&format!("{HOST}/hosts.toml")].content.expose().to_owned();
+    let v1 = text(&v2.replace("version: v2", "version: v1"));
+    assert!(!v1.lines().any(|line| line.starts_with('[')), "{v1}");
+    // Both forms say the same.
+    let both = [v1.as_str(), &text(&v2)].map(|text| {
+        let document = toml_edit::Document::parse(text.to_owned()).unwrap();
+        let host = document.as_table()["host"].as_table_like().unwrap();
+        let first = |item: &toml_edit::Item| item.as_array().unwrap().get(0).unwrap().as_str().unwrap().to_owned();
+        let mirror = |name: &str| {
+            let mirror = host.get(name).unwrap().as_table_like().unwrap();
+            let header = mirror.get("header").map(|header| first(&header["Authorization"]));
+            (first(mirror.get("capabilities").unwrap()), mirror.get("ca").map(first), header)
+        };
+        (mirror("https://[fd00::1]:5001"), mirror("http://10.0.0.1:80"))
+    });
+    assert_eq!(both[0], both[1], "{v1}");
+    assert_eq!(both[0].0.2.as_deref(), Some("Basic cm86aHVzaC1odXNo"));
+    let neither = NodeConfig::parse(&v2.replace(", version: v2", "")).unwrap_err().to_string();
+    assert!(neither.contains("containerd.version: is needed, v1 or v2"), "{neither}");
+    // Without such a mirror the tables stay as they are.
+    let plain = config(false, &[(HOST, &[mirror("http://10.0.0.1:80", "")])]);
+    assert_eq!(text(&plain.replace("version: v2", "version: v1")), text(&plain));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! an empty upper-case variable would hide the lower-case one, and a bad value would be ignored without a word.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use hyper_util::client::proxy::matcher::Matcher;
 use percent_encoding::percent_decode_str;
@@ -65,6 +65,8 @@ pub(super) struct Proxies {
     bypass: Matcher,
     /// Entries of `NO_PROXY` that count for one port only.
     bypass_ports: Vec<(u16, Matcher)>,
+    /// `*`: nothing goes through a proxy, addresses neither.
+    bypass_all: bool,
 }
 
 impl Proxies {
@@ -74,12 +76,15 @@ impl Proxies {
             let parsed = parse(value.expose_secret());
             parsed.map(Some).map_err(|reason| UpstreamSetupError::Proxy { variable, reason: reason.to_owned() })
         };
-        let (mut plain, mut ports) = (Vec::new(), Vec::new());
+        let (mut plain, mut ports, mut everything) = (Vec::new(), Vec::new(), false);
         for entry in variables.bypass.split([',', ' ', ';']).map(str::trim).filter(|entry| !entry.is_empty()) {
-            let entry = if entry == "*" { entry } else { entry.trim_start_matches('*') };
-            match port_of(entry) {
-                Some((host, port)) => ports.push((port, matcher(host))),
-                None => plain.push(entry),
+            if entry == "*" {
+                everything = true;
+            }
+            let entry = entry.trim_start_matches('*').to_ascii_lowercase();
+            match port_of(&entry) {
+                Some((host, port)) => ports.push((port, matcher(whole_name(host)))),
+                None => plain.push(whole_name(&entry).to_owned()),
             }
         }
         Ok(Self {
@@ -87,6 +92,7 @@ impl Proxies {
             https: parse("HTTPS_PROXY", &variables.https)?,
             bypass: matcher(&plain.join(",")),
             bypass_ports: ports,
+            bypass_all: everything,
         })
     }
 
@@ -96,8 +102,10 @@ impl Proxies {
 
     /// `host:port` of the proxy that a request for `url` goes through.
     pub(super) fn way(&self, url: &Url) -> Option<String> {
-        let proxy = self.proxy(url)?;
-        let uri: http::Uri = url.as_str().parse().ok()?;
+        let proxy = self.proxy(url).filter(|_| !self.bypass_all)?;
+        let host = url.host_str().unwrap_or_default();
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let uri: http::Uri = format!("{}://{host}/", url.scheme()).parse().ok()?;
         // A matcher gives the proxy unless the entries match.
         let past = |matcher: &Matcher| matcher.intercept(&uri).is_none();
         let port = url.port_or_known_default();
@@ -146,6 +154,15 @@ impl fmt::Debug for Proxies {
 
 fn matcher(bypass: &str) -> Matcher {
     Matcher::builder().http("http://proxy.invalid").https("http://proxy.invalid").no(bypass).build()
+}
+
+/// A name without the dot that ends a whole name (RFC 1034, 3.1), an IPv6 address without its brackets if it has no port.
+fn whole_name(name: &str) -> &str {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .filter(|rest| rest.parse::<Ipv6Addr>().is_ok())
+        .unwrap_or(name)
 }
 
 /// `host:port`, but not a bare IPv6 address.
@@ -215,6 +232,35 @@ mod tests {
             assert_eq!(proxies.way(&through.parse().unwrap()).as_deref(), Some("proxy.corp:3128"), "{through}");
         }
         assert!(super::super::tests::no_proxies().way(&"http://a/".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_star_names_everything() {
+        for bypass in ["*", "a, *", "* ,b"] {
+            let proxies = proxies(bypass);
+            for url in ["http://a/", "https://a.b:5000/", "http://10.0.0.1/", "https://[fd00::1]:5000/"] {
+                assert_eq!(proxies.way(&url.parse().unwrap()), None, "{bypass} {url}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_whole_with_and_without_their_dot_and_addresses_with_and_without_brackets() {
+        let proxies = proxies("one.example.,.Corp,[fd00::1],[fd00::2]:5000,fd01::/16");
+        for direct in [
+            "http://one.example/",
+            "http://one.example./",
+            "https://x.corp./",
+            "https://X.CORP/",
+            "https://[fd00::1]:5000/",
+            "https://[fd00::2]:5000/",
+            "https://[fd01::7]/",
+        ] {
+            assert_eq!(proxies.way(&direct.parse().unwrap()), None, "{direct}");
+        }
+        for through in ["https://[fd00::2]/", "https://[fd02::1]/", "https://one.example.org./"] {
+            assert!(proxies.way(&through.parse().unwrap()).is_some(), "{through}");
+        }
     }
 
     #[test]

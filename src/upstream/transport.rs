@@ -92,12 +92,7 @@ impl Transport {
 
     /// Whether the configuration names the host.
     pub(super) fn is_trusted(&self, url: &Url) -> bool {
-        let host = url.host_str().unwrap_or_default();
-        let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
-        self.shared
-            .trusted_hosts
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(&with_port))
+        self.shared.trusted_hosts.iter().any(|name| names(name, url))
     }
 
     /// Sends `outgoing` and waits for the head of the answer, whatever its status, not longer than until `deadline`.
@@ -273,8 +268,36 @@ pub(super) fn origin(scheme: Scheme, host: &str) -> Result<Url, UpstreamSetupErr
     Ok(url)
 }
 
+/// Whether `name`, `host` or `host:port`, is the host of `url`: an address in whatever form, a name with or without the dot
+/// that ends it.
+fn names(name: &str, url: &Url) -> bool {
+    // The parser of URLs puts both into one form.
+    let Ok(named) = Url::parse(&format!("{}://{name}/", url.scheme())) else { return false };
+    let whole = |url: &Url| url.host_str().map(|host| host.strip_suffix('.').unwrap_or(host).to_owned());
+    // A port that is the scheme's own is not kept by the parser, so whether there is one is read from the text.
+    let has_port = name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok() && !name.ends_with(']'));
+    let same_port = !has_port || named.port_or_known_default() == url.port_or_known_default();
+    whole(&named).is_some() && whole(&named) == whole(url) && same_port
+}
+
 /// A fault of the answer that another try may not meet.
 pub(super) fn failed_answer(host: &str, status: StatusCode, what: String) -> Facts {
     let facts = Facts::new(cause_of(status), host, what).status(status);
     if matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504) { facts.again() } else { facts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+
+    #[test]
+    fn a_trusted_host_is_one_host_however_it_is_written() {
+        let is = |name: &str, url: &str| names(name, &url.parse().unwrap());
+        assert!(is("s3.example", "https://S3.example/x") && is("s3.example", "https://s3.example:9000/x"));
+        assert!(is("s3.example.", "http://s3.example/") && is("s3.example", "http://s3.example./"));
+        assert!(is("[0:0::1]", "https://[::1]:9000/") && is("[::1]:9000", "https://[0::1]:9000/"));
+        assert!(is("s3.example:443", "https://s3.example/") && is("s3.example:80", "http://s3.example/"));
+        assert!(!is("s3.example:443", "http://s3.example/") && !is("s3.example:9000", "http://s3.example/"));
+        assert!(!is("[::1]:9000", "https://[::1]/") && !is("s3", "https://s3.example/"));
+    }
 }

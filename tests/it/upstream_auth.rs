@@ -48,6 +48,20 @@ async fn it_signs_in_by_basic() {
 }
 
 #[tokio::test]
+async fn an_upstream_may_have_an_address_of_ipv6() {
+    for mode in ["Proxy", "Direct"] {
+        let (upstream, image) = (Upstream::start_at(std::net::Ipv6Addr::LOCALHOST), Image::of(1));
+        upstream.put_image(REPO, "v1", &image);
+        upstream.demand_bearer("puller", "sesame");
+        assert!(upstream.address().starts_with("[::1]:"));
+        let setup = Setup::in_front_of(mode, &upstream.address(), LOGIN).config("auth: { upstreamUser: false }");
+        let registry = Registry::start(&setup);
+        pull(&registry, &image).await;
+        registry.stop();
+    }
+}
+
+#[tokio::test]
 async fn a_challenge_that_comes_at_the_base_alone_is_found() {
     for mode in ["Proxy", "Direct"] {
         let (upstream, image) = with_image();

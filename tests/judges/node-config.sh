@@ -23,7 +23,7 @@ node_config() { "$JUDGES_SERVER" node-config --root "$NODE_ROOT" --config "$WORK
 # want HOST MIRROR... writes what the node is to have, a mirror is a mapping of YAML, and applies it.
 want() {
     local mirror version
-    printf 'hosts:\n  "%s":\n    mirrors:\n' "$1" >"$WORK/node.yaml"
+    printf '%shosts:\n  "%s":\n    mirrors:\n' "${CONTAINERD:-}" "$1" >"$WORK/node.yaml"
     shift
     for mirror; do
         echo "      - $mirror" >>"$WORK/node.yaml"
@@ -198,6 +198,13 @@ want "$ADDRESS" "$(own_mirror "$RO")"
 pull_small "$IMAGE-image:$TAG" 1
 asked=$(grep -c '"HEAD /v2/system/deckhouse/app-image/manifests/' "$JUDGES_LOGS/$JUDGE.upstream.log" || true)
 same "$asked" 2 "how often the old source was asked in the end"
+
+say "an address of IPv6 that nobody answers at, before one that works"
+for generation in 1 2; do
+    CONTAINERD="containerd: {version: v$generation}"$'\n' want "$ADDRESS" "{host: '[::1]:9', scheme: http}" "$(own_mirror "$RO")"
+    pull_small "$IMAGE-image:$TAG" "$generation"
+done
+want "$ADDRESS" "$(own_mirror "$RO")"
 
 say "Unmanaged: the folder of the upstream itself, and no other"
 want "$UPSTREAM_AT" "$old"

@@ -89,6 +89,9 @@ fn images_repo_is_deckhouses_pattern() {
         ("r/", "r", ""),
         ("' r:1/a/ '", "r:1", "a"),
         ("Harbor/Project_1/a.b-c//", "Harbor", "Project_1/a.b-c"),
+        ("'[fd00::1]:5000/a'", "[fd00::1]:5000", "a"),
+        ("'[::1]'", "[::1]", ""),
+        ("r.example.com./a", "r.example.com.", "a"),
     ] {
         let endpoint = accepted(&format!("upstream: {{imagesRepo: {text}}}")).upstream.unwrap().endpoint;
         assert_eq!((endpoint.host.as_str(), endpoint.path.as_str()), (host, path), "{text}");
@@ -109,7 +112,13 @@ fn images_repo_is_deckhouses_pattern() {
         "'u:hunter2@r/a'",
         "'r/a?x'",
         "'r/a#x'",
-        "'[::1]:5000/a'",
+        "'[::1'",
+        "'[::1]x/a'",
+        "'[::1]:/a'",
+        "'[1.2.3.4]/a'",
+        "'[fe80::1%eth0]/a'",
+        "'::1/a'",
+        "'[]/a'",
         "r_x/a",
         "r/a:tag",
         "é",
@@ -234,6 +243,11 @@ fn a_server_is_not_its_own_upstream() {
         ("10.0.0.1:80", "10.0.0.1/a"),
         ("127.0.0.1:1", "registry.d8-system.svc:5001/system/deckhouse"),
         ("127.0.0.1:1", "registry.d8-system.svc.cluster.local:5001/system/deckhouse"),
+        ("127.0.0.1:1", "registry.d8-system.svc.:5001/system/deckhouse"),
+        ("[::1]:5001", "[::1]:5001/a"),
+        ("[::1]:5001", "[0:0::0:1]:5001/a"),
+        ("127.0.0.1:5001", "[::ffff:127.0.0.1]:5001/a"),
+        ("[::]:5001", "[::1]:5001/a"),
     ] {
         let error = with(listen, repo).unwrap_err().to_string();
         assert!(

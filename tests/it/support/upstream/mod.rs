@@ -107,9 +107,9 @@ impl Upstream {
         Self::start_at(Ipv4Addr::LOCALHOST)
     }
 
-    /// Starts an empty one on another address of the loopback.
-    pub(crate) fn start_at(ip: Ipv4Addr) -> Self {
-        let port = bound(SocketAddr::new(IpAddr::V4(ip), 0));
+    /// Starts an empty one on another address of the machine itself.
+    pub(crate) fn start_at(ip: impl Into<IpAddr>) -> Self {
+        let port = bound(SocketAddr::new(ip.into(), 0));
         let address = port.local_addr().unwrap().as_socket().unwrap();
         let shared = Arc::new(Shared {
             content: Mutex::default(),
@@ -339,7 +339,7 @@ impl Drop for Upstream {
 
 /// A socket that has the address to itself and may take it over from connections that ended.
 fn bound(address: SocketAddr) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
     socket.bind(&address.into()).unwrap();
     socket
