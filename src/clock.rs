@@ -57,6 +57,14 @@ pub fn tick() -> Timestamp {
     Timestamp::from_millis(seconds * 1000 + nanos / 1_000_000)
 }
 
+/// How long the machine has been running, up to a tick of the system (1 to 10 ms) ago. Never goes back, whoever sets the
+/// clock.
+#[must_use]
+pub fn running() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -196,6 +196,7 @@ mod tests {
             tls: false,
             trusted_proxy,
             file_way: super::super::peer::FileWay::Read,
+            stream: std::sync::Arc::default(),
         }
     }
 

@@ -8,17 +8,40 @@ use super::body::blob_body;
 use super::call::Call;
 use super::content::{Content, OCTETS, want};
 use super::error::ApiError;
-use crate::mode::Served;
+use super::limits::Gate;
+use crate::mode::{Served, ServedBlob};
 use crate::oci::{Digest, RepoName};
+
+/// Stored blobs up to this many bytes are not kept back by slow downloads: an image's configuration is smaller.
+const LITTLE_BYTES: u64 = 128 * 1024;
 
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
     let want = want(call.method, call.headers, &digest);
-    let Served { value: blob, how } = call.mode.blob(repo, digest, want).await?;
+    let Served { value: blob, how } = match call.mode.blob_in_memory(repo, &digest) {
+        Some(served) => served.map(ServedBlob::from),
+        None => {
+            enter(call, repo, digest, want.head).await?;
+            call.mode.blob(repo, digest, want).await?
+        }
+    };
     let content = Content { digest, size: blob.size, media_type: OCTETS };
     let mut response =
         content.respond(call.method, call.headers, |range| blob_body(blob.content, range, call.file_way))?;
     response.extensions_mut().insert(how);
     Ok(response)
+}
+
+/// Takes a place. One for large blobs is good for any; where none is free, a small one that is stored needs none of them.
+async fn enter(call: &Call<'_>, repo: &RepoName, digest: Digest, head: bool) -> Result<(), ApiError> {
+    let entrance = &call.entrance;
+    if head {
+        return entrance.enter(Gate::Little).await;
+    }
+    if entrance.try_enter(Gate::Blob) {
+        return Ok(());
+    }
+    let is_little = call.mode.stored_length(repo, digest).await.is_some_and(|length| length <= LITTLE_BYTES);
+    entrance.enter(if is_little { Gate::Little } else { Gate::Blob }).await
 }
 
 pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {

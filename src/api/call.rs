@@ -1,12 +1,14 @@
 //! One request, as the handlers see it: authenticated, allowed, with the mode and settings it began with.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, Method};
 
 use super::Settings;
-use super::peer::FileWay;
+use super::error::ApiError;
+use super::limits::{Gate, Gates, Holder, Place};
+use super::peer::{FileWay, Stream};
 use crate::auth::{Action, Authenticator, Identity};
 use crate::mode::Mode;
 use crate::oci::RepoName;
@@ -20,6 +22,47 @@ pub(super) struct Call<'a> {
     pub(super) auth: &'a Authenticator,
     pub(super) who: Identity,
     pub(super) file_way: FileWay,
+    pub(super) entrance: Entrance,
+}
+
+/// The way to a place under the limits; a request takes one at most.
+pub(super) struct Entrance {
+    gates: Arc<Gates>,
+    holder: Holder,
+    stream: Arc<Stream>,
+    place: OnceLock<Place>,
+}
+
+impl Entrance {
+    pub(super) const fn new(gates: Arc<Gates>, holder: Holder, stream: Arc<Stream>) -> Self {
+        Self { gates, holder, stream, place: OnceLock::new() }
+    }
+
+    /// Takes a place, after waiting for it if the request is a pull. Safe to drop.
+    ///
+    /// # Errors
+    /// 503 or 429, with `Retry-After`.
+    pub(super) async fn enter(&self, gate: Gate) -> Result<(), ApiError> {
+        if let Some(place) = self.gates.enter(gate, &self.holder, &self.stream).await? {
+            self.keep(place);
+        }
+        Ok(())
+    }
+
+    /// Takes a place if one can be had at once.
+    pub(super) fn try_enter(&self, gate: Gate) -> bool {
+        self.gates.try_enter(gate, &self.holder, &self.stream).map(|place| self.keep(place)).is_some()
+    }
+
+    fn keep(&self, place: Place) {
+        // A second one would be given back at once.
+        let _ = self.place.set(place);
+    }
+
+    /// The place that was taken, to be held until the answer is over.
+    pub(super) fn leave(self) -> Option<Place> {
+        self.place.into_inner()
+    }
 }
 
 impl Call<'_> {

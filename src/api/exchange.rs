@@ -13,7 +13,7 @@ use super::App;
 use super::access::client_address;
 use super::body::{Finish, RequestProgress};
 use super::error::{ApiError, Origin};
-use super::limits::Permit;
+use super::limits::{Holder, Place};
 use super::peer::Peer;
 use super::route::Route;
 use crate::auth::{AuthFailure, Forbidden, Identity};
@@ -48,7 +48,7 @@ pub(super) struct Exchange {
     error: Option<String>,
     cache: Option<CacheOutcome>,
     progress: Arc<RequestProgress>,
-    permit: Option<Permit>,
+    place: Option<Place>,
     _in_flight: InFlight,
 }
 
@@ -77,7 +77,7 @@ impl Exchange {
             error: None,
             cache: None,
             progress,
-            permit: None,
+            place: None,
             _in_flight: app.0.metrics.in_flight(),
         }
     }
@@ -105,9 +105,14 @@ impl Exchange {
         self.app.0.metrics.auth_failure(reason);
     }
 
-    /// Keeps a limit's permit until the answer is over.
-    pub(super) fn hold(&mut self, permit: Permit) {
-        self.permit = Some(permit);
+    /// Who holds places for it.
+    pub(super) fn holder(&self) -> Holder {
+        Holder::new(self.user.clone(), self.address)
+    }
+
+    /// Keeps a place until the answer is over.
+    pub(super) fn hold(&mut self, place: Option<Place>) {
+        self.place = place;
     }
 
     /// Turns the outcome into an answer; a failure that is ours is logged here, once, with all its causes.

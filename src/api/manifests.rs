@@ -15,6 +15,7 @@ use super::body::RequestBody;
 use super::call::Call;
 use super::content::{CONTENT_DIGEST, Content, text};
 use super::error::ApiError;
+use super::limits::Gate;
 use crate::mode::{ModeError, Served, ServedManifest};
 use crate::oci::{Algorithm, ByteRange, Digest, ErrorCode, Manifest, ManifestKind, Reference, RepoName, Tag};
 use crate::store::StoredManifest;
@@ -27,7 +28,13 @@ const MAX_TAGS: usize = 100;
 
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
     let Served { value: ServedManifest { digest, bytes, media_type }, how } =
-        call.mode.manifest(repo, reference).await?;
+        match call.mode.manifest_in_memory(repo, reference) {
+            Some(served) => served,
+            None => {
+                call.entrance.enter(Gate::Little).await?;
+                call.mode.manifest(repo, reference).await?
+            }
+        };
     let size = bytes.len() as u64;
     let content = Content { digest, size: Some(size), media_type: &media_type };
     let mut response = content.respond(call.method, call.headers, |range| {

@@ -45,15 +45,15 @@ pub use fast::FastPath;
 #[cfg(test)]
 pub(crate) use fast::tests::fast_path;
 pub(crate) use fast::{FastLane, Verdict};
-pub use limits::GateSizes;
+pub use limits::{GateSizes, most_at_once};
 pub use route::is_route;
 
 use self::access::Base;
 use self::body::{RequestBody, ResponseBody};
-use self::call::{Call, query_values};
+use self::call::{Call, Entrance, query_values};
 use self::error::ApiError;
 use self::exchange::{Exchange, Outcome};
-use self::limits::{Gate, Gates, Permit};
+use self::limits::{Gate, Gates};
 use self::peer::Peer;
 use self::route::Route;
 use crate::auth::{Action, Authenticator};
@@ -200,8 +200,8 @@ impl http_body::Body for AnswerBody {
 
 /// Answers, whatever happens: a panic is a fault of ours and not the end of the connection.
 async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Response<AnswerBody> {
-    let (mut body, progress) = RequestBody::new(body);
     let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
+    let (mut body, progress) = RequestBody::new(body, Arc::clone(&peer.stream));
     let route = Route::parse(parts.uri.path());
     let mut exchange = Exchange::begin(&app, &parts, &peer, route.as_ref().ok(), Arc::clone(&progress));
 
@@ -217,7 +217,7 @@ async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Re
     decorate(&mut response, parts.uri.path(), parts.uri.query(), &exchange);
     let head = parts.method == Method::HEAD;
     let response = if head { head_of(response) } else { response };
-    response.map(|body| AnswerBody(ResponseBody::new(body, head, exchange)))
+    response.map(|body| AnswerBody(ResponseBody::new(body, head, peer.stream, exchange)))
 }
 
 /// Lets the request in, or says why not, and runs its handler.
@@ -270,8 +270,6 @@ async fn answer(
             access::forbidden(auth, &base, lacking)
         })?;
     }
-    let permit: Permit = app.0.gates.load_full().enter(gate(&route, &parts.method)).await?;
-    exchange.hold(permit);
     let call = Call {
         method: &parts.method,
         headers: &parts.headers,
@@ -281,8 +279,12 @@ async fn answer(
         auth,
         who,
         file_way: peer.file_way,
+        entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),
     };
-    handle(&call, body, &route).await
+    call.entrance.enter(gate(&route, &parts.method)).await?;
+    let outcome = handle(&call, body, &route).await;
+    exchange.hold(call.entrance.leave());
+    outcome
 }
 
 /// One handler for each route and method; `access::action` has let nothing else through.
@@ -308,17 +310,16 @@ async fn handle(call: &Call<'_>, body: &mut RequestBody, route: &Route) -> Outco
     }
 }
 
-/// Which limit a request counts against. HEAD costs a look into memory.
+/// Which limit a request counts against before its handler runs. Reads of manifests and blobs ask for their place
+/// themselves, once memory has not answered.
 fn gate(route: &Route, method: &Method) -> Gate {
     match route {
-        Route::Root | Route::Base | Route::Token => Gate::Free,
         Route::Catalog | Route::Tags(_) | Route::Referrers(..) => Gate::Listing,
-        Route::Blob(..) | Route::Manifest(..) if method == Method::GET => Gate::Pull,
         Route::Manifest(..) if method == Method::PUT => Gate::Upload,
-        Route::Blob(..) | Route::Manifest(..) => Gate::Free,
         Route::Uploads(_) => Gate::Upload,
         Route::Upload(..) if method == Method::PATCH || method == Method::PUT => Gate::Upload,
-        Route::Upload(..) => Gate::Free,
+        Route::Root | Route::Base | Route::Token => Gate::Free,
+        Route::Blob(..) | Route::Manifest(..) | Route::Upload(..) => Gate::Free,
     }
 }
 

@@ -1,6 +1,14 @@
 //! What the connection knows of the other side; put into every request's extensions by `serve`.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+
+use crate::clock;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -13,6 +21,75 @@ pub struct Peer {
     pub trusted_proxy: bool,
     /// How a stored file is best handed to the connection.
     pub file_way: FileWay,
+    /// What moves between the two.
+    pub stream: Arc<Stream>,
+}
+
+/// One exchange at a time on an HTTP/1 connection, or one stream of HTTP/2: when a byte last moved on it, whose turn it
+/// is, and the way to end it from outside. Whoever reads nothing is asked for nothing, so nobody inside could end it.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// Since the machine started, in milliseconds.
+    moved: AtomicU64,
+    /// The client has to send or take something.
+    owed: AtomicBool,
+    cut: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Stream {
+    /// A byte moved.
+    pub(crate) fn moved(&self) {
+        self.moved.store(millis(), Ordering::Relaxed);
+    }
+
+    /// The next move is the client's.
+    pub(crate) fn owed(&self) {
+        if !self.owed.swap(true, Ordering::Relaxed) {
+            self.moved();
+        }
+    }
+
+    /// The next move is ours.
+    pub(crate) fn works(&self) {
+        self.owed.store(false, Ordering::Relaxed);
+    }
+
+    /// For how long the client has not done what is its to do.
+    pub(crate) fn stands(&self) -> Duration {
+        if !self.owed.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(millis().saturating_sub(self.moved.load(Ordering::Relaxed)))
+    }
+
+    /// Ends it.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Ready once it is to end. One task waits for that.
+    pub(crate) fn poll_cut(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(context.waker());
+        if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn stand_since(&self, age: Duration) {
+        self.owed.store(true, Ordering::Relaxed);
+        let age = u64::try_from(age.as_millis()).unwrap();
+        self.moved.store(millis().checked_sub(age).expect("the machine runs for longer"), Ordering::Relaxed);
+    }
+}
+
+fn millis() -> u64 {
+    u64::try_from(clock::running().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How a stored file is handed to a connection.
@@ -28,12 +105,13 @@ pub enum FileWay {
 
 impl Peer {
     /// A peer of which nothing is known, so nothing it says counts.
-    pub(super) const fn unknown() -> Self {
+    pub(super) fn unknown() -> Self {
         Self {
             address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             tls: false,
             trusted_proxy: false,
             file_way: FileWay::Read,
+            stream: Arc::default(),
         }
     }
 }

@@ -70,6 +70,10 @@ impl Local {
         Some(Served::new(self.store.blob_in_memory(repo, digest)?, How::default()))
     }
 
+    pub(super) async fn stored_length(&self, repo: &RepoName, digest: Digest) -> Option<u64> {
+        self.store.blob(repo, digest).await.ok().map(|blob| blob.size)
+    }
+
     pub(super) async fn tags(
         &self,
         repo: &RepoName,

@@ -168,6 +168,16 @@ impl Mode {
         }
     }
 
+    /// The length of a blob of a repository that is stored, in bytes. Whatever else there is to say of it says
+    /// [`Mode::blob`].
+    pub async fn stored_length(&self, repo: &RepoName, digest: Digest) -> Option<u64> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Proxy(proxy) => proxy.stored_length(repo, digest).await,
+            Self::Local(local) => local.stored_length(repo, digest).await,
+        }
+    }
+
     /// A page of a repository's tags.
     ///
     /// # Errors

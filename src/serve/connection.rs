@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -34,7 +35,7 @@ use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
 use super::turns::Turns;
 use crate::api::FastPath;
-use crate::api::peer::{FileWay, Peer};
+use crate::api::peer::{FileWay, Peer, Stream};
 
 /// hyper's buffer per connection; a request's head lies in it whole.
 const H1_BUFFER: usize = MOST_BYTES;
@@ -84,13 +85,15 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let socket = Socket::new(tcp, context.limits.stall_timeout, &context.turns);
+    let stream = Arc::new(Stream::default());
+    let socket = Socket::new(tcp, context.limits.stall_timeout, &context.turns).tell(Arc::clone(&stream));
     let Some(tls) = context.tls.clone() else {
         let peer = Peer {
             address,
             tls: false,
             trusted_proxy: false,
             file_way: if context.limits.accelerate { FileWay::StandIn } else { FileWay::Read },
+            stream,
         };
         return Box::pin(serve_http1(Transport::Plain(socket), peer, context)).await;
     };
@@ -106,6 +109,7 @@ where
                 tls: true,
                 trusted_proxy: accepted.trusted_proxy,
                 file_way: if context.limits.accelerate { FileWay::Map } else { FileWay::Read },
+                stream,
             };
             let transport = Transport::Tls(Box::new(accepted.stream));
             if accepted.http2 {
@@ -130,7 +134,7 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let Context { service, fast, limits, receiving, stop, abort, .. } = context;
-    let address = peer.address;
+    let (address, stream) = (peer.address, Arc::clone(&peer.stream));
     let buffer = if peer.tls { H1_TLS_BUFFER } else { H1_BUFFER };
     let flow = Arc::new(Flow::default());
     let lane = fast.filter(|_| limits.accelerate).and_then(|fast| fast.lane(&peer, limits.max_header_bytes));
@@ -167,11 +171,13 @@ where
         biased;
         () = stop.heard() => {}
         ended = connection.as_mut() => return closed(address, ended),
+        () = poll_fn(|cx| stream.poll_cut(cx)) => return Ended::Orderly,
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         biased;
         ended = connection.as_mut() => closed(address, ended),
+        () = poll_fn(|cx| stream.poll_cut(cx)) => Ended::Orderly,
         () = abort.cancelled() => Ended::Cut,
     }
 }
@@ -189,9 +195,10 @@ where
     let watched = Arc::clone(&streams);
     let read_away = ReadAway { tasks: tracker.clone(), time: limits.linger_time };
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (service, peer, active) = (service.clone(), peer.clone(), watched.begin());
+        let (service, mut peer, active) = (service.clone(), peer.clone(), watched.begin());
         let rest = Rest::ReadAway(read_away.clone());
         async move {
+            peer.stream = STREAM.try_with(Arc::clone).unwrap_or_default();
             let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, rest));
             request.extensions_mut().insert(peer);
             let Ok(response) = service.oneshot(request).await;
@@ -294,6 +301,11 @@ fn closed(address: SocketAddr, ended: Result<(), hyper::Error>) -> Ended {
     Ended::Orderly
 }
 
+tokio::task_local! {
+    /// The HTTP/2 stream that a task serves.
+    static STREAM: Arc<Stream>;
+}
+
 /// Runs the streams of an HTTP/2 connection where they are waited for.
 #[derive(Clone)]
 struct OnTracker(TaskTracker);
@@ -304,6 +316,15 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        let stream = Arc::new(Stream::default());
+        let cut = Arc::clone(&stream);
+        self.0.spawn(STREAM.scope(stream, async move {
+            tokio::select! {
+                biased;
+                _ = future => {}
+                // Dropped, it resets its stream.
+                () = poll_fn(|cx| cut.poll_cut(cx)) => {}
+            }
+        }));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::net::TcpStream;
 use super::file_io::{FileSender, poll_send_before_file};
 use super::stall::Stall;
 use super::turns::{LEAST_BYTES, Place, SMALL_BYTES, TURN_BYTES, Turns};
+use crate::api::peer::Stream;
 use crate::sys::stand_in;
 
 /// The socket of one connection.
@@ -24,13 +26,21 @@ pub(super) struct Socket {
     place: Place,
     /// Bytes that may be written without a turn.
     free: usize,
+    /// Told of what moves.
+    told: Option<Arc<Stream>>,
 }
 
 impl Socket {
     /// Watches `tcp`, whose large answers wait for their turn.
     pub(super) fn new(tcp: TcpStream, stall_timeout: Duration, turns: &Turns) -> Self {
         let files = FileSender::default();
-        Self { tcp, stall: Stall::new(stall_timeout), files, place: turns.place(), free: SMALL_BYTES }
+        Self { tcp, stall: Stall::new(stall_timeout), files, place: turns.place(), free: SMALL_BYTES, told: None }
+    }
+
+    /// Tells `stream` when the peer takes a byte.
+    pub(super) fn tell(mut self, stream: Arc<Stream>) -> Self {
+        self.told = Some(stream);
+        self
     }
 
     /// Writes some of `bufs`; what is large, or follows much, in turn with other connections.
@@ -55,6 +65,9 @@ impl Socket {
         let Poll::Ready(result) = self.poll_write_parts(cx, now, file) else { return self.poll_stalled(cx) };
         let written = result?;
         self.stall.moved();
+        if let Some(stream) = &self.told {
+            stream.moved();
+        }
         if let Some(turn) = turn {
             self.free = LEAST_BYTES.max(written);
             self.place.end(turn, self.free);
@@ -133,7 +146,6 @@ impl AsyncWrite for Socket {
 mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
-    use std::sync::Arc;
 
     use futures_util::poll;
     use rustix::net::sockopt::tcp_cork;

@@ -11,6 +11,7 @@ mod auth;
 mod blobs;
 mod checker;
 mod direct;
+mod fair;
 mod fast_path;
 mod fuzz;
 mod hostile;

@@ -3,11 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
+
+use crate::api::peer::Stream;
 
 /// How far a request's body was read; shared by the body and the one who answers.
 #[derive(Debug, Default)]
@@ -32,13 +34,16 @@ impl RequestProgress {
 pub(in crate::api) struct RequestBody {
     inner: Body,
     progress: Arc<RequestProgress>,
+    stream: Arc<Stream>,
 }
 
 impl RequestBody {
-    pub(in crate::api) fn new(inner: Body) -> (Self, Arc<RequestProgress>) {
+    /// `stream`: what it comes in on; while a frame is waited for the client is to move.
+    pub(in crate::api) fn new(inner: Body, stream: Arc<Stream>) -> (Self, Arc<RequestProgress>) {
         let progress = Arc::new(RequestProgress::default());
         progress.ended.store(inner.is_end_stream(), Ordering::Relaxed);
-        (Self { inner, progress: Arc::clone(&progress) }, progress)
+        stream.works();
+        (Self { inner, progress: Arc::clone(&progress), stream }, progress)
     }
 }
 
@@ -50,7 +55,11 @@ impl http_body::Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
+            self.stream.owed();
+            return Poll::Pending;
+        };
+        self.stream.works();
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -87,6 +96,7 @@ pub(in crate::api) trait Finish: Send + 'static {
 /// poll later, after hyper has flushed what came before it.
 pub(in crate::api) struct ResponseBody<F: Finish> {
     inner: Body,
+    stream: Arc<Stream>,
     broken: Option<axum::Error>,
     sent: u64,
     whole: bool,
@@ -94,10 +104,12 @@ pub(in crate::api) struct ResponseBody<F: Finish> {
 }
 
 impl<F: Finish> ResponseBody<F> {
-    /// `head`: the answer is to a HEAD, so its body is never asked for.
-    pub(in crate::api) fn new(inner: Body, head: bool, finish: F) -> Self {
+    /// `head`: the answer is to a HEAD, so its body is never asked for. `stream`: what it goes out on; the client is to move
+    /// but while the body waits for its source.
+    pub(in crate::api) fn new(inner: Body, head: bool, stream: Arc<Stream>, finish: F) -> Self {
         let whole = head || inner.is_end_stream();
-        Self { inner, broken: None, sent: 0, whole, finish: Some(finish) }
+        stream.owed();
+        Self { inner, stream, broken: None, sent: 0, whole, finish: Some(finish) }
     }
 }
 
@@ -112,7 +124,12 @@ impl<F: Finish + Unpin> http_body::Body for ResponseBody<F> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
+            self.stream.works();
+            return Poll::Pending;
+        };
+        self.stream.owed();
+        self.stream.moved();
         match frame {
             Some(Err(error)) => {
                 self.whole = false;
@@ -164,7 +181,7 @@ mod tests {
     #[test]
     fn what_came_before_a_break_can_be_flushed_before_it_is_told() {
         let chunks = [Ok(Bytes::from_static(b"before")), Err(io::Error::from(io::ErrorKind::ConnectionReset))];
-        let mut body = ResponseBody::new(Body::from_stream(stream::iter(chunks)), false, Nothing);
+        let mut body = ResponseBody::new(Body::from_stream(stream::iter(chunks)), false, Arc::default(), Nothing);
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut poll = || Pin::new(&mut body).poll_frame(&mut context);
         assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
@@ -175,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn a_break_wakes_who_waits() {
         let chunks = [Err::<Bytes, _>(io::Error::from(io::ErrorKind::ConnectionReset))];
-        let mut body = ResponseBody::new(Body::from_stream(stream::iter(chunks)), false, Nothing);
+        let mut body = ResponseBody::new(Body::from_stream(stream::iter(chunks)), false, Arc::default(), Nothing);
         assert!(body.frame().await.unwrap().is_err());
     }
 }

@@ -64,7 +64,8 @@ async fn app(dir: &TempDir, manifest: &str) -> App {
 }
 
 fn peer(trusted_proxy: bool) -> Peer {
-    Peer { address: "192.0.2.1:5000".parse().unwrap(), tls: false, trusted_proxy, file_way: FileWay::Read }
+    let address = "192.0.2.1:5000".parse().unwrap();
+    Peer { address, tls: false, trusted_proxy, file_way: FileWay::Read, stream: Arc::default() }
 }
 
 fn request(method: &str, target: &str, headers: &str) -> String {

@@ -47,6 +47,11 @@ impl Proxy {
         Some(Served::new(bytes, CacheOutcome::Hit))
     }
 
+    pub(in crate::mode) async fn stored_length(&self, repo: &RepoName, digest: Digest) -> Option<u64> {
+        let home = self.0.mapping.home(repo).ok()?;
+        self.store().blob(&home.cached, digest).await.ok().map(|blob| blob.size)
+    }
+
     async fn stored_blob(&self, home: &Home<'_>, digest: Digest) -> Result<Option<Served<ServedBlob>>, ModeError> {
         match self.store().blob_content(&home.cached, digest).await {
             Ok(StoredContent::Memory(bytes)) => {

@@ -44,8 +44,13 @@ fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> 
 }
 
 async fn lane(dir: &TempDir) -> Option<FastLane> {
-    let peer =
-        Peer { address: "192.0.2.1:5000".parse().unwrap(), tls: false, trusted_proxy: false, file_way: FileWay::Read };
+    let peer = Peer {
+        address: "192.0.2.1:5000".parse().unwrap(),
+        tls: false,
+        trusted_proxy: false,
+        file_way: FileWay::Read,
+        stream: Arc::default(),
+    };
     fast_path(dir, &manifest()).await.lane(&peer, 1000)
 }
 

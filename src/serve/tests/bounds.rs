@@ -64,6 +64,28 @@ async fn a_download_nobody_reads_is_cut_over_tls_and_http2() {
 }
 
 #[tokio::test]
+async fn what_is_cut_from_outside_ends_and_other_streams_go_on() {
+    let files = TlsFiles::new();
+    let mut running = Running::start(LIMITS, Some(files.load()));
+    let builder = || reqwest::Client::builder().tls_danger_accept_invalid_certs(true).no_proxy();
+    for (client, is_http2) in [(builder().build().unwrap(), true), (builder().http1_only().build().unwrap(), false)] {
+        let url = |path: &str| format!("https://{}{path}", running.address);
+        let before = is_http2.then(|| client.get(url("/lots")).send());
+        let standing = client.get(url("/cut")).send().await.unwrap();
+        let before = match before {
+            Some(before) => Some(before.await.unwrap()),
+            None => None,
+        };
+        running.gate.add_permits(1);
+        assert_eq!(running.events.recv().await.unwrap(), "flood dropped");
+        assert!(standing.bytes().await.is_err(), "cut short, not ended");
+        if let Some(before) = before {
+            assert_eq!(before.bytes().await.unwrap().len(), LOTS, "another stream of the connection");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_upload_that_stands_still_is_answered_and_cut() {
     let running = Running::start(ConnectionLimits { stall_timeout: SOON, ..LIMITS }, None);
     let mut stream = running.connect().await;

@@ -132,6 +132,15 @@ impl App {
                 let frames = (0..LOTS / (64 * 1024)).map(frame);
                 Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
             }
+            "/cut" => {
+                let (stream, gate) =
+                    (Arc::clone(&request.extensions().get::<Peer>().unwrap().stream), Arc::clone(&self.gate));
+                tokio_util::task::TaskTracker::new().spawn(async move {
+                    gate.acquire().await.unwrap().forget();
+                    stream.cut();
+                });
+                Response::new(Flood(self.events.clone()).boxed_unsync())
+            }
             "/flood" => Response::new(Flood(self.events.clone()).boxed_unsync()),
             "/panic" => panic!("as asked"),
             path => answer(StatusCode::OK, path),
