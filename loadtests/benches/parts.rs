@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 const MEBIBYTE: usize = 1 << 20;
 const USER: &str = "loadtests";
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PASSWORD: &str = "loadtests-password";
 /// Of the blob whose fill is joined, and how much of it the upstream has sent when it stops for ever.
 const HELD_BYTES: usize = 64 * MEBIBYTE;
@@ -119,18 +120,18 @@ fn who_asks(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
     let pair = base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
     let basic = format!("Basic {pair}");
     // Proven and remembered from here on.
-    let who = runtime.block_on(auth.authenticate(Some(basic.as_bytes()))).map_err(|why| failed(why.as_str()))?;
+    let who = runtime.block_on(auth.authenticate(Some(basic.as_bytes()), HERE)).map_err(|why| failed(why.as_str()))?;
     let scopes = ["repository:system/deckhouse:pull".to_owned()];
     let bearer = format!("Bearer {}", auth.issue_token(&who, &scopes, clock::now())?.token);
     let mut group = criterion.benchmark_group("who asks");
     for (name, header) in [("Bearer", bearer), ("Basic, remembered", basic)] {
-        runtime.block_on(auth.authenticate(Some(header.as_bytes()))).map_err(|why| failed(why.as_str()))?;
+        runtime.block_on(auth.authenticate(Some(header.as_bytes()), HERE)).map_err(|why| failed(why.as_str()))?;
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|times| {
                 runtime.block_on(async {
                     let started = Instant::now();
                     for _ in 0..times {
-                        let _ = black_box(auth.authenticate(Some(black_box(header.as_bytes()))).await);
+                        let _ = black_box(auth.authenticate(Some(black_box(header.as_bytes())), HERE).await);
                     }
                     started.elapsed()
                 })

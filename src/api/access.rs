@@ -121,7 +121,7 @@ pub(super) fn forbidden(auth: &Authenticator, base: &Base, forbidden: Forbidden)
             .with_header(WWW_AUTHENTICATE, challenge(&scope, Some("insufficient_scope"))),
         Forbidden::NeedsCredentials(scope) => ApiError::new(ErrorCode::Unauthorized, "authentication required")
             .with_header(WWW_AUTHENTICATE, challenge(&scope, None)),
-        Forbidden::Right => ApiError::new(ErrorCode::Denied, "the user's role does not allow this"),
+        Forbidden::Right(limits) => ApiError::new(ErrorCode::Denied, limits),
     }
 }
 
@@ -141,9 +141,9 @@ pub(super) fn scope(action: Action, repo: Option<&RepoName>, source: Option<&Rep
     }
 }
 
-/// Whether the identity may do it. A token without the scope of a mount's source is refused with both scopes, as one
-/// without the repository's: its user may get a wider one. A user who may not pull from the source is not refused, but
-/// uploads instead of mounting.
+/// Whether the identity may do it. A token that is not good for the repository is refused with the scope of a mount's
+/// source too: the client fetches one for both. One that is good for the repository alone is not refused for the source's
+/// sake: it uploads instead of mounting.
 ///
 /// # Errors
 /// [`Forbidden`].
@@ -154,11 +154,11 @@ pub(super) fn authorize(
     repo: Option<&RepoName>,
     source: Option<&RepoName>,
 ) -> Result<(), Forbidden> {
-    auth.authorize(who, action, repo)?;
-    match source.map(|source| auth.authorize(who, Action::Pull, Some(source))) {
-        Some(Err(Forbidden::Scope(_))) => Err(Forbidden::Scope(scope(action, repo, source))),
-        _ => Ok(()),
-    }
+    auth.authorize(who, action, repo).map_err(|lacking| match lacking {
+        Forbidden::Scope(_) => Forbidden::Scope(scope(action, repo, source)),
+        Forbidden::NeedsCredentials(_) => Forbidden::NeedsCredentials(scope(action, repo, source)),
+        Forbidden::Right(_) => lacking,
+    })
 }
 
 /// The answer to missing or wrong credentials, with the challenge for `scope`.
@@ -176,9 +176,25 @@ pub(super) fn refuse_sign_in(failure: AuthFailure) -> ApiError {
         AuthFailure::Malformed => unauthorized("the Authorization header can't be read"),
         AuthFailure::WrongPassword => unauthorized("unknown user or wrong password"),
         AuthFailure::BadToken => unauthorized("the token is not valid here or has expired"),
+        AuthFailure::TokenShown => unauthorized("a token buys no other token; sign in with user and password"),
         AuthFailure::TooMany => {
             ApiError::new(ErrorCode::TooManyRequests, "too many passwords are being checked").retry_after(5)
         }
+    }
+}
+
+/// The refusal with what the log says of it: the user, if it is one of ours. The answer never does, it would tell who
+/// there is.
+pub(super) fn in_log(refusal: ApiError, failure: AuthFailure, named: Option<&str>) -> ApiError {
+    let Some(name) = named else { return refusal };
+    match failure {
+        AuthFailure::WrongPassword => refusal.said_in_log(format!("wrong password of user {name}")),
+        AuthFailure::BadToken => refusal.said_in_log(format!("a token of user {name} that does not hold any more")),
+        AuthFailure::TokenShown => refusal.said_in_log(format!("a token of user {name} where a password is needed")),
+        AuthFailure::TooMany => {
+            refusal.said_in_log(format!("too many passwords are being checked, one of them of user {name}"))
+        }
+        AuthFailure::Missing | AuthFailure::Malformed => refusal,
     }
 }
 

@@ -86,6 +86,12 @@ impl ApiError {
         self.with_header(ALLOW, HeaderValue::from_static(methods))
     }
 
+    /// What the log says in place of the message.
+    pub(super) fn said_in_log(mut self, cause: String) -> Self {
+        self.0.cause = Some(cause);
+        self
+    }
+
     fn with_cause(mut self, origin: Origin, cause: &dyn std::error::Error) -> Self {
         self.0.origin = origin;
         self.0.cause = Some(with_causes(cause));

@@ -86,20 +86,28 @@ impl Exchange {
         &self.id
     }
 
-    /// Notes who asks, or why nobody could be made out.
-    pub(super) fn identified(&mut self, who: Option<&Identity>, failure: Option<AuthFailure>) {
-        self.user = who.and_then(|who| who.user.clone());
-        self.failure = failure;
-        if let Some(failure) = failure {
-            self.app.0.metrics.auth_failure(reason(failure));
-        }
+    /// The client's address.
+    pub(super) const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Notes who asks.
+    pub(super) fn identified(&mut self, who: &Identity) {
+        self.user.clone_from(&who.user);
+    }
+
+    /// Notes why nobody could be made out, and which user of ours was named.
+    pub(super) fn refused(&mut self, failure: AuthFailure, named: Option<Arc<str>>) {
+        self.user = named;
+        self.failure = Some(failure);
+        self.app.0.metrics.auth_failure(reason(failure));
     }
 
     /// Notes that somebody who was made out lacked the right.
     pub(super) fn forbidden(&self, forbidden: &Forbidden) {
         let reason = match forbidden {
             Forbidden::Scope(_) => AuthFailureReason::InsufficientScope,
-            Forbidden::Right => AuthFailureReason::Denied,
+            Forbidden::Right(_) => AuthFailureReason::Denied,
             Forbidden::NeedsCredentials(_) => AuthFailureReason::Missing,
         };
         self.app.0.metrics.auth_failure(reason);
@@ -272,7 +280,7 @@ const fn reason(failure: AuthFailure) -> AuthFailureReason {
         AuthFailure::Missing => AuthFailureReason::Missing,
         AuthFailure::Malformed => AuthFailureReason::Malformed,
         AuthFailure::WrongPassword => AuthFailureReason::WrongPassword,
-        AuthFailure::BadToken => AuthFailureReason::BadToken,
+        AuthFailure::BadToken | AuthFailure::TokenShown => AuthFailureReason::BadToken,
         AuthFailure::TooMany => AuthFailureReason::TooMany,
     }
 }

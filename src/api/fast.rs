@@ -141,7 +141,7 @@ impl FastLane {
         let now = clock::tick();
         let auth = &self.app.0.auth;
         if !self.sign_in.as_ref().is_some_and(|before| auth.is_same(before, wanted.authorization, now)) {
-            self.sign_in = auth.sign_in(wanted.authorization);
+            self.sign_in = auth.sign_in(wanted.authorization, self.address);
         }
         auth.authorize(self.sign_in.as_ref()?.who(), Action::Pull, Some(repo)).ok()?;
         let (content, how) = match &route {

@@ -235,8 +235,14 @@ async fn answer(
         Ok(Route::Root) => return root(app, &parts.method),
         Ok(Route::Token) => {
             access::action(&Route::Token, &parts.method)?;
-            let answer = token::answer(auth, &parts.method, &parts.headers, parts.uri.query(), body).await;
-            exchange.identified(answer.who.as_ref(), answer.failure);
+            let from = exchange.address();
+            let answer = token::answer(auth, &parts.method, &parts.headers, parts.uri.query(), body, from).await;
+            if let Some(who) = &answer.who {
+                exchange.identified(who);
+            }
+            if let Some(failure) = answer.failure {
+                exchange.refused(failure, answer.named);
+            }
             return answer.response;
         }
         // What is not the API's tells nobody anything, so it needs no sign-in.
@@ -246,18 +252,21 @@ async fn answer(
         Ok(_) | Err(_) => {}
     }
     let action = route.as_ref().ok().map(|route| access::action(route, &parts.method));
-    let who = match auth.authenticate(parts.headers.get(http::header::AUTHORIZATION).map(HeaderValue::as_bytes)).await {
+    let authorization = parts.headers.get(http::header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let who = match auth.authenticate(authorization, exchange.address()).await {
         Ok(who) => who,
         Err(failure) => {
-            exchange.identified(None, Some(failure));
+            let named = auth.named_in(authorization);
+            exchange.refused(failure, named.clone());
             let wanted = action.and_then(|action| action.ok().flatten());
             let repo = route.as_ref().ok().and_then(Route::repository);
             let source = route.as_ref().ok().and_then(|route| access::mount_source(route, parts.uri.query()));
             let wanted = wanted.map(|action| access::scope(action, repo, source.as_ref()));
-            return Err(access::challenge(auth, &base, failure, wanted.as_deref()));
+            let refusal = access::challenge(auth, &base, failure, wanted.as_deref());
+            return Err(access::in_log(refusal, failure, named.as_deref()));
         }
     };
-    exchange.identified(Some(&who), None);
+    exchange.identified(&who);
     let route = route?;
     let mode = app.0.mode.load_full();
     if let Some(action) = access::action(&route, &parts.method)? {

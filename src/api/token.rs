@@ -1,12 +1,15 @@
 //! `/auth/token`: the token service of Docker's registry authentication, by GET and by POST.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use axum::response::Response;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::json;
 
-use super::access::refuse_sign_in;
+use super::access::{in_log, refuse_sign_in};
 use super::body::RequestBody;
 use super::call::query_values;
 use super::error::ApiError;
@@ -26,6 +29,8 @@ pub(super) struct Answer {
     pub(super) response: Result<Response, ApiError>,
     pub(super) who: Option<Identity>,
     pub(super) failure: Option<AuthFailure>,
+    /// The user of ours that a refused sign-in named, for the log.
+    pub(super) named: Option<Arc<str>>,
 }
 
 pub(super) async fn answer(
@@ -34,8 +39,9 @@ pub(super) async fn answer(
     headers: &HeaderMap,
     query: Option<&str>,
     body: &mut RequestBody,
+    from: IpAddr,
 ) -> Answer {
-    let refused = |error| Answer { response: Err(error), who: None, failure: None };
+    let refused = |error| Answer { response: Err(error), who: None, failure: None, named: None };
     if !auth.tokens_enabled() {
         return refused(ApiError::new(ErrorCode::Unsupported, "tokens are off here, sign in with Basic"));
     }
@@ -55,16 +61,23 @@ pub(super) async fn answer(
                 .with_status(http::StatusCode::BAD_REQUEST),
         );
     }
-    let proven = match (&form, one("username"), one("password")) {
-        (Some(_), Some(user), Some(password)) => auth.authenticate_password(&user, &password).await,
-        _ => auth.authenticate(headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)).await,
+    let header = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    let pair = form.as_ref().and_then(|_| one("username").zip(one("password")));
+    let proven = match &pair {
+        Some((user, password)) => auth.authenticate_password(user, password, from).await,
+        None => auth.authenticate_for_token(header, from).await,
     };
     let who = match proven {
         Ok(who) => who,
         Err(failure) => {
+            let named = match &pair {
+                Some((user, _)) => auth.known(user),
+                None => auth.named_in(header),
+            };
             let challenge = HeaderValue::from_static(BASIC_CHALLENGE);
             let error = refuse_sign_in(failure).with_header(WWW_AUTHENTICATE, challenge);
-            return Answer { response: Err(error), who: None, failure: Some(failure) };
+            let error = in_log(error, failure, named.as_deref());
+            return Answer { response: Err(error), who: None, failure: Some(failure), named };
         }
     };
     // Several scopes come as several parameters or, from oauth2 forms, as one with blanks.
@@ -72,7 +85,7 @@ pub(super) async fn answer(
         .flat_map(|value| value.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         .take(MAX_SCOPES)
         .collect();
-    Answer { response: issue(auth, &who, &scopes), who: Some(who), failure: None }
+    Answer { response: issue(auth, &who, &scopes), who: Some(who), failure: None, named: None }
 }
 
 fn issue(auth: &Authenticator, who: &Identity, scopes: &[String]) -> Result<Response, ApiError> {

@@ -15,6 +15,7 @@ use super::route::parse_digest;
 use crate::auth::Action;
 use crate::oci::{Algorithm, Digest, ErrorCode, RepoName, UploadId, UploadRange};
 use crate::store::{StoreError, UploadSession};
+use crate::telemetry::with_causes;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -23,11 +24,11 @@ const MOST_CHUNKS: usize = 128;
 
 /// POST: a mount, a whole blob, or the beginning of an upload.
 pub(super) async fn begin(call: &Call<'_>, body: &mut RequestBody, repo: &RepoName) -> Result<Response, ApiError> {
-    if let Some(digest) = call.query("mount") {
-        let digest = parse_digest(&digest)?;
-        if mount(call, repo, digest).await? {
-            return Ok(created(repo, digest));
-        }
+    // A digest that is none is a blob that nobody has.
+    if let Some(digest) = call.query("mount").and_then(|text| parse_digest(&text).ok())
+        && mount(call, repo, digest).await?
+    {
+        return Ok(created(repo, digest));
     }
     let whole = call.query("digest").map(|digest| parse_digest(&digest)).transpose()?;
     let algorithm = match (whole, call.query("digest-algorithm")) {
@@ -53,18 +54,34 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut RequestBody, repo: &RepoNa
     }
 }
 
-/// Whether the blob is the repository's now. A source that the user may not pull, or that is no repository name, is
-/// treated as one without the blob: the client uploads instead.
+/// Whether the blob is the repository's now. If not, for whatever reason, the client uploads instead: a source that is no
+/// repository name, that whoever asks may not pull from, or that the token shown is not good for, is one without the
+/// blob. It is not even looked at, so nothing of it can be told by the answer or by its time.
 async fn mount(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<bool, ApiError> {
     let store = call.mode.writable()?.store();
-    match call.query("from") {
-        Some(from) => match from.parse::<RepoName>() {
-            Ok(from) if call.may(Action::Pull, Some(&from)) => Ok(store.mount_blob(Some(&from), repo, digest).await?),
-            _ => Ok(false),
-        },
+    let sources: Vec<Option<RepoName>> = match call.query("from") {
+        Some(from) => {
+            from.parse().ok().filter(|from| call.may(Action::Pull, Some(from))).map(Some).into_iter().collect()
+        }
+        // Only what the token is good for, one after the other; there are at most as many as a token has scopes.
+        None if call.who.is_scoped() => {
+            call.who.readable().filter(|source| call.may(Action::Pull, Some(source))).map(Some).collect()
+        }
         // Every role may pull from every repository, so whoever may push may take a blob from anywhere.
-        None => Ok(store.mount_blob(None, repo, digest).await?),
+        None => vec![None],
+    };
+    for source in sources {
+        match store.mount_blob(source.as_ref(), repo, digest).await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            // An upload needs none of what failed here, or says the same in its turn.
+            Err(error) => {
+                tracing::warn!(%digest, %repo, error = with_causes(&error), "a blob can't be mounted, it has to be uploaded");
+                return Ok(false);
+            }
+        }
     }
+    Ok(false)
 }
 
 /// PATCH: a chunk, or the whole of a streamed upload.

@@ -1,15 +1,20 @@
 //! Who asks, and what that user may do. No HTTP server here: the edge hands in header values.
 //!
-//! `users` (who there is) → `passwords` (is it right?) → `tokens` (signed, checked) → `rights` (who may do what) →
-//! `challenge` (what a refused client is told). `upstream_user` stands beside `users`: the upstream's own pair.
+//! `header` (what is shown) → `users` (who there is) → `passwords` (is it right? whose turn is it: `waiting`) → `tokens`
+//! (signed, checked; `own_key`: the key where none is given) → `rights` (who may do what) → `challenge` (what a refused
+//! client is told). `upstream_user` stands beside `users`: the upstream's own pair.
 
 mod challenge;
+mod header;
+mod own_key;
 mod passwords;
 mod rights;
 mod tokens;
 mod upstream_user;
 mod users;
+mod waiting;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,19 +22,19 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
 pub use challenge::{BASIC_CHALLENGE, SERVICE};
 pub use rights::{Action, Anonymous, Role, needed_scope};
 
+use self::header::Shown;
 use self::passwords::Passwords;
 use self::rights::Scopes;
 use self::tokens::{Subject, TokenService};
 use self::upstream_user::{Pair, PairId, UpstreamUser};
 use self::users::{User, Users};
+use self::waiting::Net;
 use crate::clock::{self, Timestamp};
 use crate::oci::RepoName;
 
@@ -93,6 +98,17 @@ impl Identity {
     fn upstream(pair: Pair) -> Self {
         Self { user: Some(pair.name), scopes: None, upstream: Some(pair.id), expires: None }
     }
+
+    /// Whether a token was shown: then only what is in its scopes may be looked at.
+    #[must_use]
+    pub const fn is_scoped(&self) -> bool {
+        self.scopes.is_some()
+    }
+
+    /// The repositories that the token is good for pulling from, as many as its scopes; none without a token.
+    pub fn readable(&self) -> impl Iterator<Item = RepoName> {
+        self.scopes.iter().flat_map(|scopes| scopes.readable())
+    }
 }
 
 /// A header and whom it was proven to come from; see [`Authenticator::sign_in`]. Wiped when dropped.
@@ -127,13 +143,16 @@ pub enum AuthFailure {
     WrongPassword,
     /// A token that is not ours, expired, or of a user that is gone or has another password.
     BadToken,
-    /// Too many unknown passwords of this user are being checked: status 429.
+    /// A token where user and password are needed: it buys no other token.
+    TokenShown,
+    /// Unknown passwords came in faster than they can be checked: status 429.
     TooMany,
 }
 
 impl AuthFailure {
     /// Every failure, for metrics.
-    pub const ALL: [Self; 5] = [Self::Missing, Self::Malformed, Self::WrongPassword, Self::BadToken, Self::TooMany];
+    pub const ALL: [Self; 6] =
+        [Self::Missing, Self::Malformed, Self::WrongPassword, Self::BadToken, Self::TokenShown, Self::TooMany];
 
     /// The metric's label.
     #[must_use]
@@ -142,7 +161,7 @@ impl AuthFailure {
             Self::Missing => "missing",
             Self::Malformed => "malformed",
             Self::WrongPassword => "wrong_password",
-            Self::BadToken => "bad_token",
+            Self::BadToken | Self::TokenShown => "bad_token",
             Self::TooMany => "too_many",
         }
     }
@@ -153,8 +172,8 @@ impl AuthFailure {
 pub enum Forbidden {
     /// A token without the action: 401 `insufficient_scope` with the scope needed.
     Scope(String),
-    /// A user without the right: 403.
-    Right,
+    /// A user without the right: 403, with a sentence that says what the user may.
+    Right(String),
     /// Anonymous without the right: 401 with the challenge for the scope.
     NeedsCredentials(String),
 }
@@ -208,10 +227,12 @@ struct Policy {
 pub struct Prepared(Policy);
 
 impl Policy {
-    fn load(options: &AuthOptions, before: Option<&Users>, passwords: &Passwords) -> Result<Self, AuthError> {
-        let users = Users::load(&options.users, options.users_dir.as_deref(), before, passwords)?;
+    fn load(options: &AuthOptions, before: Option<&Self>, passwords: &Passwords) -> Result<Self, AuthError> {
+        let held = before.map(|before| &before.users);
+        let users = Users::load(&options.users, options.users_dir.as_deref(), held, passwords)?;
         let enabled = options.token.enabled.unwrap_or(!users.is_empty());
-        let tokens = enabled.then(|| TokenService::load(&options.token)).transpose()?;
+        let before = before.and_then(|before| before.tokens.as_ref());
+        let tokens = enabled.then(|| TokenService::load(&options.token, before)).transpose()?;
         Ok(Self { anonymous: options.anonymous, users, tokens })
     }
 }
@@ -222,7 +243,7 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError`] names the file and what is wrong with it.
     pub fn load(options: &AuthOptions, password_checks: usize) -> Result<Self, AuthError> {
-        let passwords = Passwords::new(password_checks);
+        let passwords = Passwords::new(password_checks.max(1));
         let policy = Policy::load(options, None, &passwords)?;
         Ok(Self(Arc::new(Inner {
             policy: ArcSwap::from_pointee(policy),
@@ -239,7 +260,7 @@ impl Authenticator {
     /// As [`Authenticator::load`].
     pub fn prepare(&self, options: &AuthOptions) -> Result<Prepared, AuthError> {
         let before = self.0.policy.load_full();
-        Policy::load(options, Some(&before.users), &self.0.passwords).map(Prepared)
+        Policy::load(options, Some(&before), &self.0.passwords).map(Prepared)
     }
 
     /// Puts what was prepared into force; requests that are being checked end by the rules they began with.
@@ -272,38 +293,89 @@ impl Authenticator {
         self.0.policy.load().tokens.is_some()
     }
 
-    /// Proves who sends this `Authorization` header (its raw bytes; `None`: no header).
-    /// Safe to drop: a password check that has begun ends and its verdict is remembered.
+    /// What an administrator should know of the users in force; sentences without secrets.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.0.policy.load().users.warnings().to_vec()
+    }
+
+    /// Proves who sends this `Authorization` header (its raw bytes; `None`: no header). `from`: the client's address, by
+    /// which unknown passwords take turns.
+    ///
+    /// Waits for the check of an unknown password, 30 s at most. Safe to drop: the check keeps its place and its verdict
+    /// is remembered.
     ///
     /// # Errors
     /// [`AuthFailure`].
-    pub async fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Identity, AuthFailure> {
-        let Some(header) = authorization else {
-            let anonymous = self.0.policy.load().anonymous;
-            return if anonymous == Anonymous::None { Err(AuthFailure::Missing) } else { Ok(Identity::anonymous()) };
-        };
-        let text = std::str::from_utf8(header).map_err(|_| AuthFailure::Malformed)?;
-        let (scheme, value) = text.trim().split_once(' ').ok_or(AuthFailure::Malformed)?;
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return self.authenticate_token(value.trim());
+    pub async fn authenticate(&self, authorization: Option<&[u8]>, from: IpAddr) -> Result<Identity, AuthFailure> {
+        match authorization.map(Shown::read).transpose()? {
+            None => self.authenticate_nobody(),
+            Some(Shown::Bearer(token)) => self.authenticate_token(token),
+            Some(Shown::Basic(pair)) => {
+                let (user, password) = pair.parts();
+                self.authenticate_password(user, password, from).await
+            }
         }
-        if !scheme.eq_ignore_ascii_case("basic") {
-            return Err(AuthFailure::Malformed);
+    }
+
+    /// As [`Authenticator::authenticate`], for who wants a token: a token is no proof there, it would buy one that is wider
+    /// than itself or lives longer.
+    ///
+    /// # Errors
+    /// [`AuthFailure`].
+    pub async fn authenticate_for_token(
+        &self,
+        authorization: Option<&[u8]>,
+        from: IpAddr,
+    ) -> Result<Identity, AuthFailure> {
+        match authorization.map(Shown::read).transpose()? {
+            None => self.authenticate_nobody(),
+            Some(Shown::Bearer(_)) => Err(AuthFailure::TokenShown),
+            Some(Shown::Basic(pair)) => {
+                let (user, password) = pair.parts();
+                self.authenticate_password(user, password, from).await
+            }
         }
-        let pair = STANDARD.decode(value.trim()).map_err(|_| AuthFailure::Malformed)?;
-        let pair = zeroize::Zeroizing::new(String::from_utf8(pair).map_err(|_| AuthFailure::Malformed)?);
-        let (user, password) = pair.split_once(':').ok_or(AuthFailure::Malformed)?;
-        self.authenticate_password(user, password).await
+    }
+
+    fn authenticate_nobody(&self) -> Result<Identity, AuthFailure> {
+        let anonymous = self.0.policy.load().anonymous;
+        if anonymous == Anonymous::None { Err(AuthFailure::Missing) } else { Ok(Identity::anonymous()) }
     }
 
     /// Proves who sends this `Authorization` header, if that can be told at once: to be remembered for a connection.
     /// `None`: [`Authenticator::authenticate`] has to say it.
     #[must_use]
-    pub fn sign_in(&self, authorization: Option<&[u8]>) -> Option<SignIn> {
+    pub fn sign_in(&self, authorization: Option<&[u8]>, from: IpAddr) -> Option<SignIn> {
         // Read first: what changes while it is proven makes it worth nothing.
         let epoch = self.0.epoch.load(Ordering::SeqCst);
-        let who = self.authenticate(authorization).now_or_never()?.ok()?;
+        let who = self.authenticate(authorization, from).now_or_never()?.ok()?;
         Some(SignIn { header: authorization.map(|header| header.to_vec().into()), who, epoch })
+    }
+
+    /// The user of ours whom a refused header names; for the log alone, never for an answer. A name that is not ours is
+    /// not told: it may be a password in the wrong place.
+    #[must_use]
+    pub fn named_in(&self, authorization: Option<&[u8]>) -> Option<Arc<str>> {
+        match Shown::read(authorization?).ok()? {
+            Shown::Basic(pair) => self.known(pair.parts().0),
+            Shown::Bearer(token) => {
+                let policy = self.0.policy.load();
+                let user = policy.tokens.as_ref()?.signed_for(token)?;
+                self.known(&user)
+            }
+        }
+    }
+
+    /// The name, if it is one of ours; for the log alone, never for an answer.
+    #[must_use]
+    pub fn known(&self, name: &str) -> Option<Arc<str>> {
+        let policy = self.0.policy.load();
+        policy
+            .users
+            .find(name)
+            .map(|user| Arc::clone(&user.name))
+            .or_else(|| self.0.upstream.named(name, Instant::now()))
     }
 
     /// Whether this header would be proven again as it was then.
@@ -323,13 +395,19 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`AuthFailure::WrongPassword`], [`AuthFailure::TooMany`].
-    pub async fn authenticate_password(&self, user: &str, password: &str) -> Result<Identity, AuthFailure> {
+    pub async fn authenticate_password(
+        &self,
+        user: &str,
+        password: &str,
+        from: IpAddr,
+    ) -> Result<Identity, AuthFailure> {
         if let Some(pair) = self.0.upstream.find(user, password, Instant::now()) {
             return Ok(Identity::upstream(pair));
         }
         let policy = self.0.policy.load_full();
         let known = policy.users.find(user);
-        match self.0.passwords.check(user, password, known.map(|user| &user.secret)).await {
+        let (secret, stand_in) = (known.map(|user| &user.secret), policy.users.stand_in(user));
+        match self.0.passwords.check(user, password, secret, &stand_in, Net::of(from)).await {
             Ok(true) => Ok(Identity { user: known.map(|user| Arc::clone(&user.name)), ..Identity::anonymous() }),
             Ok(false) => Err(AuthFailure::WrongPassword),
             Err(passwords::TooMany) => Err(AuthFailure::TooMany),
@@ -368,19 +446,35 @@ impl Authenticator {
         } else if who.user.is_none() {
             Err(Forbidden::NeedsCredentials(needed_scope(action, repo)))
         } else {
-            Err(Forbidden::Right)
+            Err(Forbidden::Right(self.limits(&policy, who)))
+        }
+    }
+
+    /// What somebody without a right may do, in words.
+    fn limits(&self, policy: &Policy, who: &Identity) -> String {
+        let name = who.user.as_deref().unwrap_or_default();
+        let role = match who.upstream {
+            Some(id) => self.0.upstream.accepts(id, Instant::now()).then_some(Role::Ro),
+            None => policy.users.find(name).map(|user| user.role),
+        };
+        match role {
+            Some(role) => format!("user {name} {}", role.limits()),
+            None => format!("user {name} may not sign in here any more"),
         }
     }
 
     /// A token for the asked scopes (`repository:<name>:<actions>`, `registry:catalog:*`), cut to what the identity may.
-    /// Scopes that can't be read are left out.
+    /// Scopes that can't be read are left out, and so is what `who`'s own token, if one was shown, does not hold.
     ///
     /// # Errors
     /// [`AuthError`] if tokens are off or this one can't be signed.
     pub fn issue_token(&self, who: &Identity, scopes: &[String], now: Timestamp) -> Result<IssuedToken, AuthError> {
         let policy = self.0.policy.load();
         let service = policy.tokens.as_ref().ok_or_else(|| AuthError("the token service is off".to_owned()))?;
-        let granted = Scopes::parse(scopes).keep(|action| self.may(&policy, who, action));
+        let mut granted = Scopes::parse(scopes).keep(|action| self.may(&policy, who, action));
+        if let Some(own) = &who.scopes {
+            granted = granted.within(own);
+        }
         let subject = match (&who.user, &who.upstream) {
             (Some(name), Some(id)) => Some(Subject { name, secret: id.bytes() }),
             (Some(name), None) => policy.users.find(name).map(User::subject),

@@ -2,18 +2,20 @@
 //!
 //! bcrypt costs tens of milliseconds of a core by design, and after a rotation a whole cluster sends the old password at
 //! once. So: the verdict on a pair is remembered, right or wrong, under a keyed hash; the same pair is never checked
-//! twice at once; checks run on blocking threads, a few at a time. What wrong passwords can do to right ones:
+//! twice at once; checks run on threads of their own, a few at a time. What wrong passwords can do to right ones:
 //! - a password that was right once (or stands in plain beside its hash) is answered from memory that wrong ones can't
 //!   push out: it is a memory of its own;
-//! - a right password that was never seen waits for at most [`PENDING_PER_USER`] checks of each user name before it, and
-//!   is refused only if so many different passwords of the same user are waiting at that moment. Names that nobody has
-//!   share one such queue.
+//! - a right password that was never seen waits for its turn (`waiting`): wrong ones from elsewhere, and those of other
+//!   names, delay it by a check each, however many there are; those of its own name and address come before it. After
+//!   [`PATIENCE`] it is told to come again, and keeps its place meanwhile.
+//!
+//! Names that nobody has are treated like all others, in time too: a stand-in is checked, as dear as a user's own hash.
 
 use std::collections::HashMap;
 use std::str::FromStr as _;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -22,6 +24,8 @@ use quick_cache::sync::Cache;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use super::waiting::{Crowded, MOST, Name, Net, Waiting};
+
 /// bcrypt reads so many bytes of a password and no more. A longer one is checked by its beginning, as by every other
 /// program that reads such hashes.
 pub(super) const BCRYPT_BYTES: usize = 72;
@@ -29,15 +33,18 @@ pub(super) const BCRYPT_BYTES: usize = 72;
 /// Verdicts remembered: 32 bytes and some each.
 const REMEMBERED: usize = 4096;
 
-/// Different unknown passwords of one user that wait at once.
-const PENDING_PER_USER: usize = 16;
+/// Longest wait of a request for a verdict. Its place is kept, so who asks again goes on waiting where he was.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks for places whose clients have left, while there are no others.
+const SWEEP: Duration = Duration::from_millis(100);
 
 /// A check calls nothing deep.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// The hash that an unknown user's password is held against, so that time does not tell who exists. Cost 10, as
-/// Deckhouse makes them; of no known password.
-const NOBODY: &str = "$2y$10$lSdExLUrU9br1yjOEt5pk.IpKA8KyBIr.OvmG2/tDmv8bhkZJyrY2";
+/// The hash that a wrong password is held against where no user has one. Cost 10, as Deckhouse makes them; of no known
+/// password.
+pub(super) const NOBODY: &str = "$2y$10$lSdExLUrU9br1yjOEt5pk.IpKA8KyBIr.OvmG2/tDmv8bhkZJyrY2";
 
 /// A keyed hash of user, password and stored hash.
 type Pair = [u8; 32];
@@ -70,6 +77,24 @@ impl Secret {
         Self::Plain(sha256(password))
     }
 
+    /// The hash, if that is what is known.
+    pub(super) const fn hash(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Hashed(hash) => Some(hash),
+            Self::Plain(_) => None,
+        }
+    }
+
+    /// What a check of the hash costs: two to the power of this many rounds.
+    pub(super) fn cost(&self) -> Option<u32> {
+        bcrypt::HashParts::from_str(self.hash()?).ok().map(|parts| parts.get_cost())
+    }
+
+    /// Whether it is known in plain, and this.
+    fn is_plainly(&self, password: &str) -> bool {
+        matches!(self, Self::Plain(expected) if verify_slices_are_equal(&sha256(password), expected).is_ok())
+    }
+
     /// What changes when the password does, the same in every process.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
@@ -79,38 +104,47 @@ impl Secret {
     }
 }
 
-/// Too many unknown passwords of this user are waiting.
+/// The verdict was not there in time, or there was no place left to wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooMany;
 
 pub(super) struct Passwords {
     key: hmac::Key,
     shared: Arc<Shared>,
-    /// To the threads that check; they end when it is dropped.
-    checks: Sender<Check>,
+    patience: Duration,
 }
 
 struct Shared {
     right: Cache<Pair, ()>,
     wrong: Cache<Pair, ()>,
     pending: Mutex<Pending>,
+    /// Told when there is something to check, or nothing any more for ever.
+    work: Condvar,
 }
 
-#[derive(Default)]
 struct Pending {
-    /// Who waits for the verdict on a pair.
-    pairs: HashMap<Pair, Vec<oneshot::Sender<bool>>>,
-    /// Pairs waiting, by user; `None`: names that nobody has.
-    users: HashMap<Option<Arc<str>>, usize>,
+    pairs: HashMap<Pair, Wanted>,
+    /// Places of pairs whose check has begun stay until their turn and are passed over then.
+    places: Waiting<(Net, Pair)>,
+    swept: Option<Instant>,
+    closed: bool,
 }
 
-/// A check to be made. Dropped, however it ends: who still waits is let go, and the place in the queue is free.
+/// A pair whose verdict is waited for.
+struct Wanted {
+    waiting: Vec<oneshot::Sender<Result<bool, TooMany>>>,
+    /// Where it has a place: one at each address that it was sent from, so that none waits behind another's crowd.
+    nets: Vec<Net>,
+    /// Taken when the check begins.
+    check: Option<Check>,
+}
+
+/// A check to be made.
 struct Check {
-    pair: Pair,
-    queue: Option<Arc<str>>,
-    password: Zeroizing<String>,
+    /// As much of the password as bcrypt reads.
+    password: Zeroizing<Vec<u8>>,
     hash: Arc<str>,
-    shared: Arc<Shared>,
+    known: bool,
 }
 
 impl std::fmt::Debug for Passwords {
@@ -122,131 +156,230 @@ impl std::fmt::Debug for Passwords {
 impl Passwords {
     /// Checks run on `parallel` threads of their own: they must not take those of the disk.
     pub(super) fn new(parallel: usize) -> Self {
+        Self::with_places(parallel, MOST)
+    }
+
+    fn with_places(parallel: usize, most: usize) -> Self {
         let mut key = [0; 32];
         // Without random bytes the key would be known, but it keys nothing outside this process's memory.
         let _ = aws_lc_rs::rand::fill(&mut key);
         let shared = Arc::new(Shared {
             right: Cache::new(REMEMBERED),
             wrong: Cache::new(REMEMBERED),
-            pending: Mutex::default(),
+            pending: Mutex::new(Pending {
+                pairs: HashMap::new(),
+                places: Waiting::new(most),
+                swept: None,
+                closed: false,
+            }),
+            work: Condvar::new(),
         });
-        let (checks, queue) = channel::<Check>();
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..parallel.max(1) {
-            let queue = Arc::clone(&queue);
+        for _ in 0..parallel {
+            let shared = Arc::clone(&shared);
             let started = Builder::new().name("password".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-                while let Some(check) = next(&queue) {
-                    check.run();
+                while let Some((pair, check)) = shared.next() {
+                    check.run(&shared, pair);
                 }
             });
             if let Err(error) = started {
                 tracing::error!(%error, "a thread for password checks can't be started");
             }
         }
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &key), shared, checks }
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &key), shared, patience: PATIENCE }
     }
 
-    /// Checks a password now and remembers the verdict; blocking.
-    pub(super) fn learn(&self, user: &str, password: &str, secret: &Secret) {
-        let pair = self.pair(user, password, secret.bytes());
-        if let Secret::Hashed(hash) = secret
-            && self.shared.right.get(&pair).is_none()
-            && bcrypt::verify(password, hash).unwrap_or(false)
-        {
+    /// Checks a password now and remembers the verdict; blocking. `false`: it is not that of the hash.
+    pub(super) fn learn(&self, user: &str, password: &str, secret: &Secret) -> bool {
+        let Secret::Hashed(hash) = secret else { return secret.is_plainly(password) };
+        let pair = self.pair(user, password, hash, true);
+        let is_right =
+            self.shared.right.get(&pair).is_some() || bcrypt::verify(read_of(password), hash).unwrap_or(false);
+        if is_right {
             self.shared.right.insert(pair, ());
         }
+        is_right
     }
 
-    /// Whether the password is the user's; `secret` is `None` for a name that nobody has.
-    /// Safe to drop: a check that has begun ends and its verdict is remembered.
-    pub(super) async fn check(&self, user: &str, password: &str, secret: Option<&Secret>) -> Result<bool, TooMany> {
+    /// Whether the password is the user's; `secret` is `None` for a name that nobody has. `stand_in`: what wrong passwords
+    /// are held against where there is no hash of the user's own, so that the answer takes as long.
+    ///
+    /// Safe to drop: the check keeps its place, and its verdict is remembered.
+    ///
+    /// # Errors
+    /// [`TooMany`] after [`PATIENCE`], or at once where `from` and the name hold more places than anybody else.
+    pub(super) async fn check(
+        &self,
+        user: &str,
+        password: &str,
+        secret: Option<&Secret>,
+        stand_in: &Arc<str>,
+        from: Net,
+    ) -> Result<bool, TooMany> {
         let hash = match secret {
-            Some(Secret::Plain(expected)) => {
-                return Ok(verify_slices_are_equal(&sha256(password), expected).is_ok());
-            }
-            Some(Secret::Hashed(hash)) => Arc::clone(hash),
-            None => Arc::from(NOBODY),
+            Some(secret) if secret.is_plainly(password) => return Ok(true),
+            Some(Secret::Hashed(hash)) => Some(hash),
+            Some(Secret::Plain(_)) | None => None,
         };
-        let pair = self.pair(user, password, hash.as_bytes());
-        if secret.is_some() && self.shared.right.get(&pair).is_some() {
+        let known = hash.is_some();
+        let hash = hash.unwrap_or(stand_in);
+        let pair = self.pair(user, password, hash, known);
+        if known && self.shared.right.get(&pair).is_some() {
             return Ok(true);
         }
         if self.shared.wrong.get(&pair).is_some() {
             return Ok(false);
         }
-        let verdict = self.join(user, password, pair, hash, secret.is_some())?;
-        // The sender is only dropped when the check panicked: then nobody was proven.
-        Ok(verdict.await.unwrap_or(false))
+        let check = Check { password: Zeroizing::new(read_of(password).to_vec()), hash: Arc::clone(hash), known };
+        let verdict = self.join(self.name(user), pair, check, from)?;
+        match tokio::time::timeout(self.patience, verdict).await {
+            // The sender is only dropped when the check panicked: then nobody was proven.
+            Ok(verdict) => verdict.unwrap_or(Ok(false)),
+            Err(_) => Err(TooMany),
+        }
     }
 
-    /// Waits with those who wait for the same pair, or begins its check.
+    /// Waits with those who wait for the same pair, or begins its wait.
     fn join(
         &self,
-        user: &str,
-        password: &str,
+        name: Name,
         pair: Pair,
-        hash: Arc<str>,
-        known: bool,
-    ) -> Result<oneshot::Receiver<bool>, TooMany> {
+        check: Check,
+        from: Net,
+    ) -> Result<oneshot::Receiver<Result<bool, TooMany>>, TooMany> {
         let (sender, receiver) = oneshot::channel();
-        let queue = known.then(|| Arc::<str>::from(user));
-        {
-            let mut pending = lock(&self.shared.pending);
-            if let Some(waiting) = pending.pairs.get_mut(&pair) {
-                waiting.push(sender);
+        let mut pending = lock(&self.shared.pending);
+        pending.sweep();
+        let Pending { pairs, places, .. } = &mut *pending;
+        if let Some(wanted) = pairs.get_mut(&pair) {
+            if wanted.waiting.len().is_power_of_two() {
+                // Whoever left need not be told.
+                wanted.waiting.retain(|sender| !sender.is_closed());
+            }
+            wanted.waiting.push(sender);
+            if wanted.check.is_none() || wanted.nets.contains(&from) {
                 return Ok(receiver);
             }
-            let count = pending.users.entry(queue.clone()).or_default();
-            if *count >= PENDING_PER_USER {
-                return Err(TooMany);
+            // Another place of its own, if there is one; it has its first one in any case.
+            if let Ok(gone) = places.push(from, name, (from, pair)) {
+                wanted.nets.push(from);
+                pending.displaced(gone);
             }
-            *count += 1;
-            pending.pairs.insert(pair, vec![sender]);
+        } else {
+            let gone = places.push(from, name, (from, pair)).map_err(|Crowded| TooMany)?;
+            pairs.insert(pair, Wanted { waiting: vec![sender], nets: vec![from], check: Some(check) });
+            pending.displaced(gone);
         }
-        let shared = Arc::clone(&self.shared);
-        let check = Check { pair, queue, password: Zeroizing::new(password.to_owned()), hash, shared };
-        // Nobody takes it when no thread could be started: it is dropped and the verdict is no.
-        let _ = self.checks.send(check);
+        self.shared.work.notify_one();
         Ok(receiver)
     }
 
-    fn pair(&self, user: &str, password: &str, hash: &[u8]) -> Pair {
+    /// `known`: whether the hash is the user's own. A verdict on a stand-in must not count when a user of that name comes.
+    fn pair(&self, user: &str, password: &str, hash: &str, known: bool) -> Pair {
+        self.keyed(&[user.as_bytes(), password.as_bytes(), hash.as_bytes(), &[u8::from(known)]])
+    }
+
+    fn name(&self, user: &str) -> Name {
+        self.keyed(&[user.as_bytes()])
+    }
+
+    fn keyed(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
-        for part in [user.as_bytes(), password.as_bytes(), hash] {
+        for part in parts {
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part);
         }
-        let mut pair = [0; 32];
-        pair.copy_from_slice(context.sign().as_ref());
-        pair
+        let mut keyed = [0; 32];
+        keyed.copy_from_slice(context.sign().as_ref());
+        keyed
+    }
+}
+
+impl Drop for Passwords {
+    fn drop(&mut self) {
+        lock(&self.shared.pending).closed = true;
+        self.shared.work.notify_all();
+    }
+}
+
+impl Pending {
+    /// Gives up places that nobody waits at, when all are taken.
+    fn sweep(&mut self) {
+        if !self.places.is_full() || self.swept.is_some_and(|swept| swept.elapsed() < SWEEP) {
+            return;
+        }
+        self.swept = Some(Instant::now());
+        self.pairs
+            .retain(|_, wanted| wanted.check.is_none() || wanted.waiting.iter().any(|sender| !sender.is_closed()));
+        let pairs = &self.pairs;
+        self.places.retain(|(_, pair)| pairs.get(pair).is_some_and(|wanted| wanted.check.is_some()));
+    }
+
+    /// A place was taken away: whoever has no other is told.
+    fn displaced(&mut self, gone: Option<(Net, Pair)>) {
+        let Some((net, pair)) = gone else { return };
+        let Some(wanted) = self.pairs.get_mut(&pair).filter(|wanted| wanted.check.is_some()) else { return };
+        wanted.nets.retain(|held| *held != net);
+        if wanted.nets.is_empty()
+            && let Some(wanted) = self.pairs.remove(&pair)
+        {
+            for sender in wanted.waiting {
+                // Whoever left does not want to know.
+                let _ = sender.send(Err(TooMany));
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The next check, when there is one; `None`: there will be no more.
+    fn next(&self) -> Option<(Pair, Check)> {
+        let mut pending = lock(&self.pending);
+        loop {
+            if pending.closed {
+                return None;
+            }
+            let Pending { pairs, places, .. } = &mut *pending;
+            while let Some((_, pair)) = places.pop() {
+                if let Some(check) = pairs.get_mut(&pair).and_then(|wanted| wanted.check.take()) {
+                    return Some((pair, check));
+                }
+            }
+            pending = self.work.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Lets those who wait go, however the check ends.
+struct Begun<'a> {
+    shared: &'a Shared,
+    pair: Pair,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.pending).pairs.remove(&self.pair);
     }
 }
 
 impl Check {
-    fn run(self) {
-        let right = bcrypt::verify(self.password.as_bytes(), &self.hash).unwrap_or(false) && self.queue.is_some();
+    fn run(self, shared: &Shared, pair: Pair) {
+        let _begun = Begun { shared, pair };
+        let right = bcrypt::verify(&*self.password, &self.hash).unwrap_or(false) && self.known;
         // Remembered before those who wait are told: who asks after that finds it.
-        let memory = if right { &self.shared.right } else { &self.shared.wrong };
-        memory.insert(self.pair, ());
-        let waiting = lock(&self.shared.pending).pairs.remove(&self.pair).unwrap_or_default();
-        for sender in waiting {
+        let memory = if right { &shared.right } else { &shared.wrong };
+        memory.insert(pair, ());
+        let wanted = lock(&shared.pending).pairs.remove(&pair);
+        for sender in wanted.into_iter().flat_map(|wanted| wanted.waiting) {
             // Whoever left does not want to know.
-            let _ = sender.send(right);
+            let _ = sender.send(Ok(right));
         }
     }
 }
 
-impl Drop for Check {
-    fn drop(&mut self) {
-        let mut pending = lock(&self.shared.pending);
-        pending.pairs.remove(&self.pair);
-        if let Some(count) = pending.users.get_mut(&self.queue) {
-            *count -= 1;
-            if *count == 0 {
-                pending.users.remove(&self.queue);
-            }
-        }
-    }
+/// What bcrypt reads of a password.
+fn read_of(password: &str) -> &[u8] {
+    let bytes = password.as_bytes();
+    &bytes[..bytes.len().min(BCRYPT_BYTES)]
 }
 
 fn sha256(password: &str) -> [u8; 32] {
@@ -255,86 +388,9 @@ fn sha256(password: &str) -> [u8; 32] {
     bytes
 }
 
-fn next(queue: &Mutex<Receiver<Check>>) -> Option<Check> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
-}
-
 fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn secret(password: &str) -> Secret {
-        Secret::hashed(&bcrypt::hash(password, 4).unwrap()).unwrap()
-    }
-
-    #[tokio::test]
-    async fn right_is_right_and_wrong_is_wrong_however_often() {
-        let (passwords, secret) = (Passwords::new(2), secret("s3cret"));
-        for _ in 0..3 {
-            assert_eq!(passwords.check("u", "s3cret", Some(&secret)).await, Ok(true));
-            assert_eq!(passwords.check("u", "other", Some(&secret)).await, Ok(false));
-            assert_eq!(passwords.check("nobody", "s3cret", None).await, Ok(false));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_changed_hash_makes_the_old_verdicts_worthless() {
-        let passwords = Passwords::new(1);
-        let (old, new) = (secret("old"), secret("new"));
-        assert_eq!(passwords.check("u", "old", Some(&old)).await, Ok(true));
-        assert_eq!(passwords.check("u", "old", Some(&new)).await, Ok(false));
-        assert_eq!(passwords.check("u", "new", Some(&new)).await, Ok(true));
-    }
-
-    #[tokio::test]
-    async fn the_same_pair_waits_in_one_queue_and_different_ones_are_bounded() {
-        // No thread takes the checks: everything waits.
-        let mut passwords = Passwords::new(1);
-        let (checks, queue) = channel();
-        passwords.checks = checks;
-        let hash: Arc<str> = Arc::from(NOBODY);
-        let join = |password: &str| {
-            let pair = passwords.pair("u", password, hash.as_bytes());
-            passwords.join("u", password, pair, Arc::clone(&hash), true)
-        };
-        let same: Vec<_> = (0..100).map(|_| join("same").unwrap()).collect();
-        assert_eq!(queue.try_iter().count(), 1);
-        drop(same);
-        // The one check was taken and dropped: the queue is empty again.
-        for n in 0..PENDING_PER_USER {
-            assert!(join(&format!("p{n}")).is_ok());
-        }
-        assert!(join("one more").is_err());
-        let others = passwords.join("v", "p", passwords.pair("v", "p", b""), Arc::clone(&hash), true);
-        assert!(others.is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_known_right_password_needs_no_check() {
-        let (passwords, secret) = (Passwords::new(1), secret("s3cret"));
-        passwords.learn("u", "s3cret", &secret);
-        let (checks, _nobody_takes) = channel();
-        let passwords = Passwords { checks, ..passwords };
-        for n in 0..PENDING_PER_USER + 5 {
-            let pair = passwords.pair("u", &n.to_string(), secret.bytes());
-            let _ = passwords.join("u", &n.to_string(), pair, Arc::from(NOBODY), true);
-        }
-        assert_eq!(passwords.check("u", "s3cret", Some(&secret)).await, Ok(true));
-    }
-
-    #[test]
-    fn only_bcrypt_hashes_are_taken() {
-        for hash in ["", "secret", "$1$abc", "$2b$04$short", "{SHA}x"] {
-            assert!(Secret::hashed(hash).is_err(), "{hash}");
-        }
-        let hash = bcrypt::hash("x", 4).unwrap();
-        for version in ["$2a$", "$2b$", "$2y$"] {
-            assert!(Secret::hashed(&hash.replacen("$2b$", version, 1)).is_ok());
-        }
-        assert!(!format!("{:?}", Secret::hashed(&hash).unwrap()).contains("$2"));
-    }
-}
+mod tests;

@@ -72,6 +72,16 @@ impl Role {
         }
     }
 
+    /// What it does not cover, in words that go behind a user's name.
+    pub(super) const fn limits(self) -> &'static str {
+        match self {
+            Self::Ro => "may only pull",
+            Self::Rw => "may pull, push and delete, but not list the repositories",
+            Self::MirrorPuller => "may only pull and list the repositories",
+            Self::MirrorPusher => "may do everything",
+        }
+    }
+
     /// Whether it covers `action`.
     #[must_use]
     pub const fn may(self, action: Action) -> bool {
@@ -147,6 +157,29 @@ impl Scopes {
         Self(kept.collect())
     }
 
+    /// Cuts it to what `other` holds too.
+    pub(super) fn within(self, other: &Self) -> Self {
+        let kept = self.0.into_iter().filter_map(|scope| {
+            let theirs = |action: &String| {
+                other.0.iter().any(|other| {
+                    (&other.kind, &other.name) == (&scope.kind, &scope.name) && other.actions.contains(action)
+                })
+            };
+            let actions: Vec<String> = scope.actions.iter().filter(|action| theirs(action)).cloned().collect();
+            (!actions.is_empty()).then_some(Scope { actions, ..scope })
+        });
+        Self(kept.collect())
+    }
+
+    /// The repositories that it covers pulling from.
+    pub(super) fn readable(&self) -> impl Iterator<Item = RepoName> {
+        let pulls = self
+            .0
+            .iter()
+            .filter(|scope| scope.kind == REPOSITORY && scope.actions.iter().any(|action| action == "pull"));
+        pulls.filter_map(|scope| scope.name.parse().ok())
+    }
+
     /// Whether it covers `action` on `repo`.
     pub(super) fn hold(&self, action: Action, repo: Option<&RepoName>) -> bool {
         let held = |kind: &str, name: &str, wanted: &str| {
@@ -209,6 +242,22 @@ mod tests {
                         let named = asked.iter().any(|text| text.contains(&format!(":{name}:")) || action == Action::Catalog);
                         prop_assert!(named);
                     }
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_cut_to_another_holds_no_more_than_either(
+            asked in proptest::collection::vec("(repository|registry):(a|b|catalog):(pull|push|delete|\\*)", 0..5),
+            own in proptest::collection::vec("(repository|registry):(a|b|catalog):(pull|push|delete|\\*)", 0..5),
+        ) {
+            let (asked, own) = (Scopes::parse(&asked).keep(|_| true), Scopes::parse(&own).keep(|_| true));
+            let cut = asked.clone().within(&own);
+            for name in ["a", "b", "catalog"] {
+                let repo: RepoName = name.parse().unwrap();
+                for action in ACTIONS {
+                    let both = asked.hold(action, Some(&repo)) && own.hold(action, Some(&repo));
+                    prop_assert_eq!(cut.hold(action, Some(&repo)), both);
                 }
             }
         }

@@ -4,7 +4,13 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
+
+/// Where all of them come from.
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 const HASH: &str = "$2y$04$6LkUk9iQoONEdXK3HZE.SeQ2EpsbuPuk2oSSfsIHz4kN4cXieH.BG";
 
@@ -40,7 +46,7 @@ fn options(dir: &TempDir) -> AuthOptions {
 }
 
 async fn signs_in(auth: &Authenticator, user: &str, password: &str) -> bool {
-    auth.authenticate_password(user, password).await.is_ok()
+    auth.authenticate_password(user, password, HERE).await.is_ok()
 }
 
 #[tokio::test]
@@ -74,7 +80,7 @@ async fn users_come_as_kubernetes_mounts_them() {
     }
     let repo: RepoName = "a".parse().unwrap();
     let may = async |user: &str, password: &str, action| {
-        let who = auth.authenticate_password(user, password).await.unwrap();
+        let who = auth.authenticate_password(user, password, HERE).await.unwrap();
         auth.authorize(&who, action, Some(&repo)).is_ok()
     };
     assert!(may("rw", "plain", Action::Push).await);
@@ -117,10 +123,10 @@ async fn a_token_ends_with_its_user_and_with_its_password() {
     let users = options.users_dir.clone().unwrap();
     secret(&users, "one", &[("name", "ro"), ("password", "old")]);
     let auth = Authenticator::load(&options, 1).unwrap();
-    let who = auth.authenticate_password("ro", "old").await.unwrap();
+    let who = auth.authenticate_password("ro", "old", HERE).await.unwrap();
     let token = auth.issue_token(&who, &["repository:a:pull".to_owned()], clock::now()).unwrap().token;
     let bearer = format!("Bearer {token}");
-    let holds = async || auth.authenticate(Some(bearer.as_bytes())).await.is_ok();
+    let holds = async || auth.authenticate(Some(bearer.as_bytes()), HERE).await.is_ok();
     assert!(holds().await);
     secret(&users, "one", &[("name", "ro"), ("password", "new")]);
     auth.commit(auth.prepare(&options).unwrap());
@@ -154,10 +160,10 @@ async fn the_upstreams_user_pulls_and_no_more() {
     assert!(!signs_in(&auth, "license-token", &other).await);
     assert!(!signs_in(&auth, "other", &licence).await);
     let basic = format!("Basic {}", STANDARD.encode(format!("license-token:{licence}")));
-    let who = auth.authenticate(Some(basic.as_bytes())).await.unwrap();
+    let who = auth.authenticate(Some(basic.as_bytes()), HERE).await.unwrap();
     let token = auth.issue_token(&who, &["repository:system/deckhouse:pull,push,delete".to_owned()], clock::now());
     let bearer = format!("Bearer {}", token.unwrap().token);
-    let by_token = auth.authenticate(Some(bearer.as_bytes())).await.unwrap();
+    let by_token = auth.authenticate(Some(bearer.as_bytes()), HERE).await.unwrap();
     for who in [who, by_token] {
         assert_eq!(who.user.as_deref(), Some("license-token"));
         assert_eq!(auth.authorize(&who, Action::Pull, Some(&repo)), Ok(()));
@@ -180,7 +186,7 @@ async fn tokens_of_the_upstreams_user_end_with_the_pair() {
     let auth = Authenticator::load(&options, 1).unwrap();
     let repo: RepoName = "a".parse().unwrap();
     let bearer = async |password: &str| {
-        let who = auth.authenticate_password("license-token", password).await.unwrap();
+        let who = auth.authenticate_password("license-token", password, HERE).await.unwrap();
         let token = auth.issue_token(&who, &["repository:a:pull".to_owned()], clock::now()).unwrap().token;
         (who, format!("Bearer {token}"))
     };
@@ -190,15 +196,19 @@ async fn tokens_of_the_upstreams_user_end_with_the_pair() {
     let (_, by_new) = bearer("new").await;
     // The pair before still counts, so what was given for it does.
     for token in [&by_old, &by_new] {
-        assert!(auth.authenticate(Some(token.as_bytes())).await.is_ok());
+        assert!(auth.authenticate(Some(token.as_bytes()), HERE).await.is_ok());
     }
     assert!(signs_in(&auth, "license-token", "old").await);
     auth.set_upstream_user(None);
     for token in [&by_old, &by_new] {
-        assert_eq!(auth.authenticate(Some(token.as_bytes())).await.unwrap_err(), AuthFailure::BadToken);
+        assert_eq!(auth.authenticate(Some(token.as_bytes()), HERE).await.unwrap_err(), AuthFailure::BadToken);
     }
     assert!(!signs_in(&auth, "license-token", "new").await);
-    assert_eq!(auth.authorize(&old, Action::Pull, Some(&repo)), Err(Forbidden::Right), "who was proven before");
+    assert_eq!(
+        auth.authorize(&old, Action::Pull, Some(&repo)),
+        Err(Forbidden::Right("user license-token may not sign in here any more".to_owned())),
+        "who was proven before"
+    );
     assert_eq!(auth.user_count(), 0);
 }
 
@@ -213,7 +223,7 @@ async fn a_user_of_the_same_name_keeps_password_and_role() {
     let auth = Authenticator::load(&options, 1).unwrap();
     let repo: RepoName = "a".parse().unwrap();
     let pushes = async |user: &str, password: &str| {
-        let who = auth.authenticate_password(user, password).await.unwrap();
+        let who = auth.authenticate_password(user, password, HERE).await.unwrap();
         auth.authorize(&who, Action::Push, Some(&repo)).is_ok()
     };
     auth.set_upstream_user(pair("rw", "upstream"));
@@ -221,12 +231,12 @@ async fn a_user_of_the_same_name_keeps_password_and_role() {
     assert!(!pushes("rw", "upstream").await);
     // Where the pairs are the same, a token given to the upstream's user never becomes one of the other.
     auth.set_upstream_user(pair("mirror-pusher", "same"));
-    let who = auth.authenticate_password("mirror-pusher", "same").await.unwrap();
+    let who = auth.authenticate_password("mirror-pusher", "same", HERE).await.unwrap();
     let token = auth.issue_token(&who, &["repository:a:pull,push".to_owned()], clock::now()).unwrap().token;
     let bearer = format!("Bearer {token}");
-    assert!(auth.authenticate(Some(bearer.as_bytes())).await.is_ok());
+    assert!(auth.authenticate(Some(bearer.as_bytes()), HERE).await.is_ok());
     auth.set_upstream_user(None);
-    assert_eq!(auth.authenticate(Some(bearer.as_bytes())).await.unwrap_err(), AuthFailure::BadToken);
+    assert_eq!(auth.authenticate(Some(bearer.as_bytes()), HERE).await.unwrap_err(), AuthFailure::BadToken);
     assert!(pushes("mirror-pusher", "same").await);
 }
 
@@ -246,10 +256,10 @@ async fn a_remembered_sign_in_ends_with_what_it_was_proven_by() {
     let auth = Authenticator::load(&options, 1).unwrap();
     let basic = format!("Basic {}", STANDARD.encode("ro:secret"));
     let (header, now) = (Some(basic.as_bytes()), clock::now());
-    assert!(auth.sign_in(None).is_none(), "anonymous may not");
-    assert!(auth.sign_in(Some(b"Basic ?")).is_none());
-    auth.authenticate(header).await.unwrap();
-    let by_password = auth.sign_in(header).unwrap();
+    assert!(auth.sign_in(None, HERE).is_none(), "anonymous may not");
+    assert!(auth.sign_in(Some(b"Basic ?"), HERE).is_none());
+    auth.authenticate(header, HERE).await.unwrap();
+    let by_password = auth.sign_in(header, HERE).unwrap();
     assert_eq!(by_password.who().user.as_deref(), Some("ro"));
     assert!(auth.is_same(&by_password, header, now));
     for other in [None, Some(&b"Basic x"[..]), Some(&basic.as_bytes()[..basic.len() - 1])] {
@@ -259,7 +269,7 @@ async fn a_remembered_sign_in_ends_with_what_it_was_proven_by() {
     let issued = auth.issue_token(by_password.who(), &["repository:a:pull".to_owned()], now).unwrap();
     let bearer = format!("Bearer {}", issued.token);
     let token = Some(bearer.as_bytes());
-    let by_token = auth.sign_in(token).unwrap();
+    let by_token = auth.sign_in(token, HERE).unwrap();
     let after = |seconds: u64| Timestamp::from_millis(now.as_millis() + 1000 * seconds);
     assert!(auth.is_same(&by_token, token, after(issued.expires_in)), "clocks differ");
     assert!(!auth.is_same(&by_token, token, after(issued.expires_in + 61)));
@@ -267,7 +277,7 @@ async fn a_remembered_sign_in_ends_with_what_it_was_proven_by() {
 
     auth.commit(auth.prepare(&options).unwrap());
     assert!(!auth.is_same(&by_password, header, now) && !auth.is_same(&by_token, token, now));
-    let again = auth.sign_in(header).unwrap();
+    let again = auth.sign_in(header, HERE).unwrap();
     auth.set_upstream_user(Some(("up".to_owned(), "x".to_owned().into())));
     assert!(!auth.is_same(&again, header, now));
 }

@@ -2,9 +2,6 @@
 //!
 //! The algorithm is that of our key, for signing and for checking; what a token says of it is never asked.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +16,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 
+use super::own_key;
 use super::rights::Scopes;
 use super::{AuthError, IssuedToken, SERVICE, TokenOptions};
 use crate::clock::Timestamp;
@@ -34,9 +32,6 @@ const TOKEN_BYTES: usize = 32 * 1024;
 
 /// Verified tokens that are remembered.
 const REMEMBERED: usize = 4096;
-
-/// The key that the server makes when none is given.
-const KEY_FILE: &str = "token.key";
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -87,6 +82,8 @@ pub(super) struct TokenService {
     fingerprints: hmac::Key,
     ttl: u64,
     verified: Cache<[u8; 32], Arc<Verified>>,
+    /// The key, where it is this server's own: it outlives damage to its file.
+    own: Option<Arc<SigningKey>>,
 }
 
 impl std::fmt::Debug for TokenService {
@@ -96,23 +93,23 @@ impl std::fmt::Debug for TokenService {
 }
 
 /// A private key with its public half, in the forms that jsonwebtoken reads.
-struct SigningKey {
+pub(super) struct SigningKey {
     algorithm: Algorithm,
-    private: zeroize::Zeroizing<Vec<u8>>,
-    public: Vec<u8>,
+    pub(super) private: zeroize::Zeroizing<Vec<u8>>,
+    pub(super) public: Vec<u8>,
 }
 
 impl TokenService {
-    /// Reads or makes the key; blocking.
-    pub(super) fn load(options: &TokenOptions) -> Result<Self, AuthError> {
-        let key = match &options.signing_key_file {
-            Some(file) => {
-                let pem = zeroize::Zeroizing::new(read("auth.token.signingKeyFile", file)?);
-                SigningKey::from_pem(&pem)
-                    .map_err(|reason| AuthError(format!("auth.token.signingKeyFile {}: {reason}", file.display())))?
-            }
-            None => made_key(&options.key_dir)?,
+    /// Reads the key that is given, or this server's own, which is made where there is none that can be read; blocking.
+    /// `before`: the service in force.
+    pub(super) fn load(options: &TokenOptions, before: Option<&Self>) -> Result<Self, AuthError> {
+        let Some(file) = &options.signing_key_file else {
+            let key = own_key::load(&options.key_dir, before.and_then(|before| before.own.clone()))?;
+            return Ok(Self { own: Some(Arc::clone(&key)), ..Self::new(&key, options.ttl.as_secs()) });
         };
+        let pem = zeroize::Zeroizing::new(read("auth.token.signingKeyFile", file)?);
+        let key = SigningKey::from_pem(&pem)
+            .map_err(|reason| AuthError(format!("auth.token.signingKeyFile {}: {reason}", file.display())))?;
         if let Some(file) = &options.signing_cert_file {
             check_certificate(file, &key)?;
         }
@@ -142,6 +139,7 @@ impl TokenService {
             fingerprints: hmac::Key::new(hmac::HMAC_SHA256, digest(&SHA256, &key.private).as_ref()),
             ttl,
             verified: Cache::new(REMEMBERED),
+            own: None,
         }
     }
 
@@ -172,6 +170,17 @@ impl TokenService {
         let token = encode(&self.header, &claims, &self.encoding)
             .map_err(|error| AuthError(format!("a token can't be signed: {error}")))?;
         Ok(IssuedToken { token, expires_in: self.ttl, issued_at: now })
+    }
+
+    /// Whom a token of ours was given to, whether or not it still holds; for the log.
+    pub(super) fn signed_for(&self, token: &str) -> Option<String> {
+        if token.len() > TOKEN_BYTES {
+            return None;
+        }
+        let mut validation = self.validation.clone();
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        decode::<Claims>(token, &self.decoding, &validation).ok().map(|token| token.claims.sub)
     }
 
     /// What the token says, if it is ours and holds now.
@@ -205,7 +214,7 @@ impl TokenService {
 
 impl SigningKey {
     /// RSA of at least 2048 bits, or P-256; PKCS#1, PKCS#8 or SEC1.
-    fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
+    pub(super) fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
         const KINDS: &str = "is neither an RSA key (of 2048 to 8192 bits) nor a P-256 key";
         let der = PrivateKeyDer::from_pem_slice(pem).map_err(|_| "holds no private key in PEM")?;
         match &der {
@@ -237,7 +246,7 @@ impl SigningKey {
         Ok(Self { algorithm: Algorithm::RS256, private, public: pair.public_key().as_ref().to_vec() })
     }
 
-    fn ec(pair: &EcdsaKeyPair) -> Result<Self, &'static str> {
+    pub(super) fn ec(pair: &EcdsaKeyPair) -> Result<Self, &'static str> {
         let document = pair.to_pkcs8v1().map_err(|_| "can't be encoded")?;
         let private = zeroize::Zeroizing::new(document.as_ref().to_vec());
         Ok(Self { algorithm: Algorithm::ES256, private, public: pair.public_key().as_ref().to_vec() })
@@ -260,41 +269,6 @@ fn check_certificate(file: &Path, key: &SigningKey) -> Result<(), AuthError> {
     } else {
         Err(wrong("is not the certificate of auth.token.signingKeyFile"))
     }
-}
-
-/// The key kept in `dir`, made when there is none.
-fn made_key(dir: &Path) -> Result<SigningKey, AuthError> {
-    let path = dir.join(KEY_FILE);
-    let failed = |error: &std::io::Error| AuthError(format!("the token key {}: {error}", path.display()));
-    match std::fs::read(&path) {
-        Ok(pem) => {
-            let pem = zeroize::Zeroizing::new(pem);
-            return SigningKey::from_pem(&pem).map_err(|reason| {
-                AuthError(format!("the token key {} {reason}; remove it to get another", path.display()))
-            });
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(&error)),
-    }
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
-        .map_err(|_| AuthError("a token key can't be made".to_owned()))?;
-    let key = SigningKey::ec(&pair).map_err(|reason| AuthError(format!("the token key {reason}")))?;
-    let text = base64::engine::general_purpose::STANDARD.encode(&*key.private);
-    let mut pem = zeroize::Zeroizing::new("-----BEGIN PRIVATE KEY-----\n".to_owned());
-    for line in text.as_bytes().chunks(64) {
-        pem.push_str(&String::from_utf8_lossy(line));
-        pem.push('\n');
-    }
-    pem.push_str("-----END PRIVATE KEY-----\n");
-    // Not synced: a key that is lost with the machine's power is made anew, and clients sign in again.
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(|error| failed(&error))?;
-    file.write_all(pem.as_bytes()).map_err(|error| failed(&error))?;
-    tracing::warn!(
-        path = %path.display(),
-        "no auth.token.signingKeyFile is given: tokens are signed with a key of this server's own, which other replicas won't accept"
-    );
-    Ok(key)
 }
 
 #[cfg(test)]

@@ -115,6 +115,11 @@ impl UpstreamUser {
         found
     }
 
+    /// The name, if an accepted pair has it.
+    pub(super) fn named(&self, name: &str, now: Instant) -> Option<Arc<str>> {
+        self.0.load().accepted(now).find(|pair| *pair.name == *name).map(|pair| Arc::clone(&pair.name))
+    }
+
     /// Whether a pair that was accepted still is.
     pub(super) fn accepts(&self, id: PairId, now: Instant) -> bool {
         self.0.load().accepted(now).any(|pair| pair.id == id)

@@ -5,14 +5,21 @@ use std::path::Path;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use secrecy::ExposeSecret as _;
 
-use super::passwords::{Passwords, Secret};
+use super::passwords::{NOBODY, Passwords, Secret};
 use super::tokens::Subject;
 use super::{AuthError, Role, UserSpec};
 
 /// Longest file of a Secret that is read.
 const FILE_BYTES: u64 = 64 * 1024;
+
+/// The files of a user's Secret. Beside each other in `usersDir` itself they are a Secret mounted one folder too high.
+const FILES: [&str; 4] = ["name", "password", "passwordHash", "role"];
+
+/// From this cost on a check of a password takes more than a second of a core.
+const DEAR_COST: u32 = 15;
 
 #[derive(Debug)]
 pub(super) struct User {
@@ -31,7 +38,13 @@ impl User {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Users(HashMap<Arc<str>, Arc<User>>);
+pub(super) struct Users {
+    by_name: HashMap<Arc<str>, Arc<User>>,
+    /// Every user's hash, sorted; see [`Users::stand_in`].
+    hashes: Vec<Arc<str>>,
+    /// Sentences for the administrator: what was found that works, and probably not as it was meant.
+    warnings: Vec<String>,
+}
 
 impl Users {
     /// Loads all of them; blocking.
@@ -56,6 +69,19 @@ impl Users {
         if let Some(folder) = folder {
             users.load_folder(folder, before, passwords)?;
         }
+        let mut found: Vec<&Arc<User>> = users.by_name.values().collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        for user in &found {
+            if let Some(cost) = user.secret.cost().filter(|cost| *cost >= DEAR_COST) {
+                users.warnings.push(format!(
+                    "{}: the hash of user {} has cost {cost}: each check of an unknown password takes seconds of a core; \
+                     make one of cost 10 with `d8-registry hash-password`",
+                    user.origin, user.name
+                ));
+            }
+        }
+        users.hashes = found.iter().filter_map(|user| user.secret.hash().cloned()).collect();
+        users.hashes.sort();
         Ok(users)
     }
 
@@ -67,61 +93,106 @@ impl Users {
             .collect::<Result<_, _>>()
             .map_err(|error| failed(&error))?;
         names.sort();
+        // Kubernetes keeps the real files behind `..data` and its like.
+        names.retain(|name| !name.as_encoded_bytes().starts_with(b"."));
+        let is_flat = names.iter().any(|name| FILES.iter().any(|file| name == file) && folder.join(name).is_file());
+        if is_flat {
+            self.warnings.push(format!(
+                "auth.usersDir {}: there are files of a user in it, which are passed over: it holds a folder for each user, so \
+                 mount the Secret at {}",
+                folder.display(),
+                folder.join("NAME").display()
+            ));
+        }
+        let mut folders = 0;
         for name in names {
             let path = folder.join(&name);
-            // Kubernetes keeps the real files behind `..data` and its like.
-            if name.as_encoded_bytes().starts_with(b".") || !path.is_dir() {
-                continue;
+            match path.metadata() {
+                Ok(found) if found.is_dir() => folders += 1,
+                Ok(_) => continue,
+                Err(error) => {
+                    self.warnings.push(format!("auth.usersDir: {} can't be looked at: {error}", path.display()));
+                    continue;
+                }
             }
             let origin = path.display().to_string();
-            match read_secret(&path, passwords) {
+            match read_secret(&path, passwords, &mut self.warnings) {
                 Ok(user) => self.add(Arc::new(user))?,
                 Err(reason) => {
-                    let kept = before.and_then(|users| users.0.values().find(|user| user.origin == origin));
-                    tracing::warn!(folder = %origin, %reason, kept = kept.is_some(), "a user's Secret can't be used");
+                    let kept = before.and_then(|users| users.by_name.values().find(|user| user.origin == origin));
+                    let becomes = kept.map_or("nobody can sign in by it", |_| "the user that it held before stays");
+                    self.warnings.push(format!("auth.usersDir: {origin} can't be used: {reason}; {becomes}"));
                     if let Some(user) = kept {
                         self.add(Arc::clone(user))?;
                     }
                 }
             }
         }
+        if folders == 0 && !is_flat {
+            self.warnings.push(format!(
+                "auth.usersDir {} is empty: nobody can sign in by it; it holds a folder for each user with the files name and \
+                 passwordHash or password",
+                folder.display()
+            ));
+        }
         Ok(())
     }
 
+    /// What the passwords of a name are held against that nobody has: a hash of one of the users, always the same one for
+    /// the same name, in every process. So the time of an answer tells nothing of a name, whatever the hashes cost.
+    pub(super) fn stand_in(&self, name: &str) -> Arc<str> {
+        let Some(last) = self.hashes.len().checked_sub(1) else { return Arc::from(NOBODY) };
+        let mut context = Context::new(&SHA256);
+        for hash in &self.hashes {
+            context.update(hash.as_bytes());
+        }
+        context.update(name.as_bytes());
+        let mut number = [0; 8];
+        number.copy_from_slice(&context.finish().as_ref()[..8]);
+        let at = usize::try_from(u64::from_le_bytes(number) % (last as u64 + 1)).unwrap_or(last);
+        Arc::clone(&self.hashes[at])
+    }
+
+    /// What an administrator should know; sentences without secrets.
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     fn add(&mut self, user: Arc<User>) -> Result<(), AuthError> {
-        if let Some(other) = self.0.get(&user.name) {
+        if let Some(other) = self.by_name.get(&user.name) {
             return Err(AuthError(format!(
                 "user {} stands twice: in {} and in {}",
                 user.name, other.origin, user.origin
             )));
         }
-        self.0.insert(Arc::clone(&user.name), user);
+        self.by_name.insert(Arc::clone(&user.name), user);
         Ok(())
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&User> {
-        self.0.get(name).map(AsRef::as_ref)
+        self.by_name.get(name).map(AsRef::as_ref)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.by_name.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.by_name.len()
     }
 }
 
 /// A name that Basic can carry and a log line can show.
 fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > 255 || name.chars().any(|c| c == ':' || c.is_control()) {
-        return Err(format!("user {name:?}: a name is 1 to 255 characters, no colon, no control characters"));
+        let shown = name.escape_debug();
+        return Err(format!("user \"{shown}\": a name has 1 to 255 bytes, no colon and no control character"));
     }
     Ok(())
 }
 
-fn read_secret(folder: &Path, passwords: &Passwords) -> Result<User, String> {
-    let name = read(folder, "name")?.ok_or("it has no file name")?;
+fn read_secret(folder: &Path, passwords: &Passwords, warnings: &mut Vec<String>) -> Result<User, String> {
+    let name = read(folder, "name")?.ok_or("its file name is missing or empty")?;
     check_name(&name)?;
     let role = match read(folder, "role")? {
         Some(text) => Role::from_str(&text).map_err(|error| format!("file role: {error}"))?,
@@ -131,14 +202,24 @@ fn read_secret(folder: &Path, passwords: &Passwords) -> Result<User, String> {
     let secret = match (hash, password) {
         (Some(hash), password) => {
             let secret = Secret::hashed(&hash).map_err(|reason| format!("file passwordHash {reason}"))?;
-            if let Some(password) = password {
-                // The plain password beside its hash tells the verdict before the first client asks.
-                passwords.learn(&name, &password, &secret);
+            // The plain password beside its hash tells the verdict before the first client asks. One that costs minutes
+            // would keep the server from starting.
+            let is_cheap = secret.cost().is_none_or(|cost| cost <= DEAR_COST);
+            if let Some(password) = password.filter(|_| is_cheap)
+                && !passwords.learn(&name, &password, &secret)
+            {
+                warnings.push(format!(
+                    "auth.usersDir: {}: the password is not the one of the passwordHash beside it, which alone counts: who signs \
+                     in with this password is refused",
+                    folder.display()
+                ));
             }
             secret
         }
         (None, Some(password)) => Secret::plain(&password),
-        (None, None) => return Err("it has neither passwordHash nor password".to_owned()),
+        (None, None) => {
+            return Err("it has neither a file passwordHash nor a file password, or they are empty".to_owned());
+        }
     };
     Ok(User { name: Arc::from(name), role, secret, origin: folder.display().to_string() })
 }

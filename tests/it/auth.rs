@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::support::{Client, HASH_OF_SECRET, Image, Registry, Setup, digest, header};
+use crate::support::{Client, HASH_OF_SECRET, Image, Registry, Setup, header};
 
 async fn token(client: &Client, scopes: &str) -> String {
     let response = client.get(&format!("/auth/token?service=Deckhouse+registry{scopes}")).await;
@@ -143,24 +143,6 @@ async fn anonymous_may_pull_where_it_is_allowed() {
     let token = token(&client, "&scope=repository:a:pull,push").await;
     assert_eq!(with_token(&client, Method::GET, "/v2/a/manifests/v1", &token).await.status(), 200);
     assert_eq!(with_token(&client, Method::POST, "/v2/a/blobs/uploads/", &token).await.status(), 401);
-    registry.stop();
-}
-
-#[tokio::test]
-async fn a_mount_needs_the_right_to_pull_from_the_source() {
-    let registry = Registry::start(&Setup::with_users());
-    let rw = registry.client_as("rw");
-    let digest_ = rw.push_blob("private", b"theirs").await;
-    assert_eq!(digest_, digest(b"theirs"));
-    let path = format!("/v2/mine/blobs/uploads/?mount={digest_}&from=private");
-    let narrow = token(&rw, "&scope=repository:mine:pull,push").await;
-    let refused = with_token(&registry.client(), Method::POST, &path, &narrow).await;
-    assert_eq!(refused.status(), 401);
-    let challenge = header(&refused, "www-authenticate");
-    let scopes = "scope=\"repository:mine:pull,push repository:private:pull\",error=\"insufficient_scope\"";
-    assert!(challenge.contains(scopes), "{challenge}");
-    let wide = token(&rw, "&scope=repository:mine:pull,push&scope=repository:private:pull").await;
-    assert_eq!(with_token(&registry.client(), Method::POST, &path, &wide).await.status(), 201);
     registry.stop();
 }
 

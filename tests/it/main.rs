@@ -32,6 +32,7 @@ mod proxy_names;
 mod proxy_room;
 mod proxy_tags;
 mod readme;
+mod scopes;
 mod seed;
 mod support;
 mod uploads;

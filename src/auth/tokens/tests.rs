@@ -104,18 +104,6 @@ fn no_forged_token_holds() {
 }
 
 #[test]
-fn a_made_key_is_kept_for_the_next_start_and_is_nobody_elses() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = tempfile::tempdir().unwrap();
-    let first = made_key(dir.path()).unwrap();
-    assert_eq!(made_key(dir.path()).unwrap().public, first.public);
-    let mode = std::fs::metadata(dir.path().join(KEY_FILE)).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    std::fs::write(dir.path().join(KEY_FILE), "damaged").unwrap();
-    assert!(made_key(dir.path()).is_err());
-}
-
-#[test]
 fn a_certificate_of_another_key_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let pair = rcgen::generate_simple_self_signed(["registry".to_owned()]).unwrap();
