@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, WARNING};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use super::call::Call;
 use super::content::{CONTENT_DIGEST, Content, text};
 use super::error::ApiError;
 use super::limits::Gate;
-use crate::mode::{ModeError, Served, ServedManifest};
+use crate::mode::{ModeError, Served, ServedManifest, ServedManifestFacts};
 use crate::oci::{Algorithm, ByteRange, Digest, ErrorCode, Manifest, ManifestKind, Reference, RepoName, Tag};
 use crate::store::StoredManifest;
 
@@ -27,14 +27,17 @@ const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 const MAX_TAGS: usize = 100;
 
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    let Served { value: ServedManifest { digest, bytes, media_type }, how } =
-        match call.mode.manifest_in_memory(repo, reference) {
-            Some(served) => served,
-            None => {
-                call.entrance.enter(Gate::Little).await?;
-                call.mode.manifest(repo, reference).await?
-            }
-        };
+    let in_memory = call.mode.manifest_in_memory(repo, reference);
+    if in_memory.is_none() {
+        call.entrance.enter(Gate::Little).await?;
+        if *call.method == Method::HEAD {
+            return read_facts(call, repo, reference).await;
+        }
+    }
+    let Served { value: ServedManifest { digest, bytes, media_type }, how } = match in_memory {
+        Some(served) => served,
+        None => call.mode.manifest(repo, reference).await?,
+    };
     let size = bytes.len() as u64;
     let content = Content { digest, size: Some(size), media_type: &media_type };
     let mut response = content.respond(call.method, call.headers, |range| {
@@ -44,6 +47,16 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
         let end = usize::try_from(range.end()).unwrap_or(usize::MAX);
         Body::from(bytes.slice(start..end))
     })?;
+    response.extensions_mut().insert(how);
+    Ok(response)
+}
+
+/// Answers a HEAD: Direct has no bytes to answer from.
+async fn read_facts(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
+    let Served { value: ServedManifestFacts { digest, size, media_type }, how } =
+        call.mode.manifest_facts(repo, reference).await?;
+    let content = Content { digest, size: Some(size), media_type: &media_type };
+    let mut response = content.respond(call.method, call.headers, |_| Body::empty())?;
     response.extensions_mut().insert(how);
     Ok(response)
 }

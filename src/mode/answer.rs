@@ -64,6 +64,23 @@ impl From<StoredManifest> for ServedManifest {
     }
 }
 
+/// What a HEAD of a manifest tells.
+#[derive(Clone, Debug)]
+pub struct ServedManifestFacts {
+    /// Digest of the bytes.
+    pub digest: Digest,
+    /// Their length.
+    pub size: u64,
+    /// Their media type.
+    pub media_type: Cow<'static, str>,
+}
+
+impl From<ServedManifest> for ServedManifestFacts {
+    fn from(served: ServedManifest) -> Self {
+        Self { digest: served.digest, size: served.bytes.len() as u64, media_type: served.media_type }
+    }
+}
+
 /// What is wanted of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {

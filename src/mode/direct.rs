@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::mapping::{Home, Mapping};
 use super::relay::{manifest_error, relay, repository_error};
-use super::{BUDGET, ModeError, Served, ServedBlob, ServedManifest, Want, lists};
+use super::{BUDGET, ModeError, Served, ServedBlob, ServedManifest, ServedManifestFacts, Want, lists};
 use crate::fetch::Source;
 use crate::oci::{Digest, Manifest, Reference, RepoName};
 use crate::store::{Page, Referrer};
@@ -50,6 +50,19 @@ impl Direct {
         let found =
             self.upstream.manifest(home.child, reference, Instant::now() + BUDGET).await.map_err(manifest_error)?;
         Ok(Served::new(passed_on(found), CacheOutcome::Relayed))
+    }
+
+    pub(super) async fn manifest_facts(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> Result<Served<ServedManifestFacts>, ModeError> {
+        let home = self.mapping.home(repo)?;
+        let deadline = Instant::now() + BUDGET;
+        let found = self.upstream.manifest_facts(home.child, reference, deadline).await.map_err(manifest_error)?;
+        let facts =
+            ServedManifestFacts { digest: found.digest, size: found.size, media_type: Cow::Owned(found.content_type) };
+        Ok(Served::new(facts, CacheOutcome::Relayed))
     }
 
     pub(super) async fn tags(

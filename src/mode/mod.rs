@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use answer::{BlobContent, How, Served, ServedBlob, ServedManifest, Want};
+pub use answer::{BlobContent, How, Served, ServedBlob, ServedManifest, ServedManifestFacts, Want};
 pub use direct::Direct;
 pub use local::{Local, MissingReferences};
 pub use mapping::Mapping;
@@ -145,6 +145,21 @@ impl Mode {
             Self::Direct(direct) => direct.manifest(repo, reference).await,
             Self::Proxy(proxy) => proxy.manifest(repo, reference).await,
             Self::Local(local) => local.manifest(repo, reference).await,
+        }
+    }
+
+    /// The facts of the manifest behind a reference, for an answer without a body. Direct asks the upstream for no more.
+    ///
+    /// # Errors
+    /// As [`Mode::manifest`].
+    pub async fn manifest_facts(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> Result<Served<ServedManifestFacts>, ModeError> {
+        match self {
+            Self::Direct(direct) => direct.manifest_facts(repo, reference).await,
+            Self::Proxy(_) | Self::Local(_) => Ok(self.manifest(repo, reference).await?.map(Into::into)),
         }
     }
 

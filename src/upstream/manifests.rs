@@ -10,9 +10,10 @@ use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
 use super::Upstream;
+use super::body::announced;
 use super::endpoint::{Answer, Endpoint, header};
 use super::error::UpstreamError;
-use crate::oci::{Algorithm, Digest, ManifestKind, Reference, Tag};
+use crate::oci::{Algorithm, Digest, Manifest, ManifestKind, Reference, Tag};
 use crate::telemetry::UpstreamCause;
 
 /// The header with a manifest's digest (distribution-spec, "Pulling manifests").
@@ -27,6 +28,17 @@ pub struct UpstreamManifest {
     pub content_type: String,
     /// A JSON object; whether it is a manifest is for the reader to find out.
     pub bytes: Bytes,
+}
+
+/// What a HEAD of a manifest tells. Nothing of it is proven by bytes.
+#[derive(Clone, Debug)]
+pub struct ManifestFacts {
+    /// Digest as the upstream told it, or as its bytes have it where it did not.
+    pub digest: Digest,
+    /// Length in bytes.
+    pub size: u64,
+    /// The media type of a manifest.
+    pub content_type: String,
 }
 
 /// What a tag names now.
@@ -63,6 +75,21 @@ impl Upstream {
     /// [`UpstreamError`].
     pub async fn exists(&self, child: &str, reference: &Reference, deadline: Instant) -> Result<(), UpstreamError> {
         self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.exists(child, reference, deadline))).await
+    }
+
+    /// Digest, length and type of a manifest: by HEAD, or by GET where HEAD is refused or lacks one of the three.
+    ///
+    /// Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; `NotFound` only after a GET said so too, or a registry's own word.
+    pub async fn manifest_facts(
+        &self,
+        child: &str,
+        reference: &Reference,
+        deadline: Instant,
+    ) -> Result<ManifestFacts, UpstreamError> {
+        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.manifest_facts(child, reference, deadline))).await
     }
 
     /// Finds out which manifest `tag` names: by HEAD, or by GET where HEAD is refused or tells no digest.
@@ -130,6 +157,30 @@ impl Endpoint {
         }
     }
 
+    async fn manifest_facts(
+        self: &Arc<Self>,
+        child: &str,
+        reference: &Reference,
+        deadline: Instant,
+    ) -> Result<ManifestFacts, UpstreamError> {
+        match self.ask_manifest(Method::HEAD, child, reference, deadline).await {
+            Ok(answer) => {
+                if let Some(facts) = facts(answer.response.headers(), reference) {
+                    return Ok(facts);
+                }
+            }
+            Err(error) if may_differ_from_get(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let manifest = self.manifest(child, reference, deadline).await?;
+        let content_type = match Manifest::parse(None, &manifest.bytes) {
+            // What it is, its own bytes say better than the upstream's header.
+            Ok(parsed) => parsed.kind.as_str().to_owned(),
+            Err(_) => manifest.content_type,
+        };
+        Ok(ManifestFacts { digest: manifest.digest, size: manifest.bytes.len() as u64, content_type })
+    }
+
     pub(super) async fn resolve(
         self: &Arc<Self>,
         child: &str,
@@ -143,9 +194,7 @@ impl Endpoint {
                     return Ok(Resolved { digest, manifest: None });
                 }
             }
-            Err(error) if is_head_refused(&error) => {}
-            // A HEAD has no body that would tell a registry's 404 from a portal's, and some answer it so to any HEAD.
-            Err(error) if error.cause() == UpstreamCause::NotFound && !error.is_registrys_own() => {}
+            Err(error) if may_differ_from_get(&error) => {}
             Err(error) => return Err(error),
         }
         let manifest = self.manifest(child, &reference, deadline).await?;
@@ -168,6 +217,24 @@ impl Endpoint {
 /// Whether GET may be answered although HEAD was not: some registries don't know HEAD, some storages sign for GET only.
 pub(super) fn is_head_refused(error: &UpstreamError) -> bool {
     matches!(error.status(), Some(400 | 401 | 403 | 405 | 501))
+}
+
+/// Whether GET may say otherwise than HEAD did. A HEAD has no body that would tell a registry's 404 from a portal's, and some
+/// registries answer it to any HEAD.
+fn may_differ_from_get(error: &UpstreamError) -> bool {
+    is_head_refused(error) || (error.cause() == UpstreamCause::NotFound && !error.is_registrys_own())
+}
+
+/// What the head of an answer says of the manifest `reference`; `None` if it lacks something or contradicts the digest asked for.
+fn facts(headers: &HeaderMap, reference: &Reference) -> Option<ManifestFacts> {
+    let (told, size) = (told_digest(headers)?, announced(headers)?);
+    let content_type = ManifestKind::of(&header(headers, CONTENT_TYPE))?.as_str().to_owned();
+    let fits = match reference {
+        Reference::Digest(digest) => *digest == told,
+        Reference::Tag(_) => true,
+    };
+    // Some announce the length of the body that a HEAD does not have.
+    (fits && size > 0).then_some(ManifestFacts { digest: told, size, content_type })
 }
 
 /// Whether the head of an answer is that of a manifest: it tells a digest, or a manifest's type.

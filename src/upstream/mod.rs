@@ -42,7 +42,7 @@ use tokio_util::task::TaskTracker;
 pub use blobs::{BlobRange, UpstreamBlob};
 pub use body::UpstreamBody;
 pub use error::{UpstreamError, UpstreamSetupError};
-pub use manifests::{Resolved, UpstreamManifest};
+pub use manifests::{ManifestFacts, Resolved, UpstreamManifest};
 pub use options::{Credentials, EndpointOptions, Scheme, UpstreamLimits, UpstreamOptions};
 pub use probe::Probe;
 pub use proxy::ProxyVariables;

@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ALIAS, Cut, End, Gate, Image, REPO, Raw, Registry, Setup, Upstream, blob, cache, digest, header, refusal,
+    ALIAS, Answer, Cut, End, Gate, Image, REPO, Raw, Registry, Setup, Upstream, blob, cache, digest, header, refusal,
 };
 
 fn path(rest: &str) -> String {
@@ -51,6 +51,61 @@ async fn reads_pass_through() {
     let found = client.get(&path(&format!("referrers/{}", image.digest()))).await;
     assert_eq!(cache(&found), "relayed");
     assert_eq!(found.json::<Value>().await.unwrap()["manifests"][0]["digest"], referrer.digest());
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_head_of_a_manifest_is_a_head_upstream_unless_it_lacks_something() {
+    let (upstream, image) = (Upstream::start(), Image::of(1));
+    upstream.put_image(REPO, "v1", &image);
+    let registry = Registry::start(&Setup::direct(&upstream));
+    let there = format!("/v2/{REPO}/manifests/*");
+    type Change = fn(&mut Answer);
+    let lacks: [(&str, Change); 8] = [
+        ("nothing", |_| ()),
+        ("digest", |answer| {
+            answer.without("docker-content-digest");
+        }),
+        ("type", |answer| {
+            answer.without("content-type");
+        }),
+        ("a manifest's type", |answer| {
+            answer.header("content-type", "text/plain");
+        }),
+        ("length", |answer| {
+            answer.chunked();
+        }),
+        ("HEAD itself", |answer| {
+            answer.fail(405, "no HEAD here");
+        }),
+        ("HEAD, without a word", |answer| {
+            answer.plain(404, "text/plain", "");
+        }),
+        ("the digest asked for", |answer| {
+            answer.header("docker-content-digest", digest(b"other"));
+        }),
+    ];
+    for (what, change) in lacks {
+        for reference in ["v1", &image.digest()] {
+            upstream.heal();
+            upstream.forget_seen();
+            upstream.rule("HEAD", &there, change);
+            let response = registry.client().head(&path(&format!("manifests/{reference}"))).await;
+            assert_eq!(response.status(), 200, "{what}");
+            let gets = upstream.count("GET", &there);
+            if what == "the digest asked for" && reference == "v1" {
+                // Of a tag nobody else knows what it names.
+                assert_eq!((header(&response, "docker-content-digest"), gets), (digest(b"other"), 0));
+                continue;
+            }
+            assert_eq!(header(&response, "docker-content-digest"), image.digest(), "{what}");
+            assert_eq!(header(&response, "content-type"), image.media_type(), "{what}");
+            assert_eq!(header(&response, "content-length"), image.manifest().len().to_string(), "{what}");
+            assert_eq!((upstream.count("HEAD", &there), gets), (1, usize::from(what != "nothing")), "{what}");
+        }
+    }
+    upstream.heal();
+    assert_eq!(registry.client().head(&path("manifests/none")).await.status(), 404);
     registry.stop();
 }
 
