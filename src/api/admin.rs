@@ -16,7 +16,7 @@ use axum::routing::get;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::telemetry::{IndexSample, Metrics, StoreSample};
+use crate::telemetry::{DamageSample, IndexSample, Metrics, StoreSample};
 
 /// What a readiness check returns: `Err` with a sentence when the data folder can't be used.
 pub type ReadyCheck = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -70,6 +70,8 @@ pub struct AdminState {
     pub draining: Arc<dyn Fn() -> bool + Send + Sync>,
     /// The store's room.
     pub store: Arc<dyn Fn() -> StoreSample + Send + Sync>,
+    /// What is known of damage in the store.
+    pub damage: Arc<dyn Fn() -> DamageSample + Send + Sync>,
     /// What the index does.
     pub index: Arc<dyn Fn() -> IndexSample + Send + Sync>,
     /// Number of users.
@@ -122,6 +124,9 @@ struct StoreStatus {
     free_bytes: u64,
     reserve_bytes: u64,
     writable: bool,
+    damaged_contents: u64,
+    damaged_bytes: u64,
+    disk_fault: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -163,7 +168,7 @@ async fn ready(State(state): State<AdminState>) -> Response {
 }
 
 async fn status(State(state): State<AdminState>) -> Response {
-    let store = (state.store)();
+    let (store, damage) = ((state.store)(), (state.damage)());
     let index = (state.index)();
     let config = (state.config)();
     let document = Status {
@@ -180,6 +185,9 @@ async fn status(State(state): State<AdminState>) -> Response {
             free_bytes: store.free,
             reserve_bytes: store.reserve,
             writable: store.writable,
+            damaged_contents: damage.contents,
+            damaged_bytes: damage.bytes,
+            disk_fault: damage.disk_fault,
         },
         index: IndexStatus {
             state: index.label().as_str(),

@@ -279,6 +279,8 @@ fn observe(parts: &Parts, metrics: &Metrics) {
     let store = parts.store.clone();
     metrics.observe_store(move || sample(&store));
     let store = parts.store.clone();
+    metrics.observe_damage(move || store.damage());
+    let store = parts.store.clone();
     metrics.observe_index(move || index_sample(&store));
     metrics.observe_dropped_lines(parts.logging.dropped_lines());
     if let Some(tls) = &parts.tls {
@@ -295,6 +297,7 @@ fn admin_state(
     draining: &CancellationToken,
 ) -> AdminState {
     let (checked, sampled, indexed) = (parts.store.clone(), parts.store.clone(), parts.store.clone());
+    let damaged = parts.store.clone();
     let (auth, tls, registry) = (parts.auth.clone(), parts.tls.clone(), registry.clone());
     let (config, draining) = (Arc::clone(config), draining.clone());
     let (moded, upstreamed) = (modes.clone(), modes.clone());
@@ -309,6 +312,7 @@ fn admin_state(
         }),
         draining: Arc::new(move || draining.is_cancelled()),
         store: Arc::new(move || sample(&sampled)),
+        damage: Arc::new(move || damaged.damage()),
         index: Arc::new(move || index_sample(&indexed)),
         users: Arc::new(move || auth.user_count()),
         connections: Arc::new(move || registry.connections()),

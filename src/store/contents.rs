@@ -16,11 +16,14 @@ use fail::fail_point;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, retry_on_intr};
 
+use super::damage::{Condemned, Damage, Found, is_sound};
 use super::durable::{Disk, Temporary, is_absence};
 use super::layout::{Layout, Membership};
+use super::manifests::Memory;
 use super::space::{FOLDERS, Space, folder_of};
 use super::{StoreError, StoredBlob};
 use crate::oci::{Algorithm, Digest, RepoName};
+use crate::telemetry::DamageCause;
 
 /// Names that a count looks at under one lock: a stat of something just looked at each.
 const COUNT_BATCH: usize = 256;
@@ -48,6 +51,8 @@ pub(super) struct Shelf<'a> {
     pub(super) disk: &'a Disk,
     pub(super) space: &'a Space,
     pub(super) contents: &'a Contents,
+    pub(super) damage: &'a Damage,
+    pub(super) memory: &'a Memory,
 }
 
 impl Contents {
@@ -74,23 +79,27 @@ impl Contents {
         kind: Membership,
         digest: &Digest,
     ) -> Result<Option<File>, StoreError> {
-        let path = layout.member(repo, kind, digest);
-        // Nothing of ours is a symlink; one put there could lead anywhere.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let open = |flags| retry_on_intr(|| open(&path, flags, Mode::empty()));
-        match untouched(flags, open).map_err(io::Error::from) {
-            Ok(file) => Ok(Some(file.into())),
-            Err(error) if is_absence(&error) => Ok(None),
-            Err(error) => Err(StoreError::io("open", &path)(error)),
-        }
+        open_content(&layout.member(repo, kind, digest))
     }
 
-    fn lock(&self, digest: &Digest) -> MutexGuard<'_, ()> {
+    pub(super) fn lock(&self, digest: &Digest) -> MutexGuard<'_, ()> {
         self.lock_folder(folder_of(digest))
     }
 
     fn lock_folder(&self, folder: usize) -> MutexGuard<'_, ()> {
         self.locks[folder].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens the content, or the membership, at `path`; `None` if there is none. Blocking.
+pub(super) fn open_content(path: &Path) -> Result<Option<File>, StoreError> {
+    // Nothing of ours is a symlink; one put there could lead anywhere.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let open = |flags| retry_on_intr(|| open(path, flags, Mode::empty()));
+    match untouched(flags, open).map_err(io::Error::from) {
+        Ok(file) => Ok(Some(file.into())),
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) => Err(StoreError::io("open", path)(error)),
     }
 }
 
@@ -105,10 +114,12 @@ fn untouched(flags: OFlags, open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>
 }
 
 impl Shelf<'_> {
-    /// Makes the synced file behind `temporary` a content and a member of `repo`; durable when it answers.
+    /// Makes the synced file behind `temporary`, whose `size` bytes are the digest's, a content and a member of `repo`;
+    /// durable when it answers.
     ///
-    /// `false`: the content was there already, and the file is gone. On an error the file is gone too, and no content of
-    /// nobody is left.
+    /// `false`: the content was there already, and the file is gone. What is there is believed only after it was read and
+    /// hashed; if it is damaged, the new file takes its place. On an error the file is gone too, and no content of nobody is
+    /// left.
     pub(super) fn add(
         &self,
         temporary: Temporary,
@@ -118,18 +129,28 @@ impl Shelf<'_> {
         digest: &Digest,
     ) -> Result<bool, StoreError> {
         let path = self.layout.content(digest);
+        // Before anybody waits for the lock.
+        let seen = self.look_at_content(digest, size)?;
         let _locked = self.contents.lock(digest);
         let added = match stat(&path)? {
-            Some(found) if found.len() == size && is_sound(&path, kind, digest)? => false,
-            // Damaged by a failing disk: the verified bytes take its place.
-            Some(found) => {
-                self.space.remove_content(digest, found.len());
-                true
-            }
             None => true,
+            Some(found) => {
+                let inode = found.ino();
+                let is_bad = seen == Found::Bad(inode) || self.damage.is_listed(digest, inode);
+                // Who put another one there meanwhile had verified it.
+                if is_bad || (seen != Found::Sound(inode) && found.len() != size) {
+                    self.give_way(digest, &found, &path, size);
+                    true
+                } else {
+                    false
+                }
+            }
         };
         if added {
             fail_point!("store::content::before_rename");
+            if self.recharge_damaged(digest) {
+                self.space.remove_content(digest, size);
+            }
             self.disk.rename(temporary, &path)?;
             self.space.add_content(digest, size);
             fail_point!("store::content::after_rename");
@@ -148,18 +169,45 @@ impl Shelf<'_> {
             }
             return Err(error);
         }
+        self.drop_mended(digest, &[]);
+        if self.damage.has(digest) {
+            // Others still have the damaged file.
+            self.damage.call();
+        }
         Ok(added)
+    }
+
+    /// What stands in the place of verified bytes goes on the list, unless so much does that the disk is at fault: then the
+    /// new content takes its place all the same, and whoever else has the old one keeps it. The lock is held.
+    fn give_way(&self, digest: &Digest, found: &Metadata, path: &Path, size: u64) {
+        if !found.is_file() || self.damage.is_listed(digest, found.ino()) {
+            return;
+        }
+        if self.condemn_locked(digest, found, path, DamageCause::Unreadable) != Condemned::Listed {
+            self.space.remove_content(digest, size);
+        }
     }
 
     /// Makes a content that is there a member of `to`. `from`: only if it is one of that repository's blobs; `None`: if
     /// any repository has it.
     pub(super) fn mount(&self, from: Option<&RepoName>, to: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
         let _locked = self.contents.lock(digest);
-        let source = match from {
-            Some(from) => self.layout.member(from, Membership::Blob, digest),
-            None => self.layout.content(digest),
+        let content = self.layout.content(digest);
+        let whole = |path: &Path| -> Result<Option<Metadata>, StoreError> {
+            Ok(stat(path)?.filter(|found| !self.damage.is_listed(digest, found.ino())))
         };
-        match stat(&source)? {
+        let source = match from {
+            Some(from) => {
+                let member = self.layout.member(from, Membership::Blob, digest);
+                // The source has it, if only a damaged one: what mends the source does for the target too.
+                match stat(&member)? {
+                    Some(found) if self.damage.is_listed(digest, found.ino()) => content,
+                    _ => member,
+                }
+            }
+            None => content,
+        };
+        match whole(&source)? {
             Some(found) if from.is_some() || found.nlink() > 1 => {
                 // A name and perhaps a folder, no bytes.
                 self.space.admit(0)?;
@@ -186,14 +234,14 @@ impl Shelf<'_> {
     /// Removes a content that no repository has. Its lock is held.
     fn reclaim(&self, digest: &Digest) -> Result<(), StoreError> {
         let path = self.layout.content(digest);
-        match stat(&path)? {
-            Some(found) if found.nlink() == 1 => {
-                self.disk.unlink(&path)?;
-                self.space.remove_content(digest, found.len());
-                Ok(())
-            }
-            _ => Ok(()),
+        if let Some(found) = stat(&path)?
+            && found.nlink() == 1
+        {
+            self.disk.unlink(&path)?;
+            self.space.remove_content(digest, found.len());
         }
+        self.drop_mended(digest, &[]);
+        Ok(())
     }
 
     /// Gives the file at `source` its name in a repository, durably. Its lock is held.
@@ -206,7 +254,9 @@ impl Shelf<'_> {
         }
         match linked {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.heal(source, &member, kind, digest)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.replace_member(source, &member, digest)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::TooManyLinks => self.renew(source, &member, digest)?,
             Err(error) => return Err(StoreError::io("link to", &member)(error)),
         }
@@ -214,24 +264,32 @@ impl Shelf<'_> {
         self.disk.sync_folder_of(&member)
     }
 
-    /// A member that was damaged by a failing disk is replaced by the content.
-    fn heal(&self, source: &Path, member: &Path, kind: Membership, digest: &Digest) -> Result<(), StoreError> {
-        if let (Some(content), Some(found)) = (stat(source)?, stat(member)?) {
-            let same_file = (content.dev(), content.ino()) == (found.dev(), found.ino());
-            if same_file || (content.len() == found.len() && is_sound(member, kind, digest)?) {
-                return Ok(());
-            }
+    /// A name that leads to another file than `source` leads to that one afterwards. Not durable before a sync of its
+    /// folder. Its lock is held.
+    pub(super) fn replace_member(&self, source: &Path, member: &Path, digest: &Digest) -> Result<(), StoreError> {
+        if let (Some(content), Some(found)) = (stat(source)?, stat(member)?)
+            && (content.dev(), content.ino()) == (found.dev(), found.ino())
+        {
+            return Ok(());
         }
         let path = self.layout.temporary();
-        self.disk.link(source, &path).map_err(StoreError::io("link to", &path))?;
+        match self.disk.link(source, &path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::TooManyLinks => self.renew(source, &path, digest)?,
+            Err(error) => return Err(StoreError::io("link to", &path)(error)),
+        }
         self.disk.rename(Temporary::adopt(path), member)
     }
 
     /// The content has as many links as the file system allows (ext4: 65,000): a copy takes its place and begins to
-    /// count anew; the older memberships keep the older file.
+    /// count anew; the older memberships keep the older file. A copy that is not the content is none.
     fn renew(&self, source: &Path, member: &Path, digest: &Digest) -> Result<(), StoreError> {
         let content = self.layout.content(digest);
-        let copy = self.disk.copy(source, self.layout.temporary())?;
+        let temporary = self.layout.temporary();
+        let copy = self.disk.copy(source, temporary.clone())?;
+        if !is_sound(&temporary, digest)? {
+            return Err(StoreError::damaged(source, "the stored content is not what its digest says"));
+        }
         self.disk.rename(copy, &content)?;
         // A count that reads the folder just now may not meet the new file.
         if let Some(found) = stat(&content)? {
@@ -285,6 +343,10 @@ impl Counting<'_> {
         let _locked = self.shelf.contents.lock_folder(self.folder);
         for (digest, path) in &batch {
             let Some(facts) = stat(path)? else { continue };
+            if self.shelf.damage.is_listed(digest, facts.ino()) {
+                // Charged as damaged.
+                continue;
+            }
             if facts.nlink() == 1 && facts.is_file() {
                 self.shelf.disk.unlink(path)?;
                 self.shelf.space.remove_content(digest, facts.len());
@@ -330,24 +392,12 @@ impl Counting<'_> {
     }
 }
 
-/// Whether the file of the right length holds the right bytes. Asked of manifests only: they are small, and one that is
-/// not what its name says is never served, so a push has to mend it.
-fn is_sound(path: &Path, kind: Membership, digest: &Digest) -> Result<bool, StoreError> {
-    match kind {
-        Membership::Blob => Ok(true),
-        Membership::Manifest => {
-            let bytes = std::fs::read(path).map_err(StoreError::io("read", path))?;
-            Ok(digest.algorithm().digest(&bytes) == *digest)
-        }
-    }
-}
-
 /// Longest blob that is kept in memory, in bytes.
-const SMALL: usize = 16 * 1024;
+pub(super) const SMALL: u64 = 16 * 1024;
 
 /// The bytes of a small blob, if they can be had without waiting for the disk.
 pub(super) fn read_small(blob: &StoredBlob) -> Option<Bytes> {
-    let size = usize::try_from(blob.size).ok().filter(|size| *size <= SMALL)?;
+    let size = usize::try_from(blob.size).ok()?;
     let mut bytes = vec![0; size];
     let read = preadv2(&blob.file, &mut [IoSliceMut::new(&mut bytes)], 0, ReadWriteFlags::NOWAIT).ok()?;
     (read == size).then(|| Bytes::from(bytes))

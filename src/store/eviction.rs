@@ -5,6 +5,7 @@
 //! reader's way.
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use super::contents::stat;
@@ -13,6 +14,7 @@ use super::walk::{Members, Oddities, Repositories, Tags};
 use super::{Inner, StoreError};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, RepoName};
+use crate::telemetry::DamageCause;
 
 /// Most contents that one walk keeps in mind, about 200 bytes each; the walk is repeated for more.
 const CANDIDATES: usize = 100_000;
@@ -82,6 +84,7 @@ impl Inner {
         now: Timestamp,
         evicted: &mut Evicted,
     ) -> Result<(), StoreError> {
+        let mut failed = None;
         for candidate in candidates {
             let unused = now.since(candidate.used);
             let too_old = wanted.idle.is_some_and(|idle| unused.is_some_and(|unused| unused > idle));
@@ -93,11 +96,23 @@ impl Inner {
             if self.uses.is_read(&candidate.digest) {
                 continue;
             }
-            let freed = self.remove_everywhere(candidate, homes.get(&candidate.digest).map_or(&[], Vec::as_slice))?;
-            evicted.contents += 1;
-            evicted.bytes += freed;
+            match self.remove_everywhere(candidate, homes.get(&candidate.digest).map_or(&[], Vec::as_slice)) {
+                Ok(freed) => {
+                    evicted.contents += 1;
+                    evicted.bytes += freed;
+                }
+                // One that can't be removed must not keep others from it.
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(())
+        match failed {
+            Some(error) if evicted.contents == 0 => Err(error),
+            Some(error) => {
+                tracing::warn!(error = %crate::telemetry::with_causes(&error), "some of what may go can't be removed");
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Everything that may go, least recently used first, and in which repositories it is.
@@ -113,10 +128,23 @@ impl Inner {
         for repo in repositories {
             for kind in [Membership::Blob, Membership::Manifest] {
                 for digest in Members::new(&self.layout, repo, kind, &oddities) {
-                    if spared.contains(&digest) {
+                    // A damaged one is of no use to anybody.
+                    if spared.contains(&digest) && !self.damage.has(&digest) {
                         continue;
                     }
-                    let Some(facts) = stat(&self.layout.member(repo, kind, &digest))? else { continue };
+                    let path = self.layout.member(repo, kind, &digest);
+                    let facts = match stat(&path) {
+                        Ok(Some(facts)) => facts,
+                        Ok(None) => continue,
+                        Err(error) => {
+                            oddities.note(&path, &crate::telemetry::with_causes(&error));
+                            continue;
+                        }
+                    };
+                    let is_damaged = self.damage.is_listed(&digest, facts.ino());
+                    if spared.contains(&digest) && !is_damaged {
+                        continue;
+                    }
                     let known = homes.entry(digest).or_default();
                     known.push((repo.clone(), kind));
                     if known.len() > 1 {
@@ -124,6 +152,7 @@ impl Inner {
                     }
                     // What was read since the last writing down is younger than its file says.
                     let used = match facts.modified() {
+                        Ok(_) if is_damaged => Timestamp::from_millis(0),
                         Ok(written) => self.uses.noted(&digest).unwrap_or_else(|| written.into()),
                         Err(_) => now,
                     };
@@ -156,7 +185,8 @@ impl Inner {
                 },
             }
         }
-        Ok(if stat(&self.layout.content(&candidate.digest))?.is_none() { candidate.size } else { 0 })
+        let kept = stat(&self.layout.content(&candidate.digest))?.is_some() || self.damage.has(&candidate.digest);
+        Ok(if kept { 0 } else { candidate.size })
     }
 
     /// All that the tags of `repositories` lead to, down to the last layer.
@@ -166,7 +196,11 @@ impl Inner {
         for repo in repositories {
             let mut waiting = Vec::new();
             for tag in Tags::new(&self.layout, repo, &oddities) {
-                waiting.extend(super::manifests::read_tag(&self.layout, repo, &tag)?);
+                match super::manifests::read_tag(&self.layout, repo, &tag) {
+                    Ok(target) => waiting.extend(target),
+                    // It leads nowhere, and must not keep others from being removed.
+                    Err(error) => self.damage.note(DamageCause::Tag, &error),
+                }
             }
             while let Some(digest) = waiting.pop() {
                 if !reached.insert(digest) {

@@ -124,7 +124,14 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
         return Err(error);
     }
     let mut hasher = Hasher::new(digest.algorithm());
-    hash_range(&file, &path, &mut hasher, 0, written)?;
+    if let Err(error) = hash_range(&file, &path, &mut hasher, 0, written) {
+        // What can't be read is of no use: it goes, so that the next one begins anew.
+        tracing::warn!(path = %path.display(), error = %crate::telemetry::with_causes(&error), "what was left of a fill can't be read and is removed");
+        if store.disk.unlink(&path)? {
+            store.space.refund_upload(written);
+        }
+        return open(store, digest);
+    }
     Ok(PartialBlob(Arc::new(Partial {
         store: Arc::clone(store),
         digest,

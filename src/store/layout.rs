@@ -12,6 +12,7 @@
 //! <dir>/repositories/~<upstream>/<child…>/           what mode Proxy learnt of a repository of an upstream
 //! <dir>/uploads/<uuid>/{data,state}   an upload in progress
 //! <dir>/fills/<alg>/<hex>             a content on its way in from an upstream
+//! <dir>/damaged/<alg>/<hex>.<any>     the list of damaged contents: further names of them; made with the first
 //! <dir>/tmp/                          files that have no name yet; emptied at start
 //! <dir>/index/<number>/               the index; can be deleted
 //! <dir>/index.stamp                   which index was closed well; removed before the first change
@@ -144,6 +145,16 @@ impl Layout {
 
     pub(super) fn fill(&self, digest: &Digest) -> PathBuf {
         self.fills_of(digest.algorithm()).join(digest.hex())
+    }
+
+    /// The folder of damaged contents.
+    pub(super) fn damaged_of(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("damaged").join(algorithm.as_str())
+    }
+
+    /// A name on the list of damaged contents.
+    pub(super) fn damaged(&self, digest: &Digest, suffix: &str) -> PathBuf {
+        self.damaged_of(digest.algorithm()).join(format!("{}.{suffix}", digest.hex()))
     }
 
     pub(super) fn uploads(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! What mode Proxy asks of the store beside what every mode does: fills, leases, eviction, times of tags, kept lists.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,13 +42,17 @@ impl Store {
         self.0.space.admit(bytes)
     }
 
-    /// Whether the content is stored, in whichever repository.
+    /// Whether the content is stored, in whichever repository, and not known to be damaged.
     ///
     /// # Errors
     /// Of the disk.
     pub async fn has_content(&self, digest: Digest) -> Result<bool, StoreError> {
         let store = Arc::clone(&self.0);
-        blocking(move || Ok(contents::stat(&store.layout.content(&digest))?.is_some())).await
+        blocking(move || {
+            let found = contents::stat(&store.layout.content(&digest))?;
+            Ok(found.is_some_and(|found| !store.damage.is_listed(&digest, found.ino())))
+        })
+        .await
     }
 
     /// Whether a manifest stored in the repository names the content. Reads all of them: for the rare case.

@@ -12,6 +12,7 @@ use super::durable::is_absence;
 use super::{Inner, StoreError};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, RepoName, Tag};
+use crate::telemetry::DamageCause;
 
 /// Which list of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +57,15 @@ impl Inner {
         self.disk.replace(self.layout.temporary(), &self.layout.list(repo, kind), bytes)
     }
 
+    /// A list that was kept. One that can't be read is none: it is asked for again.
     pub(super) fn kept_list(&self, repo: &RepoName, kind: ListKind) -> Result<Option<KeptList>, StoreError> {
+        self.read_list(repo, kind).or_else(|error| {
+            self.damage.note(DamageCause::List, &error);
+            Ok(None)
+        })
+    }
+
+    fn read_list(&self, repo: &RepoName, kind: ListKind) -> Result<Option<KeptList>, StoreError> {
         let path = self.layout.list(repo, kind);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -65,6 +74,9 @@ impl Inner {
         };
         let facts = std::fs::metadata(&path).map_err(StoreError::io("stat", &path))?;
         let kept = facts.modified().map_err(StoreError::io("stat", &path))?.into();
+        if serde_json::from_slice::<Vec<&serde_json::value::RawValue>>(&bytes).is_err() {
+            return Err(StoreError::damaged(&path, "the file does not hold a list"));
+        }
         Ok(Some(KeptList { bytes: Bytes::from(bytes), kept }))
     }
 
@@ -72,7 +84,15 @@ impl Inner {
         self.disk.unlink(&self.layout.list(repo, kind)).map(drop)
     }
 
+    /// Where a tag points, and since when that is known. A file that can't be read says nothing: the tag is asked for again.
     pub(super) fn verified_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, StoreError> {
+        self.read_verified_tag(repo, tag).or_else(|error| {
+            self.damage.note(DamageCause::Tag, &error);
+            Ok(None)
+        })
+    }
+
+    fn read_verified_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, StoreError> {
         let Some(digest) = super::manifests::read_tag(&self.layout, repo, tag)? else { return Ok(None) };
         let path = self.layout.tag(repo, tag);
         match super::contents::stat(&path)? {

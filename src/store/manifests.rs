@@ -14,11 +14,13 @@ use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
 use super::contents::{Contents, Looked, stat};
+use super::damage::Condemned;
 use super::layout::{Layout, Membership};
 use super::listings::Change;
 use super::walk::{Oddities, Tags, holds_manifest};
 use super::{Inner, Store, StoreError, StoredManifest};
 use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
+use crate::telemetry::DamageCause;
 
 /// Bytes of manifests held in memory.
 const CACHE_BYTES: u64 = 4 << 20;
@@ -230,6 +232,13 @@ impl Memory {
         self.clock(repo).changes.begin()
     }
 
+    /// Nothing of manifests and blobs that was read before is believed any more, in any repository.
+    pub(super) fn forget_all(&self) {
+        for clock in &self.clocks {
+            drop(clock.deletions.begin());
+        }
+    }
+
     /// Begins a delete; called before the tree is touched.
     pub(super) fn deleting(&self, repo: &RepoName) -> Moving<'_> {
         self.clock(repo).deletions.begin()
@@ -282,12 +291,22 @@ impl Inner {
             return Ok(stored);
         }
         let read_at = self.memory.deletions_at_rest(repo);
-        let stored = self.read_manifest(repo, digest)?.ok_or(StoreError::ManifestUnknown)?;
+        let stored = self.find_manifest(repo, digest)?.ok_or(StoreError::ManifestUnknown)?;
         self.memory.keep(repo, &stored, read_at);
         Ok(stored)
     }
 
-    /// Reads a manifest of a repository from the tree; blocking.
+    /// As [`Self::read_manifest`], and a damaged one is linked anew if there is a whole one. Blocking; not to be called with
+    /// a lock held.
+    pub(super) fn find_manifest(&self, repo: &RepoName, digest: Digest) -> Result<Option<StoredManifest>, StoreError> {
+        match self.read_manifest(repo, digest)? {
+            None if self.mend(repo, Membership::Manifest, &digest)? => self.read_manifest(repo, digest),
+            found => Ok(found),
+        }
+    }
+
+    /// Reads a manifest of a repository from the tree; blocking. A damaged one is absent: found to be so now, it goes on the
+    /// list.
     pub(super) fn read_manifest(&self, repo: &RepoName, digest: Digest) -> Result<Option<StoredManifest>, StoreError> {
         let file = match self.contents.open_now(repo, Membership::Manifest, &digest) {
             Looked::Found(file) => file,
@@ -297,14 +316,27 @@ impl Inner {
                 None => return Ok(None),
             },
         };
+        if self.damage.is_listed_file(&digest, &file) {
+            return Ok(None);
+        }
         let path = self.layout.member(repo, Membership::Manifest, &digest);
         let mut bytes = Vec::new();
-        file.take(MAX_MANIFEST).read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        if let Err(error) = (&file).take(MAX_MANIFEST).read_to_end(&mut bytes) {
+            self.shelf().suspect(&digest, &file, &path, &error);
+            return Err(StoreError::io("read", &path)(error));
+        }
         if digest.algorithm().digest(&bytes) != digest {
-            return Err(StoreError::damaged(&path, "the stored manifest is not what its digest says; push it again"));
+            let facts = file.metadata().map_err(StoreError::io("stat", &path))?;
+            return match self.shelf().condemn(&digest, &facts, &path, DamageCause::Hash) {
+                Condemned::Listed | Condemned::Gone => Ok(None),
+                Condemned::DiskFault => {
+                    Err(StoreError::damaged(&path, "the stored manifest is not what its digest says; push it again"))
+                }
+            };
         }
         let manifest = Manifest::parse(None, &bytes)
             .map_err(|_| StoreError::damaged(&path, "the stored manifest can't be parsed"))?;
+        self.damage.learn(&manifest);
         Ok(Some(StoredManifest { digest, bytes: Bytes::from(bytes), manifest: Arc::new(manifest) }))
     }
 
@@ -325,6 +357,7 @@ impl Inner {
         drop(moving);
         drop(charge);
         if result.is_ok() {
+            self.damage.learn(&stored.manifest);
             change.done();
         }
         result
@@ -369,22 +402,22 @@ impl Inner {
         let change = self.begin_change(repo)?;
         let moving = (self.memory.changing(repo), self.memory.deleting(repo));
         let result = match reference {
-            Reference::Tag(tag) => self.remove_tags(repo, std::slice::from_ref(tag), &change),
+            Reference::Tag(tag) => self.remove_tags(repo, std::slice::from_ref(tag), &change).map(|()| true),
             Reference::Digest(digest) => self.remove_manifest(repo, digest, &change),
         };
         drop(moving);
-        if matches!(result, Ok(()) | Err(StoreError::ManifestUnknown)) {
+        if matches!(result, Ok(true) | Err(StoreError::ManifestUnknown)) {
             change.done();
         }
-        result
+        result.map(drop)
     }
 
-    fn remove_manifest(&self, repo: &RepoName, digest: &Digest, change: &Change<'_>) -> Result<(), StoreError> {
+    /// `false`: the index does not know all of it.
+    fn remove_manifest(&self, repo: &RepoName, digest: &Digest, change: &Change<'_>) -> Result<bool, StoreError> {
         let stored = match self.read_manifest(repo, *digest) {
-            Ok(None) => return Err(StoreError::ManifestUnknown),
             Ok(Some(stored)) => Some(stored),
-            // Damaged: it can be deleted all the same. Who it refers to is not known, the index reads the rest again.
-            Err(_) => None,
+            // Damaged: it can be deleted all the same. Whom it refers to is not known, so the index reads the rest again.
+            Ok(None) | Err(_) => None,
         };
         let oddities = Oddities::default();
         let pointing: Vec<Tag> = Tags::new(&self.layout, repo, &oddities)
@@ -395,11 +428,12 @@ impl Inner {
             self.remove_tags(repo, &pointing, change)?;
         }
         self.shelf().remove(repo, Membership::Manifest, digest)?;
+        let known = stored.is_some();
         change.remove_manifest(*digest, stored.and_then(|stored| stored.manifest.subject.as_ref().map(|s| s.digest)));
         if !holds_manifest(&self.layout, repo) {
             change.remove_repository();
         }
-        Ok(())
+        Ok(known)
     }
 
     fn remove_tags(&self, repo: &RepoName, tags: &[Tag], change: &Change<'_>) -> Result<(), StoreError> {
@@ -417,7 +451,7 @@ impl Inner {
         Ok(())
     }
 
-    fn begin_change<'a>(&'a self, repo: &'a RepoName) -> Result<Change<'a>, StoreError> {
+    pub(super) fn begin_change<'a>(&'a self, repo: &'a RepoName) -> Result<Change<'a>, StoreError> {
         self.listings.begin(repo).map_err(|error| StoreError::Bug(crate::telemetry::with_causes(&error)))
     }
 }
@@ -445,7 +479,7 @@ pub(super) fn read_tag(layout: &Layout, repo: &RepoName, tag: &Tag) -> Result<Op
             .trim_end()
             .parse()
             .map(Some)
-            .map_err(|_| StoreError::damaged(&path, "the tag's file does not hold a digest")),
+            .map_err(|_| StoreError::damaged(&path, "the tag's file does not hold a digest; push the tag again")),
         Err(error) if super::durable::is_absence(&error) => Ok(None),
         Err(error) => Err(StoreError::io("read", &path)(error)),
     }

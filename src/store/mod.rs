@@ -1,13 +1,14 @@
 //! The disk: a directory tree that is the truth, and an index that can be rebuilt from it.
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
-//! them), `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `pace` (when it goes to the
+//! them), `damage` (which of them are not what they should be), `reads`, `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `pace` (when it goes to the
 //! disk), `tending` (what runs beside requests); for what an upstream taught: `learnt` (what Proxy asks), `fills`,
 //! `lists`, `uses`, `eviction`; then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills
 //! a tree without a server.
 
 mod bulk;
 mod contents;
+mod damage;
 mod durable;
 mod error;
 mod eviction;
@@ -23,6 +24,7 @@ mod manifests;
 mod opening;
 mod options;
 mod pace;
+mod reads;
 mod rebuild;
 mod references;
 mod space;
@@ -54,7 +56,8 @@ pub use stored::{Page, StoredBlob, StoredContent, StoredManifest};
 pub use uploads::UploadSession;
 pub use uses::Lease;
 
-use self::contents::{Contents, Looked, Shelf};
+use self::contents::{Contents, Shelf};
+use self::damage::Damage;
 use self::durable::Disk;
 use self::fills::Fills;
 use self::index::{IndexError, IndexedReferrer};
@@ -81,6 +84,7 @@ struct Inner {
     layout: Layout,
     disk: Disk,
     contents: Contents,
+    damage: Damage,
     space: Space,
     locks: RepositoryLocks,
     memory: Memory,
@@ -105,7 +109,8 @@ impl std::fmt::Debug for Inner {
 
 impl Inner {
     fn shelf(&self) -> Shelf<'_> {
-        Shelf { layout: &self.layout, disk: &self.disk, space: &self.space, contents: &self.contents }
+        let Self { layout, disk, space, contents, damage, memory, .. } = self;
+        Shelf { layout, disk, space, contents, damage, memory }
     }
 
     /// Waits for the turn to send `bytes` to the disk.
@@ -177,8 +182,9 @@ impl Store {
         let contents = noted.or(opened.fresh.then_some(0));
         let coming = uploads::bytes_at_start(&layout)? + fills::bytes_on_disk(&layout)?;
         let space = Space::new(root()?, options.limits(), contents, coming);
-        Ok(Self(Arc::new(Inner {
+        let store = Self(Arc::new(Inner {
             contents: Contents::new(OwnedFd::from(root()?)),
+            damage: Damage::default(),
             space,
             locks: RepositoryLocks::default(),
             memory: Memory::default(),
@@ -192,7 +198,9 @@ impl Store {
             closed: RwLock::new(false),
             layout,
             disk,
-        })))
+        }));
+        store.0.shelf().load_damaged();
+        Ok(store)
     }
 
     /// The folder for keys that the server makes itself, readable by nobody else; blocking.
@@ -203,11 +211,12 @@ impl Store {
         opening::keys(&self.0.layout, &self.0.disk)
     }
 
-    /// Starts what runs beside requests: opening or rebuilding the index, counting after an unclean stop, reaping of
-    /// uploads. All end when `stop` is cancelled.
+    /// Starts what runs beside requests: opening or rebuilding the index, looking after damage, counting after an unclean
+    /// stop, reaping of uploads. All end when `stop` is cancelled.
     pub fn start_workers(&self, tasks: &TaskTracker, stop: &CancellationToken) {
         let store = Arc::clone(&self.0);
         tasks.spawn(Listings::run(Arc::clone(&store), |store| (&store.listings, store.tree()), stop.clone()));
+        tasks.spawn(damage::look_after(Arc::clone(&store), stop.clone()));
         tasks.spawn(tending::tidy(store, stop.clone()));
     }
 
@@ -217,7 +226,9 @@ impl Store {
         *self.0.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.listings.close();
         self.0.write_uses();
-        if let Some(bytes) = self.0.space.contents() {
+        if let Some(bytes) = self.0.space.contents()
+            && !self.0.damage.is_doubtful()
+        {
             let (disk, layout) = (&self.0.disk, &self.0.layout);
             if let Err(error) = disk.replace(layout.temporary(), &layout.usage(), format!("{bytes}\n").as_bytes()) {
                 tracing::warn!(%error, "what the store uses can't be noted and will be counted at the next start");
@@ -245,53 +256,12 @@ impl Store {
     /// Whether the data folder can be read now and is the one that was opened; for readiness.
     ///
     /// # Errors
-    /// [`StoreError::Layout`] if the folder is gone or another was put over it, or of the disk.
+    /// [`StoreError::Layout`] if the folder is gone or another was put over it, or if so much of it was found damaged that
+    /// the disk is at fault; or of the disk.
     pub async fn check(&self) -> Result<(), StoreError> {
+        self.0.damage.check()?;
         let store = Arc::clone(&self.0);
         blocking(move || opening::check(&store.layout, &store.lock)).await
-    }
-
-    /// A blob of a repository: small ones from memory, others opened.
-    ///
-    /// # Errors
-    /// [`StoreError::BlobUnknown`] if it is not the repository's.
-    pub async fn blob_content(&self, repo: &RepoName, digest: Digest) -> Result<StoredContent, StoreError> {
-        let memory = &self.0.memory;
-        if let Some(bytes) = memory.blob(repo, &digest) {
-            return Ok(StoredContent::Memory(bytes));
-        }
-        let read_at = memory.deletions_at_rest(repo);
-        let blob = self.blob(repo, digest).await?;
-        match contents::read_small(&blob) {
-            Some(bytes) => {
-                memory.keep_blob(repo, &digest, bytes.clone(), read_at);
-                Ok(StoredContent::Memory(bytes))
-            }
-            None => Ok(StoredContent::File(blob)),
-        }
-    }
-
-    /// Opens a blob of a repository.
-    ///
-    /// # Errors
-    /// [`StoreError::BlobUnknown`] if it is not the repository's.
-    pub async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<StoredBlob, StoreError> {
-        let file = match self.0.contents.open_now(repo, Membership::Blob, &digest) {
-            Looked::Found(file) => Some(file),
-            Looked::Absent => None,
-            Looked::Unknown => {
-                let (store, repo) = (Arc::clone(&self.0), repo.clone());
-                blocking(move || Contents::open(&store.layout, &repo, Membership::Blob, &digest)).await?
-            }
-        };
-        let file = file.ok_or(StoreError::BlobUnknown)?;
-        let path = || self.0.layout.member(repo, Membership::Blob, &digest);
-        let facts = file.metadata().map_err(|error| StoreError::io("stat", &path())(error))?;
-        if facts.is_file() {
-            Ok(StoredBlob { file, size: facts.len(), digest })
-        } else {
-            Err(StoreError::damaged(&path(), "not a file"))
-        }
     }
 
     /// Makes a blob of `from` (or, without it, of any repository) one of `to`; durable when it says `true`.
@@ -470,9 +440,10 @@ impl Store {
             let mut referrers = Vec::with_capacity(found.len());
             for entry in found {
                 match entry {
+                    IndexedReferrer::Whole(referrer) if store.is_damaged_manifest(&repo, &referrer.digest)? => {}
                     IndexedReferrer::Whole(referrer) => referrers.push(referrer),
                     IndexedReferrer::DigestOnly(digest) => {
-                        referrers.extend(store.read_manifest(&repo, digest)?.as_ref().map(Referrer::of));
+                        referrers.extend(store.find_manifest(&repo, digest)?.as_ref().map(Referrer::of));
                     }
                 }
             }

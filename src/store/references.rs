@@ -1,8 +1,10 @@
 //! Whether a manifest is whole: everything it references, down to the last child, is in its repository.
 
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
 
-use super::contents::stat;
+use super::contents::{open_content, stat};
+use super::damage::Verdict;
 use super::layout::Membership;
 use super::{Inner, StoreError, StoredManifest};
 use crate::oci::{Descriptor, Digest, RepoName};
@@ -12,6 +14,9 @@ const LISTED: usize = 100;
 
 /// Most manifests that one walk looks into. An index of more is not refused, what lies behind is taken for missing.
 const MANIFESTS: usize = 10_000;
+
+/// A blob whose length is not its descriptor's is hashed at once up to this length; a longer one when it is read.
+const EXAMINED: u64 = 64 << 20;
 
 impl Inner {
     /// What the manifest references and the repository lacks; blocking.
@@ -27,7 +32,7 @@ impl Inner {
             if walk.missing.len() >= LISTED {
                 break;
             }
-            match self.read_manifest(repo, digest)? {
+            match self.find_manifest(repo, digest)? {
                 Some(child) => walk.look_into(&child)?,
                 // An index may list content of any kind; what was pushed as a blob is there.
                 None if walk.has(&digest)? => {}
@@ -52,6 +57,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn look_into(&mut self, stored: &StoredManifest) -> Result<(), StoreError> {
+        // So that a file of another length is looked at.
+        self.store.damage.learn(&stored.manifest);
         for Descriptor { digest, .. } in stored.manifest.required_blobs() {
             if self.missing.len() < LISTED && self.seen.insert(*digest) && !self.has(digest)? {
                 self.missing.push(*digest);
@@ -72,7 +79,19 @@ impl Walk<'_> {
     /// Whether the repository has the content, as a blob or, where a manifest is used as a layer, as a manifest.
     fn has(&self, digest: &Digest) -> Result<bool, StoreError> {
         for kind in [Membership::Blob, Membership::Manifest] {
-            if stat(&self.store.layout.member(self.repo, kind, digest))?.is_some() {
+            let path = self.store.layout.member(self.repo, kind, digest);
+            let Some(facts) = stat(&path)? else { continue };
+            if self.store.damage.is_listed(digest, facts.ino()) {
+                if self.store.mend(self.repo, kind, digest)? {
+                    return Ok(true);
+                }
+                continue;
+            }
+            if facts.len() > EXAMINED || !self.store.damage.is_length_odd(digest, &facts) {
+                return Ok(true);
+            }
+            let Some(file) = open_content(&path)? else { continue };
+            if self.store.shelf().examine(digest, &file, &path) != Verdict::Absent {
                 return Ok(true);
             }
         }

@@ -35,6 +35,8 @@ pub(super) struct Space {
     contents: AtomicU64,
     uploads: AtomicU64,
     index: AtomicU64,
+    /// Bytes of damaged contents whose digest's place is another's, or nobody's.
+    damaged: AtomicU64,
     /// Which contents of a folder are in `contents`. Changed and read under the folder's lock.
     counts: Box<[Mutex<Count>]>,
     all_counted: AtomicBool,
@@ -97,6 +99,7 @@ impl Space {
             contents: AtomicU64::new(contents.unwrap_or(0)),
             uploads: AtomicU64::new(uploads),
             index: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
             counts: (0..FOLDERS)
                 .map(|_| Mutex::new(if contents.is_some() { Count::Done } else { Count::Waiting }))
                 .collect(),
@@ -231,6 +234,25 @@ impl Space {
         }
     }
 
+    /// Whether the content is in the sum. Called under its folder's lock.
+    pub(super) fn is_charged(&self, digest: &Digest) -> bool {
+        match &*lock(&self.counts[folder_of(digest)]) {
+            Count::Waiting => false,
+            Count::Running(charged) => charged.contains(digest),
+            Count::Done => true,
+        }
+    }
+
+    /// Charges a damaged content beside all others.
+    pub(super) fn charge_damaged(&self, bytes: u64) {
+        self.damaged.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back what [`Self::charge_damaged`] charged.
+    pub(super) fn refund_damaged(&self, bytes: u64) {
+        subtract(&self.damaged, bytes);
+    }
+
     /// The count of a folder begins, or goes on. `false`: it is through. Called under the folder's lock.
     pub(super) fn begin_count(&self, folder: usize) -> bool {
         let mut count = lock(&self.counts[folder]);
@@ -271,7 +293,10 @@ impl Space {
     }
 
     fn used(&self) -> u64 {
-        [&self.contents, &self.uploads, &self.index].iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
+        [&self.contents, &self.uploads, &self.index, &self.damaged]
+            .iter()
+            .map(|bytes| bytes.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Whether the system called the disk full, and since then nothing was stored nor more than a little freed.

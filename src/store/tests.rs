@@ -4,6 +4,7 @@ mod blobs;
 mod cached;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod damage;
 mod faults;
 mod folder;
 mod manifests;
@@ -96,6 +97,8 @@ fn files_in(folder: &Path) -> Vec<std::path::PathBuf> {
 fn assert_tidy(store: &Store) {
     let inner = &store.0;
     assert_eq!(files_in(&inner.layout.temporaries()), Vec::<std::path::PathBuf>::new());
+    assert_eq!(damaged_names(store), Vec::<std::path::PathBuf>::new());
+    assert_eq!(store.damage().contents, 0, "the list has an entry");
     let mut used = 0;
     for upload in files_in(&inner.layout.uploads()) {
         let id = upload.file_name().unwrap().to_str().unwrap().parse().unwrap();
@@ -140,6 +143,12 @@ fn assert_tidy(store: &Store) {
     if let Some(counted) = store.usage().used {
         assert_eq!(counted - inner.space.index_bytes(), used);
     }
+}
+
+/// The list of damaged contents as it stands on the disk.
+fn damaged_names(store: &Store) -> Vec<std::path::PathBuf> {
+    let folders = Algorithm::ALL.into_iter().map(|algorithm| store.0.layout.damaged_of(algorithm));
+    folders.filter(|folder| folder.is_dir()).flat_map(|folder| files_in(&folder)).collect()
 }
 
 fn files_of_nobody(inner: &Inner) -> Vec<std::path::PathBuf> {

@@ -62,6 +62,14 @@ families! {
         "Bytes of the store's file system that every write leaves free.";
     STORE_WRITABLE: "d8_registry_store_writable", Gauge, [],
         "1 while pushes are taken, 0 while they are refused for lack of room.";
+    DAMAGED_CONTENTS: "d8_registry_damaged_contents", Gauge, [],
+        "Stored contents that are damaged and count as absent until they are pushed or fetched again.";
+    DAMAGED_BYTES: "d8_registry_damaged_bytes", Gauge, [],
+        "Bytes of damaged contents that lie on the disk.";
+    DAMAGE_FOUND: "d8_registry_damage_found_total", Counter, ["cause"],
+        "Files of the store found damaged: hash, unreadable, tag or list.";
+    DISK_FAULT: "d8_registry_disk_fault", Gauge, [],
+        "1 while so many files were found damaged within ten minutes that the disk is at fault; nothing counts as absent for it.";
     INDEX_STATE: "d8_registry_index_state", Gauge, ["state"],
         "1 for what the index is doing: closed, rebuilding or ready. Listings need ready, pulls and pushes do not.";
     HTTP_REQUESTS: "d8_registry_http_requests_total", Counter, ["method", "route", "status"],

@@ -238,6 +238,20 @@ label! {
 }
 
 label! {
+    /// How a file of the store was found to be damaged.
+    DamageCause {
+        /// A content that is not what its digest says.
+        Hash => "hash",
+        /// A content that can't be read.
+        Unreadable => "unreadable",
+        /// A tag's file that can't be read, or holds no digest.
+        Tag => "tag",
+        /// A kept list that can't be read, or is none.
+        List => "list",
+    }
+}
+
+label! {
     /// Why a cached blob was removed.
     EvictionCause {
         /// Room was needed.

@@ -12,6 +12,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::damage::{Damage, DamageSample};
 use super::families::{
     AUTH_FAILURES, BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_RELOADS, CONFIG_VALID, Family, HTTP_DURATION, HTTP_IN_FLIGHT,
     HTTP_RECEIVED, HTTP_REQUESTS, HTTP_SENT, INDEX_STATE, LOG_DROPPED, STORE_BUDGET, STORE_FREE, STORE_RESERVE,
@@ -81,6 +82,7 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     sampled: Sampled,
+    damage: Damage,
     requests: Requests,
     in_flight: IntGauge,
     received: IntCounter,
@@ -111,6 +113,8 @@ impl Metrics {
         let registry = Registry::new();
         let sampled = Sampled::new()?;
         registry.register(Box::new(sampled.clone()))?;
+        let damage = Damage::new()?;
+        registry.register(Box::new(damage.clone()))?;
         registry.register(Box::new(ProcessCollector::new()?))?;
         let auth_failures = registered(&registry, counter_vec(&AUTH_FAILURES)?)?;
         let config_reloads = registered(&registry, counter_vec(&CONFIG_RELOADS)?)?;
@@ -118,6 +122,7 @@ impl Metrics {
         config_valid.set(1);
         let inner = Inner {
             sampled,
+            damage,
             requests: Requests::new(&registry)?,
             in_flight: registered(&registry, IntGauge::with_opts(opts(&HTTP_IN_FLIGHT))?)?,
             received: registered(&registry, IntCounter::with_opts(opts(&HTTP_RECEIVED))?)?,
@@ -156,6 +161,11 @@ impl Metrics {
     /// Where the store's room is asked at each scrape; the first call counts.
     pub fn observe_store(&self, sample: impl Fn() -> StoreSample + Send + Sync + 'static) {
         let _ = self.0.sampled.0.store.set(Box::new(sample));
+    }
+
+    /// Where damage is asked for at each scrape; the first call counts.
+    pub fn observe_damage(&self, sample: impl Fn() -> DamageSample + Send + Sync + 'static) {
+        self.0.damage.observe(sample);
     }
 
     /// Where the index is asked at each scrape; the first call counts.

@@ -2,6 +2,7 @@
 //! may use it; what it shows of other modules is handed in as closures.
 
 pub mod access_log;
+mod damage;
 pub mod families;
 mod fetching;
 pub mod labels;
@@ -15,11 +16,12 @@ mod rfc3339;
 mod sink;
 
 pub use access_log::{AccessLog, AccessMode, AccessRecord};
+pub use damage::DamageSample;
 pub use families::{FAMILIES, Family, Kind};
 pub use fetching::InProgress;
 pub use labels::{
-    AuthFailureReason, CacheOutcome, CertificateUse, ContentKind, EvictionCause, FillCause, IndexLabel, Method,
-    ProbeOutcome, ReloadOutcome, Route, UpstreamCause,
+    AuthFailureReason, CacheOutcome, CertificateUse, ContentKind, DamageCause, EvictionCause, FillCause, IndexLabel,
+    Method, ProbeOutcome, ReloadOutcome, Route, UpstreamCause,
 };
 pub(crate) use line::decimal;
 pub use logging::{Level, LogError, LogFormat, LogOptions, Logging};

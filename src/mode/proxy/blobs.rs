@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Asked, Proxy};
+use super::{Asked, Proxy, missed};
 use crate::fetch::{FillError, Source};
 use crate::mode::mapping::Home;
 use crate::mode::relay::{blob_error, relay};
@@ -65,7 +65,7 @@ impl Proxy {
                 Ok(Some(Served::new(ServedBlob { size: Some(size), content }, CacheOutcome::Hit)))
             }
             Err(StoreError::BlobUnknown) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => missed(&error).map_err(ModeError::from),
         }
     }
 
@@ -78,7 +78,7 @@ impl Proxy {
     ) -> Result<Served<ServedBlob>, ModeError> {
         let deadline = Instant::now() + BUDGET;
         let mut vouched = false;
-        if self.store().has_content(digest).await? {
+        if self.store().has_content(digest).await.or_else(|error| missed(&error).map(|_: Option<()>| false))? {
             // Another repository has it; this one may have it if somebody says that it belongs here.
             self.vouch(home, source, digest, deadline).await?;
             vouched = true;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use tokio::time::Instant;
 
-use super::{Asked, Proxy, REVALIDATION, fault, joined};
+use super::{Asked, Proxy, REVALIDATION, fault, joined, missed};
 use crate::clock;
 use crate::mode::direct::passed_on;
 use crate::mode::relay::{cached_error, manifest_error};
@@ -75,7 +75,7 @@ impl Proxy {
                 Ok(Some(stored))
             }
             Err(StoreError::ManifestUnknown) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => missed(&error).map_err(ModeError::from),
         }
     }
 

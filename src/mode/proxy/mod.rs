@@ -20,8 +20,8 @@ use super::{ModeError, Served, ServedManifest};
 use crate::clock::{self, Timestamp};
 use crate::fetch::{Fills, Flights, Source};
 use crate::oci::{Digest, Reference, RepoName, Tag};
-use crate::store::{ListKind, Page, Store, VerifiedTag};
-use crate::telemetry::{CacheOutcome, Metrics, UpstreamCause};
+use crate::store::{ListKind, Page, Store, StoreError, VerifiedTag};
+use crate::telemetry::{CacheOutcome, Metrics, UpstreamCause, with_causes};
 use crate::upstream::Upstream;
 
 /// How long the upstream may take where something is stored that can be served instead.
@@ -167,7 +167,16 @@ impl Proxy {
 
 /// Work that ended without an outcome.
 fn fault() -> ModeError {
-    crate::store::StoreError::Bug("a request to the upstream ended without an outcome".into()).into()
+    StoreError::Bug("a request to the upstream ended without an outcome".into()).into()
+}
+
+/// What the disk does not give is as good as not there: the upstream has it.
+fn missed<T>(error: &StoreError) -> Result<Option<T>, StoreError> {
+    if !matches!(error, StoreError::Io { .. }) {
+        return Err(error.clone());
+    }
+    tracing::warn!(error = %with_causes(error), "what is stored can't be read and is fetched again");
+    Ok(None)
 }
 
 /// Who waited for another's fetch was served by it, not by its own.

@@ -128,7 +128,7 @@ async fn damage_is_told_and_repaired_by_a_put() {
     std::fs::write(opened.0.layout.tag(&name, &tag("t")), b"nonsense\n").unwrap();
     std::fs::write(opened.0.layout.content(&numbered(1).digest), b"{").unwrap();
     assert!(matches!(opened.manifest(&name, &by_tag("t")).await, Err(StoreError::Io { .. })));
-    assert!(matches!(opened.manifest(&name, &by_digest(&numbered(1))).await, Err(StoreError::Io { .. })));
+    assert_eq!(digest_at(&opened, &name, &by_digest(&numbered(1))).await, None);
     opened.put_manifest(&name, numbered(1), vec![tag("t")]).await.unwrap();
     assert_eq!(digest_at(&opened, &name, &by_tag("t")).await, Some(numbered(1).digest));
     assert_tidy(&opened);
@@ -292,9 +292,7 @@ async fn a_manifest_that_is_not_what_its_digest_says_is_never_served_and_mended_
     std::fs::write(opened.0.layout.content(&right.digest), &wrong.bytes).unwrap();
     for reference in [by_tag("t"), by_digest(&right)] {
         let read = opened.manifest(&name, &reference).await;
-        assert!(
-            matches!(&read, Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData)
-        );
+        assert!(matches!(read, Err(StoreError::ManifestUnknown)));
     }
     opened.put_manifest(&name, right.clone(), vec![tag("t")]).await.unwrap();
     assert_eq!(opened.manifest(&name, &by_tag("t")).await.unwrap().bytes, right.bytes);

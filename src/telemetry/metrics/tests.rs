@@ -10,6 +10,7 @@ fn touched() -> Metrics {
     let metrics = Metrics::new().unwrap();
     metrics.set_build("1.2.3", "abc", "Local");
     metrics.observe_store(|| STORE);
+    metrics.observe_damage(|| DamageSample { contents: 2, bytes: 30, disk_fault: true, found: [5, 6, 7, 8] });
     metrics.observe_index(|| IndexSample::Rebuilding { done: 4 });
     metrics.observe_dropped_lines(|| 11);
     metrics.request(Method::Get, Route::Blob, 206, Duration::from_millis(3));
@@ -69,6 +70,11 @@ fn values_arrive_where_they_belong() {
         "d8_registry_store_used_bytes 7",
         "d8_registry_store_budget_bytes 9",
         "d8_registry_store_writable 0",
+        "d8_registry_damaged_contents 2",
+        "d8_registry_damaged_bytes 30",
+        "d8_registry_disk_fault 1",
+        "d8_registry_damage_found_total{cause=\"hash\"} 5",
+        "d8_registry_damage_found_total{cause=\"list\"} 8",
         "d8_registry_index_state{state=\"rebuilding\"} 1",
         "d8_registry_index_state{state=\"ready\"} 0",
         "d8_registry_log_lines_dropped_total 11",

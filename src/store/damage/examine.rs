@@ -1,0 +1,231 @@
+//! Whether a stored file is what its name says: read whole and hashed. All of it blocks.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+use std::time::Instant;
+
+use bytes::Bytes;
+use rustix::fs::{Advice, fadvise};
+
+use super::{AGAIN, Condemned, MOST_SUSPECTS, Suspect, lock};
+use crate::oci::{Algorithm, Digest, Hasher};
+use crate::store::contents::{Shelf, open_content, stat};
+use crate::store::{Inner, StoreError};
+use crate::telemetry::DamageCause;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 256 << 10;
+
+/// A suspect that can't be told from a failing disk for so many tries is let go: whoever reads it next finds it again.
+const MOST_TRIES: u32 = 30;
+
+/// Other files that are read to tell a damaged file from a failing disk.
+const OTHERS: usize = 3;
+
+/// What a look at a file found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Verdict {
+    /// It is what its name says.
+    Sound,
+    /// It is damaged and counts as absent, or is gone.
+    Absent,
+    /// It is damaged, and so are too many others: see [`super::Condemned::DiskFault`].
+    DiskFault,
+    /// It could not be read, or not this time.
+    Unread,
+}
+
+impl From<Condemned> for Verdict {
+    fn from(condemned: Condemned) -> Self {
+        match condemned {
+            Condemned::Listed | Condemned::Gone => Self::Absent,
+            Condemned::DiskFault => Self::DiskFault,
+        }
+    }
+}
+
+/// What stands under a content's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Found {
+    /// Nothing that could be believed.
+    Nothing,
+    /// A file that was hashed and is the content.
+    Sound(u64),
+    /// A file that is not, or could not be read.
+    Bad(u64),
+}
+
+impl Shelf<'_> {
+    /// Hashes an open file that was found under the name `path`, and puts it on the list if it is not the digest's.
+    pub(in crate::store) fn examine(&self, digest: &Digest, file: &File, path: &Path) -> Verdict {
+        let Ok(facts) = file.metadata() else { return Verdict::Unread };
+        if self.damage.is_listed(digest, facts.ino()) {
+            return Verdict::Absent;
+        }
+        match hash(file, digest.algorithm()) {
+            Ok(actual) if actual == *digest => {
+                self.damage.note_sound(digest, &facts);
+                Verdict::Sound
+            }
+            Ok(_) => self.condemn(digest, &facts, path, DamageCause::Hash).into(),
+            Err(error) => {
+                self.suspect(digest, file, path, &error);
+                Verdict::Unread
+            }
+        }
+    }
+
+    /// What stands under the name of a content that is known to have `size` bytes, read and hashed. Not to be called with
+    /// the digest's lock held.
+    pub(in crate::store) fn look_at_content(&self, digest: &Digest, size: u64) -> Result<Found, StoreError> {
+        let path = self.layout.content(digest);
+        let Some(facts) = stat(&path)? else { return Ok(Found::Nothing) };
+        let inode = facts.ino();
+        if self.damage.is_listed(digest, inode) {
+            return Ok(Found::Bad(inode));
+        }
+        let file = match open_content(&path) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(Found::Nothing),
+            // Not a file, or not to be opened: the verified bytes take its place.
+            Err(_) => return Ok(Found::Bad(inode)),
+        };
+        // As opened: another may have taken its place.
+        let facts = file.metadata().map_err(StoreError::io("stat", &path))?;
+        if facts.is_file() && facts.len() != size {
+            self.condemn(digest, &facts, &path, DamageCause::Hash);
+            return Ok(Found::Bad(facts.ino()));
+        }
+        match self.examine(digest, &file, &path) {
+            Verdict::Sound => Ok(Found::Sound(facts.ino())),
+            Verdict::Absent | Verdict::DiskFault | Verdict::Unread => Ok(Found::Bad(facts.ino())),
+        }
+    }
+
+    /// Notes that a file could not be read. It is read once more [`AGAIN`] later; until then nothing follows from it.
+    pub(in crate::store) fn suspect(&self, digest: &Digest, file: &File, path: &Path, error: &io::Error) {
+        let Ok(inode) = file.metadata().map(|facts| facts.ino()) else { return };
+        let mut suspects = lock(&self.damage.suspects);
+        if suspects.len() >= MOST_SUSPECTS || suspects.iter().any(|known| known.inode == inode) {
+            return;
+        }
+        let Ok(file) = file.try_clone() else { return };
+        tracing::error!(
+            path = %path.display(), %digest, %error,
+            "a stored content can't be read; if that is so once more in 10 s while others can be read, it counts as absent"
+        );
+        let next = Instant::now() + AGAIN;
+        suspects.push(Suspect { digest: *digest, path: path.to_path_buf(), file, inode, next, tries: 0 });
+        drop(suspects);
+        self.damage.wake.notify_one();
+    }
+}
+
+impl Inner {
+    /// As [`Shelf::examine`], unless somebody else was there before.
+    pub(in crate::store) fn examine_odd(&self, digest: &Digest, file: &File, path: &Path) -> Verdict {
+        match file.metadata() {
+            Ok(facts) if !self.damage.is_length_odd(digest, &facts) => Verdict::Sound,
+            _ => self.shelf().examine(digest, file, path),
+        }
+    }
+
+    /// Comes back to the files that could not be read and are due at `now`.
+    pub(super) fn read_suspects_again(&self, now: Instant) {
+        let due: Vec<Suspect> = {
+            let mut suspects = lock(&self.damage.suspects);
+            let (due, later) = suspects.drain(..).partition(|suspect| suspect.next <= now);
+            *suspects = later;
+            due
+        };
+        for mut suspect in due {
+            let Suspect { digest, path, file, .. } = &suspect;
+            // What is in memory of it says nothing of the disk.
+            let _ = fadvise(file, 0, None, Advice::DontNeed);
+            let found = match (hash(file, digest.algorithm()), file.metadata()) {
+                (Ok(actual), Ok(_)) if actual == *digest => {
+                    tracing::info!(path = %path.display(), %digest, "a content that could not be read can be read again");
+                    continue;
+                }
+                (Ok(_), Ok(facts)) => Some((facts, DamageCause::Hash)),
+                (_, Ok(facts)) if self.others_can_be_read(suspect.inode) => Some((facts, DamageCause::Unreadable)),
+                _ => None,
+            };
+            if let Some((facts, cause)) = found {
+                self.shelf().condemn(digest, &facts, path, cause);
+                continue;
+            }
+            suspect.tries += 1;
+            suspect.next = now + AGAIN;
+            if suspect.tries < MOST_TRIES {
+                lock(&self.damage.suspects).push(suspect);
+            }
+        }
+    }
+
+    /// Whether files beside that one can be read from the disk.
+    fn others_can_be_read(&self, inode: u64) -> bool {
+        let suspected: Vec<u64> = lock(&self.damage.suspects).iter().map(|suspect| suspect.inode).collect();
+        let folders = Algorithm::ALL
+            .into_iter()
+            .flat_map(|algorithm| (0..=u8::MAX).map(move |first| self.layout.content_folder(algorithm, first)));
+        let others = folders
+            .filter_map(|folder| std::fs::read_dir(folder).ok())
+            .flat_map(|entries| entries.flatten())
+            .filter_map(|entry| open_content(&entry.path()).ok().flatten())
+            .filter(|file| {
+                file.metadata().is_ok_and(|facts| {
+                    facts.is_file() && facts.len() > 0 && facts.ino() != inode && !suspected.contains(&facts.ino())
+                })
+            });
+        let mut read: Vec<bool> = others.take(OTHERS).map(|file| can_be_read(&file)).collect();
+        if read.is_empty() {
+            read.push(File::open(self.layout.version()).is_ok_and(|file| can_be_read(&file)));
+        }
+        read.into_iter().all(|could| could)
+    }
+}
+
+/// Whether the first bytes can be read from the disk.
+fn can_be_read(file: &File) -> bool {
+    let _ = fadvise(file, 0, None, Advice::DontNeed);
+    file.read_at(&mut [0; 4096], 0).is_ok_and(|read| read > 0)
+}
+
+/// The first `length` bytes of a file.
+pub(in crate::store) fn read_exactly(file: &File, length: u64) -> io::Result<Bytes> {
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => Ok(bytes.into()),
+        // Cut while it was open: what it holds is not the content, and hashing says so.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Bytes::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the file at `path` is the digest's.
+pub(in crate::store) fn is_sound(path: &Path, digest: &Digest) -> Result<bool, StoreError> {
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    Ok(hash(&file, digest.algorithm()).map_err(StoreError::io("read", path))? == *digest)
+}
+
+/// The digest of all that the file holds.
+fn hash(file: &File, algorithm: Algorithm) -> io::Result<Digest> {
+    let mut hasher = Hasher::new(algorithm);
+    let mut buffer = vec![0; READ_BYTES];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

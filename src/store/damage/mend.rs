@@ -1,0 +1,197 @@
+//! Linking repositories to the content that was repaired, and what runs beside requests for it.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use fail::fail_point;
+use tokio_util::sync::CancellationToken;
+
+use super::{Damage, lock};
+use crate::oci::{Digest, RepoName};
+use crate::store::contents::{Shelf, stat};
+use crate::store::layout::Membership;
+use crate::store::walk::{Oddities, Repositories};
+use crate::store::{Inner, StoreError, blocking};
+
+/// The list is looked at this often without being called: for names that an administrator put there or took away, and for
+/// what could not be written down or mended before.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+impl Shelf<'_> {
+    /// Links a repository's name to the whole content of the digest, durably, if it leads to a damaged one. `false`: there
+    /// is no whole one, or no such name.
+    fn relink(&self, repo: &RepoName, kind: Membership, digest: &Digest) -> Result<bool, StoreError> {
+        let _locked = self.contents.lock(digest);
+        let member = self.layout.member(repo, kind, digest);
+        let Some(found) = stat(&member)? else { return Ok(false) };
+        if !self.damage.is_listed(digest, found.ino()) {
+            return Ok(true);
+        }
+        let content = self.layout.content(digest);
+        if stat(&content)?.is_none_or(|whole| self.damage.is_listed(digest, whole.ino())) {
+            return Ok(false);
+        }
+        self.replace_member(&content, &member, digest)?;
+        self.disk.sync_folder_of(&member)?;
+        fail_point!("store::damage::after_relink");
+        self.drop_mended(digest, &[]);
+        Ok(true)
+    }
+}
+
+impl Damage {
+    /// Every digest that has an entry.
+    pub(super) fn digests(&self) -> Vec<Digest> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        self.list.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    fn inodes(&self, digest: &Digest) -> Vec<u64> {
+        self.entries(digest, |entries| entries.iter().map(|entry| entry.inode).collect())
+    }
+
+    /// There may be something to mend.
+    pub(in crate::store) fn call(&self) {
+        self.wake.notify_one();
+    }
+
+    /// When the next file that could not be read is due.
+    fn next_due(&self) -> Option<Instant> {
+        lock(&self.suspects).iter().map(|suspect| suspect.next).min()
+    }
+}
+
+impl Inner {
+    /// Makes a repository's name lead to whole content, if it leads to a damaged one and there is whole content. Says
+    /// whether it does now. Blocking; not to be called with a lock held.
+    pub(in crate::store) fn mend(
+        &self,
+        repo: &RepoName,
+        kind: Membership,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        if !self.damage.has(digest) {
+            return Ok(false);
+        }
+        match kind {
+            Membership::Blob => self.shelf().relink(repo, kind, digest),
+            Membership::Manifest => {
+                let _locked = self.locks.lock(repo);
+                let change = self.begin_change(repo)?;
+                let mended = self.shelf().relink(repo, kind, digest)?;
+                // A list that was built while it was damaged lacks it.
+                if mended && let Some(stored) = self.read_manifest(repo, *digest)? {
+                    change.put_manifest(&stored);
+                }
+                change.done();
+                Ok(mended)
+            }
+        }
+    }
+
+    /// One round of looking after the list; blocking.
+    pub(in crate::store) fn look_after_damage(&self, now: Instant) {
+        let shelf = self.shelf();
+        self.read_suspects_again(now);
+        shelf.read_damaged();
+        if self.damage.is_empty() {
+            return;
+        }
+        self.write_down_what_was_not();
+        for digest in self.damage.digests() {
+            let _locked = self.contents.lock(&digest);
+            shelf.drop_mended(&digest, &[]);
+        }
+        self.mend_all();
+    }
+
+    /// Entries that could not be written down get their names.
+    fn write_down_what_was_not(&self) {
+        let shelf = self.shelf();
+        for digest in self.damage.digests() {
+            let _locked = self.contents.lock(&digest);
+            let unnamed: Vec<(u64, PathBuf)> = self.damage.entries(&digest, |entries| {
+                let waiting = entries.iter().filter(|entry| entry.name.is_none());
+                waiting.filter_map(|entry| Some((entry.inode, entry.unnamed.as_ref()?.0.clone()))).collect()
+            });
+            for (inode, path) in unnamed {
+                if matches!(stat(&path), Ok(Some(at)) if at.ino() == inode)
+                    && let Err(error) = shelf.write_down(&digest, inode, &path)
+                {
+                    tracing::warn!(%digest, error = %crate::telemetry::with_causes(&error), "a damaged content can't be noted on the disk yet");
+                }
+            }
+        }
+    }
+
+    /// Links every repository that still has a damaged file to the whole content, where there is one.
+    fn mend_all(&self) {
+        let whole = |digest: &Digest| {
+            let at: Result<Option<_>, StoreError> = stat(&self.layout.content(digest));
+            matches!(at, Ok(Some(at)) if !self.damage.is_listed(digest, at.ino()))
+        };
+        let pending: HashMap<Digest, Vec<u64>> = self
+            .damage
+            .digests()
+            .into_iter()
+            .filter(whole)
+            .map(|digest| (digest, self.damage.inodes(&digest)))
+            .collect();
+        if pending.is_empty() {
+            return;
+        }
+        let oddities = Oddities::default();
+        let mut all = true;
+        for repo in Repositories::new(&self.layout, &oddities) {
+            for digest in pending.keys() {
+                for kind in [Membership::Blob, Membership::Manifest] {
+                    let member: PathBuf = self.layout.member(&repo, kind, digest);
+                    let mended = match stat(&member) {
+                        Ok(Some(at)) if self.damage.is_listed(digest, at.ino()) => self.mend(&repo, kind, digest),
+                        Ok(_) => Ok(true),
+                        Err(error) => Err(error),
+                    };
+                    all &= mended.unwrap_or_else(|error| {
+                        tracing::warn!(
+                            path = %member.display(), error = %crate::telemetry::with_causes(&error),
+                            "a repository can't be given the whole content yet"
+                        );
+                        false
+                    });
+                }
+            }
+        }
+        if all && oddities.count() == 0 {
+            for (digest, inodes) in &pending {
+                let _locked = self.contents.lock(digest);
+                self.shelf().drop_mended(digest, inodes);
+            }
+        }
+    }
+}
+
+/// Looks after the list until `stop` is cancelled. Safe to drop between two rounds; a round ends by itself.
+pub(in crate::store) async fn look_after(store: Arc<Inner>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let inner = Arc::clone(&store);
+        let round = blocking(move || {
+            inner.look_after_damage(Instant::now());
+            Ok(())
+        });
+        if let Err(error) = round.await {
+            tracing::error!(error = %crate::telemetry::with_causes(&error), "the list of damaged contents could not be looked after");
+        }
+        let later = Instant::now() + LOOK_EVERY;
+        let next = store.damage.next_due().map_or(later, |due| due.min(later));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = store.damage.wake.notified() => {}
+            () = tokio::time::sleep_until(next.into()) => {}
+        }
+    }
+}
