@@ -26,7 +26,7 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
     };
     let content = Content { digest, size: blob.size, media_type: OCTETS };
     let mut response =
-        content.respond(call.method, call.headers, |range| blob_body(blob.content, range, call.file_way))?;
+        content.respond(call.method, call.headers, |range| blob_body(blob.content, blob.size, range, call.file_way))?;
     response.extensions_mut().insert(how);
     Ok(response)
 }

@@ -1,12 +1,14 @@
 //! A body from the upstream that can be looked at before it is taken.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 
 use super::FillError;
+use crate::oci::{Digest, Hasher};
 use crate::upstream::{UpstreamBody, UpstreamError};
 
 /// What comes next: bytes, the end, or the break.
@@ -16,14 +18,14 @@ type Next = Result<Option<Bytes>, UpstreamError>;
 #[derive(Debug)]
 pub struct Feed {
     body: UpstreamBody,
-    held: Option<Next>,
+    held: VecDeque<Next>,
 }
 
 impl Feed {
     /// The bytes of `body`.
     #[must_use]
     pub const fn new(body: UpstreamBody) -> Self {
-        Self { body, held: None }
+        Self { body, held: VecDeque::new() }
     }
 
     /// The next bytes; `None` at the end. Safe to drop.
@@ -31,7 +33,7 @@ impl Feed {
     /// # Errors
     /// [`UpstreamError`]: the body broke off or stalled.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        match self.held.take() {
+        match self.held.pop_front() {
             Some(next) => next,
             None => self.body.chunk().await,
         }
@@ -42,27 +44,65 @@ impl Feed {
     /// # Errors
     /// [`UpstreamError`]: nothing comes.
     pub async fn peek(&mut self) -> Result<(), UpstreamError> {
-        if self.held.is_none() {
-            self.held = Some(Ok(self.body.chunk().await?));
+        if self.held.is_empty() {
+            let next = self.body.chunk().await?;
+            self.held.push_back(Ok(next));
         }
         Ok(())
     }
 
-    /// Reads `bytes` away: the upstream ignored a range.
-    pub(super) async fn skip(&mut self, bytes: u64) -> Result<(), FillError> {
+    /// Waits until all of it has come; `None` as soon as it is more than `limit` bytes. What has come stays. Safe to
+    /// drop: nothing is lost.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]: it does not come whole.
+    pub async fn whole(&mut self, limit: usize) -> Result<Option<Bytes>, UpstreamError> {
+        loop {
+            let length: usize = self.held.iter().flatten().flatten().map(Bytes::len).sum();
+            if length > limit {
+                return Ok(None);
+            }
+            if matches!(self.held.back(), Some(Ok(None))) {
+                let mut all = BytesMut::with_capacity(length);
+                self.held.iter().flatten().flatten().for_each(|chunk| all.extend_from_slice(chunk));
+                return Ok(Some(all.freeze()));
+            }
+            let next = self.body.chunk().await?;
+            self.held.push_back(Ok(next));
+        }
+    }
+
+    /// Whether something of it has come.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Reads `bytes` away: the upstream ignored a range. `false`: it ended before, and may be all there is.
+    pub(super) async fn skip(&mut self, bytes: u64, mut hasher: Option<&mut Hasher>) -> Result<bool, FillError> {
         let mut left = bytes;
         while left > 0 {
-            let Some(mut chunk) = self.next().await? else {
-                return Err(FillError::Contradiction("the content is shorter than it was"));
-            };
+            let Some(mut chunk) = self.next().await? else { return Ok(false) };
             let taken = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
             let rest = chunk.split_off(taken);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&chunk);
+            }
             left -= taken as u64;
             if !rest.is_empty() {
-                self.held = Some(Ok(Some(rest)));
+                self.held.push_front(Ok(Some(rest)));
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether all of it, from here to its end, is the content of `digest`.
+    pub(super) async fn is(mut self, digest: &Digest) -> Result<bool, UpstreamError> {
+        let mut hasher = Hasher::new(digest.algorithm());
+        while let Some(chunk) = self.next().await? {
+            hasher.update(&chunk);
+        }
+        Ok(hasher.finish() == *digest)
     }
 }
 
@@ -70,7 +110,7 @@ impl Stream for Feed {
     type Item = Result<Bytes, UpstreamError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.held.take() {
+        match self.held.pop_front() {
             Some(next) => Poll::Ready(next.transpose()),
             None => Pin::new(&mut self.body).poll_next(context),
         }

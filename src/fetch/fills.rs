@@ -21,6 +21,16 @@ use crate::telemetry::Metrics;
 /// How long the upstream may take for the head of an answer: containerd gives up on headers after 30 s.
 pub(super) const HEAD_BUDGET: Duration = Duration::from_secs(20);
 
+/// How many fills wait at once for a first byte that takes longer than that: others still find a place.
+pub(super) const MOST_SLOW: usize = 32;
+
+/// How long a fill of another upstream that has not answered yet is waited for before one goes on without it.
+const FOREIGN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A content up to so many bytes is handed out after its digest was verified, if it comes in time: then a part of it that
+/// does not reach its end is right too.
+pub(super) const HELD_BYTES: u64 = 1 << 20;
+
 /// What bounds fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FillOptions {
@@ -48,6 +58,8 @@ pub(super) struct Shared {
     pub(super) options: FillOptions,
     pub(super) stop: CancellationToken,
     pub(super) permits: Semaphore,
+    /// For those that wait for a late first byte.
+    pub(super) slow: Semaphore,
     pub(super) tasks: TaskTracker,
     running: DashMap<Digest, Arc<Fill>>,
 }
@@ -82,7 +94,9 @@ impl Fills {
         stop: CancellationToken,
     ) -> Self {
         let permits = Semaphore::new(options.at_once);
-        Self(Arc::new(Shared { store, room, metrics, options, stop, permits, tasks, running: DashMap::new() }))
+        let slow = Semaphore::new(MOST_SLOW.min(options.at_once.div_ceil(4)));
+        let running = DashMap::new();
+        Self(Arc::new(Shared { store, room, metrics, options, stop, permits, slow, tasks, running }))
     }
 
     /// The store that is filled.
@@ -118,16 +132,22 @@ impl Fills {
         deadline: Instant,
     ) -> Result<Opened, FillError> {
         let (mut fill, mut began) = self.join(source, repo, digest, vouched)?;
-        if !began
-            && !fill.is_from(source)
-            && matches!(settled(&mut fill.follow(), deadline).await?, Progress::Failed(error) if error.is_unknown())
-        {
-            // Somebody else's upstream does not have it; ours may.
-            (fill, began) = self.join(source, repo, digest, vouched)?;
+        while !began && !fill.is_from(source) {
+            let patience = deadline.min(Instant::now() + FOREIGN_PATIENCE);
+            match settled(&mut fill.follow(), patience).await {
+                // What another upstream does not give, ours may.
+                Ok(Progress::Failed(error)) if error.is_of_the_source() => {
+                    (fill, began) = self.join(source, repo, digest, vouched)?;
+                }
+                // It may wait for long; ours need not.
+                Err(FillError::Timeout) => return Err(FillError::Busy),
+                _ => break,
+            }
         }
         let lease = self.0.store.lease(digest);
         let mut progress = fill.follow();
-        let length = match settled(&mut progress, deadline).await? {
+        let settled = settled(&mut progress, deadline).await?;
+        let length = match held(&mut progress, settled, deadline).await? {
             Progress::Filling { length, .. } => length,
             Progress::Whole { size } => Some(size),
             Progress::Failed(error) => return Err(error),
@@ -184,6 +204,32 @@ async fn settled(progress: &mut watch::Receiver<Progress>, deadline: Instant) ->
     let answered = progress.wait_for(|progress| !matches!(progress, Progress::Connecting));
     let answered = tokio::time::timeout_at(deadline, answered).await.map_err(|_| FillError::Timeout)?;
     Ok(answered.map_err(|_| FillError::Stopping)?.clone())
+}
+
+/// A content that is small is waited for until it is whole and verified, or until the deadline: then it goes out as it
+/// comes, without its last byte.
+async fn held(
+    progress: &mut watch::Receiver<Progress>,
+    settled: Progress,
+    deadline: Instant,
+) -> Result<Progress, FillError> {
+    if !is_held(&settled) {
+        return Ok(settled);
+    }
+    let through = progress.wait_for(|progress| !is_held(progress));
+    match tokio::time::timeout_at(deadline, through).await {
+        Ok(Ok(progress)) => Ok(progress.clone()),
+        Ok(Err(_)) => Err(FillError::Stopping),
+        Err(_) => Ok(settled),
+    }
+}
+
+/// Whether a fill is of a content that may be small, and not at its end.
+fn is_held(progress: &Progress) -> bool {
+    match progress {
+        Progress::Filling { length, ready } => length.unwrap_or(*ready) <= HELD_BYTES,
+        Progress::Connecting | Progress::Whole { .. } | Progress::Failed(_) => false,
+    }
 }
 
 /// Takes a fill off the list, however it ends.

@@ -6,11 +6,14 @@
 
 mod feed;
 mod fill;
+mod filler;
 mod fills;
 mod flights;
 mod gather;
+mod proof;
 mod reader;
 mod room;
+mod ways;
 
 #[cfg(test)]
 mod tests;
@@ -21,12 +24,13 @@ pub use feed::Feed;
 pub use fills::{FillOptions, Fills, Opened};
 pub use flights::Flights;
 pub use gather::Gather;
-pub use reader::{Beyond, FillReader};
+pub use proof::{Proof, Unproven};
+pub use reader::{Beyond, FillReader, Relayed};
 pub use room::Room;
+pub use ways::{Asked, Part};
 
 use crate::oci::Digest;
 use crate::store::StoreError;
-use crate::telemetry::UpstreamCause;
 use crate::upstream::{Upstream, UpstreamError};
 
 /// Where a content can be fetched: a repository of an upstream.
@@ -36,6 +40,14 @@ pub struct Source {
     pub upstream: Upstream,
     /// The repository below the upstream's own one, `""` for itself.
     pub child: Arc<str>,
+}
+
+impl Source {
+    /// Whether `other` leads to the same repository of the same upstream.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.child == other.child && self.upstream.is(&other.upstream)
+    }
 }
 
 /// Why a content could not be had.
@@ -50,9 +62,12 @@ pub enum FillError {
     /// The content is being filled for another repository, and nobody vouched for it under this one.
     #[error("content {0} is being filled for another repository")]
     Unvouched(Box<Digest>),
-    /// The upstream's answers for one digest can't be put together.
+    /// What was stored is not the content, by the upstream's own later answers.
     #[error("the upstream contradicts itself: {0}")]
     Contradiction(&'static str),
+    /// An answer does not fit what came before it; which of both is wrong is not known.
+    #[error("the upstream contradicts itself: {0}")]
+    Unfit(&'static str),
     /// So many fills run that this one did not begin.
     #[error("too many blobs are being fetched")]
     Busy,
@@ -65,9 +80,13 @@ pub enum FillError {
 }
 
 impl FillError {
-    /// Whether the upstream says that it has no such content.
-    #[must_use]
-    pub fn is_unknown(&self) -> bool {
-        matches!(self, Self::Upstream(error) if error.cause() == UpstreamCause::NotFound)
+    /// Whether it says something about the one who was asked only: another upstream, or another repository, may give
+    /// the content all the same.
+    pub(crate) const fn is_of_the_source(&self) -> bool {
+        match self {
+            Self::Upstream(_) | Self::Contradiction(_) | Self::Unfit(_) | Self::Timeout => true,
+            Self::Store(error) => matches!(error, StoreError::DigestMismatch { .. }),
+            Self::Unvouched(_) | Self::Busy | Self::Stopping => false,
+        }
     }
 }

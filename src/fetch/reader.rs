@@ -1,17 +1,21 @@
 //! Reading a content while it is being filled.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::fill::{Fill, Progress};
-use super::fills::HEAD_BUDGET;
-use super::{Feed, FillError, Source};
-use crate::oci::Digest;
+use super::fills::{HEAD_BUDGET, HELD_BYTES};
+use super::{Asked, Feed, FillError, Part, Proof, Source};
+use crate::oci::{Digest, Hasher};
 use crate::store::{Lease, StoreError};
 use crate::upstream::BlobRange;
+
+/// Bytes that are read in one go to be hashed again.
+const HASHED_BYTES: usize = 256 * 1024;
 
 /// A follower of a fill. Every client that is served from a fill has one; it reads at its own speed, and dropping it
 /// changes nothing for the rest.
@@ -32,8 +36,19 @@ pub enum Beyond {
     Upto(u64),
     /// Nothing: the content ends here.
     End,
-    /// The store can't take the rest; this is the rest, straight from the upstream.
-    Relay(Box<Feed>),
+    /// The fill has failed; this is the rest, straight from the upstream.
+    Relay(Box<Relayed>),
+}
+
+/// The rest of a content from the upstream.
+#[derive(Debug)]
+pub struct Relayed {
+    /// Its bytes.
+    pub feed: Feed,
+    /// Has seen all bytes before; `None`: they were not all there.
+    pub proof: Option<Proof>,
+    /// Length of the whole content, if the upstream said it.
+    pub length: Option<u64>,
 }
 
 impl FillReader {
@@ -59,22 +74,28 @@ impl FillReader {
         self.fill.digest()
     }
 
-    /// Waits until something behind `offset` can be read, or the content ends there. The last byte is never given out
-    /// before the whole was verified. Safe to drop.
+    /// Waits until something behind `offset` can be read, or the content ends there; what is read ends at `end`, or at
+    /// the content's end. The content's last byte is never given out before the whole was verified, and of a small
+    /// content, of which the end is not wanted, no byte. Safe to drop.
     ///
     /// # Errors
     /// [`FillError`]: the rest does not come.
-    pub async fn beyond(&mut self, offset: u64) -> Result<Beyond, FillError> {
+    pub async fn beyond(&mut self, offset: u64, end: Option<u64>) -> Result<Beyond, FillError> {
         loop {
             let progress = self.progress.borrow_and_update().clone();
             match progress {
-                Progress::Connecting => {}
-                Progress::Filling { ready, .. } if ready > offset => return Ok(Beyond::Upto(ready)),
-                Progress::Filling { .. } => {}
+                Progress::Filling { ready, length } if ready > offset && !is_inside_small(end, length) => {
+                    return Ok(Beyond::Upto(ready));
+                }
+                Progress::Connecting | Progress::Filling { .. } => {}
                 Progress::Whole { size } if size > offset => return Ok(Beyond::Upto(size)),
                 Progress::Whole { .. } => return Ok(Beyond::End),
                 // The upstream still has it: the client gets it without the store.
                 Progress::Failed(FillError::Store(StoreError::Full(_) | StoreError::Io { .. })) => {
+                    return self.relay(offset).await;
+                }
+                // Another upstream has failed, not the client's own.
+                Progress::Failed(FillError::Upstream(_) | FillError::Unfit(_)) if !self.fill.is_from(&self.source) => {
                     return self.relay(offset).await;
                 }
                 Progress::Failed(error) => return Err(error),
@@ -85,13 +106,50 @@ impl FillReader {
         }
     }
 
+    /// What is in the file first, then the rest from the upstream.
     async fn relay(&self, offset: u64) -> Result<Beyond, FillError> {
-        let range = (offset > 0).then_some(BlobRange { from: offset, to: None });
-        let deadline = Instant::now() + HEAD_BUDGET;
-        let Source { upstream, child } = &self.source;
-        let blob = upstream.blob(child, &self.fill.digest(), range, deadline).await?;
+        let (digest, left) = (self.fill.digest(), self.fill.left());
+        let hasher = match left {
+            Some(left) if left.hasher.is_some() && left.written > offset => return Ok(Beyond::Upto(left.written)),
+            Some(left) if left.written == offset && left.hasher.is_some() => left.hasher.clone(),
+            Some(left) if left.written < offset => None,
+            _ => Some(self.hash(offset).await.ok_or(FillError::Unfit("what was stored of it can't be read"))?),
+        };
+        let length = left.and_then(|left| left.length);
+        let range = BlobRange { from: offset, to: None };
+        let part = Part { length, ..Part::of(range) };
+        let blob = match self.source.part(&digest, part, Instant::now() + HEAD_BUDGET).await? {
+            Asked::Blob(blob) => blob,
+            Asked::Behind(length) if length == offset => return Ok(Beyond::End),
+            Asked::Behind(_) => return Err(FillError::Unfit("the content is shorter than it was")),
+        };
         let mut feed = Feed::new(blob.body);
-        feed.skip(offset.saturating_sub(blob.offset)).await?;
-        Ok(Beyond::Relay(Box::new(feed)))
+        if !feed.skip(offset.saturating_sub(blob.offset), None).await? {
+            return Err(FillError::Unfit("the content is shorter than it was"));
+        }
+        let proof = hasher.map(|hasher| Proof::behind(hasher, digest, self.source.clone()));
+        Ok(Beyond::Relay(Box::new(Relayed { feed, proof, length: blob.length })))
     }
+
+    /// Hashes what is in the file before `offset`; `None`: it can't be read, or not all of it is there.
+    async fn hash(&self, offset: u64) -> Option<Hasher> {
+        let (file, mut hasher) = (Arc::clone(&self.file), Hasher::new(self.fill.digest().algorithm()));
+        let hashed = tokio::task::spawn_blocking(move || {
+            let mut buffer = vec![0; HASHED_BYTES];
+            let mut at = 0;
+            while at < offset {
+                let most = usize::try_from(offset - at).map_or(HASHED_BYTES, |left| left.min(HASHED_BYTES));
+                let read = file.read_at(&mut buffer[..most], at).ok().filter(|read| *read > 0)?;
+                hasher.update(&buffer[..read]);
+                at += read as u64;
+            }
+            Some(hasher)
+        });
+        hashed.await.ok().flatten()
+    }
+}
+
+/// Whether what is read of a small content does not reach its end.
+fn is_inside_small(end: Option<u64>, length: Option<u64>) -> bool {
+    end.zip(length).is_some_and(|(end, length)| end < length && length <= HELD_BYTES)
 }

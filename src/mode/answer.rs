@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::fetch::{Feed, FillReader};
+use crate::fetch::{Feed, FillReader, Proof};
 use crate::oci::{Digest, RangeSpec};
 use crate::store::{Lease, StoredManifest};
 use crate::telemetry::CacheOutcome;
@@ -122,5 +122,7 @@ pub enum BlobContent {
         feed: Box<Feed>,
         /// Where in the blob they begin.
         offset: u64,
+        /// For bytes from the blob's first to its last: holds them against the digest.
+        proof: Option<Proof>,
     },
 }

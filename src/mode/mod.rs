@@ -94,7 +94,7 @@ impl From<FillError> for ModeError {
                 Self::UpstreamContradiction("the content it gave is not the digest's")
             }
             FillError::Store(error) => error.into(),
-            FillError::Contradiction(what) => Self::UpstreamContradiction(what),
+            FillError::Contradiction(what) | FillError::Unfit(what) => Self::UpstreamContradiction(what),
             FillError::Unvouched(_) => StoreError::BlobUnknown.into(),
             FillError::Timeout | FillError::Busy => Self::UpstreamTimeout,
             FillError::Stopping => Self::Stopping,

@@ -3,16 +3,17 @@
 use tokio::time::Instant;
 
 use super::{BlobContent, ModeError, ServedBlob, Want};
-use crate::fetch::{Feed, Source};
+use crate::fetch::{Asked, Feed, Part, Proof, Source};
 use crate::oci::{Digest, RangeSpec};
 use crate::store::StoreError;
 use crate::telemetry::UpstreamCause;
-use crate::upstream::{BlobRange, UpstreamError};
+use crate::upstream::{BlobRange, UpstreamBlob, UpstreamError};
 
-/// Range Not Satisfiable.
-const UNSATISFIABLE: u16 = 416;
+/// A blob up to so many bytes is passed on when all of it is there and verified: it is held back to its end anyway.
+const SMALL_BYTES: usize = 64 * 1024;
 
-/// Asks for the part that is wanted and waits for its first bytes: an answer that has begun can't become an error.
+/// Asks for the part that is wanted and waits for its first bytes: an answer that has begun can't become an error. A whole
+/// blob is held against its digest; of a part the length and the place are.
 pub(super) async fn relay(
     source: &Source,
     digest: &Digest,
@@ -27,55 +28,58 @@ pub(super) async fn relay(
     if want.head {
         return facts().await;
     }
-    let mut range = match want.range {
-        None | Some(RangeSpec::From(0)) => None,
-        Some(RangeSpec::From(from)) => Some(BlobRange { from, to: None }),
-        Some(RangeSpec::Closed { first, last }) if first <= last => Some(BlobRange { from: first, to: Some(last) }),
+    let whole = BlobRange { from: 0, to: None };
+    let range = match want.range {
+        None => whole,
+        Some(RangeSpec::From(from)) => BlobRange { from, to: None },
+        Some(RangeSpec::Closed { first, last }) if first <= last => BlobRange { from: first, to: Some(last) },
         Some(RangeSpec::Closed { .. }) => {
             let known = facts().await?;
             if known.size.is_some() {
                 return Ok(known);
             }
-            None
+            whole
         }
         Some(RangeSpec::Suffix(length)) => {
             let known = facts().await?;
             match known.size {
                 // Nothing of it, or nothing in it: the answer needs no bytes.
                 Some(size) if size == 0 || length == 0 => return Ok(known),
-                Some(size) => Some(BlobRange { from: size.saturating_sub(length), to: None }),
-                None => None,
+                Some(size) => BlobRange { from: size.saturating_sub(length), to: None },
+                None => whole,
             }
         }
     };
-    loop {
-        let blob = match upstream.blob(child, digest, range, deadline).await {
-            Ok(blob) => blob,
-            Err(error) if error.status() == Some(UNSATISFIABLE) && range.is_some() => {
-                let known = facts().await?;
-                match known.size.map(|size| want.range.map(|range| range.resolve(size))) {
-                    // Some of it is in there all the same: the part is cut out of the whole.
-                    Some(Some(Ok(Some(_)))) => {
-                        range = None;
-                        continue;
-                    }
-                    Some(_) => return Ok(known),
-                    None => return Err(blob_error(error)),
-                }
-            }
-            Err(error) => return Err(blob_error(error)),
-        };
-        if blob.status_partial && blob.length.is_none() {
-            // A part of nobody knows how much can't be named in an answer: it is given whole.
-            range = None;
-            continue;
-        }
-        let mut feed = Feed::new(blob.body);
-        let first = tokio::time::timeout_at(deadline, feed.peek()).await;
-        first.map_err(|_| ModeError::UpstreamTimeout)?.map_err(blob_error)?;
-        let content = BlobContent::Relay { feed: Box::new(feed), offset: blob.offset };
-        return Ok(ServedBlob { size: blob.length, content });
+    let blob = match source.part(digest, Part::of(range), deadline).await.map_err(blob_error)? {
+        Asked::Blob(blob) => blob,
+        Asked::Behind(size) => return Ok(ServedBlob { size: Some(size), content: BlobContent::None }),
+    };
+    let UpstreamBlob { status_partial, offset, end, length, body } = blob;
+    let is_whole = offset == 0 && (!status_partial || end.is_some() && end == length);
+    if offset == 0 && range == whole && !is_whole {
+        return Err(ModeError::UpstreamContradiction("it sends a part where the whole was asked for"));
     }
+    let mut feed = Feed::new(body);
+    let mut proof = is_whole.then(|| Proof::new(*digest, source.clone()));
+    if is_whole && length.is_none_or(|length| length <= SMALL_BYTES as u64) {
+        match tokio::time::timeout_at(deadline, feed.whole(SMALL_BYTES)).await {
+            Ok(Ok(Some(bytes))) => {
+                if let Some(mut proof) = proof.take() {
+                    proof.update(&bytes);
+                    let right = proof.check();
+                    right.map_err(|_| ModeError::UpstreamContradiction("the content it gave is not the digest's"))?;
+                }
+                return Ok(bytes.into());
+            }
+            Ok(Err(error)) => return Err(blob_error(error)),
+            Err(_) if !feed.has_begun() => return Err(ModeError::UpstreamTimeout),
+            // More than that, or so slow that the client would wait for the head too long.
+            Ok(Ok(None)) | Err(_) => {}
+        }
+    }
+    let first = tokio::time::timeout_at(deadline.max(Instant::now()), feed.peek()).await;
+    first.map_err(|_| ModeError::UpstreamTimeout)?.map_err(blob_error)?;
+    Ok(ServedBlob { size: length, content: BlobContent::Relay { feed: Box::new(feed), offset, proof } })
 }
 
 /// What the upstream says of a blob, in our words.

@@ -243,6 +243,14 @@ impl PartialBlob {
         Err(StoreError::DigestMismatch { expected: Box::new(self.0.digest), actual: Box::new(actual) })
     }
 
+    /// A hasher that has seen what was appended, to go on with elsewhere; `None` if bytes were lost on their way to the
+    /// disk, so that what is read may be something else.
+    #[must_use]
+    pub fn hasher(&self) -> Option<Hasher> {
+        let growth = lock(&self.0.growth);
+        self.0.lost.get().is_none().then(|| growth.hasher().clone())
+    }
+
     /// Makes the verified content a blob of `repositories`, durably. What is left of it waits for its turn on the disk
     /// unless `hurry` is cancelled. Dropped meanwhile, the fill stays and can be taken up; later it runs to its end.
     ///

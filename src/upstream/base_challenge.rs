@@ -33,7 +33,13 @@ impl Endpoint {
         if unchallenged.is_some_and(|since| since.elapsed() < UNCHALLENGED_TTL) {
             return Ok(false);
         }
-        let outgoing = Outgoing { method: Method::GET, url: self.url(BASE)?, headers: HeaderMap::new(), bulk: false };
+        let outgoing = Outgoing {
+            method: Method::GET,
+            url: self.url(BASE)?,
+            headers: HeaderMap::new(),
+            bulk: false,
+            patient: false,
+        };
         let response = self.transport.exchange(outgoing, deadline).await?;
         let is_challenge = response.status() == StatusCode::UNAUTHORIZED && self.learn(response.headers(), "", None)?;
         let host = self.host.clone();

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use http::header::CONTENT_RANGE;
-use http::{HeaderValue, Method, StatusCode};
+use http::header::{CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::Upstream;
 use super::body::{UpstreamBody, announced};
 use super::endpoint::{Answer, Endpoint, header};
 use super::error::UpstreamError;
-use super::manifests::is_head_refused;
+use super::manifests::{is_head_refused, told_digest};
 use crate::oci::Digest;
+use crate::telemetry::UpstreamCause;
 
 /// A part of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +23,34 @@ pub struct BlobRange {
     pub to: Option<u64>,
 }
 
+/// How long the answer to a GET of a blob is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Until then it is asked, and asked again after a failure.
+    pub asking: Instant,
+    /// Until then the head of an answer is waited for behind the usual limit, as long as the host answers others: a
+    /// proxy that looks for viruses gives the first byte when it has the last. Of several endpoints only the last is
+    /// waited for so long.
+    pub answer: Instant,
+}
+
+impl From<Instant> for Patience {
+    /// The same deadline for both.
+    fn from(deadline: Instant) -> Self {
+        Self { asking: deadline, answer: deadline }
+    }
+}
+
 /// A blob whose bytes are to come.
 #[derive(Debug)]
 pub struct UpstreamBlob {
-    /// Whether the upstream sends only the part that was asked for.
+    /// Whether the upstream sends only the part that was asked for, or the beginning of it.
     pub status_partial: bool,
     /// Where the body begins in the blob: 0 if the range was ignored.
     pub offset: u64,
+    /// Where the body ends in the blob, if the upstream told it. May be before the end that was asked for (RFC 9110,
+    /// 15.3.7): the rest has to be asked for.
+    pub end: Option<u64>,
     /// Length of the whole blob, if the upstream told it.
     pub length: Option<u64>,
     /// The bytes, not checked against the digest.
@@ -36,7 +58,7 @@ pub struct UpstreamBlob {
 }
 
 impl Upstream {
-    /// Opens a blob. `deadline` is for the head of the answer only; the body has its own stall limit.
+    /// Opens a blob. `patience` is for the head of the answer only; the body has its own stall limit.
     ///
     /// Safe to drop: ends the request.
     ///
@@ -47,13 +69,17 @@ impl Upstream {
         child: &str,
         digest: &Digest,
         range: Option<BlobRange>,
-        deadline: Instant,
+        patience: impl Into<Patience>,
     ) -> Result<UpstreamBlob, UpstreamError> {
-        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.blob(child, digest, range, deadline))).await
+        let Patience { asking, answer } = patience.into();
+        self.rounds(asking, |endpoint, share| {
+            Box::pin(endpoint.blob(child, digest, range, Patience { asking: share, answer }))
+        })
+        .await
     }
 
-    /// The length of a blob, `None` if it is there but its length is not told: by HEAD, or by GET of the first byte
-    /// where HEAD is refused or tells none.
+    /// The length of a blob, `None` if it is there but its length is not told: by HEAD, by GET of the first byte where
+    /// HEAD is refused or tells none, or by the head of a GET where ranges are refused. A page for people is no answer.
     ///
     /// Safe to drop: ends the request.
     ///
@@ -75,26 +101,30 @@ impl Endpoint {
         child: &str,
         digest: &Digest,
         range: Option<BlobRange>,
-        deadline: Instant,
+        patience: Patience,
     ) -> Result<UpstreamBlob, UpstreamError> {
-        let answer = self.ask_blob(Method::GET, child, digest, range, deadline).await?;
-        let Answer { response, host } = answer;
+        let Answer { response, host } = self.ask_blob(Method::GET, child, digest, range, patience).await?;
         let length = announced(response.headers());
-        let (status_partial, offset, length) = match (response.status(), range) {
-            (StatusCode::OK, _) => (false, 0, length),
-            (StatusCode::PARTIAL_CONTENT, Some(range)) => {
+        let (status_partial, offset, end, length) = match response.status() {
+            StatusCode::OK => (false, 0, length, length),
+            StatusCode::PARTIAL_CONTENT => {
                 let text = header(response.headers(), CONTENT_RANGE);
-                let sent = content_range(&text).filter(|sent| fits(*sent, range, length));
-                let (from, _, whole) = sent.ok_or_else(|| {
+                let asked = range.unwrap_or(BlobRange { from: 0, to: None });
+                let sent = content_range(&text).filter(|sent| fits(*sent, asked, length));
+                let (from, last, whole) = sent.ok_or_else(|| {
                     UpstreamError::invalid(&host, format!("sent the range {text:?} where another one was asked for"))
                 })?;
-                (true, from, whole)
+                (true, from, Some(last + 1), whole)
             }
-            (status, _) => {
+            status => {
                 return Err(UpstreamError::invalid(&host, format!("answered {status} where a blob was to come")));
             }
         };
-        Ok(UpstreamBlob { status_partial, offset, length, body: self.body(response, &host) })
+        let mut body = self.body(response, &host);
+        if let Some(end) = end {
+            body.expect(end - offset);
+        }
+        Ok(UpstreamBlob { status_partial, offset, end, length, body })
     }
 
     async fn blob_size(
@@ -103,9 +133,12 @@ impl Endpoint {
         digest: &Digest,
         deadline: Instant,
     ) -> Result<Option<u64>, UpstreamError> {
-        match self.ask_blob(Method::HEAD, child, digest, None, deadline).await {
-            Ok(answer) => {
-                if let Some(length) = announced(answer.response.headers()) {
+        match self.ask_blob(Method::HEAD, child, digest, None, deadline.into()).await {
+            Ok(Answer { response, host }) => {
+                if is_page(response.headers(), digest) {
+                    return Err(UpstreamError::invalid(&host, "shows a page for people where a blob was asked for"));
+                }
+                if let Some(length) = announced(response.headers()) {
                     return Ok(Some(length));
                 }
             }
@@ -113,9 +146,16 @@ impl Endpoint {
             Err(error) => return Err(error),
         }
         let first = BlobRange { from: 0, to: Some(0) };
-        match self.blob(child, digest, Some(first), deadline).await {
+        match self.blob(child, digest, Some(first), deadline.into()).await {
+            Ok(UpstreamBlob { length: Some(length), .. }) => return Ok(Some(length)),
+            Ok(_) => {}
+            Err(error) if error.is_about_the_range() => {}
+            Err(error) => return Err(error),
+        }
+        // Of this only the head is needed: dropping the body ends the transfer.
+        match self.blob(child, digest, None, deadline.into()).await {
             Ok(blob) => Ok(blob.length),
-            // There is no first byte.
+            // There is no first byte, nor any other.
             Err(error) if error.status() == Some(416) => Ok(Some(0)),
             Err(error) => Err(error),
         }
@@ -127,7 +167,7 @@ impl Endpoint {
         child: &str,
         digest: &Digest,
         range: Option<BlobRange>,
-        deadline: Instant,
+        patience: Patience,
     ) -> Result<Answer, UpstreamError> {
         let mut call = self.call(method, child, &format!("blobs/{digest}"));
         call.range = range.and_then(|range| {
@@ -135,8 +175,30 @@ impl Endpoint {
             HeaderValue::from_str(&format!("bytes={}-{to}", range.from)).ok()
         });
         call.bulk = true;
+        call.patient = self.is_last && call.method == Method::GET;
+        let deadline = if call.patient { patience.asking.max(patience.answer) } else { patience.asking };
         Box::pin(self.send(&call, deadline)).await
     }
+}
+
+impl UpstreamError {
+    /// Whether the same may be given if another part of it, or the whole, is asked for: the range was refused (416, and
+    /// what registries, filters and storages say instead), or the part that came does not fit.
+    #[must_use]
+    pub fn is_about_the_range(&self) -> bool {
+        match self.cause() {
+            UpstreamCause::Invalid | UpstreamCause::Forbidden => true,
+            UpstreamCause::ServerError => matches!(self.status(), Some(401 | 403 | 501 | 505)),
+            _ => false,
+        }
+    }
+}
+
+/// Whether an answer to HEAD is that of a portal or a login page, which has the length of the page. A registry that
+/// labels its blobs so names the digest beside it. Of a GET the bytes are judged and not the label.
+fn is_page(headers: &HeaderMap, digest: &Digest) -> bool {
+    header(headers, CONTENT_TYPE).trim_start().to_ascii_lowercase().starts_with("text/html")
+        && told_digest(headers).is_none_or(|told| told != *digest)
 }
 
 /// `bytes first-last/length`, the length possibly `*` (RFC 9110, 14.4).
@@ -148,19 +210,14 @@ fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
         "*" => None,
         number => Some(number.parse().ok()?),
     };
-    (first <= last && length.is_none_or(|length| last < length)).then_some((first, last, length))
+    (first <= last && last < length.unwrap_or(u64::MAX)).then_some((first, last, length))
 }
 
-/// Whether what was sent is the part that was asked for, and as many bytes as were announced.
+/// Whether what was sent is the part that was asked for, or the beginning of it, and as many bytes as were announced.
 fn fits(sent: (u64, u64, Option<u64>), asked: BlobRange, announced: Option<u64>) -> bool {
-    let (first, last, length) = sent;
-    let end = match (asked.to, length) {
-        (Some(to), Some(length)) => Some(to.min(length.saturating_sub(1))),
-        (None, Some(length)) => Some(length.saturating_sub(1)),
-        (_, None) => None,
-    };
+    let (first, last, _) = sent;
     first == asked.from
-        && end.is_none_or(|end| end == last)
+        && asked.to.is_none_or(|to| last <= to)
         && announced.is_none_or(|announced| announced == last - first + 1)
 }
 
@@ -176,9 +233,12 @@ mod tests {
         assert!(ok("bytes 5-9/10", 5, None, Some(5)));
         assert!(ok("bytes 5-9/10", 5, Some(99), None));
         assert!(ok("bytes 5-6/*", 5, Some(6), Some(2)));
+        assert!(ok("bytes 5-8/10", 5, None, Some(4)), "the beginning of it");
         for (text, from, to, announced) in [
             ("bytes 0-9/10", 5, None, Some(10)),
-            ("bytes 5-8/10", 5, None, Some(4)),
+            ("bytes 5-8/10", 5, Some(7), Some(4)),
+            ("items 5-9/10", 5, None, Some(5)),
+            ("bytes 5-18446744073709551615/*", 5, None, None),
             ("bytes 5-9/10", 5, None, Some(6)),
             ("bytes 5-9/9", 5, None, None),
             ("bytes 9-5/10", 9, None, None),

@@ -50,6 +50,12 @@ impl UpstreamBody {
         }
     }
 
+    /// Says how many bytes are to come, where the answer did not announce it: fewer are then an end that came too
+    /// early, and more are an error.
+    pub fn expect(&mut self, bytes: u64) {
+        self.left.get_or_insert(bytes);
+    }
+
     /// The next piece; `None` at the end. Safe to drop: no byte is lost.
     ///
     /// # Errors

@@ -127,6 +127,11 @@ impl Circuits {
         Admission::Trial(self.begin(&mut host, key, None), facts.into())
     }
 
+    /// Whether the host is not asked now.
+    pub(super) fn is_open(&self, key: &str) -> bool {
+        locked(&self.host(key)).open.is_some()
+    }
+
     fn begin(&self, host: &mut Host, key: &str, why: Option<UpstreamError>) -> Trial {
         host.trial_runs = true;
         Trial { circuits: self.clone(), key: key.to_owned(), began: Instant::now(), why }

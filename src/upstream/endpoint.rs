@@ -38,6 +38,8 @@ const TOKEN_ATTEMPTS: u32 = 2;
 pub(super) struct Endpoint {
     /// `host[:port]` as configured.
     pub(super) host: String,
+    /// No other is tried after it.
+    pub(super) is_last: bool,
     origin: Url,
     path: String,
     credentials: Credentials,
@@ -78,8 +80,10 @@ pub(super) struct Call {
     pub(super) target: String,
     pub(super) accept: Option<HeaderValue>,
     pub(super) range: Option<HeaderValue>,
-    /// A body without bounds may follow.
+    /// A body without bounds may follow; its bytes are judged by a digest.
     pub(super) bulk: bool,
+    /// The head of the answer may take longer than usual, up to the deadline.
+    pub(super) patient: bool,
 }
 
 /// A good answer.
@@ -92,6 +96,7 @@ pub(super) struct Answer {
 impl Endpoint {
     pub(super) fn new(
         options: &EndpointOptions,
+        is_last: bool,
         system: &SystemAuthorities,
         shared: Arc<Shared>,
     ) -> Result<Self, UpstreamSetupError> {
@@ -106,6 +111,7 @@ impl Endpoint {
         let transport = Transport::new(origin.clone(), &trust, Arc::clone(&shared))?;
         Ok(Self {
             host,
+            is_last,
             origin,
             path: options.path.trim_matches('/').to_owned(),
             credentials: options.credentials.clone(),
@@ -130,7 +136,7 @@ impl Endpoint {
     pub(super) fn call(&self, method: Method, child: &str, tail: &str) -> Call {
         let repository = self.repository(child);
         let target = format!("/v2/{repository}/{tail}");
-        Call { method, repository, target, accept: None, range: None, bulk: false }
+        Call { method, repository, target, accept: None, range: None, bulk: false, patient: false }
     }
 
     /// The address of a target.
@@ -152,14 +158,23 @@ impl Endpoint {
             if let Some(value) = &signed {
                 headers.insert(AUTHORIZATION, value.clone());
             }
-            let outgoing = Outgoing { method: call.method.clone(), url: url.clone(), headers, bulk: call.bulk };
+            let outgoing = Outgoing {
+                method: call.method.clone(),
+                url: url.clone(),
+                headers,
+                bulk: call.bulk,
+                patient: call.patient,
+            };
             let response = self.transport.exchange(outgoing, deadline).await?;
             let status = response.status();
             if own && status.as_u16() < 400 {
                 self.shared.accepted(clock::now());
             }
             if status.is_success() {
-                check_encoding(&host, response.headers())?;
+                // What is labelled as encoded and is not, the digest of a blob tells.
+                if !call.bulk {
+                    check_encoding(&host, response.headers())?;
+                }
                 return Ok(Answer { response, host });
             }
             if own && status == StatusCode::UNAUTHORIZED && !challenged {
@@ -401,7 +416,7 @@ impl Endpoint {
             headers.insert(AUTHORIZATION, basic);
         }
         let asked = Instant::now();
-        let outgoing = Outgoing { method: Method::GET, url, headers, bulk: false };
+        let outgoing = Outgoing { method: Method::GET, url, headers, bulk: false, patient: false };
         let response = self.transport.exchange(outgoing, deadline).await?;
         let status = response.status();
         if status == StatusCode::OK {

@@ -260,6 +260,6 @@ fn accepted() -> HeaderValue {
 }
 
 /// A digest that we can't compute counts as none.
-fn told_digest(headers: &HeaderMap) -> Option<Digest> {
+pub(super) fn told_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
 }

@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::task::TaskTracker;
 
-pub use blobs::{BlobRange, UpstreamBlob};
+pub use blobs::{BlobRange, Patience, UpstreamBlob};
 pub use body::UpstreamBody;
 pub use error::{UpstreamError, UpstreamSetupError};
 pub use manifests::{ManifestFacts, Resolved, UpstreamManifest};
@@ -106,10 +106,10 @@ impl Upstream {
             tasks,
         });
         let system = SystemAuthorities::load();
-        let endpoints = options
-            .endpoints
-            .iter()
-            .map(|endpoint| Endpoint::new(endpoint, &system, Arc::clone(&shared)).map(Arc::new));
+        let last = options.endpoints.len().saturating_sub(1);
+        let endpoints = options.endpoints.iter().enumerate().map(|(index, endpoint)| {
+            Endpoint::new(endpoint, index == last, &system, Arc::clone(&shared)).map(Arc::new)
+        });
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
             return Err(UpstreamSetupError::NoEndpoint);
@@ -121,6 +121,13 @@ impl Upstream {
     #[must_use]
     pub fn host(&self) -> &str {
         self.0.endpoints.first().map_or("", |endpoint| endpoint.host.as_str())
+    }
+
+    /// Whether `other` is the same one: the same addresses, paths and generation of credentials. The name of a host is
+    /// not enough for that.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// When the upstream, or a mirror, last gave what it was asked for.

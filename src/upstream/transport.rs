@@ -3,6 +3,7 @@
 //! Knows nothing of registries, credentials or redirects.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,17 @@ pub(super) struct Outgoing {
     pub(super) headers: HeaderMap,
     /// A body without bounds may follow.
     pub(super) bulk: bool,
+    /// The head of the answer may take longer than usual, up to the deadline, as long as the host answers others.
+    pub(super) patient: bool,
+}
+
+/// What is waited for, and how long.
+struct Waiting<'a> {
+    url: &'a Url,
+    host: &'a str,
+    /// For finding out whether the host is up.
+    trial: &'a Client,
+    deadline: Instant,
 }
 
 impl Transport {
@@ -108,7 +120,8 @@ impl Transport {
         let clients =
             timeout_at(deadline, self.clients(&outgoing.url, proxy.is_some())).await.map_err(|_| late())??;
         self.pass_circuit(&outgoing.url, &clients.trial, deadline).await?;
-        let client = if outgoing.bulk { &clients.blobs } else { &clients.api };
+        let Outgoing { bulk, patient, .. } = outgoing;
+        let client = if bulk { &clients.blobs } else { &clients.api };
         let key = Circuits::key(&outgoing.url);
         let with_credentials = outgoing.headers.contains_key(AUTHORIZATION);
         let url = outgoing.url.clone();
@@ -118,19 +131,24 @@ impl Transport {
         }
         let limits = &self.shared.limits;
         let request = client.request(outgoing.method, outgoing.url).headers(outgoing.headers).send();
-        let result = timeout_at(deadline.min(began + limits.first_byte), request).await;
+        let result = if patient {
+            self.patiently(request, Waiting { url: &url, host: &host, trial: &clients.trial, deadline }).await
+        } else {
+            timeout_at(deadline.min(began + limits.first_byte), request).await.ok()
+        };
         let taken = began.elapsed();
         let (error, fault) = match result {
-            Ok(Ok(response)) => {
+            Some(Ok(response)) => {
                 self.shared.circuits.answered(&key);
                 self.shared.metrics.upstream_request(outcome(response.status(), with_credentials), taken);
                 return Ok(response);
             }
-            Ok(Err(error)) => before_answer(&host, proxy.as_deref(), &error, limits.connect),
-            Err(_) => {
+            Some(Err(error)) => before_answer(&host, proxy.as_deref(), &error, limits.connect),
+            None => {
                 let error = UpstreamError::timeout(&host, format!("gave no answer within {}", seconds(taken)));
                 let fault = match taken {
-                    _ if taken >= limits.first_byte => Fault::Slow,
+                    // One blob may take long where others don't.
+                    _ if taken >= limits.first_byte && !bulk => Fault::Slow,
                     _ if taken >= limits.circuit_min_wait => Fault::CutOff,
                     _ => Fault::Other,
                 };
@@ -146,6 +164,36 @@ impl Transport {
         }
         self.shared.metrics.upstream_request(Err(error.cause()), taken);
         Err(error)
+    }
+
+    /// Waits for an answer until the deadline, as long as the host is found to be up each time that the usual limit is
+    /// over; `None`: it gave none. Safe to drop: ends the request.
+    async fn patiently<R: Future>(&self, request: R, waiting: Waiting<'_>) -> Option<R::Output> {
+        let Waiting { url, host, trial: client, deadline } = waiting;
+        let (limits, circuits, key) = (&self.shared.limits, &self.shared.circuits, Circuits::key(url));
+        let mut request = pin!(request);
+        loop {
+            let since = Instant::now();
+            let until = deadline.min(since + limits.first_byte);
+            if let Ok(answer) = timeout_at(until, request.as_mut()).await {
+                return Some(answer);
+            }
+            if until == deadline {
+                return None;
+            }
+            let silent = UpstreamError::timeout(host, format!("gave no answer within {}", seconds(limits.first_byte)));
+            if let Some(trial) = circuits.failed(&key, since, Fault::CutOff, &silent) {
+                let limit = limits.connect.min(limits.first_byte);
+                let trial = self.shared.tasks.spawn(try_host(client.clone(), self.trial_target(url), trial, limit));
+                tokio::select! {
+                    answer = request.as_mut() => return Some(answer),
+                    _ = trial => {}
+                }
+            }
+            if circuits.is_open(&key) {
+                return None;
+            }
+        }
     }
 
     /// The clients that may go to `url`.

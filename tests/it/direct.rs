@@ -314,7 +314,8 @@ async fn a_body_cut_short_is_a_broken_body_that_ends_in_order() {
                 }
             });
             let mut raw = Raw::get(registry.address(), &here, "").await;
-            raw.read(100_000).await;
+            // Without a length what came last may be the end, which is held back.
+            raw.read(if chunked { 30_000 } else { 100_000 }).await;
             gate.open();
             assert_eq!(raw.end().await, End::Orderly, "{cut:?}, chunked {chunked}");
             match raw.header("content-length") {

@@ -12,13 +12,18 @@ use http_body::{Frame, SizeHint};
 use super::file::FileBody;
 use super::relay::{RelayBody, too_short};
 use crate::api::peer::FileWay;
-use crate::fetch::{Beyond, FillError, FillReader};
+use crate::fetch::{Beyond, FillError, FillReader, Relayed};
 use crate::mode::BlobContent;
 use crate::oci::ByteRange;
 
-/// The bytes of `range`, or all of them where nobody knows how many there are. `way`: how the
+/// The bytes of `range` of a blob of `size` bytes, or all of them where nobody knows how many there are. `way`: how the
 /// connection takes files.
-pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>, way: FileWay) -> Body {
+pub(in crate::api) fn blob_body(
+    content: BlobContent,
+    size: Option<u64>,
+    range: Option<ByteRange>,
+    way: FileWay,
+) -> Body {
     let start = range.map_or(0, ByteRange::start);
     match content {
         BlobContent::None => Body::empty(),
@@ -38,10 +43,16 @@ pub(in crate::api) fn blob_body(content: BlobContent, range: Option<ByteRange>, 
             let way = if way == FileWay::StandIn && end.is_some() { way } else { FileWay::Read };
             Body::new(GrowingBody::new(reader, start, end, way))
         }
-        BlobContent::Relay { feed, offset } => {
-            Body::new(RelayBody::new(feed, start.saturating_sub(offset), range.map(ByteRange::len)))
+        BlobContent::Relay { feed, offset, proof } => {
+            let body = RelayBody::new(feed, start.saturating_sub(offset), range.map(ByteRange::len));
+            Body::new(body.proven_by(proof.filter(|_| reaches_end(range.map(ByteRange::end), size))))
         }
     }
+}
+
+/// Whether what is read up to `end` ends with the blob's last byte.
+fn reaches_end(end: Option<u64>, size: Option<u64>) -> bool {
+    end.is_none() || end == size
 }
 
 type Waiting = Pin<Box<dyn Future<Output = (FillReader, Result<Beyond, FillError>)> + Send>>;
@@ -58,7 +69,7 @@ struct GrowingBody {
 enum Source {
     Reader(FillReader),
     Waiting(Waiting),
-    Relay(RelayBody),
+    Relay(Box<RelayBody>),
     /// The end was reached.
     Ended,
 }
@@ -70,12 +81,12 @@ impl GrowingBody {
 
     /// Waits for what lies behind the window.
     fn poll_beyond(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let offset = self.window.offset();
+        let (offset, end) = (self.window.offset(), self.end);
         if let Source::Reader(_) = &self.source
             && let Source::Reader(mut reader) = std::mem::replace(&mut self.source, Source::Ended)
         {
             self.source = Source::Waiting(Box::pin(async move {
-                let beyond = reader.beyond(offset).await;
+                let beyond = reader.beyond(offset, end).await;
                 (reader, beyond)
             }));
         }
@@ -88,9 +99,12 @@ impl GrowingBody {
             }
             Ok(Beyond::End) if self.end.is_some() => return Poll::Ready(Err(too_short())),
             Ok(Beyond::End) => self.source = Source::Ended,
-            Ok(Beyond::Relay(feed)) => {
+            Ok(Beyond::Relay(relayed)) => {
+                let Relayed { feed, proof, length } = *relayed;
                 let left = self.end.map(|end| end.saturating_sub(offset));
-                self.source = Source::Relay(RelayBody::new(feed, 0, left));
+                let body = RelayBody::new(Box::new(feed), 0, left);
+                let proof = proof.filter(|_| reaches_end(self.end, length));
+                self.source = Source::Relay(Box::new(body.proven_by(proof)));
             }
             Err(error) => return Poll::Ready(Err(io::Error::other(error))),
         }

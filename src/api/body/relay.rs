@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 
-use crate::fetch::{Feed, Gather};
+use crate::fetch::{Feed, Gather, Proof};
 use crate::upstream::UpstreamError;
 
 /// A chunk of this size goes on by itself, smaller ones wait for others that have come too.
@@ -18,26 +18,55 @@ const LARGE_CHUNK: usize = 64 * 1024;
 /// So many bytes are gathered at most, and a chunk.
 const GATHERED_BYTES: usize = 256 * 1024;
 
-/// A body from the upstream, or a part of it. A break is a body error: the client never takes the rest for complete.
+/// Bytes before a blob's end that are held back until its digest is right. More than a client may take for the whole: an
+/// archive's end, a compressed stream's checksum.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// A body from the upstream, or a part of it. A break is a body error: the client never takes the rest for complete. With a
+/// proof the last 64 KiB wait for it, and wrong bytes are a break.
 pub(super) struct RelayBody<S = Box<Feed>, E = UpstreamError> {
     feed: S,
     gather: Gather<E>,
-    /// What was gathered and is not sent yet.
+    /// What was gathered and is not looked at yet.
     batch: VecDeque<Bytes>,
     /// Bytes before those that are wanted.
     skip: u64,
-    /// Bytes still to be sent, if their number is known.
+    /// Wanted bytes that are still to come, if their number is known.
     left: Option<u64>,
+    proof: Option<Proof>,
+    /// Wanted bytes that have come and are not sent yet, and their number.
+    held: VecDeque<Bytes>,
+    held_bytes: u64,
+    /// Nothing more is to come, and what is held is right.
+    ended: bool,
 }
 
 impl<S, E> RelayBody<S, E> {
     /// Without the first `skip` bytes of `feed`; of the others `left`, or all.
     pub(super) const fn new(feed: S, skip: u64, left: Option<u64>) -> Self {
-        Self { feed, gather: Gather::new(GATHERED_BYTES, LARGE_CHUNK), batch: VecDeque::new(), skip, left }
+        Self {
+            feed,
+            gather: Gather::new(GATHERED_BYTES, LARGE_CHUNK),
+            batch: VecDeque::new(),
+            skip,
+            left,
+            proof: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            ended: matches!(left, Some(0)),
+        }
     }
 
-    /// The wanted part of a chunk.
-    fn cut(&mut self, mut chunk: Bytes) -> Bytes {
+    /// With a proof that has seen all that lies before `feed`; its content ends with what is wanted of it.
+    pub(super) fn proven_by(mut self, proof: Option<Proof>) -> Self {
+        // Also of nothing: empty content has a digest.
+        self.ended = self.ended && proof.is_none();
+        self.proof = proof;
+        self
+    }
+
+    /// Looks at a chunk and keeps the wanted part of it.
+    fn take(&mut self, mut chunk: Bytes) {
         let skipped = usize::try_from(self.skip).map_or(chunk.len(), |skip| skip.min(chunk.len()));
         let mut wanted = chunk.split_off(skipped);
         self.skip -= skipped as u64;
@@ -45,7 +74,44 @@ impl<S, E> RelayBody<S, E> {
             wanted.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
             *left -= wanted.len() as u64;
         }
-        wanted
+        if let Some(proof) = &mut self.proof {
+            proof.update(&chunk);
+            proof.update(&wanted);
+        }
+        if !wanted.is_empty() {
+            self.held_bytes += wanted.len() as u64;
+            self.held.push_back(wanted);
+        }
+    }
+
+    /// What may be sent of what is held: all of it once it is right, or all but what may be the blob's last 64 KiB.
+    fn release(&mut self) -> Option<Bytes> {
+        let free = if self.ended || self.proof.is_none() {
+            self.held_bytes
+        } else {
+            self.held_bytes.saturating_add(self.left.unwrap_or(0)).saturating_sub(TAIL_BYTES).min(self.held_bytes)
+        };
+        let front = self.held.front_mut().filter(|_| free > 0)?;
+        let piece = match usize::try_from(free) {
+            Ok(free) if free < front.len() => front.split_to(free),
+            _ => self.held.pop_front()?,
+        };
+        self.held_bytes -= piece.len() as u64;
+        Some(piece)
+    }
+
+    /// All that is wanted has come.
+    fn finish(&mut self) -> io::Result<()> {
+        self.ended = true;
+        self.proof.take().map_or(Ok(()), Proof::check).map_err(io::Error::other)
+    }
+
+    /// Nothing of what is held goes out any more.
+    fn break_off(&mut self, error: io::Error) -> io::Error {
+        self.batch.clear();
+        self.held.clear();
+        (self.held_bytes, self.left, self.proof, self.ended) = (0, Some(0), None, true);
+        error
     }
 }
 
@@ -62,35 +128,42 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let me = &mut *self;
-        while me.left != Some(0) {
-            if let Some(chunk) = me.batch.pop_front() {
-                let wanted = me.cut(chunk);
-                if !wanted.is_empty() {
-                    return Poll::Ready(Some(Ok(Frame::data(wanted))));
-                }
-                continue;
+        loop {
+            if let Some(piece) = me.release() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            let error = match ready!(me.gather.poll_batch(Pin::new(&mut me.feed), context)) {
-                Some(Ok(batch)) => {
-                    me.batch = batch.into();
-                    continue;
+            if me.ended {
+                return Poll::Ready(None);
+            }
+            let outcome = if me.left == Some(0) {
+                me.finish()
+            } else if let Some(chunk) = me.batch.pop_front() {
+                me.take(chunk);
+                // Told with the last bytes, not after them.
+                if me.left == Some(0) { me.finish() } else { Ok(()) }
+            } else {
+                match ready!(me.gather.poll_batch(Pin::new(&mut me.feed), context)) {
+                    Some(Ok(batch)) => {
+                        me.batch = batch.into();
+                        Ok(())
+                    }
+                    Some(Err(error)) => Err(io::Error::other(error)),
+                    None if me.left.is_some() || me.skip > 0 => Err(too_short()),
+                    None => me.finish(),
                 }
-                Some(Err(error)) => Some(io::Error::other(error)),
-                None if me.left.is_some() || me.skip > 0 => Some(too_short()),
-                None => None,
             };
-            me.left = Some(0);
-            return Poll::Ready(error.map(Err));
+            if let Err(error) = outcome {
+                return Poll::Ready(Some(Err(me.break_off(error))));
+            }
         }
-        Poll::Ready(None)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == Some(0)
+        self.ended && self.held.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + self.held_bytes))
     }
 }
 

@@ -168,6 +168,37 @@ async fn who_gives_no_answer_is_not_waited_for_twice_and_found_when_back() {
 }
 
 #[tokio::test]
+async fn who_is_patient_with_a_blob_waits_only_for_a_host_that_answers_others() {
+    for is_up in [true, false] {
+        let server = Server::start(move |request| match is_up && request.is("GET", "/v2/") {
+            true => Reply::status(401),
+            false => Reply::Stall(Vec::new()),
+        })
+        .await;
+        let mut options = options(vec![anonymous(&server)]);
+        options.limits.first_byte = Duration::from_millis(50);
+        // How long a trial may take: no matter for who is up, little for who is not.
+        options.limits.connect = if is_up { Duration::from_secs(20) } else { Duration::from_millis(50) };
+        let upstream = build(&options);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let patience = if is_up {
+            Patience::from(deadline)
+        } else {
+            Patience { asking: soon(), answer: deadline + Duration::from_secs(3600) }
+        };
+        let error = upstream.blob("app", &sha256(BLOB), None, patience).await.unwrap_err();
+        assert_eq!((error.cause(), error.is_circuit_open()), (UpstreamCause::Timeout, false), "{error}");
+        // Of who is up the first byte was waited for as long as was said, and nothing else was held against it.
+        assert_eq!(is_up, Instant::now() >= patience.answer);
+        assert_eq!(server.count("GET", "/v2/") > 1, is_up);
+        assert_eq!(
+            matches!(upstream.manifest("app", &tag("a"), soon()).await, Err(error) if error.is_circuit_open()),
+            !is_up
+        );
+    }
+}
+
+#[tokio::test]
 async fn no_deadline_is_passed_by() {
     let server = Server::start(|_| Reply::Stall(Vec::new())).await;
     let upstream = upstream(anonymous(&server));

@@ -65,6 +65,11 @@ impl Setup {
         self
     }
 
+    /// The same over HTTPS.
+    pub(crate) fn over_tls(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
     /// An open registry that speaks HTTPS.
     pub(crate) fn with_tls() -> Self {
         Self { tls: true, ..Self::open() }

@@ -41,6 +41,8 @@ pub(crate) struct Answer {
     pub(super) cut: Option<(usize, Cut)>,
     pub(super) piece: usize,
     pub(super) silent: bool,
+    /// The range that was asked for.
+    pub(super) asked: Option<String>,
 }
 
 impl Answer {
@@ -56,6 +58,7 @@ impl Answer {
             cut: None,
             piece: 64 * 1024,
             silent: false,
+            asked: None,
         }
     }
 
@@ -82,6 +85,17 @@ impl Answer {
         self.whole = Some(self.body.clone());
         self.body = self.body.slice(from..to);
         self
+    }
+
+    /// The range that was asked for, as in the header.
+    pub(crate) fn asked(&self) -> Option<&str> {
+        self.asked.as_deref()
+    }
+
+    /// Where a range that was asked for begins and ends.
+    pub(crate) fn asked_bytes(&self) -> Option<(usize, Option<usize>)> {
+        let (from, to) = self.asked()?.strip_prefix("bytes=")?.split_once('-')?;
+        Some((from.parse().unwrap(), to.parse().ok()))
     }
 
     /// Another status; the body stays.

@@ -76,6 +76,7 @@ impl Shared {
         } else {
             self.content.lock().unwrap().answer(seen)
         };
+        answer.asked = seen.header("range").map(str::to_owned);
         let mut rules = self.rules.lock().unwrap();
         if let Some(rule) = rules.iter_mut().find(|rule| rule.fits(seen)) {
             rule.left = rule.left.map(|left| left - 1);
@@ -189,7 +190,11 @@ impl Upstream {
 
     /// Holds a blob; its digest.
     pub(crate) fn put_blob(&self, repo: &str, content: &[u8]) -> String {
-        let digest = digest(content);
+        self.put_blob_as(repo, digest(content), content)
+    }
+
+    /// Holds a blob under a digest of another algorithm.
+    pub(crate) fn put_blob_as(&self, repo: &str, digest: String, content: &[u8]) -> String {
         self.repository(repo, |repository| {
             repository.blobs.insert(digest.clone(), Bytes::copy_from_slice(content));
         });

@@ -1,0 +1,283 @@
+//! How a fill comes in: over as many answers as it takes, each gone on with where the one before it ended.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::fill::{Fill, Progress};
+use super::fills::{HEAD_BUDGET, Shared};
+use super::ways::Way;
+use super::{Asked, Feed, FillError, Gather, Part};
+use crate::oci::Hasher;
+use crate::store::{PartialBlob, StoreError, TURN_BYTES};
+use crate::telemetry::{UpstreamCause, with_causes};
+use crate::upstream::{BlobRange, Patience, UpstreamBlob};
+
+/// Tries to go on after a break, without a byte in between, before the fill is given up.
+const TRIES: u32 = 5;
+
+/// From this try on without a byte in between, a range that fails is asked for in another way.
+const SAME_WAY_TRIES: u32 = 2;
+
+/// How long a fill waits for the first byte of an answer, whether or not a client still waits: a proxy that looks for
+/// viruses gives it when it has the last. So many fills wait so long at once: [`super::fills::MOST_SLOW`].
+const FIRST_BYTE_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Bytes that are written in one go, if so many are there: each time costs two changes of threads, and a wake of every
+/// follower.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// So many bytes are ahead of the disk at most: the fills of small layers never wait for it.
+const AHEAD_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Whether asking again may help.
+fn is_passing(error: &FillError) -> bool {
+    match error {
+        FillError::Upstream(error) => matches!(
+            error.cause(),
+            UpstreamCause::Unreachable
+                | UpstreamCause::Timeout
+                | UpstreamCause::ServerError
+                | UpstreamCause::RateLimited
+        ),
+        FillError::Unfit(_) => true,
+        _ => false,
+    }
+}
+
+/// What brings a content into its file.
+pub(super) struct Filler<'a> {
+    shared: &'a Shared,
+    fill: &'a Fill,
+    partial: &'a PartialBlob,
+    /// Length of the whole content, once the upstream said it.
+    length: Option<u64>,
+    /// How the rest is asked for.
+    way: Way,
+    /// Tries since the last byte.
+    tries: u32,
+    /// Followers may have read bytes: what they read is never replaced by others.
+    announced: bool,
+    /// What sends bytes to the disk beside the next ones.
+    writing: Option<JoinHandle<()>>,
+}
+
+impl<'a> Filler<'a> {
+    pub(super) fn new(shared: &'a Shared, fill: &'a Fill, partial: &'a PartialBlob) -> Self {
+        Self { shared, fill, partial, length: None, way: Way::default(), tries: 0, announced: false, writing: None }
+    }
+
+    /// Length of the whole content, once the upstream said it.
+    pub(super) const fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Brings all bytes in, over as many answers as it takes.
+    pub(super) async fn fill(&mut self) -> Result<(), FillError> {
+        let mut answered = false;
+        loop {
+            let outcome = match self.ask().await {
+                Ok(Some(blob)) => {
+                    answered = true;
+                    self.receive(blob).await
+                }
+                // All of it is there already.
+                Ok(None) => return Ok(()),
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(Received::All) => return Ok(()),
+                Ok(Received::Part) => {}
+                // The client's own budget runs before the first byte: it hears at once.
+                Err(error) if answered && is_passing(&error) && self.tries < TRIES => self.rest(&error).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits before the next try.
+    async fn rest(&mut self, error: &FillError) {
+        let (asked_for, is_of_server) = match error {
+            FillError::Upstream(error) => (error.retry_after(), error.cause() == UpstreamCause::ServerError),
+            _ => (None, true),
+        };
+        if is_of_server && self.tries >= SAME_WAY_TRIES {
+            self.way = self.way.next();
+        }
+        let pause = asked_for.unwrap_or_default().max(self.pause()).min(Duration::from_secs(30));
+        self.tries += 1;
+        let (digest, written) = (self.fill.digest(), self.partial.written());
+        tracing::info!(%digest, written, error = %with_causes(error), "a fill broke off and is resumed");
+        tokio::time::sleep(pause).await;
+    }
+
+    fn pause(&self) -> Duration {
+        let doubled = self.shared.options.pause.saturating_mul(1 << self.tries.min(6));
+        // Half of it is left to chance, so that many broken fills don't come back together.
+        doubled / 2 + doubled.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 512.0)
+    }
+
+    /// Asks for the content from where the file ends; `None`: the file is whole. The first byte is waited for longer than
+    /// any client waits, by so many fills at once that others still find a place.
+    async fn ask(&mut self) -> Result<Option<UpstreamBlob>, FillError> {
+        let written = self.partial.written();
+        if self.length.is_some_and(|length| length == written && written > 0) {
+            return Ok(None);
+        }
+        let (source, digest, now) = (self.fill.source(), &self.fill.digest(), Instant::now());
+        let part = Part { range: BlobRange { from: written, to: None }, length: self.length, slices: true };
+        let patience = Patience { asking: now + HEAD_BUDGET, answer: now + FIRST_BYTE_PATIENCE };
+        let asked = {
+            let mut asking = pin!(source.part_by(digest, part, &mut self.way, patience));
+            match tokio::time::timeout(HEAD_BUDGET, asking.as_mut()).await {
+                Ok(asked) => asked?,
+                Err(_) => {
+                    let Ok(_slow) = self.shared.slow.try_acquire() else { return Err(FillError::Timeout) };
+                    asking.await?
+                }
+            }
+        };
+        match asked {
+            Asked::Blob(blob) => Ok(Some(blob)),
+            // What an earlier process left is all there is, or it is not this content.
+            Asked::Behind(_) if self.partial.verify().is_ok() => Ok(None),
+            Asked::Behind(_) => {
+                self.restart().await?;
+                let patience = Patience { asking: Instant::now() + HEAD_BUDGET, ..patience };
+                Ok(Some(source.upstream.blob(&source.child, digest, None, patience).await?))
+            }
+        }
+    }
+
+    async fn receive(&mut self, blob: UpstreamBlob) -> Result<Received, FillError> {
+        let UpstreamBlob { offset, end, length, mut body, .. } = blob;
+        let written = self.partial.written();
+        if let (Some(known), Some(told)) = (self.length, length)
+            && known != told
+        {
+            // One of them is a lie. Not taken: a page of a portal must not end what has come.
+            return Err(FillError::Unfit("one digest has two lengths"));
+        }
+        let known = self.length.or(length);
+        if let Some(length) = known
+            && end.is_none()
+        {
+            body.expect(length.saturating_sub(offset));
+        }
+        let mut feed = Feed::new(body);
+        if known.is_some_and(|length| written > length) {
+            return self.begin_anew_if(feed.is(&self.fill.digest()).await?).await;
+        }
+        // Nobody knows how much comes: it may be all there is, and less than what is stored.
+        let mut hasher = (known.is_none() && offset == 0).then(|| Hasher::new(self.fill.digest().algorithm()));
+        if !feed.skip(written.saturating_sub(offset), hasher.as_mut()).await? {
+            let is_content = hasher.is_some_and(|hasher| hasher.finish() == self.fill.digest());
+            return self.begin_anew_if(is_content).await;
+        }
+        self.length = known;
+        if let Some(length) = self.length {
+            self.make_room(length.saturating_sub(written)).await?;
+        }
+        self.announce();
+        let mut gather = Gather::new(BATCH_BYTES, BATCH_BYTES);
+        while let Some(batch) = poll_fn(|context| gather.poll_batch(Pin::new(&mut feed), context)).await {
+            let batch = batch?;
+            self.append(batch).await?;
+            self.tries = 0;
+            self.announce();
+            self.write_back().await?;
+        }
+        // Only a part that was announced as such ends before the content does.
+        Ok(if self.length.is_some_and(|length| self.partial.written() < length) {
+            Received::Part
+        } else {
+            Received::All
+        })
+    }
+
+    /// The upstream's whole answer is shorter than what is stored: if it is the content, what is stored is not.
+    async fn begin_anew_if(&self, is_content: bool) -> Result<Received, FillError> {
+        if !is_content {
+            return Err(FillError::Unfit("it sends less than it gave before, and that is not the content"));
+        }
+        self.restart().await?;
+        Ok(Received::Part)
+    }
+
+    /// Keeps the disk busy with what was appended, and not far behind.
+    async fn write_back(&mut self) -> Result<(), FillError> {
+        let idle = self.writing.as_ref().is_none_or(JoinHandle::is_finished);
+        match self.partial.behind() {
+            AHEAD_BYTES.. => Ok(self.partial.write_back(AHEAD_BYTES).await?),
+            TURN_BYTES.. if idle => {
+                let (work, stop) = (self.partial.write_back(TURN_BYTES), self.shared.stop.clone());
+                // What comes of it the next one hears, or the commit.
+                self.writing = Some(self.shared.tasks.spawn(async move {
+                    let _ = stop.run_until_cancelled(work).await;
+                }));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends what is sent to the disk beside the next bytes.
+    pub(super) async fn stop_writing(&mut self) {
+        self.partial.stop_write_back();
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
+    }
+
+    /// Begins at the first byte again, if nobody has read what an earlier process left.
+    async fn restart(&self) -> Result<(), FillError> {
+        if self.announced {
+            return Err(FillError::Contradiction("the content is shorter than what it gave"));
+        }
+        Ok(self.partial.restart().await?)
+    }
+
+    /// Tells the followers what can be read. The last byte is kept back until all is verified.
+    fn announce(&mut self) {
+        let written = self.partial.written();
+        let ready = match self.length {
+            Some(length) if written < length => written,
+            _ => written.saturating_sub(1),
+        };
+        // Nobody is told that bytes come before one did.
+        if ready > 0 {
+            self.announced = true;
+            self.fill.announce(Progress::Filling { length: self.length, ready });
+        }
+    }
+
+    async fn append(&self, batch: Vec<Bytes>) -> Result<(), FillError> {
+        match self.partial.append(batch.clone()).await {
+            Err(StoreError::Full(_)) => {
+                let bytes = batch.iter().map(|piece| piece.len() as u64).sum();
+                self.shared.room.make(bytes).await?;
+                Ok(self.partial.append(batch).await?)
+            }
+            appended => Ok(appended?),
+        }
+    }
+
+    async fn make_room(&self, bytes: u64) -> Result<(), FillError> {
+        match self.partial.admit(bytes) {
+            Err(StoreError::Full(_)) => Ok(self.shared.room.make(bytes).await?),
+            admitted => Ok(admitted?),
+        }
+    }
+}
+
+/// What came of an answer.
+enum Received {
+    /// All bytes up to the end.
+    All,
+    /// Some, or none because what was stored was not the content and is gone: the rest is to be asked for.
+    Part,
+}
