@@ -1,9 +1,11 @@
 //! Whether registries hold what a cluster needs: `d8-registry check`.
 //!
 //! Asks each registry for each item of a list, remembers what was found, and says it in the words that Deckhouse's own
-//! checker uses. Never pulls more than manifests, never writes to a registry, and sets up no client: it is given one.
+//! checker uses. Pulls manifests, and what they name only where contents are to be hashed; keeps none of it. Never writes to a
+//! registry, and sets up no client: it is given one.
 
 mod address;
+mod content;
 mod items;
 mod message;
 mod target;
@@ -47,6 +49,19 @@ impl CheckMode {
     }
 }
 
+/// How much of an item is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Depth {
+    /// Its manifest is asked for.
+    #[default]
+    Manifest,
+    /// Every manifest below it is fetched, and every blob that one names asked for, with its length. A registry that holds
+    /// damaged bytes passes.
+    Layers,
+    /// Every such blob is fetched and hashed.
+    Content,
+}
+
 /// What is known of an item at a registry.
 #[derive(Clone, Debug)]
 enum Found {
@@ -61,20 +76,20 @@ enum Found {
 #[derive(Debug)]
 pub struct Check {
     mode: CheckMode,
-    deep: bool,
+    depth: Depth,
     items: Arc<[Item]>,
     targets: Vec<(Target, Vec<Found>)>,
     has_run: bool,
 }
 
 impl Check {
-    /// A check that has not begun. `deep`: every layer of every platform too.
+    /// A check that has not begun.
     #[must_use]
-    pub fn new(mode: CheckMode, deep: bool, items: Vec<Item>, targets: Vec<Target>) -> Self {
+    pub fn new(mode: CheckMode, depth: Depth, items: Vec<Item>, targets: Vec<Target>) -> Self {
         let mut targets: Vec<_> =
             targets.into_iter().map(|target| (target, vec![Found::Nothing; items.len()])).collect();
         targets.sort_by(|(a, _), (b, _)| a.name().cmp(b.name()));
-        Self { mode, deep, items: items.into(), targets, has_run: false }
+        Self { mode, depth, items: items.into(), targets, has_run: false }
     }
 
     /// Puts another list in place and forgets what was found; does nothing if it is the same.
@@ -104,8 +119,8 @@ impl Check {
     pub async fn run(&mut self, budget: Option<Duration>, answered: &(dyn Fn() + Sync)) {
         let end = budget.map(|budget| Instant::now() + budget);
         self.has_run = true;
-        let (items, deep) = (&*self.items, self.deep);
-        let runs = self.targets.iter_mut().map(|(target, found)| run_one(target, found, items, deep, end, answered));
+        let (items, depth) = (&*self.items, self.depth);
+        let runs = self.targets.iter_mut().map(|(target, found)| run_one(target, found, items, depth, end, answered));
         join_all(runs).await;
     }
 
@@ -134,7 +149,7 @@ async fn run_one(
     target: &Target,
     found: &mut [Found],
     items: &[Item],
-    deep: bool,
+    depth: Depth,
     end: Option<Instant>,
     answered: &(dyn Fn() + Sync),
 ) {
@@ -145,7 +160,7 @@ async fn run_one(
     let mut open = which(|found| matches!(found, Found::Nothing));
     open.extend(which(|found| matches!(found, Found::Wrong(_))));
     let asked = open.into_iter().filter_map(|index| items.get(index).map(|item| (index, item)));
-    let asked = asked.map(|(index, item)| async move { (index, Box::pin(target.examine(item, deep)).await) });
+    let asked = asked.map(|(index, item)| async move { (index, Box::pin(target.examine(item, depth)).await) });
     let mut answers = stream::iter(asked).buffer_unordered(PARALLEL);
     loop {
         let answer = match end {

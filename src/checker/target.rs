@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::address::RegistryAddress;
 use super::items::Item;
-use super::{InvalidList, PARALLEL};
+use super::{Depth, InvalidList, PARALLEL, content};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -26,13 +26,15 @@ pub struct Target {
     upstream: Upstream,
     /// Blobs, by child, that were proven: images share most of theirs.
     proven: Mutex<HashSet<(String, Digest)>>,
+    /// Held while a blob is looked at, by its first byte: what several images share is fetched once.
+    busy: [tokio::sync::Mutex<()>; 16],
 }
 
 impl Target {
     /// `upstream` has to be a client of `address`.
     #[must_use]
     pub fn new(address: RegistryAddress, upstream: Upstream) -> Self {
-        Self { address, upstream, proven: Mutex::default() }
+        Self { address, upstream, proven: Mutex::default(), busy: Default::default() }
     }
 
     /// What messages call it.
@@ -54,8 +56,8 @@ impl Target {
         self.proven().clear();
     }
 
-    /// Whether the item is there; the error is a sentence. `deep`: with every layer of every platform.
-    pub(super) async fn examine(&self, item: &Item, deep: bool) -> Result<(), String> {
+    /// Whether the item is there, as far as `depth` goes; the error is a sentence. Safe to drop: ends the request.
+    pub(super) async fn examine(&self, item: &Item, depth: Depth) -> Result<(), String> {
         let Item { child, reference, .. } = item;
         if let (Some(expected), Reference::Tag(tag)) = (&item.expected, reference) {
             let resolved = self.upstream.resolve(child, tag, deadline()).await;
@@ -67,11 +69,11 @@ impl Target {
             let there = self.upstream.exists(child, reference, deadline()).await;
             there.map_err(|error| self.words("HEAD", child, "manifests", reference, &error))?;
         }
-        if deep { self.examine_content(child, reference).await } else { Ok(()) }
+        if depth == Depth::Manifest { Ok(()) } else { self.examine_below(child, reference, depth).await }
     }
 
     /// Walks through the manifests below one, each with its blobs.
-    async fn examine_content(&self, child: &str, top: &Reference) -> Result<(), String> {
+    async fn examine_below(&self, child: &str, top: &Reference, depth: Depth) -> Result<(), String> {
         let mut open = vec![top.clone()];
         let mut seen: HashSet<String> = HashSet::new();
         while let Some(reference) = open.pop() {
@@ -86,16 +88,27 @@ impl Target {
             let manifest = Manifest::parse(None, &fetched.bytes);
             let manifest = manifest.map_err(|error| format!("the manifest {reference} can't be read: {error}"))?;
             for blob in manifest.required_blobs() {
-                self.examine_blob(child, blob).await?;
+                self.examine_blob(child, blob, depth).await?;
             }
             open.extend(manifest.manifests.iter().map(|manifest| Reference::Digest(manifest.digest)));
         }
         Ok(())
     }
 
-    async fn examine_blob(&self, child: &str, blob: &Descriptor) -> Result<(), String> {
+    async fn examine_blob(&self, child: &str, blob: &Descriptor, depth: Depth) -> Result<(), String> {
         let key = (child.to_owned(), blob.digest);
+        let first = usize::from(blob.digest.as_bytes()[0]);
+        let _alone = self.busy[first % self.busy.len()].lock().await;
         if self.proven().contains(&key) {
+            return Ok(());
+        }
+        if depth == Depth::Content {
+            let hashed = content::hash(&self.upstream, child, blob).await;
+            hashed.map_err(|fault| match fault {
+                content::Fault::Upstream(error) => self.words("GET", child, "blobs", &blob.digest, &error),
+                content::Fault::Content(sentence) => sentence,
+            })?;
+            self.proven().insert(key);
             return Ok(());
         }
         let size = self.upstream.blob_size(child, &blob.digest, deadline()).await;

@@ -30,7 +30,7 @@ fn silent(listener: &std::net::TcpListener) -> Target {
 async fn what_is_not_answered_within_the_budget_is_neither_good_nor_an_error() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let items = parse(&format!("a {ONE}\nb {ONE}")).unwrap();
-    let mut check = Check::new(CheckMode::Default, false, items, vec![silent(&listener)]);
+    let mut check = Check::new(CheckMode::Default, Depth::Manifest, items, vec![silent(&listener)]);
     check.run(Some(Duration::from_millis(50)), &|| panic!("nobody answers")).await;
     let host = listener.local_addr().unwrap();
     assert_eq!(check.report().to_string(), format!("Mode: Default\n{host}: 0 of 2 items processed"));
@@ -60,7 +60,7 @@ fn messages_are_the_documented_ones() {
     let head = "Mode: Default\nmaster-1: 0 of 166 items processed";
     assert_eq!(report(0, 166, 5).to_string() + "\n", format!("{head}, 5 items with errors:\n{five}"));
     assert_eq!(report(0, 166, 166).to_string(), format!("{head}, 166 items with errors:\n{five}  ...and more"));
-    let fresh = Check::new(CheckMode::Relax, false, Vec::new(), Vec::new()).report();
+    let fresh = Check::new(CheckMode::Relax, Depth::Manifest, Vec::new(), Vec::new()).report();
     assert_eq!(fresh.to_string(), "Initializing");
     assert!(!fresh.is_good() && report(1, 1, 0).is_good() && !report(0, 1, 1).is_good());
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Image, REPO, Registry, Setup, Upstream, descriptor};
+use crate::support::{Cut, Image, REPO, Registry, Setup, Upstream, descriptor};
 
 const REPOSITORY: &str = "system/deckhouse";
 
@@ -162,6 +162,66 @@ async fn a_deep_check_finds_the_layer_of_one_platform() {
     client.push_blob(REPOSITORY, &broken.blobs()[1]).await;
     assert!(check(&["--images", file, "--registry", &master, "--deep"]).await.status.success());
     registry.stop();
+}
+
+/// `--content` passes if and only if every byte is what the manifests name, whatever else is right about it.
+#[tokio::test]
+async fn content_is_hashed_and_damage_is_told() {
+    let upstream = Upstream::start();
+    let folder = TempDir::new().unwrap();
+    let images = [Image::of(1), Image::of(2)];
+    for (image, tag) in images.iter().zip(["a", "b"]) {
+        upstream.put_image(REPO, tag, image);
+    }
+    let (file, address) = (list(folder.path(), &images), upstream.address());
+    let url = format!("http://{address}/{REPO}");
+    let base = ["--images", &file, "--registry", &url];
+    let good = check(&[&base[..], &["--content"]].concat()).await;
+    assert_eq!(stdout(&good), format!("Mode: Default\n{address}: all 2 items are checked\n"));
+    let whole = images[1].blobs()[1].clone();
+    let layer = crate::support::digest(&whole);
+    let mut flipped = whole.clone();
+    flipped[500] ^= 1;
+    for (bytes, said) in [
+        (flipped, "is damaged: its bytes have digest sha256:"),
+        (whole[..999].to_vec(), "999 bytes, where its manifest says 1000"),
+        ([&whole[..], b"x"].concat(), "1001 bytes or more, where its manifest says 1000"),
+        (Vec::new(), "0 bytes, where its manifest says 1000"),
+    ] {
+        let same_length = bytes.len() == whole.len();
+        upstream.rule("GET", &format!("/v2/{REPO}/blobs/{layer}"), move |answer| {
+            answer.body(bytes.clone());
+        });
+        let found = check(&[&base[..], &["--content"]].concat()).await;
+        assert_eq!(found.status.code(), Some(1), "{said}");
+        let words = stdout(&found);
+        assert!(words.contains("1 of 2 items processed") && words.contains(said) && words.contains(&layer), "{words}");
+        assert_eq!(stderr(&found), format!("d8-registry: not everything is at {address}\n"));
+        if same_length {
+            assert!(check(&[&base[..], &["--deep"]].concat()).await.status.success(), "it only asks");
+        }
+        upstream.heal();
+    }
+    assert!(check(&[&base[..], &["--content", "--deep"]].concat()).await.status.success());
+}
+
+/// An answer that breaks off is gone on with, by a range or by passing over what is known.
+#[tokio::test]
+async fn content_that_breaks_off_is_gone_on_with() {
+    let upstream = Upstream::start();
+    let image = Image::of(1);
+    let folder = TempDir::new().unwrap();
+    upstream.put_image(REPO, "v1", &image);
+    let layer = crate::support::digest(&image.blobs()[1]);
+    let path = format!("/v2/{REPO}/blobs/{layer}");
+    upstream.once("GET", &path, |answer| {
+        answer.cut(400, Cut::Fin);
+    });
+    let (file, address) = (list(folder.path(), &[image]), upstream.address());
+    let url = format!("http://{address}/{REPO}");
+    let good = check(&["--images", &file, "--registry", &url, "--content"]).await;
+    assert_eq!(stdout(&good), format!("Mode: Default\n{address}: all 1 items are checked\n"));
+    assert_eq!(upstream.count("GET", &path), 2);
 }
 
 #[tokio::test]
