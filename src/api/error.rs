@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::mode::ModeError;
 use crate::oci::{Digest, ErrorCode};
 use crate::store::{Refusal, StoreError};
-use crate::telemetry::{UpstreamCause, with_causes};
+use crate::telemetry::{RoomLack, UpstreamCause, with_causes};
 use crate::upstream::UpstreamError;
 
 /// After so many seconds a client asks again when the upstream has too much to do and does not say how long.
@@ -43,6 +43,8 @@ struct Failure {
     detail: Value,
     headers: Vec<(HeaderName, HeaderValue)>,
     origin: Origin,
+    /// What there is no room in, if that is it.
+    room: Option<RoomLack>,
     /// The whole chain of causes, for the log only.
     cause: Option<String>,
 }
@@ -57,6 +59,7 @@ impl ApiError {
             detail: Value::Null,
             headers: Vec::new(),
             origin: Origin::Client,
+            room: None,
             cause: None,
         }))
     }
@@ -136,6 +139,11 @@ impl ApiError {
 
     pub(super) fn origin(&self) -> Origin {
         self.0.origin
+    }
+
+    /// What there is no room in, if that is the reason.
+    pub(super) fn room(&self) -> Option<RoomLack> {
+        self.0.room
     }
 
     /// What goes into the log beside the status.
@@ -252,20 +260,53 @@ impl From<StoreError> for ApiError {
     }
 }
 
-/// 507: code DENIED is what clients show with its message and do not repeat.
+/// 507, with what does not fit and what is left. Numbers are texts: clients print them, and some as floating point.
 fn full(refusal: Refusal) -> ApiError {
-    let (message, detail) = match refusal {
-        Refusal::BudgetExhausted { budget, used } => (
-            "the store's budget (store.maxBytes) is used up",
-            json!({ "reason": "BudgetExhausted", "budgetBytes": budget, "usedBytes": used }),
+    let text = |bytes: u64| bytes.to_string();
+    let (room, mut detail) = match refusal {
+        Refusal::BudgetExhausted { budget, used, .. } => (
+            RoomLack::Budget,
+            json!({ "reason": "BudgetExhausted", "budgetBytes": text(budget), "usedBytes": text(used) }),
         ),
-        Refusal::ReserveExhausted { reserve, free } => (
-            "the file system has no more than its reserve (store.reserveBytes) free",
-            json!({ "reason": "ReserveExhausted", "reserveBytes": reserve, "freeBytes": free }),
+        Refusal::ReserveExhausted { reserve, free, .. } => (
+            RoomLack::Reserve,
+            json!({ "reason": "ReserveExhausted", "reserveBytes": text(reserve), "freeBytes": text(free) }),
         ),
     };
-    let mut error =
-        ApiError::new(ErrorCode::Denied, message).with_status(StatusCode::INSUFFICIENT_STORAGE).with_detail(detail);
+    let (Refusal::BudgetExhausted { wanted, .. } | Refusal::ReserveExhausted { wanted, .. }) = refusal;
+    detail["leftBytes"] = text(refusal.left()).into();
+    if wanted > 0 {
+        detail["wantedBytes"] = text(wanted).into();
+    }
+    let mut error = ApiError::new(ErrorCode::InsufficientStorage, refusal.to_string()).with_detail(detail);
     error.0.origin = Origin::Disk;
+    error.0.room = Some(room);
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_room_says_what_does_not_fit_and_what_is_left() {
+        let budget = |wanted| Refusal::BudgetExhausted { budget: 10_485_760, used: 10_000_000, wanted };
+        let reserve = |reserve, wanted| Refusal::ReserveExhausted { reserve, free: 20_000_000, wanted };
+        for (refusal, words) in [
+            (budget(16_777_216), &["16777216", "485760 are left", "store.maxBytes"][..]),
+            (budget(0), &["10485760", "store.maxBytes"]),
+            (reserve(15_000_000, 16_777_216), &["16777216", "5000000 are left", "store.reserveBytes"]),
+            (reserve(15_000_000, 0), &["full", "15000000", "store.reserveBytes"]),
+            (reserve(0, 0), &["full", "20000000"]),
+        ] {
+            let error = full(refusal);
+            assert_eq!((error.status().as_u16(), error.code().as_str()), (507, "INSUFFICIENT_STORAGE"));
+            for word in words {
+                assert!(error.0.message.contains(word), "{word}: {}", error.0.message);
+            }
+            let detail = error.0.detail.as_object().unwrap();
+            assert!(detail.values().all(Value::is_string), "{detail:?}");
+            assert_eq!(detail["leftBytes"], refusal.left().to_string());
+        }
+    }
 }

@@ -132,6 +132,9 @@ impl Exchange {
                     Origin::Client => {}
                     Origin::Disk | Origin::Bug | Origin::Upstream => self.log_fault(&error),
                 }
+                if let Some(room) = error.room() {
+                    self.app.0.metrics.push_refused(room);
+                }
                 self.error = Some(error.cause().to_owned());
                 error.into_response()
             }

@@ -1,6 +1,6 @@
 //! The error codes of the specification, in one table.
 
-/// A code of distribution-spec, "Error Codes", or one that Docker's registry added and clients know.
+/// A code of distribution-spec, "Error Codes", one that Docker's registry added and clients know, or one of our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     /// A blob is not known to the repository (code-1).
@@ -37,6 +37,9 @@ pub enum ErrorCode {
     PaginationNumberInvalid,
     /// A range can't be satisfied (Docker registry API).
     RangeInvalid,
+    /// There is no room for what is pushed. A code of our own: of the known ones `DENIED` is taken for a sign-in that was
+    /// refused, and `UNAVAILABLE` is repeated.
+    InsufficientStorage,
     /// Not now; later.
     Unavailable,
     /// A fault of the server.
@@ -65,6 +68,7 @@ impl ErrorCode {
             Self::TagInvalid => "TAG_INVALID",
             Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
             Self::RangeInvalid => "RANGE_INVALID",
+            Self::InsufficientStorage => "INSUFFICIENT_STORAGE",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
         }
@@ -92,6 +96,7 @@ impl ErrorCode {
             Self::RangeInvalid => 416,
             Self::TooManyRequests => 429,
             Self::Unavailable => 503,
+            Self::InsufficientStorage => 507,
             Self::Unknown => 500,
         }
     }

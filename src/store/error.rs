@@ -1,20 +1,23 @@
 //! What can go wrong on the disk.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::oci::{Digest, UploadId};
 
-/// Why a write is refused for lack of room; the names are metric labels.
+/// Why a write is refused for lack of room. Displayed: what does not fit and what is left, a sentence without its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// `store.maxBytes` would be exceeded.
     BudgetExhausted {
         /// The budget in bytes.
         budget: u64,
-        /// Bytes in use.
+        /// Bytes in use, without what is refused.
         used: u64,
+        /// Bytes that were to be written next, as far as they were announced.
+        wanted: u64,
     },
     /// The file system would have less than `store.reserveBytes` free.
     ReserveExhausted {
@@ -22,7 +25,49 @@ pub enum Refusal {
         reserve: u64,
         /// Bytes that are free.
         free: u64,
+        /// As in a refusal by the budget; 0 if the system refused a write that was counted already.
+        wanted: u64,
     },
+}
+
+impl Refusal {
+    /// Bytes that would still be taken.
+    #[must_use]
+    pub const fn left(&self) -> u64 {
+        match self {
+            Self::BudgetExhausted { budget, used, .. } => budget.saturating_sub(*used),
+            Self::ReserveExhausted { reserve, free, .. } => free.saturating_sub(*reserve),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left = self.left();
+        match self {
+            Self::BudgetExhausted { budget, wanted: 0, .. } => {
+                write!(f, "the store's {budget} bytes (store.maxBytes) are used up")
+            }
+            Self::BudgetExhausted { budget, wanted, .. } => {
+                write!(
+                    f,
+                    "{wanted} bytes more do not fit: {left} are left of the store's {budget} bytes (store.maxBytes)"
+                )
+            }
+            Self::ReserveExhausted { reserve: 0, free, wanted: 0 } => {
+                write!(f, "the file system of the store is full: {free} bytes are free")
+            }
+            Self::ReserveExhausted { reserve, free, wanted: 0 } => write!(
+                f,
+                "the file system of the store is full: {free} bytes are free, and {reserve} stay free (store.reserveBytes)"
+            ),
+            Self::ReserveExhausted { reserve, free, wanted } => write!(
+                f,
+                "{wanted} bytes more do not fit: {left} are left on the file system of the store, which has {free} bytes free, \
+                 and {reserve} stay free (store.reserveBytes)"
+            ),
+        }
+    }
 }
 
 /// An operation of the store failed.
@@ -52,7 +97,7 @@ pub enum StoreError {
         actual: Box<Digest>,
     },
     /// No room.
-    #[error("no room left: {0:?}")]
+    #[error("no room: {0}")]
     Full(Refusal),
     /// The index is being built; `retry_after` is a guess in seconds.
     #[error("the index is being rebuilt")]

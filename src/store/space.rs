@@ -86,7 +86,7 @@ impl Sample {
 
     fn refusal(&self, limits: &StoreLimits, bytes: u64) -> Option<Refusal> {
         let (reserve, free) = (limits.reserve.bytes(self.total), self.left());
-        (free < reserve.saturating_add(bytes)).then_some(Refusal::ReserveExhausted { reserve, free })
+        (free < reserve.saturating_add(bytes)).then_some(Refusal::ReserveExhausted { reserve, free, wanted: bytes })
     }
 }
 
@@ -132,12 +132,7 @@ impl Space {
     /// [`StoreError::Full`].
     pub(super) fn admit(&self, bytes: u64) -> Result<(), StoreError> {
         let limits = self.limits();
-        let used = self.used();
-        if let Some(budget) = limits.max_bytes
-            && used.saturating_add(bytes) > budget
-        {
-            return Err(StoreError::Full(Refusal::BudgetExhausted { budget, used }));
-        }
+        self.admit_to_budget(&limits, bytes, 0)?;
         let mut sample = lock(&self.sample);
         self.refresh(&mut sample, false);
         if sample.refusal(&limits, bytes).is_some() {
@@ -147,6 +142,17 @@ impl Space {
         sample.refusal(&limits, bytes).map_or(Ok(()), |refusal| Err(StoreError::Full(refusal)))
     }
 
+    /// Whether the budget takes `bytes` more, of which `charged` are counted as used already.
+    fn admit_to_budget(&self, limits: &StoreLimits, bytes: u64, charged: u64) -> Result<(), StoreError> {
+        let used = self.used().saturating_sub(charged);
+        match limits.max_bytes {
+            Some(budget) if used.saturating_add(bytes) > budget => {
+                Err(StoreError::Full(Refusal::BudgetExhausted { budget, used, wanted: bytes }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Charges bytes of an upload before they are written.
     ///
     /// # Errors
@@ -154,12 +160,13 @@ impl Space {
     pub(super) fn charge_upload(&self, bytes: u64) -> Result<(), StoreError> {
         // Charged first and checked with all others' charges: many at once can't pass the limit together.
         self.uploads.fetch_add(bytes, Ordering::Relaxed);
-        if let Err(error) = self.admit(0) {
+        let limits = self.limits();
+        if let Err(error) = self.admit_to_budget(&limits, bytes, bytes) {
             self.refund_upload(bytes);
             return Err(error);
         }
-        let limits = self.limits();
         let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, false);
         if sample.refusal(&limits, bytes).is_some() {
             self.refresh(&mut sample, true);
         }
@@ -192,6 +199,7 @@ impl Space {
         StoreError::Full(Refusal::ReserveExhausted {
             reserve: self.limits().reserve.bytes(sample.total),
             free: sample.left(),
+            wanted: 0,
         })
     }
 

@@ -35,7 +35,7 @@ macro_rules! indexed {
     };
 }
 
-indexed!(Method Route AuthFailureReason ReloadOutcome);
+indexed!(Method Route AuthFailureReason ReloadOutcome RoomLack);
 indexed!(ContentKind CacheOutcome UpstreamCause FillCause ProbeOutcome EvictionCause);
 
 label! {
@@ -115,6 +115,16 @@ label! {
         InsufficientScope => "insufficient_scope",
         /// A user without the right.
         Denied => "denied",
+    }
+}
+
+label! {
+    /// What there is no room in for a push.
+    RoomLack {
+        /// `store.maxBytes`.
+        Budget => "budget",
+        /// The file system, beside `store.reserveBytes`.
+        Reserve => "reserve",
     }
 }
 

@@ -15,12 +15,12 @@ use prometheus::{
 use super::damage::{Damage, DamageSample};
 use super::families::{
     AUTH_FAILURES, BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_RELOADS, CONFIG_VALID, Family, HTTP_DURATION, HTTP_IN_FLIGHT,
-    HTTP_RECEIVED, HTTP_REQUESTS, HTTP_SENT, INDEX_STATE, LOG_DROPPED, STORE_BUDGET, STORE_FREE, STORE_RESERVE,
-    STORE_USED, STORE_WRITABLE,
+    HTTP_RECEIVED, HTTP_REQUESTS, HTTP_SENT, INDEX_STATE, LOG_DROPPED, PUSHES_REFUSED, STORE_BUDGET, STORE_FREE,
+    STORE_RESERVE, STORE_USED, STORE_WRITABLE,
 };
 use super::fetching::Fetching;
 use super::labels::{
-    AuthFailureReason, CertificateUse, IndexLabel, Method, ReloadOutcome, Route, STATUS_LABELS, status,
+    AuthFailureReason, CertificateUse, IndexLabel, Method, ReloadOutcome, RoomLack, Route, STATUS_LABELS, status,
 };
 use super::process::ProcessCollector;
 use crate::clock::Timestamp;
@@ -88,6 +88,7 @@ struct Inner {
     received: IntCounter,
     sent: IntCounter,
     auth_failures: Vec<IntCounter>,
+    pushes_refused: Vec<IntCounter>,
     certificate_expiry: IntGaugeVec,
     config_valid: IntGauge,
     config_reloads: Vec<IntCounter>,
@@ -117,6 +118,7 @@ impl Metrics {
         registry.register(Box::new(damage.clone()))?;
         registry.register(Box::new(ProcessCollector::new()?))?;
         let auth_failures = registered(&registry, counter_vec(&AUTH_FAILURES)?)?;
+        let pushes_refused = registered(&registry, counter_vec(&PUSHES_REFUSED)?)?;
         let config_reloads = registered(&registry, counter_vec(&CONFIG_RELOADS)?)?;
         let config_valid = registered(&registry, IntGauge::with_opts(opts(&CONFIG_VALID))?)?;
         config_valid.set(1);
@@ -130,6 +132,10 @@ impl Metrics {
             auth_failures: AuthFailureReason::ALL
                 .iter()
                 .map(|reason| auth_failures.with_label_values(&[reason.as_str()]))
+                .collect(),
+            pushes_refused: RoomLack::ALL
+                .iter()
+                .map(|room| pushes_refused.with_label_values(&[room.as_str()]))
                 .collect(),
             certificate_expiry: registered(&registry, gauge_vec(&CERTIFICATE_EXPIRY)?)?,
             config_valid,
@@ -203,6 +209,11 @@ impl Metrics {
     /// Counts a request that was not let through.
     pub fn auth_failure(&self, reason: AuthFailureReason) {
         self.0.auth_failures[reason.index()].inc();
+    }
+
+    /// Counts a push that was answered with 507.
+    pub fn push_refused(&self, room: RoomLack) {
+        self.0.pushes_refused[room.index()].inc();
     }
 
     /// Says when a certificate in force ends.

@@ -4,7 +4,7 @@ use reqwest::Method;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Registry, Setup, blob, digest, header, within};
+use crate::support::{Client, Registry, Setup, blob, digest, header, refusal, within};
 
 async fn patch(client: &Client, location: &str, range: Option<&str>, body: &[u8]) -> reqwest::Response {
     let mut request = client.request(Method::PATCH, location).body(body.to_vec());
@@ -193,8 +193,16 @@ async fn a_full_store_refuses_writes_and_serves_reads() {
         .send()
         .await
         .unwrap();
-    assert_eq!(response.status(), 507);
-    assert!(response.text().await.unwrap().contains("BudgetExhausted"));
+    let refused = refusal(response).await;
+    assert_eq!((refused.status, refused.code.as_str()), (507, "INSUFFICIENT_STORAGE"));
+    for word in ["4000000 bytes", "left of the store's 3000000 bytes", "store.maxBytes"] {
+        assert!(refused.message.contains(word), "{refused:?}");
+    }
+    assert_eq!(refused.detail["reason"], "BudgetExhausted");
+    assert!(refused.detail.as_object().unwrap().values().all(serde_json::Value::is_string), "{refused:?}");
+    // What is small still fits: the counter tells what the gauge does not.
+    assert!(registry.metric("d8_registry_store_writable").await > 0.0);
+    assert!(registry.metric("d8_registry_pushes_refused_total{reason=\"budget\"}").await > 0.0);
     let location = client.begin("a").await;
     assert_eq!(patch(&client, &location, None, &second).await.status(), 507);
     assert_eq!(client.delete(&location).await.status(), 204);

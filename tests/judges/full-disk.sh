@@ -26,7 +26,7 @@ octets=(-H 'Content-Type: application/octet-stream')
 # A full disk has the specification's body and a code that clients don't repeat.
 is_full() {
     same "$1" 507 "$2"
-    same "$(jq -r '.errors[0].code + " " + .errors[0].detail.reason' "$WORK/answer")" "DENIED ReserveExhausted" "body of $2"
+    same "$(jq -r '.errors[0].code + " " + .errors[0].detail.reason' "$WORK/answer")" "INSUFFICIENT_STORAGE ReserveExhausted" "body of $2"
 }
 
 readonly NAME=team/app

@@ -44,6 +44,7 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up == 0/' \
     UpstreamUnreachable 's/outcome=~"unreachable|notFound"/outcome=~"notFound"/' \
     UpstreamCredentialsRefused 's/outcome="auth"}/outcome="aut"}/' \
     WritesRefused 's/store_writable{job="d8-registry"} == 0/store_writable{job="d8-registry"} == 2/' \
+    PushesRefused 's/\[10m\])) > 0/[10m])) > 5/' \
     StoreNearlyFull 's/> 0.85/> 0.95/' \
     CertificateExpiring 's/14 \* 86400/12 * 86400/' \
     HitRatioFallen 's/^\( *\)> 0.8$/\1> 0.2/' \

@@ -117,7 +117,7 @@ say "over TLS and HTTP/2 too, with what the refusal says"
 head -c $((BUDGET * 2)) /dev/zero >"$WORK/zeros"
 for version in --http1.1 --http2; do
     location=$(begin)
-    for try in "rw:wrong 401 UNAUTHORIZED" "$RO 403 DENIED" "$RW 507 DENIED"; do
+    for try in "rw:wrong 401 UNAUTHORIZED" "$RO 403 DENIED" "$RW 507 INSUFFICIENT_STORAGE"; do
         read -r user status code <<<"$try"
         got=$(curl -sS --max-time 60 "$version" --cacert "$CA" -u "$user" -X PATCH -T "$WORK/zeros" \
             -H 'Content-Type: application/octet-stream' -o "$WORK/refusal" -w '%{http_code}' "https://$REGISTRY$location") ||
