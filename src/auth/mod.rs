@@ -5,6 +5,7 @@
 //! client is told). `upstream_user` stands beside `users`: the upstream's own pair.
 
 mod challenge;
+mod failure;
 mod header;
 mod own_key;
 mod passwords;
@@ -26,6 +27,7 @@ use futures_util::FutureExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
 pub use challenge::{BASIC_CHALLENGE, SERVICE};
+pub use failure::{AuthFailure, Forbidden};
 pub use rights::{Action, Anonymous, Role, needed_scope};
 
 use self::header::Shown;
@@ -130,52 +132,6 @@ impl std::fmt::Debug for SignIn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SignIn").field("user", &self.who.user).finish_non_exhaustive()
     }
-}
-
-/// Credentials were missing or wrong: status 401.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthFailure {
-    /// No credentials, and anonymous may not.
-    Missing,
-    /// A header that can't be read.
-    Malformed,
-    /// Unknown user or wrong password.
-    WrongPassword,
-    /// A token that is not ours, expired, or of a user that is gone or has another password.
-    BadToken,
-    /// A token where user and password are needed: it buys no other token.
-    TokenShown,
-    /// Unknown passwords came in faster than they can be checked: status 429.
-    TooMany,
-}
-
-impl AuthFailure {
-    /// Every failure, for metrics.
-    pub const ALL: [Self; 6] =
-        [Self::Missing, Self::Malformed, Self::WrongPassword, Self::BadToken, Self::TokenShown, Self::TooMany];
-
-    /// The metric's label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Malformed => "malformed",
-            Self::WrongPassword => "wrong_password",
-            Self::BadToken | Self::TokenShown => "bad_token",
-            Self::TooMany => "too_many",
-        }
-    }
-}
-
-/// The identity is proven and may not do it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Forbidden {
-    /// A token without the action: 401 `insufficient_scope` with the scope needed.
-    Scope(String),
-    /// A user without the right: 403, with a sentence that says what the user may.
-    Right(String),
-    /// Anonymous without the right: 401 with the challenge for the scope.
-    NeedsCredentials(String),
 }
 
 /// An answer of the token service.

@@ -68,7 +68,7 @@ impl Secret {
     pub(super) fn hashed(hash: &str) -> Result<Self, &'static str> {
         match bcrypt::HashParts::from_str(hash) {
             Ok(_) if hash.starts_with("$2") => Ok(Self::Hashed(Arc::from(hash))),
-            _ => Err("is no bcrypt hash ($2a$, $2b$ or $2y$)"),
+            _ => Err("is no bcrypt hash ($2a$, $2b$ or $2y$); make one with `d8-registry hash-password`"),
         }
     }
 

@@ -72,7 +72,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  d8-registry check --images images_digests.json --ca-file ca.crt --docker-config config.json \\\n    \
         --registry master-1=https://10.0.0.1:5001/system/deckhouse master-2=https://10.0.0.2:5001/system/deckhouse\n  \
-        Does the copy hold what the original has, with every layer?\n    \
+        Does the copy have what the original has, with every layer? With --content: are their bytes whole?\n    \
         d8-registry check --from-registry https://registry.example.com/deckhouse/ee \\\n      \
         --registry https://registry.example.org/deckhouse --deep"
     )]
@@ -277,7 +277,10 @@ fn serve(arguments: ServeArguments) -> Result<(), Failure> {
     let config = Config::load(arguments.config.as_deref(), &overrides)?;
     if arguments.check_config {
         // A file that can't be used is wrong configuration, whatever part reads it.
-        server::check(&config).map_err(|error| Failure::usage(with_causes(&error)))?;
+        let warnings = server::check(&config).map_err(|error| Failure::usage(with_causes(&error)))?;
+        for warning in warnings {
+            writeln!(io::stderr(), "d8-registry: warning: {warning}")?;
+        }
         return print_settings(&config);
     }
     Ok(server::run(config, Source { file: arguments.config, overrides })?)

@@ -39,7 +39,10 @@ impl FromStr for ImagesRepo {
         if is_host(host) && (!text.contains('/') || path.split('/').all(component)) {
             return Ok(Self { host: host.to_owned(), path: path.to_owned() });
         }
-        Err(InvalidValue("not of the form host[:port][/path], such as registry.example.com/deckhouse/ee".to_owned()))
+        let form = "not of the form host[:port][/path], such as registry.example.com/deckhouse/ee";
+        let hint =
+            if text.contains("://") { "; write it without https://, upstream.scheme says HTTPS or HTTP" } else { "" };
+        Err(InvalidValue(format!("{form}{hint}")))
     }
 }
 

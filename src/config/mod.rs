@@ -1,15 +1,17 @@
 //! The configuration: a YAML file and a few flags, read into values that can't be wrong, and read again when they change.
 //!
 //! `raw` is the shape of the file, `yaml` reads it, `parse` fills in defaults and checks each value, `rules` checks
-//! keys against each other, `settings` lists every key; `upstream` reads what is upstream, with the files that
+//! keys against each other, `warnings` says what is right and probably not meant, `settings` lists every key; `upstream` reads what is upstream, with the files that
 //! credentials come in (`docker_config`, `secret_dir`). [`watch`] sees that a file changed, [`reload`] acts on it.
 //! This module opens no socket and no store; it knows the other parts' settings only as plain values.
 
 mod addresses;
 mod choice;
+mod count;
 mod docker_config;
 mod error;
 mod images_repo;
+mod one_or_many;
 mod parse;
 mod proxy;
 mod raw;
@@ -20,6 +22,7 @@ mod secret_dir;
 mod settings;
 mod upstream;
 mod value;
+mod warnings;
 pub mod watch;
 mod yaml;
 
@@ -385,7 +388,7 @@ pub fn data_dir(path: Option<&Path>, flag: Option<PathBuf>) -> Result<PathBuf, C
 /// [`ConfigError`].
 pub fn read_yaml<T: serde::de::DeserializeOwned + Default>(path: &Path) -> Result<T, ConfigError> {
     yaml::read(&read_file(path)?).map_err(|error| {
-        let yaml::YamlError { key, position, message } = error;
+        let yaml::YamlError { key, position, message, .. } = error;
         ConfigError::Key(KeyError { file: Some(path.to_path_buf()), position, key, message })
     })
 }

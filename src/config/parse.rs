@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::choice::{Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
+use super::count::Count;
 use super::error::KeyError;
 use super::raw::{Raw, RawAuth, RawLimits, RawLog, RawManifests, RawStore, RawTls, RawToken, RawUser};
-use super::settings::{Origin, Origins};
+use super::settings::{KEYS, KeyInfo, Origin, Origins};
 use super::upstream::{self, Section};
 use super::value::{Address, Alias, ByteSize, FilePath, Reserve, Span};
 use super::{
@@ -26,15 +27,37 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// Reads text and flags; the error has no file yet.
 pub(super) fn parse(text: &str, overrides: &Overrides, machine: Machine) -> Result<Config, KeyError> {
-    let raw: Raw = yaml::read(text).map_err(|error| KeyError {
-        file: None,
-        position: error.position,
-        key: error.key,
-        message: error.message,
+    let raw: Raw = yaml::read(text).map_err(|error| {
+        let message = error.message + &place_of(&error.key, error.cause);
+        KeyError { file: None, position: error.position, key: error.key, message }
     })?;
     let mut config = Parser { origins: Origins::default() }.config(raw, overrides, machine)?;
     rules::check(&mut config)?;
     Ok(config)
+}
+
+/// Where keys belong that were looked for in vain: those of a section, or where one is that stands elsewhere.
+fn place_of(key: &str, cause: yaml::Cause) -> String {
+    let general: String = key.split('[').map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit())).collect();
+    let general = general.replace(']', "[]");
+    match cause {
+        yaml::Cause::NoKeys => {
+            let below = |info: &KeyInfo| {
+                let rest =
+                    if general.is_empty() { info.key } else { info.key.strip_prefix(&general)?.strip_prefix('.')? };
+                rest.split(['.', '[']).next()
+            };
+            let mut names: Vec<&str> = KEYS.iter().filter_map(below).collect();
+            names.dedup();
+            if names.is_empty() { String::new() } else { format!("; known here: {}", names.join(", ")) }
+        }
+        yaml::Cause::UnknownKey => {
+            let last = |path: &str| path.trim_end_matches("[]").rsplit('.').next().map(yaml::plain);
+            let found = KEYS.iter().find(|info| last(info.key) == last(&general) && info.key != general);
+            found.map(|info| format!("; there is {}", info.key)).unwrap_or_default()
+        }
+        yaml::Cause::Other => String::new(),
+    }
 }
 
 /// An error about a key; file and position are added by who knows them.
@@ -95,11 +118,11 @@ impl Parser {
     fn count(
         &mut self,
         key: &'static str,
-        value: Option<u32>,
+        value: Option<Count>,
         default: u32,
         bounds: RangeInclusive<u32>,
     ) -> Result<u32, KeyError> {
-        within(key, self.pick(key, value, default), bounds)
+        within(key, self.pick(key, value.map(|count| count.0), default), bounds)
     }
 
     pub(super) fn span(
@@ -338,9 +361,8 @@ fn within<T: PartialOrd + Display>(key: &str, value: T, bounds: RangeInclusive<T
         return Ok(value);
     }
     let (least, most) = bounds.into_inner();
-    let message =
-        if value < least { format!("{value} is less than {least}") } else { format!("{value} is more than {most}") };
-    Err(wrong(key, message))
+    let bound = if value < least { format!("less than {least}") } else { format!("more than {most}") };
+    Err(wrong(key, format!("{value} is {bound}")))
 }
 
 /// Checks the name and decides the role. A colon would end the name in HTTP Basic (RFC 7617, 2).

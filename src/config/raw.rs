@@ -5,9 +5,11 @@ use serde::Deserialize;
 use super::choice::{
     Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
 };
+use super::count::Count;
 use super::images_repo::{ImagesRepo, TrustedHost};
+use super::one_or_many::OneOrMany;
 use super::secret::Secret;
-use super::value::{Address, Alias, ByteSize, FilePath, OneOrMany, PasswordHash, Reserve, Span};
+use super::value::{Address, Alias, ByteSize, FilePath, PasswordHash, Reserve, Span};
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -150,12 +152,12 @@ pub(super) struct RawManifests {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawLimits {
-    pub(super) worker_threads: Option<u32>,
-    pub(super) connections: Option<u32>,
-    pub(super) pulls: Option<u32>,
-    pub(super) uploads: Option<u32>,
-    pub(super) listings: Option<u32>,
-    pub(super) password_checks: Option<u32>,
+    pub(super) worker_threads: Option<Count>,
+    pub(super) connections: Option<Count>,
+    pub(super) pulls: Option<Count>,
+    pub(super) uploads: Option<Count>,
+    pub(super) listings: Option<Count>,
+    pub(super) password_checks: Option<Count>,
     pub(super) queue_wait: Option<Span>,
     pub(super) upload_idle: Option<Span>,
     pub(super) write_bytes_per_second: Option<ByteSize>,

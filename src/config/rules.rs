@@ -16,10 +16,29 @@ pub(super) fn check(config: &mut Config) -> Result<(), KeyError> {
 }
 
 fn no_address_twice(config: &Config) -> Result<(), KeyError> {
+    let all = [("listen", &config.listen), ("adminListen", &config.admin_listen)];
+    for (key, wide) in all.iter().flat_map(|(key, list)| list.iter().map(move |address| (*key, address))) {
+        let narrow = all.iter().flat_map(|(_, list)| list.iter()).find(|narrow| covers(*wide, **narrow));
+        if let Some(narrow) = narrow {
+            return Err(wrong(
+                key,
+                format!("{wide} is every address of this machine, {narrow} too; leave one of the two out"),
+            ));
+        }
+    }
     match config.admin_listen.iter().find(|address| address.0.port() != 0 && config.listen.contains(address)) {
         Some(address) => Err(wrong("adminListen", format!("{address} is an address of listen already"))),
         None => Ok(()),
     }
+}
+
+/// Whether a socket at `wide` takes what `narrow` wants to listen on: one of them could not be bound, or would be there
+/// and get nothing. Both kinds of "every address" go together, the one of IPv6 leaves the other to it.
+fn covers(wide: Address, narrow: Address) -> bool {
+    let (all, one) = (wide.0.ip(), narrow.0.ip());
+    let families = all.is_ipv6() || one.to_canonical().is_ipv4();
+    let same_port = wide.0.port() == narrow.0.port() && wide.0.port() != 0;
+    same_port && all.is_unspecified() && !one.is_unspecified() && families
 }
 
 /// A server that asks itself would answer nobody.

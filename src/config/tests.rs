@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 
 mod credentials;
+mod sentences;
 mod upstream;
 
 const MACHINE: Machine = Machine { cores: 2, terminal: false };
@@ -184,10 +185,13 @@ fn a_key_that_is_there_twice_is_named() {
 
 #[test]
 fn wrong_types_are_named_with_path_and_line() {
-    refused_with("limits:\n  pulls: many\n", "c.yaml:2:10: limits.pulls: expected");
+    refused_with("limits:\n  pulls: many\n", "c.yaml:2:10: limits.pulls: \"many\" is no whole number; write one");
     refused_with("limits:\n  pulls: -1\n", "c.yaml:2:10: limits.pulls: ");
-    refused_with("limits:\n  pulls: 99999999999\n", "c.yaml:2:10: limits.pulls: ");
-    refused_with("limits: 5\n", "c.yaml:1:9: limits: expected");
+    refused_with("limits:\n  pulls: 99999999999\n", "c.yaml:2:10: limits.pulls: 99999999999 is more than");
+    refused_with("limits: 5\n", "c.yaml:1:9: limits: expected keys");
+    refused_with("proxy:\n  staleOn: 5xx\n", "c.yaml:2:12: proxy.staleOn: expected a list");
+    refused_with("limits:\n  pulls: [1]\n", "c.yaml:2:10: limits.pulls: expected one value");
+    refused_with("listen: 5001\n", "c.yaml:1:");
     refused_with("limits: [1]\n", "c.yaml:1:9: limits: ");
     refused_with("[1, 2]\n", "c.yaml:1:1: ");
     refused_with("just text\n", "c.yaml:1:1: ");
@@ -282,7 +286,7 @@ fn a_server_with_nothing_said_is_open_on_loopback_alone() {
     assert!(!open("auth: {usersDir: /u}"));
     assert_eq!(accepted("auth: {usersDir: /u}").auth.anonymous, Anonymous::None);
     refused_with("listen: 0.0.0.0:5001\n", "c.yaml:1:9: listen: 0.0.0.0:5001 is no loopback address");
-    refused_with("listen: [127.0.0.1:5001, '[::]:5001']\n", "c.yaml:1:9: listen: [::]:5001 is no loopback address");
+    refused_with("listen: [127.0.0.1:5001, '[::]:5003']\n", "c.yaml:1:9: listen: [::]:5003 is no loopback address");
     refused_with("adminListen: 10.0.0.1:1\n", "c.yaml:1:14: adminListen: 10.0.0.1:1 is no loopback address");
     refused_with("auth:\n  anonymous: none\n", "c.yaml:2:14: auth.anonymous: none, and there are no users");
     accepted("listen: 0.0.0.0:5001\nauth: {anonymous: push}\n");

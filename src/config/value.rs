@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::{Deserializer, Error as _, Visitor};
+use serde::de::{Deserializer, Visitor};
 
 use crate::oci::{InvalidName, RepoName};
 
@@ -231,6 +231,7 @@ impl FromStr for Address {
         let hint = match text.rsplit_once(':') {
             Some(("", port)) => format!("; for every interface write 0.0.0.0:{port} or [::]:{port}"),
             Some(("localhost", port)) => format!("; write 127.0.0.1:{port} or [::1]:{port}"),
+            None if text.parse::<u16>().is_ok() => format!("; for this port write 127.0.0.1:{text} or 0.0.0.0:{text}"),
             _ => String::new(),
         };
         Err(InvalidValue(format!("{text:?} is no IP address with a port, such as 127.0.0.1:5001 or [::1]:5001{hint}")))
@@ -326,38 +327,6 @@ impl fmt::Debug for PasswordHash {
 
 impl Text for PasswordHash {
     const WHAT: &'static str = "a bcrypt hash";
-}
-
-/// One value or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
-
-impl<'de, T: Text + serde::Deserialize<'de>> serde::Deserialize<'de> for OneOrMany<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor<T>(PhantomData<T>);
-
-        impl<'de, T: Text + serde::Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
-            type Value = OneOrMany<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}, or a list of such", T::WHAT)
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<OneOrMany<T>, E> {
-                text.parse().map(|value| OneOrMany(vec![value])).map_err(E::custom)
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany<T>, A::Error> {
-                let mut values = Vec::new();
-                while let Some(value) = list.next_element()? {
-                    values.push(value);
-                }
-                if values.is_empty() { Err(A::Error::custom("the list is empty")) } else { Ok(OneOrMany(values)) }
-            }
-        }
-
-        deserializer.deserialize_any(ListVisitor(PhantomData))
-    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,18 @@ pub(super) struct YamlError {
     pub(super) key: String,
     pub(super) position: Option<Position>,
     pub(super) message: String,
+    pub(super) cause: Cause,
+}
+
+/// What a sentence about keys goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Something else stands where keys belong.
+    NoKeys,
+    /// A key that nobody knows here, and none like it.
+    UnknownKey,
+    /// Anything else.
+    Other,
 }
 
 /// Limits that a real configuration is far below; they stop alias bombs early.
@@ -39,6 +51,7 @@ pub(super) fn read<T: DeserializeOwned + Default>(text: &str) -> Result<T, YamlE
     result.map(Option::unwrap_or_default).map_err(|error| YamlError {
         position: position(&error),
         message: sentence(&error),
+        cause: cause(&error),
         key: shown_path(&key, &error),
     })
 }
@@ -123,31 +136,93 @@ fn sentence(error: &Error) -> String {
         | Error::SerdeInvalidValue { unexpected, expected, .. } => {
             // "string \"hunter2\"": the first word is the kind, the rest the value.
             let kind: String = unexpected.chars().take_while(char::is_ascii_alphabetic).collect();
-            if kind.is_empty() {
-                format!("expected {expected}")
-            } else {
-                format!("expected {expected}, found a {kind}")
-            }
+            let found = match kind.as_str() {
+                "" => return format!("expected {expected}"),
+                "integer" | "floating" => "a number",
+                "boolean" => "true or false",
+                "string" | "character" | "byte" => "text",
+                "map" | "struct" => "keys",
+                "sequence" | "tuple" => "a list",
+                _ => "nothing",
+            };
+            format!("expected {expected}, found {found}")
         }
         Error::SerdeUnknownField { field, expected, .. } => {
-            format!("unknown key {}; known here: {}", key_name(field), expected.join(", "))
+            let near = nearest(field, expected).map(|key| format!("; did you mean {key}?")).unwrap_or_default();
+            format!("unknown key {}; known here: {}{near}", key_name(field), expected.join(", "))
         }
         Error::SerdeMissingField { field, .. } => format!("the key {field} is missing"),
         Error::DuplicateMappingKey { key, .. } => {
             format!("the key {} is there twice", key_name(key.as_deref().unwrap_or_default()))
         }
         Error::InvalidBooleanStrict { .. } => "expected true or false".to_owned(),
-        Error::InvalidScalar { ty, .. } => format!("expected a value of type {ty}"),
+        Error::InvalidScalar { ty, .. } if ty.starts_with('f') => "expected a number, such as 1.5".to_owned(),
+        Error::InvalidScalar { ty, .. } if ty.starts_with(['u', 'i']) => {
+            "expected a whole number, such as 512, without a unit".to_owned()
+        }
+        Error::InvalidScalar { .. } => "not a value that can stand here".to_owned(),
         Error::NullIntoString { .. } => "expected text, found nothing".to_owned(),
+        Error::Unexpected { expected, .. } if expected.contains("mapping") => {
+            "expected keys, each on a line of its own further in, such as key: value".to_owned()
+        }
+        Error::Unexpected { expected, .. } if expected.contains("sequence") => {
+            "expected a list, [a, b] or lines that begin with a dash".to_owned()
+        }
+        Error::Unexpected { expected, .. } if expected.contains("scalar") => {
+            "expected one value, found keys or a list".to_owned()
+        }
         Error::Unexpected { expected, .. } => format!("expected {expected}"),
         Error::ExternalMessage { msg, .. } => format!("not YAML: {msg}"),
         Error::Eof { .. } => "the file ends too early".to_owned(),
         Error::MultipleDocuments { .. } => "more than one YAML document; one is expected".to_owned(),
-        Error::Budget { .. } => "more keys, nesting or aliases than a configuration has".to_owned(),
+        Error::Budget { .. } => {
+            "more than one YAML document, or more keys, nesting or aliases than a configuration has".to_owned()
+        }
         Error::UnknownAnchor { .. } => "an alias without its anchor".to_owned(),
         Error::AliasError { error, .. } => sentence(error),
         _ => "not valid here".to_owned(),
     }
+}
+
+fn cause(error: &Error) -> Cause {
+    match error.without_snippet() {
+        Error::Unexpected { expected, .. } if expected.contains("mapping") => Cause::NoKeys,
+        Error::SerdeUnknownField { field, expected, .. } if is_key(field) && nearest(field, expected).is_none() => {
+            Cause::UnknownKey
+        }
+        Error::AliasError { error, .. } => cause(error),
+        _ => Cause::Other,
+    }
+}
+
+/// The known key that was probably meant: the same but for case and separators, one with at most two letters wrong, left
+/// out or put in, or one that begins so. None is guessed for what doesn't look like a key.
+fn nearest<'a>(field: &str, known: &[&'a str]) -> Option<&'a str> {
+    let wanted = plain(field);
+    let distances = known.iter().map(|key| (distance(&wanted, &plain(key)), *key));
+    let (distance, key) = distances.min_by_key(|(distance, _)| *distance).filter(|_| is_key(field))?;
+    let longer = || known.iter().copied().find(|key| wanted.len() >= 3 && plain(key).starts_with(&wanted));
+    if distance <= 2 && distance * 3 <= wanted.len() { Some(key) } else { longer() }
+}
+
+/// Without case and separators.
+pub(super) fn plain(key: &str) -> String {
+    key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// How many letters have to be changed, put in or taken out (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, letter) in one.bytes().enumerate() {
+        let mut before = row[0];
+        row[0] = at + 1;
+        for (column, wanted) in other.bytes().enumerate() {
+            let changed = before + usize::from(letter != wanted);
+            before = row[column + 1];
+            row[column + 1] = changed.min(before + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
 }
 
 /// A key in quotes if it looks like one; something else may be a secret that slipped to the wrong place.

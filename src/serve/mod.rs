@@ -21,6 +21,7 @@ mod stop;
 mod streams;
 mod tls;
 mod turns;
+mod validity;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use drain::{Drained, Server};
 pub use listener::{BindError, Listener, bind};
 pub use nofile::{OpenFiles, raise_open_files};
 pub use tls::{Tls, TlsChange, TlsError, TlsOptions};
+pub use validity::of_authorities;
 
 /// Bounds of every connection. A change holds for connections accepted after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::client_cert::{ProxyTrust, ask_for_certificates};
 use super::socket::Socket;
+use super::validity::{of_authorities, of_chain};
 use crate::clock::{self, Timestamp};
 
 /// What rustls may hold back per connection: its default of 64 KiB costs a third more CPU per byte, more is only
@@ -186,6 +187,17 @@ impl Tls {
         Ok(change)
     }
 
+    /// What clients will refuse of what is in force; sentences. `options`: what it was loaded from.
+    #[must_use]
+    pub fn warnings(&self, options: &TlsOptions, now: Timestamp) -> Vec<String> {
+        let what = format!("tls.certFile {}", options.cert_file.display());
+        let mut found = of_chain(&what, &self.certificate.load().cert, now);
+        if let (Some(path), Some(pem)) = (&options.client_ca_file, &self.acceptor.load().client_ca) {
+            found.extend(of_authorities(&format!("tls.clientCAFile {}", path.display()), pem, now));
+        }
+        found
+    }
+
     /// When the certificate in force ends being valid.
     #[must_use]
     pub fn expiry(&self) -> Timestamp {
@@ -237,9 +249,10 @@ fn load(options: &TlsOptions, provider: &CryptoProvider) -> Result<Loaded, TlsEr
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             TlsError::Mismatch { cert_file: options.cert_file.clone(), key_file: options.key_file.clone() }
         }
-        rustls::Error::InvalidCertificate(reason) => {
-            TlsError::Unusable { path: options.cert_file.clone(), reason: format!("{reason:?}") }
-        }
+        rustls::Error::InvalidCertificate(reason) => TlsError::Unusable {
+            path: options.cert_file.clone(),
+            reason: rustls::Error::InvalidCertificate(reason).to_string(),
+        },
         other => TlsError::Unusable { path: options.key_file.clone(), reason: other.to_string() },
     })?;
     let client_ca = options.client_ca_file.as_deref().map(read).transpose()?;

@@ -6,6 +6,7 @@
 mod modes;
 mod options;
 mod reload;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,6 +120,9 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     let auth = Authenticator::load(&options::auth(&config, &keys), options::password_checks(&config))?;
     let tls = options::tls(&config).map(|files| Tls::load(&files)).transpose()?.map(Arc::new);
     announce(&config, &auth);
+    let mut said = Vec::new();
+    warnings::log(warnings::of(&config, &auth, tls.as_deref(), clock::now()), &mut said);
+    warnings::log_room(&config, &store.usage());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::try_from(config.limits.worker_threads).unwrap_or(1))
         .max_blocking_threads(BLOCKING_THREADS)
@@ -128,30 +132,33 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
         .enable_all()
         .build()
         .map_err(|source| ServerError::System { what: "threads", source })?;
-    let parts = Parts { config, source, keys, logging, store, auth, tls };
+    let parts = Parts { config, source, keys, logging, store, auth, tls, said };
     let ended = runtime.block_on(serve(parts, watcher));
     runtime.shutdown_timeout(WORKERS_DEADLINE);
     ended
 }
 
-/// Looks whether users, keys and certificates that the configuration names can be used. Changes nothing; blocking.
+/// Looks whether users, keys and certificates that the configuration names can be used. What can be used and is probably
+/// not meant so comes back in sentences. Changes nothing; blocking.
 ///
 /// # Errors
 /// [`ServerError`] as at a start.
-pub fn check(config: &Config) -> Result<(), ServerError> {
+pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     let mut auth = options::auth(config, Path::new(""));
     if auth.token.signing_key_file.is_none() {
         // A start would make a key in the data folder.
         auth.token.enabled = Some(false);
     }
-    Authenticator::load(&auth, options::password_checks(config))?;
-    if let Some(files) = options::tls(config) {
-        Tls::load(&files)?;
+    let auth = Authenticator::load(&auth, options::password_checks(config))?;
+    let tls = options::tls(config).map(|files| Tls::load(&files)).transpose()?;
+    let dir = &config.store.dir;
+    if std::fs::metadata(dir).is_ok_and(|found| !found.is_dir()) {
+        return Err(StoreError::Layout(format!("store.dir {} is no folder", dir.display())).into());
     }
     if let Some(upstream) = &config.upstream {
         Upstream::new(&options::upstream(upstream), Metrics::new()?, TaskTracker::new())?;
     }
-    Ok(())
+    Ok(warnings::of(config, &auth, tls.as_ref(), clock::now()))
 }
 
 struct Parts {
@@ -162,6 +169,8 @@ struct Parts {
     store: Store,
     auth: Authenticator,
     tls: Option<Arc<Tls>>,
+    /// What was said at the start of what is probably not meant so.
+    said: Vec<String>,
 }
 
 /// What an administrator should know of this start.
@@ -169,10 +178,10 @@ fn announce(config: &Config, auth: &Authenticator) {
     if config.auth.open {
         match config.mode {
             config::Mode::Local => {
-                tracing::warn!("no users are configured: everyone on this machine may pull, push and delete");
+                tracing::info!("no users are configured: everyone on this machine may pull, push and delete");
             }
             config::Mode::Direct | config::Mode::Proxy => {
-                tracing::warn!("no users are configured: everyone on this machine may pull");
+                tracing::info!("no users are configured: everyone on this machine may pull");
             }
         }
     }

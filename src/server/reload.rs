@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::modes::{Modes, Prepared};
-use super::{Parts, options};
+use super::{Parts, options, warnings};
 use crate::api::App;
 use crate::api::admin::ConfigState;
 use crate::clock;
@@ -47,6 +47,7 @@ pub(super) struct Reloads {
     metrics: Metrics,
     state: Arc<ArcSwap<ConfigState>>,
     deadline: Deadline,
+    said: Vec<String>,
 }
 
 impl Reloads {
@@ -60,7 +61,8 @@ impl Reloads {
         deadline: Deadline,
     ) -> Self {
         let config = Arc::new(ArcSwap::from_pointee(parts.config.clone()));
-        Self { parts: config, held: Arc::new(parts), app, modes, registry, metrics, state, deadline }
+        let said = parts.said.clone();
+        Self { parts: config, held: Arc::new(parts), app, modes, registry, metrics, state, deadline, said }
     }
 
     fn apply(&self, config: Config, upstream: Prepared) -> Vec<PathBuf> {
@@ -112,6 +114,9 @@ impl Reload for Reloads {
                 if !reloaded.restart_keys.is_empty() {
                     tracing::warn!(keys = ?reloaded.restart_keys, "these keys changed and take effect at the next start");
                 }
+                let (held, config) = (&self.held, &reloaded.config);
+                let found = warnings::of(config, &held.auth, held.tls.as_deref(), clock::now());
+                warnings::log(found, &mut self.said);
                 Attempt::Applied(self.apply(reloaded.config, upstream))
             }
             Err(attempt) => attempt,

@@ -20,6 +20,7 @@ mod killed;
 mod lists;
 mod manifests;
 mod mapping;
+mod misconfigured;
 mod monitoring;
 mod node_config;
 mod node_files;

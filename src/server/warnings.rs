@@ -1,0 +1,49 @@
+//! What of a configuration can be put into force and is probably not meant so: said at the start, after a reload, and by
+//! `--check-config`.
+
+use super::options;
+use crate::auth::Authenticator;
+use crate::clock::Timestamp;
+use crate::config::{Config, Mode};
+use crate::serve::{Tls, of_authorities};
+use crate::store::Usage;
+
+/// Sentences without secrets, each with the key that it is about. Reads no file.
+pub(super) fn of(config: &Config, auth: &Authenticator, tls: Option<&Tls>, now: Timestamp) -> Vec<String> {
+    let mut found = config.warnings();
+    found.extend(auth.warnings());
+    if let (Some(tls), Some(files)) = (tls, options::tls(config)) {
+        found.extend(tls.warnings(&files, now));
+    }
+    if let Some(upstream) = &config.upstream {
+        let endpoints = std::iter::once(&upstream.endpoint).chain(&upstream.mirrors);
+        let authorities = endpoints.filter_map(|at| Some((&at.host, at.ca.as_ref()?)));
+        found
+            .extend(authorities.filter_map(|(host, pem)| {
+                of_authorities(&format!("upstream: the ca for {host}"), pem.as_bytes(), now)
+            }));
+    }
+    found
+}
+
+/// Logs those that were not said yet; what is said is remembered in `said`, what is mended forgotten.
+pub(super) fn log(found: Vec<String>, said: &mut Vec<String>) {
+    for warning in found.iter().filter(|warning| !said.contains(warning)) {
+        tracing::warn!("{warning}");
+    }
+    *said = found;
+}
+
+/// Logs at the start that nothing can be pushed. A cache at its bounds is as it should be.
+pub(super) fn log_room(config: &Config, usage: &Usage) {
+    if config.mode == Mode::Local && !usage.writable {
+        let Usage { used, budget, free, reserve, .. } = *usage;
+        tracing::warn!(
+            used,
+            budget,
+            free,
+            reserve,
+            "pushes are refused until there is room: store.maxBytes is used up, or no more is free than store.reserveBytes keeps"
+        );
+    }
+}
