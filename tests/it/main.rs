@@ -10,6 +10,7 @@ mod architecture;
 mod auth;
 mod blobs;
 mod checker;
+mod damage;
 mod direct;
 mod fair;
 mod fast_path;
