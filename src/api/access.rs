@@ -1,6 +1,6 @@
 //! Who is let in: where the request came from, who sends it, and the challenge if that is not enough.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HOST, WWW_AUTHENTICATE};
 use http::uri::Authority;
@@ -30,12 +30,13 @@ impl Base {
     /// # Errors
     /// 400 if there is no host or it is no authority.
     pub(super) fn of(peer: &Peer, uri: &Uri, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let trusted = |name: &HeaderName| headers.get(name).filter(|_| peer.trusted_proxy);
-        let https = match trusted(&FORWARDED_PROTO) {
-            Some(proto) => proto.as_bytes().eq_ignore_ascii_case(b"https"),
+        // Each proxy on the way adds to the list: the first entry is what the client used.
+        let trusted = |name: HeaderName| entries(headers, &name).next().filter(|_| peer.trusted_proxy);
+        let https = match trusted(FORWARDED_PROTO) {
+            Some(proto) => proto.eq_ignore_ascii_case("https"),
             None => peer.tls,
         };
-        let authority = match (trusted(&FORWARDED_HOST), uri.authority(), headers.get(HOST)) {
+        let authority = match (trusted(FORWARDED_HOST), uri.authority(), headers.get(HOST)) {
             (Some(forwarded), _, _) => authority(forwarded.as_bytes()),
             (None, Some(authority), _) => Some(authority.clone()).filter(is_plain),
             (None, None, Some(host)) => authority(host.as_bytes()),
@@ -64,12 +65,19 @@ fn is_plain(authority: &Authority) -> bool {
     !authority.as_str().contains('@') && !authority.host().is_empty()
 }
 
+/// The entries of a list in all fields of its name (RFC 9110, 5.3).
+fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
+    let fields = headers.get_all(name).iter().filter_map(|field| field.to_str().ok());
+    fields.flat_map(|field| field.split(',')).map(str::trim).filter(|entry| !entry.is_empty())
+}
+
 /// The client's address: the peer's, or the one that a trusted proxy says it speaks for.
 pub(super) fn client_address(peer: &Peer, headers: &HeaderMap) -> IpAddr {
     let forwarded = || {
         // The last entry is the one that the trusted proxy itself wrote; those before it are the client's word.
-        let list = headers.get_all(FORWARDED_FOR).iter().next_back()?.to_str().ok()?;
-        list.rsplit(',').next()?.trim().parse().ok()
+        let entry = entries(headers, &FORWARDED_FOR).last()?;
+        let socket = || entry.parse::<SocketAddr>().map(|socket| socket.ip());
+        entry.trim_matches(['[', ']']).parse().or_else(|_| socket()).ok()
     };
     peer.trusted_proxy.then(forwarded).flatten().unwrap_or_else(|| peer.address.ip())
 }
@@ -234,6 +242,47 @@ mod tests {
         assert_eq!(url(false), "http://inner:5001");
         assert_eq!(client_address(&peer(true), &forwarded).to_string(), "198.51.100.7");
         assert_eq!(client_address(&peer(false), &forwarded).to_string(), "192.0.2.1");
+    }
+
+    #[test]
+    fn forwarded_lists_are_read_in_all_their_fields() {
+        let uri = Uri::from_static("/v2/");
+        for (fields, url, client) in [
+            (
+                &[
+                    ("x-forwarded-proto", "https, http"),
+                    ("x-forwarded-host", "registry.example.com, inner:5001"),
+                    ("x-forwarded-for", "203.0.113.9"),
+                    ("x-forwarded-for", "198.51.100.7:4711"),
+                ][..],
+                "https://registry.example.com",
+                "198.51.100.7",
+            ),
+            (
+                &[
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-proto", "http"),
+                    ("x-forwarded-host", "a.example"),
+                    ("x-forwarded-host", "b.example"),
+                    ("x-forwarded-for", "203.0.113.9, [2001:db8::1]:443"),
+                    ("x-forwarded-for", ""),
+                ],
+                "https://a.example",
+                "2001:db8::1",
+            ),
+            (
+                &[("x-forwarded-proto", "http"), ("x-forwarded-for", "[2001:db8::2]")],
+                "http://inner:5001",
+                "2001:db8::2",
+            ),
+        ] {
+            let mut map: HeaderMap = headers(&[("host", "inner:5001")]);
+            for (name, value) in fields {
+                map.append(*name, header(value));
+            }
+            assert_eq!(Base::of(&peer(true), &uri, &map).unwrap().url(), url);
+            assert_eq!(client_address(&peer(true), &map).to_string(), client);
+        }
     }
 
     #[test]
