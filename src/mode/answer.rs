@@ -60,7 +60,7 @@ pub struct ServedManifest {
 
 impl From<StoredManifest> for ServedManifest {
     fn from(stored: StoredManifest) -> Self {
-        Self { digest: stored.digest, bytes: stored.bytes, media_type: Cow::Borrowed(stored.manifest.kind.as_str()) }
+        Self { digest: stored.digest, bytes: stored.bytes, media_type: stored.manifest.media_type() }
     }
 }
 

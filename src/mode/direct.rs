@@ -92,9 +92,9 @@ impl Direct {
 
 /// A manifest as the upstream gave it. What it is, its own bytes say better than the upstream's header.
 pub(super) fn passed_on(found: UpstreamManifest) -> ServedManifest {
-    let media_type = match Manifest::parse(None, &found.bytes) {
-        Ok(manifest) => Cow::Borrowed(manifest.kind.as_str()),
-        Err(_) => Cow::Owned(found.content_type),
+    let media_type = match Manifest::kept(&found.bytes) {
+        Ok(manifest) if manifest.other.is_none() || found.content_type.is_empty() => manifest.media_type(),
+        _ => Cow::Owned(found.content_type),
     };
     ServedManifest { digest: found.digest, bytes: found.bytes, media_type }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::oci::Digest;
+use crate::oci::{Digest, lenient};
 use crate::store::{Page, Referrer};
 
 /// The page of a sorted list after `last`, at most `limit` entries.
@@ -17,6 +17,7 @@ pub(super) fn page(sorted: &[String], last: Option<&str>, limit: usize) -> Page 
 #[serde(rename_all = "camelCase")]
 struct Entry {
     digest: Digest,
+    #[serde(default, deserialize_with = "lenient::text")]
     artifact_type: Option<String>,
 }
 
@@ -71,6 +72,8 @@ mod tests {
         let raw = |text: &str| RawValue::from_string(text.into()).unwrap();
         let found = referrers(&[raw(&text), raw("{}"), raw(&text)]);
         assert_eq!(found.len(), 1);
+        let odd = format!(r#"{{"digest":"{digest}","size":"1","artifactType":null,"annotations":null}}"#);
+        assert_eq!(referrers(&[raw(&odd)])[0].descriptor.as_ref(), odd.as_bytes());
         assert_eq!((found[0].descriptor.as_ref(), found[0].artifact_type.as_deref()), (text.as_bytes(), Some("a/b")));
         assert!(after(found, Some(digest), 5).is_empty());
     }

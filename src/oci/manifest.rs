@@ -4,6 +4,9 @@
 //! media type is a function of its bytes (plus, for OCI manifests that don't say it, their shape), so
 //! nothing beside the bytes has to be stored.
 
+mod kept;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -27,8 +30,10 @@ pub struct Descriptor {
 /// A parsed manifest of a known kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// What it is.
+    /// What it is, or what it is read like if it is of another kind.
     pub kind: ManifestKind,
+    /// The media type of a manifest that is none of these kinds; only what is kept for its digest has one.
+    pub other: Option<String>,
     /// An image's configuration.
     pub config: Option<Descriptor>,
     /// Layers of an image, or blobs of an artifact, foreign layers among them.
@@ -103,6 +108,7 @@ impl Manifest {
         });
         Ok(Self {
             kind,
+            other: None,
             config: raw.config,
             layers: raw.layers.or(raw.blobs).unwrap_or_default(),
             manifests: raw.manifests.unwrap_or_default(),
@@ -110,6 +116,15 @@ impl Manifest {
             artifact_type,
             annotations: raw.annotations.unwrap_or_default(),
         })
+    }
+
+    /// Its media type.
+    #[must_use]
+    pub fn media_type(&self) -> Cow<'static, str> {
+        match &self.other {
+            Some(other) => Cow::Owned(other.clone()),
+            None => Cow::Borrowed(self.kind.as_str()),
+        }
     }
 
     /// The blobs without which the manifest is not whole: configuration and layers, foreign ones left out.

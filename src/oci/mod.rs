@@ -5,6 +5,7 @@
 
 mod digest;
 mod error_code;
+pub mod lenient;
 mod manifest;
 mod media_type;
 mod name;

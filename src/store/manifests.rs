@@ -334,8 +334,8 @@ impl Inner {
                 }
             };
         }
-        let manifest = Manifest::parse(None, &bytes)
-            .map_err(|_| StoreError::damaged(&path, "the stored manifest can't be parsed"))?;
+        let manifest =
+            Manifest::kept(&bytes).map_err(|_| StoreError::damaged(&path, "the stored manifest can't be parsed"))?;
         self.damage.learn(&manifest);
         Ok(Some(StoredManifest { digest, bytes: Bytes::from(bytes), manifest: Arc::new(manifest) }))
     }

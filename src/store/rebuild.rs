@@ -272,7 +272,7 @@ impl Chunk<'_> {
                 return None;
             }
         };
-        match Manifest::parse(None, &bytes) {
+        match Manifest::kept(&bytes) {
             Ok(manifest) => {
                 manifest.subject.as_ref()?;
                 if digest.algorithm().digest(&bytes) != digest {

@@ -193,10 +193,10 @@ impl Proxy {
         tag: Option<&Tag>,
     ) -> Served<ServedManifest> {
         self.note_seen(child, found.digest);
-        let manifest = match Manifest::parse(None, &found.bytes) {
+        let manifest = match keepable(&found) {
             Ok(manifest) => Arc::new(manifest),
-            Err(error) => {
-                tracing::info!(digest = %found.digest, repository = child, %error, "a manifest of the upstream is passed on and not kept");
+            Err(reason) => {
+                tracing::info!(digest = %found.digest, repository = child, reason, "a manifest of the upstream is passed on and not kept");
                 return Served::new(passed_on(found), CacheOutcome::Bypassed);
             }
         };
@@ -252,4 +252,20 @@ impl Proxy {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Reads a manifest that is to be kept. Only its bytes are: an unusual one has to be of the type that they say.
+fn keepable(found: &UpstreamManifest) -> Result<Manifest, String> {
+    if let Ok(manifest) = Manifest::parse(None, &found.bytes) {
+        return Ok(manifest);
+    }
+    let manifest = Manifest::kept(&found.bytes).map_err(|error| error.to_string())?;
+    let told = found.content_type.split(';').next().unwrap_or_default().trim();
+    let tells_nothing = ["", "application/json", "application/octet-stream", "text/plain"];
+    if tells_nothing.iter().any(|one| told.eq_ignore_ascii_case(one))
+        || told.eq_ignore_ascii_case(&manifest.media_type())
+    {
+        return Ok(manifest);
+    }
+    Err(format!("it came as {told:?} and reads like {:?}", manifest.media_type()))
 }

@@ -24,8 +24,9 @@ impl Referrer {
     #[must_use]
     pub fn of(stored: &StoredManifest) -> Self {
         let manifest = &stored.manifest;
+        let media_type = manifest.media_type();
         let line = ReferrerLine {
-            media_type: manifest.kind.as_str(),
+            media_type: &media_type,
             digest: stored.digest,
             size: stored.bytes.len(),
             artifact_type: manifest.artifact_type.as_deref(),
