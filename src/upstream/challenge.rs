@@ -24,9 +24,10 @@ pub(super) fn read(headers: &HeaderMap, limit: usize) -> Option<Challenge> {
     let mut left = limit;
     let mut found = None;
     for value in headers.get_all(WWW_AUTHENTICATE) {
-        left = left.checked_sub(value.len())?;
-        let Ok(text) = value.to_str() else { continue };
-        for (scheme, parameters) in parse(text) {
+        // What was read before it still counts.
+        let Some(after) = left.checked_sub(value.len()) else { break };
+        left = after;
+        for (scheme, parameters) in parse(&String::from_utf8_lossy(value.as_bytes())) {
             let parameter = |name: &str| {
                 parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
             };
@@ -49,8 +50,8 @@ fn parse(text: &str) -> Vec<(String, Parameters)> {
     let mut challenges: Vec<(String, Parameters)> = Vec::new();
     let mut rest = text;
     loop {
-        rest = rest.trim_start_matches([' ', '\t', ',']);
-        let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '=' | ',' | '"')).unwrap_or(rest.len());
+        rest = rest.trim_start_matches([' ', '\t', ',', ';']);
+        let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '=' | ',' | ';' | '"')).unwrap_or(rest.len());
         let (word, after) = rest.split_at(end);
         if word.is_empty() {
             return challenges;
@@ -74,7 +75,11 @@ fn parse(text: &str) -> Vec<(String, Parameters)> {
 /// A token or a quoted string, and what follows it.
 fn read_value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
+        // Some quote like a shell.
+        if let Some((value, after)) = text.strip_prefix('\'').and_then(|quoted| quoted.split_once('\'')) {
+            return Some((value.to_owned(), after));
+        }
+        let end = text.find([',', ';', ' ', '\t']).unwrap_or(text.len());
         return Some((text[..end].to_owned(), &text[end..]));
     };
     let mut value = String::new();
@@ -118,6 +123,21 @@ mod tests {
         assert_eq!(of(&[r#"bearer  realm = "r\"q" , service=s"#]), bearer("r\"q", Some("s"), None));
         assert_eq!(of(&[r#"Basic realm="x, y", Bearer realm="z""#]), bearer("z", None, None));
         assert_eq!(of(&[r#"Basic realm="Registry Realm",charset="UTF-8""#]), Some(Challenge::Basic));
+        // Several fields, whatever stands in the others; several challenges in one, with credentials of their own.
+        let own = r#"Bearer realm="https://auth/token",service="registry""#;
+        let expected = bearer("https://auth/token", Some("registry"), None);
+        for fields in [
+            &[own, r#"Basic realm="x""#][..],
+            &["Negotiate", own],
+            &["nonsense =", own],
+            &["Negotiate YII/+a==, NTLM, Bearer realm=\"https://auth/token\", service=registry, Basic realm=x"],
+            &["Bearer realm='https://auth/token';service='registry'"],
+            &["Bearer error=\"invalid_token\"", own],
+        ] {
+            assert_eq!(of(fields), expected, "{fields:?}");
+        }
+        let long = format!("Digest realm=\"{}\"", "x".repeat(300));
+        assert_eq!(of(&[r#"Basic realm="x""#, &long]), Some(Challenge::Basic), "what came first still counts");
         for none in ["", "Negotiate", "Bearer", r#"Bearer service="s""#, "=x", r#"Bearer realm="open"#] {
             assert_eq!(of(&[none]), None, "{none}");
         }

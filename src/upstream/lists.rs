@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::header::{CONTENT_TYPE, LINK};
 use http::{HeaderValue, Method};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -13,6 +14,7 @@ use super::Upstream;
 use super::endpoint::{Call, Endpoint, header, not_followed};
 use super::error::UpstreamError;
 use super::redirect;
+use crate::oci::lenient::{self, Text};
 use crate::oci::{Digest, ManifestKind, Reference};
 use crate::telemetry::UpstreamCause;
 
@@ -49,26 +51,54 @@ impl Upstream {
     }
 }
 
+/// One page of a list, read as leniently as such pages are written.
+trait Page: for<'a> Deserialize<'a> + Send {
+    /// Whether it is a refusal that came with status 200: to take it for a list would make a shorter one.
+    fn is_refusal(&self) -> bool;
+}
+
 #[derive(Deserialize)]
 struct TagPage {
-    /// Some registries say `null` for none.
-    tags: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "lenient::list")]
+    tags: Vec<Text>,
+    #[serde(default, deserialize_with = "lenient::list")]
+    errors: Vec<IgnoredAny>,
+}
+
+impl Page for TagPage {
+    fn is_refusal(&self) -> bool {
+        self.tags.is_empty() && !self.errors.is_empty()
+    }
 }
 
 #[derive(Deserialize)]
 struct ReferrersPage {
-    manifests: Option<Vec<Box<RawValue>>>,
+    #[serde(default, deserialize_with = "lenient::list")]
+    manifests: Vec<Box<RawValue>>,
+    #[serde(default, deserialize_with = "lenient::list")]
+    errors: Vec<IgnoredAny>,
+}
+
+impl Page for ReferrersPage {
+    fn is_refusal(&self) -> bool {
+        self.manifests.is_empty() && !self.errors.is_empty()
+    }
+}
+
+/// Whether an upstream answers so because of how many entries were asked for: harmless to ask without the number.
+pub(super) fn is_page_size_refused(error: &UpstreamError) -> bool {
+    matches!(error.status(), Some(400 | 405 | 406 | 409 | 411..=428 | 431..=499 | 501)) && !error.is_circuit_open()
 }
 
 impl Endpoint {
     async fn tags(self: &Arc<Self>, child: &str, deadline: Instant) -> Result<Vec<String>, UpstreamError> {
         let mut all = BTreeSet::new();
-        let mut take = |page: TagPage| all.extend(page.tags.unwrap_or_default());
+        let mut take = |page: TagPage| all.extend(page.tags.into_iter().map(|Text(tag)| tag));
         let first = self.call(Method::GET, child, &format!("tags/list?n={PAGE}"));
         match self.pages(first, deadline, &mut take).await {
             Ok(()) => {}
-            // It does not like the size of the page.
-            Err(Broken { error, begun: false }) if error.status() == Some(400) => {
+            // It may not like the size of the page.
+            Err(Broken { error, begun: false }) if is_page_size_refused(&error) => {
                 let first = self.call(Method::GET, child, "tags/list");
                 self.pages(first, deadline, &mut take).await.map_err(|broken| broken.error)?;
             }
@@ -84,7 +114,7 @@ impl Endpoint {
         deadline: Instant,
     ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
         let mut all = Vec::new();
-        let mut take = |page: ReferrersPage| all.extend(page.manifests.unwrap_or_default());
+        let mut take = |page: ReferrersPage| all.extend(page.manifests);
         let mut first = self.call(Method::GET, child, &format!("referrers/{subject}"));
         first.accept = Some(HeaderValue::from_static(ManifestKind::OciIndex.as_str()));
         let without = match self.pages(first, deadline, &mut take).await {
@@ -120,11 +150,11 @@ impl Endpoint {
         }
         let page: ReferrersPage = serde_json::from_slice(&manifest.bytes)
             .map_err(|_| UpstreamError::invalid(&self.host, "keeps referrers under a tag that is no index"))?;
-        Ok(page.manifests.unwrap_or_default())
+        Ok(page.manifests)
     }
 
     /// Reads all pages from `call` on.
-    async fn pages<T: for<'de> Deserialize<'de>>(
+    async fn pages<T: Page>(
         self: &Arc<Self>,
         call: Call,
         deadline: Instant,
@@ -143,7 +173,7 @@ impl Endpoint {
         })
     }
 
-    async fn follow_pages<T: for<'de> Deserialize<'de>>(
+    async fn follow_pages<T: Page>(
         self: &Arc<Self>,
         mut call: Call,
         deadline: Instant,
@@ -155,19 +185,19 @@ impl Endpoint {
         loop {
             let answer = Box::pin(self.send(&call, deadline)).await?;
             let host = answer.host.clone();
-            let link = header(answer.response.headers(), LINK);
+            let links = answer.response.headers().get_all(LINK).iter();
+            let links: Vec<_> = links.map(|link| String::from_utf8_lossy(link.as_bytes()).into_owned()).collect();
             let content_type = header(answer.response.headers(), CONTENT_TYPE);
             let bytes = self.whole(answer, left, deadline).await?;
             left -= bytes.len().min(left);
-            let page = serde_json::from_slice(&bytes).map_err(|_| {
-                UpstreamError::invalid(
-                    &host,
-                    format!("sent something of type {content_type:?} where a list was to come"),
-                )
-            })?;
-            take(page);
+            let page = serde_json::from_slice(&bytes).ok().filter(|page: &T| !page.is_refusal());
+            take(page.ok_or_else(|| {
+                let what = format!("sent something of type {content_type:?} where a list was to come");
+                UpstreamError::invalid(&host, what)
+            })?);
             let from = self.url(&call.target)?;
-            let next = redirect::next_page(&from, Some(&link)).map_err(|reason| not_followed(&host, reason))?;
+            let links: Vec<_> = links.iter().map(String::as_str).collect();
+            let next = redirect::next_page(&from, &links).map_err(|reason| not_followed(&host, reason))?;
             let Some(next) = next else { return Ok(()) };
             let is_new = seen.insert(std::mem::replace(&mut call.target, next));
             if !is_new || seen.contains(&call.target) || seen.len() >= limits.list_pages {
