@@ -206,16 +206,25 @@ impl ApiError {
     fn from_upstream(error: &UpstreamError) -> Self {
         let status = match error.cause() {
             UpstreamCause::Unauthorized | UpstreamCause::Forbidden => {
-                return Self::new(
-                    ErrorCode::Denied,
-                    format!("the upstream refuses this registry's credentials: {error}"),
-                )
-                .with_detail(error.detail());
+                let refused =
+                    Self::new(ErrorCode::Denied, format!("the upstream refuses this registry's credentials: {error}"))
+                        .with_detail(error.detail());
+                return match error.retry_after() {
+                    Some(wait) => refused.retry_after(whole_seconds(wait)),
+                    None => refused,
+                };
+            }
+            // Its queue here is full: nobody waited for it in vain.
+            UpstreamCause::Timeout if error.is_busy() => {
+                let seconds = error.retry_after().map_or(RETRY_UPSTREAM, whole_seconds);
+                return Self::new(ErrorCode::Unavailable, error.to_string())
+                    .with_detail(error.detail())
+                    .retry_after(seconds);
             }
             UpstreamCause::NotFound => StatusCode::NOT_FOUND,
             UpstreamCause::Timeout => StatusCode::GATEWAY_TIMEOUT,
             UpstreamCause::RateLimited => {
-                let seconds = error.retry_after().map_or(RETRY_UPSTREAM, |wait| wait.as_secs().max(1));
+                let seconds = error.retry_after().map_or(RETRY_UPSTREAM, whole_seconds);
                 return Self::new(ErrorCode::Unavailable, error.to_string())
                     .with_detail(error.detail())
                     .retry_after(seconds);
@@ -227,6 +236,11 @@ impl ApiError {
         };
         Self::new(ErrorCode::Unavailable, error.to_string()).with_status(status).with_detail(error.detail())
     }
+}
+
+/// Rounded up: who comes back a moment early is refused again.
+fn whole_seconds(wait: std::time::Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 impl From<StoreError> for ApiError {

@@ -173,6 +173,9 @@ impl Modes {
 
     /// Tells everyone of the state.
     fn put_into_force(&self, state: &State) {
+        if let Some(known) = &state.upstream {
+            known.upstream.hold_refused(state.candidate.is_some());
+        }
         let room = self.0.fills.room();
         room.set_ttl(state.config.proxy.ttl);
         let outcome = state.upstream.as_ref().and_then(Known::outcome);
@@ -249,7 +252,13 @@ impl Modes {
             tracing::info!(upstream = known.upstream.host(), "the changed upstream is in force");
         }
         self.put_into_force(&state);
-        if outcome == ProbeOutcome::Ok { PROBE_EVERY } else { PROBE_AGAIN }
+        match outcome {
+            ProbeOutcome::Ok => PROBE_EVERY,
+            // Each refused sign-in brings an account nearer to being locked: they come at longer and longer intervals.
+            ProbeOutcome::Auth => PROBE_AGAIN.max(known.upstream.left_alone().unwrap_or_default()),
+            // A limit may end before its time.
+            _ => PROBE_AGAIN.max(known.upstream.left_alone().unwrap_or_default().min(PROBE_EVERY)),
+        }
     }
 
     /// What the status shows; `None` in mode Local.

@@ -103,7 +103,7 @@ impl Endpoint {
         range: Option<BlobRange>,
         patience: Patience,
     ) -> Result<UpstreamBlob, UpstreamError> {
-        let Answer { response, host } = self.ask_blob(Method::GET, child, digest, range, patience).await?;
+        let Answer { response, host, .. } = self.ask_blob(Method::GET, child, digest, range, patience).await?;
         let length = announced(response.headers());
         let (status_partial, offset, end, length) = match response.status() {
             StatusCode::OK => (false, 0, length, length),
@@ -134,7 +134,7 @@ impl Endpoint {
         deadline: Instant,
     ) -> Result<Option<u64>, UpstreamError> {
         match self.ask_blob(Method::HEAD, child, digest, None, deadline.into()).await {
-            Ok(Answer { response, host }) => {
+            Ok(Answer { response, host, .. }) => {
                 if is_page(response.headers(), digest) {
                     return Err(UpstreamError::invalid(&host, "shows a page for people where a blob was asked for"));
                 }

@@ -15,6 +15,9 @@ use super::error::{Facts, UpstreamError};
 use super::options::UpstreamLimits;
 use crate::telemetry::Metrics;
 
+/// Trials of a host at the same time. One may hang on a connection from before the host was back, so the next does not
+/// wait for its end.
+const MAX_TRIALS: usize = 8;
 /// Hosts that are kept track of: an upstream can redirect to any number of them.
 const MAX_HOSTS: usize = 256;
 
@@ -37,7 +40,7 @@ struct Host {
     failures: u32,
     last_answer: Option<Instant>,
     open: Option<Open>,
-    trial_runs: bool,
+    trials: usize,
 }
 
 struct Open {
@@ -110,8 +113,8 @@ impl Circuits {
     pub(super) fn admit(&self, key: &str) -> Admission {
         let host = self.host(key);
         let mut host = locked(&host);
-        let running = host.trial_runs;
-        let Some(open) = &host.open else { return Admission::Closed };
+        let running = host.trials;
+        let Some(open) = &mut host.open else { return Admission::Closed };
         let now = Instant::now();
         let why = open.why.facts();
         let ago = now.saturating_duration_since(open.since).as_secs();
@@ -121,9 +124,11 @@ impl Circuits {
             again: false,
             ..why.clone()
         };
-        if running || now < open.next_trial {
+        if running >= MAX_TRIALS || now < open.next_trial {
             return Admission::Open(facts.into());
         }
+        // Not sooner than the longest pause beside one that runs.
+        open.next_trial = now + self.0.pause_max;
         Admission::Trial(self.begin(&mut host, key, None), facts.into())
     }
 
@@ -133,7 +138,7 @@ impl Circuits {
     }
 
     fn begin(&self, host: &mut Host, key: &str, why: Option<UpstreamError>) -> Trial {
-        host.trial_runs = true;
+        host.trials += 1;
         Trial { circuits: self.clone(), key: key.to_owned(), began: Instant::now(), why }
     }
 
@@ -161,7 +166,7 @@ impl Circuits {
             return None;
         }
         if fault == Fault::CutOff {
-            return (!host.trial_runs).then(|| self.begin(&mut host, key, Some(why.clone())));
+            return (host.trials == 0).then(|| self.begin(&mut host, key, Some(why.clone())));
         }
         host.failures = host.failures.saturating_add(1);
         if fault == Fault::Slow || host.failures >= self.0.failures {
@@ -203,10 +208,11 @@ impl Drop for Trial {
     fn drop(&mut self) {
         let host = self.circuits.host(&self.key);
         let mut host = locked(&host);
-        host.trial_runs = false;
+        host.trials = host.trials.saturating_sub(1);
         if let Some(open) = &mut host.open {
             open.pause = open.pause.saturating_mul(2).min(self.circuits.0.pause_max);
-            open.next_trial = Instant::now() + open.pause;
+            // From its beginning: the time that it hung is no further pause.
+            open.next_trial = open.next_trial.min(self.began + open.pause);
         } else if let Some(why) = self.why.take().filter(|_| !host.answered_since(self.began)) {
             self.circuits.open(&mut host, why);
         }
@@ -273,6 +279,28 @@ mod tests {
         let Admission::Trial(second, _) = circuits.admit("h") else { panic!("no second trial") };
         second.succeeded();
         assert!(matches!(circuits.admit("h"), Admission::Closed));
+    }
+
+    #[test]
+    fn a_trial_that_hangs_does_not_keep_the_next_from_finding_out() {
+        let limits = UpstreamLimits {
+            circuit_pause: Duration::ZERO,
+            circuit_pause_max: Duration::ZERO,
+            ..UpstreamLimits::default()
+        };
+        let circuits = Circuits::new(&limits, Metrics::new().unwrap());
+        let why = Facts::new(UpstreamCause::Timeout, "h", "gave no answer").into();
+        assert!(circuits.failed("h", Instant::now(), Fault::Slow, &why).is_none());
+        let mut hanging = Vec::new();
+        for _ in 0..MAX_TRIALS {
+            let Admission::Trial(trial, _) = circuits.admit("h") else { panic!("no trial") };
+            hanging.push(trial);
+        }
+        assert!(matches!(circuits.admit("h"), Admission::Open(_)), "not without end");
+        hanging.pop().unwrap().succeeded();
+        assert!(matches!(circuits.admit("h"), Admission::Closed));
+        drop(hanging);
+        assert!(matches!(circuits.admit("h"), Admission::Closed), "the others change nothing");
     }
 
     #[test]

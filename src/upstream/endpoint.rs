@@ -1,38 +1,34 @@
-//! One registry of an upstream: addresses its requests, signs them in, follows its redirects.
+//! One registry of an upstream: addresses its requests, keeps to what it refused, follows its redirects.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, RANGE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{Response, Url};
-use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::body::{UpstreamBody, check_encoding};
-use super::challenge::{self, Challenge};
-use super::error::{UpstreamError, UpstreamSetupError, is_registrys_error, words};
+use super::error::{Asked, UpstreamError, UpstreamSetupError, is_registrys_error, words};
+use super::gate::Gate;
 use super::options::{Credentials, EndpointOptions};
 use super::redirect::{self, NotFollowed, host_port};
+use super::refusals::{Refusals, Subject};
+use super::sign_in::SignIn;
 use super::tls::{SystemAuthorities, Trust};
-use super::token::{self, Token, TokenKey, Tokens};
 use super::transport::{Outgoing, Transport, failed_answer, origin};
 use crate::clock;
 use crate::telemetry::UpstreamCause;
 
-/// Repositories whose challenge named another scope than the usual one.
-const MAX_SCOPES: usize = 1024;
 /// How long the rest of an answer that nobody needs is waited for, so that its connection can be used again.
 const DRAIN: Duration = Duration::from_millis(500);
 /// The header by which registries name their protocol (distribution-spec, "Legacy Docker support HTTP headers").
 const API_VERSION: &str = "docker-distribution-api-version";
-/// How often a token is asked for.
-const TOKEN_ATTEMPTS: u32 = 2;
+/// A longer `Retry-After` counts as this: whoever counts wrongly is not left alone for ever.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// One registry.
 pub(super) struct Endpoint {
@@ -40,34 +36,16 @@ pub(super) struct Endpoint {
     pub(super) host: String,
     /// No other is tried after it.
     pub(super) is_last: bool,
-    origin: Url,
+    pub(super) origin: Url,
     path: String,
-    credentials: Credentials,
+    pub(super) credentials: Credentials,
     pub(super) transport: Transport,
-    sign_in: Mutex<SignIn>,
+    pub(super) sign_in: SignIn,
     /// When `/v2/` last answered without a challenge. Held while it is asked, so that many who need to know ask once.
     pub(super) unchallenged: tokio::sync::Mutex<Option<Instant>>,
-    tokens: Tokens,
+    pub(super) refusals: Refusals,
+    gate: Gate,
     pub(super) shared: Arc<Shared>,
-}
-
-/// How the registry wants us to sign in, as learnt from its last challenge.
-#[derive(Clone, Default)]
-enum Known {
-    #[default]
-    Nothing,
-    Basic,
-    Bearer {
-        realm: Url,
-        service: Option<String>,
-    },
-}
-
-#[derive(Default)]
-struct SignIn {
-    known: Known,
-    /// Scopes other than the usual one, by repository.
-    scopes: HashMap<String, String>,
 }
 
 /// A question to a registry.
@@ -84,6 +62,21 @@ pub(super) struct Call {
     pub(super) bulk: bool,
     /// The head of the answer may take longer than usual, up to the deadline.
     pub(super) patient: bool,
+    /// Asked to find out whether the endpoint is well: whatever it refused a moment ago.
+    pub(super) probe: bool,
+}
+
+impl Call {
+    fn subject(&self) -> Subject<'_> {
+        Subject { repository: &self.repository, target: &self.target }
+    }
+}
+
+/// Whose answer it is, and whether it was asked for with credentials or a token.
+#[derive(Clone, Copy)]
+struct Side {
+    own: bool,
+    signed: bool,
 }
 
 /// A good answer.
@@ -91,6 +84,8 @@ pub(super) struct Answer {
     pub(super) response: Response,
     /// Who gave it, after redirects.
     pub(super) host: String,
+    /// The place among the requests to the endpoint, until a small body is read.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Endpoint {
@@ -116,9 +111,10 @@ impl Endpoint {
             path: options.path.trim_matches('/').to_owned(),
             credentials: options.credentials.clone(),
             transport,
-            sign_in: Mutex::default(),
+            sign_in: SignIn::default(),
             unchallenged: tokio::sync::Mutex::default(),
-            tokens: Tokens::default(),
+            refusals: Refusals::new(&shared.limits),
+            gate: Gate::new(&shared.limits),
             shared,
         })
     }
@@ -136,7 +132,7 @@ impl Endpoint {
     pub(super) fn call(&self, method: Method, child: &str, tail: &str) -> Call {
         let repository = self.repository(child);
         let target = format!("/v2/{repository}/{tail}");
-        Call { method, repository, target, accept: None, range: None, bulk: false, patient: false }
+        Call { method, repository, target, accept: None, range: None, bulk: false, patient: false, probe: false }
     }
 
     /// The address of a target.
@@ -144,20 +140,63 @@ impl Endpoint {
         self.origin.join(target).map_err(|_| UpstreamError::invalid(&self.host, "can't be asked for such a name"))
     }
 
-    /// Asks, signs in, follows redirects; only a success is `Ok`. Safe to drop: ends the request.
+    /// Asks, signs in, follows redirects; only a success is `Ok`. What was refused a moment ago is not asked. Safe to
+    /// drop: ends the request.
     pub(super) async fn send(self: &Arc<Self>, call: &Call, deadline: Instant) -> Result<Answer, UpstreamError> {
+        if !call.probe {
+            self.refusals.admit(call.subject())?;
+        }
+        let began = Instant::now();
+        let answer = Box::pin(self.exchange(call, deadline)).await;
+        self.remember(call, began, answer.as_ref().err());
+        answer
+    }
+
+    /// Takes in what an answer says of the questions after it.
+    fn remember(&self, call: &Call, began: Instant, error: Option<&UpstreamError>) {
+        let subject = call.subject();
+        let Some(error) = error else { return self.refusals.accepted(subject, began) };
+        let is_denial = matches!(error.cause(), UpstreamCause::Unauthorized | UpstreamCause::Forbidden);
+        // It is not the repository that is refused if the pair is.
+        let is_denial = is_denial && !call.probe && self.refusals.refused_since(began).is_ok();
+        match (error.facts().asked, error.cause()) {
+            // No token for this one, while others are given.
+            (Asked::SignIn, _) if is_denial && !matches!(self.credentials, Credentials::Anonymous) => {
+                self.refusals.denied(subject, error, began);
+            }
+            // A refused HEAD is followed by a GET, a refused range by the whole.
+            (Asked::Content { signed: true }, _) if is_denial && call.method == Method::GET && call.range.is_none() => {
+                self.refusals.answered(began);
+                self.refusals.denied(subject, error, began);
+            }
+            (Asked::Content { .. }, UpstreamCause::RateLimited) => self.refusals.limited(error, began),
+            (Asked::Content { .. }, UpstreamCause::NotFound) => self.refusals.accepted(subject, began),
+            (Asked::Content { .. }, cause) if cause != UpstreamCause::ServerError => {
+                self.refusals.failed(subject);
+                self.refusals.answered(began);
+            }
+            _ => self.refusals.failed(subject),
+        }
+    }
+
+    async fn exchange(self: &Arc<Self>, call: &Call, deadline: Instant) -> Result<Answer, UpstreamError> {
         let mut url = self.url(&call.target)?;
         let mut challenged = false;
+        let mut replaced = false;
         let mut looked_at_base = false;
         let mut redirects = 0;
+        // A token without our credentials, and the address of another registry that wants it.
+        let mut foreign: Option<(Url, HeaderValue)> = None;
         loop {
             let own = self.transport.is_own(&url);
             let host = if own { self.host.clone() } else { host_port(&url) };
             let mut headers = headers(call);
-            let signed = if own { self.authorization(&call.repository, deadline).await? } else { None };
-            if let Some(value) = &signed {
+            let signed = if own { self.authorization(call, deadline).await? } else { None };
+            let token = foreign.as_ref().filter(|(of, _)| !own && of.origin() == url.origin()).map(|(_, token)| token);
+            if let Some(value) = signed.as_ref().map(|signed| &signed.header).or(token) {
                 headers.insert(AUTHORIZATION, value.clone());
             }
+            let place = if call.probe { None } else { Some(self.gate.enter(&self.host, deadline).await?) };
             let outgoing = Outgoing {
                 method: call.method.clone(),
                 url: url.clone(),
@@ -165,32 +204,62 @@ impl Endpoint {
                 bulk: call.bulk,
                 patient: call.patient,
             };
+            let began = Instant::now();
             let response = self.transport.exchange(outgoing, deadline).await?;
             let status = response.status();
             if own && status.as_u16() < 400 {
                 self.shared.accepted(clock::now());
+            }
+            if let Some(signed) = &signed {
+                self.note_sign_in(signed, status, began);
             }
             if status.is_success() {
                 // What is labelled as encoded and is not, the digest of a blob tells.
                 if !call.bulk {
                     check_encoding(&host, response.headers())?;
                 }
-                return Ok(Answer { response, host });
+                return Ok(Answer { response, host, place: place.filter(|_| !call.bulk) });
             }
-            if own && status == StatusCode::UNAUTHORIZED && !challenged {
-                challenged = true;
-                if self.learn(response.headers(), &call.repository, signed.as_ref())? {
-                    self.drain(response, &host).await;
-                    continue;
-                }
-            }
-            if own && signed.is_none() && !looked_at_base && may_hide(status) && self.base_challenge(deadline).await? {
-                looked_at_base = true;
+            // The first challenge tells how to sign in; a token that is refused later may have ended early, or is so new
+            // that not every part of the registry knows it.
+            let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if own
+                && is_refused
+                && self.is_worth_another(&response, call, signed.as_ref(), &mut challenged, &mut replaced)?
+            {
+                drop(place);
                 self.drain(response, &host).await;
                 continue;
             }
+            if own
+                && signed.is_none()
+                && !looked_at_base
+                && self.may_hide(status)
+                && self.base_challenge(deadline).await?
+            {
+                looked_at_base = true;
+                drop(place);
+                self.drain(response, &host).await;
+                continue;
+            }
+            if !own && status == StatusCode::UNAUTHORIZED && foreign.is_none() {
+                drop(place);
+                if let Some(token) = self.foreign_token(response.headers(), &url, deadline).await? {
+                    foreign = Some((url.clone(), token));
+                    self.drain(response, &host).await;
+                    continue;
+                }
+                return Err(self.refusal(response, &host, Side { own, signed: signed.is_some() }, deadline).await);
+            }
             if !status.is_redirection() || status == StatusCode::NOT_MODIFIED {
-                return Err(self.refusal(response, &host, own, deadline).await);
+                drop(place);
+                let error = self.refusal(response, &host, Side { own, signed: signed.is_some() }, deadline).await;
+                if status == StatusCode::UNAUTHORIZED
+                    && let Some(signed) = signed.filter(|signed| signed.is_basic)
+                {
+                    self.find_out_about_pair(call, signed, &error, began, deadline).await;
+                }
+                return Err(error);
             }
             redirects += 1;
             if redirects > self.shared.limits.redirects {
@@ -201,6 +270,12 @@ impl Endpoint {
             url = next.map_err(|reason| not_followed(&host, reason))?;
             self.drain(response, &host).await;
         }
+    }
+
+    /// Whether some registries answer so for what an unknown client may not see, and we are not unknown.
+    fn may_hide(&self, status: StatusCode) -> bool {
+        let hides = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
+        hides && matches!(self.credentials, Credentials::Basic { .. })
     }
 
     /// Reads what is left of a small answer, so that its connection serves again.
@@ -217,121 +292,14 @@ impl Endpoint {
 
     /// The whole body of a good answer.
     pub(super) async fn whole(&self, answer: Answer, limit: usize, deadline: Instant) -> Result<Bytes, UpstreamError> {
-        let body = self.body(answer.response, &answer.host);
+        let Answer { response, host, place: _place } = answer;
+        let body = self.body(response, &host);
         Box::pin(body.whole(limit, deadline)).await
     }
 
-    /// Whether it is known how the registry wants us to sign in.
-    pub(super) fn is_challenge_known(&self) -> bool {
-        !matches!(self.sign_in().known, Known::Nothing)
-    }
-
-    fn sign_in(&self) -> MutexGuard<'_, SignIn> {
-        self.sign_in.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What to send along, by what was learnt.
-    async fn authorization(
-        self: &Arc<Self>,
-        repository: &str,
-        deadline: Instant,
-    ) -> Result<Option<HeaderValue>, UpstreamError> {
-        let (known, scope) = {
-            let sign_in = self.sign_in();
-            (sign_in.known.clone(), sign_in.scopes.get(repository).cloned())
-        };
-        match known {
-            Known::Nothing => Ok(None),
-            Known::Basic => Ok(self.basic()),
-            Known::Bearer { realm, service } => {
-                let scope = scope.unwrap_or_else(|| usual_scope(repository));
-                let key = TokenKey { realm, service, scope };
-                let fetch = || fetch_token(Arc::clone(self), key.clone());
-                let found = self.tokens.header(&key, &self.shared.tasks, fetch, deadline).await;
-                if let Err(error) = &found
-                    && !matches!(error.cause(), UpstreamCause::Unauthorized | UpstreamCause::Forbidden)
-                {
-                    // The token server may have moved; the next request is challenged anew.
-                    self.sign_in().known = Known::Nothing;
-                }
-                found.map(Some)
-            }
-        }
-    }
-
-    fn basic(&self) -> Option<HeaderValue> {
-        let Credentials::Basic { user, password } = &self.credentials else { return None };
-        let pair = SecretString::from(format!("{user}:{}", password.expose_secret()));
-        let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair.expose_secret()))).ok()?;
-        value.set_sensitive(true);
-        Some(value)
-    }
-
-    /// Takes in a challenge; whether it is worth asking again.
-    pub(super) fn learn(
-        &self,
-        headers: &HeaderMap,
-        repository: &str,
-        sent: Option<&HeaderValue>,
-    ) -> Result<bool, UpstreamError> {
-        if let Some(refused) = sent {
-            self.tokens.forget(refused);
-        }
-        match challenge::read(headers, self.shared.limits.challenge_bytes) {
-            None => Ok(false),
-            Some(Challenge::Basic) => {
-                self.sign_in().known = Known::Basic;
-                let basic = self.basic();
-                Ok(basic.is_some() && basic.as_ref() != sent)
-            }
-            Some(Challenge::Bearer { realm, service, scope }) => {
-                let realm = self.realm(&realm)?;
-                let mut sign_in = self.sign_in();
-                sign_in.known = Known::Bearer { realm, service };
-                match scope.filter(|scope| *scope != usual_scope(repository)) {
-                    Some(scope) => {
-                        if sign_in.scopes.len() >= MAX_SCOPES {
-                            sign_in.scopes.clear();
-                        }
-                        sign_in.scopes.insert(repository.to_owned(), scope);
-                    }
-                    None => {
-                        sign_in.scopes.remove(repository);
-                    }
-                }
-                Ok(true)
-            }
-        }
-    }
-
-    /// Checks the address of a token server: what was named over TLS has to be over TLS; what was named in clear may
-    /// have been named by anybody, so our credentials go to the same host only.
-    fn realm(&self, realm: &str) -> Result<Url, UpstreamError> {
-        let url = Url::parse(realm).ok().filter(|url| {
-            matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty())
-        });
-        let url = url.ok_or_else(|| UpstreamError::invalid(&self.host, "names a token server without an address"))?;
-        let host = host_port(&url);
-        let refused = |why: &str| {
-            let what = format!("names the token server {}://{host}, which is not asked: {why}", url.scheme());
-            Err(UpstreamError::refused(&self.host, what))
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return refused("its address has a user name");
-        }
-        if self.origin.scheme() == "https" && url.scheme() == "http" {
-            return refused("a token would be sent in clear although the upstream's scheme is HTTPS");
-        }
-        let same_host = url.host_str() == self.origin.host_str();
-        let with_credentials = matches!(self.credentials, Credentials::Basic { .. });
-        if self.origin.scheme() == "http" && with_credentials && !same_host {
-            return refused("over plain HTTP the credentials go to the upstream's own host only");
-        }
-        Ok(url)
-    }
-
     /// The error of an answer that is no success.
-    async fn refusal(&self, response: Response, host: &str, own: bool, deadline: Instant) -> UpstreamError {
+    async fn refusal(&self, response: Response, host: &str, side: Side, deadline: Instant) -> UpstreamError {
+        let Side { own, signed } = side;
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let what = match status.as_u16() {
@@ -347,6 +315,10 @@ impl Endpoint {
             _ => format!("answered {status}"),
         };
         let mut facts = failed_answer(host, status, what);
+        facts.asked = match own {
+            true => Asked::Content { signed },
+            false => Asked::Elsewhere,
+        };
         if !own && matches!(status.as_u16(), 401 | 403) {
             // Its storage refuses the address that it gave us itself; our credentials play no part in that.
             facts.cause = UpstreamCause::ServerError;
@@ -362,99 +334,15 @@ impl Endpoint {
     }
 
     /// What came of an error's body; `None` if it did not come whole or is longer than `error_bytes`.
-    async fn refused_body(&self, response: Response, host: &str, deadline: Instant) -> Option<Bytes> {
+    pub(super) async fn refused_body(&self, response: Response, host: &str, deadline: Instant) -> Option<Bytes> {
         let deadline = deadline.min(Instant::now() + self.shared.limits.connect);
         let body = self.body(response, host);
         Box::pin(body.whole(self.shared.limits.error_bytes, deadline)).await.ok()
     }
 
-    fn words(&self, content_type: &str, body: &[u8]) -> Option<String> {
-        let secret = match &self.credentials {
-            Credentials::Basic { password, .. } => password.expose_secret(),
-            Credentials::Anonymous => "",
-        };
-        words(content_type, body, &[secret])
+    pub(super) fn words(&self, content_type: &str, body: &[u8]) -> Option<String> {
+        words(content_type, body, &self.shared.secrets)
     }
-}
-
-/// Asks the token server. Bounded by itself, not by whoever waits.
-async fn fetch_token(endpoint: Arc<Endpoint>, key: TokenKey) -> Result<Token, UpstreamError> {
-    let limit = endpoint.shared.limits.connect + endpoint.shared.limits.first_byte;
-    let deadline = Instant::now() + limit;
-    let mut attempt = 1;
-    loop {
-        let result = Box::pin(endpoint.token(&key, deadline)).await;
-        match result {
-            Err(error) if error.facts().again && error.retry_after().is_none() && attempt < TOKEN_ATTEMPTS => {
-                attempt += 1;
-                tokio::time::sleep(endpoint.shared.limits.retry_pause).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-impl Endpoint {
-    async fn token(&self, key: &TokenKey, deadline: Instant) -> Result<Token, UpstreamError> {
-        let host = host_port(&key.realm);
-        let mut url = key.realm.clone();
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = &key.service {
-                query.append_pair("service", service);
-            }
-            if !key.scope.is_empty() {
-                query.append_pair("scope", &key.scope);
-            }
-            if let Credentials::Basic { user, .. } = &self.credentials {
-                query.append_pair("account", user);
-            }
-        }
-        if let Some(basic) = self.basic() {
-            headers.insert(AUTHORIZATION, basic);
-        }
-        let asked = Instant::now();
-        let outgoing = Outgoing { method: Method::GET, url, headers, bulk: false, patient: false };
-        let response = self.transport.exchange(outgoing, deadline).await?;
-        let status = response.status();
-        if status == StatusCode::OK {
-            check_encoding(&host, response.headers())?;
-            let body = self.body(response, &host);
-            let body = Box::pin(body.whole(self.shared.limits.token_bytes, deadline)).await?;
-            return token::read(&body, asked).map_err(|what| UpstreamError::invalid(&host, what));
-        }
-        let what = match (status.as_u16(), &self.credentials) {
-            (401 | 403, Credentials::Basic { user, .. }) => {
-                format!("refuses the user {user:?} with the password or licence that is configured ({status})")
-            }
-            (401 | 403, Credentials::Anonymous) => {
-                format!("gives no token without credentials ({status}), and none are configured")
-            }
-            _ => format!("answered {status} when asked for a token"),
-        };
-        let mut facts = failed_answer(&host, status, what);
-        if matches!(status.as_u16(), 404 | 408) {
-            // What is missing is the token server, not what the client wants.
-            facts.cause = UpstreamCause::Invalid;
-        }
-        facts.retry_after = retry_after(response.headers());
-        let content_type = header(response.headers(), CONTENT_TYPE);
-        let body = self.refused_body(response, &host, deadline).await;
-        facts.words = self.words(&content_type, &body.unwrap_or_default());
-        Err(facts.into())
-    }
-}
-
-/// Whether some registries answer so for what an unknown client may not see.
-const fn may_hide(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
-}
-
-/// The scope of a pull (Docker's token specification).
-fn usual_scope(repository: &str) -> String {
-    if repository.is_empty() { String::new() } else { format!("repository:{repository}:pull") }
 }
 
 fn headers(call: &Call) -> HeaderMap {
@@ -472,14 +360,25 @@ pub(super) fn header(headers: &HeaderMap, name: http::HeaderName) -> String {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
-/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = clock::Timestamp::from(httpdate::parse_http_date(value).ok()?);
-    Some(date.since(clock::now()).unwrap_or_default())
+/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); the longest of several, and never longer than
+/// [`MAX_RETRY_AFTER`]. What is neither counts as none.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let one = |text: &str| {
+        let text = text.trim();
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            // More digits than fit into a number are a long time.
+            return Some(text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs));
+        }
+        if let Ok(seconds) = text.parse::<f64>() {
+            return Duration::try_from_secs_f64(seconds).ok();
+        }
+        let date = clock::Timestamp::from(httpdate::parse_http_date(text).ok()?);
+        Some(date.since(clock::now()).unwrap_or_default())
+    };
+    let fields = headers.get_all(RETRY_AFTER).iter().filter_map(|field| field.to_str().ok());
+    // A date has a comma of its own, a list of numbers has several.
+    let told = fields.filter_map(|field| one(field).or_else(|| field.split(',').filter_map(one).max()));
+    told.max().map(|wait| wait.min(MAX_RETRY_AFTER))
 }
 
 pub(super) fn not_followed(host: &str, reason: NotFollowed) -> UpstreamError {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::secrets::Secrets;
 use crate::telemetry::UpstreamCause;
 
 /// Longest text of an upstream that is passed on, in bytes.
@@ -29,12 +30,31 @@ pub(super) struct Facts {
     pub(super) retry_after: Option<Duration>,
     /// What the upstream said, cut and cleaned.
     pub(super) words: Option<String>,
-    /// Not asked at all.
+    /// Not asked at all: its circuit is open, or it refused the same a moment ago.
     pub(super) circuit_open: bool,
+    /// Not asked because too much is asked of it already.
+    pub(super) busy: bool,
+    pub(super) asked: Asked,
     /// Worth another try soon.
     pub(super) again: bool,
     /// The answer is in the shape of the specification: no page of a portal, a filter or a proxy.
     pub(super) is_registrys: bool,
+}
+
+/// Whose answer an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Nobody's: no whole answer came, or none was asked for.
+    Nobody,
+    /// The registry's own about what was asked for, with or without credentials or a token.
+    Content {
+        /// With.
+        signed: bool,
+    },
+    /// That of whoever the registry sent us to.
+    Elsewhere,
+    /// The token server's.
+    SignIn,
 }
 
 impl Facts {
@@ -47,6 +67,8 @@ impl Facts {
             retry_after: None,
             words: None,
             circuit_open: false,
+            busy: false,
+            asked: Asked::Nobody,
             again: false,
             is_registrys: false,
         }
@@ -113,10 +135,19 @@ impl UpstreamError {
         self.0.retry_after
     }
 
-    /// Whether the host was not asked, because it was down a moment ago.
+    /// Whether the host was not asked, because it was down or refused this a moment ago.
     #[must_use]
     pub fn is_circuit_open(&self) -> bool {
         self.0.circuit_open
+    }
+
+    /// The same without any secret: a part of an answer may stand in what was said of it.
+    pub(super) fn hidden(self, secrets: &Secrets) -> Self {
+        let (host, what) = (secrets.hide(&self.0.host), secrets.hide(&self.0.what));
+        if host == self.0.host && what == self.0.what {
+            return self;
+        }
+        Facts { host, what, ..(*self.0).clone() }.into()
     }
 
     /// Whether a registry said so: its error has the specification's shape, or its headers are a registry's. A 404 of
@@ -131,6 +162,12 @@ impl UpstreamError {
     pub fn disbelieved(&self) -> Self {
         let what = format!("{}, and that answer is no registry's", self.0.what);
         Facts { cause: UpstreamCause::Invalid, what, ..Facts::clone(&self.0) }.into()
+    }
+
+    /// Whether the host was not asked, because too many requests to it run already.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.0.busy
     }
 
     /// For the `detail` of an error answer: cause, host, status, what happened, the upstream's own words.
@@ -212,23 +249,16 @@ pub enum UpstreamSetupError {
 }
 
 /// What a registry says in the body of an error (distribution-spec, "Error Codes"), cut and cleaned; `None` when it
-/// says nothing that people read. `secrets` are masked.
-pub(super) fn words(content_type: &str, body: &[u8], secrets: &[&str]) -> Option<String> {
+/// says nothing that people read.
+pub(super) fn words(content_type: &str, body: &[u8], secrets: &Secrets) -> Option<String> {
     let text = match serde_json::from_slice::<serde_json::Value>(body) {
         Ok(json) => spoken(&json)?,
         Err(_) if content_type.starts_with("text/plain") => String::from_utf8_lossy(body).into_owned(),
         Err(_) => return None,
     };
-    let mut clean: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        // Signed URLs carry their signature in the query.
-        let word = if word.contains("://") { word.split('?').next().unwrap_or_default() } else { word };
-        clean.push(word.chars().filter(|c| !c.is_control()).collect());
-    }
-    let mut text = clean.join(" ");
-    for secret in secrets.iter().filter(|secret| secret.len() >= 4) {
-        text = text.replace(*secret, "***");
-    }
+    let words = text.split_whitespace().map(|word| word.chars().filter(|c| !c.is_control()).collect::<String>());
+    // Masked before it is cut: half a secret is not found.
+    let mut text = secrets.hide(&words.collect::<Vec<_>>().join(" "));
     let cut = (0..=MAX_WORDS.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.truncate(cut);
     (!text.is_empty()).then_some(text)
@@ -264,7 +294,9 @@ mod tests {
 
     #[test]
     fn the_words_of_a_registry_are_cut_cleaned_and_masked() {
-        let said = |content_type, body: &str| words(content_type, body.as_bytes(), &["geheim"]);
+        let password = secrecy::SecretString::from("geheim");
+        let secrets = Secrets::new([("me", &password)].into_iter());
+        let said = |content_type, body: &str| words(content_type, body.as_bytes(), &secrets);
         assert_eq!(
             said("application/json", r#"{"errors":[{"code":"DENIED","message":"licence geheim\u0007 has\nexpired"}]}"#),
             Some("DENIED: licence *** has expired".to_owned())
@@ -276,6 +308,8 @@ mod tests {
         );
         assert_eq!(said("text/html", "<html>"), None);
         assert_eq!(said("application/json", r#"{"errors":[]}"#), None);
-        assert_eq!(said("text/plain", &"é".repeat(5000)).unwrap().len(), MAX_WORDS);
+        assert_eq!(said("text/plain", &"éé ".repeat(3000)).unwrap().len(), MAX_WORDS);
+        let long = format!("{}geheim", "é ".repeat(MAX_WORDS / 3 - 1));
+        assert!(!said("text/plain", &long).unwrap().contains("ge"), "a secret that the end cuts through");
     }
 }

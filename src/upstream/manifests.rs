@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::Upstream;
 use super::body::announced;
-use super::endpoint::{Answer, Endpoint, header};
-use super::error::UpstreamError;
+use super::endpoint::{Answer, Call, Endpoint, header};
+use super::error::{Asked, UpstreamError};
 use crate::oci::{Algorithm, Digest, Manifest, ManifestKind, Reference, Tag};
 use crate::telemetry::UpstreamCause;
 
@@ -116,27 +116,24 @@ impl Endpoint {
             return Err(UpstreamError::invalid(&answer.host, what));
         }
         let host = answer.host.clone();
-        let told = told_digest(answer.response.headers());
+        let told = told_digests(answer.response.headers());
         let content_type = header(answer.response.headers(), CONTENT_TYPE);
         let bytes = self.whole(answer, self.shared.limits.manifest_bytes, deadline).await?;
-        let algorithm = match (reference, &told) {
-            (Reference::Digest(digest), _) => digest.algorithm(),
-            (Reference::Tag(_), Some(told)) => told.algorithm(),
-            (Reference::Tag(_), None) => Algorithm::Sha256,
+        let asked = match reference {
+            Reference::Digest(digest) => std::slice::from_ref(digest),
+            Reference::Tag(_) => &told[..],
         };
-        let digest = algorithm.digest(&bytes);
-        let expected = match reference {
-            Reference::Digest(digest) => Some(digest),
-            Reference::Tag(_) => told.as_ref(),
-        };
-        if expected.is_some_and(|expected| *expected != digest) {
+        // Of several that contradict each other the bytes' own is right.
+        let given = asked.iter().find(|digest| digest.algorithm().digest(&bytes) == **digest);
+        let digest = given.copied().unwrap_or_else(|| Algorithm::Sha256.digest(&bytes));
+        if given.is_none() && !asked.is_empty() {
             let what = format!("sent a manifest that is not {reference}: its bytes have the digest {digest}");
             return Err(UpstreamError::invalid(&host, what));
         }
         // A page for people, or another service's JSON, sent with status 200, must not pass for a manifest.
         let is_json =
             bytes.trim_ascii_start().first() == Some(&b'{') && serde_json::from_slice::<IgnoredAny>(&bytes).is_ok();
-        if !is_json || (expected.is_none() && !names_itself(&content_type, &bytes)) {
+        if !is_json || (asked.is_empty() && !names_itself(&content_type, &bytes)) {
             let what = format!("sent something of type {content_type:?} where a manifest was to come");
             return Err(UpstreamError::invalid(&host, what));
         }
@@ -173,10 +170,10 @@ impl Endpoint {
             Err(error) => return Err(error),
         }
         let manifest = self.manifest(child, reference, deadline).await?;
-        let content_type = match Manifest::parse(None, &manifest.bytes) {
+        let content_type = match Manifest::kept(&manifest.bytes) {
             // What it is, its own bytes say better than the upstream's header.
-            Ok(parsed) => parsed.kind.as_str().to_owned(),
-            Err(_) => manifest.content_type,
+            Ok(kept) if kept.other.is_none() || manifest.content_type.is_empty() => kept.media_type().into_owned(),
+            _ => manifest.content_type,
         };
         Ok(ManifestFacts { digest: manifest.digest, size: manifest.bytes.len() as u64, content_type })
     }
@@ -208,15 +205,21 @@ impl Endpoint {
         reference: &Reference,
         deadline: Instant,
     ) -> Result<Answer, UpstreamError> {
+        Box::pin(self.send(&self.manifest_call(method, child, reference), deadline)).await
+    }
+
+    pub(super) fn manifest_call(&self, method: Method, child: &str, reference: &Reference) -> Call {
         let mut call = self.call(method, child, &format!("manifests/{reference}"));
         call.accept = Some(accepted());
-        Box::pin(self.send(&call, deadline)).await
+        call
     }
 }
 
 /// Whether GET may be answered although HEAD was not: some registries don't know HEAD, some storages sign for GET only.
+/// Only an answer about the content itself tells that, not a token server's, and not what was refused a moment ago.
 pub(super) fn is_head_refused(error: &UpstreamError) -> bool {
     matches!(error.status(), Some(400 | 401 | 403 | 405 | 501))
+        && matches!(error.facts().asked, Asked::Content { .. } | Asked::Elsewhere)
 }
 
 /// Whether GET may say otherwise than HEAD did. A HEAD has no body that would tell a registry's 404 from a portal's, and some
@@ -238,7 +241,7 @@ fn facts(headers: &HeaderMap, reference: &Reference) -> Option<ManifestFacts> {
 }
 
 /// Whether the head of an answer is that of a manifest: it tells a digest, or a manifest's type.
-fn is_manifests(headers: &HeaderMap) -> bool {
+pub(super) fn is_manifests(headers: &HeaderMap) -> bool {
     told_digest(headers).is_some() || ManifestKind::of(&header(headers, CONTENT_TYPE)).is_some()
 }
 
@@ -259,7 +262,23 @@ fn accepted() -> HeaderValue {
     HeaderValue::from_str(&all.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("*/*"))
 }
 
-/// A digest that we can't compute counts as none.
+/// The digests in all fields of the name, which proxies fold into lists; one that we can't compute counts as none.
+fn told_digests(headers: &HeaderMap) -> Vec<Digest> {
+    let fields = headers.get_all(CONTENT_DIGEST).iter().filter_map(|field| field.to_str().ok());
+    let mut all: Vec<Digest> = Vec::new();
+    for digest in
+        fields.flat_map(|field| field.split(',')).filter_map(|text| text.trim().trim_matches('"').parse().ok())
+    {
+        if !all.contains(&digest) {
+            all.push(digest);
+        }
+    }
+    all
+}
+
+/// The one digest that an answer tells; two of one algorithm tell nothing.
 pub(super) fn told_digest(headers: &HeaderMap) -> Option<Digest> {
-    headers.get(CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
+    let told = told_digests(headers);
+    let is_only = |digest: &&Digest| told.iter().filter(|other| other.algorithm() == digest.algorithm()).count() == 1;
+    told.iter().find(is_only).copied()
 }

@@ -5,10 +5,11 @@
 //! to nobody but the upstream and its token server. It never writes to an upstream, stores nothing on disk and knows
 //! nothing of the store.
 //!
-//! In reading order: `options` and `error` are plain values; `request` tries endpoints and tries again; `endpoint`
-//! signs in and follows redirects (`challenge`, `base_challenge`, `token`, `redirect`); `transport` does one exchange (`circuit`,
-//! `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and `probe` are
-//! what is asked; `body` is what comes.
+//! In reading order: `options` and `error` are plain values; `request` tries endpoints and tries again; `endpoint` asks
+//! one, as often as its `gate` lets through and not for what it refused a moment ago (`refusals`), follows redirects
+//! (`redirect`) and signs in (`sign_in`, `challenge`, `base_challenge`, `token`, `token_server`); `transport` does one exchange
+//! (`circuit`, `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and
+//! `probe` are what is asked; `body` is what comes; `secrets` is what no error tells.
 
 mod address;
 mod base_challenge;
@@ -20,22 +21,28 @@ mod dns;
 mod endpoint;
 mod error;
 mod failure;
+mod gate;
 mod lists;
 mod manifests;
 mod options;
 mod probe;
 mod proxy;
 mod redirect;
+mod refusals;
 mod request;
+mod secrets;
+mod sign_in;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod token;
+mod token_server;
 mod transport;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
@@ -51,6 +58,7 @@ use self::circuit::Circuits;
 use self::dns::Resolver;
 use self::endpoint::Endpoint;
 use self::proxy::Proxies;
+use self::secrets::Secrets;
 use self::tls::SystemAuthorities;
 use crate::clock::Timestamp;
 use crate::telemetry::Metrics;
@@ -73,6 +81,7 @@ struct Shared {
     circuits: Circuits,
     resolver: Resolver,
     proxies: Proxies,
+    secrets: Secrets,
     trusted_hosts: Vec<String>,
     /// When an endpoint last gave what it was asked for, in milliseconds; 0: never.
     accepted: AtomicU64,
@@ -95,10 +104,13 @@ impl Upstream {
         lookup: dns::Lookup,
     ) -> Result<Self, UpstreamSetupError> {
         let limits = options.limits.clone();
+        let proxies = Proxies::new(&options.proxy)?;
+        let pairs = options.endpoints.iter().filter_map(|endpoint| secrets::pair(&endpoint.credentials));
         let shared = Arc::new(Shared {
+            secrets: Secrets::new(pairs.chain(proxies.logins())),
             circuits: Circuits::new(&limits, metrics.clone()),
             resolver: Resolver::new(lookup, limits.dns_ttl, limits.dns_patience),
-            proxies: Proxies::new(&options.proxy)?,
+            proxies,
             trusted_hosts: options.trusted_hosts.clone(),
             accepted: AtomicU64::new(0),
             limits,
@@ -137,6 +149,21 @@ impl Upstream {
             0 => None,
             millis => Some(Timestamp::from_millis(millis)),
         }
+    }
+}
+
+impl Upstream {
+    /// Whether another upstream waits to take the place of this one: its sign-in, once refused, is not tried then, so
+    /// that it does not lock the account against the new password.
+    pub fn hold_refused(&self, held: bool) {
+        self.0.endpoints.iter().for_each(|endpoint| endpoint.refusals.hold(held));
+    }
+
+    /// For how long the upstream itself is left alone, because it refused our sign-in or is asked too often; `None`:
+    /// it is not.
+    #[must_use]
+    pub fn left_alone(&self) -> Option<Duration> {
+        self.0.endpoints.first().and_then(|endpoint| endpoint.refusals.left())
     }
 }
 

@@ -109,6 +109,20 @@ pub struct UpstreamLimits {
     pub circuit_pause_max: Duration,
     /// How long the request that sets off a trial waits for its end; others don't wait.
     pub circuit_trial_wait: Duration,
+    /// For how long a refused sign-in is not tried again, doubled each time it is refused.
+    pub refused_pause: Duration,
+    /// For how long an endpoint that answers 429 and says no time is left alone, doubled likewise.
+    pub limited_pause: Duration,
+    /// For how long a repository that is refused to us is not asked for, doubled likewise.
+    pub denied_pause: Duration,
+    /// The longest of these pauses.
+    pub refused_pause_max: Duration,
+    /// Requests to an endpoint at once, until the head of a blob or the end of anything else has come.
+    pub requests: usize,
+    /// Requests that wait for a place among them.
+    pub queued: usize,
+    /// How long each of them waits.
+    pub queue_patience: Duration,
 }
 
 impl Default for UpstreamLimits {
@@ -131,8 +145,15 @@ impl Default for UpstreamLimits {
             circuit_failures: 3,
             circuit_min_wait: Duration::from_secs(1),
             circuit_pause: Duration::from_secs(1),
-            circuit_pause_max: Duration::from_secs(15),
-            circuit_trial_wait: Duration::from_millis(250),
+            circuit_pause_max: Duration::from_secs(3),
+            circuit_trial_wait: Duration::from_secs(1),
+            refused_pause: Duration::from_secs(10),
+            limited_pause: Duration::from_secs(1),
+            denied_pause: Duration::from_secs(30),
+            refused_pause_max: Duration::from_secs(300),
+            requests: 512,
+            queued: 4096,
+            queue_patience: Duration::from_secs(10),
         }
     }
 }

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use super::Upstream;
 use super::endpoint::{Answer, Endpoint, header};
 use super::error::UpstreamError;
+use super::lists::is_page_size_refused;
+use super::manifests::{is_head_refused, is_manifests};
 use super::request::share;
 use crate::oci::{Digest, Reference};
 use crate::telemetry::{ProbeOutcome, UpstreamCause};
@@ -55,17 +57,37 @@ impl Upstream {
 impl Endpoint {
     async fn probe(self: &Arc<Self>, last: Option<&(String, Digest)>, deadline: Instant) -> Probe {
         if let Some((child, digest)) = last {
-            match self.exists(child, &Reference::Digest(*digest), deadline).await {
+            let mut call = self.manifest_call(Method::HEAD, child, &Reference::Digest(*digest));
+            call.probe = true;
+            let mut asked = Box::pin(self.send(&call, deadline)).await;
+            let is_told = |answer: &Answer| is_manifests(answer.response.headers());
+            if asked.as_ref().map_or_else(is_head_refused, |answer| !is_told(answer)) {
+                call.method = Method::GET;
+                asked = Box::pin(self.send(&call, deadline)).await;
+            }
+            match asked {
                 // It may have been deleted there.
                 Err(error) if error.cause() == UpstreamCause::NotFound => {}
-                result => return self.found(result),
+                Ok(answer) if !is_told(&answer) => {
+                    let read = self.is_registrys(answer, false, deadline).await;
+                    return self.found(read);
+                }
+                result => return self.found(result.map(|_| ())),
             }
         }
         let mut call = self.call(Method::GET, "", "tags/list?n=1");
+        call.probe = true;
         if call.repository.is_empty() {
             "/v2/".clone_into(&mut call.target);
         }
-        let asked = Box::pin(self.send(&call, deadline)).await;
+        let mut asked = Box::pin(self.send(&call, deadline)).await;
+        if let Err(error) = &asked
+            && is_page_size_refused(error)
+            && let Some((list, _)) = call.target.split_once('?')
+        {
+            call.target = list.to_owned();
+            asked = Box::pin(self.send(&call, deadline)).await;
+        }
         let read = match asked {
             Ok(answer) => self.is_registrys(answer, !call.repository.is_empty(), deadline).await,
             Err(error) => Err(error),
@@ -95,7 +117,7 @@ impl Endpoint {
     }
 
     fn found(&self, result: Result<(), UpstreamError>) -> Probe {
-        let Err(error) = result else {
+        let Err(error) = result.map_err(|error| error.hidden(&self.shared.secrets)) else {
             let words = format!("{} answers and takes the credentials", self.host);
             return Probe { outcome: ProbeOutcome::Ok, words, error: None };
         };

@@ -116,6 +116,12 @@ impl Proxies {
         Some(format!("{host}:{}", proxy.address.port_or_known_default().unwrap_or_default()))
     }
 
+    /// Users and passwords of all of them.
+    pub(super) fn logins(&self) -> impl Iterator<Item = (&str, &SecretString)> {
+        let all = [&self.http, &self.https].into_iter().flatten();
+        all.filter_map(|proxy| proxy.login.as_ref()).map(|(user, password)| (user.as_str(), password))
+    }
+
     /// Whether there is any.
     pub(super) fn is_empty(&self) -> bool {
         self.http.is_none() && self.https.is_none()

@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
@@ -11,6 +12,9 @@ use super::Upstream;
 use super::endpoint::Endpoint;
 use super::error::UpstreamError;
 use crate::telemetry::UpstreamCause;
+
+/// How long the end of a limit (429) is waited for inside a request.
+const LIMIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One try at an endpoint, with its own deadline.
 pub(super) type Attempt<'a, T> = BoxFuture<'a, Result<T, UpstreamError>>;
@@ -29,7 +33,7 @@ impl Upstream {
             let mut errors = Vec::new();
             for (index, endpoint) in self.0.endpoints.iter().enumerate() {
                 let share = share(deadline, self.0.endpoints.len() - index);
-                match attempt(endpoint, share).await {
+                match attempt(endpoint, share).await.map_err(|error| error.hidden(&self.0.shared.secrets)) {
                     Ok(answer) => return Ok(answer),
                     Err(error) if !is_for_next(&error) => return Err(error),
                     Err(error) => errors.push(error),
@@ -41,7 +45,9 @@ impl Upstream {
             let first = first.unwrap_or_else(|| UpstreamError::invalid(self.host(), "has no endpoint"));
             let Some(wanted) = wanted else { return Err(first) };
             let wait = wanted.max(pause.mul_f64(1.0 + chance()));
-            if round >= limits.attempts || Instant::now() + wait >= deadline {
+            // Who asks too often hears it soon, and keeps nobody's place.
+            let is_limited = first.cause() == UpstreamCause::RateLimited && wait > LIMIT_PATIENCE;
+            if is_limited || round >= limits.attempts || Instant::now() + wait >= deadline {
                 return Err(first);
             }
             sleep(wait).await;

@@ -27,8 +27,8 @@ use crate::telemetry::UpstreamCause;
 /// Idle connections that are kept to a host.
 const MAX_IDLE: usize = 32;
 /// A half-dead HTTP/2 connection is found out by a ping.
-const PING_INTERVAL: Duration = Duration::from_secs(8);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// After a network was away, dead connections are not used for longer than this.
 const IDLE: Duration = Duration::from_secs(30);
 

@@ -42,3 +42,4 @@ mod support;
 mod uploads;
 mod upstream_answers;
 mod upstream_auth;
+mod upstream_refusals;

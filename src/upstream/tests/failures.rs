@@ -68,14 +68,12 @@ async fn mirrors_are_tried_in_order_and_never_on_404() {
     down.manifest("app", &tag("a"), soon()).await.unwrap();
     assert_eq!(mirror.seen()[0].target, "/v2/mirrored/here/app/manifests/a");
 
-    for status in [404, 400, 405] {
-        let first = Server::start(move |_| Reply::status(status)).await;
-        let second = Server::start(|_| Reply::ok(MANIFEST)).await;
-        let both = build(&options(vec![anonymous(&first), anonymous(&second)]));
-        let error = both.manifest("app", &tag("a"), soon()).await.unwrap_err();
-        assert_eq!(error.status(), Some(status));
-        assert!(second.seen().is_empty());
-    }
+    let first = Server::start(|_| Reply::status(404)).await;
+    let second = Server::start(|_| Reply::ok(MANIFEST)).await;
+    let both = build(&options(vec![anonymous(&first), anonymous(&second)]));
+    let error = both.manifest("app", &tag("a"), soon()).await.unwrap_err();
+    assert_eq!(error.status(), Some(404));
+    assert!(second.seen().is_empty());
 }
 
 #[tokio::test]

@@ -31,8 +31,10 @@ async fn a_list_that_cannot_be_had_whole_is_an_error() {
         false => page(r#"["a"]"#, "?last=a"),
     });
     assert_eq!(late.await.unwrap_err().cause(), UpstreamCause::ServerError);
-    let elsewhere = tags(|_| page(r#"["a"]"#, "http://localhost/v2/base/app/tags/list?last=a"));
+    let elsewhere = tags(|_| page(r#"["a"]"#, "http://localhost/v2/base/app?last=a"));
     assert_eq!(elsewhere.await.unwrap_err().cause(), UpstreamCause::Refused);
+    let refusal = tags(|_| Reply::ok(br#"{"errors":[{"code":"DENIED"}],"tags":null}"#));
+    assert_eq!(refusal.await.unwrap_err().cause(), UpstreamCause::Invalid);
     let circle = tags(|_| page(r#"["a"]"#, "?last=a"));
     assert_eq!(circle.await.unwrap_err().cause(), UpstreamCause::Invalid);
     let page_for_people = tags(|_| Reply::ok(b"<html>"));
@@ -59,11 +61,47 @@ async fn lists_have_a_largest_size_and_number_of_pages() {
 
 #[tokio::test]
 async fn a_registry_that_dislikes_the_page_size_is_asked_without() {
-    let found = tags(|request| match request.target.contains("n=") {
-        true => Reply::status(400),
-        false => page(r#"["a"]"#, ""),
+    for status in [400, 405, 413, 416, 422, 501] {
+        let found = tags(move |request| match request.target.contains("n=") {
+            true => Reply::status(status),
+            false => page(r#"["a"]"#, ""),
+        });
+        assert_eq!(found.await.unwrap(), ["a"], "{status}");
+    }
+    // These are no words on a size.
+    for status in [401, 403, 404, 429] {
+        let server = Server::start(move |_| Reply::with(status, "retry-after", "3600")).await;
+        upstream(anonymous(&server)).tags("app", soon()).await.unwrap_err();
+        assert_eq!(server.seen().len(), 1, "{status}");
+    }
+    let server = Server::start(|request| match request.target.contains("n=") {
+        true => Reply::status(422),
+        false => page("[]", ""),
+    })
+    .await;
+    let probe = upstream(anonymous(&server)).probe(None, soon()).await;
+    assert_eq!(probe.outcome, crate::telemetry::ProbeOutcome::Ok, "{}", probe.words);
+}
+
+#[tokio::test]
+async fn a_list_is_whole_however_its_pages_are_linked_and_written() {
+    let found = tags(|request| {
+        let link = |next: &str| ("link", format!("<{next}>; rel=\"next\""));
+        let (tags, links) = match request.target.as_str() {
+            "/v2/base/app/tags/list?n=1000" => (
+                r#"["a",null,7]"#,
+                vec![("link", "</v2/base/app/tags/list?n=1000>; rel=\"first\"".to_owned()), link("/app/tags/list?p=2")],
+            ),
+            "/v2/base/app/tags/list?p=2" => (
+                r#"["b"]"#,
+                vec![link("https://registry.internal:5000/v2/other/app/tags/list?p=3"), ("link", "<x>".into())],
+            ),
+            "/v2/base/app/tags/list?p=3" => ("{}", vec![("link", "</>; rel=last".to_owned())]),
+            _ => return Reply::status(500),
+        };
+        Reply::Answer(200, links, format!(r#"{{"name":null,"tags":{tags},"x":{{}}}}"#).into_bytes())
     });
-    assert_eq!(found.await.unwrap(), ["a"]);
+    assert_eq!(found.await.unwrap(), ["7", "a", "b"]);
 }
 
 const REFERRER: &str = r#"{"mediaType":"m","digest":"sha256:aa","size":1,"extra":[1]}"#;
@@ -126,7 +164,8 @@ async fn a_probe_tells_what_is_wrong() {
         let server = Server::start(reply).await;
         (upstream(with_login(&server)).probe(last, soon()).await, server)
     };
-    let (found, server) = probe(last(), |_| Reply::ok(MANIFEST)).await;
+    let manifest = |_: &Request| Reply::with(200, "docker-content-digest", sha256(MANIFEST).to_string());
+    let (found, server) = probe(last(), manifest).await;
     assert_eq!(found.outcome, ProbeOutcome::Ok, "{}", found.words);
     assert_eq!(server.seen().len(), 1);
     let (found, server) = probe(last(), |request| match request.method.as_str() {

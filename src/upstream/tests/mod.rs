@@ -7,6 +7,7 @@ mod lists;
 mod proxies;
 mod quirks;
 mod redirects;
+mod refused;
 mod server;
 mod sign_in;
 mod tls;

@@ -38,7 +38,7 @@ async fn where_head_is_refused_or_tells_nothing_get_answers() {
         assert_eq!(resolved.manifest.unwrap().bytes, MANIFEST);
         assert_eq!(server.seen().len(), 2);
     }
-    let server = Server::start(|_| Reply::status(404)).await;
+    let server = Server::start(|_| Reply::with(404, "docker-distribution-api-version", "registry/2.0")).await;
     let upstream = upstream(anonymous(&server));
     let error = upstream.resolve("app", &"v1".parse().unwrap(), soon()).await.unwrap_err();
     assert_eq!(error.cause(), UpstreamCause::NotFound);
@@ -64,6 +64,30 @@ async fn manifests_are_what_their_digests_say() {
     for wrong in [by_digest(b"other"), tag("lying"), tag("page"), tag("half"), tag("empty")] {
         let error = upstream.manifest("app", &wrong, soon()).await.unwrap_err();
         assert_eq!(error.cause(), UpstreamCause::Invalid, "{wrong}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_digest_counts_in_whichever_field_it_stands() {
+    let (good, other) = (sha256(MANIFEST), sha256(b"other"));
+    let long = Algorithm::Sha512.digest(MANIFEST);
+    for (fields, by_head) in [
+        (vec![format!("{good}, {good}")], true),
+        (vec!["odd".to_owned(), good.to_string()], true),
+        (vec![good.to_string(), long.to_string()], true),
+        // These contradict each other: the manifest's own bytes decide.
+        (vec![other.to_string(), good.to_string()], false),
+        (vec![format!("{good},{other}")], false),
+        (vec!["odd".to_owned()], false),
+    ] {
+        let told = fields.clone();
+        let server = Server::start(move |_| {
+            let headers = told.iter().map(|field| ("docker-content-digest", field.clone())).collect();
+            Reply::Answer(200, headers, MANIFEST.to_vec())
+        })
+        .await;
+        let resolved = upstream(anonymous(&server)).resolve("app", &"v1".parse().unwrap(), soon()).await.unwrap();
+        assert_eq!((resolved.digest, resolved.manifest.is_none()), (good, by_head), "{fields:?}");
     }
 }
 

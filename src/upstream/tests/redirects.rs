@@ -103,3 +103,63 @@ async fn storage_that_refuses_its_own_address_does_not_look_like_refused_credent
     assert_eq!((error.cause(), error.status()), (UpstreamCause::ServerError, Some(403)));
     assert_eq!(storage.seen().len(), 3, "a fresh address was asked for each time");
 }
+
+/// A registry that has the blob for anyone with a token of `realm`.
+async fn public_registry(realm: String) -> Server {
+    Server::start(move |request| match request.header("authorization") {
+        "Bearer anyone" => Reply::ok(BLOB),
+        _ => Reply::with(401, "www-authenticate", format!(r#"Bearer realm="{realm}",scope="repository:x:pull""#)),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn another_registry_gets_an_anonymous_token_of_its_own_and_nothing_of_ours() {
+    let tokens = Server::start(|_| Reply::json(200, r#"{"token":"anyone"}"#)).await;
+    let other = public_registry(tokens.url("/token")).await;
+    let registry = redirecting(other.url("/v2/x/blobs/y")).await;
+    let upstream = upstream(with_login(&registry));
+    for _ in 0..2 {
+        assert_eq!(read_blob(&upstream, None).await.unwrap(), BLOB);
+    }
+    let [asked] = tokens.seen().try_into().unwrap();
+    assert_eq!((asked.header("authorization"), asked.target.contains("account")), ("", false));
+    assert!(asked.target.contains("repository%3Ax%3Apull"), "{asked:?}");
+    assert!(other.seen().iter().all(|request| matches!(request.header("authorization"), "" | "Bearer anyone")));
+    assert!(registry.seen().iter().all(|request| !request.header("authorization").contains("anyone")));
+
+    // Who gives no token to just anyone does not make our pair a refused one.
+    let tokens = Server::start(|_| Reply::status(401)).await;
+    let other = public_registry(tokens.url("/token")).await;
+    let registry = redirecting(other.url("/v2/x/blobs/y")).await;
+    let upstream = super::upstream(with_login(&registry));
+    read_blob(&upstream, None).await.unwrap_err();
+    assert!(upstream.left_alone().is_none());
+}
+
+#[tokio::test]
+async fn the_token_server_of_another_registry_is_gone_to_only_where_a_redirect_may_lead() {
+    let tokens = Server::start(|_| Reply::json(200, r#"{"token":"anyone"}"#)).await;
+    let lookup: dns::Lookup = Arc::new(|name: &str| {
+        let addresses: &[&str] = if name == "upstream.test" { &["127.0.0.1", "203.0.114.1"] } else { &["127.0.0.1"] };
+        Ok(addresses.iter().map(|text| text.parse().unwrap()).collect())
+    });
+    for realm in [
+        format!("http://inside.test:{}/token", tokens.address.port()),
+        tokens.url("/token"),
+        "http://169.254.169.254/token".to_owned(),
+        "http://me:pw@inside.test/token".to_owned(),
+    ] {
+        let other = public_registry(realm.clone()).await;
+        let registry = redirecting(format!("http://other.test:{}/v2/x/blobs/y", other.address.port())).await;
+        let endpoint =
+            EndpointOptions { host: format!("upstream.test:{}", registry.address.port()), ..with_login(&registry) };
+        let mut options = options(vec![endpoint]);
+        options.trusted_hosts = vec!["other.test".to_owned()];
+        let upstream =
+            Upstream::with_lookup(&options, Metrics::new().unwrap(), TaskTracker::new(), Arc::clone(&lookup)).unwrap();
+        let error = read_blob(&upstream, None).await.unwrap_err();
+        assert_eq!(error.cause(), UpstreamCause::Refused, "{realm}: {error}");
+    }
+    assert!(tokens.seen().is_empty());
+}

@@ -186,3 +186,64 @@ async fn a_token_server_that_moved_is_found() {
     upstream.manifest("second", &tag("a"), soon()).await.unwrap();
     assert_eq!(new.seen().len(), 1);
 }
+
+#[tokio::test]
+async fn a_new_token_that_is_refused_gets_a_second_look() {
+    let tokens = token_server().await;
+    let registry = registry(&tokens.url("/token"), Arc::new(AtomicUsize::new(2))).await;
+    upstream(with_login(&registry)).manifest("app", &tag("a"), soon()).await.unwrap();
+    assert_eq!((registry.seen().len(), tokens.seen().len()), (3, 2));
+}
+
+#[tokio::test]
+async fn a_token_server_may_redirect_to_itself_and_to_nobody_else() {
+    let other = token_server().await;
+    for (hops, elsewhere) in [(1, false), (3, false), (4, false), (1, true)] {
+        let to = if elsewhere { other.url("/token") } else { String::new() };
+        let tokens = Server::start(move |request| {
+            let done = request.target.split("hop=").nth(1).map_or(0, |number| number[..1].parse().unwrap());
+            match done == hops {
+                true => Reply::json(200, r#"{"token":"t9"}"#),
+                false if elsewhere => Reply::with(307, "location", to.clone()),
+                false => Reply::with(302, "location", format!("/token?hop={}", done + 1)),
+            }
+        })
+        .await;
+        let registry = registry(&tokens.url("/token"), Arc::default()).await;
+        let result = upstream(with_login(&registry)).manifest("app", &tag("a"), soon()).await;
+        match (hops, elsewhere) {
+            (_, true) => assert_eq!(result.unwrap_err().cause(), UpstreamCause::Refused),
+            (4.., false) => assert_eq!(result.unwrap_err().cause(), UpstreamCause::Invalid),
+            (_, false) => {
+                result.unwrap();
+                assert_eq!(tokens.seen().len(), hops + 1);
+                assert!(tokens.seen().iter().all(|request| !request.header("authorization").is_empty()));
+            }
+        }
+    }
+    assert!(other.seen().is_empty(), "the password stays with whom it is for");
+}
+
+#[tokio::test]
+async fn an_upstream_that_shows_our_credentials_does_not_make_us_show_them() {
+    for realm in ["Basic", "Bearer"] {
+        let tokens = Server::start(|_| Reply::json(200, r#"{"token":"tok-ttttttttttttttttt"}"#)).await;
+        let token_url = tokens.url("/token");
+        let registry = Server::start(move |request| match request.header("authorization") {
+            "" if realm == "Basic" => Reply::with(401, "www-authenticate", r#"Basic realm="x""#),
+            "" => Reply::with(401, "www-authenticate", format!(r#"Bearer realm="{token_url}""#)),
+            sent => {
+                let value = sent.split(' ').next_back().unwrap();
+                let said = format!("bad header: {sent} ({value}), me%3Ageheim, header={value}");
+                Reply::json(400, &serde_json::json!({"errors": [{"code": "BAD", "message": said}]}).to_string())
+            }
+        })
+        .await;
+        let error = upstream(with_login(&registry)).manifest("app", &tag("a"), soon()).await.unwrap_err();
+        let shown = format!("{error} {error:?} {}", error.detail());
+        assert!(shown.contains("bad header"), "{shown}");
+        for secret in ["bWU6Z2VoZWlt", "tok-ttt", "geheim"] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
+    }
+}

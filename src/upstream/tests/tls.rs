@@ -208,7 +208,7 @@ async fn questions_go_over_http2_and_blobs_over_connections_of_their_own() {
                 let stream = acceptor.accept(stream).await.unwrap();
                 let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let service = service_fn(async |request: http::Request<Incoming>| {
-                    let version = format!(r#"{{"version":"{:?}"}}"#, request.version());
+                    let version = format!(r#"{{"schemaVersion":2,"version":"{:?}"}}"#, request.version());
                     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<bytes::Bytes>::from(version)))
                 });
                 let io = TokioIo::new(stream);
@@ -232,7 +232,7 @@ async fn questions_go_over_http2_and_blobs_over_connections_of_their_own() {
     };
     let upstream = upstream(endpoint);
     let manifest = upstream.manifest("app", &tag("a"), soon()).await.unwrap();
-    assert_eq!(manifest.bytes, r#"{"version":"HTTP/2.0"}"#);
+    assert_eq!(manifest.bytes, r#"{"schemaVersion":2,"version":"HTTP/2.0"}"#);
     let blob = read_blob(&upstream, None).await.unwrap();
-    assert_eq!(blob, br#"{"version":"HTTP/1.1"}"#);
+    assert_eq!(blob, br#"{"schemaVersion":2,"version":"HTTP/1.1"}"#);
 }

@@ -143,6 +143,12 @@ impl Answer {
         self
     }
 
+    /// Adds a field of a header that may be there already.
+    pub(crate) fn field(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// Leaves a header out.
     pub(crate) fn without(&mut self, name: &str) -> &mut Self {
         self.headers.retain(|(header, _)| header != name);
