@@ -124,6 +124,9 @@ struct StoreStatus {
     free_bytes: u64,
     reserve_bytes: u64,
     writable: bool,
+    /// Why not, as the answers to refused pushes name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<&'static str>,
     damaged_contents: u64,
     damaged_bytes: u64,
     disk_fault: bool,
@@ -184,7 +187,8 @@ async fn status(State(state): State<AdminState>) -> Response {
             budget_bytes: store.budget,
             free_bytes: store.free,
             reserve_bytes: store.reserve,
-            writable: store.writable,
+            writable: store.refusal.is_none(),
+            refusal: store.refusal,
             damaged_contents: damage.contents,
             damaged_bytes: damage.bytes,
             disk_fault: damage.disk_fault,

@@ -17,6 +17,9 @@ use crate::upstream::UpstreamError;
 /// After so many seconds a client asks again when the upstream has too much to do and does not say how long.
 const RETRY_UPSTREAM: u64 = 5;
 
+/// And when this process has no file descriptor left.
+const RETRY_DESCRIPTORS: u64 = 1;
+
 /// Whose fault a failure is; decides how it is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -24,6 +27,8 @@ pub(super) enum Origin {
     Client,
     /// The disk, or no room on it.
     Disk,
+    /// The process has no more of what the system gives: file descriptors.
+    Limits,
     /// The upstream.
     Upstream,
     /// Ours.
@@ -266,10 +271,18 @@ impl From<StoreError> for ApiError {
                 Self::new(ErrorCode::Unknown, "the registry's disk failed; its log has the cause")
                     .with_cause(Origin::Disk, &error)
             }
-            StoreError::Bug(_) | StoreError::FillBusy(_) => {
-                Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause")
-                    .with_cause(Origin::Bug, &error)
+            StoreError::Descriptors { .. } => Self::new(
+                ErrorCode::Unavailable,
+                "the registry has no file descriptor left; its log says of which limit",
+            )
+            .retry_after(RETRY_DESCRIPTORS)
+            .with_cause(Origin::Limits, &error),
+            // Whoever held it is through in a moment.
+            StoreError::FillBusy(_) => {
+                Self::new(ErrorCode::Unavailable, error.to_string()).retry_after(RETRY_DESCRIPTORS)
             }
+            StoreError::Bug(_) => Self::new(ErrorCode::Unknown, "internal fault; the registry's log has the cause")
+                .with_cause(Origin::Bug, &error),
         }
     }
 }
@@ -286,11 +299,18 @@ fn full(refusal: Refusal) -> ApiError {
             RoomLack::Reserve,
             json!({ "reason": "ReserveExhausted", "reserveBytes": text(reserve), "freeBytes": text(free) }),
         ),
+        Refusal::InodesExhausted { free } => {
+            (RoomLack::Inodes, json!({ "reason": refusal.as_str(), "freeBytes": text(free) }))
+        }
+        Refusal::QuotaExhausted => (RoomLack::Quota, json!({ "reason": refusal.as_str() })),
+        Refusal::FileTooLong => (RoomLack::FileTooLong, json!({ "reason": refusal.as_str() })),
+        Refusal::ReadOnly => (RoomLack::ReadOnly, json!({ "reason": refusal.as_str() })),
     };
-    let (Refusal::BudgetExhausted { wanted, .. } | Refusal::ReserveExhausted { wanted, .. }) = refusal;
-    detail["leftBytes"] = text(refusal.left()).into();
-    if wanted > 0 {
-        detail["wantedBytes"] = text(wanted).into();
+    if let Refusal::BudgetExhausted { wanted, .. } | Refusal::ReserveExhausted { wanted, .. } = refusal {
+        detail["leftBytes"] = text(refusal.left()).into();
+        if wanted > 0 {
+            detail["wantedBytes"] = text(wanted).into();
+        }
     }
     let mut error = ApiError::new(ErrorCode::InsufficientStorage, refusal.to_string()).with_detail(detail);
     error.0.origin = Origin::Disk;

@@ -130,7 +130,7 @@ impl Exchange {
             Err(error) => {
                 match error.origin() {
                     Origin::Client => {}
-                    Origin::Disk | Origin::Bug | Origin::Upstream => self.log_fault(&error),
+                    Origin::Disk | Origin::Limits | Origin::Bug | Origin::Upstream => self.log_fault(&error),
                 }
                 if let Some(room) = error.room() {
                     self.app.0.metrics.push_refused(room);

@@ -93,7 +93,7 @@ pub(super) async fn append(
 ) -> Result<Response, ApiError> {
     let mut session = call.mode.writable()?.store().resume_upload(repo, id).await?;
     let length = chunk_length(call, repo, &session)?;
-    admit(call, &session)?;
+    admit(call, &session).await?;
     append_all(&mut session, body, length).await?;
     Ok(in_progress(StatusCode::ACCEPTED, repo, id, session.offset()))
 }
@@ -117,7 +117,7 @@ pub(super) async fn finish(
         Err(error) => return Err(error.into()),
     };
     let length = chunk_length(call, repo, &session)?;
-    admit(call, &session)?;
+    admit(call, &session).await?;
     append_all(&mut session, body, length).await?;
     session.finish(digest).await?;
     Ok(created(repo, digest))
@@ -146,10 +146,10 @@ fn announced(call: &Call<'_>) -> Option<u64> {
 }
 
 /// What can't fit is refused before its body is read. A chunk of nothing needs no room: the last PUT may be one.
-fn admit(call: &Call<'_>, session: &UploadSession) -> Result<(), ApiError> {
+async fn admit(call: &Call<'_>, session: &UploadSession) -> Result<(), ApiError> {
     match announced(call) {
         None | Some(0) => Ok(()),
-        Some(bytes) => Ok(session.admit(bytes)?),
+        Some(bytes) => Ok(session.admit(bytes).await?),
     }
 }
 

@@ -235,6 +235,7 @@ impl From<StoreError> for Failure {
 /// Runs what the process's arguments say.
 #[must_use]
 pub fn run() -> ExitCode {
+    crate::sys::signals::let_long_writes_fail();
     // clap prints its own errors and help, and ends with 2 for wrong usage.
     let arguments = Arguments::parse();
     match execute(arguments.command) {

@@ -14,7 +14,7 @@ use super::filler::Filler;
 use super::fills::Shared;
 use super::{FillError, Source};
 use crate::oci::{Digest, Hasher, RepoName};
-use crate::store::{PartialBlob, StoreError};
+use crate::store::{PartialBlob, Refusal, StoreError};
 use crate::telemetry::{FillCause, with_causes};
 
 /// How long a fill waits until fewer run: its clients go on without the store then, and want headers in time.
@@ -177,13 +177,16 @@ pub(super) async fn run(shared: &Shared, fill: &Fill) {
     if let Some(cause) = cause(&error) {
         shared.metrics.fill_error(cause);
     }
-    tracing::warn!(
-        digest = %fill.digest,
-        repository = %fill.source.child,
-        upstream = fill.source.upstream.host(),
-        error = %with_causes(&error),
-        "a blob could not be fetched into the store"
-    );
+    // Of a store that takes nothing the metrics and the status tell; this would come for every blob.
+    if !matches!(error, FillError::Store(StoreError::Full(Refusal::ReadOnly))) {
+        tracing::warn!(
+            digest = %fill.digest,
+            repository = %fill.source.child,
+            upstream = fill.source.upstream.host(),
+            error = %with_causes(&error),
+            "a blob could not be fetched into the store"
+        );
+    }
     // Off the list first: who comes from now on begins anew.
     shared.forget(fill);
     fill.fail_if_unfinished(error);
@@ -195,7 +198,9 @@ const fn cause(error: &FillError) -> Option<FillCause> {
             Some(FillCause::Upstream)
         }
         FillError::Store(StoreError::DigestMismatch { .. }) => Some(FillCause::DigestMismatch),
+        FillError::Store(StoreError::Full(Refusal::ReadOnly)) => Some(FillCause::ReadOnly),
         FillError::Store(StoreError::Full(_)) => Some(FillCause::Full),
+        FillError::Store(StoreError::Descriptors { .. }) => Some(FillCause::Descriptors),
         FillError::Store(_) => Some(FillCause::Disk),
         FillError::Busy | FillError::Unvouched(_) | FillError::Stopping => None,
     }

@@ -267,7 +267,7 @@ impl<'a> Filler<'a> {
     }
 
     async fn make_room(&self, bytes: u64) -> Result<(), FillError> {
-        match self.partial.admit(bytes) {
+        match self.partial.admit(bytes).await {
             Err(StoreError::Full(_)) => Ok(self.shared.room.make(bytes).await?),
             admitted => Ok(admitted?),
         }

@@ -90,8 +90,9 @@ impl FillReader {
                 Progress::Connecting | Progress::Filling { .. } => {}
                 Progress::Whole { size } if size > offset => return Ok(Beyond::Upto(size)),
                 Progress::Whole { .. } => return Ok(Beyond::End),
+                Progress::Failed(error @ FillError::Store(StoreError::DigestMismatch { .. })) => return Err(error),
                 // The upstream still has it: the client gets it without the store.
-                Progress::Failed(FillError::Store(StoreError::Full(_) | StoreError::Io { .. })) => {
+                Progress::Failed(FillError::Store(_)) => {
                     return self.relay(offset).await;
                 }
                 // Another upstream has failed, not the client's own.

@@ -69,7 +69,7 @@ impl Room {
         let Some(need) = self.missing(bytes) else { return Ok(()) };
         let usage = self.0.store.usage();
         if lock(&self.0.barren).is_some_and(|since| since.elapsed() < BARREN) {
-            return self.0.store.admit(bytes);
+            return self.0.store.admit(bytes).await;
         }
         let slack = usage.budget.unwrap_or(usage.reserve) / SLACK;
         let spare_tagged = !self.0.replaceable.load(Ordering::Relaxed);
@@ -83,7 +83,7 @@ impl Room {
                 "removed what was least recently used to make room"
             );
         }
-        let admitted = self.0.store.admit(bytes);
+        let admitted = self.0.store.admit(bytes).await;
         if admitted.is_err() {
             *lock(&self.0.barren) = Some(Instant::now());
         }

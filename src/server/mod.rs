@@ -26,7 +26,7 @@ use crate::config::watch::Watcher;
 use crate::config::{self, Config, ConfigError, Overrides};
 use crate::fetch::{FillOptions, Fills, Room};
 use crate::serve::{self, BindError, Server, Tls, TlsError};
-use crate::store::{IndexState, Store, StoreError};
+use crate::store::{IndexState, Refusal, Store, StoreError};
 use crate::telemetry::{
     CertificateUse, IndexSample, LogError, Logging, Metrics, MetricsError, StoreSample, with_causes,
 };
@@ -338,7 +338,7 @@ fn sample(store: &Store) -> StoreSample {
         budget: usage.budget,
         free: usage.free,
         reserve: usage.reserve,
-        writable: usage.writable,
+        refusal: usage.refusal.map(Refusal::as_str),
     }
 }
 

@@ -36,14 +36,10 @@ pub(super) fn log(found: Vec<String>, said: &mut Vec<String>) {
 
 /// Logs at the start that nothing can be pushed. A cache at its bounds is as it should be.
 pub(super) fn log_room(config: &Config, usage: &Usage) {
-    if config.mode == Mode::Local && !usage.writable {
+    if config.mode == Mode::Local
+        && let Some(refusal) = usage.refusal
+    {
         let Usage { used, budget, free, reserve, .. } = *usage;
-        tracing::warn!(
-            used,
-            budget,
-            free,
-            reserve,
-            "pushes are refused until there is room: store.maxBytes is used up, or no more is free than store.reserveBytes keeps"
-        );
+        tracing::warn!(used, budget, free, reserve, "pushes are refused: {refusal}");
     }
 }

@@ -169,6 +169,7 @@ impl Shelf<'_> {
             }
             return Err(error);
         }
+        self.space.note_tried();
         self.drop_mended(digest, &[]);
         if self.damage.has(digest) {
             // Others still have the damaged file.
@@ -348,11 +349,17 @@ impl Counting<'_> {
                 continue;
             }
             if facts.nlink() == 1 && facts.is_file() {
-                self.shelf.disk.unlink(path)?;
-                self.shelf.space.remove_content(digest, facts.len());
-            } else {
-                self.shelf.space.see_content(digest, facts.len());
+                match self.shelf.disk.unlink(path) {
+                    Ok(_) => {
+                        self.shelf.space.remove_content(digest, facts.len());
+                        continue;
+                    }
+                    // It takes its room until it is counted after another unclean stop.
+                    Err(error) if error.is_read_only() => {}
+                    Err(error) => return Err(error),
+                }
             }
+            self.shelf.space.see_content(digest, facts.len());
         }
         if batch.is_empty() {
             self.shelf.space.end_count(self.folder);

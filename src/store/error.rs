@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::oci::{Digest, UploadId};
 
-/// Why a write is refused for lack of room. Displayed: what does not fit and what is left, a sentence without its end.
+/// Why nothing can be written, for lack of room mostly. What is stored is read all the same. Displayed: what does not fit and
+/// what is left, a sentence without its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// `store.maxBytes` would be exceeded.
@@ -19,7 +20,7 @@ pub enum Refusal {
         /// Bytes that were to be written next, as far as they were announced.
         wanted: u64,
     },
-    /// The file system would have less than `store.reserveBytes` free.
+    /// The file system would have less than `store.reserveBytes` free, or is full.
     ReserveExhausted {
         /// Bytes that have to stay free.
         reserve: u64,
@@ -28,15 +29,40 @@ pub enum Refusal {
         /// As in a refusal by the budget; 0 if the system refused a write that was counted already.
         wanted: u64,
     },
+    /// The file system has bytes free and takes no further file (`ENOSPC` without a free inode).
+    InodesExhausted {
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// A quota on the file system is used up (`EDQUOT`).
+    QuotaExhausted,
+    /// The system takes no file of that length (`EFBIG`): the process's limit (`RLIMIT_FSIZE`) or the file system's own.
+    FileTooLong,
+    /// The file system is read-only (`EROFS`).
+    ReadOnly,
 }
 
 impl Refusal {
+    /// Its name, for answers and the status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BudgetExhausted { .. } => "BudgetExhausted",
+            Self::ReserveExhausted { .. } => "ReserveExhausted",
+            Self::InodesExhausted { .. } => "InodesExhausted",
+            Self::QuotaExhausted => "QuotaExhausted",
+            Self::FileTooLong => "FileTooLong",
+            Self::ReadOnly => "ReadOnly",
+        }
+    }
+
     /// Bytes that would still be taken.
     #[must_use]
     pub const fn left(&self) -> u64 {
         match self {
             Self::BudgetExhausted { budget, used, .. } => budget.saturating_sub(*used),
             Self::ReserveExhausted { reserve, free, .. } => free.saturating_sub(*reserve),
+            Self::InodesExhausted { .. } | Self::QuotaExhausted | Self::FileTooLong | Self::ReadOnly => 0,
         }
     }
 }
@@ -66,6 +92,15 @@ impl fmt::Display for Refusal {
                 "{wanted} bytes more do not fit: {left} are left on the file system of the store, which has {free} bytes free, \
                  and {reserve} stay free (store.reserveBytes)"
             ),
+            Self::InodesExhausted { free } => write!(
+                f,
+                "the file system of the store has no inode free for a further file, although {free} bytes are free"
+            ),
+            Self::QuotaExhausted => f.write_str("the quota on the file system of the store is used up"),
+            Self::FileTooLong => f.write_str(
+                "the system takes no file of that length: see the limit on file sizes (RLIMIT_FSIZE) of the registry's process",
+            ),
+            Self::ReadOnly => f.write_str("the file system of the store is read-only"),
         }
     }
 }
@@ -96,8 +131,8 @@ pub enum StoreError {
         /// As computed.
         actual: Box<Digest>,
     },
-    /// No room.
-    #[error("no room: {0}")]
+    /// Nothing can be written, for want of room mostly.
+    #[error("nothing can be stored: {0}")]
     Full(Refusal),
     /// The index is being built; `retry_after` is a guess in seconds.
     #[error("the index is being rebuilt")]
@@ -108,6 +143,17 @@ pub enum StoreError {
     /// The folder can't be used as a store; a whole sentence for the administrator.
     #[error("{0}")]
     Layout(String),
+    /// The process, or the system, has no file descriptor left (`EMFILE`, `ENFILE`). The disk is not at fault.
+    #[error("no file descriptor is left to {operation} {path}")]
+    Descriptors {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
     /// The disk failed.
     #[error("{operation} {path}")]
     Io {
@@ -127,7 +173,14 @@ pub enum StoreError {
 impl StoreError {
     /// Wraps what the system said about `operation` on `path`; for `map_err`.
     pub(crate) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { operation, path: path.to_path_buf(), source: Arc::new(source) }
+        move |source| {
+            let (path, source) = (path.to_path_buf(), Arc::new(source));
+            if is_out_of_descriptors(&source) {
+                Self::Descriptors { operation, path, source }
+            } else {
+                Self::Io { operation, path, source }
+            }
+        }
     }
 
     /// The file at `path` is not what the store wrote there.
@@ -135,13 +188,39 @@ impl StoreError {
         Self::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 
-    /// Whether the system said that the disk, or the quota on it, is full.
-    pub(crate) fn is_disk_full(&self) -> bool {
-        match self {
-            Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
-            _ => false,
+    /// What the system said of why it writes nothing, if that is why; see [`super::space::Space::explain`].
+    pub(super) fn unwritable(&self) -> Option<Unwritable> {
+        let Self::Io { source, .. } = self else { return None };
+        match source.kind() {
+            io::ErrorKind::StorageFull => Some(Unwritable::Full),
+            io::ErrorKind::QuotaExceeded => Some(Unwritable::Quota),
+            io::ErrorKind::FileTooLarge => Some(Unwritable::TooLong),
+            io::ErrorKind::ReadOnlyFilesystem => Some(Unwritable::ReadOnly),
+            _ => None,
         }
     }
+
+    /// Whether the file system is read-only.
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self, Self::Full(Refusal::ReadOnly)) || self.unwritable() == Some(Unwritable::ReadOnly)
+    }
+}
+
+/// Why the system writes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unwritable {
+    /// `ENOSPC`.
+    Full,
+    /// `EDQUOT`.
+    Quota,
+    /// `EFBIG`.
+    TooLong,
+    /// `EROFS`.
+    ReadOnly,
+}
+
+/// Whether the process (`EMFILE`) or the system (`ENFILE`) has no file descriptor left.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(errno, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use dashmap::DashSet;
 use fail::fail_point;
 use rustix::fs::{OFlags, fcntl_setfl};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::contents::{Shelf, stat};
@@ -27,10 +28,15 @@ use super::{Inner, StoreError, change};
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Digest, Hasher, RepoName};
 
-/// The digests that are being written by somebody.
+/// How long a fill that somebody else holds is waited for: an eviction that removes it is through with it long before on any
+/// disk that works.
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+
+/// The digests that are being written, or removed, by somebody.
 #[derive(Debug, Default)]
 pub(super) struct Fills {
     held: DashSet<Digest>,
+    freed: Notify,
 }
 
 /// A content that is not whole yet, held by one writer.
@@ -60,11 +66,23 @@ struct Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        self.store.fills.held.remove(&self.digest);
+        self.store.fills.let_go(&self.digest);
     }
 }
 
 impl Fills {
+    /// Completes when somebody lets go of a fill after this call.
+    pub(super) fn freed(&self) -> impl Future<Output = ()> {
+        let mut freed = Box::pin(self.freed.notified());
+        freed.as_mut().enable();
+        freed
+    }
+
+    fn let_go(&self, digest: &Digest) {
+        self.held.remove(digest);
+        self.freed.notify_waiters();
+    }
+
     /// Removes fills that nobody holds and that got no byte for longer than `idle`, or all of them; says how many and
     /// how many bytes. Blocking.
     pub(super) fn reap(
@@ -81,7 +99,7 @@ impl Fills {
                 continue;
             }
             let removed = shelf.disk.unlink(&path);
-            self.held.remove(&digest);
+            self.let_go(&digest);
             if removed? {
                 shelf.space.refund_upload(length);
                 reaped += 1;
@@ -99,7 +117,7 @@ pub(super) fn begin(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, S
     }
     let opened = open(store, digest);
     if opened.is_err() {
-        store.fills.held.remove(&digest);
+        store.fills.let_go(&digest);
     }
     opened
 }
@@ -177,8 +195,9 @@ impl PartialBlob {
     ///
     /// # Errors
     /// [`StoreError::Full`].
-    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
-        self.0.store.space.admit(bytes)
+    pub async fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        let store = Arc::clone(&self.0.store);
+        super::blocking(move || store.space.admit(bytes)).await
     }
 
     /// Appends content. When it answers, the bytes can be read from [`PartialBlob::file`] (not yet synced).

@@ -3,7 +3,7 @@
 //! ```text
 //! <dir>/VERSION                       layout version, "1.0\n"
 //! <dir>/.d8-registry                  marker: this folder is a store (also the lock that keeps a second server out)
-//! <dir>/usage                         bytes of blobs/, written at a clean stop, removed at start
+//! <dir>/usage                         bytes of blobs/, written at a clean stop, removed before the first change
 //! <dir>/blobs/<alg>/<2 hex>/<hex>     every content once, manifests too; the 256 folders exist from the start
 //! <dir>/repositories/<name…>/_blobs/<alg>/<hex>      membership of a blob: a hard link to the content
 //! <dir>/repositories/<name…>/_manifests/<alg>/<hex>  membership of a manifest: a hard link to the content
@@ -72,6 +72,11 @@ impl Layout {
     /// Stands in an otherwise empty folder while it is being laid out, so that a killed start can go on.
     pub(super) fn marker_in_making(&self) -> PathBuf {
         self.root.join(".d8-registry.new")
+    }
+
+    /// Under which name that is written.
+    pub(super) fn laying_out(&self) -> PathBuf {
+        self.root.join(".laying-out")
     }
 
     pub(super) fn usage(&self) -> PathBuf {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Evicted, Eviction, KeptList, Lease, ListKind, Page, PartialBlob, Store, StoreError, VerifiedTag, blocking, change,
-    contents, fills,
+    Evicted, Eviction, KeptList, Lease, ListKind, Page, PartialBlob, Store, StoreError, StoredBlob, VerifiedTag,
+    blocking, change, contents, fills,
 };
 use crate::oci::{Digest, RepoName, Tag, UpstreamId};
 
@@ -26,20 +26,50 @@ impl Store {
         self.ask(move |store| store.listings.cached_repositories(upstream, last.as_deref(), limit)).await
     }
 
-    /// Takes up the fill of a content, or begins it, and holds it. Reads and hashes what an earlier process left.
+    /// Takes up the fill of a content, or begins it, and holds it. Reads and hashes what an earlier process left. While
+    /// another holds it, the eviction that removes it for one, this waits, [`fills::BUSY`] at most.
     ///
     /// # Errors
     /// [`StoreError::FillBusy`], or of the disk.
     pub async fn begin_fill(&self, digest: Digest) -> Result<PartialBlob, StoreError> {
-        change(Arc::clone(&self.0), move |store| fills::begin(store, digest)).await
+        let deadline = tokio::time::Instant::now() + fills::BUSY;
+        loop {
+            // Before the look: who lets go in between is heard.
+            let freed = self.0.fills.freed();
+            let begun = change(Arc::clone(&self.0), move |store| fills::begin(store, digest)).await;
+            if !matches!(begun, Err(StoreError::FillBusy(_))) || tokio::time::timeout_at(deadline, freed).await.is_err()
+            {
+                return begun;
+            }
+        }
     }
 
     /// Whether `bytes` more would be taken now.
     ///
     /// # Errors
     /// [`StoreError::Full`].
-    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
-        self.0.space.admit(bytes)
+    pub async fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        let store = Arc::clone(&self.0);
+        blocking(move || store.space.admit(bytes)).await
+    }
+
+    /// Opens a content that is stored in some repository. Whoever asks has made sure that the client's repository may have
+    /// it: for when that can't be written down.
+    ///
+    /// # Errors
+    /// [`StoreError::BlobUnknown`] if no repository has it, or of the disk.
+    pub async fn content(&self, digest: Digest) -> Result<StoredBlob, StoreError> {
+        let store = Arc::clone(&self.0);
+        blocking(move || {
+            let path = store.layout.content(&digest);
+            let file = contents::open_content(&path)?.ok_or(StoreError::BlobUnknown)?;
+            let facts = file.metadata().map_err(StoreError::io("stat", &path))?;
+            if !facts.is_file() || store.damage.is_listed(&digest, facts.ino()) {
+                return Err(StoreError::BlobUnknown);
+            }
+            Ok(StoredBlob { file, size: facts.len(), digest })
+        })
+        .await
     }
 
     /// Whether the content is stored, in whichever repository, and not known to be damaged.

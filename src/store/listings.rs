@@ -217,6 +217,10 @@ impl Listings {
 
     /// Does what there is to do now; blocking. `false`: it failed, and is to be tried again later.
     fn tend(&self, tree: Tree<'_>, stop: &CancellationToken) -> bool {
+        if self.folder.is_read_only() {
+            // Nothing changes, so an index that answers goes on; one that is not open can't be opened.
+            return true;
+        }
         let result = self
             .open_once(tree)
             .and_then(|()| self.rebuild_if_due(tree, stop))

@@ -452,7 +452,7 @@ impl Inner {
     }
 
     pub(super) fn begin_change<'a>(&'a self, repo: &'a RepoName) -> Result<Change<'a>, StoreError> {
-        self.listings.begin(repo).map_err(|error| StoreError::Bug(crate::telemetry::with_causes(&error)))
+        self.listings.begin(repo)
     }
 }
 

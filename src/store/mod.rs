@@ -65,7 +65,7 @@ use self::layout::{Layout, Membership};
 use self::listings::Listings;
 use self::locks::RepositoryLocks;
 use self::manifests::Memory;
-use self::opening::LayOut;
+use self::opening::{LayOut, Noted};
 use self::pace::{Pace, Turn};
 use self::rebuild::Tree;
 use self::space::Space;
@@ -99,6 +99,7 @@ struct Inner {
     lock: File,
     /// Read while a change is made; `true` once the store is closed.
     closed: RwLock<bool>,
+    noted: Noted,
 }
 
 impl std::fmt::Debug for Inner {
@@ -138,7 +139,8 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// As [`blocking`], for work that changes the tree: [`Store::close`] waits for it, and a full disk is called full.
+/// As [`blocking`], for work that changes the tree: [`Store::close`] waits for it, and why the system writes nothing is
+/// called by its name.
 async fn change<T: Send + 'static>(
     store: Arc<Inner>,
     work: impl FnOnce(&Arc<Inner>) -> Result<T, StoreError> + Send + 'static,
@@ -148,7 +150,11 @@ async fn change<T: Send + 'static>(
         if *closed {
             return Err(StoreError::Bug("the store is closed".into()));
         }
-        work(&store).map_err(|error| store.space.explain(error))
+        store
+            .noted
+            .forget(&store.layout, &store.disk)
+            .and_then(|()| work(&store))
+            .map_err(|error| store.space.explain(error))
     })
     .await
 }
@@ -177,9 +183,9 @@ impl Store {
         let lay_out = if options.must_exist { LayOut::Never } else { LayOut::WhereEmpty };
         let opened = opening::open(&layout, &disk, lay_out)?;
         let root = || File::open(layout.root()).map_err(StoreError::io("open", layout.root()));
-        let noted = opening::take_usage(&layout, &disk)?;
         // A folder that was laid out just now holds nothing.
-        let contents = noted.or(opened.fresh.then_some(0));
+        let contents = opening::usage(&layout).or(opened.fresh.then_some(0));
+        let noted = Noted::new(&layout);
         let coming = uploads::bytes_at_start(&layout)? + fills::bytes_on_disk(&layout)?;
         let space = Space::new(root()?, options.limits(), contents, coming);
         let store = Self(Arc::new(Inner {
@@ -196,6 +202,7 @@ impl Store {
             listings: Listings::new(&layout),
             lock: opened.lock,
             closed: RwLock::new(false),
+            noted,
             layout,
             disk,
         }));
@@ -225,6 +232,10 @@ impl Store {
     pub fn close(&self) {
         *self.0.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.listings.close();
+        if self.0.space.is_read_only() {
+            return;
+        }
+        self.0.forget_doubtful();
         self.0.write_uses();
         if let Some(bytes) = self.0.space.contents()
             && !self.0.damage.is_doubtful()
@@ -301,9 +312,9 @@ impl Store {
         algorithm: Option<Algorithm>,
         expected: Option<u64>,
     ) -> Result<UploadSession, StoreError> {
-        self.0.space.admit(expected.unwrap_or(0))?;
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
         change(store, move |store| {
+            store.space.admit(expected.unwrap_or(0))?;
             let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
             let (upload, hold) = store.uploads.begin(store.shelf(), &repo, algorithm)?;
             Ok(UploadSession::new(Arc::clone(store), upload, hold))
@@ -318,7 +329,8 @@ impl Store {
     pub async fn resume_upload(&self, repo: &RepoName, id: UploadId) -> Result<UploadSession, StoreError> {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
         blocking(move || {
-            let (upload, hold) = store.uploads.resume(&store.layout, &repo, id)?;
+            let resumed = store.uploads.resume(&store.layout, &repo, id);
+            let (upload, hold) = resumed.map_err(|error| store.space.explain(error))?;
             Ok(UploadSession::new(store, upload, hold))
         })
         .await

@@ -1,8 +1,10 @@
 //! Taking a folder into use: laying it out, recognising it, keeping a second server out.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -69,7 +71,12 @@ pub(super) fn open(layout: &Layout, disk: &Disk, allowed: LayOut) -> Result<Open
             "the store of another registry lies in the data folder; it is neither served nor changed"
         );
     }
-    empty_temporaries(layout, disk)?;
+    let emptied = empty_temporaries(layout, disk).and_then(|()| disk.unlink(&layout.marker_in_making()).map(drop));
+    match emptied {
+        // They cost room that nobody can use meanwhile.
+        Err(error) if error.is_read_only() => {}
+        emptied => emptied?,
+    }
     Ok(Opened { lock, fresh })
 }
 
@@ -116,7 +123,9 @@ fn lay_out(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
             root.display()
         )));
     }
-    disk.replace(root.join(".laying-out"), &layout.marker_in_making(), b"")?;
+    // One that a killed start left, before the marker in the making took its place.
+    disk.unlink(&layout.laying_out())?;
+    disk.replace(layout.laying_out(), &layout.marker_in_making(), b"")?;
     for folder in [layout.repositories(), layout.uploads(), layout.temporaries()] {
         disk.make_folder(&folder)?;
     }
@@ -145,7 +154,7 @@ fn stranger(layout: &Layout) -> Result<Option<String>, StoreError> {
     for entry in std::fs::read_dir(root).map_err(StoreError::io("read", root))? {
         let name = entry.map_err(StoreError::io("read", root))?.file_name();
         let foreign = name == "docker" && layout.foreign().is_dir();
-        if name != "lost+found" && name != ".laying-out" && !foreign {
+        if name != "lost+found" && layout.laying_out().file_name() != Some(&name) && !foreign {
             return Ok(Some(name.to_string_lossy().into_owned()));
         }
     }
@@ -215,25 +224,51 @@ fn empty_temporaries(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Reads and removes the note of a clean stop: bytes of all contents. Without it they are counted.
-pub(super) fn take_usage(layout: &Layout, disk: &Disk) -> Result<Option<u64>, StoreError> {
-    let path = layout.usage();
-    let noted = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-    if disk.unlink(&path)? {
-        disk.sync_folder_of(&path)?;
-    }
-    Ok(noted)
+/// The note of a clean stop: bytes of all contents. Without it they are counted.
+pub(super) fn usage(layout: &Layout) -> Option<u64> {
+    std::fs::read_to_string(layout.usage()).ok().and_then(|text| text.trim().parse().ok())
 }
 
-/// The folder of keys that the server makes, laid out where it is missing.
+/// Whether that note is on the disk. It stays until the first change, so a store that can't be written is not counted at
+/// each start.
+#[derive(Debug)]
+pub(super) struct Noted {
+    is_there: AtomicBool,
+    removing: Mutex<()>,
+}
+
+impl Noted {
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self { is_there: AtomicBool::new(layout.usage().exists()), removing: Mutex::default() }
+    }
+
+    /// Removes the note, durably, if it is there; before anything is changed.
+    pub(super) fn forget(&self, layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
+        if !self.is_there.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_there.load(Ordering::Acquire) {
+            let path = layout.usage();
+            disk.unlink(&path)?;
+            disk.sync_folder_of(&path)?;
+            self.is_there.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+/// The folder of keys that the server makes, laid out where it is missing. On a read-only file system it may be missing:
+/// keys are kept in memory then.
 pub(super) fn keys(layout: &Layout, disk: &Disk) -> Result<std::path::PathBuf, StoreError> {
     let path = layout.keys();
-    disk.make_folder(&path)?;
-    restrict(&path)?;
-    Ok(path)
+    match disk.make_folder(&path).and_then(|()| restrict(&path)) {
+        Err(error) if !error.is_read_only() => Err(error),
+        _ => Ok(path),
+    }
 }
 
 fn restrict(path: &Path) -> Result<(), StoreError> {
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let mode = PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(path, mode).map_err(StoreError::io("restrict", path))
 }

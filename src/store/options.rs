@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Refusal;
+
 /// How much of the file system stays free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserve {
@@ -77,6 +79,6 @@ pub struct Usage {
     pub free: u64,
     /// Bytes of it that stay free.
     pub reserve: u64,
-    /// Whether a write of one byte would be taken now.
-    pub writable: bool,
+    /// Why a write of one byte would not be taken now; `None`: it would.
+    pub refusal: Option<Refusal>,
 }

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::fstatvfs;
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
 
+use super::error::Unwritable;
 use super::options::{StoreLimits, Usage};
 use super::{Refusal, StoreError};
 use crate::oci::Digest;
@@ -23,6 +24,9 @@ const SAMPLE_BYTES: u64 = 64 << 20;
 
 /// A disk that was called full is believed to be so until this much more is free; files of our own come and go.
 const FULL_SLACK: u64 = 1 << 20;
+
+/// A file system with so few inodes free lacks them: what found none has given some back until anybody looks.
+const FEW_INODES: u64 = 64;
 
 /// Folders of contents: one for each first byte of a digest.
 pub(super) const FOLDERS: usize = 256;
@@ -41,9 +45,9 @@ pub(super) struct Space {
     counts: Box<[Mutex<Count>]>,
     all_counted: AtomicBool,
     sample: Mutex<Sample>,
-    /// What was free when the system last called the disk full: the only sign of it where there is no reserve, or when
-    /// the inodes have run out.
-    full_at: Mutex<Option<u64>>,
+    /// What the system said when it last wrote nothing, and what was free then: the only sign of it where there is no
+    /// reserve, a quota, no inode, or a read-only file system that does not say so.
+    refused: Mutex<Option<(Refusal, u64)>>,
 }
 
 /// How far the count of a folder is.
@@ -76,6 +80,9 @@ struct Sample {
     taken: Option<Instant>,
     free: u64,
     total: u64,
+    /// Inodes that this process may use; `None`: the file system makes them as it needs them.
+    inodes: Option<u64>,
+    read_only: bool,
     written_since: u64,
 }
 
@@ -85,8 +92,18 @@ impl Sample {
     }
 
     fn refusal(&self, limits: &StoreLimits, bytes: u64) -> Option<Refusal> {
+        if self.read_only {
+            return Some(Refusal::ReadOnly);
+        }
         let (reserve, free) = (limits.reserve.bytes(self.total), self.left());
         (free < reserve.saturating_add(bytes)).then_some(Refusal::ReserveExhausted { reserve, free, wanted: bytes })
+    }
+}
+
+impl Sample {
+    /// Whether it is inodes that the file system lacks, and not bytes.
+    fn lacks_inodes(&self) -> bool {
+        self.inodes.is_some_and(|inodes| inodes < FEW_INODES) && self.free >= FULL_SLACK
     }
 }
 
@@ -104,8 +121,15 @@ impl Space {
                 .map(|_| Mutex::new(if contents.is_some() { Count::Done } else { Count::Waiting }))
                 .collect(),
             all_counted: AtomicBool::new(contents.is_some()),
-            sample: Mutex::new(Sample { taken: None, free: 0, total: 0, written_since: 0 }),
-            full_at: Mutex::new(None),
+            sample: Mutex::new(Sample {
+                taken: None,
+                free: 0,
+                total: 0,
+                inodes: None,
+                read_only: false,
+                written_since: 0,
+            }),
+            refused: Mutex::new(None),
         }
     }
 
@@ -188,19 +212,52 @@ impl Space {
         Ok(Charge { space: self, bytes })
     }
 
-    /// Turns what the system says of a full disk or an exhausted quota into the refusal that it is.
+    /// Turns what the system says of why it writes nothing into the refusal that it is.
     pub(super) fn explain(&self, error: StoreError) -> StoreError {
-        if !error.is_disk_full() {
-            return error;
-        }
+        let Some(why) = error.unwritable() else { return error };
         let mut sample = lock(&self.sample);
         self.refresh(&mut sample, true);
-        *lock(&self.full_at) = Some(sample.left());
-        StoreError::Full(Refusal::ReserveExhausted {
-            reserve: self.limits().reserve.bytes(sample.total),
-            free: sample.left(),
-            wanted: 0,
-        })
+        let free = sample.left();
+        let refusal = match why {
+            Unwritable::Full if sample.lacks_inodes() => Refusal::InodesExhausted { free },
+            Unwritable::Full => {
+                Refusal::ReserveExhausted { reserve: self.limits().reserve.bytes(sample.total), free, wanted: 0 }
+            }
+            Unwritable::Quota => Refusal::QuotaExhausted,
+            Unwritable::TooLong => Refusal::FileTooLong,
+            Unwritable::ReadOnly => Refusal::ReadOnly,
+        };
+        // Another file may be short enough; and what a look at the file system tells need not be remembered.
+        if refusal != Refusal::FileTooLong && !(refusal == Refusal::ReadOnly && sample.read_only) {
+            *lock(&self.refused) = Some((refusal, free));
+        }
+        StoreError::Full(refusal)
+    }
+
+    /// Whether the file system is read-only now, as far as it says so.
+    pub(super) fn is_read_only(&self) -> bool {
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, false);
+        sample.read_only
+    }
+
+    /// Something was written: what the system said before is over.
+    pub(super) fn note_written(&self) {
+        *lock(&self.refused) = None;
+    }
+
+    /// A try to write went well; it says nothing of room.
+    pub(super) fn note_tried(&self) {
+        if self.is_to_be_tried() {
+            self.note_written();
+        }
+    }
+
+    /// Whether the system wrote nothing when it was asked last, for a reason that only another try can tell the end of.
+    pub(super) fn is_to_be_tried(&self) -> bool {
+        let refused = *lock(&self.refused);
+        matches!(refused, Some((Refusal::ReadOnly | Refusal::QuotaExhausted | Refusal::InodesExhausted { .. }, _)))
+            && !self.is_read_only()
     }
 
     /// Gives back bytes of an upload that are gone.
@@ -218,7 +275,7 @@ impl Space {
         if is_new {
             self.contents.fetch_add(bytes, Ordering::Relaxed);
         }
-        *lock(&self.full_at) = None;
+        self.note_written();
     }
 
     /// A content was met by the count of its folder, or takes its own place. Called under its folder's lock.
@@ -288,6 +345,7 @@ impl Space {
         self.all_counted().then(|| self.contents.load(Ordering::Relaxed))
     }
 
+    /// Room used and left. Looks at the file system.
     pub(super) fn usage(&self) -> Usage {
         let limits = self.limits();
         let (free, total) = self.free();
@@ -296,7 +354,15 @@ impl Space {
             budget: limits.max_bytes,
             free,
             reserve: limits.reserve.bytes(total),
-            writable: self.admit(1).is_ok() && !self.is_full_still(free),
+            refusal: self.refusal(free),
+        }
+    }
+
+    /// Why a write of one byte would not be taken now.
+    fn refusal(&self, free: u64) -> Option<Refusal> {
+        match self.admit(1) {
+            Err(StoreError::Full(refusal)) => Some(refusal),
+            _ => self.refused_still(free),
         }
     }
 
@@ -307,11 +373,15 @@ impl Space {
             .sum()
     }
 
-    /// Whether the system called the disk full, and since then nothing was stored nor more than a little freed.
-    fn is_full_still(&self, free: u64) -> bool {
-        let mut full_at = lock(&self.full_at);
-        *full_at = full_at.filter(|at| free.saturating_sub(*at) < FULL_SLACK);
-        full_at.is_some()
+    /// What the system said when it last wrote nothing, if since then nothing was stored nor more than a little freed.
+    fn refused_still(&self, free: u64) -> Option<Refusal> {
+        let mut refused = lock(&self.refused);
+        *refused = refused.filter(|(refusal, at)| match refusal {
+            Refusal::InodesExhausted { .. } => lock(&self.sample).lacks_inodes(),
+            Refusal::ReadOnly => true,
+            _ => free.saturating_sub(*at) < FULL_SLACK,
+        });
+        refused.map(|(refusal, _)| refusal)
     }
 
     /// Free bytes (those that this process may use) and size of the file system.
@@ -332,6 +402,8 @@ impl Space {
                 taken: Some(Instant::now()),
                 free: facts.f_bavail.saturating_mul(facts.f_frsize),
                 total: facts.f_blocks.saturating_mul(facts.f_frsize),
+                inodes: (facts.f_files > 0).then_some(facts.f_favail),
+                read_only: facts.f_flag.contains(StatVfsMountFlags::RDONLY),
                 written_since: 0,
             };
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::space::FOLDERS;
-use super::{Inner, StoreError, blocking};
+use super::{Inner, Refusal, StoreError, blocking};
 use crate::clock::Timestamp;
 
 /// Abandoned uploads are looked for this often.
@@ -19,6 +19,35 @@ impl Inner {
         let idle = self.space.limits().upload_idle;
         let (fills, _) = self.fills.reap(self.shelf(), Some(idle), now)?;
         Ok(fills + self.uploads.reap(self.shelf(), idle, now)?)
+    }
+
+    /// Writes next to nothing, so that a file system that takes no write any more is known of before somebody needs it, and
+    /// one that takes some again too. Blocking.
+    fn try_to_write(&self) {
+        let tried = if self.space.is_to_be_tried() {
+            // An inode may be what is wanted.
+            self.disk.write_temporary(self.layout.temporary(), &[0; 4096]).map(drop)
+        } else {
+            self.disk.touch_folder(&self.layout.temporaries())
+        };
+        match tried {
+            Ok(()) => self.space.note_tried(),
+            Err(error) => match self.space.explain(error) {
+                StoreError::Full(_) => {}
+                error => {
+                    tracing::error!(error = %crate::telemetry::with_causes(&error), "the store's disk takes no write");
+                }
+            },
+        }
+    }
+
+    /// Where damage was found the note of a clean stop is wrong by what went. Blocking.
+    pub(super) fn forget_doubtful(&self) {
+        if self.damage.is_doubtful()
+            && let Err(error) = self.noted.forget(&self.layout, &self.disk)
+        {
+            tracing::warn!(error = %crate::telemetry::with_causes(&error), "what the store uses is noted and not true any more");
+        }
     }
 
     /// Adds up all contents, and says so if it takes long. Blocking.
@@ -41,11 +70,18 @@ impl Inner {
 
 /// Counts what an unclean stop left uncounted; reaps uploads; writes uses down; keeps the index's size in view.
 pub(super) async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
+    let mut was_read_only = false;
     loop {
         let (inner, token) = (Arc::clone(&store), stop.clone());
         let round = blocking(move || {
             let counted = inner.count(&token);
             inner.space.set_index_bytes(inner.listings.size_on_disk());
+            inner.try_to_write();
+            if inner.space.usage().refusal == Some(Refusal::ReadOnly) {
+                // What was noted of uses waits until they can be written down.
+                return counted.map(|()| 0);
+            }
+            inner.forget_doubtful();
             // A disk that can't be counted still has uploads to reap.
             let now = crate::clock::now();
             inner.write_uses();
@@ -57,6 +93,20 @@ pub(super) async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
             Ok(reaped) => tracing::info!(reaped, "abandoned uploads and fills removed"),
             Err(error) => {
                 tracing::error!(error = %crate::telemetry::with_causes(&error), "the store could not be tidied");
+            }
+        }
+        let (inner, path) = (Arc::clone(&store), store.layout.root().to_path_buf());
+        let looked = blocking(move || Ok(inner.space.usage().refusal == Some(Refusal::ReadOnly)));
+        if let Ok(read_only) = looked.await
+            && read_only != std::mem::replace(&mut was_read_only, read_only)
+        {
+            if read_only {
+                tracing::error!(
+                    path = %path.display(),
+                    "the store's file system is read-only: what is stored is served, and nothing is stored"
+                );
+            } else {
+                tracing::info!(path = %path.display(), "the store's file system takes writes again");
             }
         }
         tokio::select! {

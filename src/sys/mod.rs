@@ -2,5 +2,6 @@
 #![allow(unsafe_code, reason = "the one place; each block names what makes it sound")]
 
 pub(crate) mod mapping;
+pub(crate) mod signals;
 pub(crate) mod stand_in;
 pub(crate) mod write_back;

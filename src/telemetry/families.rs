@@ -61,7 +61,7 @@ families! {
     STORE_RESERVE: "d8_registry_store_reserve_bytes", Gauge, [],
         "Bytes of the store's file system that every write leaves free.";
     STORE_WRITABLE: "d8_registry_store_writable", Gauge, [],
-        "1 while pushes are taken, 0 while they are refused for lack of room.";
+        "1 while pushes are taken, 0 while nothing can be stored: no room, or a read-only file system.";
     DAMAGED_CONTENTS: "d8_registry_damaged_contents", Gauge, [],
         "Stored contents that are damaged and count as absent until they are pushed or fetched again.";
     DAMAGED_BYTES: "d8_registry_damaged_bytes", Gauge, [],

@@ -125,6 +125,14 @@ label! {
         Budget => "budget",
         /// The file system, beside `store.reserveBytes`.
         Reserve => "reserve",
+        /// The file system, of inodes.
+        Inodes => "inodes",
+        /// The quota on the file system.
+        Quota => "quota",
+        /// What the system allows a file.
+        FileTooLong => "fileTooLong",
+        /// The file system takes no write.
+        ReadOnly => "readOnly",
     }
 }
 
@@ -230,6 +238,10 @@ label! {
         Disk => "disk",
         /// There was no room.
         Full => "full",
+        /// The file system is read-only.
+        ReadOnly => "readOnly",
+        /// No file descriptor was left.
+        Descriptors => "descriptors",
     }
 }
 

@@ -45,8 +45,8 @@ pub struct StoreSample {
     pub free: u64,
     /// Bytes of it that stay free.
     pub reserve: u64,
-    /// Whether a write would be taken.
-    pub writable: bool,
+    /// Why a write would not be taken; `None`: it would.
+    pub refusal: Option<&'static str>,
 }
 
 /// What the index does at this moment.
@@ -334,7 +334,7 @@ impl SampledInner {
         show(&self.budget, sample.budget);
         show(&self.free, Some(sample.free));
         show(&self.reserve, Some(sample.reserve));
-        show(&self.writable, Some(u64::from(sample.writable)));
+        show(&self.writable, Some(u64::from(sample.refusal.is_none())));
     }
 }
 

@@ -12,6 +12,8 @@ mod blobs;
 mod checker;
 mod damage;
 mod direct;
+mod disk_limits;
+mod disk_read_only;
 mod fair;
 mod fast_path;
 mod fuzz;

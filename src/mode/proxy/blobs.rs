@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Asked, Proxy, missed};
+use super::{Asked, Proxy, missed, unwritten};
 use crate::fetch::{FillError, Source};
 use crate::mode::mapping::Home;
 use crate::mode::relay::{blob_error, relay};
@@ -69,6 +69,15 @@ impl Proxy {
         }
     }
 
+    /// A content of another repository's that somebody vouched for.
+    async fn unlinked_blob(&self, digest: Digest) -> Option<Served<ServedBlob>> {
+        // First the lease: it is the last that anybody could evict now.
+        let lease = self.store().lease(digest);
+        let StoredBlob { file, size, .. } = self.store().content(digest).await.ok()?;
+        let served = ServedBlob { size: Some(size), content: BlobContent::File(file, Some(lease)) };
+        Some(Served::new(served, CacheOutcome::Hit))
+    }
+
     async fn fetch_blob(
         &self,
         home: &Home<'_>,
@@ -82,9 +91,15 @@ impl Proxy {
             // Another repository has it; this one may have it if somebody says that it belongs here.
             self.vouch(home, source, digest, deadline).await?;
             vouched = true;
-            if self.store().mount_blob(None, &home.cached, digest).await?
-                && let Some(hit) = self.stored_blob(home, digest).await?
-            {
+            let hit = match self.store().mount_blob(None, &home.cached, digest).await {
+                Ok(true) => self.stored_blob(home, digest).await?,
+                Ok(false) => None,
+                Err(error) => {
+                    unwritten(&error, "a blob's membership could not be written; it is served all the same");
+                    self.unlinked_blob(digest).await
+                }
+            };
+            if let Some(hit) = hit {
                 return Ok(hit);
             }
         }
@@ -106,8 +121,9 @@ impl Proxy {
                     self.vouch(home, source, digest, deadline).await?;
                     vouched = true;
                 }
+                Err(error @ FillError::Store(StoreError::DigestMismatch { .. })) => return Err(error.into()),
                 // The store takes nothing: pulls go on without it.
-                Err(FillError::Busy | FillError::Store(StoreError::Full(_) | StoreError::Io { .. })) => {
+                Err(FillError::Busy | FillError::Store(_)) => {
                     let deadline = deadline.max(Instant::now() + BYPASS);
                     let served = relay(source, &digest, want, deadline).await?;
                     return Ok(Served::new(served, CacheOutcome::Bypassed));

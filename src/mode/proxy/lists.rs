@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{Asked, Proxy, fault, joined};
+use super::{Asked, Proxy, fault, joined, unwritten};
 use crate::mode::mapping::Home;
 use crate::mode::relay::{cached_error, repository_error};
 use crate::mode::{BUDGET, ModeError, Served, lists};
 use crate::oci::{Digest, RepoName};
 use crate::store::{KeptList, ListKind, Page, Referrer, StoreError};
-use crate::telemetry::{CacheOutcome, with_causes};
+use crate::telemetry::CacheOutcome;
 
 /// How long a list may take where an older one can be served; it may have many pages.
 const LIST_REVALIDATION: Duration = Duration::from_secs(10);
@@ -73,14 +73,16 @@ impl Proxy {
                 let outcome = match self.store().keep_list(cached, kind, bytes.clone()).await {
                     Ok(()) => CacheOutcome::Filled,
                     Err(error) => {
-                        tracing::warn!(repository = child, error = %with_causes(&error), "a list is passed on and could not be kept");
+                        unwritten(&error, "a list is passed on and could not be kept");
                         CacheOutcome::Bypassed
                     }
                 };
                 Ok(Served::new(bytes, outcome))
             }
             Err(ModeError::RepositoryUnknown) => {
-                self.store().drop_list(cached, kind).await?;
+                if let Err(error) = self.store().drop_list(cached, kind).await {
+                    unwritten(&error, "a list that the upstream has no more could not be removed");
+                }
                 self.note_unknown(Asked::List(cached.clone(), kind));
                 Err(ModeError::RepositoryUnknown)
             }

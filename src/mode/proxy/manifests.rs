@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use tokio::time::Instant;
 
-use super::{Asked, Proxy, REVALIDATION, fault, joined, missed};
+use super::{Asked, Proxy, REVALIDATION, fault, joined, missed, unwritten};
 use crate::clock;
 use crate::mode::direct::passed_on;
 use crate::mode::relay::{cached_error, manifest_error};
 use crate::mode::{BUDGET, ModeError, Served, ServedManifest};
 use crate::oci::{Manifest, Reference, RepoName, Tag};
 use crate::store::{StoreError, StoredManifest, VerifiedTag};
-use crate::telemetry::{CacheOutcome, with_causes};
+use crate::telemetry::CacheOutcome;
 use crate::upstream::UpstreamManifest;
 
 impl Proxy {
@@ -136,7 +136,7 @@ impl Proxy {
         };
         match self.revalidate(child, cached, tag, &known, stored.clone()).await {
             Err(ModeError::Store(StoreError::ManifestUnknown)) => {
-                self.forget(cached, tag).await?;
+                self.forget(cached, tag).await;
                 Err(StoreError::ManifestUnknown.into())
             }
             Err(error) => match self.stale(&error, known.verified) {
@@ -160,7 +160,9 @@ impl Proxy {
         let gone = |error| cached_error(error, manifest_error);
         let resolved = upstream.resolve(child, tag, Instant::now() + REVALIDATION).await.map_err(gone)?;
         if resolved.digest == known.digest {
-            self.store().verify_tag(cached, tag).await?;
+            if let Err(error) = self.store().verify_tag(cached, tag).await {
+                unwritten(&error, "when a tag was last true could not be written down");
+            }
             self.note_tag(cached, tag, *known);
             return Ok(Served::new(stored.into(), CacheOutcome::Revalidated));
         }
@@ -233,7 +235,7 @@ impl Proxy {
                 Served::new(stored.into(), outcome)
             }
             Err(error) => {
-                tracing::warn!(%digest, error = %with_causes(&error), "a manifest is passed on and could not be kept");
+                unwritten(&error, "a manifest is passed on and could not be kept");
                 Served::new(stored.into(), CacheOutcome::Bypassed)
             }
         }
@@ -245,11 +247,11 @@ impl Proxy {
     }
 
     /// The upstream has no such tag: it is no longer ours either.
-    async fn forget(&self, cached: &RepoName, tag: &Tag) -> Result<(), ModeError> {
+    async fn forget(&self, cached: &RepoName, tag: &Tag) {
         self.0.tags.remove(&(cached.clone(), tag.clone()));
         match self.store().delete_manifest(cached, &Reference::Tag(tag.clone())).await {
-            Ok(()) | Err(StoreError::ManifestUnknown) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(()) | Err(StoreError::ManifestUnknown) => {}
+            Err(error) => unwritten(&error, "a tag that the upstream has no more could not be removed"),
         }
     }
 }

@@ -179,6 +179,17 @@ fn missed<T>(error: &StoreError) -> Result<Option<T>, StoreError> {
     Ok(None)
 }
 
+/// Says that something learnt could not be written down: what was asked for is answered all the same. Of a store that takes
+/// nothing the metrics and the status tell.
+fn unwritten(error: &StoreError, what: &'static str) {
+    let cause = with_causes(error);
+    if matches!(error, StoreError::Full(_)) {
+        tracing::debug!(cause, "{what}");
+    } else {
+        tracing::warn!(cause, "{what}");
+    }
+}
+
 /// Who waited for another's fetch was served by it, not by its own.
 fn joined<T>(mut served: Served<T>, began: bool) -> Served<T> {
     if !began && served.how.outcome == Some(CacheOutcome::Filled) {

@@ -63,6 +63,12 @@ impl Folder {
         self.at_start.clone()
     }
 
+    /// Whether the file system takes no write: sled opens nothing there.
+    pub(super) fn is_read_only(&self) -> bool {
+        let facts = rustix::fs::statvfs(self.layout.root());
+        facts.is_ok_and(|facts| facts.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    }
+
     /// Removes the stamp, durably; it may be gone already.
     pub(super) fn remove_stamp(&self) -> Result<(), StoreError> {
         let stamp = self.layout.index_stamp();

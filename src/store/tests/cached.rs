@@ -43,7 +43,7 @@ async fn a_fill_goes_on_where_a_restart_left_it() {
         let store = store(dir.path());
         let partial = store.begin_fill(digest).await.unwrap();
         partial.append(vec![Bytes::copy_from_slice(&content[..60_000])]).await.unwrap();
-        assert!(matches!(store.begin_fill(digest).await, Err(StoreError::FillBusy(_))));
+        assert!(matches!(fills::begin(&store.0, digest), Err(StoreError::FillBusy(_))));
         drop(partial);
         assert_tidy(&store);
     }
@@ -278,4 +278,24 @@ proptest! {
             assert_tidy(&opened);
         });
     }
+}
+
+#[tokio::test]
+async fn who_asks_for_a_fill_that_is_being_removed_begins_it_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let digest = sha256(b"content");
+    let before = store.begin_fill(digest).await.unwrap();
+    let mut asking = Box::pin(store.begin_fill(digest));
+    // As long as another holds it there is nothing to take up.
+    for _ in 0..3 {
+        assert!(futures_util::poll!(asking.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    before.append(vec![Bytes::from_static(b"cont")]).await.unwrap();
+    before.discard().await.unwrap();
+    let begun = asking.await.unwrap();
+    assert_eq!(begun.written(), 0);
+    drop(begun);
+    assert_tidy(&store);
 }

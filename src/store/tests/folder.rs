@@ -119,6 +119,7 @@ async fn only_a_clean_stop_leaves_a_count() {
     drop(second);
     let third = store(dir.path());
     assert_eq!(third.usage().used, Some(7));
+    push(&third, &repo("a"), b"a change").await;
     assert!(!dir.path().join("usage").exists());
     assert_tidy(&third);
 }
@@ -232,11 +233,106 @@ async fn another_folder_in_the_place_of_the_store_is_noticed() {
 async fn a_disk_that_was_called_full_is_not_writable_until_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    assert!(store.usage().writable);
+    assert_eq!(store.usage().refusal, None);
     let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
     let told = store.0.space.explain(StoreError::io("write", dir.path())(full));
     assert!(matches!(told, StoreError::Full(Refusal::ReserveExhausted { reserve: 0, .. })), "{told}");
-    assert!(!store.usage().writable);
+    assert!(store.usage().refusal.is_some());
     push(&store, &repo("a"), b"it fits").await;
-    assert!(store.usage().writable);
+    assert_eq!(store.usage().refusal, None);
+}
+
+/// What a start that lays a folder out does, one step after the other; some of the 512 folders stand for all.
+fn laying_out(root: &Path) -> Vec<Box<dyn Fn() + '_>> {
+    let folder = move |name: &'static str| Box::new(move || std::fs::create_dir(root.join(name)).unwrap());
+    let file =
+        move |name: &'static str, text: &'static str| Box::new(move || std::fs::write(root.join(name), text).unwrap());
+    let put = move |from: &'static str, to: &'static str| {
+        Box::new(move || {
+            std::fs::copy(root.join(from), root.join(to)).unwrap();
+            std::fs::remove_file(root.join(from)).unwrap();
+        })
+    };
+    vec![
+        Box::new(move || std::fs::create_dir(root).unwrap()),
+        file(".laying-out", ""),
+        put(".laying-out", ".d8-registry.new"),
+        folder("repositories"),
+        folder("uploads"),
+        folder("tmp"),
+        folder("blobs"),
+        folder("blobs/sha256"),
+        folder("blobs/sha256/00"),
+        folder("blobs/sha512"),
+        folder("blobs/sha512/00"),
+        file("tmp/version", ""),
+        file("tmp/version", "1.0\n"),
+        put("tmp/version", "VERSION"),
+        file("tmp/link", "1.0\n"),
+        file("tmp/marker", "d8-registry\n"),
+        put("tmp/marker", ".d8-registry"),
+    ]
+}
+
+#[test]
+fn a_first_start_that_was_killed_after_any_step_can_be_started_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps = laying_out(dir.path()).len();
+    for cut in 0..=steps {
+        let root = dir.path().join(cut.to_string());
+        laying_out(&root).iter().take(cut).for_each(|step| step());
+        for start in 0..2 {
+            let opened = Store::open(&options(&root)).unwrap_or_else(|error| panic!("{cut}, start {start}: {error}"));
+            opened.close();
+        }
+        assert!(!Store::init(&root).unwrap(), "{cut}");
+        for left in [".laying-out", ".d8-registry.new"] {
+            assert!(!root.join(left).exists(), "{cut}: {left}");
+        }
+        // A folder between two kills is a folder after one.
+        let root = dir.path().join(format!("{cut}-init"));
+        laying_out(&root).iter().take(cut).for_each(|step| step());
+        Store::init(&root).unwrap();
+        Store::open(&options(&root)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_the_system_says_of_a_write_is_called_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let told = |errno: rustix::io::Errno| store.0.space.explain(StoreError::io("write", dir.path())(errno.into()));
+    use rustix::io::Errno;
+    assert!(matches!(told(Errno::ROFS), StoreError::Full(Refusal::ReadOnly)));
+    assert_eq!(store.usage().refusal, Some(Refusal::ReadOnly));
+    push(&store, &repo("a"), b"it can be written again").await;
+    assert!(matches!(told(Errno::DQUOT), StoreError::Full(Refusal::QuotaExhausted)));
+    assert_eq!(store.usage().refusal, Some(Refusal::QuotaExhausted));
+    push(&store, &repo("a"), b"and the quota was raised").await;
+    // A file that is too long says nothing of others.
+    assert!(matches!(told(Errno::FBIG), StoreError::Full(Refusal::FileTooLong)));
+    assert_eq!(store.usage().refusal, None);
+    assert!(matches!(told(Errno::IO), StoreError::Io { .. }));
+    for errno in [Errno::MFILE, Errno::NFILE] {
+        assert!(matches!(told(errno), StoreError::Descriptors { .. }));
+    }
+    assert_eq!(store.usage().refusal, None);
+}
+
+#[tokio::test]
+async fn a_store_that_was_only_read_from_since_a_clean_stop_need_not_be_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = store(dir.path());
+    push(&first, &repo("a"), b"content").await;
+    first.close();
+    drop(first);
+    for _ in 0..2 {
+        // Killed, without a change.
+        let killed = store(dir.path());
+        assert_eq!(killed.usage().used, Some(7));
+    }
+    let changed = store(dir.path());
+    push(&changed, &repo("a"), b"more").await;
+    drop(changed);
+    assert_eq!(store(dir.path()).usage().used, None);
 }

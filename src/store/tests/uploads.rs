@@ -219,7 +219,7 @@ async fn the_budget_counts_an_upload_once_and_gives_it_back() {
     assert!(full(session.append(vec![Bytes::from(vec![1; 41])]).await.unwrap_err()));
     assert_eq!((session.offset(), store.usage().used), (60, Some(60)));
     session.append(vec![Bytes::from(vec![1; 40])]).await.unwrap();
-    assert!(!store.usage().writable);
+    assert!(store.usage().refusal.is_some());
     // Ending an upload needs no room.
     session.finish(sha256(&[1; 100])).await.unwrap();
     assert_eq!(store.usage().used, Some(100));
@@ -237,7 +237,7 @@ async fn the_budget_counts_an_upload_once_and_gives_it_back() {
     assert_eq!(store.usage().used, Some(100));
     store.delete_blob(&repo("b"), sha256(&[1; 100])).await.unwrap();
     assert_eq!(store.usage().used, Some(0));
-    assert!(store.usage().writable);
+    assert_eq!(store.usage().refusal, None);
     assert_tidy(&store);
 }
 

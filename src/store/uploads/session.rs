@@ -18,7 +18,7 @@ use crate::store::durable::Temporary;
 use crate::store::growth::Growth;
 use crate::store::layout::Membership;
 use crate::store::pace::{TAIL_BYTES, TURN_BYTES, Turn};
-use crate::store::{Inner, StoreError, change};
+use crate::store::{Inner, StoreError, blocking, change};
 
 /// After so many bytes the hash is noted beside the data: what a restart hashes again at most.
 const NOTE_EVERY: u64 = 16 << 20;
@@ -164,8 +164,9 @@ impl UploadSession {
     ///
     /// # Errors
     /// [`StoreError::Full`].
-    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
-        self.store.space.admit(bytes)
+    pub async fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        let store = Arc::clone(&self.store);
+        blocking(move || store.space.admit(bytes)).await
     }
 
     /// Appends content. When it answers, the bytes are written and hashed and on their way to the disk (not yet synced).

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use super::super::families::FAMILIES;
 use super::*;
 
-const STORE: StoreSample = StoreSample { used: Some(7), budget: Some(9), free: 5, reserve: 3, writable: false };
+const STORE: StoreSample =
+    StoreSample { used: Some(7), budget: Some(9), free: 5, reserve: 3, refusal: Some("ReadOnly") };
 
 /// Metrics with every family touched.
 fn touched() -> Metrics {

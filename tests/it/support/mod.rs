@@ -19,6 +19,15 @@ pub(crate) use tidy::assert_store_is_tidy;
 pub(crate) use tidy::files_below;
 pub(crate) use upstream::{Answer, Cut, Gate, Upstream};
 
+/// Whether this is root, which may mount. Who is not hears that the test was not run; CI is root.
+pub(crate) fn is_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("{test} needs root and was NOT RUN");
+    }
+    root
+}
+
 /// Ends a test that would wait for ever; nothing is measured by it.
 pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), work).await.expect("something that has to happen does not")

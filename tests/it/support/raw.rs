@@ -26,20 +26,28 @@ pub(crate) struct Raw {
 impl Raw {
     /// Sends a GET with more header lines (each ended by CRLF) and reads the answer's head.
     pub(crate) async fn get(address: &str, path: &str, headers: &str) -> Self {
+        let stream = within(TcpStream::connect(address)).await.unwrap();
+        let mut raw = Self { stream, head: String::new(), body: Vec::new() };
+        raw.ask(path, headers).await;
+        raw
+    }
+
+    /// Sends a further GET, once the body of the answer before was read, and reads the answer's head.
+    pub(crate) async fn ask(&mut self, path: &str, headers: &str) {
         within(async {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
-            stream.write_all(request.as_bytes()).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
+            self.stream.write_all(request.as_bytes()).await.unwrap();
             let mut read = Vec::new();
             loop {
                 if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
-                    let body = read.split_off(end + 4);
-                    return Self { stream, head: String::from_utf8(read).unwrap(), body };
+                    self.body = read.split_off(end + 4);
+                    self.head = String::from_utf8(read).unwrap();
+                    return;
                 }
-                assert!(stream.read_buf(&mut read).await.unwrap() > 0, "no answer: {read:?}");
+                assert!(self.stream.read_buf(&mut read).await.unwrap() > 0, "no answer: {read:?}");
             }
         })
-        .await
+        .await;
     }
 
     /// The answer's status.

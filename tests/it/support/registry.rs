@@ -31,12 +31,21 @@ pub(crate) struct Setup {
     env: Vec<(String, String)>,
     /// HTTPS with a certificate made for it.
     tls: bool,
+    /// What a shell does before it becomes the server.
+    before: Option<Before>,
+}
+
+/// What a shell does before it becomes the server.
+struct Before {
+    commands: String,
+    /// With mounts of its own, which needs root.
+    mounts: bool,
 }
 
 impl Setup {
     /// An open registry.
     pub(crate) fn open() -> Self {
-        Self { users: false, config: String::new(), env: Vec::new(), tls: false }
+        Self { users: false, config: String::new(), env: Vec::new(), tls: false, before: None }
     }
 
     /// An open registry that passes reads through to the upstream's [`REPO`].
@@ -57,6 +66,33 @@ impl Setup {
     /// The same for any repository, or none.
     pub(crate) fn in_front_of_repo(mode: &str, images_repo: &str, keys: &str) -> Self {
         Self::open().config(&format!("mode: {mode}\nupstream: {{ imagesRepo: '{images_repo}', {keys} }}"))
+    }
+
+    /// Has a shell run `commands` before it becomes the server: limits, for example.
+    pub(crate) fn before(self, commands: &str) -> Self {
+        Self { before: Some(Before { commands: commands.to_owned(), mounts: false }), ..self }
+    }
+
+    /// The same in a mount namespace of its own, with `$DIR` for the data folder: mounts end with the server. Needs root.
+    pub(crate) fn mounting(self, commands: &str) -> Self {
+        Self { before: Some(Before { commands: commands.to_owned(), mounts: true }), ..self }
+    }
+
+    /// With the data folder, which has to be there, on a file system that is read-only. Needs root.
+    pub(crate) fn read_only(self) -> Self {
+        self.mounting("mount --bind $DIR $DIR && mount -o remount,ro,bind $DIR")
+    }
+
+    fn command(&self, data: &Path) -> Command {
+        let server = env!("CARGO_BIN_EXE_d8-registry");
+        let Some(Before { commands, mounts }) = &self.before else { return Command::new(server) };
+        let commands = commands.replace("$DIR", &data.display().to_string());
+        let mut command = Command::new(if *mounts { "unshare" } else { "sh" });
+        if *mounts {
+            command.args(["--mount", "--propagation", "private", "sh"]);
+        }
+        command.arg("-c").arg(format!("{commands} && exec {server} \"$@\"")).arg("sh");
+        command
     }
 
     /// Sets a variable of the environment.
@@ -145,7 +181,7 @@ impl Registry {
             write_certificate(folder.path());
         }
         std::fs::write(&config, setup.yaml(&folder.path().join("data"))).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+        let mut command = setup.command(&folder.path().join("data"));
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"] {
             command.env_remove(name).env_remove(name.to_ascii_lowercase());
         }
@@ -272,6 +308,19 @@ impl Registry {
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Runs a command among the server's own mounts, with `$DIR` for the data folder; see [`Setup::mounting`].
+    pub(crate) fn among_its_mounts(&self, command: &str) {
+        let command = command.replace("$DIR", &self.data().display().to_string());
+        let pid = self.pid().to_string();
+        let done = Command::new("nsenter").args(["--target", &pid, "--mount", "sh", "-c", &command]).status().unwrap();
+        assert!(done.success(), "{command}");
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn logged(&self) -> Vec<Value> {
+        self.log.lock().unwrap().clone()
     }
 
     /// Stops it in an orderly way; it ends with 0 and leaves no temporary file. Gives all it logged.

@@ -1,0 +1,150 @@
+//! What the system refuses beside room: a long file, an inode, a file descriptor, a membership. Each is called by its name,
+//! and reads go on.
+
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::support::{
+    ALIAS, Image, REPO, Raw, Registry, Setup, Upstream, blob, cache, digest, is_root, refusal, within,
+};
+
+const MIB: usize = 1 << 20;
+
+fn here(rest: &str) -> String {
+    format!("/v2/{ALIAS}/{rest}")
+}
+
+async fn push(registry: &Registry, content: &[u8]) -> reqwest::Response {
+    let path = format!("/v2/a/blobs/uploads/?digest={}", digest(content));
+    registry.client().request(Method::POST, &path).body(content.to_vec()).send().await.unwrap()
+}
+
+/// `ulimit -f` counts blocks of 512 bytes.
+const FOUR_MIB_A_FILE: &str = "ulimit -f 8192";
+
+#[tokio::test]
+async fn a_file_beyond_the_limit_on_sizes_is_refused_and_ends_nothing() {
+    let registry = Registry::start(&Setup::open().before(FOUR_MIB_A_FILE));
+    let refused = refusal(push(&registry, &blob(1, 6 * MIB)).await).await;
+    assert_eq!((refused.status, &refused.detail["reason"]), (507, &"FileTooLong".into()), "{refused:?}");
+    // What is short enough is taken, and the store counts as writable.
+    registry.client().push_image("a", "v1", &Image::of(2)).await;
+    assert_eq!(registry.metric("d8_registry_store_writable").await, 1.0);
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_blob_beyond_the_limit_on_sizes_is_passed_on_whole() {
+    let upstream = Upstream::start();
+    let contents = [blob(1, 6 * MIB), blob(2, MIB)];
+    for content in &contents {
+        upstream.put_blob(REPO, content);
+    }
+    let registry = Registry::start(&Setup::proxy(&upstream).before(FOUR_MIB_A_FILE));
+    for content in [&contents[0], &contents[1], &contents[0]] {
+        let got = registry.client().get(&here(&format!("blobs/{}", digest(content)))).await;
+        assert_eq!(got.status(), 200);
+        assert!(got.bytes().await.unwrap() == *content);
+    }
+    registry.until_metric("d8_registry_fills_running", 0.0).await;
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_lack_of_inodes_is_called_that_and_reads_go_on() {
+    if !is_root("a file system with few inodes") {
+        return;
+    }
+    let registry =
+        Registry::start(&Setup::open().mounting("mkdir -p $DIR && mount -t tmpfs -o size=64m,nr_inodes=800 none $DIR"));
+    let client = registry.client();
+    let image = Image::of(1);
+    client.push_image("a", "v1", &image).await;
+    let mut stored = Vec::new();
+    let refused = loop {
+        let content = blob(1000 + stored.len() as u64, 100);
+        let answer = push(&registry, &content).await;
+        if answer.status() != 201 {
+            break refusal(answer).await;
+        }
+        stored.push(content);
+        assert!(stored.len() < 1000, "the inodes do not run out");
+    };
+    assert_eq!((refused.status, &refused.detail["reason"]), (507, &"InodesExhausted".into()), "{refused:?}");
+    assert!(refused.message.contains("inode"), "{refused:?}");
+    assert_eq!(registry.metric("d8_registry_store_writable").await, 0.0);
+    for content in image.blobs() {
+        assert_eq!(client.get(&format!("/v2/a/blobs/{}", digest(content))).await.bytes().await.unwrap(), *content);
+    }
+    for content in &stored[..100] {
+        assert_eq!(client.delete(&format!("/v2/a/blobs/{}", digest(content))).await.status(), 202);
+    }
+    registry.until_metric("d8_registry_store_writable", 1.0).await;
+    assert_eq!(push(&registry, b"there is room again").await.status(), 201);
+    registry.kill();
+}
+
+#[tokio::test]
+async fn without_a_file_descriptor_the_disk_is_not_blamed() {
+    let registry = Registry::start(&Setup::open().before("ulimit -n 48"));
+    let content = blob(1, 300_000);
+    registry.client().push_blob("a", &content).await;
+    let path = format!("/v2/a/blobs/{}", digest(&content));
+    let mut asking = Raw::get(registry.address(), &path, "").await;
+    asking.read(content.len()).await;
+    // Connections take all that there are; the one that is open asks again.
+    let mut idle = Vec::new();
+    loop {
+        idle.push(tokio::net::TcpStream::connect(registry.address()).await.unwrap());
+        asking.ask(&path, "").await;
+        if asking.status() != 200 {
+            break;
+        }
+        asking.read(content.len()).await;
+        assert!(idle.len() < 500, "descriptors do not run out");
+    }
+    assert_eq!(asking.status(), 503);
+    assert!(asking.header("retry-after").is_some());
+    drop(idle);
+    drop(asking);
+    let failed = within(async {
+        loop {
+            let lines = registry.logged().into_iter().filter(|line| line["message"] == "request failed");
+            match lines.collect::<Vec<Value>>() {
+                failed if failed.is_empty() => tokio::task::yield_now().await,
+                failed => return failed,
+            }
+        }
+    })
+    .await;
+    assert!(failed.iter().all(|line| line["origin"] == "Limits"), "{failed:?}");
+    assert!(failed[0]["cause"].as_str().unwrap().contains("no file descriptor"), "{failed:?}");
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_membership_that_cannot_be_written_costs_no_pull() {
+    let upstream = Upstream::start();
+    let content = blob(1, 2 * MIB);
+    for repo in ["", "/modules/x", "/modules/y"] {
+        upstream.put_blob(&format!("{REPO}{repo}"), &content);
+    }
+    let registry = Registry::start(&Setup::proxy(&upstream));
+    let at = |repo: &str| here(&format!("{repo}blobs/{}", digest(&content)));
+    assert_eq!(registry.client().get(&at("")).await.bytes().await.unwrap(), content);
+    registry.until_metric("d8_registry_fills_running", 0.0).await;
+    for (limit, repo) in [("reserveBytes: 1000000Gi", "modules/x/"), ("reserveBytes: 0, maxBytes: 1Mi", "modules/y/")] {
+        registry.reconfigure(&Setup::proxy(&upstream).config(&format!("store: {{ dir: $DIR, {limit} }}")));
+        registry.until_metric("d8_registry_store_writable", 0.0).await;
+        for method in [Method::GET, Method::HEAD] {
+            let answer = registry.client().request(method.clone(), &at(repo)).send().await.unwrap();
+            assert_eq!((answer.status().as_u16(), &*cache(&answer)), (200, "hit"), "{repo}");
+            if method == Method::GET {
+                assert_eq!(answer.bytes().await.unwrap(), content);
+            }
+        }
+        // What nobody vouches for stays unknown, however full it is.
+        assert_eq!(registry.client().get(&at("modules/z/")).await.status(), 404);
+    }
+    registry.stop();
+}
