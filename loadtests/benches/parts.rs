@@ -113,7 +113,7 @@ fn who_asks(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
             ttl: Duration::from_secs(3600),
             signing_key_file: None,
             signing_cert_file: None,
-            key_dir: keys.path().to_owned(),
+            key_dir: Some(keys.path().to_owned()),
         },
     };
     let auth = Authenticator::load(&options, 1)?;

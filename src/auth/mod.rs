@@ -62,8 +62,8 @@ pub struct TokenOptions {
     pub signing_key_file: Option<PathBuf>,
     /// PEM of its certificate: only to prove that it belongs to the key.
     pub signing_cert_file: Option<PathBuf>,
-    /// Where a made key is kept.
-    pub key_dir: PathBuf,
+    /// Where a made key is kept; `None`: nowhere, it lasts as long as the process.
+    pub key_dir: Option<PathBuf>,
 }
 
 /// Everything that decides who may do what.
@@ -362,8 +362,8 @@ impl Authenticator {
         }
         let policy = self.0.policy.load_full();
         let known = policy.users.find(user);
-        let (secret, stand_in) = (known.map(|user| &user.secret), policy.users.stand_in(user));
-        match self.0.passwords.check(user, password, secret, &stand_in, Net::of(from)).await {
+        let (secret, stand_in) = (known.map(|user| &user.secret), || policy.users.stand_in(user));
+        match self.0.passwords.check(user, password, secret, stand_in, Net::of(from)).await {
             Ok(true) => Ok(Identity { user: known.map(|user| Arc::clone(&user.name)), ..Identity::anonymous() }),
             Ok(false) => Err(AuthFailure::WrongPassword),
             Err(passwords::TooMany) => Err(AuthFailure::TooMany),

@@ -24,11 +24,13 @@ const KEY_FILE: &str = "token.key";
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// Reads the key kept in `dir`, or makes it; blocking. `before`: the key in force, which is written back where the file
-/// is damaged, so that tokens go on. Where nothing can be written the key lasts as long as the process.
+/// is damaged, so that tokens go on. Where nothing can be written, or there is no folder, the key lasts as long as the
+/// process.
 ///
 /// # Errors
 /// [`AuthError`] if no key can be made.
-pub(super) fn load(dir: &Path, before: Option<Arc<SigningKey>>) -> Result<Arc<SigningKey>, AuthError> {
+pub(super) fn load(dir: Option<&Path>, before: Option<Arc<SigningKey>>) -> Result<Arc<SigningKey>, AuthError> {
+    let Some(dir) = dir else { return before.map_or_else(|| make().map(Arc::new), Ok) };
     let path = dir.join(KEY_FILE);
     let is_new = match read(&path) {
         Ok(Some(key)) => return Ok(Arc::new(key)),
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     fn key(dir: &Path) -> Vec<u8> {
-        load(dir, None).unwrap().public.clone()
+        load(Some(dir), None).unwrap().public.clone()
     }
 
     #[test]
@@ -176,22 +178,24 @@ mod tests {
     fn where_nothing_can_be_written_there_is_a_key_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join(KEY_FILE).join("kept")).unwrap();
-        let first = load(dir.path(), None).unwrap();
+        let first = load(Some(dir.path()), None).unwrap();
         assert!(dir.path().join(KEY_FILE).join("kept").is_dir(), "nobody's folder is removed");
         // A reload goes on with the key in force.
-        assert_eq!(load(dir.path(), Some(Arc::clone(&first))).unwrap().public, first.public);
-        assert!(load(&dir.path().join("gone"), None).is_ok());
+        assert_eq!(load(Some(dir.path()), Some(Arc::clone(&first))).unwrap().public, first.public);
+        assert!(load(Some(&dir.path().join("gone")), None).is_ok());
+        let nowhere = load(None, None).unwrap();
+        assert_eq!(load(None, Some(Arc::clone(&nowhere))).unwrap().public, nowhere.public);
     }
 
     #[test]
     fn a_reload_writes_a_damaged_key_back() {
         let dir = tempfile::tempdir().unwrap();
-        let first = load(dir.path(), None).unwrap();
+        let first = load(Some(dir.path()), None).unwrap();
         std::fs::write(dir.path().join(KEY_FILE), "").unwrap();
-        assert_eq!(load(dir.path(), Some(Arc::clone(&first))).unwrap().public, first.public);
+        assert_eq!(load(Some(dir.path()), Some(Arc::clone(&first))).unwrap().public, first.public);
         assert_eq!(key(dir.path()), first.public);
         // Removed by hand is how another one is got.
         std::fs::remove_file(dir.path().join(KEY_FILE)).unwrap();
-        assert_ne!(load(dir.path(), Some(Arc::clone(&first))).unwrap().public, first.public);
+        assert_ne!(load(Some(dir.path()), Some(Arc::clone(&first))).unwrap().public, first.public);
     }
 }

@@ -212,7 +212,7 @@ impl Passwords {
         user: &str,
         password: &str,
         secret: Option<&Secret>,
-        stand_in: &Arc<str>,
+        stand_in: impl FnOnce() -> Arc<str>,
         from: Net,
     ) -> Result<bool, TooMany> {
         let hash = match secret {
@@ -221,15 +221,15 @@ impl Passwords {
             Some(Secret::Plain(_)) | None => None,
         };
         let known = hash.is_some();
-        let hash = hash.unwrap_or(stand_in);
-        let pair = self.pair(user, password, hash, known);
+        let hash = hash.map_or_else(stand_in, Arc::clone);
+        let pair = self.pair(user, password, &hash, known);
         if known && self.shared.right.get(&pair).is_some() {
             return Ok(true);
         }
         if self.shared.wrong.get(&pair).is_some() {
             return Ok(false);
         }
-        let check = Check { password: Zeroizing::new(read_of(password).to_vec()), hash: Arc::clone(hash), known };
+        let check = Check { password: Zeroizing::new(read_of(password).to_vec()), hash, known };
         let verdict = self.join(self.name(user), pair, check, from)?;
         match tokio::time::timeout(self.patience, verdict).await {
             // The sender is only dropped when the check panicked: then nobody was proven.
@@ -256,10 +256,10 @@ impl Passwords {
                 wanted.waiting.retain(|sender| !sender.is_closed());
             }
             wanted.waiting.push(sender);
-            if wanted.check.is_none() || wanted.nets.contains(&from) {
+            if wanted.check.is_none() || !places.is_roomy() || wanted.nets.contains(&from) {
                 return Ok(receiver);
             }
-            // Another place of its own, if there is one; it has its first one in any case.
+            // Another place of its own; it has its first one in any case.
             if let Ok(gone) = places.push(from, name, (from, pair)) {
                 wanted.nets.push(from);
                 pending.displaced(gone);

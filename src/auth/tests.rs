@@ -40,7 +40,7 @@ fn options(dir: &TempDir) -> AuthOptions {
             ttl: Duration::from_secs(900),
             signing_key_file: None,
             signing_cert_file: None,
-            key_dir: dir.path().to_path_buf(),
+            key_dir: Some(dir.path().to_path_buf()),
         },
     }
 }

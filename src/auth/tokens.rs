@@ -104,7 +104,7 @@ impl TokenService {
     /// `before`: the service in force.
     pub(super) fn load(options: &TokenOptions, before: Option<&Self>) -> Result<Self, AuthError> {
         let Some(file) = &options.signing_key_file else {
-            let key = own_key::load(&options.key_dir, before.and_then(|before| before.own.clone()))?;
+            let key = own_key::load(options.key_dir.as_deref(), before.and_then(|before| before.own.clone()))?;
             return Ok(Self { own: Some(Arc::clone(&key)), ..Self::new(&key, options.ttl.as_secs()) });
         };
         let pem = zeroize::Zeroizing::new(read("auth.token.signingKeyFile", file)?);

@@ -15,9 +15,6 @@ use super::{AuthError, Role, UserSpec};
 /// Longest file of a Secret that is read.
 const FILE_BYTES: u64 = 64 * 1024;
 
-/// The files of a user's Secret. Beside each other in `usersDir` itself they are a Secret mounted one folder too high.
-const FILES: [&str; 4] = ["name", "password", "passwordHash", "role"];
-
 /// From this cost on a check of a password takes more than a second of a core.
 const DEAR_COST: u32 = 15;
 
@@ -42,6 +39,8 @@ pub(super) struct Users {
     by_name: HashMap<Arc<str>, Arc<User>>,
     /// Every user's hash, sorted; see [`Users::stand_in`].
     hashes: Vec<Arc<str>>,
+    /// A digest of them all.
+    seed: [u8; 32],
     /// Sentences for the administrator: what was found that works, and probably not as it was meant.
     warnings: Vec<String>,
 }
@@ -82,6 +81,11 @@ impl Users {
         }
         users.hashes = found.iter().filter_map(|user| user.secret.hash().cloned()).collect();
         users.hashes.sort();
+        let mut context = Context::new(&SHA256);
+        for hash in &users.hashes {
+            context.update(hash.as_bytes());
+        }
+        users.seed.copy_from_slice(context.finish().as_ref());
         Ok(users)
     }
 
@@ -95,11 +99,11 @@ impl Users {
         names.sort();
         // Kubernetes keeps the real files behind `..data` and its like.
         names.retain(|name| !name.as_encoded_bytes().starts_with(b"."));
-        let is_flat = names.iter().any(|name| FILES.iter().any(|file| name == file) && folder.join(name).is_file());
+        let is_flat = names.iter().any(|name| folder.join(name).is_file());
         if is_flat {
             self.warnings.push(format!(
-                "auth.usersDir {}: there are files of a user in it, which are passed over: it holds a folder for each user, so \
-                 mount the Secret at {}",
+                "auth.usersDir {}: there are files in it, which are passed over: it holds a folder for each user, so a user's \
+                 Secret is mounted at {}",
                 folder.display(),
                 folder.join("NAME").display()
             ));
@@ -143,9 +147,7 @@ impl Users {
     pub(super) fn stand_in(&self, name: &str) -> Arc<str> {
         let Some(last) = self.hashes.len().checked_sub(1) else { return Arc::from(NOBODY) };
         let mut context = Context::new(&SHA256);
-        for hash in &self.hashes {
-            context.update(hash.as_bytes());
-        }
+        context.update(&self.seed);
         context.update(name.as_bytes());
         let mut number = [0; 8];
         number.copy_from_slice(&context.finish().as_ref()[..8]);

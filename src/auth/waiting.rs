@@ -114,6 +114,11 @@ impl<T> Waiting<T> {
         self.held >= self.most
     }
 
+    /// Whether there are places enough for who has one already and wants a better one.
+    pub(super) const fn is_roomy(&self) -> bool {
+        self.held < self.most / 2
+    }
+
     /// Gives `item` a place; whose place it took comes back.
     ///
     /// # Errors

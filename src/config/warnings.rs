@@ -2,7 +2,7 @@
 //! looked at by who reads them.
 
 use super::settings::Origin;
-use super::{Config, Mode, Reserve, TokenSwitch};
+use super::{Config, Mode, Reserve, TokenSwitch, UpstreamScheme};
 
 /// A reserve below this is a number of percent whose sign was left out.
 const LEAST_RESERVE: u64 = 1 << 20;
@@ -14,7 +14,7 @@ impl Config {
         [self.of_upstream(), self.of_mode(), self.of_tokens(), self.of_upstream_user(), self.of_reserve()].concat()
     }
 
-    /// `imagesRepo` without its host: the first part of the path is then asked as one.
+    /// `imagesRepo` without its host: the first part of the path is then asked as one. And a port of the other scheme.
     fn of_upstream(&self) -> Vec<String> {
         let Some(upstream) = self.upstream.as_ref().filter(|_| self.mode != Mode::Local) else { return Vec::new() };
         let endpoints = std::iter::once(("upstream.imagesRepo".to_owned(), &upstream.endpoint)).chain(
@@ -24,11 +24,12 @@ impl Config {
                 .enumerate()
                 .map(|(index, at)| (format!("upstream.mirrors[{index}].imagesRepo"), at)),
         );
-        let nameless = endpoints.filter(|(_, endpoint)| {
+        let endpoints: Vec<_> = endpoints.collect();
+        let nameless = endpoints.iter().filter(|(_, endpoint)| {
             let host = &endpoint.host;
             !host.contains(['.', ':']) && !host.eq_ignore_ascii_case("localhost") && !endpoint.path.is_empty()
         });
-        nameless
+        let mut found: Vec<String> = nameless
             .map(|(key, endpoint)| {
                 let (host, path) = (&endpoint.host, &endpoint.path);
                 format!(
@@ -36,7 +37,19 @@ impl Config {
                      one before it, such as registry.example.com/{host}/{path}"
                 )
             })
-            .collect()
+            .collect();
+        found.extend(endpoints.iter().filter_map(|(key, endpoint)| {
+            let other = match endpoint.scheme {
+                UpstreamScheme::Https if endpoint.host.ends_with(":80") => "HTTP",
+                UpstreamScheme::Http if endpoint.host.ends_with(":443") => "HTTPS",
+                UpstreamScheme::Https | UpstreamScheme::Http => return None,
+            };
+            let (host, scheme) = (&endpoint.host, endpoint.scheme);
+            Some(format!(
+                "{key}: {host} is asked by {scheme}, and the port is that of {other}; is the scheme beside it right?"
+            ))
+        }));
+        found
     }
 
     /// An upstream that nobody asks, because the mode was left out.

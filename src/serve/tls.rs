@@ -243,8 +243,17 @@ impl ResolvesServerCert for CurrentCertificate {
 fn load(options: &TlsOptions, provider: &CryptoProvider) -> Result<Loaded, TlsError> {
     let chain = certificates(&options.cert_file, &read(&options.cert_file)?)?;
     let expiry = expiry(&options.cert_file, &chain[0])?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&options.key_file)?)
-        .map_err(|_| TlsError::Empty { path: options.key_file.clone(), wanted: "private key" })?;
+    let pem = zeroize::Zeroizing::new(read(&options.key_file)?);
+    let is_locked = pem.windows(9).any(|word| word == b"ENCRYPTED");
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
+        let path = options.key_file.clone();
+        if is_locked {
+            let reason =
+                "the key is encrypted; write it without a passphrase (openssl pkey -in KEY -out PLAIN)".to_owned();
+            return TlsError::Unusable { path, reason };
+        }
+        TlsError::Empty { path, wanted: "private key" }
+    })?;
     let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             TlsError::Mismatch { cert_file: options.cert_file.clone(), key_file: options.key_file.clone() }

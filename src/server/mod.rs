@@ -8,7 +8,7 @@ mod options;
 mod reload;
 mod warnings;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -116,8 +116,13 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     }
     let watcher = Watcher::new(config.watched_paths(source.file.as_deref()));
     let store = Store::open(&options::store(&config))?;
-    let keys = store.key_folder()?;
-    let auth = Authenticator::load(&options::auth(&config, &keys), options::password_checks(&config))?;
+    // Only tokens depend on it, and they live for minutes: no reason not to start.
+    let keys = store.key_folder().inspect_err(|error| {
+        let error = with_causes(error);
+        tracing::warn!(error, "the folder for the server's own keys can't be used: tokens end with this process");
+    });
+    let keys = keys.ok();
+    let auth = Authenticator::load(&options::auth(&config, keys.as_deref()), options::password_checks(&config))?;
     let tls = options::tls(&config).map(|files| Tls::load(&files)).transpose()?.map(Arc::new);
     announce(&config, &auth);
     let mut said = Vec::new();
@@ -144,7 +149,7 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
 /// # Errors
 /// [`ServerError`] as at a start.
 pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
-    let mut auth = options::auth(config, Path::new(""));
+    let mut auth = options::auth(config, None);
     if auth.token.signing_key_file.is_none() {
         // A start would make a key in the data folder.
         auth.token.enabled = Some(false);
@@ -164,7 +169,7 @@ pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
 struct Parts {
     config: Config,
     source: Source,
-    keys: PathBuf,
+    keys: Option<PathBuf>,
     logging: Logging,
     store: Store,
     auth: Authenticator,

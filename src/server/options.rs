@@ -68,7 +68,7 @@ pub(super) const fn store_limits(config: &Config) -> StoreLimits {
     }
 }
 
-pub(super) fn auth(config: &Config, keys: &Path) -> AuthOptions {
+pub(super) fn auth(config: &Config, keys: Option<&Path>) -> AuthOptions {
     let settings = &config.auth;
     let users = settings.users.iter().map(|user| UserSpec {
         name: user.name.clone(),
@@ -98,7 +98,7 @@ pub(super) fn auth(config: &Config, keys: &Path) -> AuthOptions {
             ttl: settings.token.ttl,
             signing_key_file: settings.token.signing_key_file.clone(),
             signing_cert_file: settings.token.signing_cert_file.clone(),
-            key_dir: keys.to_path_buf(),
+            key_dir: keys.map(Path::to_path_buf),
         },
     }
 }

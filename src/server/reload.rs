@@ -88,7 +88,8 @@ fn load(held: &Parts, modes: &Modes, before: &Config) -> Result<(Reloaded, Prepa
     let refused = |error: &dyn std::error::Error| Attempt::Refused(with_causes(error));
     let reloaded =
         before.reload(held.source.file.as_deref(), &held.source.overrides).map_err(|error| refused(&error))?;
-    let prepared = held.auth.prepare(&options::auth(&reloaded.config, &held.keys)).map_err(|error| refused(&error))?;
+    let prepared =
+        held.auth.prepare(&options::auth(&reloaded.config, held.keys.as_deref())).map_err(|error| refused(&error))?;
     let upstream = modes.prepare(&reloaded.config).map_err(|error| refused(&error))?;
     if let (Some(tls), Some(files)) = (&held.tls, options::tls(&reloaded.config)) {
         let change = tls.reload(&files).map_err(|error| {

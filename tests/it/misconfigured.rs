@@ -48,6 +48,7 @@ async fn what_is_probably_not_meant_speaks_at_the_start_and_when_checked() {
         &[
             ("flat/name", "ro"),
             ("flat/password", "secret"),
+            ("keys/ro", "secret"),
             ("unlike/one/name", "ro"),
             ("unlike/one/password", "other"),
             ("unlike/one/passwordHash", other),
@@ -69,7 +70,8 @@ async fn what_is_probably_not_meant_speaks_at_the_start_and_when_checked() {
         (tls("early"), &["early.crt", "is not valid before 2900-01-01"]),
         (tls("nameless"), &["nameless.crt", "subjectAltName"]),
         (users("empty"), &["empty", "is empty", "a folder for each user"]),
-        (users("flat"), &["flat", "a folder for each user", "mount the Secret at"]),
+        (users("flat"), &["flat", "a folder for each user", "Secret is mounted at"]),
+        (users("keys"), &["keys", "files in it", "a folder for each user"]),
         (users("unlike"), &["unlike/one", "is not the one of the passwordHash beside it"]),
         (users("nameless"), &["nameless/one", "file name is missing"]),
         (users("nohash"), &["nohash/one", "bcrypt"]),
@@ -108,6 +110,18 @@ async fn a_default_start_warns_of_nothing() {
         let warned: Vec<_> = log.iter().filter(|line| line["level"] != "INFO").collect();
         assert!(warned.is_empty(), "{warned:#?}");
     }
+}
+
+#[test]
+fn an_encrypted_key_is_told_from_none() {
+    let folder = TempDir::new().unwrap();
+    certificate(folder.path(), "good", &["localhost"], (2000, 2900));
+    let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    write(folder.path(), &[("locked.key", locked)]);
+    let at = folder.path().display();
+    let checked = check_config(folder.path(), &format!("tls: {{ certFile: {at}/good.crt, keyFile: {at}/locked.key }}"));
+    let said = String::from_utf8(checked.stderr).unwrap();
+    assert!(checked.status.code() == Some(2) && said.contains("locked.key") && said.contains("passphrase"), "{said}");
 }
 
 #[tokio::test]

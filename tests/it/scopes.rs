@@ -260,6 +260,13 @@ async fn a_damaged_key_of_its_own_stops_no_start() {
         let warned = log.iter().any(|line| line["level"] == "WARN" && line.to_string().contains("token.key"));
         assert!(warned, "{damage:?}: {log:#?}");
     }
+    // The folder for it too.
+    std::fs::remove_dir_all(key.parent().unwrap()).unwrap();
+    std::fs::write(key.parent().unwrap(), "no folder").unwrap();
+    let registry = Registry::start_in(std::sync::Arc::clone(&folder), &Setup::with_users());
+    let narrow = token(&registry, &["repository:a:pull"]).await;
+    assert_eq!(send(&registry.client(), &Method::GET, "/v2/", &narrow).await.status(), 200);
+    assert!(registry.stop().iter().any(|line| line["level"] == "WARN" && line.to_string().contains("own keys")));
     let given = folder.path().join("given.key");
     std::fs::write(&given, "damaged").unwrap();
     let config = folder.path().join("given.yaml");

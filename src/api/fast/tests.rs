@@ -49,7 +49,7 @@ async fn app(dir: &TempDir, manifest: &str) -> App {
         ttl: Duration::ZERO,
         signing_key_file: None,
         signing_cert_file: None,
-        key_dir: dir.path().to_path_buf(),
+        key_dir: Some(dir.path().to_path_buf()),
     };
     let auth = AuthOptions { anonymous: Anonymous::Pull, users: Vec::new(), users_dir: None, token };
     let gates = GateSizes { pulls: 1, uploads: 1, listings: 1, queue_wait: Duration::ZERO };

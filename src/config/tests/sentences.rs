@@ -49,6 +49,8 @@ fn what_is_probably_not_meant_is_said() {
     for (text, word) in [
         (proxy("imagesRepo: deckhouse/ee"), "registry.example.com/deckhouse/ee"),
         (proxy("imagesRepo: r.example.com, mirrors: [{imagesRepo: deckhouse/ee}]"), "upstream.mirrors[0].imagesRepo"),
+        (proxy("imagesRepo: 'r.example.com:80/a'"), "the port is that of HTTP;"),
+        (proxy("imagesRepo: 'r.example.com:443/a', scheme: HTTP"), "the port is that of HTTPS;"),
         ("upstream: {imagesRepo: registry.example.com/a}".to_owned(), "mode: Proxy"),
         ("auth: {token: {signingKeyFile: /k}}".to_owned(), "no users"),
         (users(&user("a")) + "  token: {enabled: false, signingKeyFile: /k}", "enabled is false"),
