@@ -255,9 +255,7 @@ impl Modes {
         match outcome {
             ProbeOutcome::Ok => PROBE_EVERY,
             // Each refused sign-in brings an account nearer to being locked: they come at longer and longer intervals.
-            ProbeOutcome::Auth => PROBE_AGAIN.max(known.upstream.left_alone().unwrap_or_default()),
-            // A limit may end before its time.
-            _ => PROBE_AGAIN.max(known.upstream.left_alone().unwrap_or_default().min(PROBE_EVERY)),
+            _ => PROBE_AGAIN.max(known.upstream.probe_pause().unwrap_or_default()),
         }
     }
 

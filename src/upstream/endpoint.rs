@@ -156,6 +156,9 @@ impl Endpoint {
     fn remember(&self, call: &Call, began: Instant, error: Option<&UpstreamError>) {
         let subject = call.subject();
         let Some(error) = error else { return self.refusals.accepted(subject, began) };
+        if error.facts().proxy_refused {
+            return self.refusals.proxy_refused(error, began);
+        }
         let is_denial = matches!(error.cause(), UpstreamCause::Unauthorized | UpstreamCause::Forbidden);
         // It is not the repository that is refused if the pair is.
         let is_denial = is_denial && !call.probe && self.refusals.refused_since(began).is_ok();
@@ -242,7 +245,8 @@ impl Endpoint {
                 self.drain(response, &host).await;
                 continue;
             }
-            if !own && status == StatusCode::UNAUTHORIZED && foreign.is_none() {
+            let is_signed = foreign.as_ref().is_some_and(|(of, _)| of.origin() == url.origin());
+            if !own && status == StatusCode::UNAUTHORIZED && !is_signed {
                 drop(place);
                 if let Some(token) = self.foreign_token(response.headers(), &url, deadline).await? {
                     foreign = Some((url.clone(), token));

@@ -34,6 +34,8 @@ pub(super) struct Facts {
     pub(super) circuit_open: bool,
     /// Not asked because too much is asked of it already.
     pub(super) busy: bool,
+    /// The proxy before the host refuses our user name or password.
+    pub(super) proxy_refused: bool,
     pub(super) asked: Asked,
     /// Worth another try soon.
     pub(super) again: bool,
@@ -68,6 +70,7 @@ impl Facts {
             words: None,
             circuit_open: false,
             busy: false,
+            proxy_refused: false,
             asked: Asked::Nobody,
             again: false,
             is_registrys: false,

@@ -46,7 +46,7 @@ pub(super) fn before_answer(
     if error.is_connect() {
         let facts = unreachable(format!("can't be reached{way}: {reason}"));
         // The same password is not refused less the next time, and many a proxy locks who tries too often.
-        let facts = if reason == PROXY_LOGIN { facts } else { facts.again() };
+        let facts = if reason == PROXY_LOGIN { Facts { proxy_refused: true, ..facts } } else { facts.again() };
         return (facts.into(), Fault::Connect);
     }
     if chain.find::<hyper::Error>().is_some_and(hyper::Error::is_parse) {

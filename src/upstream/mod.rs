@@ -159,6 +159,12 @@ impl Upstream {
         self.0.endpoints.iter().for_each(|endpoint| endpoint.refusals.hold(held));
     }
 
+    /// How long the next probe has to wait at least, so that a sign-in that is refused does not lock the account.
+    #[must_use]
+    pub fn probe_pause(&self) -> Option<Duration> {
+        self.0.endpoints.first().and_then(|endpoint| endpoint.refusals.left_for_probe())
+    }
+
     /// For how long the upstream itself is left alone, because it refused our sign-in or is asked too often; `None`:
     /// it is not.
     #[must_use]

@@ -25,6 +25,8 @@ const MAX_REPOSITORIES: usize = 1024;
 const MAX_TARGETS: usize = 64;
 /// So long after a sign-in was accepted many may sign in at once; later one goes first.
 const PROVEN: Duration = Duration::from_secs(60);
+/// A limit is looked after as often as this.
+const PROBE_LIMITED: Duration = Duration::from_secs(60);
 /// A repository's token that is refused is not replaced more often.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -177,6 +179,18 @@ impl Refusals {
         [&state.pair, &state.limit, &state.sign_in_limit].into_iter().filter_map(|memory| memory.left(now)).max()
     }
 
+    /// The same for the probe, to which no limit is a reason to wait for long: it may end before its time.
+    pub(super) fn left_for_probe(&self) -> Option<Duration> {
+        let (state, now) = (self.state(), Instant::now());
+        let all = [&state.pair, &state.limit, &state.sign_in_limit].into_iter().filter_map(|memory| memory.0.as_ref());
+        let left = |refused: &Refused| {
+            let left = refused.until.saturating_duration_since(now);
+            let is_limit = refused.error.cause() == UpstreamCause::RateLimited;
+            if is_limit { left.min(PROBE_LIMITED) } else { left }
+        };
+        all.map(left).max()
+    }
+
     /// Whether a question may go out.
     ///
     /// # Errors
@@ -253,6 +267,11 @@ impl Refusals {
     /// The endpoint says that it is asked too often.
     pub(super) fn limited(&self, error: &UpstreamError, began: Instant) {
         self.state().limit.refuse(error, began, self.limits.limit, self.limits.longest);
+    }
+
+    /// The proxy before the endpoint refuses its own pair: an account can be locked there too.
+    pub(super) fn proxy_refused(&self, error: &UpstreamError, began: Instant) {
+        self.state().limit.refuse(error, began, self.limits.pair, self.limits.longest);
     }
 
     /// The endpoint answered, so it is under no limit of its own.

@@ -330,7 +330,8 @@ fn names(name: &str, url: &Url) -> bool {
 
 /// A fault of the answer that another try may not meet.
 pub(super) fn failed_answer(host: &str, status: StatusCode, what: String) -> Facts {
-    let facts = Facts::new(cause_of(status), host, what).status(status);
+    let mut facts = Facts::new(cause_of(status), host, what).status(status);
+    facts.proxy_refused = status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
     if matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504) { facts.again() } else { facts }
 }
 

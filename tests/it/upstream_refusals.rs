@@ -144,7 +144,7 @@ async fn tokens_and_lists_are_read_as_they_are_written() {
     let registry = Registry::start(&in_front_of("Direct", &upstream, ""));
     registry.until_metric("d8_registry_upstream_probes_total{outcome=\"ok\"}", 1.0).await;
     upstream.once("GET", &there("tags/list"), |answer| {
-        let next = format!("<https://inside.example:5000{}>; rel=\"next\"", there("tags/list?last=b&n=2"));
+        let next = format!("<https://inside.example:5000{}>; rel=\"next\"", there("tags/list?last=1&n=2"));
         answer.field("link", format!("<{}>; rel=\"first\"", there("tags/list?n=2"))).field("link", next);
         answer.body(r#"{"name":null,"tags":["a",null,7],"x":[]}"#);
     });

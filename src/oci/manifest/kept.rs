@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use super::super::ManifestKind;
 use super::{Descriptor, InvalidManifest, Manifest};
-use crate::oci::ManifestKind;
 
 /// Docker's schema 1, with and without its signatures.
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";

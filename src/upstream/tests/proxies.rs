@@ -84,3 +84,39 @@ async fn what_no_proxy_names_is_gone_to_directly() {
     let error = Upstream::new(&options, Metrics::new().unwrap(), TaskTracker::new()).unwrap_err();
     assert!(error.to_string().contains("HTTPS_PROXY"), "{error}");
 }
+
+#[tokio::test]
+async fn a_proxy_that_refuses_us_is_not_asked_on_and_on() {
+    let registry = Server::start(|_| Reply::ok(MANIFEST)).await;
+    for scheme in [Scheme::Http, Scheme::Https] {
+        let proxy = proxy(&registry).await;
+        let mut options =
+            options(vec![EndpointOptions { scheme, ..named(&registry, "registry.test", Some(tls::any_ca())) }]);
+        options.proxy = through(&proxy, "agent:falsch@");
+        let upstream = build(&options);
+        for child in ["a", "a", "b"] {
+            let error = upstream.manifest(child, &tag("a"), soon()).await.unwrap_err();
+            assert!(error.to_string().contains("another user name or password"), "{error}");
+        }
+        assert_eq!(proxy.seen().len(), 1, "the account would be locked");
+        upstream.probe(None, soon()).await;
+        assert_eq!(proxy.seen().len(), 2, "the probe asks");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_shows_its_password_does_not_make_us_show_it() {
+    let proxy = Server::start(|request| {
+        let said = format!("bad header {}, p%40ss, agent:p@ss", request.header("proxy-authorization"));
+        Reply::Answer(400, vec![("content-type", "text/plain".to_owned())], said.into_bytes())
+    })
+    .await;
+    let mut options = options(vec![named(&proxy, "registry.test", None)]);
+    options.proxy = through(&proxy, "agent:p%40ss@");
+    let error = build(&options).manifest("app", &tag("a"), soon()).await.unwrap_err();
+    let shown = format!("{error} {error:?}");
+    assert!(shown.contains("bad header"), "{shown}");
+    for secret in ["YWdlbnQ6cEBzcw", "p%40ss", "p@ss"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
