@@ -144,6 +144,11 @@ impl Fill {
         }
     }
 
+    /// All repositories that it is for by now.
+    pub(super) fn for_whom(&self) -> Vec<RepoName> {
+        self.repositories().all.clone()
+    }
+
     /// All repositories that it is for; none is added any more.
     fn close(&self) -> Vec<RepoName> {
         let mut repositories = self.repositories();
@@ -226,7 +231,13 @@ async fn fetch(shared: &Shared, fill: &Fill) -> Result<Option<PartialBlob>, Fill
     if found_stored(shared, fill).await {
         return Ok(None);
     }
-    let partial = shared.store.begin_fill(fill.digest).await?;
+    let partial = match shared.store.begin_fill(fill.digest).await {
+        Err(StoreError::Full(refusal)) => {
+            shared.room.make_after(refusal, 1).await?;
+            shared.store.begin_fill(fill.digest).await?
+        }
+        begun => begun?,
+    };
     let _ = fill.file.set(partial.file());
     let mut filler = Filler::new(shared, fill, &partial);
     let filled = filler.fill().await;
@@ -262,8 +273,11 @@ async fn found_stored(shared: &Shared, fill: &Fill) -> bool {
     }
 }
 
-/// Whether what was stored so far will never become the content. What an upstream says instead of the rest proves nothing
-/// about the bytes that came.
+/// Whether what was stored so far will never become the content, or takes room that there is not. What an upstream says
+/// instead of the rest proves nothing about the bytes that came.
 const fn is_hopeless(error: &FillError) -> bool {
-    matches!(error, FillError::Store(StoreError::DigestMismatch { .. }) | FillError::Contradiction(_))
+    matches!(
+        error,
+        FillError::Store(StoreError::DigestMismatch { .. } | StoreError::Full(_)) | FillError::Contradiction(_)
+    )
 }

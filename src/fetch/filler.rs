@@ -10,10 +10,11 @@ use tokio::time::Instant;
 
 use super::fill::{Fill, Progress};
 use super::fills::{HEAD_BUDGET, Shared};
+use super::room::{Stake, Wanted};
 use super::ways::Way;
 use super::{Asked, Feed, FillError, Gather, Part};
 use crate::oci::Hasher;
-use crate::store::{PartialBlob, StoreError, TURN_BYTES};
+use crate::store::{PartialBlob, Refusal, StoreError, TURN_BYTES};
 use crate::telemetry::{UpstreamCause, with_causes};
 use crate::upstream::{BlobRange, Patience, UpstreamBlob};
 
@@ -33,6 +34,9 @@ const BATCH_BYTES: usize = 1024 * 1024;
 
 /// So many bytes are ahead of the disk at most: the fills of small layers never wait for it.
 const AHEAD_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How long room is waited for: clients go on without the store then, and want headers in time.
+const ROOM_BUDGET: Duration = Duration::from_secs(5);
 
 /// Whether asking again may help.
 fn is_passing(error: &FillError) -> bool {
@@ -64,11 +68,26 @@ pub(super) struct Filler<'a> {
     announced: bool,
     /// What sends bytes to the disk beside the next ones.
     writing: Option<JoinHandle<()>>,
+    /// The length that stored manifests give the content, once somebody had to know: `None` if none does, or another.
+    named: Option<Option<u64>>,
+    /// What it holds of the cache without a manifest that names its length.
+    stake: Option<Stake>,
 }
 
 impl<'a> Filler<'a> {
     pub(super) fn new(shared: &'a Shared, fill: &'a Fill, partial: &'a PartialBlob) -> Self {
-        Self { shared, fill, partial, length: None, way: Way::default(), tries: 0, announced: false, writing: None }
+        Self {
+            shared,
+            fill,
+            partial,
+            length: None,
+            way: Way::default(),
+            tries: 0,
+            announced: false,
+            writing: None,
+            named: None,
+            stake: None,
+        }
     }
 
     /// Length of the whole content, once the upstream said it.
@@ -180,7 +199,7 @@ impl<'a> Filler<'a> {
         }
         self.length = known;
         if let Some(length) = self.length {
-            self.make_room(length.saturating_sub(written)).await?;
+            self.expect(length.saturating_sub(written)).await?;
         }
         self.announce();
         let mut gather = Gather::new(BATCH_BYTES, BATCH_BYTES);
@@ -255,22 +274,62 @@ impl<'a> Filler<'a> {
         }
     }
 
-    async fn append(&self, batch: Vec<Bytes>) -> Result<(), FillError> {
+    async fn append(&mut self, batch: Vec<Bytes>) -> Result<(), FillError> {
         match self.partial.append(batch.clone()).await {
-            Err(StoreError::Full(_)) => {
+            Err(StoreError::Full(refusal)) => {
                 let bytes = batch.iter().map(|piece| piece.len() as u64).sum();
-                self.shared.room.make(bytes).await?;
+                self.make_room(refusal, bytes).await?;
                 Ok(self.partial.append(batch).await?)
             }
             appended => Ok(appended?),
         }
     }
 
-    async fn make_room(&self, bytes: u64) -> Result<(), FillError> {
+    /// Looks whether what is still to come can have room, and makes it for the first of it.
+    async fn expect(&mut self, bytes: u64) -> Result<(), FillError> {
         match self.partial.admit(bytes).await {
-            Err(StoreError::Full(_)) => Ok(self.shared.room.make(bytes).await?),
+            Err(StoreError::Full(refusal)) => self.make_room(refusal, bytes.min(BATCH_BYTES as u64)).await,
             admitted => Ok(admitted?),
         }
+    }
+
+    /// Makes room for `now` more bytes, for [`ROOM_BUDGET`] at most: what goes then goes on going, for the next fill.
+    async fn make_room(&mut self, refusal: Refusal, now: u64) -> Result<(), FillError> {
+        if !matches!(refusal, Refusal::BudgetExhausted { .. } | Refusal::ReserveExhausted { .. }) {
+            return Ok(self.shared.room.make_after(refusal, now).await?);
+        }
+        let written = self.partial.written();
+        let left = self.length.map_or(now, |length| length.saturating_sub(written)).max(now);
+        if !self.is_named(written + now).await {
+            self.stake.get_or_insert_with(|| self.shared.room.stake()).raise(written + left).await?;
+        }
+        let (room, wanted) = (self.shared.room.clone(), Wanted { now, all: left });
+        let mut making = self.shared.tasks.spawn(async move { room.make(wanted).await });
+        match tokio::time::timeout(ROOM_BUDGET, &mut making).await {
+            Ok(made) => Ok(made.unwrap_or(Err(StoreError::Full(refusal)))?),
+            Err(_) => Ok(self.partial.admit(now).await?),
+        }
+    }
+
+    /// Whether a stored manifest gives the content a length that is the upstream's, if that said one, and at least `bytes`.
+    async fn is_named(&mut self, bytes: u64) -> bool {
+        let named = match self.named {
+            Some(named) => named,
+            None => {
+                let mut lengths = Vec::new();
+                for repo in self.fill.for_whom() {
+                    // Manifests that can't be read name nothing.
+                    lengths
+                        .extend(self.shared.store.named_lengths(&repo, self.fill.digest()).await.unwrap_or_default());
+                }
+                let named = match self.length {
+                    Some(length) => lengths.contains(&length).then_some(length),
+                    None => lengths.into_iter().max(),
+                };
+                *self.named.insert(named)
+            }
+        };
+        named.is_some_and(|length| bytes <= length)
     }
 }
 

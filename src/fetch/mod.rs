@@ -26,7 +26,7 @@ pub use flights::Flights;
 pub use gather::Gather;
 pub use proof::{Proof, Unproven};
 pub use reader::{Beyond, FillReader, Relayed};
-pub use room::Room;
+pub use room::{Room, Wanted};
 pub use ways::{Asked, Part};
 
 use crate::oci::Digest;

@@ -1,8 +1,8 @@
 //! Removing what was learnt from upstreams: the least recently used first, or all that was not used for too long.
 //!
 //! Only memberships of cached repositories go; bytes that a pushed repository has too stay. Nothing that is being read
-//! goes, and, if so asked, nothing that a stored tag reaches. Blocking, from a walk over the tree: rare, and never on a
-//! reader's way.
+//! goes, and, if so asked, nothing that a stored tag reaches. For what can't fit nothing goes at all: what could be freed is
+//! added up before anything is removed. Blocking, from a walk over the tree: rare, and never on a reader's way.
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
@@ -19,11 +19,18 @@ use crate::telemetry::DamageCause;
 /// Most contents that one walk keeps in mind, about 200 bytes each; the walk is repeated for more.
 const CANDIDATES: usize = 100_000;
 
+/// Lengths of one content that manifests may give before no further one is looked for.
+const MOST_LENGTHS: usize = 8;
+
 /// What to remove.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Eviction {
-    /// Remove the least recently used until so many bytes are free.
+    /// Remove the least recently used until so many bytes are freed, or, where fewer can be, all that may go.
     pub need: u64,
+    /// Remove so many contents at least: what lacks may be inodes.
+    pub contents: u64,
+    /// Remove nothing at all unless so many bytes can be freed.
+    pub goal: u64,
     /// Remove what was not used for so long.
     pub idle: Option<Duration>,
     /// Leave what a stored tag reaches: it can't be fetched again now.
@@ -37,6 +44,19 @@ pub struct Evicted {
     pub contents: u64,
     /// Bytes that they freed.
     pub bytes: u64,
+    /// Fewer bytes could be freed than [`Eviction::goal`], so nothing was removed.
+    pub hopeless: bool,
+}
+
+impl Eviction {
+    const fn is_for_room(&self) -> bool {
+        self.need > 0 || self.contents > 0 || self.goal > 0
+    }
+
+    /// Whether more is to be removed for room.
+    const fn goes_on(&self, evicted: &Evicted) -> bool {
+        evicted.bytes < self.need || evicted.contents < self.contents
+    }
 }
 
 /// Where each content is.
@@ -49,30 +69,59 @@ struct Candidate {
     is_manifest: bool,
     digest: Digest,
     size: u64,
+    /// Names of its file in repositories of whatever kind.
+    links: u64,
+}
+
+/// What may go.
+struct Candidates {
+    /// The least recently used first.
+    oldest: Vec<Candidate>,
+    homes: Homes,
+    /// Bytes of those that were too many to be kept in mind.
+    beyond: u64,
 }
 
 impl Inner {
     /// Removes what `wanted` names; blocking.
     pub(super) fn evict(&self, wanted: &Eviction, now: Timestamp) -> Result<Evicted, StoreError> {
         let mut evicted = Evicted::default();
-        if wanted.need > 0 {
-            // What nobody fills any more comes before what can be served.
-            evicted.bytes += self.fills.reap(self.shelf(), None, now)?.1;
-            if evicted.bytes >= wanted.need {
-                return Ok(evicted);
+        // What nobody fills any more comes before what can be served.
+        let fills = if wanted.is_for_room() { self.fills.unheld_bytes(&self.layout)? } else { 0 };
+        if fills > 0 && fills >= wanted.need.max(wanted.goal) && wanted.contents == 0 {
+            if wanted.need > 0 {
+                evicted.bytes = self.fills.reap(self.shelf(), None, now)?.1;
             }
+            return Ok(evicted);
         }
         let oddities = Oddities::default();
         let repositories: Vec<RepoName> =
             Repositories::new(&self.layout, &oddities).filter(RepoName::is_cached).collect();
         let spared = if wanted.spare_tagged { self.reached_by_tags(&repositories)? } else { HashSet::new() };
-        let (candidates, homes) = self.candidates(&repositories, &spared, now)?;
+        let candidates = self.candidates(&repositories, &spared, now)?;
+        if wanted.goal > 0 && fills.saturating_add(self.can_be_freed(&candidates)) < wanted.goal {
+            evicted.hopeless = true;
+            return Ok(evicted);
+        }
+        if fills > 0 && (wanted.need > 0 || wanted.contents > 0) {
+            evicted.bytes += self.fills.reap(self.shelf(), None, now)?.1;
+        }
+        let Candidates { oldest, homes, .. } = candidates;
         // For room the blobs go first: a manifest frees next to nothing, and its tags go with it.
-        let (manifests, blobs): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| candidate.is_manifest);
+        let (manifests, blobs): (Vec<_>, Vec<_>) = oldest.into_iter().partition(|candidate| candidate.is_manifest);
         for group in [blobs, manifests] {
             self.evict_oldest(&group, &homes, wanted, now, &mut evicted)?;
         }
         Ok(evicted)
+    }
+
+    /// Bytes that the removal of all candidates would free: of those that nobody reads and no other repository has.
+    fn can_be_freed(&self, Candidates { oldest, homes, beyond }: &Candidates) -> u64 {
+        let freed = oldest.iter().filter(|candidate| {
+            let here = homes.get(&candidate.digest).map_or(0, |homes| homes.len() as u64);
+            here >= candidate.links && !self.uses.is_read(&candidate.digest)
+        });
+        freed.map(|candidate| candidate.size).sum::<u64>().saturating_add(*beyond)
     }
 
     /// Removes from the front of `candidates` what `wanted` names.
@@ -88,8 +137,7 @@ impl Inner {
         for candidate in candidates {
             let unused = now.since(candidate.used);
             let too_old = wanted.idle.is_some_and(|idle| unused.is_some_and(|unused| unused > idle));
-            let for_room = evicted.bytes < wanted.need;
-            if !too_old && !for_room {
+            if !too_old && !wanted.goes_on(evicted) {
                 // The rest was used later.
                 break;
             }
@@ -121,10 +169,11 @@ impl Inner {
         repositories: &[RepoName],
         spared: &HashSet<Digest>,
         now: Timestamp,
-    ) -> Result<(Vec<Candidate>, Homes), StoreError> {
+    ) -> Result<Candidates, StoreError> {
         let oddities = Oddities::default();
-        let mut heap = BinaryHeap::new();
+        let mut heap: BinaryHeap<Candidate> = BinaryHeap::new();
         let mut homes = Homes::new();
+        let mut beyond: u64 = 0;
         for repo in repositories {
             for kind in [Membership::Blob, Membership::Manifest] {
                 for digest in Members::new(&self.layout, repo, kind, &oddities) {
@@ -157,16 +206,20 @@ impl Inner {
                         Err(_) => now,
                     };
                     let is_manifest = kind == Membership::Manifest;
-                    heap.push(Candidate { used, is_manifest, digest, size: facts.len() });
+                    // One name is the content's own.
+                    let links = facts.nlink().saturating_sub(1);
+                    heap.push(Candidate { used, is_manifest, digest, size: facts.len(), links });
                     if heap.len() > CANDIDATES
                         && let Some(youngest) = heap.pop()
                     {
-                        homes.remove(&youngest.digest);
+                        let known = homes.remove(&youngest.digest).map_or(0, |homes| homes.len() as u64);
+                        // Its other names are met again: each counts for its part.
+                        beyond = beyond.saturating_add(youngest.size / youngest.links.max(1) * known);
                     }
                 }
             }
         }
-        Ok((heap.into_sorted_vec(), homes))
+        Ok(Candidates { oldest: heap.into_sorted_vec(), homes, beyond })
     }
 
     /// Takes a content out of its cached repositories; says how many bytes that freed.
@@ -218,15 +271,38 @@ impl Inner {
 
     /// Whether a manifest stored in the repository names the content; blocking, reads them all.
     pub(super) fn is_named(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
+        let mut named = false;
+        self.named(repo, digest, |_| {
+            named = true;
+            false
+        })?;
+        Ok(named)
+    }
+
+    /// The lengths that manifests stored in the repository give for the content; blocking, reads them all.
+    pub(super) fn named_lengths(&self, repo: &RepoName, digest: &Digest) -> Result<Vec<u64>, StoreError> {
+        let mut lengths = Vec::new();
+        self.named(repo, digest, |length| {
+            if !lengths.contains(&length) {
+                lengths.push(length);
+            }
+            lengths.len() < MOST_LENGTHS
+        })?;
+        Ok(lengths)
+    }
+
+    /// Calls `each` with the length in every descriptor of the content, until it says `false`.
+    fn named(&self, repo: &RepoName, digest: &Digest, mut each: impl FnMut(u64) -> bool) -> Result<(), StoreError> {
         let oddities = Oddities::default();
         for manifest in Members::manifests(&self.layout, repo, &oddities) {
             // A damaged one names nothing that could be believed.
-            if let Ok(Some(stored)) = self.read_manifest(repo, manifest)
-                && stored.manifest.required_blobs().any(|blob| blob.digest == *digest)
+            let Ok(Some(stored)) = self.read_manifest(repo, manifest) else { continue };
+            if let Some(blob) = stored.manifest.required_blobs().find(|blob| blob.digest == *digest)
+                && !each(blob.size)
             {
-                return Ok(true);
+                break;
             }
         }
-        Ok(false)
+        Ok(())
     }
 }

@@ -78,6 +78,17 @@ impl Fills {
         freed
     }
 
+    /// Bytes of the fills that nobody holds. Blocking.
+    pub(super) fn unheld_bytes(&self, layout: &Layout) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        for (digest, path) in on_disk(layout)? {
+            if !self.held.contains(&digest) {
+                bytes += stat(&path)?.map_or(0, |facts| facts.len());
+            }
+        }
+        Ok(bytes)
+    }
+
     fn let_go(&self, digest: &Digest) {
         self.held.remove(digest);
         self.freed.notify_waiters();

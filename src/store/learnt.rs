@@ -53,6 +53,30 @@ impl Store {
         blocking(move || store.space.admit(bytes)).await
     }
 
+    /// Bytes that have to go before `bytes` more are taken; 0: none.
+    ///
+    /// # Errors
+    /// [`StoreError::Bug`] only.
+    pub async fn shortfall(&self, bytes: u64) -> Result<u64, StoreError> {
+        let store = Arc::clone(&self.0);
+        blocking(move || Ok(store.space.shortfall(bytes))).await
+    }
+
+    /// What a share of the cache is measured by, in bytes: the budget, or without one all that is stored.
+    #[must_use]
+    pub fn measure(&self) -> u64 {
+        self.0.space.measure()
+    }
+
+    /// The lengths that manifests stored in the repository give for a blob. Reads all of them: for the rare case.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn named_lengths(&self, repo: &RepoName, digest: Digest) -> Result<Vec<u64>, StoreError> {
+        let (store, repo) = (Arc::clone(&self.0), repo.clone());
+        blocking(move || store.named_lengths(&repo, &digest)).await
+    }
+
     /// Opens a content that is stored in some repository. Whoever asks has made sure that the client's repository may have
     /// it: for when that can't be written down.
     ///

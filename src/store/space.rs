@@ -177,6 +177,25 @@ impl Space {
         }
     }
 
+    /// Bytes that have to go before `bytes` more are taken; 0: none. Where no byte would be taken however many went, as on a
+    /// read-only file system, it is as if all had to.
+    pub(super) fn shortfall(&self, bytes: u64) -> u64 {
+        let limits = self.limits();
+        let over_budget = limits.max_bytes.map_or(0, |budget| self.used().saturating_add(bytes).saturating_sub(budget));
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, true);
+        if sample.read_only {
+            return u64::MAX;
+        }
+        let reserve = limits.reserve.bytes(sample.total);
+        over_budget.max(reserve.saturating_add(bytes).saturating_sub(sample.left()))
+    }
+
+    /// What a share of the cache is measured by, in bytes: the budget, or without one all that is stored.
+    pub(super) fn measure(&self) -> u64 {
+        self.limits().max_bytes.unwrap_or_else(|| self.used())
+    }
+
     /// Charges bytes of an upload before they are written.
     ///
     /// # Errors

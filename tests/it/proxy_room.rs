@@ -1,6 +1,6 @@
 //! Mode Proxy, room: what goes first, what never goes, and that pulls go on when nothing can.
 
-use crate::support::{ALIAS, Image, REPO, Raw, Registry, Setup, Upstream, blob, cache, digest};
+use crate::support::{ALIAS, Cut, Image, REPO, Raw, Registry, Setup, Upstream, blob, cache, digest};
 
 const MIB: usize = 1 << 20;
 
@@ -161,5 +161,101 @@ async fn what_a_tag_reaches_stays_while_the_upstream_cannot_give_it_again() {
     }
     let manifest = registry.client().get(&here("manifests/v1")).await;
     assert_eq!((manifest.status().as_u16(), &*cache(&manifest)), (200, "stale"));
+    registry.stop();
+}
+
+/// Puts a blob there and a manifest that names it; the path of that.
+fn naming(upstream: &Upstream, content: &[u8]) -> String {
+    upstream.put_blob(REPO, content);
+    upstream.put_blob(REPO, b"{}");
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": crate::support::descriptor("application/vnd.oci.image.config.v1+json", b"{}"),
+        "layers": [crate::support::descriptor("application/vnd.oci.image.layer.v1.tar", content)],
+    });
+    let digest =
+        upstream.put_manifest(REPO, "application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    here(&format!("manifests/{digest}"))
+}
+
+/// A cache of 12 MiB that holds eight blobs of 1 MiB.
+async fn with_eight_mib(upstream: &Upstream, contents: &[Vec<u8>]) -> Registry {
+    let registry = Registry::start(&setup(upstream, "12Mi"));
+    registry.until_metric("d8_registry_upstream_probes_total{outcome=\"ok\"}", 1.0).await;
+    for content in contents {
+        assert_eq!(read(&registry, content).await, "filled");
+    }
+    registry
+}
+
+/// How many of the blobs are still stored.
+async fn hits(registry: &Registry, contents: &[Vec<u8>]) -> usize {
+    let mut hits = 0;
+    for content in contents {
+        let head = registry.client().head(&here(&format!("blobs/{}", digest(content)))).await;
+        hits += usize::from(cache(&head) == "hit");
+    }
+    hits
+}
+
+#[tokio::test]
+async fn what_cannot_fit_pushes_nothing_out_and_is_passed_on() {
+    let (upstream, contents) = with_blobs(8);
+    let large = blob(100, 14 * MIB);
+    upstream.put_blob(REPO, &large);
+    // The same, named with its true length by a stored manifest.
+    let named = blob(101, 13 * MIB);
+    let naming = naming(&upstream, &named);
+    let registry = with_eight_mib(&upstream, &contents).await;
+    assert_eq!(registry.client().get(&naming).await.status(), 200);
+    for content in [&large, &named] {
+        for _ in 0..2 {
+            assert_eq!(read(&registry, content).await, "bypassed");
+        }
+    }
+    assert_eq!(hits(&registry, &contents).await, 8);
+    assert_eq!(registry.metric("d8_registry_evictions_total{cause=\"room\"}").await, 0.0);
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_blob_that_a_manifest_names_has_all_the_room_that_can_be_made() {
+    let (upstream, contents) = with_blobs(8);
+    let named = blob(101, 9 * MIB);
+    let naming = naming(&upstream, &named);
+    let registry = with_eight_mib(&upstream, &contents).await;
+    assert_eq!(registry.client().get(&naming).await.status(), 200);
+    assert_eq!(read(&registry, &named).await, "filled");
+    assert_eq!(read(&registry, &named).await, "hit");
+    registry.stop();
+}
+
+#[tokio::test]
+async fn lies_about_lengths_cost_a_third_of_the_cache_at_most() {
+    let (upstream, contents) = with_blobs(8);
+    let lies: Vec<_> = (0..6).map(|seed| blob(200 + seed, 11 * MIB)).collect();
+    for (number, lie) in lies.iter().enumerate() {
+        upstream.put_blob(REPO, lie);
+        upstream.rule("GET", &format!("/v2/{REPO}/blobs/{}", digest(lie)), move |answer| {
+            // So long that it can't fit, so long that it could, and no length and other bytes in the end.
+            match number % 3 {
+                0 => answer.declare(1_000_000_000_000_000),
+                1 => answer.ignore_range().cut(100_000, Cut::Fin),
+                _ => answer.ignore_range().corrupt(11 * MIB - 1).chunked(),
+            };
+        });
+    }
+    let registry = with_eight_mib(&upstream, &contents).await;
+    for _ in 0..2 {
+        for lie in &lies {
+            let answer = registry.client().get(&here(&format!("blobs/{}", digest(lie)))).await;
+            // A broken body is right where the upstream breaks off.
+            let _ = answer.bytes().await;
+            registry.until_metric("d8_registry_fills_running", 0.0).await;
+        }
+    }
+    let left = hits(&registry, &contents).await;
+    assert!(left >= 4, "{left} of 8 are left");
     registry.stop();
 }

@@ -219,10 +219,12 @@ impl Proxy {
     ) -> Served<ServedManifest> {
         let put = || self.store().put_manifest(cached, stored.clone(), tag.cloned().into_iter().collect());
         let kept = match put().await {
-            Err(StoreError::Full(_)) => match self.0.fills.room().make(stored.bytes.len() as u64).await {
-                Ok(()) => put().await,
-                Err(error) => Err(error),
-            },
+            Err(StoreError::Full(refusal)) => {
+                match self.0.fills.room().make_after(refusal, stored.bytes.len() as u64).await {
+                    Ok(()) => put().await,
+                    Err(error) => Err(error),
+                }
+            }
             kept => kept,
         };
         let digest = stored.digest;

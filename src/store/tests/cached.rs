@@ -32,7 +32,7 @@ fn hours(hours: u64) -> Duration {
     Duration::from_secs(hours * 3600)
 }
 
-const ROOM: Eviction = Eviction { need: 1, idle: None, spare_tagged: false };
+const ROOM: Eviction = Eviction { need: 1, contents: 0, goal: 0, idle: None, spare_tagged: false };
 
 #[tokio::test]
 async fn a_fill_goes_on_where_a_restart_left_it() {
@@ -152,7 +152,7 @@ async fn the_least_recently_used_goes_first_and_only_what_is_cached() {
         last_used(&store, &digest, hours(age));
     }
     let lease = store.lease(oldest_but_read_now);
-    assert_eq!(store.evict(ROOM).await.unwrap(), Evicted { contents: 1, bytes: 1000 });
+    assert_eq!(store.evict(ROOM).await.unwrap(), Evicted { contents: 1, bytes: 1000, hopeless: false });
     assert!(!store.has_content(old).await.unwrap());
     drop(lease);
     // The reader is gone, its use is not: it is the youngest now.
@@ -190,7 +190,7 @@ async fn what_a_tag_reaches_is_spared_when_it_can_not_be_fetched_again() {
     for digest in [tagged, tagged_layer, untagged, untagged_layer] {
         last_used(&store, &digest, hours(5));
     }
-    let all = Eviction { need: u64::MAX, idle: None, spare_tagged: true };
+    let all = Eviction { need: u64::MAX, spare_tagged: true, ..ROOM };
     assert_eq!(store.evict(all).await.unwrap().contents, 2);
     assert!(store.has_content(tagged).await.unwrap() && store.has_content(tagged_layer).await.unwrap());
     assert!(!store.has_content(untagged).await.unwrap() && !store.has_content(untagged_layer).await.unwrap());
@@ -210,8 +210,8 @@ async fn age_counts_from_the_last_use() {
     last_used(&store, &used, hours(10));
     last_used(&store, &fresh, hours(1));
     store.note_use(used);
-    let aged = Eviction { need: 0, idle: Some(hours(5)), spare_tagged: false };
-    assert_eq!(store.evict(aged).await.unwrap(), Evicted { contents: 1, bytes: 10 });
+    let aged = Eviction { need: 0, idle: Some(hours(5)), ..ROOM };
+    assert_eq!(store.evict(aged).await.unwrap(), Evicted { contents: 1, bytes: 10, hopeless: false });
     assert!(!store.has_content(unused).await.unwrap());
     assert!(store.has_content(used).await.unwrap() && store.has_content(fresh).await.unwrap());
     assert_tidy(&store);
@@ -297,5 +297,46 @@ async fn who_asks_for_a_fill_that_is_being_removed_begins_it_anew() {
     let begun = asking.await.unwrap();
     assert_eq!(begun.written(), 0);
     drop(begun);
+    assert_tidy(&store);
+}
+
+#[tokio::test]
+async fn for_what_cannot_fit_nothing_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let alone = fill(&store, &[cached(""), cached("x")], &[1; 1000]).await;
+    let pushed_too = fill(&store, &[cached("")], &[2; 500]).await;
+    store.mount_blob(None, &repo("pushed"), pushed_too).await.unwrap();
+    let read_now = fill(&store, &[cached("")], &[3; 300]).await;
+    let lease = store.lease(read_now);
+    // A fill that nobody holds.
+    let left = store.begin_fill(sha256(b"left")).await.unwrap();
+    left.append(vec![Bytes::from_static(b"le")]).await.unwrap();
+    drop(left);
+    let goal = |goal| Eviction { need: 1, goal, ..ROOM };
+    for more_than_there_is in [1003, 5000, u64::MAX] {
+        let evicted = store.evict(goal(more_than_there_is)).await.unwrap();
+        assert_eq!(evicted, Evicted { contents: 0, bytes: 0, hopeless: true }, "{more_than_there_is}");
+        for digest in [alone, pushed_too, read_now] {
+            assert!(read(&store, &cached(""), digest).await.is_some());
+        }
+    }
+    // A look alone removes nothing either.
+    assert_eq!(store.evict(Eviction { need: 0, goal: 1002, ..ROOM }).await.unwrap(), Evicted::default());
+    let evicted = store.evict(Eviction { need: 1002, goal: 1002, ..ROOM }).await.unwrap();
+    assert_eq!(evicted.bytes, 1002);
+    assert!(read(&store, &cached("x"), alone).await.is_none());
+    drop(lease);
+    assert_tidy(&store);
+}
+
+#[tokio::test]
+async fn contents_can_be_asked_to_go_for_their_inodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    for content in 0..5 {
+        fill(&store, &[cached("")], &[content; 10]).await;
+    }
+    assert_eq!(store.evict(Eviction { need: 0, contents: 3, ..ROOM }).await.unwrap().contents, 3);
     assert_tidy(&store);
 }
