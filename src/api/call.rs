@@ -7,6 +7,7 @@ use http::{HeaderMap, Method};
 
 use super::Settings;
 use super::error::ApiError;
+use super::large::LargeManifests;
 use super::limits::{Gate, Gates, Holder, Place};
 use super::peer::{FileWay, Stream};
 use crate::auth::{Action, Authenticator, Identity};
@@ -22,6 +23,7 @@ pub(super) struct Call<'a> {
     pub(super) auth: &'a Authenticator,
     pub(super) who: Identity,
     pub(super) file_way: FileWay,
+    pub(super) large: &'a LargeManifests,
     pub(super) entrance: Entrance,
 }
 

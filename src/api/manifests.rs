@@ -9,16 +9,17 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, WARNING};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::blobs::accepted;
-use super::body::RequestBody;
+use super::body::{RequestBody, blob_body};
 use super::call::Call;
 use super::content::{CONTENT_DIGEST, Content, text};
 use super::error::ApiError;
 use super::limits::Gate;
-use crate::mode::{ModeError, Served, ServedManifest, ServedManifestFacts};
+use crate::mode::{BlobContent, ModeError, Served, ServedManifest, ServedManifestFacts};
 use crate::oci::{Algorithm, ByteRange, Digest, ErrorCode, Manifest, ManifestKind, Reference, RepoName, Tag};
-use crate::store::StoredManifest;
+use crate::store::{Store, StoredManifest};
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -40,12 +41,9 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
     };
     let size = bytes.len() as u64;
     let content = Content { digest, size: Some(size), media_type: &media_type };
+    let source = source(call, repo, digest, bytes).await?;
     let mut response = content.respond(call.method, call.headers, |range| {
-        let range = range.unwrap_or(ByteRange::whole(size));
-        // A manifest's length is far below what an index can't hold.
-        let start = usize::try_from(range.start()).unwrap_or(usize::MAX);
-        let end = usize::try_from(range.end()).unwrap_or(usize::MAX);
-        Body::from(bytes.slice(start..end))
+        blob_body(source, Some(size), Some(range.unwrap_or(ByteRange::whole(size))), call.file_way)
     })?;
     response.extensions_mut().insert(how);
     Ok(response)
@@ -61,6 +59,19 @@ async fn read_facts(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> 
     Ok(response)
 }
 
+/// Where the bytes are sent from: memory, or for a large one its file, so that who reads slowly holds no memory.
+async fn source(call: &Call<'_>, repo: &RepoName, digest: Digest, bytes: Bytes) -> Result<BlobContent, ApiError> {
+    if call.method == Method::HEAD {
+        return Ok(BlobContent::None);
+    }
+    if Store::is_large_manifest(bytes.len())
+        && let Some(file) = call.mode.manifest_file(repo, digest).await
+    {
+        return Ok(BlobContent::File(file, None));
+    }
+    Ok(BlobContent::Memory(call.large.share(digest, bytes)?))
+}
+
 pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
     call.mode.writable()?.store().delete_manifest(repo, reference).await?;
     Ok(accepted())
@@ -73,7 +84,8 @@ pub(super) async fn put(
     reference: &Reference,
 ) -> Result<Response, ApiError> {
     let tags = tags_to_move(call, reference)?;
-    let bytes = read_whole(call, body).await?;
+    // The room is held until it is stored.
+    let (bytes, _room) = read_whole(call, body).await?;
     let algorithm = match reference {
         Reference::Digest(digest) => digest.algorithm(),
         Reference::Tag(_) => Algorithm::Sha256,
@@ -132,7 +144,11 @@ fn tags_to_move(call: &Call<'_>, reference: &Reference) -> Result<Vec<Tag>, ApiE
     }
 }
 
-async fn read_whole(call: &Call<'_>, body: &mut RequestBody) -> Result<Bytes, ApiError> {
+/// The whole body, and the room that it has if it is large.
+async fn read_whole(
+    call: &Call<'_>,
+    body: &mut RequestBody,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     let limit = call.settings.manifest_max_bytes;
     let too_large = || {
         ApiError::new(ErrorCode::SizeInvalid, format!("the manifest is larger than {limit} bytes (manifests.maxBytes)"))
@@ -142,6 +158,10 @@ async fn read_whole(call: &Call<'_>, body: &mut RequestBody) -> Result<Bytes, Ap
         call.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
+    }
+    let mut room = None;
+    if announced.is_none_or(Store::is_large_manifest) {
+        room = Some(call.large.admit(announced.unwrap_or(limit)).await?);
     }
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or(4096));
     while let Some(frame) = body.frame().await {
@@ -153,7 +173,7 @@ async fn read_whole(call: &Call<'_>, body: &mut RequestBody) -> Result<Bytes, Ap
             bytes.extend_from_slice(data);
         }
     }
-    Ok(bytes.freeze())
+    Ok((bytes.freeze(), room))
 }
 
 fn parse(call: &Call<'_>, bytes: &[u8]) -> Result<Manifest, ApiError> {

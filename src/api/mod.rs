@@ -13,6 +13,7 @@ mod content;
 mod error;
 mod exchange;
 mod fast;
+mod large;
 mod limits;
 mod manifests;
 pub mod peer;
@@ -45,6 +46,7 @@ pub use fast::FastPath;
 #[cfg(test)]
 pub(crate) use fast::tests::fast_path;
 pub(crate) use fast::{FastLane, Verdict};
+pub use large::{PUSHED_MANIFEST_BYTES, RELAYED_MANIFEST_BYTES};
 pub use limits::{GateSizes, most_at_once};
 pub use route::is_route;
 
@@ -53,6 +55,7 @@ use self::body::{RequestBody, ResponseBody};
 use self::call::{Call, Entrance, query_values};
 use self::error::ApiError;
 use self::exchange::{Exchange, Outcome};
+use self::large::LargeManifests;
 use self::limits::{Gate, Gates};
 use self::peer::Peer;
 use self::route::Route;
@@ -86,6 +89,7 @@ struct Inner {
     auth: Authenticator,
     settings: ArcSwap<Settings>,
     gates: ArcSwap<Gates>,
+    large: LargeManifests,
     metrics: Metrics,
     access_log: AccessLog,
     /// Cancelled when the server has begun to shut down.
@@ -114,6 +118,7 @@ impl App {
             auth,
             gates: ArcSwap::from_pointee(Gates::new(settings.gates)),
             settings: ArcSwap::from_pointee(settings),
+            large: LargeManifests::default(),
             metrics,
             access_log,
             draining,
@@ -288,6 +293,7 @@ async fn answer(
         auth,
         who,
         file_way: peer.file_way,
+        large: &app.0.large,
         entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),
     };
     call.entrance.enter(gate(&route, &parts.method)).await?;

@@ -12,6 +12,7 @@ mod mapping;
 mod proxy;
 mod relay;
 
+use std::fs::File;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -180,6 +181,15 @@ impl Mode {
             Self::Direct(_) => None,
             Self::Proxy(proxy) => proxy.blob_in_memory(repo, digest),
             Self::Local(local) => local.blob_in_memory(repo, digest),
+        }
+    }
+
+    /// The file of a manifest that [`Mode::manifest`] gave, if it is stored.
+    pub async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Option<File> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Proxy(proxy) => proxy.manifest_file(repo, digest).await,
+            Self::Local(local) => local.store().manifest_file(repo, digest).await.ok(),
         }
     }
 

@@ -4,7 +4,9 @@
 //! before and after it touches the tree, and nothing is remembered in between. So nothing read before or beside a write
 //! is believed after it began, and no reader sees the new and then the old.
 
+use std::fs::File;
 use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,10 +15,12 @@ use fail::fail_point;
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
+use super::clocks::{Clock, Moving, NEVER};
 use super::contents::{Contents, Looked, stat};
 use super::damage::Condemned;
 use super::layout::{Layout, Membership};
 use super::listings::Change;
+use super::verdicts::{Verdict, Verdicts};
 use super::walk::{Oddities, Tags, holds_manifest};
 use super::{Inner, Store, StoreError, StoredManifest};
 use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
@@ -25,8 +29,8 @@ use crate::telemetry::DamageCause;
 /// Bytes of manifests held in memory.
 const CACHE_BYTES: u64 = 4 << 20;
 
-/// Larger manifests are read from the page cache each time.
-const CACHED_MANIFEST: usize = 256 * 1024;
+/// Larger manifests are read from the page cache while no reader has them (`large`).
+pub(super) const CACHED_MANIFEST: usize = 256 * 1024;
 
 /// Entries that the cache is laid out for; it grows by weight, not by this.
 const CACHE_ENTRIES: usize = 2048;
@@ -40,56 +44,10 @@ const TAG_ATTEMPTS: usize = 8;
 /// Clocks: repositories share one by hash.
 const CLOCKS: usize = 1024;
 
-/// When a repository changed last.
-#[derive(Debug, Default)]
-struct Clock {
-    /// Moves with every write of a manifest or tag.
-    changes: Hand,
-    /// Moves with every delete, of blobs too.
-    deletions: Hand,
-}
-
-#[derive(Debug, Default)]
-struct Hand {
-    at: AtomicU64,
-    /// Writes that have begun and not ended.
-    moving: AtomicU64,
-}
-
-/// A write that has begun; it ends when this is dropped.
-#[derive(Debug)]
-#[must_use = "the write lasts as long as this lives"]
-pub(super) struct Moving<'a>(&'a Hand);
-
-impl Hand {
-    fn at(&self) -> u64 {
-        self.at.load(Ordering::SeqCst)
-    }
-
-    /// Where it stands, for what is read from now on; [`NEVER`] while a write runs.
-    fn at_rest(&self) -> u64 {
-        // In this order: a write that begins after the first look has moved the hand on before it touches the tree.
-        let at = self.at();
-        if self.moving.load(Ordering::SeqCst) == 0 { at } else { NEVER }
-    }
-
-    fn begin(&self) -> Moving<'_> {
-        self.moving.fetch_add(1, Ordering::SeqCst);
-        self.at.fetch_add(1, Ordering::SeqCst);
-        Moving(self)
-    }
-}
-
-impl Drop for Moving<'_> {
-    fn drop(&mut self) {
-        self.0.at.fetch_add(1, Ordering::SeqCst);
-        self.0.moving.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Memory {
     known: Cache<Key, Known, Weight>,
+    verdicts: Verdicts,
     clocks: Box<[Clock]>,
     hasher: quick_cache::DefaultHashBuilder,
 }
@@ -127,9 +85,6 @@ enum Known {
     Blob { bytes: Bytes, read_at: u64 },
 }
 
-/// No clock stands here: the manifest has not been found whole yet.
-const NEVER: u64 = u64::MAX;
-
 #[derive(Clone, Debug)]
 struct Weight;
 
@@ -150,6 +105,7 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             known: Cache::with_weighter(CACHE_ENTRIES, CACHE_BYTES, Weight),
+            verdicts: Verdicts::default(),
             clocks: (0..CLOCKS).map(|_| Clock::default()).collect(),
             hasher: quick_cache::DefaultHashBuilder::default(),
         }
@@ -183,7 +139,15 @@ impl Memory {
         match self.known.get(&KeyRef::Manifest(repo, digest))? {
             Known::Manifest { stored, read_at, whole_at } => {
                 let now = self.clock(repo).deletions.at();
-                (read_at == now).then(|| (stored, whole_at.load(Ordering::SeqCst) == now))
+                if read_at != now {
+                    return None;
+                }
+                let known = whole_at.load(Ordering::SeqCst) == now;
+                if !known && self.is_whole(repo, digest) {
+                    // The next one needs no second look.
+                    whole_at.store(now, Ordering::SeqCst);
+                }
+                Some((stored, known || whole_at.load(Ordering::SeqCst) == now))
             }
             _ => None,
         }
@@ -212,19 +176,32 @@ impl Memory {
 
     /// Whether the manifest was found whole and nothing was deleted from its repository since.
     pub(super) fn is_whole(&self, repo: &RepoName, digest: &Digest) -> bool {
-        match self.known.get(&KeyRef::Manifest(repo, digest)) {
-            Some(Known::Manifest { whole_at, .. }) => {
-                whole_at.load(Ordering::SeqCst) == self.clock(repo).deletions.at()
-            }
-            _ => false,
-        }
+        matches!(self.verdict(repo, digest), Some(Verdict::Whole { .. }))
     }
 
-    /// Notes that it was found whole; `deletions` is the clock from before the look.
-    pub(super) fn note_whole(&self, repo: &RepoName, digest: &Digest, deletions: u64) {
-        if let Some(Known::Manifest { whole_at, .. }) = self.known.get(&KeyRef::Manifest(repo, digest)) {
-            whole_at.store(deletions, Ordering::SeqCst);
-        }
+    /// What is remembered of the manifest and still believed.
+    pub(super) fn verdict(&self, repo: &RepoName, digest: &Digest) -> Option<Verdict> {
+        let clock = self.clock(repo);
+        self.verdicts.get(repo, digest).filter(|verdict| match verdict {
+            Verdict::Whole { deletions } => *deletions == clock.deletions.at(),
+            Verdict::Lacks { additions, .. } => *additions == clock.additions.at(),
+        })
+    }
+
+    /// Notes what was found; its clock is that from before the look.
+    pub(super) fn note_verdict(&self, repo: &RepoName, digest: &Digest, verdict: Verdict) {
+        self.verdicts.note(repo, digest, verdict);
+    }
+
+    /// The clocks of deletes and of additions as they stand, also while a write runs.
+    pub(super) fn changes_of(&self, repo: &RepoName) -> (u64, u64) {
+        let clock = self.clock(repo);
+        (clock.deletions.at(), clock.additions.at())
+    }
+
+    /// The clock of additions, to be read before the tree is.
+    pub(super) fn additions_at_rest(&self, repo: &RepoName) -> u64 {
+        self.clock(repo).additions.at_rest()
     }
 
     /// Begins a write of manifests or tags; called before the tree is touched.
@@ -237,6 +214,11 @@ impl Memory {
         for clock in &self.clocks {
             drop(clock.deletions.begin());
         }
+    }
+
+    /// Begins to add a content; called before the tree is touched.
+    pub(super) fn adding(&self, repo: &RepoName) -> Moving<'_> {
+        self.clock(repo).additions.begin()
     }
 
     /// Begins a delete; called before the tree is touched.
@@ -257,7 +239,7 @@ impl Inner {
     }
 
     /// The manifest behind a reference; blocking.
-    pub(super) fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, StoreError> {
+    pub(super) fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<Found, StoreError> {
         match reference {
             Reference::Digest(digest) => self.manifest_by_digest(repo, *digest),
             Reference::Tag(tag) => {
@@ -286,14 +268,27 @@ impl Inner {
         Ok(digest)
     }
 
-    fn manifest_by_digest(&self, repo: &RepoName, digest: Digest) -> Result<StoredManifest, StoreError> {
+    fn manifest_by_digest(&self, repo: &RepoName, digest: Digest) -> Result<Found, StoreError> {
         if let Some(stored) = self.memory.manifest(repo, &digest) {
-            return Ok(stored);
+            return Ok(Found::Here(stored));
         }
         let read_at = self.memory.deletions_at_rest(repo);
-        let stored = self.find_manifest(repo, digest)?.ok_or(StoreError::ManifestUnknown)?;
+        let opened = match self.open_manifest(repo, digest)? {
+            None if self.mend(repo, Membership::Manifest, &digest)? => self.open_manifest(repo, digest)?,
+            opened => opened,
+        };
+        let (file, path) = opened.ok_or(StoreError::ManifestUnknown)?;
+        let size = file.metadata().map_err(StoreError::io("stat", &path))?.len();
+        if size > CACHED_MANIFEST as u64 {
+            return Ok(Found::Large(digest, size));
+        }
+        let stored = match self.verified(&file, &path, digest)? {
+            Some(stored) => stored,
+            // Found to be damaged just now: there may be a whole one.
+            None => self.find_manifest(repo, digest)?.ok_or(StoreError::ManifestUnknown)?,
+        };
         self.memory.keep(repo, &stored, read_at);
-        Ok(stored)
+        Ok(Found::Here(stored))
     }
 
     /// As [`Self::read_manifest`], and a damaged one is linked anew if there is a whole one. Blocking; not to be called with
@@ -308,34 +303,41 @@ impl Inner {
     /// Reads a manifest of a repository from the tree; blocking. A damaged one is absent: found to be so now, it goes on the
     /// list.
     pub(super) fn read_manifest(&self, repo: &RepoName, digest: Digest) -> Result<Option<StoredManifest>, StoreError> {
-        let file = match self.contents.open_now(repo, Membership::Manifest, &digest) {
-            Looked::Found(file) => file,
-            Looked::Absent => return Ok(None),
-            Looked::Unknown => match Contents::open(&self.layout, repo, Membership::Manifest, &digest)? {
-                Some(file) => file,
-                None => return Ok(None),
-            },
-        };
-        if self.damage.is_listed_file(&digest, &file) {
-            return Ok(None);
+        match self.open_manifest(repo, digest)? {
+            Some((file, path)) => self.verified(&file, &path, digest),
+            None => Ok(None),
         }
-        let path = self.layout.member(repo, Membership::Manifest, &digest);
+    }
+
+    /// Opens a manifest of a repository; a damaged one is absent. Blocking.
+    pub(super) fn open_manifest(&self, repo: &RepoName, digest: Digest) -> Result<Option<(File, PathBuf)>, StoreError> {
+        let file = match self.contents.open_now(repo, Membership::Manifest, &digest) {
+            Looked::Found(file) => Some(file),
+            Looked::Absent => None,
+            Looked::Unknown => Contents::open(&self.layout, repo, Membership::Manifest, &digest)?,
+        };
+        let sound = file.filter(|file| !self.damage.is_listed_file(&digest, file));
+        Ok(sound.map(|file| (file, self.layout.member(repo, Membership::Manifest, &digest))))
+    }
+
+    /// Reads a manifest and holds it against its digest; `None`: it is damaged, and on the list now. Blocking.
+    fn verified(&self, mut file: &File, path: &Path, digest: Digest) -> Result<Option<StoredManifest>, StoreError> {
         let mut bytes = Vec::new();
-        if let Err(error) = (&file).take(MAX_MANIFEST).read_to_end(&mut bytes) {
-            self.shelf().suspect(&digest, &file, &path, &error);
-            return Err(StoreError::io("read", &path)(error));
+        if let Err(error) = (&mut file).take(MAX_MANIFEST).read_to_end(&mut bytes) {
+            self.shelf().suspect(&digest, file, path, &error);
+            return Err(StoreError::io("read", path)(error));
         }
         if digest.algorithm().digest(&bytes) != digest {
-            let facts = file.metadata().map_err(StoreError::io("stat", &path))?;
-            return match self.shelf().condemn(&digest, &facts, &path, DamageCause::Hash) {
+            let facts = file.metadata().map_err(StoreError::io("stat", path))?;
+            return match self.shelf().condemn(&digest, &facts, path, DamageCause::Hash) {
                 Condemned::Listed | Condemned::Gone => Ok(None),
                 Condemned::DiskFault => {
-                    Err(StoreError::damaged(&path, "the stored manifest is not what its digest says; push it again"))
+                    Err(StoreError::damaged(path, "the stored manifest is not what its digest says; push it again"))
                 }
             };
         }
         let manifest =
-            Manifest::kept(&bytes).map_err(|_| StoreError::damaged(&path, "the stored manifest can't be parsed"))?;
+            Manifest::kept(&bytes).map_err(|_| StoreError::damaged(path, "the stored manifest can't be parsed"))?;
         self.damage.learn(&manifest);
         Ok(Some(StoredManifest { digest, bytes: Bytes::from(bytes), manifest: Arc::new(manifest) }))
     }
@@ -352,7 +354,7 @@ impl Inner {
         let charge = self.space.charge(size)?;
         let _locked = self.locks.lock(repo);
         let change = self.begin_change(repo)?;
-        let moving = self.memory.changing(repo);
+        let moving = (self.memory.changing(repo), self.memory.adding(repo));
         let result = self.write_manifest(repo, stored, size, tags, &change);
         drop(moving);
         drop(charge);
@@ -469,6 +471,13 @@ impl Store {
     pub fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Bytes> {
         self.0.memory.blob(repo, digest)
     }
+}
+
+/// A manifest that was looked for.
+pub(super) enum Found {
+    Here(StoredManifest),
+    /// It is there, has so many bytes, and was not read.
+    Large(Digest, u64),
 }
 
 /// The digest that a tag points at; `None` if there is no such tag. Blocking.

@@ -7,6 +7,7 @@
 //! a tree without a server.
 
 mod bulk;
+mod clocks;
 mod contents;
 mod damage;
 mod durable;
@@ -15,6 +16,7 @@ mod eviction;
 mod fills;
 mod growth;
 mod index;
+mod large;
 mod layout;
 mod learnt;
 mod listings;
@@ -32,6 +34,7 @@ mod stored;
 mod tending;
 mod uploads;
 mod uses;
+mod verdicts;
 mod walk;
 
 use std::fs::File;
@@ -48,10 +51,12 @@ pub use error::{Refusal, StoreError};
 pub use eviction::{Evicted, Eviction};
 pub use fills::PartialBlob;
 pub use index::{IndexState, Referrer};
+pub use large::LARGE_MANIFEST_BYTES;
 pub use listings::rebuild_index;
 pub use lists::{KeptList, ListKind, VerifiedTag};
 pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
 pub use pace::TURN_BYTES;
+pub use references::LONG_WALKS;
 pub use stored::{Page, StoredBlob, StoredContent, StoredManifest};
 pub use uploads::UploadSession;
 pub use uses::Lease;
@@ -61,6 +66,7 @@ use self::damage::Damage;
 use self::durable::Disk;
 use self::fills::Fills;
 use self::index::{IndexError, IndexedReferrer};
+use self::large::LargeManifests;
 use self::layout::{Layout, Membership};
 use self::listings::Listings;
 use self::locks::RepositoryLocks;
@@ -68,6 +74,7 @@ use self::manifests::Memory;
 use self::opening::{LayOut, Noted};
 use self::pace::{Pace, Turn};
 use self::rebuild::Tree;
+use self::references::Walks;
 use self::space::Space;
 use self::uploads::Uploads;
 use self::uses::Uses;
@@ -88,6 +95,8 @@ struct Inner {
     space: Space,
     locks: RepositoryLocks,
     memory: Memory,
+    large: LargeManifests,
+    walks: Walks,
     uploads: Uploads,
     fills: Fills,
     uses: Uses,
@@ -194,6 +203,8 @@ impl Store {
             space,
             locks: RepositoryLocks::default(),
             memory: Memory::default(),
+            large: LargeManifests::default(),
+            walks: Walks::default(),
             uploads: Uploads::default(),
             fills: Fills::default(),
             uses: Uses::default(),
@@ -282,7 +293,11 @@ impl Store {
     /// Of the disk.
     pub async fn mount_blob(&self, from: Option<&RepoName>, to: &RepoName, digest: Digest) -> Result<bool, StoreError> {
         let (store, from, to) = (Arc::clone(&self.0), from.cloned(), to.clone());
-        change(store, move |store| store.shelf().mount(from.as_ref(), &to, &digest)).await
+        change(store, move |store| {
+            let _adding = store.memory.adding(&to);
+            store.shelf().mount(from.as_ref(), &to, &digest)
+        })
+        .await
     }
 
     /// Takes a blob out of a repository; the bytes go when no repository has them. Runs to its end even if the caller
@@ -351,35 +366,6 @@ impl Store {
     /// [`StoreError::UploadUnknown`], [`StoreError::UploadBusy`].
     pub async fn cancel_upload(&self, repo: &RepoName, id: UploadId) -> Result<(), StoreError> {
         self.resume_upload(repo, id).await?.cancel().await
-    }
-
-    /// The manifest behind a reference, whether or not what it names is there.
-    ///
-    /// # Errors
-    /// [`StoreError::ManifestUnknown`], or of the disk.
-    pub async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, StoreError> {
-        if let Some((stored, _)) = self.0.manifest_now(repo, reference) {
-            return Ok(stored);
-        }
-        let (store, repo, reference) = (Arc::clone(&self.0), repo.clone(), reference.clone());
-        blocking(move || store.manifest(&repo, &reference)).await
-    }
-
-    /// What the manifest references, down to the last child, and the repository lacks; empty when it is whole.
-    /// At most 100 digests are listed. A positive answer is remembered until something in the repository is deleted.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn missing_references(
-        &self,
-        repo: &RepoName,
-        stored: &StoredManifest,
-    ) -> Result<Vec<Digest>, StoreError> {
-        if self.0.memory.is_whole(repo, &stored.digest) {
-            return Ok(Vec::new());
-        }
-        let (store, repo, stored) = (Arc::clone(&self.0), repo.clone(), stored.clone());
-        blocking(move || store.missing_references(&repo, &stored)).await
     }
 
     /// Stores a manifest under its digest and moves `tags` to it, all durable before it answers.

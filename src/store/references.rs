@@ -1,12 +1,22 @@
 //! Whether a manifest is whole: everything it references, down to the last child, is in its repository.
+//!
+//! To find that out is a walk that may read many manifests. Those who ask at once share one walk; a walk goes in steps,
+//! of which some run at once, and what is not through after its first step waits behind the others like it, so that no
+//! large index keeps a small one waiting; the verdict is remembered (`verdicts`).
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use tokio::sync::{Semaphore, watch};
 
 use super::contents::{open_content, stat};
-use super::damage::Verdict;
+use super::damage;
 use super::layout::Membership;
-use super::{Inner, StoreError, StoredManifest};
+use super::verdicts::Verdict;
+use super::{Inner, Store, StoreError, StoredManifest, blocking};
 use crate::oci::{Descriptor, Digest, RepoName};
 
 /// Most missing digests that are listed.
@@ -18,58 +28,241 @@ const MANIFESTS: usize = 10_000;
 /// A blob whose length is not its descriptor's is hashed at once up to this length; a longer one when it is read.
 const EXAMINED: u64 = 64 << 20;
 
+/// Most blobs that a walk remembers to have seen; others are looked for as often as they are named.
+const BLOBS: usize = 50_000;
+
+/// Looks of one step. Some KiB of a manifest cost as much as a look.
+const STEP: usize = 4096;
+const LOOK_BYTES: usize = 4096;
+
+/// First steps that run at once: most walks need no other.
+const FIRST_STEPS: usize = 8;
+
+/// Walks that go on after their first step at once. Each holds one child in memory.
+pub const LONG_WALKS: usize = 2;
+
+/// Children whose own verdicts a walk leaves behind at most.
+const NOTED: usize = 100;
+
+/// What a walk found missing.
+type Outcome = Result<Arc<[Digest]>, StoreError>;
+
+/// Who asked for what, by the clocks of the repository: what changed since makes it another question.
+type Question = (RepoName, Digest, u64, u64);
+
+/// The walks under way.
+#[derive(Debug)]
+pub(super) struct Walks {
+    pub(super) running: DashMap<Question, watch::Receiver<Option<Outcome>>>,
+    pub(super) first: Semaphore,
+    pub(super) long: Semaphore,
+}
+
+impl Default for Walks {
+    fn default() -> Self {
+        Self { running: DashMap::new(), first: Semaphore::new(FIRST_STEPS), long: Semaphore::new(LONG_WALKS) }
+    }
+}
+
+/// Takes a walk off the list, however it ends.
+struct Running {
+    store: Arc<Inner>,
+    question: Question,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.store.walks.running.remove(&self.question);
+    }
+}
+
 impl Inner {
-    /// What the manifest references and the repository lacks; blocking.
-    pub(super) fn missing_references(
+    /// What the manifest references and the repository lacks: remembered, of a walk that is under way, or of one that
+    /// begins and runs to its end even if the caller is dropped.
+    pub(super) async fn missing_references(self: &Arc<Self>, repo: &RepoName, stored: &StoredManifest) -> Outcome {
+        let memory = &self.memory;
+        let (deletions, additions) = memory.changes_of(repo);
+        match memory.verdict(repo, &stored.digest) {
+            Some(Verdict::Whole { .. }) => return Ok(Arc::default()),
+            Some(Verdict::Lacks { missing, .. }) => return Ok(missing),
+            None => {}
+        }
+        let question = (repo.clone(), stored.digest, deletions, additions);
+        let mut outcome = match self.walks.running.entry(question.clone()) {
+            Entry::Occupied(running) => running.get().clone(),
+            Entry::Vacant(free) => {
+                let (sender, receiver) = watch::channel(None);
+                free.insert(receiver.clone());
+                let running = Running { store: Arc::clone(self), question };
+                let (store, repo, stored) = (Arc::clone(self), repo.clone(), stored.clone());
+                self.tasks.spawn(async move {
+                    let found = store.walk(repo, stored).await;
+                    // Off the list first: who comes from now on finds what was noted.
+                    drop(running);
+                    sender.send_replace(Some(found));
+                });
+                receiver
+            }
+        };
+        let found = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        found.unwrap_or_else(|| Err(StoreError::Bug("a walk ended without an outcome".into())))
+    }
+
+    async fn walk(self: &Arc<Self>, repo: RepoName, stored: StoredManifest) -> Outcome {
+        let digest = stored.digest;
+        let (deletions, additions) = (self.memory.deletions_at_rest(&repo), self.memory.additions_at_rest(&repo));
+        let mut walk = Walk::new(repo.clone(), stored);
+        let first = self.walks.first.acquire().await;
+        walk = self.step(walk).await?;
+        // What waits holds no child: it is read again.
+        walk.put_back();
+        drop(first);
+        if !walk.is_over() {
+            let _long = self.walks.long.acquire().await;
+            while !walk.is_over() {
+                walk = self.step(walk).await?;
+            }
+        }
+        let missing: Arc<[Digest]> = walk.missing.into();
+        let verdict = if missing.is_empty() {
+            Verdict::Whole { deletions }
+        } else {
+            Verdict::Lacks { missing: Arc::clone(&missing), additions }
+        };
+        if missing.is_empty() {
+            for child in walk.children.iter().take(NOTED) {
+                self.memory.note_verdict(&repo, child, verdict.clone());
+            }
+        }
+        // What is missing for damage is there again as soon as it is whole in any repository.
+        if !missing.iter().any(|missing| self.damage.has(missing)) {
+            self.memory.note_verdict(&repo, &digest, verdict);
+        }
+        Ok(missing)
+    }
+
+    async fn step(self: &Arc<Self>, mut walk: Walk) -> Result<Walk, StoreError> {
+        let store = Arc::clone(self);
+        blocking(move || {
+            walk.step(&store)?;
+            Ok(walk)
+        })
+        .await
+    }
+}
+
+impl Store {
+    /// What the manifest references, down to the last child, and the repository lacks; empty when it is whole.
+    /// At most 100 digests are listed. Those who ask at once share one walk, and a verdict is remembered: that it is whole
+    /// until something in the repository is deleted, that it is not until something is added. Safe to drop: the walk goes
+    /// on for who asks next.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn missing_references(
         &self,
         repo: &RepoName,
         stored: &StoredManifest,
     ) -> Result<Vec<Digest>, StoreError> {
-        let deletions = self.memory.deletions_at_rest(repo);
-        let mut walk = Walk { store: self, repo, seen: HashSet::new(), missing: Vec::new(), waiting: Vec::new() };
-        walk.look_into(stored)?;
-        while let Some(digest) = walk.waiting.pop() {
-            if walk.missing.len() >= LISTED {
-                break;
-            }
-            match self.find_manifest(repo, digest)? {
-                Some(child) => walk.look_into(&child)?,
-                // An index may list content of any kind; what was pushed as a blob is there.
-                None if walk.has(&digest)? => {}
-                None => walk.missing.push(digest),
-            }
-        }
-        if walk.missing.is_empty() {
-            self.memory.note_whole(repo, &stored.digest, deletions);
-        }
-        Ok(walk.missing)
+        Ok(self.0.missing_references(repo, stored).await?.to_vec())
     }
 }
 
-struct Walk<'a> {
-    store: &'a Inner,
-    repo: &'a RepoName,
-    seen: HashSet<Digest>,
+struct Walk {
+    repo: RepoName,
+    /// What is looked into, and how many of its blobs were looked for.
+    current: Option<(StoredManifest, usize)>,
+    children: HashSet<Digest>,
+    blobs: HashSet<Digest>,
     missing: Vec<Digest>,
     /// Children whose own references are still to be looked at.
     waiting: Vec<Digest>,
 }
 
-impl Walk<'_> {
-    fn look_into(&mut self, stored: &StoredManifest) -> Result<(), StoreError> {
-        // So that a file of another length is looked at.
-        self.store.damage.learn(&stored.manifest);
-        for Descriptor { digest, .. } in stored.manifest.required_blobs() {
-            if self.missing.len() < LISTED && self.seen.insert(*digest) && !self.has(digest)? {
+impl Walk {
+    fn new(repo: RepoName, stored: StoredManifest) -> Self {
+        Self {
+            repo,
+            current: Some((stored, 0)),
+            children: HashSet::new(),
+            blobs: HashSet::new(),
+            missing: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.missing.len() >= LISTED || (self.current.is_none() && self.waiting.is_empty())
+    }
+
+    /// Lets go of the child that is looked into, to be read again.
+    fn put_back(&mut self) {
+        if let Some((stored, _)) = self.current.take_if(|(stored, _)| self.children.contains(&stored.digest)) {
+            self.waiting.push(stored.digest);
+        }
+    }
+
+    /// Goes on for about [`STEP`] looks; blocking.
+    fn step(&mut self, store: &Inner) -> Result<(), StoreError> {
+        let mut left = STEP;
+        while left > 0 && !self.is_over() {
+            if let Some((stored, from)) = self.current.take() {
+                self.look_into(store, &stored, from, &mut left)?;
+            } else if let Some(digest) = self.waiting.pop() {
+                left -= 1;
+                if store.memory.is_whole(&self.repo, &digest) {
+                    continue;
+                }
+                match store.find_manifest(&self.repo, digest)? {
+                    Some(child) => {
+                        left = left.saturating_sub(child.bytes.len() / LOOK_BYTES);
+                        self.current = Some((child, 0));
+                    }
+                    // An index may list content of any kind; what was pushed as a blob is there.
+                    None if self.has(store, &digest)? => {}
+                    None => self.missing.push(digest),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn look_into(
+        &mut self,
+        store: &Inner,
+        stored: &StoredManifest,
+        from: usize,
+        left: &mut usize,
+    ) -> Result<(), StoreError> {
+        if from == 0 {
+            // So that a file of another length is looked at.
+            store.damage.learn(&stored.manifest);
+        }
+        for (at, Descriptor { digest, .. }) in stored.manifest.required_blobs().enumerate().skip(from) {
+            if self.missing.len() >= LISTED {
+                return Ok(());
+            }
+            if self.blobs.contains(digest) {
+                continue;
+            }
+            if *left == 0 {
+                self.current = Some((stored.clone(), at));
+                return Ok(());
+            }
+            *left -= 1;
+            if self.blobs.len() < BLOBS {
+                self.blobs.insert(*digest);
+            }
+            if !self.has(store, digest)? {
                 self.missing.push(*digest);
             }
         }
         for Descriptor { digest, .. } in &stored.manifest.manifests {
-            if self.seen.len() < MANIFESTS {
-                if self.seen.insert(*digest) {
+            if self.children.len() < MANIFESTS {
+                if self.children.insert(*digest) {
                     self.waiting.push(*digest);
                 }
-            } else if !self.seen.contains(digest) && self.missing.len() < LISTED {
+            } else if !self.children.contains(digest) && self.missing.len() < LISTED {
                 self.missing.push(*digest);
             }
         }
@@ -77,21 +270,21 @@ impl Walk<'_> {
     }
 
     /// Whether the repository has the content, as a blob or, where a manifest is used as a layer, as a manifest.
-    fn has(&self, digest: &Digest) -> Result<bool, StoreError> {
+    fn has(&self, store: &Inner, digest: &Digest) -> Result<bool, StoreError> {
         for kind in [Membership::Blob, Membership::Manifest] {
-            let path = self.store.layout.member(self.repo, kind, digest);
+            let path = store.layout.member(&self.repo, kind, digest);
             let Some(facts) = stat(&path)? else { continue };
-            if self.store.damage.is_listed(digest, facts.ino()) {
-                if self.store.mend(self.repo, kind, digest)? {
+            if store.damage.is_listed(digest, facts.ino()) {
+                if store.mend(&self.repo, kind, digest)? {
                     return Ok(true);
                 }
                 continue;
             }
-            if facts.len() > EXAMINED || !self.store.damage.is_length_odd(digest, &facts) {
+            if facts.len() > EXAMINED || !store.damage.is_length_odd(digest, &facts) {
                 return Ok(true);
             }
             let Some(file) = open_content(&path)? else { continue };
-            if self.store.shelf().examine(digest, &file, &path) != Verdict::Absent {
+            if store.shelf().examine(digest, &file, &path) != damage::Verdict::Absent {
                 return Ok(true);
             }
         }

@@ -9,6 +9,7 @@ mod faults;
 mod folder;
 mod manifests;
 mod uploads;
+mod walks;
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;

@@ -1,5 +1,6 @@
 //! Manifests and tags through the cache.
 
+use std::fs::File;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -8,7 +9,7 @@ use crate::clock;
 use crate::mode::direct::passed_on;
 use crate::mode::relay::{cached_error, manifest_error};
 use crate::mode::{BUDGET, ModeError, Served, ServedManifest};
-use crate::oci::{Manifest, Reference, RepoName, Tag};
+use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
 use crate::store::{StoreError, StoredManifest, VerifiedTag};
 use crate::telemetry::CacheOutcome;
 use crate::upstream::UpstreamManifest;
@@ -49,6 +50,11 @@ impl Proxy {
         let (stored, _) = self.store().manifest_in_memory(&home.cached, &Reference::Digest(digest))?;
         self.store().note_use(digest);
         Some(Served::new(stored.into(), CacheOutcome::Hit))
+    }
+
+    pub(in crate::mode) async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Option<File> {
+        let home = self.0.mapping.home(repo).ok()?;
+        self.store().manifest_file(&home.cached, digest).await.ok()
     }
 
     /// What is stored and needs no question to the upstream.

@@ -292,6 +292,7 @@ fn finish(store: &Inner, upload: &Upload, hold: &Hold, expected: &Digest) -> Res
     writer.cut(&path)?;
     fail_point!("store::upload::before_sync");
     let stored = store.disk.sync(writer.file(&path)?, &path).and_then(|()| {
+        let _adding = store.memory.adding(&upload.repo);
         shelf.add(Temporary::adopt(path), size, &upload.repo, Membership::Blob, expected)?;
         Ok(())
     });

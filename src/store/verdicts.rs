@@ -1,0 +1,67 @@
+//! Whether manifests were found whole, remembered apart from their bytes: a verdict is small, whatever its manifest is.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use quick_cache::{Equivalent, Weighter};
+
+use crate::oci::{Digest, RepoName};
+
+/// Bytes of verdicts held in memory.
+pub(super) const VERDICT_BYTES: u64 = 2 << 20;
+
+/// Entries that the cache is laid out for; it grows by weight, not by this.
+const ENTRIES: usize = 4096;
+
+/// What was found, and until when that is believed.
+#[derive(Clone, Debug)]
+pub(super) enum Verdict {
+    /// All is there, while the clock of deletes stands here.
+    Whole { deletions: u64 },
+    /// This is missing, while the clock of additions stands here.
+    Lacks { missing: Arc<[Digest]>, additions: u64 },
+}
+
+#[derive(Debug)]
+pub(super) struct Verdicts(Cache<Key, Verdict, Weight>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key(RepoName, Digest);
+
+#[derive(Hash)]
+struct KeyRef<'a>(&'a RepoName, &'a Digest);
+
+impl Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        *self.0 == key.0 && *self.1 == key.1
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<Key, Verdict> for Weight {
+    fn weight(&self, key: &Key, verdict: &Verdict) -> u64 {
+        let missing = match verdict {
+            Verdict::Whole { .. } => 0,
+            Verdict::Lacks { missing, .. } => size_of_val(&**missing),
+        };
+        (key.0.as_str().len() + missing + 256) as u64
+    }
+}
+
+impl Default for Verdicts {
+    fn default() -> Self {
+        Self(Cache::with_weighter(ENTRIES, VERDICT_BYTES, Weight))
+    }
+}
+
+impl Verdicts {
+    pub(super) fn get(&self, repo: &RepoName, digest: &Digest) -> Option<Verdict> {
+        self.0.get(&KeyRef(repo, digest))
+    }
+
+    pub(super) fn note(&self, repo: &RepoName, digest: &Digest, verdict: Verdict) {
+        self.0.insert(Key(repo.clone(), *digest), verdict);
+    }
+}
