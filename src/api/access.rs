@@ -221,6 +221,7 @@ mod tests {
             trusted_proxy,
             file_way: super::super::peer::FileWay::Read,
             stream: std::sync::Arc::default(),
+            standing: super::super::peer::Standing::default(),
         }
     }
 

@@ -159,6 +159,14 @@ pub fn router(state: AdminState) -> Router {
         .with_state(state)
 }
 
+/// The probe listener's routes: `/healthz` and `/readyz`, for GET and HEAD. Whoever reaches them learns nothing else.
+pub fn probe_router(state: AdminState) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { plain(StatusCode::OK, "ok\n".to_owned()) }))
+        .route("/readyz", get(ready))
+        .with_state(state)
+}
+
 /// Neither the upstream nor the index counts: a registry that can serve what it has stays in its Service.
 async fn ready(State(state): State<AdminState>) -> Response {
     if (state.draining)() {

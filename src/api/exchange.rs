@@ -14,7 +14,7 @@ use super::access::client_address;
 use super::body::{Finish, RequestProgress};
 use super::error::{ApiError, Origin};
 use super::limits::{Holder, Place};
-use super::peer::Peer;
+use super::peer::{LetIn, Peer, Standing};
 use super::route::Route;
 use crate::auth::{AuthFailure, Forbidden, Identity};
 use crate::mode::How;
@@ -49,6 +49,8 @@ pub(super) struct Exchange {
     cache: Option<CacheOutcome>,
     progress: Arc<RequestProgress>,
     place: Option<Place>,
+    standing: Standing,
+    let_in: Option<LetIn>,
     _in_flight: InFlight,
 }
 
@@ -63,13 +65,17 @@ impl Exchange {
         let readable = |value: &&HeaderValue| value.to_str().is_ok();
         let id = parts.headers.get(REQUEST_ID).filter(|_| peer.trusted_proxy).filter(readable);
         let id = id.filter(|id| !id.is_empty() && id.len() <= ID_CHARS);
+        let address = client_address(peer, &parts.headers);
+        if peer.trusted_proxy {
+            peer.standing.speaks_for(address);
+        }
         Self {
             app: app.clone(),
             started: Instant::now(),
             id: id.cloned().unwrap_or_else(|| Id::new().header()),
             method: parts.method.clone(),
             route: route.cloned(),
-            address: client_address(peer, &parts.headers),
+            address,
             user_agent: parts.headers.get(USER_AGENT).filter(readable).cloned(),
             user: None,
             failure: None,
@@ -78,6 +84,8 @@ impl Exchange {
             cache: None,
             progress,
             place: None,
+            standing: peer.standing.clone(),
+            let_in: None,
             _in_flight: app.0.metrics.in_flight(),
         }
     }
@@ -94,6 +102,9 @@ impl Exchange {
     /// Notes who asks.
     pub(super) fn identified(&mut self, who: &Identity) {
         self.user.clone_from(&who.user);
+        if self.user.is_some() {
+            self.standing.signed_in();
+        }
     }
 
     /// Notes why nobody could be made out, and which user of ours was named.
@@ -111,6 +122,11 @@ impl Exchange {
             Forbidden::NeedsCredentials(_) => AuthFailureReason::Missing,
         };
         self.app.0.metrics.auth_failure(reason);
+    }
+
+    /// Notes that the request may do what it asks for: until the answer is over its connection is not one to be closed.
+    pub(super) fn let_in(&mut self) {
+        self.let_in = Some(self.standing.let_in());
     }
 
     /// Who holds places for it.

@@ -17,7 +17,7 @@ use memchr::memchr2;
 use super::access::authority;
 use super::content::OCTETS;
 use super::exchange::{AGENT_CHARS, Id};
-use super::peer::Peer;
+use super::peer::{Peer, Standing};
 use super::route::{Route, last_part};
 use super::{App, namespace};
 use crate::auth::{Action, SignIn};
@@ -50,6 +50,7 @@ impl FastPath {
             app: self.0.clone(),
             address: peer.address.ip(),
             max_head,
+            standing: Some(peer.standing.clone()),
             sign_in: None,
             host: Vec::new(),
             answered: Instant::now(),
@@ -63,6 +64,8 @@ pub(crate) struct FastLane {
     app: App,
     address: IpAddr,
     max_head: usize,
+    /// To be told of the first sign-in; `None` once it was.
+    standing: Option<Standing>,
     sign_in: Option<SignIn>,
     /// A `Host` header that is an authority.
     host: Vec<u8>,
@@ -143,7 +146,13 @@ impl FastLane {
         if !self.sign_in.as_ref().is_some_and(|before| auth.is_same(before, wanted.authorization, now)) {
             self.sign_in = auth.sign_in(wanted.authorization, self.address);
         }
-        auth.authorize(self.sign_in.as_ref()?.who(), Action::Pull, Some(repo)).ok()?;
+        let who = self.sign_in.as_ref()?.who();
+        auth.authorize(who, Action::Pull, Some(repo)).ok()?;
+        if who.user.is_some()
+            && let Some(standing) = self.standing.take()
+        {
+            standing.signed_in();
+        }
         let (content, how) = match &route {
             Route::Manifest(repo, reference) => {
                 let served = mode.manifest_in_memory(repo, reference)?;

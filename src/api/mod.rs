@@ -36,7 +36,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
-use http::{HeaderName, HeaderValue, Method, Request, Version};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio_util::sync::CancellationToken;
@@ -213,7 +213,10 @@ async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Re
     let answered = AssertUnwindSafe(answer(&app, &parts, &peer, route, &mut body, &mut exchange)).catch_unwind().await;
     let mut response = exchange.settle(answered.unwrap_or_else(|_| Err(ApiError::panicked())));
     if !progress.ended() {
-        read_away(&mut body, &parts.headers).await;
+        // Who was too slow already has had its time.
+        if response.status() != StatusCode::REQUEST_TIMEOUT {
+            read_away(&mut body, &parts.headers).await;
+        }
         // What is left can't be read past: the connection ends after this answer, in an orderly way (serve/linger.rs).
         if !progress.ended() && parts.version <= Version::HTTP_11 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -283,6 +286,7 @@ async fn answer(
             exchange.forbidden(&lacking);
             access::forbidden(auth, &base, lacking)
         })?;
+        exchange.let_in();
     }
     let call = Call {
         method: &parts.method,

@@ -1,6 +1,7 @@
 //! What the connection knows of the other side; put into every request's extensions by `serve`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -23,6 +24,8 @@ pub struct Peer {
     pub file_way: FileWay,
     /// What moves between the two.
     pub stream: Arc<Stream>,
+    /// What the connection has to be told of who asks on it.
+    pub standing: Standing,
 }
 
 /// One exchange at a time on an HTTP/1 connection, or one stream of HTTP/2: when a byte last moved on it, whose turn it
@@ -103,6 +106,68 @@ pub enum FileWay {
     Map,
 }
 
+/// What a connection is told of the requests on it. By that it is decided what it may cost, and which connection goes
+/// when there are more than places (`serve::admission`).
+pub trait Watch: fmt::Debug + Send + Sync {
+    /// The request is `client`'s, for whom a trusted proxy speaks. What the request before had proven counts no more.
+    fn speaks_for(&self, client: IpAddr);
+
+    /// Credentials were shown that hold.
+    fn signed_in(&self);
+
+    /// A request may do what it asks for, and goes on until [`Watch::let_out`].
+    fn let_in(&self);
+
+    /// A request that was let in is over.
+    fn let_out(&self);
+}
+
+/// Says to a connection who asks on it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Standing(Option<Arc<dyn Watch>>);
+
+/// A request that was let in, until this is dropped.
+#[derive(Debug)]
+pub struct LetIn(Standing);
+
+impl Standing {
+    /// Tells `watch`.
+    pub fn new(watch: Arc<dyn Watch>) -> Self {
+        Self(Some(watch))
+    }
+
+    /// The request is `client`'s, for whom a trusted proxy speaks.
+    pub fn speaks_for(&self, client: IpAddr) {
+        if let Some(watch) = &self.0 {
+            watch.speaks_for(client);
+        }
+    }
+
+    /// Credentials were shown that hold.
+    pub fn signed_in(&self) {
+        if let Some(watch) = &self.0 {
+            watch.signed_in();
+        }
+    }
+
+    /// A request may do what it asks for.
+    #[must_use]
+    pub fn let_in(&self) -> LetIn {
+        if let Some(watch) = &self.0 {
+            watch.let_in();
+        }
+        LetIn(self.clone())
+    }
+}
+
+impl Drop for LetIn {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.0.0 {
+            watch.let_out();
+        }
+    }
+}
+
 impl Peer {
     /// A peer of which nothing is known, so nothing it says counts.
     pub(super) fn unknown() -> Self {
@@ -112,6 +177,7 @@ impl Peer {
             trusted_proxy: false,
             file_way: FileWay::Read,
             stream: Arc::default(),
+            standing: Standing(None),
         }
     }
 }

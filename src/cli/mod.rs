@@ -167,6 +167,9 @@ pub struct ServeArguments {
     /// Address of health checks and metrics; can be given more than once [default: 127.0.0.1:5002].
     #[arg(long, value_name = "ADDR")]
     pub admin_listen: Vec<Address>,
+    /// Address of health checks alone, or several of one port as for `--listen`; can be given more than once [default: none].
+    #[arg(long, value_name = "ADDR")]
+    pub probe_listen: Vec<Addresses>,
     /// The data folder [default: ./data].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -272,6 +275,7 @@ fn serve(arguments: ServeArguments) -> Result<(), Failure> {
         mode: arguments.mode,
         listen: arguments.listen.into_iter().flat_map(|addresses| addresses.0).collect(),
         admin_listen: arguments.admin_listen,
+        probe_listen: arguments.probe_listen.into_iter().flat_map(|addresses| addresses.0).collect(),
         data_dir: arguments.data_dir,
         upstream: arguments.upstream,
     };

@@ -62,6 +62,8 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// Addresses of health checks and metrics; at least one, none twice.
     pub admin_listen: Vec<Address>,
+    /// Addresses of health checks alone; none twice, and there may be none.
+    pub probe_listen: Vec<Address>,
     /// TLS of the registry's addresses.
     pub tls: Tls,
     /// The data folder.
@@ -84,7 +86,7 @@ pub struct Config {
     origins: Origins,
 }
 
-/// TLS of the registry's addresses. The admin addresses always speak plain HTTP.
+/// TLS of the registry's addresses. The admin and probe addresses always speak plain HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tls {
     /// Plain HTTP; `forced` if `tls.disabled` says so rather than the lack of a certificate.
@@ -238,6 +240,8 @@ pub struct Overrides {
     pub listen: Vec<Address>,
     /// `--admin-listen`; empty: not given.
     pub admin_listen: Vec<Address>,
+    /// `--probe-listen`; empty: not given.
+    pub probe_listen: Vec<Address>,
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
     /// `--upstream`: a URL, which may hold a password.
@@ -279,6 +283,7 @@ impl Overrides {
             "mode" if self.mode.is_some() => Some("--mode"),
             "listen" if !self.listen.is_empty() => Some("--listen"),
             "adminListen" if !self.admin_listen.is_empty() => Some("--admin-listen"),
+            "probeListen" if !self.probe_listen.is_empty() => Some("--probe-listen"),
             "store.dir" if self.data_dir.is_some() => Some("--data-dir"),
             "--upstream" => Some("--upstream"),
             "upstream.imagesRepo" if self.upstream.is_some() => Some("--upstream"),

@@ -78,12 +78,18 @@ impl Parser {
         Ok(Config {
             mode,
             repository: self.repository(raw.repository)?,
-            listen: self.addresses("listen", raw.listen.map(|list| list.0), &overrides.listen, 5001)?,
+            listen: self.addresses("listen", raw.listen.map(|list| list.0), &overrides.listen, Some(5001))?,
             admin_listen: self.addresses(
                 "adminListen",
                 raw.admin_listen.map(|list| list.0),
                 &overrides.admin_listen,
-                5002,
+                Some(5002),
+            )?,
+            probe_listen: self.addresses(
+                "probeListen",
+                raw.probe_listen.map(|list| list.0),
+                &overrides.probe_listen,
+                None,
             )?,
             tls: self.tls(raw.tls.unwrap_or_default())?,
             store,
@@ -198,9 +204,10 @@ impl Parser {
         key: &'static str,
         from_file: Option<Vec<Address>>,
         flags: &[Address],
-        default_port: u16,
+        default_port: Option<u16>,
     ) -> Result<Vec<Address>, KeyError> {
-        let mut list = self.pick(key, from_file, vec![Address(([127, 0, 0, 1], default_port).into())]);
+        let default = default_port.map(|port| Address(([127, 0, 0, 1], port).into()));
+        let mut list = self.pick(key, from_file, default.into_iter().collect());
         if !flags.is_empty() {
             self.origins.set(key, Origin::Flag);
             list = flags.to_vec();

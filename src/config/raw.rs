@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub(super) repository: Option<Alias>,
     pub(super) listen: Option<OneOrMany<Address>>,
     pub(super) admin_listen: Option<OneOrMany<Address>>,
+    pub(super) probe_listen: Option<OneOrMany<Address>>,
     pub(super) tls: Option<RawTls>,
     pub(super) store: Option<RawStore>,
     pub(super) upstream: Option<RawUpstream>,

@@ -16,7 +16,11 @@ pub(super) fn check(config: &mut Config) -> Result<(), KeyError> {
 }
 
 fn no_address_twice(config: &Config) -> Result<(), KeyError> {
-    let all = [("listen", &config.listen), ("adminListen", &config.admin_listen)];
+    let all = [
+        ("listen", &config.listen),
+        ("adminListen", &config.admin_listen),
+        ("probeListen", &config.probe_listen),
+    ];
     for (key, wide) in all.iter().flat_map(|(key, list)| list.iter().map(move |address| (*key, address))) {
         let narrow = all.iter().flat_map(|(_, list)| list.iter()).find(|narrow| covers(*wide, **narrow));
         if let Some(narrow) = narrow {
@@ -26,10 +30,19 @@ fn no_address_twice(config: &Config) -> Result<(), KeyError> {
             ));
         }
     }
-    match config.admin_listen.iter().find(|address| address.0.port() != 0 && config.listen.contains(address)) {
-        Some(address) => Err(wrong("adminListen", format!("{address} is an address of listen already"))),
-        None => Ok(()),
+    let among = |list: &[Address], others: &[Address]| {
+        list.iter().copied().find(|address| address.0.port() != 0 && others.contains(address))
+    };
+    for (key, list, other, others) in [
+        ("adminListen", &config.admin_listen, "listen", &config.listen),
+        ("probeListen", &config.probe_listen, "listen", &config.listen),
+        ("probeListen", &config.probe_listen, "adminListen", &config.admin_listen),
+    ] {
+        if let Some(address) = among(list, others) {
+            return Err(wrong(key, format!("{address} is an address of {other} already")));
+        }
     }
+    Ok(())
 }
 
 /// Whether a socket at `wide` takes what `narrow` wants to listen on: one of them could not be bound, or would be there

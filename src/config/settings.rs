@@ -63,6 +63,7 @@ pub const KEYS: &[KeyInfo] = &[
     live("repository"),
     restart("listen"),
     restart("adminListen"),
+    restart("probeListen"),
     live("tls.certFile"),
     live("tls.keyFile"),
     live("tls.clientCAFile"),
@@ -194,6 +195,7 @@ impl Config {
         list.add("repository", &self.repository);
         list.add_list("listen", &self.listen);
         list.add_list("adminListen", &self.admin_listen);
+        list.add_list("probeListen", &self.probe_listen);
         self.tls_settings(&mut list);
         list.add("store.dir", self.store.dir.display());
         list.add_option("store.maxBytes", self.store.max_bytes.map(ByteSize));
@@ -300,6 +302,7 @@ impl Config {
     pub(super) fn keep_restart_keys(&mut self, old: &Self) {
         self.listen.clone_from(&old.listen);
         self.admin_listen.clone_from(&old.admin_listen);
+        self.probe_listen.clone_from(&old.probe_listen);
         if matches!(self.tls, Tls::On(_)) != matches!(old.tls, Tls::On(_)) {
             self.tls.clone_from(&old.tls);
         }

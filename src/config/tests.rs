@@ -81,6 +81,7 @@ fn every_key_is_read() {
 repository: team/mirror
 listen: ['0.0.0.0:5001', '[::]:5001']
 adminListen: 127.0.0.1:0
+probeListen: '[::]:5004'
 tls:
   certFile: /t/tls.crt
   keyFile: /t/tls.key
@@ -131,8 +132,8 @@ log: {{format: text, level: debug, access: 'off'}}
     assert_eq!(
         values,
         [
-            "Proxy", "team/mirror", "0.0.0.0:5001, [::]:5001", "127.0.0.1:0", "/t/tls.crt", "/t/tls.key", "/t/ca.crt",
-            "front-proxy, nginx", "false", "/d", "20GiB", "5GiB", "true",
+            "Proxy", "team/mirror", "0.0.0.0:5001, [::]:5001", "127.0.0.1:0", "[::]:5004", "/t/tls.crt", "/t/tls.key",
+            "/t/ca.crt", "front-proxy, nginx", "false", "/d", "20GiB", "5GiB", "true",
             "registry.example.com:5000/deckhouse/ee", "HTTP", "-", "-", "-", "-", "puller", "***", "-", "-", "-",
             "mirror.example.com", "HTTPS", "-", "-", "***", "-", "-", "-", "-", "-", "-",
             "10.0.0.1, storage.example.com:9000", "7d", "1m", "0s", "30d", "unreachable, 5xx, 429",
@@ -322,6 +323,10 @@ fn keys_that_need_each_other() {
     );
     refused_with("listen: [127.0.0.1:5001, 127.0.0.1:5001]\n", "c.yaml:1:9: listen: 127.0.0.1:5001 is there twice");
     refused_with("listen: 127.0.0.1:5002\n", "c.yaml: adminListen: 127.0.0.1:5002 is an address of listen");
+    refused_with("probeListen: 127.0.0.1:5001\n", "c.yaml:1:14: probeListen: 127.0.0.1:5001 is an address of listen");
+    refused_with("probeListen: 127.0.0.1:5002\n", "c.yaml:1:14: probeListen: 127.0.0.1:5002 is an address of adminListen");
+    // It tells nobody anything, so others may reach it on a server that is open to this machine alone.
+    assert_eq!(accepted("probeListen: ['[::]:5004']\n").probe_listen, ["[::]:5004".parse().unwrap()]);
     accepted("listen: [127.0.0.1:0, 127.0.0.1:0]\nadminListen: 127.0.0.1:0\n");
     for name in ["''", "'a:b'", "\"a\\n\""] {
         assert_eq!(refused(&users(&user(name))).key, "auth.users[0].name");

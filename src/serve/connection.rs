@@ -25,17 +25,18 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
 use super::ConnectionLimits;
+use super::admission::Guest;
 use super::body::{AnswerBody, RequestBody, Rest};
 use super::linger::{Flow, Lingering, ReadAway, Transport};
 use super::receiving::{MOST_BYTES, Receiving};
-use super::requests::Requests;
+use super::requests::{HeadTimes, Requests};
 use super::socket::Socket;
 use super::stop::Stop;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
 use super::turns::Turns;
 use crate::api::FastPath;
-use crate::api::peer::{FileWay, Peer, Stream};
+use crate::api::peer::{FileWay, Peer, Standing, Stream, Watch};
 
 /// hyper's buffer per connection; a request's head lies in it whole.
 const H1_BUFFER: usize = MOST_BYTES;
@@ -66,6 +67,8 @@ pub(super) struct Context<S> {
     pub(super) abort: CancellationToken,
     /// Where the streams of HTTP/2 connections run.
     pub(super) streams: TaskTracker,
+    /// The connection among the others.
+    pub(super) guest: Arc<Guest>,
 }
 
 /// How a connection ended.
@@ -85,8 +88,10 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let stream = Arc::new(Stream::default());
-    let socket = Socket::new(tcp, context.limits.stall_timeout, &context.turns).tell(Arc::clone(&stream));
+    let (guest, stream) = (Arc::clone(&context.guest), Arc::new(Stream::default()));
+    let socket = Socket::new(tcp, context.limits.stall_timeout, &context.turns);
+    let socket = socket.tell(Arc::clone(&stream)).charged_to(Arc::clone(&guest));
+    let standing = Standing::new(Arc::clone(&guest) as Arc<dyn Watch>);
     let Some(tls) = context.tls.clone() else {
         let peer = Peer {
             address,
@@ -94,6 +99,7 @@ where
             trusted_proxy: false,
             file_way: if context.limits.accelerate { FileWay::StandIn } else { FileWay::Read },
             stream,
+            standing,
         };
         return Box::pin(serve_http1(Transport::Plain(socket), peer, context)).await;
     };
@@ -110,7 +116,9 @@ where
                 trusted_proxy: accepted.trusted_proxy,
                 file_way: if context.limits.accelerate { FileWay::Map } else { FileWay::Read },
                 stream,
+                standing,
             };
+            guest.shook_hands(accepted.http2, accepted.certificate_bytes);
             let transport = Transport::Tls(Box::new(accepted.stream));
             if accepted.http2 {
                 Box::pin(serve_http2(transport, peer, context)).await
@@ -133,17 +141,20 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let Context { service, fast, limits, receiving, stop, abort, .. } = context;
+    let Context { service, fast, limits, receiving, stop, abort, guest, .. } = context;
     let (address, stream) = (peer.address, Arc::clone(&peer.stream));
     let buffer = if peer.tls { H1_TLS_BUFFER } else { H1_BUFFER };
     let flow = Arc::new(Flow::default());
     let lane = fast.filter(|_| limits.accelerate).and_then(|fast| fast.lane(&peer, limits.max_header_bytes));
     let lingering = Lingering::new(transport, Arc::clone(&flow), limits.linger_time);
-    let io = TokioIo::new(Requests::new(lingering, Arc::clone(&flow), limits.header_timeout, lane, receiving.clone()));
+    let times = HeadTimes { first: limits.first_head_timeout, next: limits.header_timeout };
+    let requests = Requests::new(lingering, Arc::clone(&flow), times, lane, receiving.clone(), Arc::clone(&guest));
+    let io = TokioIo::new(requests);
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, flow, peer) = (service.clone(), Arc::clone(&flow), peer.clone());
         let has_body = !hyper::body::Body::is_end_stream(request.body());
         let number = flow.begin(has_body);
+        guest.begin();
         let received = has_body.then(|| receiving.begin());
         async move {
             let _until_answered = received;
@@ -189,13 +200,13 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let Context { service, limits, stop, abort, streams: tracker, .. } = context;
+    let Context { service, limits, stop, abort, streams: tracker, guest, .. } = context;
     let address = peer.address;
-    let streams = Arc::new(Streams::default());
+    let streams = Arc::new(Streams::new(Arc::clone(&guest)));
     let watched = Arc::clone(&streams);
-    let read_away = ReadAway { tasks: tracker.clone(), time: limits.linger_time };
+    let read_away = ReadAway { tasks: tracker.clone(), time: limits.linger_time, guest };
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (service, mut peer, active) = (service.clone(), peer.clone(), watched.begin());
+        let (service, mut peer, active) = (service.clone(), peer.clone(), watched.begin(head_bytes(&request)));
         let rest = Rest::ReadAway(read_away.clone());
         async move {
             peer.stream = STREAM.try_with(Arc::clone).unwrap_or_default();
@@ -218,6 +229,8 @@ where
             .serve_connection(TokioIo::new(transport), answer)
     );
     let mut pace = Pace::new(&limits);
+    let mut first_head = pin!(tokio::time::sleep(limits.first_head_timeout));
+    let mut waits_for_first = true;
     let mut stopping = false;
     loop {
         tokio::select! {
@@ -232,6 +245,13 @@ where
                 connection.as_mut().graceful_shutdown();
             }
             () = abort.cancelled(), if stopping => return Ended::Cut,
+            () = first_head.as_mut(), if waits_for_first => {
+                waits_for_first = false;
+                if streams.begun() == 0 {
+                    tracing::debug!(%address, "no request came in time on an HTTP/2 connection");
+                    return Ended::Orderly;
+                }
+            }
             _ = pace.ticks.tick() => match pace.judge(&streams) {
                 Judgement::GoOn => {}
                 Judgement::Retire => connection.as_mut().graceful_shutdown(),
@@ -242,6 +262,15 @@ where
             },
         }
     }
+}
+
+/// Bytes of a request's head, as HTTP/2 counts them (RFC 9113, 10.5.1), less its 32 for each field.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    target + authority + fields.sum::<usize>()
 }
 
 /// The slow clock of an HTTP/2 connection: HTTP/1's header timeout has no counterpart in hyper's HTTP/2, nor have

@@ -16,9 +16,10 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::ConnectionLimits;
+use super::admission::{Admission, Place};
 use super::body::RequestBody;
 use super::connection::{self, Context, Ended};
-use super::listener::{Listener, Slots};
+use super::listener::Listener;
 use super::receiving::Receiving;
 use super::stop::Stop;
 use super::tls::Tls;
@@ -37,7 +38,7 @@ pub struct Server(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     limits: ArcSwap<ConnectionLimits>,
-    slots: Slots,
+    admission: Arc<Admission>,
     /// There with the first listener: until then no runtime need be.
     turns: OnceLock<Turns>,
     receiving: Receiving,
@@ -64,7 +65,7 @@ impl Server {
     pub fn new(limits: ConnectionLimits) -> Self {
         Self(Arc::new(Inner {
             limits: ArcSwap::from_pointee(limits),
-            slots: Slots::new(limits.max_connections),
+            admission: Arc::new(Admission::new(limits.max_connections)),
             turns: OnceLock::new(),
             receiving: Receiving::default(),
             stop: Stop::default(),
@@ -79,13 +80,13 @@ impl Server {
     /// Puts changed limits into force for connections accepted from now on.
     pub fn set_limits(&self, limits: ConnectionLimits) {
         self.0.limits.store(Arc::new(limits));
-        self.0.slots.set_most(limits.max_connections);
+        self.0.admission.set_most(limits.max_connections);
     }
 
     /// Open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.0.slots.taken()
+        self.0.admission.taken()
     }
 
     /// Serves what comes in on `listener` until [`Server::drain`]. Must be called inside a tokio runtime; returns at
@@ -108,7 +109,7 @@ impl Server {
                     () = stop.heard() => return,
                     accepted = inner.accept(&listener) => accepted,
                 };
-                let (tcp, peer, slot) = accepted;
+                let (tcp, peer, place) = accepted;
                 let context = Context {
                     service: service.clone(),
                     fast: fast.clone(),
@@ -120,13 +121,20 @@ impl Server {
                     stop: inner.stop.child(),
                     abort: inner.abort.child_token(),
                     streams: inner.streams.clone(),
+                    guest: Arc::clone(place.guest()),
                 };
                 let inner = Arc::clone(&inner);
                 let connections = inner.connections.clone();
                 connections.spawn(async move {
-                    let _slot = slot;
-                    if connection::serve(tcp, peer, context).await == Ended::Cut {
-                        inner.note_cut(peer);
+                    // Dropped where it stands: what an orderly end takes is what is missing.
+                    tokio::select! {
+                        biased;
+                        () = place.guest().told_to_leave() => {
+                            tracing::debug!(address = %peer, "a connection on which nobody signed in is closed");
+                        }
+                        ended = connection::serve(tcp, peer, context) => if ended == Ended::Cut {
+                            inner.note_cut(peer);
+                        }
                     }
                 });
             }
@@ -155,20 +163,11 @@ impl Server {
     }
 }
 
-/// A place among the open connections, given back on drop: also when a connection's task panics.
-struct Slot(Arc<Inner>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.slots.free();
-    }
-}
-
 impl Inner {
-    async fn accept(self: &Arc<Self>, listener: &Listener) -> (tokio::net::TcpStream, SocketAddr, Slot) {
+    async fn accept(&self, listener: &Listener) -> (tokio::net::TcpStream, SocketAddr, Place) {
         let (tcp, peer) = listener.accept().await;
-        self.slots.take().await;
-        (tcp, peer, Slot(Arc::clone(self)))
+        let place = self.admission.enter(peer.ip()).await;
+        (tcp, peer, place)
     }
 
     fn note_cut(&self, peer: SocketAddr) {

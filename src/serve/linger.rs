@@ -13,6 +13,7 @@
 //! This sits in `poll_shutdown` and not behind hyper's `without_shutdown`: hyper calls it only after everything it
 //! has buffered is written, which `without_shutdown` does not wait for.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,12 +29,18 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
+use super::admission::Guest;
 use super::socket::Socket;
 
 /// Most bytes that are read away, on the wire.
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
-const SCRATCH: usize = 64 * 1024;
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// Where what is read away goes. One for a worker: one for a connection would be memory that anybody can have taken.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// hyper takes no more of an answer once it has so much that it has not written: a slow reader holds so much memory. Its
 /// own bound is that of what it reads too, which is larger.
@@ -161,7 +168,7 @@ macro_rules! forward {
 #[derive(Debug)]
 enum Stage {
     Open,
-    ReadingAway { timer: Pin<Box<Sleep>>, scratch: Box<[u8]>, left: usize },
+    ReadingAway { timer: Pin<Box<Sleep>>, left: usize },
     Done,
 }
 
@@ -185,17 +192,19 @@ impl Lingering {
         transport: &mut Transport,
         cx: &mut Context<'_>,
         timer: &mut Pin<Box<Sleep>>,
-        scratch: &mut [u8],
         left: &mut usize,
     ) -> Poll<()> {
+        let mut scratch = SCRATCH.take();
+        scratch.resize(SCRATCH_BYTES, 0);
         while *left > 0 {
-            let mut buf = ReadBuf::new(scratch);
+            let mut buf = ReadBuf::new(&mut scratch);
             match Pin::new(transport.raw()).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => *left = left.saturating_sub(buf.filled().len()),
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
         }
+        SCRATCH.set(scratch);
         timer.as_mut().poll(cx)
     }
 }
@@ -240,18 +249,18 @@ impl AsyncWrite for Lingering {
             match &mut me.stage {
                 Stage::Open => {
                     ready!(Pin::new(&mut me.transport).poll_shutdown(cx))?;
+                    me.transport.raw().read_away();
                     me.stage = if me.flow.unread.load(Ordering::Relaxed) && !me.ended {
                         Stage::ReadingAway {
                             timer: Box::pin(sleep(me.time)),
-                            scratch: vec![0; SCRATCH].into_boxed_slice(),
                             left: LINGER_BYTES,
                         }
                     } else {
                         Stage::Done
                     };
                 }
-                Stage::ReadingAway { timer, scratch, left } => {
-                    ready!(Self::poll_read_away(&mut me.transport, cx, timer, scratch, left));
+                Stage::ReadingAway { timer, left } => {
+                    ready!(Self::poll_read_away(&mut me.transport, cx, timer, left));
                     me.stage = Stage::Done;
                 }
                 Stage::Done => return Poll::Ready(Ok(())),
@@ -269,6 +278,8 @@ pub(super) struct ReadAway {
     pub(super) tasks: TaskTracker,
     /// How long it may take.
     pub(super) time: Duration,
+    /// To whom what comes in was charged.
+    pub(super) guest: Arc<Guest>,
 }
 
 impl ReadAway {
@@ -279,7 +290,9 @@ impl ReadAway {
             let reading = async {
                 let mut left = LINGER_BYTES;
                 while let Some(Ok(frame)) = body.frame().await {
-                    left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    self.guest.has_dropped(bytes);
+                    left = left.saturating_sub(bytes);
                     if left == 0 {
                         break;
                     }

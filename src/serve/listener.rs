@@ -2,12 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
 /// Connections the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 4096;
@@ -113,50 +111,4 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 /// An IPv4 peer of a socket for both families is an IPv4 peer.
 fn unmapped(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
-}
-
-/// Places for open connections. Who gets none waits; the kernel's queue holds the client meanwhile.
-#[derive(Debug)]
-pub(super) struct Slots {
-    most: AtomicUsize,
-    taken: AtomicUsize,
-    freed: Notify,
-}
-
-impl Slots {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most: AtomicUsize::new(most.max(1)), taken: AtomicUsize::new(0), freed: Notify::new() }
-    }
-
-    /// Another number of places; who has one keeps it.
-    pub(super) fn set_most(&self, most: usize) {
-        self.most.store(most.max(1), Ordering::Relaxed);
-        self.freed.notify_waiters();
-    }
-
-    /// Places taken.
-    pub(super) fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    /// Waits for a place and takes it; to be given back with [`Slots::free`]. Safe to drop.
-    pub(super) async fn take(&self) {
-        loop {
-            let freed = self.freed.notified();
-            let most = self.most.load(Ordering::Relaxed);
-            let took = self
-                .taken
-                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| (taken < most).then_some(taken + 1));
-            if took.is_ok() {
-                return;
-            }
-            freed.await;
-        }
-    }
-
-    /// Gives a place back.
-    pub(super) fn free(&self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
-        self.freed.notify_waiters();
-    }
 }

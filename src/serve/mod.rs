@@ -5,6 +5,7 @@
 //! request, never answers one by itself (hyper's own 400 and 431 for unreadable heads apart), and writes no access log.
 //! What a listener was given to answer ahead of its service ([`crate::api::FastPath`]) gets heads as they came.
 
+mod admission;
 mod body;
 mod client_cert;
 mod connection;
@@ -38,10 +39,14 @@ pub use validity::of_authorities;
 /// Bounds of every connection. A change holds for connections accepted after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Open connections over all listeners of the server; more wait in the kernel's queue.
+    /// Open connections over all listeners of the server. For one more a connection is closed on which nobody signed in
+    /// (`admission`); where there is none it waits in the kernel's queue.
     pub max_connections: usize,
     /// From the accepted connection to the end of the TLS handshake.
     pub handshake_timeout: Duration,
+    /// For the first head of a connection, counted from its handshake's end, and for the rest of a head that has begun where
+    /// nobody signed in yet.
+    pub first_head_timeout: Duration,
     /// For the head of a request, counted from the end of the last answer: it is also how long an idle connection is
     /// kept. Clients pool connections for up to 90 s (Go's default), so less than that makes them meet resets.
     pub header_timeout: Duration,
@@ -63,6 +68,7 @@ impl Default for ConnectionLimits {
         Self {
             max_connections: 8192,
             handshake_timeout: Duration::from_secs(10),
+            first_head_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(100),
             stall_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,

@@ -20,6 +20,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::admission::{Guest, READ_BYTES};
 use super::linger::{Flow, Lingering};
 use super::receiving::{LEAST_READ_BYTES, Receiving};
 use crate::api::{FastLane, Verdict};
@@ -33,18 +34,32 @@ pub(super) struct Requests {
     lane: Option<FastLane>,
     unsent: Unsent,
     receiving: Receiving,
+    guest: Arc<Guest>,
+    /// Bytes came in that are not yet a whole head.
+    in_head: bool,
+}
+
+/// How long heads may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadTimes {
+    /// The first, and of a guest's later ones what follows their first byte.
+    pub(super) first: Duration,
+    /// Later ones, from the end of an answer.
+    pub(super) next: Duration,
 }
 
 impl Requests {
-    /// Takes the connection over. `head_timeout`: from the end of an answer to the end of the next head.
+    /// Takes the connection over.
     pub(super) fn new(
         io: Lingering,
         flow: Arc<Flow>,
-        head_timeout: Duration,
+        times: HeadTimes,
         lane: Option<FastLane>,
         receiving: Receiving,
+        guest: Arc<Guest>,
     ) -> Self {
-        Self { io, flow, head_clock: HeadClock::new(head_timeout), lane, unsent: Unsent::default(), receiving }
+        let (head_clock, unsent) = (HeadClock::new(times), Unsent::default());
+        Self { io, flow, head_clock, lane, unsent, receiving, guest, in_head: false }
     }
 
     /// Answers what `received` asks for. `false`: it is hyper's.
@@ -66,6 +81,30 @@ impl Requests {
         false
     }
 
+    /// An answer is out, and the next request may begin.
+    fn between(&mut self) {
+        self.in_head = false;
+        self.guest.end();
+    }
+
+    /// Nothing more has come in for now of what is waited for: a head, or part of one.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.in_head && !self.guest.is_let_in() {
+            self.head_clock.hurry();
+        }
+        self.head_clock.poll_late(cx)
+    }
+
+    /// Reads, not much at once where nobody signed in yet: what is read lies in memory.
+    fn poll_read_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let most = match self.guest.is_let_in() {
+            true if buf.remaining() <= LEAST_READ_BYTES => return Pin::new(&mut self.io).poll_read(cx, buf),
+            true => self.receiving.read_bytes(),
+            false => READ_BYTES,
+        };
+        Pin::new(&mut (&mut self.io).take(most as u64)).poll_read(cx, buf)
+    }
+
     /// Writes what is left of an answer; nothing else may be written or read before.
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unsent.open {
@@ -75,6 +114,7 @@ impl Requests {
             }
             self.head_clock.start(self.unsent.out.unwrap_or_else(Instant::now));
             HEAD.set(self.unsent.end());
+            self.between();
         }
         Poll::Ready(Ok(()))
     }
@@ -86,18 +126,9 @@ impl AsyncRead for Requests {
         let before = buf.filled().len();
         loop {
             ready!(me.poll_unsent(cx))?;
-            let read = if buf.remaining() <= LEAST_READ_BYTES {
-                Pin::new(&mut me.io).poll_read(cx, buf)
-            } else {
-                Pin::new(&mut (&mut me.io).take(me.receiving.read_bytes() as u64)).poll_read(cx, buf)
-            };
-            if read?.is_pending() {
+            if me.poll_read_some(cx, buf)?.is_pending() {
                 let late = || io::Error::new(io::ErrorKind::TimedOut, "no request came in time");
-                return if me.flow.is_between() {
-                    me.head_clock.poll_late(cx).map(|()| Err(late()))
-                } else {
-                    Poll::Pending
-                };
+                return if me.flow.is_between() { me.poll_late(cx).map(|()| Err(late())) } else { Poll::Pending };
             }
             let received = &buf.filled()[before..];
             if received.is_empty() {
@@ -109,6 +140,8 @@ impl AsyncRead for Requests {
             } else if me.answer(received) {
                 buf.set_filled(before);
                 continue;
+            } else {
+                me.in_head = true;
             }
             return Poll::Ready(Ok(()));
         }
@@ -145,6 +178,7 @@ impl AsyncWrite for Requests {
         }
         if me.flow.flushed() {
             me.head_clock.start(Instant::now());
+            me.between();
             // hyper does not read again before something comes in, so nobody else may ever poll it.
             let _ = me.head_clock.poll_late(cx);
         }
@@ -212,26 +246,42 @@ impl Unsent {
 /// How long the next head may take. One timer per connection, armed anew when it runs out and not with every request.
 #[derive(Debug)]
 struct HeadClock {
-    limit: Duration,
-    since: Instant,
+    times: HeadTimes,
+    deadline: Instant,
+    /// The head that is waited for has begun, and has a deadline of its own.
+    hurries: bool,
     timer: Option<Pin<Box<Sleep>>>,
     /// Whom the timer wakes.
     waker: Option<Waker>,
 }
 
 impl HeadClock {
-    fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), timer: None, waker: None }
+    fn new(times: HeadTimes) -> Self {
+        Self { times, deadline: Instant::now() + times.first, hurries: false, timer: None, waker: None }
     }
 
     /// The last answer went out at `since`.
     fn start(&mut self, since: Instant) {
-        self.since = since;
+        self.deadline = since + self.times.next;
+        self.hurries = false;
+    }
+
+    /// The head has begun.
+    fn hurry(&mut self) {
+        if std::mem::replace(&mut self.hurries, true) {
+            return;
+        }
+        let deadline = Instant::now() + self.times.first;
+        if deadline < self.deadline {
+            self.deadline = deadline;
+            // One that is armed is armed for later.
+            (self.timer, self.waker) = (None, None);
+        }
     }
 
     /// To be polled while a head is waited for; ready when it is late.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.since + self.limit;
+        let deadline = self.deadline;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         // It wakes by itself, and is not asked again for every request.
         if !timer.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::admission::Guest;
 use super::file_io::{FileSender, poll_send_before_file};
 use super::stall::Stall;
 use super::turns::{LEAST_BYTES, Place, SMALL_BYTES, TURN_BYTES, Turns};
@@ -28,19 +29,32 @@ pub(super) struct Socket {
     free: usize,
     /// Told of what moves.
     told: Option<Arc<Stream>>,
+    /// Whom what comes in is charged to.
+    guest: Option<Arc<Guest>>,
 }
 
 impl Socket {
     /// Watches `tcp`, whose large answers wait for their turn.
     pub(super) fn new(tcp: TcpStream, stall_timeout: Duration, turns: &Turns) -> Self {
         let files = FileSender::default();
-        Self { tcp, stall: Stall::new(stall_timeout), files, place: turns.place(), free: SMALL_BYTES, told: None }
+        let (place, stall) = (turns.place(), Stall::new(stall_timeout));
+        Self { tcp, stall, files, place, free: SMALL_BYTES, told: None, guest: None }
     }
 
     /// Tells `stream` when the peer takes a byte.
     pub(super) fn tell(mut self, stream: Arc<Stream>) -> Self {
         self.told = Some(stream);
         self
+    }
+
+    /// The same, with what comes in charged to `guest`.
+    pub(super) fn charged_to(self, guest: Arc<Guest>) -> Self {
+        Self { guest: Some(guest), ..self }
+    }
+
+    /// From now on what comes in is thrown away, and charged to nobody.
+    pub(super) fn read_away(&mut self) {
+        self.guest = None;
     }
 
     /// Writes some of `bufs`; what is large, or follows much, in turn with other connections.
@@ -105,9 +119,14 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
         if read.is_pending() {
             self.free = SMALL_BYTES;
+        } else if let Some(guest) = &self.guest
+            && !guest.has_read(buf.filled().len() - before)
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its place is needed")));
         }
         read
     }

@@ -12,6 +12,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::admission::Guest;
+
 /// Ticks without movement that make a stall; the ticks are a quarter of the limit apart.
 pub(super) const TICKS: u32 = 4;
 
@@ -34,6 +36,8 @@ pub(super) struct Streams {
     active: AtomicUsize,
     begun: AtomicU32,
     bodies: Mutex<Vec<Watched>>,
+    /// Whom requests are charged to.
+    guest: Option<Arc<Guest>>,
 }
 
 /// What [`Streams::tick`] found.
@@ -51,14 +55,24 @@ pub(super) enum Verdict {
 
 /// Counts a request until its answer is through.
 #[derive(Debug)]
-pub(super) struct Active(Arc<Streams>);
+pub(super) struct Active {
+    streams: Arc<Streams>,
+    /// What the connection's guest is charged for it.
+    cost: usize,
+}
 
 impl Streams {
-    /// A request begins.
-    pub(super) fn begin(self: &Arc<Self>) -> Active {
+    /// Those of a connection.
+    pub(super) fn new(guest: Arc<Guest>) -> Self {
+        Self { guest: Some(guest), ..Self::default() }
+    }
+
+    /// A request with a head of so many bytes begins.
+    pub(super) fn begin(self: &Arc<Self>, head: usize) -> Active {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
-        Active(Arc::clone(self))
+        let cost = self.guest.as_ref().map_or(0, |guest| guest.begin_stream(head));
+        Active { streams: Arc::clone(self), cost }
     }
 
     /// Requests begun so far.
@@ -111,7 +125,10 @@ impl Watched {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        let before = self.streams.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(guest) = &self.streams.guest {
+            guest.end_stream(self.cost, before == 1);
+        }
     }
 }
 
@@ -128,7 +145,7 @@ impl<B: Body> StreamBody<B> {
     pub(super) fn new(inner: B, active: Active) -> Self {
         let stamp = (!inner.is_end_stream()).then(|| {
             let stamp = Arc::new(Stamp::default());
-            active.0.watch(Arc::clone(&stamp));
+            active.streams.watch(Arc::clone(&stamp));
             stamp
         });
         Self { inner, stamp, _active: active }
@@ -171,11 +188,11 @@ mod tests {
     async fn a_body_nobody_asks_for_is_stalled_and_one_that_is_asked_is_not() {
         let streams = Arc::new(Streams::default());
         assert_eq!(ticks(&streams, 10), Verdict::Idle);
-        let standing = StreamBody::new(Full::new(Bytes::from_static(b"a")), streams.begin());
+        let standing = StreamBody::new(Full::new(Bytes::from_static(b"a")), streams.begin(0));
         assert_eq!(ticks(&streams, TICKS - 1), Verdict::Moving);
         assert_eq!(ticks(&streams, 1), Verdict::AllStalled);
 
-        let mut moving = StreamBody::new(Full::new(Bytes::from_static(b"a")), streams.begin());
+        let mut moving = StreamBody::new(Full::new(Bytes::from_static(b"a")), streams.begin(0));
         assert_eq!(ticks(&streams, TICKS - 1), Verdict::SomeStalled);
         moving.frame().await.unwrap().unwrap();
         assert_eq!(ticks(&streams, 1), Verdict::SomeStalled, "a frame was taken");
@@ -189,7 +206,7 @@ mod tests {
     #[test]
     fn a_handler_at_work_is_no_stall() {
         let streams = Arc::new(Streams::default());
-        let _active = streams.begin();
+        let _active = streams.begin(0);
         assert_eq!(ticks(&streams, 100), Verdict::Moving);
     }
 
@@ -197,7 +214,7 @@ mod tests {
     fn ended_bodies_do_not_pile_up() {
         let streams = Arc::new(Streams::default());
         for _ in 0..10_000 {
-            drop(StreamBody::new(Full::new(Bytes::from_static(b"a")), streams.begin()));
+            drop(StreamBody::new(Full::new(Bytes::from_static(b"a")), streams.begin(0)));
         }
         assert!(streams.bodies.lock().unwrap().len() <= 8);
     }

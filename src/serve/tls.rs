@@ -128,6 +128,8 @@ pub(super) struct Accepted {
     pub(super) stream: TlsStream<Socket>,
     pub(super) http2: bool,
     pub(super) trusted_proxy: bool,
+    /// What the client showed as certificates, and what is kept of the handshake.
+    pub(super) certificate_bytes: usize,
 }
 
 impl Tls {
@@ -215,7 +217,8 @@ impl Tls {
             (Some(trust), Some(chain)) => trust.is_trusted(chain, clock::now()),
             _ => false,
         };
-        Ok(Accepted { stream, http2, trusted_proxy })
+        let certificate_bytes = connection.peer_certificates().unwrap_or_default().iter().map(|der| der.len()).sum();
+        Ok(Accepted { stream, http2, trusted_proxy, certificate_bytes })
     }
 }
 

@@ -206,6 +206,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     let reloader = Reloader::new(Pace::default()).map_err(system("SIGHUP"))?;
     let registry_sockets = serve::bind(&options::addresses(&parts.config.listen))?;
     let admin_sockets = serve::bind(&options::addresses(&parts.config.admin_listen))?;
+    let probe_sockets = serve::bind(&options::addresses(&parts.config.probe_listen))?;
 
     let (stop, draining, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let metrics = Metrics::new()?;
@@ -230,6 +231,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     modes.attach(app.clone());
     let registry = Server::new(options::connections(&parts.config));
     let admin = Server::new(options::admin_connections());
+    let probes = Server::new(options::probe_connections());
     let state = Arc::new(ArcSwap::from_pointee(ConfigState { loaded: clock::now(), error: None }));
     observe(&parts, &metrics);
     let status = admin_state(&parts, &metrics, &registry, &modes, &state, &draining);
@@ -247,6 +249,10 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         tracing::info!(listener = "admin", address = %socket.address(), tls = false, "listening");
         admin.listen(socket, None, admin::router(status.clone()), None);
     }
+    for socket in probe_sockets {
+        tracing::info!(listener = "probe", address = %socket.address(), tls = false, "listening");
+        probes.listen(socket, None, admin::probe_router(status.clone()), None);
+    }
     let (store, deadline) = (parts.store.clone(), reload::Deadline::new(parts.config.limits.drain_deadline));
     let reloads = reload::Reloads::new(parts, app, modes, registry.clone(), metrics, state, deadline.clone());
     tasks.spawn(reloader.run(watcher, stop.clone(), reloads));
@@ -256,14 +262,14 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         _ = interrupt.recv() => {}
     }
     draining.cancel();
-    end(&registry, &admin, &tasks, &stop, store, deadline.load()).await;
+    end(&registry, &[admin, probes], &tasks, &stop, store, deadline.load()).await;
     Ok(())
 }
 
 /// Lets what runs end, in order, and closes the store.
 async fn end(
     registry: &Server,
-    admin: &Server,
+    asked_about_it: &[Server],
     tasks: &TaskTracker,
     stop: &CancellationToken,
     store: Store,
@@ -275,7 +281,9 @@ async fn end(
         tracing::warn!(cut = drained.cut, peers = ?drained.peers, "requests were still running at the deadline and were cut");
     }
     // Health and metrics answer to the last.
-    admin.drain(Duration::from_secs(1)).await;
+    for server in asked_about_it {
+        server.drain(Duration::from_secs(1)).await;
+    }
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(WORKERS_DEADLINE, tasks.wait()).await.is_err() {

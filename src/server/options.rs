@@ -18,6 +18,9 @@ use crate::upstream::{Credentials, EndpointOptions, ProxyVariables, Scheme, Upst
 /// Connections of the admin listener: a scraper, some probes, an administrator.
 const ADMIN_CONNECTIONS: usize = 64;
 
+/// Connections of the probe listener: a kubelet, and whoever else asks.
+const PROBE_CONNECTIONS: usize = 16;
+
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -200,6 +203,10 @@ pub(super) fn connections(config: &Config) -> ConnectionLimits {
         accelerate: limits.acceleration == config::Acceleration::Sendfile,
         ..ConnectionLimits::default()
     }
+}
+
+pub(super) fn probe_connections() -> ConnectionLimits {
+    ConnectionLimits { max_connections: PROBE_CONNECTIONS, ..admin_connections() }
 }
 
 pub(super) fn admin_connections() -> ConnectionLimits {

@@ -8,6 +8,7 @@
 
 mod architecture;
 mod auth;
+mod before_sign_in;
 mod blobs;
 mod checker;
 mod damage;

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::api::peer::FileWay;
+use crate::api::peer::{FileWay, Standing, Watch};
 use crate::api::{GateSizes, Settings};
 use crate::auth::{Anonymous, AuthOptions, Authenticator, TokenOptions};
 use crate::mode::{Local, MissingReferences, Mode};
@@ -28,6 +28,11 @@ pub(crate) async fn fast_path(dir: &TempDir, manifest: &str) -> FastPath {
 
 /// An open registry with one manifest, tagged `v1`.
 async fn app(dir: &TempDir, manifest: &str) -> App {
+    app_with(dir, manifest, Vec::new()).await
+}
+
+/// The same with users; their names prove something, and anonymous may pull.
+async fn app_with(dir: &TempDir, manifest: &str, users: Vec<crate::auth::UserSpec>) -> App {
     let store = Store::open(&StoreOptions {
         dir: dir.path().join("data"),
         max_bytes: None,
@@ -45,13 +50,13 @@ async fn app(dir: &TempDir, manifest: &str) -> App {
     let local = Local::new(store, MissingReferences::Refuse);
     local.put_manifest(&"a/b".parse().unwrap(), stored, vec!["v1".parse().unwrap()]).await.unwrap();
     let token = TokenOptions {
-        enabled: Some(false),
+        enabled: None,
         ttl: Duration::ZERO,
         signing_key_file: None,
         signing_cert_file: None,
         key_dir: Some(dir.path().to_path_buf()),
     };
-    let auth = AuthOptions { anonymous: Anonymous::Pull, users: Vec::new(), users_dir: None, token };
+    let auth = AuthOptions { anonymous: Anonymous::Pull, users, users_dir: None, token };
     let gates = GateSizes { pulls: 1, uploads: 1, listings: 1, queue_wait: Duration::ZERO };
     App::new(
         Mode::Local(local),
@@ -64,8 +69,8 @@ async fn app(dir: &TempDir, manifest: &str) -> App {
 }
 
 fn peer(trusted_proxy: bool) -> Peer {
-    let address = "192.0.2.1:5000".parse().unwrap();
-    Peer { address, tls: false, trusted_proxy, file_way: FileWay::Read, stream: Arc::default() }
+    let (address, standing) = ("192.0.2.1:5000".parse().unwrap(), Standing::default());
+    Peer { address, tls: false, trusted_proxy, file_way: FileWay::Read, stream: Arc::default(), standing }
 }
 
 fn request(method: &str, target: &str, headers: &str) -> String {
@@ -125,6 +130,79 @@ async fn memory_answers_and_the_rest_is_left() {
 async fn what_a_trusted_proxy_says_of_others_needs_the_general_way() {
     let dir = TempDir::new().unwrap();
     assert!(FastPath::new(app(&dir, MANIFEST).await).lane(&peer(true), 1000).is_none());
+}
+
+/// Notes what it is told.
+#[derive(Debug, Default)]
+struct Told(std::sync::Mutex<Vec<String>>);
+
+impl Told {
+    fn note(&self, what: &str) {
+        self.0.lock().unwrap().push(what.to_owned());
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Watch for Told {
+    fn speaks_for(&self, client: IpAddr) {
+        self.note(&format!("for {client}"));
+    }
+
+    fn signed_in(&self) {
+        self.note("signed in");
+    }
+
+    fn let_in(&self) {
+        self.note("let in");
+    }
+
+    fn let_out(&self) {
+        self.note("let out");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_told_who_asks_on_it() {
+    const RIGHT: &str = "Basic cm86c2VjcmV0";
+    let dir = TempDir::new().unwrap();
+    let hash = crate::auth::hash_password("secret", 4).unwrap();
+    let spec = crate::auth::UserSpec { name: "ro".to_owned(), password_hash: hash.into(), role: crate::auth::Role::Ro };
+    let app = app_with(&dir, MANIFEST, vec![spec]).await;
+    let told = Arc::new(Told::default());
+    let standing = Standing::new(Arc::clone(&told) as Arc<dyn Watch>);
+    let mut edge = crate::api::Edge::new(app.clone());
+    for (trusted_proxy, path, authorization, expected) in [
+        (false, PATH, "", &["let in", "let out"][..]),
+        (false, PATH, RIGHT, &["signed in", "let in", "let out"]),
+        (false, PATH, "Basic cm86d3Jvbmc=", &[]),
+        (false, "/", "", &[]),
+        (false, "/auth/token", RIGHT, &["signed in"]),
+        (false, "/auth/token", "", &[]),
+        (true, PATH, RIGHT, &["for 203.0.113.5", "signed in", "let in", "let out"]),
+        (true, PATH, "", &["for 203.0.113.5", "let in", "let out"]),
+    ] {
+        let mut request = http::Request::get(path).header("host", "h").header("x-forwarded-for", "203.0.113.5");
+        if !authorization.is_empty() {
+            request = request.header("authorization", authorization);
+        }
+        let mut request = request.body(axum::body::Body::empty()).unwrap();
+        request.extensions_mut().insert(Peer { standing: standing.clone(), ..peer(trusted_proxy) });
+        let answer = tower::Service::call(&mut edge, request).await.unwrap();
+        drop(answer);
+        assert_eq!(told.take(), expected, "{trusted_proxy} {path} {authorization}");
+    }
+    // The fast path says it once.
+    let mut lane = FastPath::new(app).lane(&Peer { standing, ..peer(false) }, 1000).unwrap();
+    for (headers, expected) in
+        [("", &[][..]), (&*format!("Authorization: {RIGHT}\r\n"), &["signed in"]), (&*format!("Authorization: {RIGHT}\r\n"), &[])]
+    {
+        let verdict = lane.answer(request("GET", PATH, headers).as_bytes(), &mut Vec::new());
+        assert_eq!(verdict, Verdict::Answered(MANIFEST.into()));
+        assert_eq!(told.take(), expected);
+    }
 }
 
 #[test]

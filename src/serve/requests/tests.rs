@@ -12,7 +12,7 @@ use super::super::socket::Socket;
 use super::super::turns::Turns;
 use super::*;
 use crate::api::fast_path;
-use crate::api::peer::{FileWay, Peer};
+use crate::api::peer::{FileWay, Peer, Standing};
 
 const LONG: Duration = Duration::from_secs(60);
 const GET: &str = "GET /v2/a/b/manifests/v1 HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -40,7 +40,9 @@ async fn narrow_pair() -> (TcpStream, TcpStream) {
 fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> (Requests, Arc<Flow>) {
     let flow = Arc::new(Flow::default());
     let io = Lingering::new(Transport::Plain(Socket::new(ours, LONG, &Turns::new(1))), Arc::clone(&flow), LONG);
-    (Requests::new(io, Arc::clone(&flow), head_timeout, lane, Receiving::default()), flow)
+    let times = HeadTimes { first: head_timeout, next: head_timeout };
+    let guest = Guest::alone();
+    (Requests::new(io, Arc::clone(&flow), times, lane, Receiving::default(), guest), flow)
 }
 
 async fn lane(dir: &TempDir) -> Option<FastLane> {
@@ -50,6 +52,7 @@ async fn lane(dir: &TempDir) -> Option<FastLane> {
         trusted_proxy: false,
         file_way: FileWay::Read,
         stream: Arc::default(),
+        standing: Standing::default(),
     };
     fast_path(dir, &manifest()).await.lane(&peer, 1000)
 }
@@ -93,7 +96,7 @@ async fn the_time_for_the_next_head_begins_when_a_slow_reader_has_the_answer() {
     })
     .await;
     assert!(poll!(reading).is_pending());
-    assert!(requests.head_clock.since > begun && !requests.unsent.open);
+    assert!(requests.head_clock.deadline > begun + LONG && !requests.unsent.open);
 }
 
 #[tokio::test]

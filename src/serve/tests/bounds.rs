@@ -8,7 +8,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_silent_and_a_slow_client_are_cut() {
-    let running = Running::start(ConnectionLimits { header_timeout: SOON, ..LIMITS }, None);
+    let running = Running::start(ConnectionLimits { first_head_timeout: SOON, ..LIMITS }, None);
     for begin in ["", "GET / HTTP/1.1\r\nHost"] {
         let mut stream = running.connect().await;
         send(&mut stream, begin).await;
@@ -31,7 +31,7 @@ async fn a_handshake_that_does_not_come_is_cut() {
 #[tokio::test]
 async fn an_idle_http2_connection_is_closed() {
     let files = TlsFiles::new();
-    let limits = ConnectionLimits { header_timeout: SOON, stall_timeout: SOON, ..LIMITS };
+    let limits = ConnectionLimits { first_head_timeout: SOON, ..LIMITS };
     let running = Running::start(limits, Some(files.load()));
     let mut config = (*files.client(None)).clone();
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -135,7 +135,7 @@ async fn a_handler_that_panics_takes_nobody_with_it() {
 async fn who_finds_no_place_waits_for_one() {
     let running = Running::start(ConnectionLimits { max_connections: 1, ..LIMITS }, None);
     let mut first = running.connect().await;
-    assert_eq!(get(&mut first, "/first").await, "/first");
+    assert_eq!(get(&mut first, "/sign-in").await, "signed in");
     let mut second = running.connect().await;
     send(&mut second, "GET /second HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(running.server.connections(), 1);
@@ -150,7 +150,7 @@ async fn a_raised_limit_lets_the_waiting_in() {
     let limits = ConnectionLimits { max_connections: 1, ..LIMITS };
     let running = Running::start(limits, None);
     let mut first = running.connect().await;
-    assert_eq!(get(&mut first, "/first").await, "/first");
+    assert_eq!(get(&mut first, "/sign-in").await, "signed in");
     let mut second = running.connect().await;
     send(&mut second, "GET /second HTTP/1.1\r\nHost: x\r\n\r\n").await;
     running.server.set_limits(ConnectionLimits { max_connections: 2, ..limits });

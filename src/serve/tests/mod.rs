@@ -3,6 +3,7 @@
 mod bounds;
 mod drain;
 mod fast;
+mod guests;
 mod refused;
 mod tls;
 
@@ -38,6 +39,7 @@ type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 const LIMITS: ConnectionLimits = ConnectionLimits {
     max_connections: 100,
     handshake_timeout: Duration::from_secs(60),
+    first_head_timeout: Duration::from_secs(60),
     header_timeout: Duration::from_secs(60),
     stall_timeout: Duration::from_secs(60),
     max_header_bytes: 16 * 1024,
@@ -100,12 +102,25 @@ impl Running {
 impl App {
     async fn answer(&self, request: Request<RequestBody>) -> Answer {
         match request.uri().path() {
+            "/sign-in" => {
+                request.extensions().get::<Peer>().unwrap().standing.signed_in();
+                answer(StatusCode::OK, "signed in")
+            }
+            "/let-in" => {
+                let _until_answered = request.extensions().get::<Peer>().unwrap().standing.let_in();
+                self.events.send("waiting").unwrap();
+                self.gate.acquire().await.unwrap().forget();
+                answer(StatusCode::OK, "waited")
+            }
             "/refuse" => answer(StatusCode::UNAUTHORIZED, "refused"),
-            "/length" => match request.into_body().collect().await {
-                Ok(body) => answer(StatusCode::OK, &body.to_bytes().len().to_string()),
-                Err(RequestBodyError::Stalled(_)) => answer(StatusCode::REQUEST_TIMEOUT, "stalled"),
-                Err(RequestBodyError::Broken(_)) => answer(StatusCode::BAD_REQUEST, "broken"),
-            },
+            "/length" => {
+                let _until_answered = request.extensions().get::<Peer>().unwrap().standing.let_in();
+                match request.into_body().collect().await {
+                    Ok(body) => answer(StatusCode::OK, &body.to_bytes().len().to_string()),
+                    Err(RequestBodyError::Stalled(_)) => answer(StatusCode::REQUEST_TIMEOUT, "stalled"),
+                    Err(RequestBodyError::Broken(_)) => answer(StatusCode::BAD_REQUEST, "broken"),
+                }
+            }
             "/pieces" => {
                 let (lengths, end) = pieces(request.into_body()).await;
                 let (total, longest) = (lengths.iter().sum::<usize>(), lengths.iter().max().unwrap());

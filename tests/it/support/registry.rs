@@ -165,6 +165,7 @@ pub(crate) struct Registry {
     reader: Option<JoinHandle<()>>,
     address: String,
     admin: String,
+    probe: Option<String>,
     scheme: &'static str,
 }
 
@@ -195,13 +196,18 @@ impl Registry {
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (mut address, mut admin) = (None, None);
-        while address.is_none() || admin.is_none() {
+        let (mut address, mut admin, mut probe) = (None, None, None);
+        let has_probe = setup.config.contains("probeListen:");
+        while address.is_none() || admin.is_none() || (has_probe && probe.is_none()) {
             let line = lines.next().expect("the server ended before it listened").unwrap();
             let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not a line of JSON: {line}"));
             if line["message"] == "listening" {
                 let bound = line["address"].as_str().unwrap().to_owned();
-                let place = if line["listener"] == "admin" { &mut admin } else { &mut address };
+                let place = match line["listener"].as_str() {
+                    Some("admin") => &mut admin,
+                    Some("probe") => &mut probe,
+                    _ => &mut address,
+                };
                 *place = Some(bound);
             }
             log.lock().unwrap().push(line);
@@ -224,6 +230,7 @@ impl Registry {
             reader: Some(reader),
             address: address.unwrap(),
             admin: admin.unwrap(),
+            probe,
             scheme: if setup.tls { "https" } else { "http" },
         }
     }
@@ -246,6 +253,16 @@ impl Registry {
     /// A client of the admin listener.
     pub(crate) fn admin(&self) -> Client {
         Client::new(&format!("http://{}", self.admin), None)
+    }
+
+    /// `host:port` of the admin listener.
+    pub(crate) fn admin_address(&self) -> &str {
+        &self.admin
+    }
+
+    /// `host:port` of the probe listener, if the configuration has one.
+    pub(crate) fn probe_address(&self) -> &str {
+        self.probe.as_deref().expect("a probe listener")
     }
 
     /// A client that signs in by Basic with any user and password.
