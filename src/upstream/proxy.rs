@@ -14,7 +14,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::error::UpstreamSetupError;
 
-/// `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` as they stand in the environment. `Debug` shows no password.
+/// `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` as they stand in the environment, the first two also in the files that
+/// `HTTP_PROXY_FILE` and `HTTPS_PROXY_FILE` name: an environment can be read by more people than a file. `Debug` shows no
+/// password.
 #[derive(Clone, Default)]
 pub struct ProxyVariables {
     /// For `http://` addresses.
@@ -23,12 +25,32 @@ pub struct ProxyVariables {
     pub https: Option<SecretString>,
     /// Names (with all below them), addresses and networks that are gone to directly, separated by commas.
     pub bypass: String,
+    /// A variable whose file can't be read, and why.
+    pub unreadable: Option<(&'static str, String)>,
 }
 
+/// A proxy's address is no longer than this; a file that is was not meant.
+const MAX_FILE_BYTES: usize = 4096;
+
 impl ProxyVariables {
-    /// Reads the environment: the upper-case name first, an empty value counts as none.
+    /// Reads the environment: the upper-case name first, then the file; an empty value counts as none. Blocking.
     #[must_use]
     pub fn from_environment() -> Self {
+        let mut variables = Self::from_variables();
+        let read = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        for (variable, place) in
+            [("HTTP_PROXY_FILE", &mut variables.http), ("HTTPS_PROXY_FILE", &mut variables.https)]
+        {
+            let Some(path) = read(variable).filter(|_| place.is_none()) else { continue };
+            match read_address(&path) {
+                Ok(address) => *place = address,
+                Err(why) => variables.unreadable = Some((variable, why)),
+            }
+        }
+        variables
+    }
+
+    fn from_variables() -> Self {
         let read = |names: [&str; 2]| {
             names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
         };
@@ -36,8 +58,17 @@ impl ProxyVariables {
             http: read(["HTTP_PROXY", "http_proxy"]).map(SecretString::from),
             https: read(["HTTPS_PROXY", "https_proxy"]).map(SecretString::from),
             bypass: read(["NO_PROXY", "no_proxy"]).unwrap_or_default(),
+            unreadable: None,
         }
     }
+}
+
+/// The address in a file, without the line's end; `None` if it is empty.
+fn read_address(path: &str) -> Result<Option<SecretString>, String> {
+    let text = std::fs::read(path).map_err(|error| format!("can't read {path}: {error}"))?;
+    let text = String::from_utf8(text).ok().filter(|text| text.len() <= MAX_FILE_BYTES);
+    let text = text.ok_or_else(|| format!("{path} holds no address of a proxy"))?;
+    Ok(Some(text.trim()).filter(|text| !text.is_empty()).map(SecretString::from))
 }
 
 impl fmt::Debug for ProxyVariables {
@@ -71,6 +102,9 @@ pub(super) struct Proxies {
 
 impl Proxies {
     pub(super) fn new(variables: &ProxyVariables) -> Result<Self, UpstreamSetupError> {
+        if let Some((variable, reason)) = &variables.unreadable {
+            return Err(UpstreamSetupError::Proxy { variable, reason: reason.clone() });
+        }
         let parse = |variable, value: &Option<SecretString>| {
             let Some(value) = value else { return Ok(None) };
             let parsed = parse(value.expose_secret());
@@ -213,7 +247,7 @@ mod tests {
 
     fn proxies(bypass: &str) -> Proxies {
         let both = SecretString::from("http://me:p%40ss@proxy.corp:3128");
-        Proxies::new(&ProxyVariables { http: Some(both.clone()), https: Some(both), bypass: bypass.to_owned() })
+        Proxies::new(&ProxyVariables { http: Some(both.clone()), https: Some(both), bypass: bypass.to_owned(), ..Default::default() })
             .unwrap()
     }
 

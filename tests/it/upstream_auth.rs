@@ -320,18 +320,42 @@ async fn a_certificate_that_signed_itself_is_trusted_only_where_it_is_configured
 async fn an_http_proxy_of_the_environment_is_used_and_told_its_password() {
     let (gateway, image) = with_image();
     // The scripted upstream plays the proxy: it takes whole URLs too.
-    let setup = Setup::in_front_of("Proxy", "registry.test:5000", "scheme: HTTP")
-        .env("HTTP_PROXY", &format!("http://corp:pass@{}", gateway.address()))
-        .env("NO_PROXY", "other.test");
-    let registry = Registry::start(&setup);
-    pull(&registry, &image).await;
-    let seen = gateway.asked("*", &there("*"));
-    assert!(!seen.is_empty());
-    for seen in seen {
-        assert_eq!(seen.header("host"), Some("registry.test:5000"));
-        assert_eq!(seen.header("proxy-authorization"), Some("Basic Y29ycDpwYXNz"));
+    let address = format!("http://corp:pass@{}", gateway.address());
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("http-proxy");
+    std::fs::write(&file, format!("{address}\n")).unwrap();
+    let file = file.display().to_string();
+    // As it is in a pod's specification, or in a mounted Secret.
+    for (variable, value) in [("HTTP_PROXY", &address), ("HTTP_PROXY_FILE", &file)] {
+        let setup = Setup::in_front_of("Proxy", "registry.test:5000", "scheme: HTTP");
+        let registry = Registry::start(&setup.env(variable, value).env("NO_PROXY", "other.test"));
+        let before = gateway.asked("*", &there("*")).len();
+        pull(&registry, &image).await;
+        let seen = gateway.asked("*", &there("*"));
+        assert!(seen.len() > before, "{variable}");
+        for seen in seen {
+            assert_eq!(seen.header("host"), Some("registry.test:5000"));
+            assert_eq!(seen.header("proxy-authorization"), Some("Basic Y29ycDpwYXNz"));
+        }
+        registry.stop();
     }
-    registry.stop();
+}
+
+#[test]
+fn a_proxy_s_file_that_can_t_be_read_is_wrong_configuration() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let missing = folder.path().join("missing").display().to_string();
+    let directory = folder.path().display().to_string();
+    for (variable, path) in [("HTTPS_PROXY_FILE", &missing), ("HTTP_PROXY_FILE", &directory)] {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_d8-registry"))
+            .env(variable, path)
+            .args(["serve", "--check-config", "--mode", "Proxy", "--upstream", "http://registry.test:5000/a"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{said}");
+        assert!(said.contains(variable) && said.contains(path.as_str()), "{said}");
+    }
 }
 
 #[tokio::test]

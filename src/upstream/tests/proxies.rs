@@ -17,7 +17,7 @@ async fn proxy(target: &Server) -> Server {
 
 fn through(proxy: &Server, login: &str) -> ProxyVariables {
     let value = SecretString::from(format!("http://{login}{}", proxy.address));
-    ProxyVariables { http: Some(value.clone()), https: Some(value), bypass: "direct.test".to_owned() }
+    ProxyVariables { http: Some(value.clone()), https: Some(value), bypass: "direct.test".to_owned(), unreadable: None }
 }
 
 fn named(server: &Server, host: &str, ca: Option<String>) -> EndpointOptions {
