@@ -206,7 +206,7 @@ fn fills(dir: &std::path::Path, port: u16, tasks: &TaskTracker, stop: &Cancellat
     let options = UpstreamOptions {
         endpoints: vec![endpoint],
         trusted_hosts: Vec::new(),
-        proxy: ProxyVariables { http: None, https: None, bypass: String::new() },
+        proxy: ProxyVariables::default(),
         limits: UpstreamLimits { stall: Duration::from_secs(3600), ..UpstreamLimits::default() },
     };
     let upstream = Upstream::new(&options, metrics.clone(), tasks.clone())?;

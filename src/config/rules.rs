@@ -16,11 +16,8 @@ pub(super) fn check(config: &mut Config) -> Result<(), KeyError> {
 }
 
 fn no_address_twice(config: &Config) -> Result<(), KeyError> {
-    let all = [
-        ("listen", &config.listen),
-        ("adminListen", &config.admin_listen),
-        ("probeListen", &config.probe_listen),
-    ];
+    let all =
+        [("listen", &config.listen), ("adminListen", &config.admin_listen), ("probeListen", &config.probe_listen)];
     for (key, wide) in all.iter().flat_map(|(key, list)| list.iter().map(move |address| (*key, address))) {
         let narrow = all.iter().flat_map(|(_, list)| list.iter()).find(|narrow| covers(*wide, **narrow));
         if let Some(narrow) = narrow {

@@ -324,7 +324,10 @@ fn keys_that_need_each_other() {
     refused_with("listen: [127.0.0.1:5001, 127.0.0.1:5001]\n", "c.yaml:1:9: listen: 127.0.0.1:5001 is there twice");
     refused_with("listen: 127.0.0.1:5002\n", "c.yaml: adminListen: 127.0.0.1:5002 is an address of listen");
     refused_with("probeListen: 127.0.0.1:5001\n", "c.yaml:1:14: probeListen: 127.0.0.1:5001 is an address of listen");
-    refused_with("probeListen: 127.0.0.1:5002\n", "c.yaml:1:14: probeListen: 127.0.0.1:5002 is an address of adminListen");
+    refused_with(
+        "probeListen: 127.0.0.1:5002\n",
+        "c.yaml:1:14: probeListen: 127.0.0.1:5002 is an address of adminListen",
+    );
     // It tells nobody anything, so others may reach it on a server that is open to this machine alone.
     assert_eq!(accepted("probeListen: ['[::]:5004']\n").probe_listen, ["[::]:5004".parse().unwrap()]);
     accepted("listen: [127.0.0.1:0, 127.0.0.1:0]\nadminListen: 127.0.0.1:0\n");

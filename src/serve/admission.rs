@@ -66,6 +66,12 @@ struct Guests {
     by_origin: HashMap<Origin, HashMap<u64, Arc<Guest>>>,
 }
 
+/// Whether it is being answered, when it was last heard, its number: the least goes first.
+type Idle = (bool, u64, u64);
+
+/// What its origin has in all, and its own turn: the greatest goes.
+type Rank = (usize, Reverse<Idle>);
+
 /// Why a guest has to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
@@ -229,10 +235,10 @@ impl Guests {
     /// Of the origin that has most, the guest that is idle longest: most connections for a place, most bytes for bytes.
     /// One that is being answered is idle only beside others that are. One that was let in does not count.
     fn next_to_go(&self, need: Need) -> Option<Arc<Guest>> {
-        let mut best: Option<((usize, _), &Arc<Guest>)> = None;
+        let mut best: Option<(Rank, &Arc<Guest>)> = None;
         for same in self.by_origin.values() {
             let mut weight = 0;
-            let mut longest: Option<((bool, u64, u64), &Arc<Guest>)> = None;
+            let mut longest: Option<(Idle, &Arc<Guest>)> = None;
             for guest in same.values() {
                 let charged = guest.charged();
                 if guest.is_let_in() || (need == Need::Bytes && charged == 0) {

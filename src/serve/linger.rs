@@ -251,10 +251,7 @@ impl AsyncWrite for Lingering {
                     ready!(Pin::new(&mut me.transport).poll_shutdown(cx))?;
                     me.transport.raw().read_away();
                     me.stage = if me.flow.unread.load(Ordering::Relaxed) && !me.ended {
-                        Stage::ReadingAway {
-                            timer: Box::pin(sleep(me.time)),
-                            left: LINGER_BYTES,
-                        }
+                        Stage::ReadingAway { timer: Box::pin(sleep(me.time)), left: LINGER_BYTES }
                     } else {
                         Stage::Done
                     };

@@ -38,8 +38,7 @@ impl ProxyVariables {
     pub fn from_environment() -> Self {
         let mut variables = Self::from_variables();
         let read = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-        for (variable, place) in
-            [("HTTP_PROXY_FILE", &mut variables.http), ("HTTPS_PROXY_FILE", &mut variables.https)]
+        for (variable, place) in [("HTTP_PROXY_FILE", &mut variables.http), ("HTTPS_PROXY_FILE", &mut variables.https)]
         {
             let Some(path) = read(variable).filter(|_| place.is_none()) else { continue };
             match read_address(&path) {
@@ -247,8 +246,13 @@ mod tests {
 
     fn proxies(bypass: &str) -> Proxies {
         let both = SecretString::from("http://me:p%40ss@proxy.corp:3128");
-        Proxies::new(&ProxyVariables { http: Some(both.clone()), https: Some(both), bypass: bypass.to_owned(), ..Default::default() })
-            .unwrap()
+        Proxies::new(&ProxyVariables {
+            http: Some(both.clone()),
+            https: Some(both),
+            bypass: bypass.to_owned(),
+            ..Default::default()
+        })
+        .unwrap()
     }
 
     #[test]

@@ -55,7 +55,8 @@ wrong direct 's/replicas: 2/replicaz: 2/' replicaz
 wrong direct 's/podMetricsEndpoints/podEndpoints/' 'PodMonitor.*podEndpoints'
 wrong local-daemonset 's/hostnames:/hostnamez:/' 'HTTPRoute.*hostnamez'
 wrong local-static-pod 's/readOnlyRootFilesystem: true/readOnlyRootFilesystem: false/' 'can be written'
-wrong local-static-pod 's/host: 127.0.0.1, port: 5002/port: 5002/' 'does not ask 127.0.0.1'
+wrong local-static-pod 's/host: 127.0.0.1, port: 5004/port: 5004/' 'does not ask 127.0.0.1'
+wrong direct 's/port: probe, path: .healthz/port: registry, path: \//' 'livenessProbe does not ask the probe listener'
 wrong proxy-static-pod 's/  imagePullPolicy: IfNotPresent/  imagePullPolicies: IfNotPresent/' 'Pod d8-registry'
 wrong direct 's/preferredDuringScheduling/requiredDuringScheduling/' 'Deployment d8-registry: a cluster with one master'
 wrong proxy-daemonset '/minReadySeconds/d' 'd8-registry-node: static pods'
@@ -69,9 +70,10 @@ nonsense() { ! template "${@:2}" >"$WORK/out" 2>"$WORK/why" || fail "rendered: $
 nonsense 'needs upstream' --set image.reference=x,mode=Proxy
 nonsense 'takes no pushes' -f "$CHART/ci/direct.yaml" --set push.kind=Ingress,push.host=x
 nonsense 'two of them are the same' -f "$CHART/ci/direct.yaml" --set ports.admin=5001
+nonsense 'two of them are the same' -f "$CHART/ci/direct.yaml" --set ports.probe=5003
 nonsense 'additional properties' -f "$CHART/ci/direct.yaml" --set store.maxbytes=1
 nonsense 'image' --set mode=Local
-for key in mode repository listen adminListen store.dir tls.disabled limits.drainDeadline; do
+for key in mode repository listen adminListen probeListen store.dir tls.disabled limits.drainDeadline; do
     nonsense "config: $key " -f "$CHART/ci/direct.yaml" --set "config.$key=x"
 done
 # What the chart only has a default for may be set.
@@ -84,6 +86,37 @@ nonsense 'everybody could push' "${ROUTE[@]}" --set push.gateway.alb=false
 nonsense 'clientCertificate: with HTTPRoute' "${ROUTE[@]}" --set push.gateway.alb=false,push.sourceRanges=null,push.clientCertificate=Controller,push.trustedCA=x
 nonsense 'clientCertificate: with HTTPRoute' "${ROUTE[@]}" --set push.clientCertificate=Secret,push.clientCertificateSecret=a/b,push.trustedCA=x
 ! helm template d8-registry "$CHART" --namespace default -f "$CHART/ci/direct.yaml" >/dev/null 2>&1 || fail "rendered into another namespace"
+
+say "secrets stay in Secrets"
+readonly SECRET=s3cr3t-word
+# In no document but Secrets, whatever the mode and placement, stands what must not be read.
+"$PYTHON" - "$CHART" "$SECRET" <<'PYTHON'
+import itertools, subprocess, sys, yaml
+chart, secret = sys.argv[1:]
+def render(*settings):
+    return subprocess.run(["helm", "template", "d8-registry", chart, "--namespace", "d8-system", *settings], capture_output=True, text=True)
+def where(documents):
+    return {d["kind"] for d in yaml.safe_load_all(documents) if d and secret in yaml.safe_dump(d)}
+for mode, placement, scheme in itertools.product(["Direct", "Proxy", "Local"], ["StaticPod", "DaemonSet"], ["http", "https"]):
+    proxy = f"{scheme}://corp:{secret}@proxy.example.com:3128"
+    done = render("--set", f"mode={mode},placement={placement},image.reference=x,upstream.imagesRepo=r.example.com/ee,nodeProxy.backends={{a:1}}",
+        "--set", f"httpProxy.http={proxy},httpProxy.https={proxy}", "--set", f"upstream.username=u,upstream.password={secret}",
+        "--set", f"config.auth.users[0].name=u,config.auth.users[0].passwordHash={secret}", "--set", "metrics.kubeRbacProxyImage=x")
+    assert done.returncode == 0, done.stderr
+    assert where(done.stdout) == {"Secret"}, (mode, placement, where(done.stdout))
+    config = next(d for d in yaml.safe_load_all(done.stdout) if d and d["metadata"]["name"] == "d8-registry-config" and d["kind"] == "Secret")
+    assert config["stringData"]["http-proxy"] == config["stringData"]["https-proxy"] == proxy, config["stringData"].keys()
+    assert "HTTPS_PROXY_FILE" in done.stdout and "corp:" not in done.stdout.replace(proxy, ""), mode
+# What has no place of its own is refused. Our sentences do not repeat it; helm's own, for a pattern of the schema, do.
+key = f"-----BEGIN PRIVATE KEY-----{secret}"
+for setting in [f"upstream.imagesRepo=u:{secret}@r.example.com/ee", f"image.reference=u:{secret}@r.example.com/x", f"image.next=u:{secret}@r/x",
+        f"metrics.kubeRbacProxyImage=u:{secret}@r/x", f"nodeProxy.backends={{http://u:{secret}@a:1}}", f"httpProxy.noProxy=http://u:{secret}@a",
+        f"upstream.ca={key}", f"push.trustedCA={key}", f"push.gateway.registryCA={key}", f"metrics.clientCA={key}"]:
+    done = render("--set", "mode=Proxy,image.reference=x,upstream.imagesRepo=r/ee,nodeProxy.backends={a:1}", "--set", setting)
+    by_schema = "schema" in done.stderr
+    assert done.returncode != 0 and secret not in done.stdout and (by_schema or secret not in done.stderr), (setting, done.stderr)
+    assert setting.split("=")[0].replace(".", "/" if by_schema else ".") in done.stderr, done.stderr
+PYTHON
 
 say "what Deckhouse's alb is told"
 template "${ROUTE[@]}" --set push.clientCertificate=Controller,push.trustedCA=x >"$WORK/route.yaml"

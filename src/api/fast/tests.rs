@@ -196,9 +196,11 @@ async fn a_connection_is_told_who_asks_on_it() {
     }
     // The fast path says it once.
     let mut lane = FastPath::new(app).lane(&Peer { standing, ..peer(false) }, 1000).unwrap();
-    for (headers, expected) in
-        [("", &[][..]), (&*format!("Authorization: {RIGHT}\r\n"), &["signed in"]), (&*format!("Authorization: {RIGHT}\r\n"), &[])]
-    {
+    for (headers, expected) in [
+        ("", &[][..]),
+        (&*format!("Authorization: {RIGHT}\r\n"), &["signed in"]),
+        (&*format!("Authorization: {RIGHT}\r\n"), &[]),
+    ] {
         let verdict = lane.answer(request("GET", PATH, headers).as_bytes(), &mut Vec::new());
         assert_eq!(verdict, Verdict::Answered(MANIFEST.into()));
         assert_eq!(told.take(), expected);

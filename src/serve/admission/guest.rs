@@ -164,7 +164,9 @@ impl Guest {
 
     /// The handshake is over, and of what came in `certificates` bytes are kept.
     pub(in crate::serve) fn shook_hands(&self, http2: bool, certificates: usize) {
-        self.change(|account| *account = Account { http2, fixed: certificates, closed: account.closed, ..Account::new() });
+        self.change(|account| {
+            *account = Account { http2, fixed: certificates, closed: account.closed, ..Account::new() }
+        });
     }
 
     /// HTTP/1: a whole head came in.
@@ -278,4 +280,3 @@ impl Watch for Guest {
         }
     }
 }
-

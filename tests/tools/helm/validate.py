@@ -117,6 +117,8 @@ def rules(document):
                     probe = container.get(kind, {}).get(how)
                     if probe and spec.get("hostNetwork") and probe.get("host") != "127.0.0.1":
                         yield f"{name}: {kind} does not ask 127.0.0.1"
+                    if probe and name == "registry" and probe.get("path") not in ("/healthz", "/readyz"):
+                        yield f"{name}: {kind} does not ask the probe listener"
 
 
 def main():

@@ -11,6 +11,10 @@
     "limits" (dict "drainDeadline" (printf "%ds" (int $v.drainSeconds)))
     "log" (dict "format" "json")
 -}}
+{{- if ne $v.mode "Direct" }}
+  {{- /* In Direct the kubelet asks at the pod's addresses, which the pod alone knows: an argument. */ -}}
+  {{- $_ := set $c "probeListen" (printf "127.0.0.1:%d" (int $v.ports.probe)) -}}
+{{- end -}}
 {{- if eq $v.mode "Direct" }}
   {{- /* Nothing is stored: a token's key is given, and the room is the pod's. */ -}}
   {{- $_ := set $c "store" (dict "dir" "/data" "reserveBytes" "0") -}}
@@ -32,5 +36,7 @@
 {{- define "restartChecksum" -}}
 {{- $c := include "configuration" . | fromYaml -}}
 {{- $limits := $c.limits | default dict -}}
-{{- toJson (list $c.adminListen ($c.tls | default dict).disabled $c.store.dir $c.store.mustExist $limits.workerThreads $limits.passwordChecks ($c.log | default dict).format) | sha256sum -}}
+{{- /* The corporate proxy is read at the start; its password is no part of this, a hash of it would tell too much. */ -}}
+{{- $proxies := list (include "withoutLogin" .Values.httpProxy.http) (include "withoutLogin" .Values.httpProxy.https) -}}
+{{- toJson (list $c.adminListen $c.probeListen $proxies ($c.tls | default dict).disabled $c.store.dir $c.store.mustExist $limits.workerThreads $limits.passwordChecks ($c.log | default dict).format) | sha256sum -}}
 {{- end -}}

@@ -33,7 +33,7 @@
       {{- fail "push.clientCertificate: with HTTPRoute it has to be Controller with push.gateway.alb, or None" -}}
     {{- end -}}
   {{- end -}}
-  {{- range $key, $instead := dict "mode" "mode" "repository" "repository" "listen" "ports.registry" "adminListen" "ports.admin" "store.dir" "store.hostPath" "limits.drainDeadline" "drainSeconds" "tls.disabled" "" -}}
+  {{- range $key, $instead := dict "mode" "mode" "repository" "repository" "listen" "ports.registry" "adminListen" "ports.admin" "probeListen" "ports.probe" "store.dir" "store.hostPath" "limits.drainDeadline" "drainSeconds" "tls.disabled" "" -}}
     {{- $at := $.Values.config -}}
     {{- $there := true -}}
     {{- range splitList "." $key -}}
@@ -46,9 +46,29 @@
   {{- if and (ne .Values.push.clientCertificate "None") (not .Values.push.trustedCA) -}}
     {{- fail "push.clientCertificate needs push.trustedCA, or the server would not believe it" -}}
   {{- end -}}
-  {{- $ports := list (int .Values.ports.registry) (int .Values.ports.admin) (int .Values.ports.metrics) -}}
-  {{- if ne (len (uniq $ports)) 3 -}}
+  {{- $ports := list (int .Values.ports.registry) (int .Values.ports.admin) (int .Values.ports.metrics) (int .Values.ports.probe) -}}
+  {{- if ne (len (uniq $ports)) 4 -}}
     {{- fail "ports: two of them are the same" -}}
+  {{- end -}}
+  {{- /* What lands in ConfigMaps, in pods and in manifests on nodes is no place for secrets. None of the sentences repeats the value. */ -}}
+  {{- if contains "@" .Values.upstream.imagesRepo -}}
+    {{- fail "upstream.imagesRepo has a user or password in front of an @: set upstream.username and upstream.password, or upstream.license; they go into a Secret" -}}
+  {{- end -}}
+  {{- range $key, $value := dict "image.reference" .Values.image.reference "image.next" .Values.image.next "metrics.kubeRbacProxyImage" .Values.metrics.kubeRbacProxyImage -}}
+    {{- if contains "@" (splitList "/" ($value | default "") | first) -}}
+      {{- fail (printf "%s has a user or password in front of an @, and would stand in pods: name a Secret in image.pullSecrets" $key) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if contains "@" (join "," .Values.nodeProxy.backends) -}}
+    {{- fail "nodeProxy.backends: host:port without user and password, they would stand in a ConfigMap; node-proxy passes on what clients sign in with" -}}
+  {{- end -}}
+  {{- if contains "@" (.Values.httpProxy.noProxy | default "") -}}
+    {{- fail "httpProxy.noProxy has an @: it is a list of names, addresses and networks, and stands in pods" -}}
+  {{- end -}}
+  {{- range $key, $value := dict "upstream.ca" .Values.upstream.ca "push.trustedCA" .Values.push.trustedCA "push.gateway.registryCA" .Values.push.gateway.registryCA "metrics.clientCA" .Values.metrics.clientCA -}}
+    {{- if contains "PRIVATE KEY" ($value | default "") -}}
+      {{- fail (printf "%s has a private key in it: it takes certificates alone, and others may read them" $key) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 

@@ -55,14 +55,22 @@ resources:
       fieldPath: {{ if eq .Values.mode "Direct" }}status.podIPs{{ else }}{{ .Values.hostAddresses }}{{ end }}
 {{- end -}}
 
+{{- /* An address without what stands before its last @. */ -}}
+{{- define "withoutLogin" -}}
+{{- splitList "@" (. | default "") | last -}}
+{{- end -}}
+
+{{- /* An address with a password is in the Secret of the configuration: whoever may read pods, ConfigMaps or a node's
+  manifests may not read that. */ -}}
 {{- define "proxyVariables" -}}
-{{- with .Values.httpProxy.http }}
-- name: HTTP_PROXY
-  value: {{ . | quote }}
+{{- range $name, $value := dict "http" .Values.httpProxy.http "https" .Values.httpProxy.https }}
+{{- if contains "@" ($value | default "") }}
+- name: {{ upper $name }}_PROXY_FILE
+  value: /etc/d8-registry/config/{{ $name }}-proxy
+{{- else if $value }}
+- name: {{ upper $name }}_PROXY
+  value: {{ $value | quote }}
 {{- end }}
-{{- with .Values.httpProxy.https }}
-- name: HTTPS_PROXY
-  value: {{ . | quote }}
 {{- end }}
 {{- with .Values.httpProxy.noProxy }}
 - name: NO_PROXY
@@ -71,7 +79,7 @@ resources:
 {{- end -}}
 
 {{- /* The server on a control-plane node, on the node's own network: as static pod or in a DaemonSet.
-  Probes ask over the loopback, where nothing else listens. */ -}}
+  Probes ask over the loopback, at a listener that nothing else uses. */ -}}
 {{- define "nodeServer" -}}
 - name: registry
   image: {{ .Values.image.reference }}
@@ -86,16 +94,16 @@ resources:
     {{- . | nindent 4 }}
     {{- end }}
   startupProbe:
-    httpGet: {host: 127.0.0.1, port: {{ .Values.ports.admin }}, path: /healthz}
+    httpGet: {host: 127.0.0.1, port: {{ .Values.ports.probe }}, path: /healthz}
     periodSeconds: 2
     failureThreshold: 60
   livenessProbe:
-    httpGet: {host: 127.0.0.1, port: {{ .Values.ports.admin }}, path: /healthz}
+    httpGet: {host: 127.0.0.1, port: {{ .Values.ports.probe }}, path: /healthz}
     periodSeconds: 10
     timeoutSeconds: 5
     failureThreshold: 6
   readinessProbe:
-    httpGet: {host: 127.0.0.1, port: {{ .Values.ports.admin }}, path: /readyz}
+    httpGet: {host: 127.0.0.1, port: {{ .Values.ports.probe }}, path: /readyz}
     periodSeconds: 5
     timeoutSeconds: 5
   resources:
