@@ -23,8 +23,9 @@ const CLAIM: Duration = Duration::from_secs(15);
 const MAX_REPOSITORIES: usize = 1024;
 /// Single contents of a repository that are.
 const MAX_TARGETS: usize = 64;
-/// So long after a sign-in was accepted many may sign in at once; later one goes first.
-const PROVEN: Duration = Duration::from_secs(60);
+/// So long after a sign-in was accepted many may sign in at once; later one goes first, so that a password that was
+/// changed meanwhile is refused once and not to all who come together.
+const PROVEN: Duration = Duration::from_secs(3);
 /// A limit is looked after as often as this.
 const PROBE_LIMITED: Duration = Duration::from_secs(60);
 /// A repository's token that is refused is not replaced more often.
