@@ -1,17 +1,20 @@
 //! Every failure becomes a status, a code and a body here; the only such mapping.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AGE, ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use crate::mode::ModeError;
+use super::exchange::CACHE;
+use crate::mode::{Absence, ModeError};
 use crate::oci::{Digest, ErrorCode};
 use crate::store::{Refusal, StoreError};
-use crate::telemetry::{RoomLack, UpstreamCause, with_causes};
+use crate::telemetry::{CacheOutcome, RoomLack, UpstreamCause, with_causes};
+
 use crate::upstream::UpstreamError;
 
 /// After so many seconds a client asks again when the upstream has too much to do and does not say how long.
@@ -185,6 +188,7 @@ impl From<ModeError> for ApiError {
                     .with_detail(json!({ "missing": missing }))
             }
             ModeError::RepositoryUnknown => Self::new(ErrorCode::NameUnknown, "repository unknown to the registry"),
+            ModeError::Absent { what, age } => Self::absent(*what, *age),
             ModeError::NotServed { alias, has_root: true } => {
                 Self::new(ErrorCode::NameUnknown, format!("only {alias} and what is below it is served here"))
                     .with_detail(json!({ "prefix": alias.as_str() }))
@@ -206,6 +210,21 @@ impl From<ModeError> for ApiError {
 }
 
 impl ApiError {
+    /// A 404, with the age of the upstream's word where it could not be asked now.
+    fn absent(what: Absence, age: Option<Duration>) -> Self {
+        let (code, message) = match what {
+            Absence::Manifest => (ErrorCode::ManifestUnknown, "manifest unknown to the repository"),
+            Absence::Blob => (ErrorCode::BlobUnknown, "blob unknown to the repository"),
+            Absence::Repository => (ErrorCode::NameUnknown, "repository unknown to the registry"),
+        };
+        match age {
+            Some(age) => Self::new(code, message)
+                .with_header(AGE, HeaderValue::from(age.as_secs()))
+                .with_header(CACHE, HeaderValue::from_static(CacheOutcome::Stale.as_str())),
+            None => Self::new(code, message),
+        }
+    }
+
     /// The upstream's failure as the client hears it. 401 is only ever our own challenge, and a 429 is repeated by
     /// containerd at once: neither is passed on.
     fn from_upstream(error: &UpstreamError) -> Self {

@@ -24,7 +24,7 @@ use crate::telemetry::{self, AccessRecord, AuthFailureReason, CacheOutcome, Cont
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How an answer of modes Direct and Proxy came about; the words are those of the metrics.
-const CACHE: HeaderName = HeaderName::from_static("d8-registry-cache");
+pub(super) const CACHE: HeaderName = HeaderName::from_static("d8-registry-cache");
 
 /// Longest id and user agent that are taken over into the log.
 const ID_CHARS: usize = 128;

@@ -58,6 +58,8 @@ pub struct Config {
     pub mode: Mode,
     /// The name under which clients find the upstream's repository and everything below it.
     pub repository: RepoName,
+    /// More names, and the repositories of the same registry that each leads to.
+    pub repositories: Vec<MappedRepository>,
     /// Addresses of the registry; at least one, none twice.
     pub listen: Vec<Address>,
     /// Addresses of health checks and metrics; at least one, none twice.
@@ -84,6 +86,17 @@ pub struct Config {
     upstream_notes: upstream::Notes,
     /// Where each key's value comes from.
     origins: Origins,
+}
+
+/// A name under which clients find a repository of the upstream and everything below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedRepository {
+    /// The clients' name.
+    pub name: RepoName,
+    /// `host[:port]` of the registry as written, the upstream's own one; `None`: not said.
+    pub host: Option<String>,
+    /// The repository there, without slashes at its ends; `None`: that of `upstream.imagesRepo`.
+    pub path: Option<String>,
 }
 
 /// TLS of the registry's addresses. The admin and probe addresses always speak plain HTTP.

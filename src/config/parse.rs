@@ -8,13 +8,14 @@ use std::time::Duration;
 use super::choice::{Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
 use super::count::Count;
 use super::error::KeyError;
-use super::raw::{Raw, RawAuth, RawLimits, RawLog, RawManifests, RawStore, RawTls, RawToken, RawUser};
+use super::images_repo::canonical;
+use super::raw::{Raw, RawAuth, RawLimits, RawLog, RawManifests, RawRepository, RawStore, RawTls, RawToken, RawUser};
 use super::settings::{KEYS, KeyInfo, Origin, Origins};
-use super::upstream::{self, Section};
+use super::upstream::{self, Section, UpstreamSettings};
 use super::value::{Address, Alias, ByteSize, FilePath, Reserve, Span};
 use super::{
-    AuthSettings, Config, Limits, LogSettings, Machine, ManifestSettings, Overrides, StoreSettings, Tls, TlsFiles,
-    TokenSettings, TokenSwitch, User, rules, yaml,
+    AuthSettings, Config, Limits, LogSettings, Machine, ManifestSettings, MappedRepository, Overrides, StoreSettings,
+    Tls, TlsFiles, TokenSettings, TokenSwitch, User, rules, yaml,
 };
 use crate::oci::{InvalidName, RepoName};
 
@@ -75,9 +76,19 @@ impl Parser {
         let store = self.store(raw.store.unwrap_or_default(), overrides)?;
         let upstream = upstream::read(raw.upstream, overrides.upstream.as_ref())?;
         let mode = self.mode(raw.mode, overrides, &upstream)?;
+        let names_given = raw.repository.is_some();
+        let repositories = self.repositories(raw.repositories, upstream.settings.as_ref())?;
+        let repository = match repositories.first() {
+            Some(_) if names_given => {
+                return Err(wrong("repositories", "repository is given too; leave one of the two out"));
+            }
+            Some(first) => first.name.clone(),
+            None => self.repository(raw.repository)?,
+        };
         Ok(Config {
             mode,
-            repository: self.repository(raw.repository)?,
+            repository,
+            repositories,
             listen: self.addresses("listen", raw.listen.map(|list| list.0), &overrides.listen, Some(5001))?,
             admin_listen: self.addresses(
                 "adminListen",
@@ -197,6 +208,34 @@ impl Parser {
             Some(Alias(name)) => Ok(name),
             None => DEFAULT_REPOSITORY.parse().map_err(|error: InvalidName| wrong("repository", error.to_string())),
         }
+    }
+
+    /// All of one registry: they share its sign-in, its circuits and its limits.
+    fn repositories(
+        &mut self,
+        from_file: Option<Vec<RawRepository>>,
+        upstream: Option<&UpstreamSettings>,
+    ) -> Result<Vec<MappedRepository>, KeyError> {
+        let mut all: Vec<MappedRepository> = Vec::new();
+        for (index, raw) in self.pick("repositories", from_file, Vec::new()).into_iter().enumerate() {
+            let key = |name: &str| format!("repositories[{index}].{name}");
+            let name = raw.name.0;
+            if all.iter().any(|other| other.name == name) {
+                return Err(wrong(&key("name"), format!("{name} is there twice")));
+            }
+            if let (Some(repo), Some(UpstreamSettings { endpoint, .. })) = (&raw.images_repo, upstream)
+                && canonical(&repo.host, endpoint.scheme) != canonical(&endpoint.host, endpoint.scheme)
+            {
+                let message = format!(
+                    "another host than {} of upstream.imagesRepo; all names lead to one upstream",
+                    endpoint.host
+                );
+                return Err(wrong(&key("imagesRepo"), message));
+            }
+            let (host, path) = raw.images_repo.map(|repo| (repo.host, repo.path)).unzip();
+            all.push(MappedRepository { name, host, path });
+        }
+        Ok(all)
     }
 
     fn addresses(

@@ -22,6 +22,8 @@ pub struct ProxySettings {
     pub tag_ttl: Duration,
     /// For so long a 404 of the upstream is remembered.
     pub negative_ttl: Duration,
+    /// For so long a 404 of the upstream is repeated while the upstream can't be asked.
+    pub stale_negative: Duration,
     /// Content older than this is not served in place of the upstream's; `None`: without end.
     pub max_stale: Option<Duration>,
     /// What of the upstream lets stored content be served in its place.
@@ -90,6 +92,12 @@ impl Parser {
                 raw.negative_ttl,
                 seconds(10),
                 Duration::ZERO..=seconds(3600),
+            )?,
+            stale_negative: self.span(
+                "proxy.staleNegative",
+                raw.stale_negative,
+                seconds(3600),
+                Duration::ZERO..=DAY,
             )?,
             max_stale: self.optional("proxy.maxStale", raw.max_stale).map(|span| span.0),
             stale_on: stale_on.map_or(StaleOn::ALL, |causes| causes.into_iter().collect()),

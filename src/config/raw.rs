@@ -16,6 +16,7 @@ use super::value::{Address, Alias, ByteSize, FilePath, PasswordHash, Reserve, Sp
 pub(super) struct Raw {
     pub(super) mode: Option<Mode>,
     pub(super) repository: Option<Alias>,
+    pub(super) repositories: Option<Vec<RawRepository>>,
     pub(super) listen: Option<OneOrMany<Address>>,
     pub(super) admin_listen: Option<OneOrMany<Address>>,
     pub(super) probe_listen: Option<OneOrMany<Address>>,
@@ -27,6 +28,13 @@ pub(super) struct Raw {
     pub(super) manifests: Option<RawManifests>,
     pub(super) limits: Option<RawLimits>,
     pub(super) log: Option<RawLog>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawRepository {
+    pub(super) name: Alias,
+    pub(super) images_repo: Option<ImagesRepo>,
 }
 
 #[derive(Default, Deserialize)]
@@ -112,6 +120,7 @@ pub(super) struct RawProxy {
     pub(super) ttl: Option<Span>,
     pub(super) tag_ttl: Option<Span>,
     pub(super) negative_ttl: Option<Span>,
+    pub(super) stale_negative: Option<Span>,
     pub(super) max_stale: Option<Span>,
     pub(super) stale_on: Option<Vec<StaleCause>>,
 }

@@ -61,6 +61,8 @@ const fn restart(key: &'static str) -> KeyInfo {
 pub const KEYS: &[KeyInfo] = &[
     live("mode"),
     live("repository"),
+    live("repositories[].name"),
+    live("repositories[].imagesRepo"),
     restart("listen"),
     restart("adminListen"),
     restart("probeListen"),
@@ -99,6 +101,7 @@ pub const KEYS: &[KeyInfo] = &[
     live("proxy.ttl"),
     live("proxy.tagTtl"),
     live("proxy.negativeTtl"),
+    live("proxy.staleNegative"),
     live("proxy.maxStale"),
     live("proxy.staleOn[]"),
     live("auth.anonymous"),
@@ -193,6 +196,19 @@ impl Config {
         let mut list = List { origins: &self.origins, settings: Vec::with_capacity(KEYS.len()) };
         list.add("mode", self.mode);
         list.add("repository", &self.repository);
+        let origin = self.origins.of("repositories");
+        for (index, repository) in self.repositories.iter().enumerate() {
+            let images_repo = match (&repository.host, &repository.path) {
+                (Some(host), Some(path)) => format!("{host}/{path}").trim_end_matches('/').to_owned(),
+                _ => "-".to_owned(),
+            };
+            let fields = [("name", repository.name.to_string()), ("imagesRepo", images_repo)];
+            list.settings.extend(fields.map(|(field, value)| Setting {
+                key: format!("repositories[{index}].{field}"),
+                value,
+                origin,
+            }));
+        }
         list.add_list("listen", &self.listen);
         list.add_list("adminListen", &self.admin_listen);
         list.add_list("probeListen", &self.probe_listen);
@@ -231,6 +247,7 @@ impl Config {
         list.add("proxy.ttl", Span(proxy.ttl));
         list.add("proxy.tagTtl", Span(proxy.tag_ttl));
         list.add("proxy.negativeTtl", Span(proxy.negative_ttl));
+        list.add("proxy.staleNegative", Span(proxy.stale_negative));
         list.add_option("proxy.maxStale", proxy.max_stale.map(Span));
         list.add_list("proxy.staleOn", &proxy.stale_on.iter().collect::<Vec<_>>());
     }

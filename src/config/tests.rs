@@ -97,7 +97,7 @@ upstream:
   mirrors:
   - {{imagesRepo: mirror.example.com, license: L1}}
   trustedHosts: [10.0.0.1, storage.example.com:9000]
-proxy: {{ttl: 168h, tagTtl: 1m, negativeTtl: 0, maxStale: 30d, staleOn: [unreachable, 5xx, 429]}}
+proxy: {{ttl: 168h, tagTtl: 1m, negativeTtl: 0, staleNegative: 2h, maxStale: 30d, staleOn: [unreachable, 5xx, 429]}}
 auth:
   anonymous: pull
   users:
@@ -136,7 +136,7 @@ log: {{format: text, level: debug, access: 'off'}}
             "/t/ca.crt", "front-proxy, nginx", "false", "/d", "20GiB", "5GiB", "true",
             "registry.example.com:5000/deckhouse/ee", "HTTP", "-", "-", "-", "-", "puller", "***", "-", "-", "-",
             "mirror.example.com", "HTTPS", "-", "-", "***", "-", "-", "-", "-", "-", "-",
-            "10.0.0.1, storage.example.com:9000", "7d", "1m", "0s", "30d", "unreachable, 5xx, 429",
+            "10.0.0.1, storage.example.com:9000", "7d", "1m", "0s", "2h", "30d", "unreachable, 5xx, 429",
             "pull", "rw", "***", "rw", "bot", "***",
             "mirror-pusher", "RW", "***", "ro", "/u", "true", "false", "5m", "/k", "/c", "allow", "8MiB", "3", "10", "11",
             "12", "13", "14", "0s", "1h30m", "50MiB", "30s", "1m40s", "5s", "1m", "16KiB", "off", "text", "debug", "off",
@@ -157,7 +157,10 @@ fn the_documented_keys_are_the_keys_of_the_shapes() {
     let documented: Vec<&str> = KEYS.iter().map(|info| info.key).collect();
     assert_eq!(documented, raw::shape::keys());
     // And each is shown by --check-config.
-    let config = accepted(&format!("{}upstream: {{imagesRepo: a, mirrors: [{{imagesRepo: b}}]}}\n", users(&user("a"))));
+    let config = accepted(&format!(
+        "{}repositories: [{{name: a}}]\nupstream: {{imagesRepo: a, mirrors: [{{imagesRepo: b}}]}}\n",
+        users(&user("a"))
+    ));
     let mut shown: Vec<String> = config.settings().into_iter().map(|s| s.key.replace("[0]", "[]")).collect();
     assert_eq!(shown.len(), documented.len());
     let lists = ["tls.trustedProxyNames", "upstream.trustedHosts", "proxy.staleOn"];

@@ -28,7 +28,7 @@ impl Direct {
     }
 
     fn source(&self, home: &Home<'_>) -> Source {
-        Source { upstream: self.upstream.clone(), child: Arc::from(home.child) }
+        Source { upstream: self.upstream.clone(), child: Arc::from(&*home.child) }
     }
 
     pub(super) async fn blob(
@@ -48,7 +48,7 @@ impl Direct {
     ) -> Result<Served<ServedManifest>, ModeError> {
         let home = self.mapping.home(repo)?;
         let found =
-            self.upstream.manifest(home.child, reference, Instant::now() + BUDGET).await.map_err(manifest_error)?;
+            self.upstream.manifest(&home.child, reference, Instant::now() + BUDGET).await.map_err(manifest_error)?;
         Ok(Served::new(passed_on(found), CacheOutcome::Relayed))
     }
 
@@ -59,7 +59,7 @@ impl Direct {
     ) -> Result<Served<ServedManifestFacts>, ModeError> {
         let home = self.mapping.home(repo)?;
         let deadline = Instant::now() + BUDGET;
-        let found = self.upstream.manifest_facts(home.child, reference, deadline).await.map_err(manifest_error)?;
+        let found = self.upstream.manifest_facts(&home.child, reference, deadline).await.map_err(manifest_error)?;
         let facts =
             ServedManifestFacts { digest: found.digest, size: found.size, media_type: Cow::Owned(found.content_type) };
         Ok(Served::new(facts, CacheOutcome::Relayed))
@@ -72,7 +72,7 @@ impl Direct {
         limit: usize,
     ) -> Result<Served<Page>, ModeError> {
         let home = self.mapping.home(repo)?;
-        let tags = self.upstream.tags(home.child, Instant::now() + BUDGET).await.map_err(repository_error)?;
+        let tags = self.upstream.tags(&home.child, Instant::now() + BUDGET).await.map_err(repository_error)?;
         Ok(Served::new(lists::page(&tags, last, limit), CacheOutcome::Relayed))
     }
 
@@ -85,7 +85,7 @@ impl Direct {
     ) -> Result<Served<Vec<Referrer>>, ModeError> {
         let home = self.mapping.home(repo)?;
         let descriptors =
-            self.upstream.referrers(home.child, &subject, Instant::now() + BUDGET).await.map_err(repository_error)?;
+            self.upstream.referrers(&home.child, &subject, Instant::now() + BUDGET).await.map_err(repository_error)?;
         Ok(Served::new(lists::after(lists::referrers(&descriptors), last, limit), CacheOutcome::Relayed))
     }
 }

@@ -1,72 +1,154 @@
 //! Names: what clients call a repository, and what the upstream calls it.
 
+use std::borrow::Cow;
+
 use super::ModeError;
 use crate::oci::{RepoName, UpstreamId};
+use crate::upstream::WHOLE;
 
-/// Maps the alias and everything below it to the upstream's repository and everything below that.
+/// Maps aliases and everything below them to repositories of the upstream and everything below those. Of several aliases that
+/// fit a name the longest counts.
 #[derive(Clone, Debug)]
 pub struct Mapping {
+    /// The first is the one that refusals name.
+    entries: Vec<Entry>,
+    host: String,
+    /// Of the upstream's own repository.
+    path: String,
+}
+
+/// One alias.
+#[derive(Clone, Debug)]
+struct Entry {
     alias: RepoName,
     upstream: UpstreamId,
-    /// Whether the upstream's repository has a path; without one the alias itself leads nowhere.
-    has_root: bool,
+    /// The upstream's repository; empty: the alias itself leads nowhere.
+    path: String,
+    /// Whether it is the upstream's own one, so that mirrors have it too.
+    is_own: bool,
 }
 
 /// A repository, as the upstream and as the store know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Home<'a> {
-    /// Below the upstream's own repository, `""` for itself.
-    pub(super) child: &'a str,
+    /// Below the upstream's own repository, `""` for itself; with [`WHOLE`] before it: at the upstream itself.
+    pub(super) child: Cow<'a, str>,
     /// In the store.
     pub(super) cached: RepoName,
 }
 
 impl Mapping {
-    /// From `alias` to the repository `path` of `host`.
+    /// From `alias` to the upstream's own repository, `path` of `host`.
     #[must_use]
     pub fn new(alias: RepoName, host: &str, path: &str) -> Self {
-        let path = path.trim_matches('/');
-        Self { alias, upstream: UpstreamId::of(host, path), has_root: !path.is_empty() }
+        Self::empty(host, path).and(alias, path)
     }
 
-    /// Which upstream it leads to.
-    pub(super) const fn upstream(&self) -> UpstreamId {
-        self.upstream
+    /// From nowhere, for an upstream whose own repository is `path` of `host`. Serves nothing until [`Mapping::and`].
+    #[must_use]
+    pub fn empty(host: &str, path: &str) -> Self {
+        Self { entries: Vec::new(), host: host.to_owned(), path: path.trim_matches('/').to_owned() }
+    }
+
+    /// Also from `alias` to the repository `path` of the same host.
+    #[must_use]
+    pub fn and(mut self, alias: RepoName, path: &str) -> Self {
+        let path = path.trim_matches('/').to_owned();
+        let (upstream, is_own) = (UpstreamId::of(&self.host, &path), path == self.path);
+        self.entries.push(Entry { alias, upstream, path, is_own });
+        self
     }
 
     /// Where a client's name leads.
     ///
     /// # Errors
-    /// [`ModeError::NotServed`] for a name outside the alias.
+    /// [`ModeError::NotServed`] for a name outside all aliases.
     pub(super) fn home<'a>(&self, repo: &'a RepoName) -> Result<Home<'a>, ModeError> {
-        let not_served = || ModeError::NotServed { alias: self.alias.clone(), has_root: self.has_root };
-        let rest = repo.as_str().strip_prefix(self.alias.as_str()).ok_or_else(not_served)?;
-        let child = match rest.strip_prefix('/') {
-            Some(child) => child,
-            None if rest.is_empty() && self.has_root => "",
-            None => return Err(not_served()),
+        let (entry, rest) = self.entry(repo.as_str()).ok_or_else(|| self.not_served())?;
+        let cached = RepoName::cached(entry.upstream, rest).map_err(|_| self.not_served())?;
+        let child = match (entry.is_own, entry.path.as_str(), rest) {
+            (true, _, rest) => Cow::Borrowed(rest),
+            (false, path, "") => Cow::Owned(format!("{WHOLE}{path}")),
+            (false, "", rest) => Cow::Owned(format!("{WHOLE}{rest}")),
+            (false, path, rest) => Cow::Owned(format!("{WHOLE}{path}/{rest}")),
         };
-        let cached = RepoName::cached(self.upstream, child).map_err(|_| not_served())?;
         Ok(Home { child, cached })
+    }
+
+    /// The entry of a name and what follows the alias, without a slash.
+    fn entry<'a>(&self, name: &'a str) -> Option<(&Entry, &'a str)> {
+        let fitting = self.entries.iter().filter_map(|entry| {
+            let rest = name.strip_prefix(entry.alias.as_str())?;
+            match rest.strip_prefix('/') {
+                Some(child) => Some((entry, child)),
+                None if rest.is_empty() && !entry.path.is_empty() => Some((entry, "")),
+                None => None,
+            }
+        });
+        fitting.max_by_key(|(entry, _)| entry.alias.as_str().len())
+    }
+
+    fn not_served(&self) -> ModeError {
+        let first = self.entries.first();
+        let has_root = first.is_some_and(|entry| !entry.path.is_empty());
+        match first {
+            Some(entry) => ModeError::NotServed { alias: entry.alias.clone(), has_root },
+            None => ModeError::RepositoryUnknown,
+        }
+    }
+
+    /// Where the cached repositories of all aliases lie behind a client's `last`.
+    pub(super) fn shelves(&self, last: Option<&str>) -> Vec<Shelf<'_>> {
+        let shelf = |entry| {
+            let last = place(entry, last)?.map(str::to_owned);
+            Some(Shelf { mapping: self, entry, last })
+        };
+        self.entries.iter().filter_map(shelf).collect()
+    }
+}
+
+/// The cached repositories of one alias.
+#[derive(Debug)]
+pub(super) struct Shelf<'a> {
+    mapping: &'a Mapping,
+    entry: &'a Entry,
+    last: Option<String>,
+}
+
+impl Shelf<'_> {
+    /// Which upstream they are of.
+    pub(super) const fn upstream(&self) -> UpstreamId {
+        self.entry.upstream
+    }
+
+    /// The child behind which they go on.
+    pub(super) fn last(&self) -> Option<&str> {
+        self.last.as_deref()
     }
 
     /// The client's name of a child.
     pub(super) fn name(&self, child: &str) -> String {
-        if child.is_empty() { self.alias.to_string() } else { format!("{}/{child}", self.alias) }
+        let alias = &self.entry.alias;
+        if child.is_empty() { alias.to_string() } else { format!("{alias}/{child}") }
     }
 
-    /// The place in a sorted list of children that a client's `last` stands for: `Some(None)` before all of them,
-    /// `None` behind all.
-    pub(super) fn place<'a>(&self, last: Option<&'a str>) -> Option<Option<&'a str>> {
-        let Some(last) = last else { return Some(None) };
-        let alias = self.alias.as_str();
-        match last.strip_prefix(alias) {
-            _ if last < alias => Some(None),
-            Some("") => Some(Some("")),
-            Some(rest) if rest < "/" => Some(Some("")),
-            Some(rest) => rest.strip_prefix('/').map(Some),
-            None => None,
-        }
+    /// Whether a client that says `name` is led here, and not by a longer alias elsewhere.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.mapping.entry(name).is_some_and(|(entry, _)| entry.alias == self.entry.alias)
+    }
+}
+
+/// The place in a sorted list of children that a client's `last` stands for: `Some(None)` before all of them, `None` behind
+/// all.
+fn place<'a>(entry: &Entry, last: Option<&'a str>) -> Option<Option<&'a str>> {
+    let Some(last) = last else { return Some(None) };
+    let alias = entry.alias.as_str();
+    match last.strip_prefix(alias) {
+        _ if last < alias => Some(None),
+        Some("") => Some(Some("")),
+        Some(rest) if rest < "/" => Some(Some("")),
+        Some(rest) => rest.strip_prefix('/').map(Some),
+        None => None,
     }
 }
 
@@ -78,29 +160,57 @@ mod tests {
         Mapping::new("system/deckhouse".parse().unwrap(), "registry.example.com", path)
     }
 
-    fn child<'a>(mapping: &Mapping, name: &'a RepoName) -> Option<&'a str> {
-        mapping.home(name).ok().map(|home| home.child)
+    fn child(mapping: &Mapping, name: &RepoName) -> Option<String> {
+        mapping.home(name).ok().map(|home| home.child.into_owned())
+    }
+
+    #[test]
+    fn the_longest_alias_leads() {
+        let name = |text: &str| text.parse::<RepoName>().unwrap();
+        let mapping = mapping("deckhouse/ee")
+            .and(name("system/deckhouse/installer"), "deckhouse/installer")
+            .and(name("plugins"), "")
+            .and(name("again"), "/deckhouse/ee/");
+        for (asked, leads) in [
+            ("system/deckhouse", Some("")),
+            ("system/deckhouse/modules", Some("modules")),
+            ("system/deckhouse/installer", Some("/deckhouse/installer")),
+            ("system/deckhouse/installer/x", Some("/deckhouse/installer/x")),
+            ("system/deckhouse/installers", Some("installers")),
+            ("plugins", None),
+            ("plugins/a/b", Some("/a/b")),
+            ("again/modules", Some("modules")),
+            ("other", None),
+        ] {
+            assert_eq!(child(&mapping, &name(asked)).as_deref(), leads, "{asked}");
+        }
+        // Two names of one repository share what is cached; two repositories never do.
+        let cached = |text: &str| mapping.home(&name(text)).unwrap().cached;
+        assert_eq!(cached("again/modules"), cached("system/deckhouse/modules"));
+        assert_ne!(cached("system/deckhouse/installer"), cached("again/installer"));
     }
 
     #[test]
     fn only_the_alias_and_what_is_below_it_lead_anywhere() {
         let name = |text: &str| text.parse::<RepoName>().unwrap();
         let mapping = mapping("/deckhouse/ee/");
-        assert_eq!(child(&mapping, &name("system/deckhouse")), Some(""));
-        assert_eq!(child(&mapping, &name("system/deckhouse/modules/console")), Some("modules/console"));
+        assert_eq!(child(&mapping, &name("system/deckhouse")).as_deref(), Some(""));
+        assert_eq!(child(&mapping, &name("system/deckhouse/modules/console")).as_deref(), Some("modules/console"));
         for other in ["system/deckhouse-x", "system/deckhouse2", "system", "deckhouse/ee", "x/system/deckhouse"] {
             assert!(matches!(mapping.home(&name(other)), Err(ModeError::NotServed { .. })), "{other}");
         }
         let rootless = self::mapping("");
         assert_eq!(child(&rootless, &name("system/deckhouse")), None);
-        assert_eq!(child(&rootless, &name("system/deckhouse/a")), Some("a"));
+        assert_eq!(child(&rootless, &name("system/deckhouse/a")).as_deref(), Some("a"));
     }
 
     #[test]
     fn a_page_goes_on_behind_the_clients_last_name() {
         let mapping = mapping("deckhouse");
-        assert_eq!(mapping.name(""), "system/deckhouse");
-        assert_eq!(mapping.name("a/b"), "system/deckhouse/a/b");
+        let shelves = mapping.shelves(None);
+        let [shelf] = &shelves[..] else { panic!("{shelves:?}") };
+        assert_eq!(shelf.name(""), "system/deckhouse");
+        assert_eq!(shelf.name("a/b"), "system/deckhouse/a/b");
         for (last, place) in [
             (None, Some(None)),
             (Some("a"), Some(None)),
@@ -110,7 +220,7 @@ mod tests {
             (Some("system/deckhouse0"), None),
             (Some("t"), None),
         ] {
-            assert_eq!(mapping.place(last), place, "{last:?}");
+            assert_eq!(super::place(&mapping.entries[0], last), place, "{last:?}");
         }
     }
 }

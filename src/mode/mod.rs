@@ -58,6 +58,15 @@ pub enum ModeError {
     /// There is no such repository.
     #[error("repository unknown to the registry")]
     RepositoryUnknown,
+    /// It is not there, by the upstream's word of some time ago, or by an answer that may be somebody else's than the
+    /// registry's.
+    #[error("not found upstream")]
+    Absent {
+        /// What was asked for.
+        what: Absence,
+        /// How long ago the registry said so; `None`: just now, and perhaps not the registry.
+        age: Option<Duration>,
+    },
     /// The name does not lead to the upstream.
     #[error("{alias} and what is below it is served here")]
     NotServed {
@@ -84,6 +93,17 @@ pub enum ModeError {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Stopping,
+}
+
+/// What is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// A manifest or a tag.
+    Manifest,
+    /// A blob.
+    Blob,
+    /// A repository, where a list was asked for.
+    Repository,
 }
 
 impl From<FillError> for ModeError {

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{BlobContent, ModeError, ServedBlob, Want};
+use super::{Absence, BlobContent, ModeError, ServedBlob, Want};
 use crate::fetch::{Asked, Feed, Part, Proof, Source};
 use crate::oci::{Digest, RangeSpec};
 use crate::store::StoreError;
@@ -84,17 +84,27 @@ pub(super) async fn relay(
 
 /// What the upstream says of a blob, in our words.
 pub(super) fn blob_error(error: UpstreamError) -> ModeError {
-    if error.cause() == UpstreamCause::NotFound { StoreError::BlobUnknown.into() } else { error.into() }
+    absent_or(error, Absence::Blob, || StoreError::BlobUnknown.into())
 }
 
 /// What the upstream says of a manifest or tag, in our words.
 pub(super) fn manifest_error(error: UpstreamError) -> ModeError {
-    if error.cause() == UpstreamCause::NotFound { StoreError::ManifestUnknown.into() } else { error.into() }
+    absent_or(error, Absence::Manifest, || StoreError::ManifestUnknown.into())
 }
 
 /// What the upstream says of a repository, in our words.
 pub(super) fn repository_error(error: UpstreamError) -> ModeError {
-    if error.cause() == UpstreamCause::NotFound { ModeError::RepositoryUnknown } else { error.into() }
+    absent_or(error, Absence::Repository, || ModeError::RepositoryUnknown)
+}
+
+/// A 404 is `unknown` if the registry itself said it. Of what is not cached nobody knows better than whoever answers, but
+/// that is not remembered as the registry's word.
+fn absent_or(error: UpstreamError, what: Absence, unknown: impl FnOnce() -> ModeError) -> ModeError {
+    match error.cause() {
+        UpstreamCause::NotFound if error.is_registrys_own() => unknown(),
+        UpstreamCause::NotFound => ModeError::Absent { what, age: None },
+        _ => error.into(),
+    }
 }
 
 /// The same of something that is cached: only a registry's own 404 takes it away.

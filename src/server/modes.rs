@@ -18,7 +18,7 @@ use crate::auth::Authenticator;
 use crate::clock;
 use crate::config::{self, Config, UpstreamCredentials, UpstreamSettings};
 use crate::fetch::Fills;
-use crate::mode::{Direct, Local, Mapping, Mode, Proxy};
+use crate::mode::{Direct, Local, Mode, Proxy};
 use crate::telemetry::{Metrics, ProbeOutcome};
 use crate::upstream::{Probe, Upstream, UpstreamSetupError};
 
@@ -310,6 +310,7 @@ fn announce(known: &Known, probe: &Probe, is_candidate: bool) {
 fn same_mode(one: &Config, other: &Config) -> bool {
     one.mode == other.mode
         && one.repository == other.repository
+        && one.repositories == other.repositories
         && one.proxy == other.proxy
         && one.manifests.missing_references == other.manifests.missing_references
 }
@@ -333,7 +334,7 @@ impl Parts<'_> {
         let local = || Mode::Local(Local::new(self.fills.store().clone(), options::missing_references(config)));
         let Some(Known { settings, upstream, .. }) = upstream else { return local() };
         let endpoint = &settings.endpoint;
-        let mapping = || Mapping::new(config.repository.clone(), &endpoint.host, &endpoint.path);
+        let mapping = || options::mapping(config, endpoint);
         match config.mode {
             config::Mode::Local => local(),
             config::Mode::Direct => Mode::Direct(Direct::new(upstream.clone(), mapping())),

@@ -8,8 +8,10 @@ use secrecy::SecretString;
 
 use crate::api::{GateSizes, Settings};
 use crate::auth::{self, AuthOptions, TokenOptions, UserSpec};
-use crate::config::{self, Address, Config, StaleCause, TokenSwitch, UpstreamCredentials, UpstreamSettings};
-use crate::mode::{MissingReferences, ProxySettings};
+use crate::config::{
+    self, Address, Config, EndpointSettings, StaleCause, TokenSwitch, UpstreamCredentials, UpstreamSettings,
+};
+use crate::mode::{Mapping, MissingReferences, ProxySettings};
 use crate::serve::{ConnectionLimits, TlsOptions};
 use crate::store::{Reserve, StoreLimits, StoreOptions};
 use crate::telemetry::{AccessMode, Level, LogFormat, LogOptions, UpstreamCause};
@@ -147,8 +149,20 @@ pub(super) fn proxy(config: &Config) -> ProxySettings {
     ProxySettings {
         tag_ttl: proxy.tag_ttl,
         negative_ttl: proxy.negative_ttl,
+        stale_negative: proxy.stale_negative,
         max_stale: proxy.max_stale,
         stale_on: proxy.stale_on.iter().flat_map(causes).copied().collect(),
+    }
+}
+
+/// The names that clients use and where each leads.
+pub(super) fn mapping(config: &Config, upstream: &EndpointSettings) -> Mapping {
+    let (host, own) = (&upstream.host, &upstream.path);
+    match &config.repositories[..] {
+        [] => Mapping::new(config.repository.clone(), host, own),
+        names => names.iter().fold(Mapping::empty(host, own), |mapping, named| {
+            mapping.and(named.name.clone(), named.path.as_deref().unwrap_or(own))
+        }),
     }
 }
 

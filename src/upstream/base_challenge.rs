@@ -19,13 +19,17 @@ const UNCHALLENGED_TTL: Duration = Duration::from_secs(300);
 
 impl Endpoint {
     /// Asks `/v2/` without credentials and takes in its challenge; whether a request is worth sending again, signed.
-    /// Many callers at once are one request; an answer without a challenge counts for [`UNCHALLENGED_TTL`].
+    /// Without credentials of ours there is nothing to sign with, and nobody is asked. Many callers at once are one
+    /// request; an answer without a challenge counts for [`UNCHALLENGED_TTL`].
     ///
     /// Safe to drop: ends the request, the next caller asks.
     ///
     /// # Errors
     /// [`UpstreamError`] if `/v2/` gives no answer: then what was hidden is not known.
     pub(super) async fn base_challenge(self: &Arc<Self>, deadline: Instant) -> Result<bool, UpstreamError> {
+        if !self.has_login() {
+            return Ok(false);
+        }
         let mut unchallenged = self.unchallenged.lock().await;
         if self.is_challenge_known() {
             return Ok(true);

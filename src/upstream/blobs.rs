@@ -72,7 +72,7 @@ impl Upstream {
         patience: impl Into<Patience>,
     ) -> Result<UpstreamBlob, UpstreamError> {
         let Patience { asking, answer } = patience.into();
-        self.rounds(asking, |endpoint, share| {
+        self.rounds(child, asking, |endpoint, share| {
             Box::pin(endpoint.blob(child, digest, range, Patience { asking: share, answer }))
         })
         .await
@@ -91,7 +91,7 @@ impl Upstream {
         digest: &Digest,
         deadline: Instant,
     ) -> Result<Option<u64>, UpstreamError> {
-        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.blob_size(child, digest, deadline))).await
+        self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.blob_size(child, digest, deadline))).await
     }
 }
 

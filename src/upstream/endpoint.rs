@@ -10,7 +10,6 @@ use reqwest::{Response, Url};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::body::{UpstreamBody, check_encoding};
 use super::error::{Asked, UpstreamError, UpstreamSetupError, is_registrys_error, words};
 use super::gate::Gate;
@@ -20,6 +19,7 @@ use super::refusals::{Refusals, Subject};
 use super::sign_in::SignIn;
 use super::tls::{SystemAuthorities, Trust};
 use super::transport::{Outgoing, Transport, failed_answer, origin};
+use super::{Shared, WHOLE};
 use crate::clock;
 use crate::telemetry::UpstreamCause;
 
@@ -119,9 +119,10 @@ impl Endpoint {
         })
     }
 
-    /// The repository `child` at this endpoint.
+    /// The repository `child` at this endpoint. One that begins with [`WHOLE`] is the registry's own name, not below `path`.
     pub(super) fn repository(&self, child: &str) -> String {
         match (self.path.as_str(), child) {
+            (_, whole) if whole.starts_with(WHOLE) => whole.trim_start_matches(WHOLE).to_owned(),
             (path, "") => path.to_owned(),
             ("", child) => child.to_owned(),
             (path, child) => format!("{path}/{child}"),

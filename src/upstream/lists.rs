@@ -31,7 +31,7 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`]; a list that can't be had whole is one.
     pub async fn tags(&self, child: &str, deadline: Instant) -> Result<Vec<String>, UpstreamError> {
-        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.tags(child, deadline))).await
+        self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.tags(child, deadline))).await
     }
 
     /// The descriptors of all manifests that refer to `subject` (distribution-spec, "Listing Referrers"), from the
@@ -47,7 +47,7 @@ impl Upstream {
         subject: &Digest,
         deadline: Instant,
     ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
-        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.referrers(child, subject, deadline))).await
+        self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.referrers(child, subject, deadline))).await
     }
 }
 

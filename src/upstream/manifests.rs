@@ -63,7 +63,7 @@ impl Upstream {
         reference: &Reference,
         deadline: Instant,
     ) -> Result<UpstreamManifest, UpstreamError> {
-        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.manifest(child, reference, deadline))).await
+        self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.manifest(child, reference, deadline))).await
     }
 
     /// Whether a manifest is there: by HEAD, or by GET where HEAD is refused. "It is not there" is an error of cause
@@ -74,7 +74,7 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn exists(&self, child: &str, reference: &Reference, deadline: Instant) -> Result<(), UpstreamError> {
-        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.exists(child, reference, deadline))).await
+        self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.exists(child, reference, deadline))).await
     }
 
     /// Digest, length and type of a manifest: by HEAD, or by GET where HEAD is refused or lacks one of the three.
@@ -89,7 +89,8 @@ impl Upstream {
         reference: &Reference,
         deadline: Instant,
     ) -> Result<ManifestFacts, UpstreamError> {
-        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.manifest_facts(child, reference, deadline))).await
+        self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.manifest_facts(child, reference, deadline)))
+            .await
     }
 
     /// Finds out which manifest `tag` names: by HEAD, or by GET where HEAD is refused or tells no digest.
@@ -99,7 +100,7 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn resolve(&self, child: &str, tag: &Tag, deadline: Instant) -> Result<Resolved, UpstreamError> {
-        self.rounds(deadline, |endpoint, deadline| Box::pin(endpoint.resolve(child, tag, deadline))).await
+        self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.resolve(child, tag, deadline))).await
     }
 }
 

@@ -63,6 +63,10 @@ use self::tls::SystemAuthorities;
 use crate::clock::Timestamp;
 use crate::telemetry::Metrics;
 
+/// What begins a child that is a whole name at the upstream, not one below the configured repository. Mirrors are not asked
+/// for it. No client's name begins so.
+pub const WHOLE: char = '/';
+
 /// A registry and its mirrors. Cheap to clone; never changes: a change of the configuration makes another one, and
 /// requests in flight finish on the old one.
 #[derive(Clone)]

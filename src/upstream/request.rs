@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use super::Upstream;
 use super::endpoint::Endpoint;
 use super::error::UpstreamError;
+use super::{Upstream, WHOLE};
 use crate::telemetry::UpstreamCause;
 
 /// How long the end of a limit (429) is waited for inside a request.
@@ -20,19 +20,27 @@ const LIMIT_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) type Attempt<'a, T> = BoxFuture<'a, Result<T, UpstreamError>>;
 
 impl Upstream {
+    /// Where a mirror has a whole name nobody knows: it is asked of the upstream alone.
+    fn endpoints(&self, child: &str) -> &[Arc<Endpoint>] {
+        let all = &self.0.endpoints;
+        if child.starts_with(WHOLE) { all.get(..1).unwrap_or_default() } else { all }
+    }
+
     /// Tries the endpoints until one gives an answer; "it is not there" is one. The error is that of the first endpoint.
     pub(super) async fn rounds<'a, T>(
         &'a self,
+        child: &str,
         deadline: Instant,
         attempt: impl Fn(&'a Arc<Endpoint>, Instant) -> Attempt<'a, T>,
     ) -> Result<T, UpstreamError> {
         let limits = &self.0.shared.limits;
+        let endpoints = self.endpoints(child);
         let mut pause = limits.retry_pause;
         let mut round = 1;
         loop {
             let mut errors = Vec::new();
-            for (index, endpoint) in self.0.endpoints.iter().enumerate() {
-                let share = share(deadline, self.0.endpoints.len() - index);
+            for (index, endpoint) in endpoints.iter().enumerate() {
+                let share = share(deadline, endpoints.len() - index);
                 match attempt(endpoint, share).await.map_err(|error| error.hidden(&self.0.shared.secrets)) {
                     Ok(answer) => return Ok(answer),
                     Err(error) if !is_for_next(&error) => return Err(error),

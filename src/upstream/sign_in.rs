@@ -264,6 +264,11 @@ impl Endpoint {
         self.sign_in.learnt().scopes.get(repository).cloned().unwrap_or_else(|| usual_scope(repository))
     }
 
+    /// Whether there are credentials to sign in with.
+    pub(super) fn has_login(&self) -> bool {
+        matches!(self.credentials, Credentials::Basic { .. })
+    }
+
     /// Whether it is known how the registry wants us to sign in.
     pub(super) fn is_challenge_known(&self) -> bool {
         !matches!(self.sign_in.learnt().known, Known::Nothing)

@@ -38,6 +38,71 @@ async fn the_alias_and_all_below_it_are_the_upstreams_repository_and_its_childre
 }
 
 #[tokio::test]
+async fn what_lies_beside_the_edition_has_a_name_of_its_own() {
+    for mode in MODES {
+        let (upstream, mirror) = (Upstream::start(), Upstream::start());
+        let (edition, module, installer, plugin) = (Image::of(1), Image::of(2), Image::of(3), Image::of(4));
+        upstream.put_image("deckhouse/ee", "v1", &edition);
+        upstream.put_image("deckhouse/ee/modules/console", "v1", &module);
+        upstream.put_image("deckhouse/installer", "v1", &installer);
+        upstream.put_image("deckhouse/cli/plugins/x", "v1", &plugin);
+        let host = upstream.address();
+        let names = format!(
+            "repositories:\n- name: system/deckhouse\n- {{ name: system/deckhouse/installer, imagesRepo: '{host}/deckhouse/installer' }}\n- {{ name: system/plugins, imagesRepo: '{host}/deckhouse/cli/plugins' }}"
+        );
+        let keys = format!("scheme: HTTP, mirrors: [{{ imagesRepo: '{}/m', scheme: HTTP }}]", mirror.address());
+        let setup = Setup::in_front_of_repo(mode, &format!("{host}/deckhouse/ee"), &keys).config(&names);
+        let registry = Registry::start(&setup);
+        let client = registry.client();
+        for (name, image) in [
+            ("system/deckhouse", &edition),
+            ("system/deckhouse/modules/console", &module),
+            ("system/deckhouse/installer", &installer),
+            ("system/plugins/x", &plugin),
+        ] {
+            let manifest = client.get(&format!("/v2/{name}/manifests/v1")).await;
+            assert_eq!(header(&manifest, "docker-content-digest"), image.digest(), "{mode} {name}");
+            let layer = &image.blobs()[1];
+            let blob = client.get(&format!("/v2/{name}/blobs/{}", crate::support::digest(layer))).await;
+            assert_eq!(blob.bytes().await.unwrap(), layer, "{mode} {name}");
+            let tags: Value = client.get(&format!("/v2/{name}/tags/list")).await.json().await.unwrap();
+            assert_eq!(tags, json!({ "name": name, "tags": ["v1"] }), "{mode}");
+        }
+        for name in ["system/deckhouse/installer/none", "system/plugins", "system"] {
+            assert_eq!(client.get(&format!("/v2/{name}/manifests/v1")).await.status(), 404, "{mode} {name}");
+        }
+        if mode == "Proxy" {
+            let whole = [
+                "system/deckhouse",
+                "system/deckhouse/installer",
+                "system/deckhouse/modules/console",
+                "system/plugins/x",
+            ];
+            for n in [1, 2, 3, 100] {
+                let (mut listed, mut next) = (Vec::new(), format!("/v2/_catalog?n={n}"));
+                loop {
+                    let response = client.get(&next).await;
+                    let link = response.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+                    let page: Value = response.json().await.unwrap();
+                    let names = page["repositories"].as_array().unwrap().iter();
+                    listed.extend(names.map(|name| name.as_str().unwrap().to_owned()));
+                    let Some(link) = link else { break };
+                    next = link.strip_prefix('<').unwrap().split_once('>').unwrap().0.to_owned();
+                }
+                assert_eq!(listed, whole, "{n}");
+            }
+        }
+        // A mirror has the edition; where it has what lies beside it nobody said.
+        upstream.rule("*", "/v2/deckhouse/installer/*", |answer| {
+            answer.fail(503, "not today");
+        });
+        assert_eq!(client.get("/v2/system/deckhouse/installer/manifests/v2").await.status(), 502, "{mode}");
+        assert_eq!(mirror.seen().len(), 0, "{mode}: {:?}", mirror.seen());
+        registry.stop();
+    }
+}
+
+#[tokio::test]
 async fn names_beside_the_alias_are_unknown_and_never_asked_for() {
     for mode in MODES {
         let upstream = Upstream::start();

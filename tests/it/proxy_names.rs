@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{ALIAS, Image, REPO, Registry, Setup, Upstream, blob, cache, digest, refusal, within};
+use crate::support::{ALIAS, Image, REPO, Registry, Setup, Upstream, blob, cache, digest, header, refusal, within};
 
 const FILLS: &str = "d8_registry_fills_running";
 
@@ -156,4 +156,56 @@ async fn a_change_of_mode_wipes_nothing() {
     until_mode("Direct").await;
     assert_eq!(cache(&client.get(&layer).await), "relayed");
     registry.stop();
+}
+
+#[tokio::test]
+async fn during_an_outage_a_404_is_repeated_with_its_age_until_the_upstream_answers() {
+    let (mut upstream, image) = (Upstream::start(), Image::of(1));
+    upstream.put_image(REPO, "v1", &image);
+    let registry = Registry::start(&Setup::proxy(&upstream).config("proxy: { negativeTtl: 0s, tagTtl: 0s }"));
+    let client = registry.client();
+    let path = |rest: &str| format!("/v2/{ALIAS}/{rest}");
+    let absent = ["manifests/none", "manifests/neither", "none/tags/list"].map(path);
+    for path in &absent {
+        assert_eq!(client.get(path).await.status(), 404, "{path}");
+    }
+    upstream.down();
+    for _ in 0..2 {
+        for path in &absent {
+            let response = client.get(path).await;
+            assert_eq!((response.status().as_u16(), &*cache(&response)), (404, "stale"), "{path}");
+            header(&response, "age").parse::<u64>().unwrap();
+            assert_eq!(client.head(path).await.status(), 404, "{path}");
+        }
+    }
+    // What was never asked for is not known.
+    assert!([502, 503, 504].contains(&client.get(&path("manifests/unasked")).await.status().as_u16()));
+    upstream.up();
+    within(async { while client.get(&path("manifests/v1")).await.status() != 200 {} }).await;
+    upstream.down();
+    // The repository answered since, the other did not.
+    assert!([502, 503, 504].contains(&client.get(&absent[0]).await.status().as_u16()));
+    assert_eq!(client.get(&absent[2]).await.status(), 404);
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_404_is_not_repeated_where_that_is_off_or_somebody_else_said_it() {
+    let (mut upstream, image) = (Upstream::start(), Image::of(1));
+    upstream.put_image(REPO, "v1", &image);
+    let start =
+        |keys: &str| Registry::start(&Setup::proxy(&upstream).config(&format!("proxy: {{ negativeTtl: 0s, {keys} }}")));
+    let (off, on) = (start("staleNegative: 0s"), start("staleNegative: 1h"));
+    let none = format!("/v2/{ALIAS}/manifests/none");
+    assert_eq!(off.client().get(&none).await.status(), 404);
+    upstream.rule("*", "/v2/*", |answer| {
+        answer.page(404);
+    });
+    assert_eq!(on.client().get(&none).await.status(), 404);
+    upstream.down();
+    for registry in [&off, &on] {
+        assert!([502, 503, 504].contains(&registry.client().get(&none).await.status().as_u16()));
+    }
+    off.stop();
+    on.stop();
 }

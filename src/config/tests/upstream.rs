@@ -72,6 +72,7 @@ fn the_least_that_can_be_said() {
             ttl: Duration::ZERO,
             tag_ttl: Duration::from_secs(30),
             negative_ttl: Duration::from_secs(10),
+            stale_negative: Duration::from_secs(3600),
             max_stale: None,
             stale_on: StaleOn::ALL,
         }
@@ -304,6 +305,28 @@ fn exposed_addresses_and_the_upstreams_user() {
         &format!("{}auth: {{upstreamUser: false}}\n", exposed("license: L1")),
         "c.yaml:1:9: listen: 0.0.0.0:5001 is no loopback address: the server needs auth.users",
     );
+}
+
+#[test]
+fn several_names_lead_to_one_upstream() {
+    let upstream = "upstream: {imagesRepo: 'r.example.com/deckhouse/ee', scheme: HTTP}\n";
+    let config = accepted(&format!(
+        "repositories:\n- {{name: system/deckhouse}}\n- {{name: system/deckhouse/installer, imagesRepo: 'R.example.com:80/deckhouse/installer'}}\n{upstream}"
+    ));
+    assert_eq!(config.repository.as_str(), "system/deckhouse");
+    let paths: Vec<_> = config.repositories.iter().map(|repository| repository.path.as_deref()).collect();
+    assert_eq!(paths, [None, Some("deckhouse/installer")]);
+    let with = |lines: &str| format!("{lines}\n{upstream}");
+    refused_with(
+        &with("repository: a\nrepositories: [{name: b}]"),
+        "c.yaml:2:15: repositories: repository is given too",
+    );
+    refused_with(&with("repositories: [{name: a}, {name: a}]"), "c.yaml:1:34: repositories[1].name: a is there twice");
+    refused_with(
+        &with("repositories: [{name: a, imagesRepo: other/x}]"),
+        "c.yaml:1:38: repositories[0].imagesRepo: another host than r.example.com",
+    );
+    refused_with(&with("repositories: [{imagesRepo: r/x}]"), "c.yaml:1:17: repositories[0]: the key name is missing");
 }
 
 #[test]

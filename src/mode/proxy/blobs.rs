@@ -29,15 +29,10 @@ impl Proxy {
             return Ok(hit);
         }
         let asked = Asked::Blob(home.cached.clone(), digest);
-        if self.is_unknown(&asked) {
-            return Err(StoreError::BlobUnknown.into());
-        }
+        self.refuse_unknown(&asked)?;
         let source = self.source(&home);
         let fetched = self.fetch_blob(&home, &source, digest, want).await;
-        if matches!(fetched, Err(ModeError::Store(StoreError::BlobUnknown))) {
-            self.note_unknown(asked);
-        }
-        fetched
+        self.settle(asked, fetched)
     }
 
     pub(in crate::mode) fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Served<Bytes>> {
@@ -142,7 +137,7 @@ impl Proxy {
         deadline: Instant,
     ) -> Result<(), ModeError> {
         if !self.store().is_named(&home.cached, digest).await? {
-            source.upstream.blob_size(home.child, &digest, deadline).await.map_err(blob_error)?;
+            source.upstream.blob_size(&home.child, &digest, deadline).await.map_err(blob_error)?;
         }
         Ok(())
     }

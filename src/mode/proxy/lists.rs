@@ -50,11 +50,12 @@ impl Proxy {
         {
             return Ok(Served::new(kept.bytes, CacheOutcome::Hit));
         }
-        if self.is_unknown(&Asked::List(home.cached.clone(), kind)) {
-            return Err(ModeError::RepositoryUnknown);
-        }
-        let (proxy, child, cached) = (self.clone(), home.child.to_owned(), home.cached.clone());
-        let fetch = || async move { proxy.fetch_list(&child, &cached, kind).await };
+        self.refuse_unknown(&Asked::List(home.cached.clone(), kind))?;
+        let (proxy, child, cached) = (self.clone(), home.child.to_string(), home.cached.clone());
+        let fetch = || async move {
+            let fetched = proxy.fetch_list(&child, &cached, kind).await;
+            proxy.settle(Asked::List(cached, kind), fetched)
+        };
         let (outcome, began) = self.0.lists.join((home.cached.clone(), kind), fetch).await;
         Ok(joined(outcome.unwrap_or_else(|| Err(fault()))?, began))
     }
@@ -83,7 +84,6 @@ impl Proxy {
                 if let Err(error) = self.store().drop_list(cached, kind).await {
                     unwritten(&error, "a list that the upstream has no more could not be removed");
                 }
-                self.note_unknown(Asked::List(cached.clone(), kind));
                 Err(ModeError::RepositoryUnknown)
             }
             Err(error) => {

@@ -24,10 +24,8 @@ impl Proxy {
         if let Some(hit) = self.believed(&home.cached, reference).await? {
             return Ok(hit);
         }
-        if self.is_unknown(&Asked::Manifest(home.cached.clone(), reference.clone())) {
-            return Err(StoreError::ManifestUnknown.into());
-        }
-        let (proxy, child) = (self.clone(), home.child.to_owned());
+        self.refuse_unknown(&Asked::Manifest(home.cached.clone(), reference.clone()))?;
+        let (proxy, child) = (self.clone(), home.child.into_owned());
         let (cached, wanted) = (home.cached.clone(), reference.clone());
         let fetch = || async move { proxy.fetch_manifest(&child, &cached, &wanted).await };
         let (outcome, began) = self.0.manifests.join((home.cached, reference.clone()), fetch).await;
@@ -111,10 +109,7 @@ impl Proxy {
             Reference::Digest(_) => self.fetch_whole(child, cached, reference).await,
             Reference::Tag(tag) => self.fetch_tag(child, cached, tag).await,
         };
-        if matches!(fetched, Err(ModeError::Store(StoreError::ManifestUnknown))) {
-            self.note_unknown(Asked::Manifest(cached.clone(), reference.clone()));
-        }
-        fetched
+        self.settle(Asked::Manifest(cached.clone(), reference.clone()), fetched)
     }
 
     async fn fetch_whole(
@@ -180,7 +175,7 @@ impl Proxy {
         let deadline = Instant::now() + BUDGET.saturating_sub(REVALIDATION);
         let found = match resolved.manifest {
             Some(found) => found,
-            None => match upstream.manifest(child, &by_digest, deadline).await.map_err(manifest_error) {
+            None => match upstream.manifest(child, &by_digest, deadline).await.map_err(gone) {
                 // It moved on, or this upstream knows it by its tag only.
                 Err(ModeError::Store(StoreError::ManifestUnknown)) => {
                     let by_tag = Reference::Tag(tag.clone());

@@ -7,14 +7,16 @@
 mod blobs;
 mod lists;
 mod manifests;
+mod negatives;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 use tokio_util::task::TaskTracker;
 
+use self::negatives::{Asked, Negatives};
 use super::mapping::{Home, Mapping};
 use super::{ModeError, Served, ServedManifest};
 use crate::clock::{self, Timestamp};
@@ -30,9 +32,6 @@ const REVALIDATION: Duration = Duration::from_secs(3);
 /// Tags whose state is held in memory; others are looked up in the tree.
 const TAGS_IN_MEMORY: usize = 10_000;
 
-/// Answers 404 that are remembered.
-const UNKNOWN_IN_MEMORY: usize = 10_000;
-
 /// What the cache believes for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxySettings {
@@ -40,6 +39,8 @@ pub struct ProxySettings {
     pub tag_ttl: Duration,
     /// A 404 of the upstream is believed for so long.
     pub negative_ttl: Duration,
+    /// A 404 of the upstream is repeated for so long while the upstream can't be asked.
+    pub stale_negative: Duration,
     /// What was true so long ago at most is served when the upstream can't be asked; `None`: without end.
     pub max_stale: Option<Duration>,
     /// What counts as "can't be asked".
@@ -58,19 +59,11 @@ struct Inner {
     settings: ProxySettings,
     metrics: Metrics,
     tags: Cache<(RepoName, Tag), VerifiedTag>,
-    unknown: Cache<Asked, Instant>,
+    negatives: Negatives,
     manifests: Flights<(RepoName, Reference), Result<Served<ServedManifest>, ModeError>>,
     lists: Flights<(RepoName, ListKind), Result<Served<Bytes>, ModeError>>,
     /// The manifest that came last from the upstream, for its probe.
     seen: Mutex<Option<(String, Digest)>>,
-}
-
-/// What the upstream was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Asked {
-    Manifest(RepoName, Reference),
-    Blob(RepoName, Digest),
-    List(RepoName, ListKind),
 }
 
 impl Proxy {
@@ -92,7 +85,7 @@ impl Proxy {
             settings,
             metrics,
             tags: Cache::new(TAGS_IN_MEMORY),
-            unknown: Cache::new(UNKNOWN_IN_MEMORY),
+            negatives: Negatives::new(),
             manifests: Flights::new(tasks.clone(), stop.clone()),
             lists: Flights::new(tasks, stop),
             seen: Mutex::new(None),
@@ -107,13 +100,37 @@ impl Proxy {
     }
 
     pub(super) async fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, ModeError> {
-        let mapping = &self.0.mapping;
-        let Some(place) = mapping.place(last) else { return Ok(Page { entries: Vec::new(), more: false }) };
-        let mut page = self.store().cached_repositories(mapping.upstream(), place, limit).await?;
-        for child in &mut page.entries {
-            *child = mapping.name(child);
+        let mut last = last.map(str::to_owned);
+        loop {
+            let mut page = Page { entries: Vec::new(), more: false };
+            // Behind the end of a shelf's page there may be more of it, so that names of others have to wait.
+            let mut bound: Option<String> = None;
+            for shelf in self.0.mapping.shelves(last.as_deref()) {
+                let part = self.store().cached_repositories(shelf.upstream(), shelf.last(), limit).await?;
+                let names: Vec<String> = part.entries.iter().map(|child| shelf.name(child)).collect();
+                if part.more
+                    && let Some(end) = names.last()
+                {
+                    page.more = true;
+                    bound = Some(bound.map_or_else(|| end.clone(), |bound| bound.min(end.clone())));
+                }
+                page.entries.extend(names.into_iter().filter(|name| shelf.has(name)));
+            }
+            page.entries.sort_unstable();
+            page.entries.dedup();
+            if let Some(bound) = &bound {
+                page.entries.retain(|name| name <= bound);
+            }
+            if page.entries.len() > limit {
+                page.entries.truncate(limit);
+                page.more = true;
+            }
+            match bound {
+                // All of this stretch belongs to longer aliases.
+                Some(bound) if page.entries.is_empty() => last = Some(bound),
+                _ => return Ok(page),
+            }
         }
-        Ok(page)
     }
 
     fn store(&self) -> &Store {
@@ -121,7 +138,7 @@ impl Proxy {
     }
 
     fn source(&self, home: &Home<'_>) -> Source {
-        Source { upstream: self.0.upstream.clone(), child: Arc::from(home.child) }
+        Source { upstream: self.0.upstream.clone(), child: Arc::from(&*home.child) }
     }
 
     /// Whether what was true at `then` is still believed. A clock that went back makes everything old.
@@ -129,16 +146,19 @@ impl Proxy {
         clock::now().since(then).is_some_and(|age| age < self.0.settings.tag_ttl)
     }
 
-    /// How old what was true at `then` is, if it may be served because of `error`. Counts the answer.
-    fn stale(&self, error: &ModeError, then: Timestamp) -> Option<Served<()>> {
+    /// Why the upstream can't be asked, if that is what `error` says and stored content may stand in for it.
+    fn outage(&self, error: &ModeError) -> Option<UpstreamCause> {
         let cause = match error {
             ModeError::Upstream(error) => error.cause(),
             ModeError::UpstreamTimeout => UpstreamCause::Timeout,
             _ => return None,
         };
-        if !self.0.settings.stale_on.contains(&cause) {
-            return None;
-        }
+        self.0.settings.stale_on.contains(&cause).then_some(cause)
+    }
+
+    /// How old what was true at `then` is, if it may be served because of `error`. Counts the answer.
+    fn stale(&self, error: &ModeError, then: Timestamp) -> Option<Served<()>> {
+        let cause = self.outage(error)?;
         let age = clock::now().since(then);
         match (age, self.0.settings.max_stale) {
             (None, Some(_)) => return None,
@@ -152,12 +172,31 @@ impl Proxy {
     }
 
     /// Whether the upstream said a moment ago that this is not there.
-    fn is_unknown(&self, asked: &Asked) -> bool {
-        self.0.unknown.get(asked).is_some_and(|since| since.elapsed() < self.0.settings.negative_ttl)
+    fn refuse_unknown(&self, asked: &Asked) -> Result<(), ModeError> {
+        self.0.negatives.fresh(asked, self.0.settings.negative_ttl).map_or(Ok(()), Err)
     }
 
-    fn note_unknown(&self, asked: Asked) {
-        self.0.unknown.insert(asked, Instant::now());
+    /// Remembers what the upstream answered to a question about a repository, and repeats an earlier 404 where it gave no
+    /// answer. Counts such a repetition.
+    fn settle<T>(&self, asked: Asked, fetched: Result<Served<T>, ModeError>) -> Result<Served<T>, ModeError> {
+        let negatives = &self.0.negatives;
+        match &fetched {
+            Ok(served) if served.how.outcome == Some(CacheOutcome::Stale) => negatives.unanswered(asked.repository()),
+            Ok(_) => negatives.answered(asked.repository()),
+            Err(error) => {
+                if let Some(is_registrys) = negatives::absence(error) {
+                    negatives.answered(asked.repository());
+                    negatives.note(asked, is_registrys);
+                } else if let Some(cause) = self.outage(error) {
+                    negatives.unanswered(asked.repository());
+                    if let Some(repeated) = negatives.stale(&asked, self.0.settings.stale_negative) {
+                        self.0.metrics.stale_answer(cause);
+                        return Err(repeated);
+                    }
+                }
+            }
+        }
+        fetched
     }
 
     fn note_seen(&self, child: &str, digest: Digest) {

@@ -53,7 +53,8 @@ async fn a_pause_that_is_longer_than_the_deadline_is_not_waited_for() {
 
 #[tokio::test]
 async fn mirrors_are_tried_in_order_and_never_on_404() {
-    for status in [401, 403, 429, 500, 503] {
+    // What is no registry's answer, 400 and 405 among them, says nothing about what the mirror has.
+    for status in [400, 401, 403, 405, 418, 429, 500, 503] {
         let first = Server::start(move |_| Reply::status(status)).await;
         let second = Server::start(|_| Reply::ok(MANIFEST)).await;
         let both = build(&options(vec![anonymous(&first), anonymous(&second)]));

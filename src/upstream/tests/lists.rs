@@ -168,6 +168,11 @@ async fn a_probe_tells_what_is_wrong() {
     let (found, server) = probe(last(), manifest).await;
     assert_eq!(found.outcome, ProbeOutcome::Ok, "{}", found.words);
     assert_eq!(server.seen().len(), 1);
+    // A page passes for a registry nowhere: not for a manifest, a list, or the base.
+    for last in [last(), None] {
+        let (found, _) = probe(last, |_| Reply::ok(b"<html>sign in</html>")).await;
+        assert_eq!(found.outcome, ProbeOutcome::Unreachable, "{}", found.words);
+    }
     let (found, server) = probe(last(), |request| match request.method.as_str() {
         "HEAD" => Reply::status(404),
         _ => page("[]", ""),

@@ -42,7 +42,7 @@ async fn where_head_is_refused_or_tells_nothing_get_answers() {
     let upstream = upstream(anonymous(&server));
     let error = upstream.resolve("app", &"v1".parse().unwrap(), soon()).await.unwrap_err();
     assert_eq!(error.cause(), UpstreamCause::NotFound);
-    assert_eq!(server.seen().len(), 1, "404 is an answer");
+    assert_eq!(server.seen().len(), 2, "a HEAD has no body that says whose 404 it is");
 }
 
 #[tokio::test]
