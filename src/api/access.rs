@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HOST, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::call::query_values;
 use super::error::ApiError;
@@ -21,38 +22,66 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Base {
     https: bool,
-    authority: Authority,
+    /// `None`: the client did not say, as balancers that probe by HTTP/1.0.
+    authority: Option<Authority>,
 }
 
 impl Base {
-    /// Reads scheme and host; `X-Forwarded-*` counts only from a trusted proxy.
+    /// Reads scheme and host; `X-Forwarded-*` counts only from a trusted proxy. An empty host is one that the client has
+    /// no name for, and HTTP/1.0 need not send any (RFC 9112, 3.2).
     ///
     /// # Errors
-    /// 400 if there is no host or it is no authority.
-    pub(super) fn of(peer: &Peer, uri: &Uri, headers: &HeaderMap) -> Result<Self, ApiError> {
+    /// 400 if there has to be a host and is none, or it is no authority.
+    pub(super) fn of(parts: &Parts, peer: &Peer) -> Result<Self, ApiError> {
+        let (uri, headers) = (&parts.uri, &parts.headers);
         // Each proxy on the way adds to the list: the first entry is what the client used.
         let trusted = |name: HeaderName| entries(headers, &name).next().filter(|_| peer.trusted_proxy);
         let https = match trusted(FORWARDED_PROTO) {
             Some(proto) => proto.eq_ignore_ascii_case("https"),
             None => peer.tls,
         };
-        let authority = match (trusted(FORWARDED_HOST), uri.authority(), headers.get(HOST)) {
-            (Some(forwarded), _, _) => authority(forwarded.as_bytes()),
-            (None, Some(authority), _) => Some(authority.clone()).filter(is_plain),
-            (None, None, Some(host)) => authority(host.as_bytes()),
-            (None, None, None) => None,
+        let named = |host: &HeaderValue| match host.as_bytes() {
+            b"" => Some(None),
+            host => authority(host).map(Some),
         };
-        match authority {
-            Some(authority) => Ok(Self { https, authority }),
-            None => Err(ApiError::new(ErrorCode::Unsupported, "the Host header is missing or no valid authority")
-                .with_status(http::StatusCode::BAD_REQUEST)),
-        }
+        let authority = match (trusted(FORWARDED_HOST), uri.authority(), headers.get(HOST)) {
+            (Some(forwarded), _, _) => authority(forwarded.as_bytes()).map(Some),
+            (None, Some(authority), _) => Some(authority.clone()).filter(is_plain).map(Some),
+            (None, None, Some(host)) => named(host),
+            (None, None, None) => (parts.version < Version::HTTP_11).then_some(None),
+        };
+        authority.map(|authority| Self { https, authority }).ok_or_else(no_host)
     }
 
-    /// `https://host:port`.
-    pub(super) fn url(&self) -> String {
-        format!("{}://{}", if self.https { "https" } else { "http" }, self.authority)
+    /// `https://host:port`, if the client said it.
+    fn url(&self) -> Option<String> {
+        let authority = self.authority.as_ref()?;
+        Some(format!("{}://{authority}", if self.https { "https" } else { "http" }))
     }
+
+    /// The challenge for `scope` to a client that asked here.
+    ///
+    /// # Errors
+    /// 400 if it would have to name the token service and nobody said under which name the client knows us.
+    fn challenge(
+        &self,
+        auth: &Authenticator,
+        scope: Option<&str>,
+        error: Option<&str>,
+    ) -> Result<HeaderValue, ApiError> {
+        let url = match self.url() {
+            Some(url) => url,
+            None if auth.tokens_enabled() => return Err(no_host()),
+            // By Basic, which names nothing.
+            None => String::new(),
+        };
+        Ok(header(&auth.challenge(&url, scope, error)))
+    }
+}
+
+fn no_host() -> ApiError {
+    ApiError::new(ErrorCode::Unsupported, "the Host header is missing or no valid authority")
+        .with_status(http::StatusCode::BAD_REQUEST)
 }
 
 /// A host with or without a port.
@@ -123,12 +152,15 @@ pub(super) const fn reads_of(route: &Route) -> &'static str {
 
 /// The answer to somebody who was made out and lacks the right: 401 with the scope needed, or 403.
 pub(super) fn forbidden(auth: &Authenticator, base: &Base, forbidden: Forbidden) -> ApiError {
-    let challenge = |scope: &str, error| header(&auth.challenge(&base.url(), Some(scope), error));
+    let unauthorized = |message: String, scope: &str, error| match base.challenge(auth, Some(scope), error) {
+        Ok(challenge) => ApiError::new(ErrorCode::Unauthorized, message).with_header(WWW_AUTHENTICATE, challenge),
+        Err(unknown) => unknown,
+    };
     match forbidden {
-        Forbidden::Scope(scope) => ApiError::new(ErrorCode::Unauthorized, format!("the token lacks the scope {scope}"))
-            .with_header(WWW_AUTHENTICATE, challenge(&scope, Some("insufficient_scope"))),
-        Forbidden::NeedsCredentials(scope) => ApiError::new(ErrorCode::Unauthorized, "authentication required")
-            .with_header(WWW_AUTHENTICATE, challenge(&scope, None)),
+        Forbidden::Scope(scope) => {
+            unauthorized(format!("the token lacks the scope {scope}"), &scope, Some("insufficient_scope"))
+        }
+        Forbidden::NeedsCredentials(scope) => unauthorized("authentication required".into(), &scope, None),
         Forbidden::Right(limits) => ApiError::new(ErrorCode::Denied, limits),
     }
 }
@@ -172,8 +204,10 @@ pub(super) fn authorize(
 /// The answer to missing or wrong credentials, with the challenge for `scope`.
 pub(super) fn challenge(auth: &Authenticator, base: &Base, failure: AuthFailure, scope: Option<&str>) -> ApiError {
     let error = (failure == AuthFailure::BadToken).then_some("invalid_token");
-    let value = auth.challenge(&base.url(), scope, error);
-    refuse_sign_in(failure).with_header(WWW_AUTHENTICATE, header(&value))
+    match base.challenge(auth, scope, error) {
+        Ok(challenge) => refuse_sign_in(failure).with_header(WWW_AUTHENTICATE, challenge),
+        Err(unknown) => unknown,
+    }
 }
 
 /// The refusal itself, without a challenge.
@@ -229,26 +263,36 @@ mod tests {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), header(value))).collect()
     }
 
+    fn parts(version: Version, pairs: &[(&'static str, &str)]) -> Parts {
+        let (mut parts, ()) = http::Request::get("/v2/").version(version).body(()).unwrap().into_parts();
+        parts.headers = headers(pairs);
+        parts
+    }
+
+    fn url(parts: &Parts, trusted_proxy: bool) -> Option<String> {
+        Base::of(parts, &peer(trusted_proxy)).unwrap().url()
+    }
+
     #[test]
     fn forwarded_headers_count_only_from_a_trusted_proxy() {
-        let uri = Uri::from_static("/v2/");
-        let forwarded = headers(&[
-            ("host", "inner:5001"),
-            ("x-forwarded-host", "registry.example.com"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-for", "203.0.113.9, 198.51.100.7"),
-        ]);
-        let url = |trusted| Base::of(&peer(trusted), &uri, &forwarded).unwrap().url();
-        assert_eq!(url(true), "https://registry.example.com");
-        assert_eq!(url(false), "http://inner:5001");
-        assert_eq!(client_address(&peer(true), &forwarded).to_string(), "198.51.100.7");
-        assert_eq!(client_address(&peer(false), &forwarded).to_string(), "192.0.2.1");
+        let forwarded = parts(
+            Version::HTTP_11,
+            &[
+                ("host", "inner:5001"),
+                ("x-forwarded-host", "registry.example.com"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-for", "203.0.113.9, 198.51.100.7"),
+            ],
+        );
+        assert_eq!(url(&forwarded, true).unwrap(), "https://registry.example.com");
+        assert_eq!(url(&forwarded, false).unwrap(), "http://inner:5001");
+        assert_eq!(client_address(&peer(true), &forwarded.headers).to_string(), "198.51.100.7");
+        assert_eq!(client_address(&peer(false), &forwarded.headers).to_string(), "192.0.2.1");
     }
 
     #[test]
     fn forwarded_lists_are_read_in_all_their_fields() {
-        let uri = Uri::from_static("/v2/");
-        for (fields, url, client) in [
+        for (fields, base, client) in [
             (
                 &[
                     ("x-forwarded-proto", "https, http"),
@@ -277,24 +321,37 @@ mod tests {
                 "2001:db8::2",
             ),
         ] {
-            let mut map: HeaderMap = headers(&[("host", "inner:5001")]);
+            let mut parts = parts(Version::HTTP_11, &[("host", "inner:5001")]);
             for (name, value) in fields {
-                map.append(*name, header(value));
+                parts.headers.append(*name, header(value));
             }
-            assert_eq!(Base::of(&peer(true), &uri, &map).unwrap().url(), url);
-            assert_eq!(client_address(&peer(true), &map).to_string(), client);
+            assert_eq!(url(&parts, true).unwrap(), base);
+            assert_eq!(client_address(&peer(true), &parts.headers).to_string(), client);
         }
     }
 
     #[test]
     fn a_host_that_is_no_authority_is_400() {
-        let uri = Uri::from_static("/v2/");
-        for host in ["", "a b", "user@host", "host\"x", "a/b", "[::1"] {
-            let refused = Base::of(&peer(false), &uri, &headers(&[("host", host)]));
-            assert_eq!(refused.unwrap_err().status(), 400, "{host}");
+        for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+            for host in ["a b", "user@host", "host\"x", "a/b", "[::1", ":80"] {
+                let refused = Base::of(&parts(version, &[("host", host)]), &peer(false));
+                assert_eq!(refused.unwrap_err().status(), 400, "{host}");
+            }
+            for host in ["registry.d8-system.svc:5001", "[::1]:5001", "127.0.0.1"] {
+                assert_eq!(url(&parts(version, &[("host", host)]), false).unwrap(), format!("http://{host}"));
+            }
         }
-        for host in ["registry.d8-system.svc:5001", "[::1]:5001", "127.0.0.1"] {
-            assert!(Base::of(&peer(false), &uri, &headers(&[("host", host)])).is_ok(), "{host}");
+    }
+
+    #[test]
+    fn only_http_1_0_may_leave_the_host_out_and_anybody_may_send_an_empty_one() {
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            assert_eq!(Base::of(&parts(version, &[]), &peer(false)).unwrap_err().status(), 400);
+        }
+        assert_eq!(url(&parts(Version::HTTP_10, &[]), false), None);
+        for version in [Version::HTTP_10, Version::HTTP_11] {
+            assert_eq!(url(&parts(version, &[("host", "")]), false), None);
+            assert_eq!(url(&parts(version, &[("host", ""), ("x-forwarded-host", "h")]), true).unwrap(), "http://h");
         }
     }
 }

@@ -237,7 +237,7 @@ async fn answer(
     body: &mut RequestBody,
     exchange: &mut Exchange,
 ) -> Outcome {
-    let base = Base::of(peer, &parts.uri, &parts.headers)?;
+    let base = Base::of(parts, peer)?;
     let auth = &app.0.auth;
     match &route {
         Ok(Route::Root) => return root(app, &parts.method),
