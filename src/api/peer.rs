@@ -102,8 +102,6 @@ pub enum FileWay {
     Read,
     /// By bytes that stand for parts of the file, which the connection sends from the file (`sys::stand_in`).
     StandIn,
-    /// As mapped memory, for a connection that encrypts (`sys::mapping`).
-    Map,
 }
 
 /// What a connection is told of the requests on it. By that it is decided what it may cost, and which connection goes

@@ -27,7 +27,7 @@ use tower::{Service, ServiceExt};
 use super::ConnectionLimits;
 use super::admission::Guest;
 use super::body::{AnswerBody, RequestBody, Rest};
-use super::linger::{Flow, Lingering, ReadAway, Transport};
+use super::linger::{AHEAD_BYTES, AHEAD_TLS_BYTES, Flow, Lingering, ReadAway, Transport};
 use super::receiving::{MOST_BYTES, Receiving};
 use super::requests::{HeadTimes, Requests};
 use super::socket::Socket;
@@ -45,8 +45,8 @@ const H1_TLS_BUFFER: usize = 256 * 1024;
 /// Window of one upload, and of all uploads on a connection: one paused upload must not stop the others.
 const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// What is queued per download; a slow reader holds so much memory.
-const H2_SEND_BUFFER: usize = 256 * 1024;
+/// What is queued per download; a slow reader holds so much memory, and less than one frame of its body more.
+const H2_SEND_BUFFER: usize = 128 * 1024;
 const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -114,7 +114,7 @@ where
                 address,
                 tls: true,
                 trusted_proxy: accepted.trusted_proxy,
-                file_way: if context.limits.accelerate { FileWay::Map } else { FileWay::Read },
+                file_way: FileWay::Read,
                 stream,
                 standing,
             };
@@ -143,8 +143,8 @@ where
 {
     let Context { service, fast, limits, receiving, stop, abort, guest, .. } = context;
     let (address, stream) = (peer.address, Arc::clone(&peer.stream));
-    let buffer = if peer.tls { H1_TLS_BUFFER } else { H1_BUFFER };
-    let flow = Arc::new(Flow::default());
+    let (buffer, ahead) = if peer.tls { (H1_TLS_BUFFER, AHEAD_TLS_BYTES) } else { (H1_BUFFER, AHEAD_BYTES) };
+    let flow = Arc::new(Flow::new(ahead));
     let lane = fast.filter(|_| limits.accelerate).and_then(|fast| fast.lane(&peer, limits.max_header_bytes));
     let lingering = Lingering::new(transport, Arc::clone(&flow), limits.linger_time);
     let times = HeadTimes { first: limits.first_head_timeout, next: limits.header_timeout };

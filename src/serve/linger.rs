@@ -42,14 +42,18 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// hyper takes no more of an answer once it has so much that it has not written: a slow reader holds so much memory. Its
-/// own bound is that of what it reads too, which is larger.
-const AHEAD_BYTES: usize = 256 * 1024;
+/// hyper takes no more of an answer once it has so much that it has not written: a slow reader holds so much memory, and
+/// less than one frame of the body (64 KiB of a file) more. Its own bound is that of what it reads too, which is larger.
+pub(super) const AHEAD_BYTES: usize = 256 * 1024;
+/// The same behind TLS, which holds ciphertext as well. One buffer of a file at a time.
+pub(super) const AHEAD_TLS_BYTES: usize = 64 * 1024;
 
 /// What the connection's I/O and the requests on it tell each other. HTTP/1 has one request at a time. Everything
 /// happens in the connection's own task, but for a body that is dropped elsewhere.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Flow {
+    /// What hyper takes of an answer ahead of what it writes.
+    ahead: usize,
     /// The number of the request that is being answered, or one of [`BETWEEN`] and [`OVER`].
     stage: AtomicU64,
     begun: AtomicU64,
@@ -69,6 +73,19 @@ const BETWEEN: u64 = 0;
 const OVER: u64 = u64::MAX;
 
 impl Flow {
+    /// Of a connection on which nothing was asked. `ahead`: what hyper may hold of an answer, in bytes.
+    pub(super) fn new(ahead: usize) -> Self {
+        Self {
+            ahead,
+            stage: AtomicU64::new(BETWEEN),
+            begun: AtomicU64::default(),
+            unread: AtomicBool::default(),
+            body_open: AtomicBool::default(),
+            taken: AtomicUsize::default(),
+            held: AtomicBool::default(),
+        }
+    }
+
     /// A request begins. Its number.
     pub(super) fn begin(&self, has_body: bool) -> u64 {
         let number = self.handed_over();
@@ -97,7 +114,7 @@ impl Flow {
 
     /// Whether the answer's body has to wait until hyper has written what it took; [`Flow::go_on`] says when.
     pub(super) fn hold(&self) -> bool {
-        let hold = self.taken.load(Ordering::Relaxed) >= AHEAD_BYTES;
+        let hold = self.taken.load(Ordering::Relaxed) >= self.ahead;
         if hold {
             self.held.store(true, Ordering::Relaxed);
         }

@@ -56,8 +56,7 @@ pub struct ConnectionLimits {
     pub max_header_bytes: usize,
     /// Requests at once on one HTTP/2 connection.
     pub max_streams: u32,
-    /// Whether files reach connections by ways that copy less: sent by the kernel where the connection is plain, mapped
-    /// where it is encrypted.
+    /// Whether the kernel sends files over plain connections, and whether the fast path answers.
     pub accelerate: bool,
     /// What a refused push still sends is read away for so long; see `linger`.
     pub linger_time: Duration,

@@ -127,7 +127,7 @@ families! {
     PROCESS_VIRTUAL: "process_virtual_memory_bytes", Gauge, [],
         "Virtual memory.";
     PROCESS_RESIDENT: "process_resident_memory_bytes", Gauge, [],
-        "Resident memory, mapped files included.";
+        "Resident memory.";
     PROCESS_START: "process_start_time_seconds", Gauge, [],
         "When the process was started.";
     PROCESS_THREADS: "process_threads", Gauge, [],

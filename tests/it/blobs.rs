@@ -1,6 +1,8 @@
 //! Reading, mounting and deleting blobs: each test once for every way in which files reach a connection.
 
-use reqwest::Method;
+use std::path::PathBuf;
+
+use reqwest::{Method, StatusCode};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{Registry, Setup, blob, digest, header};
@@ -14,7 +16,7 @@ macro_rules! for_each_acceleration {
                 super::$law("sendfile").await;
             })+
         }
-        /// Over TLS files are mapped, and over HTTP/2 sent in frames. The client's connection has to answer while the test
+        /// Over TLS files are read into buffers, and over HTTP/2 sent in frames. The client's connection has to answer while the test
         /// waits for the server's end.
         mod tls {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -42,6 +44,7 @@ for_each_acceleration!(
     sha512_content_has_its_own_name,
     a_blob_that_is_not_in_memory_is_read_from_the_disk,
     many_answers_on_one_connection_are_kept_apart,
+    a_file_that_is_cut_ends_the_answers_that_read_it_and_nothing_else,
 );
 
 fn start(acceleration: &str) -> Registry {
@@ -51,14 +54,43 @@ fn start(acceleration: &str) -> Registry {
     }
 }
 
+/// The file that holds a blob.
+fn stored(registry: &Registry, digest: &str) -> PathBuf {
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    registry.data().join("blobs/sha256").join(&hex[..2]).join(hex)
+}
+
+async fn a_file_that_is_cut_ends_the_answers_that_read_it_and_nothing_else(acceleration: &str) {
+    // More than sockets and windows hold.
+    const LENGTH: usize = 24 << 20;
+    let registry = start(acceleration);
+    let client = registry.client();
+    let (cut, whole) = (client.push_blob("a", &blob(1, LENGTH)).await, blob(2, LENGTH));
+    let other = client.push_blob("a", &whole).await;
+    let mut reading = client.get(&format!("/v2/a/blobs/{cut}")).await;
+    // Over HTTP/2 on the same connection.
+    let beside = client.get(&format!("/v2/a/blobs/{other}")).await;
+    assert_eq!((reading.status(), beside.status()), (StatusCode::OK, StatusCode::OK));
+    std::fs::OpenOptions::new().write(true).open(stored(&registry, &cut)).unwrap().set_len(4096).unwrap();
+    let mut came = 0;
+    let broken = loop {
+        match reading.chunk().await {
+            Ok(Some(chunk)) => came += chunk.len(),
+            Ok(None) => break false,
+            Err(_) => break true,
+        }
+    };
+    assert!(broken && came < LENGTH, "{came} bytes came, broken: {broken}");
+    assert!(beside.bytes().await.unwrap() == whole);
+    registry.stop();
+}
+
 async fn a_blob_that_is_not_in_memory_is_read_from_the_disk(acceleration: &str) {
     let registry = start(acceleration);
     let client = registry.client();
     let content = blob(9, 5_000_000);
     let digest = client.push_blob("a", &content).await;
-    let hex = digest.strip_prefix("sha256:").unwrap();
-    let path = registry.data().join("blobs/sha256").join(&hex[..2]).join(hex);
-    let stored = std::fs::File::open(path).unwrap();
+    let stored = std::fs::File::open(stored(&registry, &digest)).unwrap();
     rustix::fs::fadvise(&stored, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     let read = client.get(&format!("/v2/a/blobs/{digest}")).await.bytes().await.unwrap();
     assert_eq!(read, content);

@@ -38,9 +38,8 @@ pub(in crate::api) fn blob_body(
         }
         BlobContent::Filling(reader) => {
             let end = range.map(ByteRange::end);
-            // A body without a known length is framed in chunks, which nobody may put a stand-in into; a file that
-            // still grows is not mapped.
-            let way = if way == FileWay::StandIn && end.is_some() { way } else { FileWay::Read };
+            // A body without a known length is framed in chunks, which nobody may put a stand-in into.
+            let way = if end.is_some() { way } else { FileWay::Read };
             Body::new(GrowingBody::new(reader, start, end, way))
         }
         BlobContent::Relay { feed, offset, proof } => {

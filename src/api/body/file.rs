@@ -1,8 +1,11 @@
 //! A range of a file as a body.
 //!
-//! A plain connection sends the file itself (`sys::stand_in`); one that encrypts gets it as mapped memory
-//! (`sys::mapping`). Else pages that are in memory are read on the spot (`preadv2` with `RWF_NOWAIT`); a read that would
-//! wait for the disk goes to a blocking thread, so a cold file never holds up the runtime.
+//! A plain connection sends the file itself (`sys::stand_in`). Else, and always under TLS, it is read into buffers: pages
+//! that are in memory on the spot (`preadv2` with `RWF_NOWAIT`), and by a blocking thread where a read would wait for the
+//! disk, so a cold file never holds up the runtime.
+//!
+//! No file is mapped: a mapped page that can't be read any more ends the process (SIGBUS). What can't be read ends the
+//! answer that it is part of.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -19,11 +22,7 @@ use tokio::task::JoinHandle;
 use super::buffer::{BUFFER_BYTES, Buffer};
 use crate::api::peer::FileWay;
 use crate::store::Lease;
-use crate::sys::mapping::Mapping;
 use crate::sys::stand_in::{MAX_BYTES, stand_in};
-
-/// Bytes of a mapped file that are handed on at once.
-const MAPPED_BYTES: u64 = 128 * 1024;
 
 /// Less than this is read and written together with the answer's head: one system call instead of two.
 const LEAST_SENT: usize = 32 * 1024;
@@ -35,8 +34,6 @@ pub(super) struct FileBody {
     offset: u64,
     end: u64,
     way: FileWay,
-    /// The file as memory, from the first read on.
-    mapping: Option<Arc<Mapping>>,
     /// A read on a blocking thread. Dropped with the body: the read ends by itself and is thrown away.
     waiting: Option<JoinHandle<io::Result<Bytes>>>,
     /// Keeps the content from eviction.
@@ -47,7 +44,7 @@ impl FileBody {
     /// The bytes from `offset` up to `end`.
     /// `way`: how the connection takes it.
     pub(super) const fn new(file: Arc<File>, offset: u64, end: u64, way: FileWay) -> Self {
-        Self { file, offset, end, way, mapping: None, waiting: None, _lease: None }
+        Self { file, offset, end, way, waiting: None, _lease: None }
     }
 
     /// Holds `lease` as long as it is read.
@@ -108,34 +105,10 @@ impl FileBody {
         if length >= LEAST_SENT { stand_in(&self.file, self.offset, length, length as u64 == left) } else { None }
     }
 
-    /// The next part of the file as memory, if it is in memory: touching a page that is not would hold up the runtime.
-    fn mapped(&mut self) -> Option<Bytes> {
-        if self.end - self.offset < LEAST_SENT as u64 {
-            return None;
-        }
-        if self.mapping.is_none() {
-            self.mapping = Mapping::of(&self.file);
-            if self.mapping.is_none() {
-                self.way = FileWay::Read;
-            }
-        }
-        let end = self.end.min(self.offset + MAPPED_BYTES);
-        // Pages between two that are there were read with them.
-        let there = |offset| {
-            let mut byte = [0];
-            preadv2(&self.file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT).is_ok_and(|n| n == 1)
-        };
-        if !there(self.offset) || !there(end - 1) {
-            return None;
-        }
-        self.mapping.as_ref()?.bytes(self.offset, end)
-    }
-
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         let at_once = match self.way {
             FileWay::StandIn if self.waiting.is_none() => self.stand_in(),
-            FileWay::Map if self.waiting.is_none() => self.mapped(),
-            _ => None,
+            FileWay::StandIn | FileWay::Read => None,
         };
         if let Some(bytes) = at_once {
             return Poll::Ready(Ok(bytes));
@@ -220,5 +193,30 @@ mod tests {
     async fn a_file_cut_short_breaks_the_body() {
         let body = file_body(stored(b"short"), 0, 6);
         assert!(body.collect().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_file_cut_while_it_is_read_breaks_the_body_where_it_ends() {
+        const LENGTH: u64 = BUFFER_BYTES as u64 * 4;
+        let file = stored(&vec![7; LENGTH as usize]);
+        let mut body = file_body(file.try_clone().unwrap(), 0, LENGTH);
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        file.set_len(LENGTH / 2).unwrap();
+        assert!(first.iter().all(|byte| *byte == 7), "what was read is kept");
+        let mut came = first.len() as u64;
+        let error = loop {
+            match body.frame().await.unwrap() {
+                Ok(frame) => came += frame.into_data().unwrap().len() as u64,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((came, error.kind()), (LENGTH / 2, io::ErrorKind::UnexpectedEof));
+    }
+
+    /// What a process reads where it has no memory is EIO, as what a disk can't read is.
+    #[tokio::test]
+    async fn what_the_disk_cannot_read_breaks_the_body() {
+        let error = file_body(File::open("/proc/self/mem").unwrap(), 0, 1000).collect().await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
     }
 }

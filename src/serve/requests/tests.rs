@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::linger::Transport;
+use super::super::linger::{AHEAD_BYTES, Transport};
 use super::super::socket::Socket;
 use super::super::turns::Turns;
 use super::*;
@@ -38,7 +38,7 @@ async fn narrow_pair() -> (TcpStream, TcpStream) {
 }
 
 fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> (Requests, Arc<Flow>) {
-    let flow = Arc::new(Flow::default());
+    let flow = Arc::new(Flow::new(AHEAD_BYTES));
     let io = Lingering::new(Transport::Plain(Socket::new(ours, LONG, &Turns::new(1))), Arc::clone(&flow), LONG);
     let times = HeadTimes { first: head_timeout, next: head_timeout };
     let guest = Guest::alone();
@@ -197,7 +197,7 @@ async fn the_clock_runs_from_the_end_of_an_answer_though_nobody_reads() {
 
 #[test]
 fn an_answer_that_ends_late_does_not_end_the_next() {
-    let flow = Flow::default();
+    let flow = Flow::new(AHEAD_BYTES);
     let (first, second) = (flow.begin(false), flow.begin(false));
     flow.over(first);
     assert!(!flow.flushed() && !flow.is_between());

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use super::body::AnswerBody;
-use super::linger::Flow;
+use super::linger::{AHEAD_BYTES, Flow};
 use super::*;
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn what_came_over_tls_before_its_connection_broke_is_not_lost() {
 
 #[tokio::test]
 async fn hyper_takes_no_more_of_an_answer_than_a_little_ahead_of_the_socket() {
-    let flow = Arc::new(Flow::default());
+    let flow = Arc::new(Flow::new(AHEAD_BYTES));
     let (events, _dropped) = mpsc::unbounded_channel();
     let number = flow.begin(false);
     let mut body = AnswerBody { body: Flood(events), flow: Arc::clone(&flow), number };
