@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -150,8 +151,9 @@ where
     let times = HeadTimes { first: limits.first_head_timeout, next: limits.header_timeout };
     let requests = Requests::new(lingering, Arc::clone(&flow), times, lane, receiving.clone(), Arc::clone(&guest));
     let io = TokioIo::new(requests);
+    let requests_flow = Arc::clone(&flow);
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (service, flow, peer) = (service.clone(), Arc::clone(&flow), peer.clone());
+        let (service, flow, peer) = (service.clone(), Arc::clone(&requests_flow), peer.clone());
         let has_body = !hyper::body::Body::is_end_stream(request.body());
         let number = flow.begin(has_body);
         guest.begin();
@@ -169,28 +171,45 @@ where
             Ok::<_, Infallible>(response.map(|body| AnswerBody { body, flow, number }))
         }
     });
-    let mut connection = pin!(
-        http1::Builder::new()
-            // `Requests` has the clock.
-            .header_read_timeout(None)
-            .max_header_size(limits.max_header_bytes)
-            .max_buf_size(buffer.max(limits.max_header_bytes))
-            .serve_connection(io, answer)
-    );
+    let mut connection = http1::Builder::new()
+        // `Requests` has the clock.
+        .header_read_timeout(None)
+        // Who shuts its sending side behind a whole request waits for the answer; in the middle of a body it is gone.
+        .half_close(true)
+        .max_header_size(limits.max_header_bytes)
+        .max_buf_size(buffer.max(limits.max_header_bytes))
+        .serve_connection(io, answer);
     // The token comes first: an answer that is ready at the same moment then tells the client to come no more.
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
-        () = stop.heard() => {}
-        ended = connection.as_mut() => return closed(address, ended),
+        () = stop.heard() => None,
+        ended = &mut connection => Some(ended),
         () = poll_fn(|cx| stream.poll_cut(cx)) => return Ended::Orderly,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            flow.end();
+            Pin::new(&mut connection).graceful_shutdown();
+            tokio::select! {
+                biased;
+                ended = &mut connection => ended,
+                () = poll_fn(|cx| stream.poll_cut(cx)) => return Ended::Orderly,
+                // All answers may be out, and only the client's end be waited for.
+                () = abort.cancelled() => return if flow.is_between() { Ended::Orderly } else { Ended::Cut },
+            }
+        }
+    };
+    if ended.as_ref().is_err_and(hyper::Error::is_parse) && flow.is_between() {
+        // hyper has no answer to what came in, as to HTTP/2's preface, and does not end the connection in order: what was
+        // answered before would be lost.
+        let mut io = connection.into_parts().io.into_inner();
+        tokio::select! {
+            _ = io.shutdown() => {}
+            () = abort.cancelled() => {}
+        }
     }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        biased;
-        ended = connection.as_mut() => closed(address, ended),
-        () = poll_fn(|cx| stream.poll_cut(cx)) => Ended::Orderly,
-        () = abort.cancelled() => Ended::Cut,
-    }
+    closed(address, ended)
 }
 
 async fn serve_http2<S, B>(transport: Transport, peer: Peer, context: Context<S>) -> Ended

@@ -1,8 +1,10 @@
-//! The orderly close of an HTTP/1 connection whose client still sends.
+//! The orderly close of an HTTP/1 connection whose client may still send.
 //!
-//! A socket that is closed with unread bytes answers them with a reset, and a reset may overtake the answer: a client
-//! whose push was refused early would see a broken connection instead of its status. So the write side is closed
-//! first, then what the client still sends is read away, then the socket is closed (RFC 9112, 9.6).
+//! A socket that is closed with unread bytes, or that gets some after it was closed, answers them with a reset, and a reset
+//! may overtake the answer: a client whose push was refused early would see a broken connection instead of its status,
+//! and one that sends requests ahead would lose the end of an answer behind which the connection is closed. So the write
+//! side is closed first, then what the client still sends is read away until it ends too, then the socket is closed (RFC
+//! 9112, 9.6). Only a connection on which nothing is under way is closed at once.
 //!
 //! A client that sends more than is read away stands still after it: the socket stays open and unread for the rest of
 //! the time. nginx without request buffering writes as long as it can and only then looks for an answer; closed at once
@@ -13,8 +15,8 @@
 //! This sits in `poll_shutdown` and not behind hyper's `without_shutdown`: hyper calls it only after everything it
 //! has buffered is written, which `without_shutdown` does not wait for.
 
-use std::cell::Cell;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -35,12 +37,8 @@ use super::socket::Socket;
 /// Most bytes that are read away, on the wire.
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
-const SCRATCH_BYTES: usize = 64 * 1024;
-
-thread_local! {
-    /// Where what is read away goes. One for a worker: one for a connection would be memory that anybody can have taken.
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
+/// Read away at once, on the stack: a buffer for each connection would be memory that anybody can have taken.
+const SCRATCH: usize = 16 * 1024;
 
 /// hyper takes no more of an answer once it has so much that it has not written: a slow reader holds so much memory, and
 /// less than one frame of the body (64 KiB of a file) more. Its own bound is that of what it reads too, which is larger.
@@ -59,6 +57,8 @@ pub(super) struct Flow {
     begun: AtomicU64,
     /// Bytes came in that no request has taken to its end.
     unread: AtomicBool,
+    /// The connection was told to end while nothing was under way on it.
+    ends_idle: AtomicBool,
     /// The request being answered has a body that was not read to its end.
     body_open: AtomicBool,
     /// Bytes of the answer that hyper has taken since it wrote all it had.
@@ -80,6 +80,7 @@ impl Flow {
             stage: AtomicU64::new(BETWEEN),
             begun: AtomicU64::default(),
             unread: AtomicBool::default(),
+            ends_idle: AtomicBool::default(),
             body_open: AtomicBool::default(),
             taken: AtomicUsize::default(),
             held: AtomicBool::default(),
@@ -137,6 +138,11 @@ impl Flow {
         self.stage.load(Ordering::Relaxed) == BETWEEN
     }
 
+    /// The connection is told to end: at once if nothing is under way on it.
+    pub(super) fn end(&self) {
+        self.ends_idle.store(self.is_between() && !self.unread.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// What came in last was a request, and was answered without hyper.
     pub(super) fn answered(&self) {
         self.unread.store(false, Ordering::Relaxed);
@@ -185,7 +191,11 @@ macro_rules! forward {
 #[derive(Debug)]
 enum Stage {
     Open,
-    ReadingAway { timer: Pin<Box<Sleep>>, left: usize },
+    /// `timer`: made when nothing is there to be read.
+    ReadingAway {
+        timer: Option<Pin<Box<Sleep>>>,
+        left: usize,
+    },
     Done,
 }
 
@@ -208,32 +218,35 @@ impl Lingering {
     fn poll_read_away(
         transport: &mut Transport,
         cx: &mut Context<'_>,
-        timer: &mut Pin<Box<Sleep>>,
+        time: Duration,
+        timer: &mut Option<Pin<Box<Sleep>>>,
         left: &mut usize,
     ) -> Poll<()> {
-        let mut scratch = SCRATCH.take();
-        scratch.resize(SCRATCH_BYTES, 0);
+        let mut scratch = [MaybeUninit::uninit(); SCRATCH];
         while *left > 0 {
-            let mut buf = ReadBuf::new(&mut scratch);
+            let mut buf = ReadBuf::uninit(&mut scratch);
             match Pin::new(transport.raw()).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => *left = left.saturating_sub(buf.filled().len()),
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
         }
-        SCRATCH.set(scratch);
-        timer.as_mut().poll(cx)
+        timer.get_or_insert_with(|| Box::pin(sleep(time))).as_mut().poll(cx)
     }
 }
 
 impl AsyncRead for Lingering {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.transport).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.flow.unread.store(true, Ordering::Relaxed);
-        } else {
-            self.ended = true;
+        match ready!(Pin::new(&mut self.transport).poll_read(cx, buf)) {
+            Ok(()) if buf.filled().len() > before => self.flow.unread.store(true, Ordering::Relaxed),
+            Ok(()) => self.ended = true,
+            // TCP ended where TLS did not (RFC 9112, 9.8). A request tells its own length: what is cut is not taken for whole.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.ended = true,
+            Err(error) => return Poll::Ready(Err(error)),
         }
         Poll::Ready(Ok(()))
     }
@@ -267,14 +280,14 @@ impl AsyncWrite for Lingering {
                 Stage::Open => {
                     ready!(Pin::new(&mut me.transport).poll_shutdown(cx))?;
                     me.transport.raw().read_away();
-                    me.stage = if me.flow.unread.load(Ordering::Relaxed) && !me.ended {
-                        Stage::ReadingAway { timer: Box::pin(sleep(me.time)), left: LINGER_BYTES }
-                    } else {
+                    me.stage = if me.ended || me.flow.ends_idle.load(Ordering::Relaxed) {
                         Stage::Done
+                    } else {
+                        Stage::ReadingAway { timer: None, left: LINGER_BYTES }
                     };
                 }
                 Stage::ReadingAway { timer, left } => {
-                    ready!(Self::poll_read_away(&mut me.transport, cx, timer, left));
+                    ready!(Self::poll_read_away(&mut me.transport, cx, me.time, timer, left));
                     me.stage = Stage::Done;
                 }
                 Stage::Done => return Poll::Ready(Ok(())),

@@ -50,6 +50,52 @@ async fn odd_requests_get_a_clear_answer() {
     registry.stop();
 }
 
+/// Balancers that can't be taught ask by HTTP/1.0, or with an empty host.
+#[tokio::test]
+async fn a_probe_needs_no_host() {
+    let probes = |path: &str| {
+        [
+            format!("GET {path} HTTP/1.0\r\n\r\n"),
+            format!("HEAD {path} HTTP/1.0\r\n\r\n"),
+            format!("GET {path} HTTP/1.0\r\nHost: h\r\n\r\n"),
+            format!("GET {path} HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n"),
+        ]
+    };
+    let (open, closed) = (Registry::start(&Setup::open()), Registry::start(&Setup::with_users()));
+    let digest = open.client().push_blob("a", b"content").await;
+    for (registry, path) in [(&open, "/"), (&open, "/v2/"), (&open, &*format!("/v2/a/blobs/{digest}")), (&closed, "/")]
+    {
+        for probe in probes(path) {
+            assert_eq!(status(&raw(registry, probe.as_bytes())), "200", "{probe}");
+        }
+    }
+    // The challenge names the token service as the client knows it.
+    assert_eq!(status(&raw(&closed, b"GET /v2/ HTTP/1.0\r\n\r\n")), "400");
+    assert_eq!(status(&raw(&closed, b"GET /v2/ HTTP/1.0\r\nHost: h\r\n\r\n")), "401");
+    assert_eq!(status(&raw(&open, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")), "400");
+    for registry in [open, closed] {
+        registry.stop();
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_came_whole_is_stored_although_its_client_shut_the_sending_side() {
+    let registry = Registry::start(&Setup::open());
+    let content = blob(5, 300_000);
+    let digest = digest(&content);
+    let mut stream = TcpStream::connect(registry.address()).unwrap();
+    let head =
+        format!("POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: h\r\nContent-Length: 300000\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&content).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(status(&answer), "201", "{answer}");
+    assert_eq!(registry.client().get(&format!("/v2/a/blobs/{digest}")).await.bytes().await.unwrap(), content);
+    registry.stop();
+}
+
 #[tokio::test]
 async fn a_body_cut_short_stores_nothing_but_the_upload() {
     let registry = Registry::start(&Setup::open());

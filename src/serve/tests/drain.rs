@@ -31,7 +31,7 @@ async fn idle_connections_end_at_once_and_running_downloads_to_their_end() {
         () = others => {}
     }
     running.gate.add_permits(6);
-    let (drained, text, download) = tokio::join!(drained, read_to_end(&mut busy), download.text());
+    let (drained, text, download) = tokio::join!(drained, read_and_leave(busy), download.text());
     assert_eq!(drained, Drained::default());
     assert!(text.ends_with("\r\n0\r\n\r\n"), "the last chunk: {text}");
     assert_eq!(download.unwrap(), "piecepiecepiece");
@@ -80,9 +80,26 @@ async fn a_running_request_is_answered_with_a_farewell() {
         () = std::future::ready(()) => {}
     }
     running.gate.add_permits(1);
-    let (drained, text) = tokio::join!(drained, read_to_end(&mut stream));
+    let (drained, text) = tokio::join!(drained, read_and_leave(stream));
     assert_eq!(drained, Drained::default());
     assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with("waited"), "{text}");
+}
+
+#[tokio::test]
+async fn a_client_that_has_its_answer_and_does_not_leave_is_not_waited_for_long_nor_called_cut() {
+    let mut running = Running::start(LIMITS, None);
+    let mut stream = running.connect().await;
+    send(&mut stream, "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(running.event().await, "waiting");
+    let server = running.server.clone();
+    let (gate, reading) = (Arc::clone(&running.gate), async { read_to_end(&mut stream).await });
+    let answered = async {
+        gate.add_permits(1);
+        reading.await
+    };
+    let (drained, text) = tokio::join!(server.drain(SOON), answered);
+    assert_eq!((drained, running.server.connections()), (Drained::default(), 0));
+    assert!(text.ends_with("waited"), "{text}");
 }
 
 #[tokio::test]

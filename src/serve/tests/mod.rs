@@ -2,6 +2,7 @@
 
 mod bounds;
 mod drain;
+mod ends;
 mod fast;
 mod guests;
 mod refused;
@@ -257,6 +258,11 @@ async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).await.unwrap();
     String::from_utf8(all).unwrap()
+}
+
+/// The same, and then the client ends too: until then the server reads away what it may still send.
+async fn read_and_leave(mut stream: impl AsyncRead + Unpin) -> String {
+    read_to_end(&mut stream).await
 }
 
 /// A certificate and its key.
