@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -28,6 +27,7 @@ use tower::{Service, ServiceExt};
 use super::ConnectionLimits;
 use super::admission::Guest;
 use super::body::{AnswerBody, RequestBody, Rest};
+use super::handshake;
 use super::linger::{AHEAD_BYTES, AHEAD_TLS_BYTES, Flow, Lingering, ReadAway, Transport};
 use super::receiving::{MOST_BYTES, Receiving};
 use super::requests::{HeadTimes, Requests};
@@ -104,34 +104,19 @@ where
         };
         return Box::pin(serve_http1(Transport::Plain(socket), peer, context)).await;
     };
-    let handshake = tokio::time::timeout(context.limits.handshake_timeout, tls.accept(socket));
     let accepted = tokio::select! {
-        accepted = handshake => accepted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "too slow"))),
-        () = context.stop.heard() => return Ended::Orderly,
+        accepted = handshake::shake(&tls, socket, address, &context.limits) => accepted,
+        () = context.stop.heard() => None,
     };
-    match accepted {
-        Ok(accepted) => {
-            let peer = Peer {
-                address,
-                tls: true,
-                trusted_proxy: accepted.trusted_proxy,
-                file_way: FileWay::Read,
-                stream,
-                standing,
-            };
-            guest.shook_hands(accepted.http2, accepted.certificate_bytes);
-            let transport = Transport::Tls(Box::new(accepted.stream));
-            if accepted.http2 {
-                Box::pin(serve_http2(transport, peer, context)).await
-            } else {
-                Box::pin(serve_http1(transport, peer, context)).await
-            }
-        }
-        Err(error) => {
-            // Port scanners and probes do this all day long.
-            tracing::debug!(%address, %error, "a TLS handshake failed");
-            Ended::Orderly
-        }
+    let Some(accepted) = accepted else { return Ended::Orderly };
+    let peer =
+        Peer { address, tls: true, trusted_proxy: accepted.trusted_proxy, file_way: FileWay::Read, stream, standing };
+    guest.shook_hands(accepted.http2, accepted.certificate_bytes);
+    let transport = Transport::Tls(Box::new(accepted.stream));
+    if accepted.http2 {
+        Box::pin(serve_http2(transport, peer, context)).await
+    } else {
+        Box::pin(serve_http1(transport, peer, context)).await
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A [`Server`] is handed bound [`Listener`]s and a service per listener. It speaks HTTP/1.1 and, where TLS agrees on
 //! it, HTTP/2; it puts an [`crate::api::peer::Peer`] into the extensions of every request. It never looks into a
-//! request, never answers one by itself (hyper's own 400 and 431 for unreadable heads apart), and writes no access log.
+//! request, never answers one by itself (hyper's own 400 and 431 for unreadable heads, and the 400 to who asks without TLS,
+//! apart), and writes no access log.
 //! What a listener was given to answer ahead of its service ([`crate::api::FastPath`]) gets heads as they came.
 
 mod admission;
@@ -11,6 +12,8 @@ mod client_cert;
 mod connection;
 mod drain;
 mod file_io;
+mod handshake;
+mod handshake_failures;
 mod linger;
 mod listener;
 mod nofile;
@@ -31,6 +34,7 @@ use std::time::Duration;
 
 pub use body::{RequestBody, RequestBodyError};
 pub use drain::{Drained, Server};
+pub use handshake_failures::HandshakeFailures;
 pub use listener::{BindError, Listener, bind};
 pub use nofile::{OpenFiles, raise_open_files};
 pub use tls::{Tls, TlsChange, TlsError, TlsOptions};

@@ -57,6 +57,11 @@ impl Socket {
         self.guest = None;
     }
 
+    /// The first bytes that came in, which stay there to be read; how many, 0 when the peer sends none any more.
+    pub(super) async fn peek(&self, first: &mut [u8]) -> io::Result<usize> {
+        self.tcp.peek(first).await
+    }
+
     /// Writes some of `bufs`; what is large, or follows much, in turn with other connections.
     fn poll_write_in_turn(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let Some(empty) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };

@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client_cert::{ProxyTrust, ask_for_certificates};
+use super::handshake_failures::HandshakeFailures;
 use super::socket::Socket;
 use super::validity::{of_authorities, of_chain};
 use crate::clock::{self, Timestamp};
@@ -107,6 +108,7 @@ pub struct Tls {
     expiry: ArcSwap<Timestamp>,
     provider: Arc<CryptoProvider>,
     reloading: Mutex<()>,
+    failures: Arc<HandshakeFailures>,
 }
 
 struct Acceptor {
@@ -148,6 +150,7 @@ impl Tls {
             expiry: ArcSwap::from_pointee(loaded.expiry),
             provider,
             reloading: Mutex::new(()),
+            failures: Arc::default(),
         })
     }
 
@@ -204,6 +207,12 @@ impl Tls {
     #[must_use]
     pub fn expiry(&self) -> Timestamp {
         **self.expiry.load()
+    }
+
+    /// Handshakes that came to nothing.
+    #[must_use]
+    pub const fn failures(&self) -> &Arc<HandshakeFailures> {
+        &self.failures
     }
 
     /// Shakes hands. The caller bounds the time; safe to drop.

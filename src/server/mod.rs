@@ -239,6 +239,11 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     parts.store.start_workers(&tasks, &stop);
     tasks.spawn(parts.logging.reporter().run(stop.clone()));
     tasks.spawn(room.sweep(stop.clone()));
+    if let Some(tls) = &parts.tls {
+        let (failures, stop) = (Arc::clone(tls.failures()), stop.clone());
+        failures.count_in(metrics.clone());
+        tasks.spawn(async move { failures.report(stop).await });
+    }
     tasks.spawn(modes.clone().probe(stop.clone()));
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");

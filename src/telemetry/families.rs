@@ -86,6 +86,8 @@ families! {
         "Bytes of response bodies sent.";
     AUTH_FAILURES: "d8_registry_auth_failures_total", Counter, ["reason"],
         "Requests that were not let through. The reason missing is the normal first step of most clients.";
+    TLS_FAILURES: "d8_registry_tls_failures_total", Counter, ["reason"],
+        "TLS handshakes that came to nothing. A client that does not accept the certificate is certificate_refused.";
     CERTIFICATE_EXPIRY: "d8_registry_certificate_expiry_timestamp_seconds", Gauge, ["use"],
         "When a certificate in force stops being valid.";
     CONFIG_VALID: "d8_registry_config_valid", Gauge, [],

@@ -35,7 +35,7 @@ macro_rules! indexed {
     };
 }
 
-indexed!(Method Route AuthFailureReason ReloadOutcome RoomLack);
+indexed!(Method Route AuthFailureReason TlsFailureReason ReloadOutcome RoomLack);
 indexed!(ContentKind CacheOutcome UpstreamCause FillCause ProbeOutcome EvictionCause);
 
 label! {
@@ -133,6 +133,28 @@ label! {
         FileTooLong => "fileTooLong",
         /// The file system takes no write.
         ReadOnly => "readOnly",
+    }
+}
+
+label! {
+    /// Why a TLS handshake came to nothing.
+    TlsFailureReason {
+        /// A request without TLS.
+        Http => "http",
+        /// Something else that is not TLS.
+        NotTls => "not_tls",
+        /// The client does not accept our certificate.
+        CertificateRefused => "certificate_refused",
+        /// No version or cipher suite that both sides have.
+        Incompatible => "incompatible",
+        /// We do not accept the client's certificate.
+        ClientCertificate => "client_certificate",
+        /// The client went away.
+        Closed => "closed",
+        /// It took too long.
+        Timeout => "timeout",
+        /// Anything else.
+        Other => "other",
     }
 }
 

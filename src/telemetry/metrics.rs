@@ -16,11 +16,12 @@ use super::damage::{Damage, DamageSample};
 use super::families::{
     AUTH_FAILURES, BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_RELOADS, CONFIG_VALID, Family, HTTP_DURATION, HTTP_IN_FLIGHT,
     HTTP_RECEIVED, HTTP_REQUESTS, HTTP_SENT, INDEX_STATE, LOG_DROPPED, PUSHES_REFUSED, STORE_BUDGET, STORE_FREE,
-    STORE_RESERVE, STORE_USED, STORE_WRITABLE,
+    STORE_RESERVE, STORE_USED, STORE_WRITABLE, TLS_FAILURES,
 };
 use super::fetching::Fetching;
 use super::labels::{
-    AuthFailureReason, CertificateUse, IndexLabel, Method, ReloadOutcome, RoomLack, Route, STATUS_LABELS, status,
+    AuthFailureReason, CertificateUse, IndexLabel, Method, ReloadOutcome, RoomLack, Route, STATUS_LABELS,
+    TlsFailureReason, status,
 };
 use super::process::ProcessCollector;
 use crate::clock::Timestamp;
@@ -89,6 +90,7 @@ struct Inner {
     sent: IntCounter,
     auth_failures: Vec<IntCounter>,
     pushes_refused: Vec<IntCounter>,
+    tls_failures: Vec<IntCounter>,
     certificate_expiry: IntGaugeVec,
     config_valid: IntGauge,
     config_reloads: Vec<IntCounter>,
@@ -119,6 +121,7 @@ impl Metrics {
         registry.register(Box::new(ProcessCollector::new()?))?;
         let auth_failures = registered(&registry, counter_vec(&AUTH_FAILURES)?)?;
         let pushes_refused = registered(&registry, counter_vec(&PUSHES_REFUSED)?)?;
+        let tls_failures = registered(&registry, counter_vec(&TLS_FAILURES)?)?;
         let config_reloads = registered(&registry, counter_vec(&CONFIG_RELOADS)?)?;
         let config_valid = registered(&registry, IntGauge::with_opts(opts(&CONFIG_VALID))?)?;
         config_valid.set(1);
@@ -136,6 +139,10 @@ impl Metrics {
             pushes_refused: RoomLack::ALL
                 .iter()
                 .map(|room| pushes_refused.with_label_values(&[room.as_str()]))
+                .collect(),
+            tls_failures: TlsFailureReason::ALL
+                .iter()
+                .map(|reason| tls_failures.with_label_values(&[reason.as_str()]))
                 .collect(),
             certificate_expiry: registered(&registry, gauge_vec(&CERTIFICATE_EXPIRY)?)?,
             config_valid,
@@ -214,6 +221,11 @@ impl Metrics {
     /// Counts a push that was answered with 507.
     pub fn push_refused(&self, room: RoomLack) {
         self.0.pushes_refused[room.index()].inc();
+    }
+
+    /// Counts a TLS handshake that came to nothing.
+    pub fn tls_failure(&self, reason: TlsFailureReason) {
+        self.0.tls_failures[reason.index()].inc();
     }
 
     /// Says when a certificate in force ends.

@@ -21,7 +21,7 @@ pub use families::{FAMILIES, Family, Kind};
 pub use fetching::InProgress;
 pub use labels::{
     AuthFailureReason, CacheOutcome, CertificateUse, ContentKind, DamageCause, EvictionCause, FillCause, IndexLabel,
-    Method, ProbeOutcome, ReloadOutcome, RoomLack, Route, UpstreamCause,
+    Method, ProbeOutcome, ReloadOutcome, RoomLack, Route, TlsFailureReason, UpstreamCause,
 };
 pub(crate) use line::decimal;
 pub use logging::{Level, LogError, LogFormat, LogOptions, Logging};

@@ -97,6 +97,23 @@ async fn a_push_that_came_whole_is_stored_although_its_client_shut_the_sending_s
 }
 
 #[tokio::test]
+async fn failed_handshakes_are_counted_and_told_without_flooding_the_log() {
+    let registry = Registry::start(&Setup::with_tls());
+    for _ in 0..30 {
+        let answer = raw(&registry, b"GET /v2/ HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(status(&answer) == "400" && answer.contains("HTTPS"), "{answer}");
+    }
+    registry.until_metric("d8_registry_tls_failures_total{reason=\"http\"}", 30.0).await;
+    let log = registry.stop();
+    let said = |words: &str| log.iter().filter(|line| line["message"] == words).cloned().collect::<Vec<_>>();
+    let told = said("a TLS handshake failed");
+    assert_eq!((told.len(), &told[0]["level"], &told[0]["reason"]), (1, &"INFO".into(), &"http".into()), "{told:?}");
+    assert!(told[0]["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{told:?}");
+    let rest = said("more TLS handshakes failed");
+    assert_eq!((rest.len(), &rest[0]["left_out"]), (1, &29.into()), "{rest:?}");
+}
+
+#[tokio::test]
 async fn a_body_cut_short_stores_nothing_but_the_upload() {
     let registry = Registry::start(&Setup::open());
     let client = registry.client();

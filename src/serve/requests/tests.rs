@@ -143,9 +143,15 @@ async fn whatever_hyper_writes_comes_after_the_answer_before() {
             }
             requests.shutdown().await.unwrap();
         };
-        let mut read = String::new();
-        let ((), length) = within(async { tokio::join!(ending, client.read_to_string(&mut read)) }).await;
-        assert!(length.unwrap() > manifest().len() && read.starts_with("HTTP/1.1 200 OK\r\n"));
+        let reading = async move {
+            let mut read = String::new();
+            client.read_to_string(&mut read).await.unwrap();
+            // The connection is there until its client ends too.
+            drop(client);
+            read
+        };
+        let ((), read) = within(async { tokio::join!(ending, reading) }).await;
+        assert!(read.len() > manifest().len() && read.starts_with("HTTP/1.1 200 OK\r\n"));
         assert!(read.ends_with(&(manifest() + if close { "" } else { "after" })));
     }
 }

@@ -5,6 +5,7 @@ mod drain;
 mod ends;
 mod fast;
 mod guests;
+mod handshake;
 mod refused;
 mod tls;
 

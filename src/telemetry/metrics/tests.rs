@@ -18,6 +18,7 @@ fn touched() -> Metrics {
     metrics.received(100);
     metrics.sent(200);
     metrics.auth_failure(AuthFailureReason::WrongPassword);
+    metrics.tls_failure(TlsFailureReason::Http);
     metrics.set_certificate_expiry(CertificateUse::Tls, Timestamp::from_millis(5_000));
     metrics.config_reload(ReloadOutcome::Applied);
     metrics
