@@ -110,7 +110,8 @@ pub struct Source {
 /// # Errors
 /// [`ServerError`] if it can't start.
 pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
-    let logging = Logging::start(options::log(&config))?;
+    // Kept until all threads have ended: what they say last is written too.
+    let logging = Arc::new(Logging::start(options::log(&config))?);
     if let Err(error) = serve::raise_open_files() {
         tracing::warn!(%error, "the limit on open files can't be raised");
     }
@@ -137,7 +138,7 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
         .enable_all()
         .build()
         .map_err(|source| ServerError::System { what: "threads", source })?;
-    let parts = Parts { config, source, keys, logging, store, auth, tls, said };
+    let parts = Parts { config, source, keys, logging: Arc::clone(&logging), store, auth, tls, said };
     let ended = runtime.block_on(serve(parts, watcher));
     runtime.shutdown_timeout(WORKERS_DEADLINE);
     ended
@@ -170,7 +171,7 @@ struct Parts {
     config: Config,
     source: Source,
     keys: Option<PathBuf>,
-    logging: Logging,
+    logging: Arc<Logging>,
     store: Store,
     auth: Authenticator,
     tls: Option<Arc<Tls>>,
