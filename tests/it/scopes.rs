@@ -53,7 +53,7 @@ async fn a_token_is_no_proof_at_the_token_service() {
         }
     }
     assert_eq!(
-        send(&client, &Method::GET, "/v2/mine/tags/list", &narrow).await.status(),
+        send(&client, &Method::GET, "/v2/mine/manifests/v1", &narrow).await.status(),
         404,
         "it holds where it is good"
     );
