@@ -133,7 +133,9 @@ where
     let flow = Arc::new(Flow::new(ahead));
     let lane = fast.filter(|_| limits.accelerate).and_then(|fast| fast.lane(&peer, limits.max_header_bytes));
     let lingering = Lingering::new(transport, Arc::clone(&flow), limits.linger_time);
-    let times = HeadTimes { first: limits.first_head_timeout, next: limits.header_timeout };
+    // Its timer is armed for the first head: what comes later is noticed late where that has longer.
+    let first = limits.first_head_timeout.min(limits.header_timeout);
+    let times = HeadTimes { first, next: limits.header_timeout };
     let requests = Requests::new(lingering, Arc::clone(&flow), times, lane, receiving.clone(), Arc::clone(&guest));
     let io = TokioIo::new(requests);
     let requests_flow = Arc::clone(&flow);
