@@ -30,6 +30,9 @@ use super::waiting::{Crowded, MOST, Name, Net, Waiting};
 /// program that reads such hashes.
 pub(super) const BCRYPT_BYTES: usize = 72;
 
+/// Highest cost that is taken: a check takes some ten seconds of a core.
+const MOST_COST: u32 = 17;
+
 /// Verdicts remembered: 32 bytes and some each.
 const REMEMBERED: usize = 4096;
 
@@ -64,11 +67,16 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A bcrypt hash of one of the forms `$2a$`, `$2b$`, `$2y$`, `$2x$`.
-    pub(super) fn hashed(hash: &str) -> Result<Self, &'static str> {
+    /// A bcrypt hash of one of the forms `$2a$`, `$2b$`, `$2y$`, `$2x$`, that can be checked: one of a cost above
+    /// [`MOST_COST`] would hold a thread for minutes to days, for whoever sends a wrong password.
+    pub(super) fn hashed(hash: &str) -> Result<Self, String> {
         match bcrypt::HashParts::from_str(hash) {
-            Ok(_) if hash.starts_with("$2") => Ok(Self::Hashed(Arc::from(hash))),
-            _ => Err("is no bcrypt hash ($2a$, $2b$ or $2y$); make one with `d8-registry hash-password`"),
+            Ok(parts) if hash.starts_with("$2") && parts.get_cost() <= MOST_COST => Ok(Self::Hashed(Arc::from(hash))),
+            Ok(parts) if hash.starts_with("$2") => Err(format!(
+                "has cost {}, a check would take minutes to days; make one of cost 10 with `d8-registry hash-password`",
+                parts.get_cost()
+            )),
+            _ => Err("is no bcrypt hash ($2a$, $2b$ or $2y$); make one with `d8-registry hash-password`".to_owned()),
         }
     }
 

@@ -61,6 +61,8 @@ async fn what_is_probably_not_meant_speaks_at_the_start_and_when_checked() {
             ("dear/one/name", "ro"),
             ("dear/one/passwordHash", &other.replacen("$04$", "$31$", 1)),
             ("dear/one/password", "secret"),
+            ("slow/one/name", "ro"),
+            ("slow/one/passwordHash", &other.replacen("$04$", "$15$", 1)),
         ],
     );
     let tls = |name: &str| format!("tls: {{ certFile: {0}/{name}.crt, keyFile: {0}/{name}.key }}", at.display());
@@ -77,6 +79,7 @@ async fn what_is_probably_not_meant_speaks_at_the_start_and_when_checked() {
         (users("nohash"), &["nohash/one", "bcrypt"]),
         (users("norole"), &["norole/one", "ro, rw, mirror-puller, mirror-pusher"]),
         (users("dear"), &["dear/one", "cost 31"]),
+        (users("slow"), &["slow/one", "cost 15"]),
         (
             "mode: Proxy\nupstream: { imagesRepo: deckhouse/ee, scheme: HTTP }".to_owned(),
             &["imagesRepo", "the host deckhouse"],

@@ -164,5 +164,9 @@ fn only_bcrypt_hashes_are_taken() {
     for version in ["$2a$", "$2b$", "$2y$"] {
         assert!(Secret::hashed(&hash.replacen("$2b$", version, 1)).is_ok());
     }
+    assert!(Secret::hashed(&hash.replacen("$04$", "$17$", 1)).is_ok());
+    for dear in ["$18$", "$31$"] {
+        assert!(Secret::hashed(&hash.replacen("$04$", dear, 1)).unwrap_err().contains("cost"), "{dear}");
+    }
     assert!(!format!("{:?}", Secret::hashed(&hash).unwrap()).contains("$2"));
 }
