@@ -1,10 +1,12 @@
 //! `/v2/<name>/blobs/<digest>`: GET, HEAD, DELETE.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::StatusCode;
 
-use super::body::blob_body;
+use super::body::{Reading, blob_body};
 use super::call::Call;
 use super::content::{Content, OCTETS, want};
 use super::error::ApiError;
@@ -25,9 +27,12 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
         }
     };
     let content = Content { digest, size: blob.size, media_type: OCTETS };
-    let mut response =
-        content.respond(call.method, call.headers, |range| blob_body(blob.content, blob.size, range, call.file_way))?;
+    let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
+    let mut response = content.respond(call.method, call.headers, |range| {
+        blob_body(blob.content, blob.size, range, call.file_way, &reading)
+    })?;
     response.extensions_mut().insert(how);
+    response.extensions_mut().insert(reading);
     Ok(response)
 }
 

@@ -13,6 +13,7 @@ use super::peer::{FileWay, Stream};
 use crate::auth::{Action, Authenticator, Identity};
 use crate::mode::Mode;
 use crate::oci::RepoName;
+use crate::telemetry::Metrics;
 
 pub(super) struct Call<'a> {
     pub(super) method: &'a Method,
@@ -24,6 +25,7 @@ pub(super) struct Call<'a> {
     pub(super) who: Identity,
     pub(super) file_way: FileWay,
     pub(super) large: &'a LargeManifests,
+    pub(super) metrics: &'a Metrics,
     pub(super) entrance: Entrance,
 }
 

@@ -146,6 +146,10 @@ impl Exchange {
             Err(error) => {
                 match error.origin() {
                     Origin::Client => {}
+                    Origin::Disk if error.room().is_none() => {
+                        self.app.0.metrics.disk_error();
+                        self.log_fault(&error);
+                    }
                     Origin::Disk | Origin::Limits | Origin::Bug | Origin::Upstream => self.log_fault(&error),
                 }
                 if let Some(room) = error.room() {
@@ -202,7 +206,13 @@ impl Exchange {
 }
 
 impl Finish for Exchange {
-    fn finish(self, sent: u64, whole: bool) {
+    fn finish(mut self, sent: u64, whole: bool, failure: Option<&str>) {
+        if let Some(failure) = failure {
+            // Whatever the head said, it came to this.
+            self.status = StatusCode::INTERNAL_SERVER_ERROR;
+            self.error = Some(failure.to_owned());
+        }
+        let whole = whole && failure.is_none();
         let received = self.progress.received();
         let duration = self.started.elapsed();
         let metrics = &self.app.0.metrics;

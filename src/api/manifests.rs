@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::blobs::accepted;
-use super::body::{RequestBody, blob_body};
+use super::body::{Reading, RequestBody, blob_body};
 use super::call::Call;
 use super::content::{CONTENT_DIGEST, Content, text};
 use super::error::ApiError;
@@ -42,10 +42,12 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
     let size = bytes.len() as u64;
     let content = Content { digest, size: Some(size), media_type: &media_type };
     let source = source(call, repo, digest, bytes).await?;
+    let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
     let mut response = content.respond(call.method, call.headers, |range| {
-        blob_body(source, Some(size), Some(range.unwrap_or(ByteRange::whole(size))), call.file_way)
+        blob_body(source, Some(size), Some(range.unwrap_or(ByteRange::whole(size))), call.file_way, &reading)
     })?;
     response.extensions_mut().insert(how);
+    response.extensions_mut().insert(reading);
     Ok(response)
 }
 

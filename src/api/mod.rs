@@ -51,7 +51,7 @@ pub use limits::{GateSizes, most_at_once};
 pub use route::is_route;
 
 use self::access::Base;
-use self::body::{RequestBody, ResponseBody};
+use self::body::{Reading, RequestBody, ResponseBody};
 use self::call::{Call, Entrance, query_values};
 use self::error::ApiError;
 use self::exchange::{Exchange, Outcome};
@@ -224,8 +224,9 @@ async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Re
     }
     decorate(&mut response, parts.uri.path(), parts.uri.query(), &exchange);
     let head = parts.method == Method::HEAD;
+    let reading = response.extensions_mut().remove::<Arc<Reading>>();
     let response = if head { head_of(response) } else { response };
-    response.map(|body| AnswerBody(ResponseBody::new(body, head, peer.stream, exchange)))
+    response.map(|body| AnswerBody(ResponseBody::new(body, head, peer.stream, exchange).made_of(reading)))
 }
 
 /// Lets the request in, or says why not, and runs its handler.
@@ -296,6 +297,7 @@ async fn answer(
         settings: app.0.settings.load_full(),
         auth,
         who,
+        metrics: &app.0.metrics,
         file_way: peer.file_way,
         large: &app.0.large,
         entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),

@@ -213,6 +213,15 @@ impl Mode {
         }
     }
 
+    /// Says of a stored blob of a repository that it could not be read, as whoever sent it found. Waits for nothing.
+    pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &std::fs::File, error: &std::io::Error) {
+        match self {
+            Self::Direct(_) => {}
+            Self::Proxy(proxy) => proxy.note_unreadable(repo, digest, file, error),
+            Self::Local(local) => local.store().note_unreadable(repo, digest, file, error),
+        }
+    }
+
     /// The length of a blob of a repository that is stored, in bytes. Whatever else there is to say of it says
     /// [`Mode::blob`].
     pub async fn stored_length(&self, repo: &RepoName, digest: Digest) -> Option<u64> {

@@ -74,7 +74,10 @@ impl FileSender {
         length: usize,
         most: usize,
     ) -> Poll<io::Result<usize>> {
-        let warm = ready!(self.poll_warm(cx, part, length))?;
+        let warm = match ready!(self.poll_warm(cx, part, length)) {
+            Ok(warm) => warm,
+            Err(error) => return Poll::Ready(Err(unreadable(part, error))),
+        };
         if length >= LEAST_CORKED && !self.corked {
             self.cork(tcp, true)?;
         }
@@ -95,6 +98,7 @@ impl FileSender {
                 Ok(())
             });
             match result {
+                Err(error) if is_of_file(&error) => return Poll::Ready(Err(unreadable(part, error))),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
                 _ if sent == 0 => {}
                 _ => {
@@ -232,6 +236,23 @@ pub(super) fn poll_send_before_file(tcp: &TcpStream, cx: &mut Context<'_>, bytes
     }
 }
 
+/// Tells who watches the file.
+fn unreadable(part: &FilePart, error: io::Error) -> io::Error {
+    if let Some(watch) = &part.watch {
+        watch.failed(&part.file, &error);
+    }
+    error
+}
+
+/// Whether `sendfile` says that of the file and not of the socket.
+fn is_of_file(error: &io::Error) -> bool {
+    let of_disks = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::NXIO, Errno::STALE, Errno::REMOTEIO];
+    match error.raw_os_error() {
+        Some(errno) => of_disks.contains(&Errno::from_raw_os_error(errno)),
+        None => error.kind() == io::ErrorKind::UnexpectedEof,
+    }
+}
+
 fn cut_short() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the stored file is shorter than it was when it was opened")
 }
@@ -270,7 +291,7 @@ pub(super) mod tests {
             for (begin, end) in [(0, LEAST_CORKED), (LEAST_CORKED, content.len())] {
                 let (mut at, last) = (begin, end == content.len());
                 while at < end {
-                    let part = FilePart { file: Arc::clone(&file), offset: at as u64, last };
+                    let part = FilePart { file: Arc::clone(&file), offset: at as u64, last, watch: None };
                     let most = LEAST_CORKED / 3;
                     let sent = poll_fn(|cx| sender.poll_send(&ours, cx, &part, end - at, most)).await.unwrap();
                     assert!(sent <= most, "a turn is longer than it may be");
@@ -288,7 +309,7 @@ pub(super) mod tests {
         const LENGTH: usize = 2 << 20;
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; 5 * LENGTH]).unwrap();
-        let part = |offset| FilePart { file: Arc::new(file.try_clone().unwrap()), offset, last: false };
+        let part = |offset| FilePart { file: Arc::new(file.try_clone().unwrap()), offset, last: false, watch: None };
         if is_warm(&part(0), 5 * LENGTH as u64).unwrap() == Look::Warm {
             // This file system can't say.
             return;
@@ -315,7 +336,7 @@ pub(super) mod tests {
         file.write_all(&vec![7; ENTIRE]).unwrap();
         let file = Arc::new(file);
         let warm = async |sender: &mut FileSender, (offset, length, last)| {
-            let part = FilePart { file: Arc::clone(&file), offset, last };
+            let part = FilePart { file: Arc::clone(&file), offset, last, watch: None };
             poll_fn(|cx| sender.poll_warm(cx, &part, length)).await.unwrap()
         };
         let some = (0, PART_BYTES, false);
@@ -340,7 +361,7 @@ pub(super) mod tests {
         file.write_all(&[7; 2000]).unwrap();
         let (ours, _theirs) = pair().await;
         let mut sender = FileSender::default();
-        let part = FilePart { file: Arc::new(file), offset: 0, last: false };
+        let part = FilePart { file: Arc::new(file), offset: 0, last: false, watch: None };
         let sent = poll_fn(|cx| sender.poll_send(&ours, cx, &part, 1000, 1000)).await.unwrap();
         assert_eq!(sent, 1000);
         let address = Arc::as_ptr(&part.file).addr();

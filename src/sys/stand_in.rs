@@ -25,6 +25,12 @@ struct Reserve {
     parts: Box<[Mutex<Option<FilePart>>]>,
 }
 
+/// Hears why a part of a file can't be read. Dropped when the last of its parts is sent or given up.
+pub(crate) trait Watch: std::fmt::Debug + Send + Sync {
+    /// The file could not be read.
+    fn failed(&self, file: &File, error: &std::io::Error);
+}
+
 /// A part of an open file.
 #[derive(Clone, Debug)]
 pub(crate) struct FilePart {
@@ -34,6 +40,8 @@ pub(crate) struct FilePart {
     pub(crate) offset: u64,
     /// No further part follows at once.
     pub(crate) last: bool,
+    /// Who hears that it can't be read.
+    pub(crate) watch: Option<Arc<dyn Watch>>,
 }
 
 static RESERVE: OnceLock<Option<Reserve>> = OnceLock::new();
@@ -89,15 +97,27 @@ impl Drop for Slot {
     }
 }
 
-/// Bytes that stand for `length` bytes of `file` from `offset` on; `last`: no further part follows at once. `None`: too
-/// long, or no slot is free.
+/// As [`watched`], with nobody who watches.
+#[cfg(test)]
 pub(crate) fn stand_in(file: &Arc<File>, offset: u64, length: usize, last: bool) -> Option<Bytes> {
+    watched(file, offset, length, last, None)
+}
+
+/// Bytes that stand for `length` bytes of `file` from `offset` on; `last`: no further part follows at once; `watch`: hears
+/// that the file can't be read. `None`: too long, or no slot is free.
+pub(crate) fn watched(
+    file: &Arc<File>,
+    offset: u64,
+    length: usize,
+    last: bool,
+    watch: Option<Arc<dyn Watch>>,
+) -> Option<Bytes> {
     if length == 0 || length > MAX_BYTES {
         return None;
     }
     let reserve = reserve()?;
     let index = reserve.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-    let part = FilePart { file: Arc::clone(file), offset, last };
+    let part = FilePart { file: Arc::clone(file), offset, last, watch };
     *reserve.parts[index as usize].lock().unwrap_or_else(PoisonError::into_inner) = Some(part);
     Some(Bytes::from_owner(Slot { reserve, index, length }))
 }

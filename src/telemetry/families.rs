@@ -72,6 +72,8 @@ families! {
         "1 while so many files were found damaged within ten minutes that the disk is at fault; nothing counts as absent for it.";
     PUSHES_REFUSED: "d8_registry_pushes_refused_total", Counter, ["reason"],
         "Pushes answered with 507: there is no room for them in the budget or beside the reserve.";
+    DISK_ERRORS: "d8_registry_disk_errors_total", Counter, [],
+        "Answers that failed or broke off because the store's disk did.";
     INDEX_STATE: "d8_registry_index_state", Gauge, ["state"],
         "1 for what the index is doing: closed, rebuilding or ready. Listings need ready, pulls and pushes do not.";
     HTTP_REQUESTS: "d8_registry_http_requests_total", Counter, ["method", "route", "status"],

@@ -14,9 +14,9 @@ use prometheus::{
 
 use super::damage::{Damage, DamageSample};
 use super::families::{
-    AUTH_FAILURES, BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_RELOADS, CONFIG_VALID, Family, HTTP_DURATION, HTTP_IN_FLIGHT,
-    HTTP_RECEIVED, HTTP_REQUESTS, HTTP_SENT, INDEX_STATE, LOG_DROPPED, PUSHES_REFUSED, STORE_BUDGET, STORE_FREE,
-    STORE_RESERVE, STORE_USED, STORE_WRITABLE, TLS_FAILURES,
+    AUTH_FAILURES, BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_RELOADS, CONFIG_VALID, DISK_ERRORS, Family, HTTP_DURATION,
+    HTTP_IN_FLIGHT, HTTP_RECEIVED, HTTP_REQUESTS, HTTP_SENT, INDEX_STATE, LOG_DROPPED, PUSHES_REFUSED, STORE_BUDGET,
+    STORE_FREE, STORE_RESERVE, STORE_USED, STORE_WRITABLE, TLS_FAILURES,
 };
 use super::fetching::Fetching;
 use super::labels::{
@@ -91,6 +91,7 @@ struct Inner {
     auth_failures: Vec<IntCounter>,
     pushes_refused: Vec<IntCounter>,
     tls_failures: Vec<IntCounter>,
+    disk_errors: IntCounter,
     certificate_expiry: IntGaugeVec,
     config_valid: IntGauge,
     config_reloads: Vec<IntCounter>,
@@ -136,6 +137,7 @@ impl Metrics {
                 .iter()
                 .map(|reason| auth_failures.with_label_values(&[reason.as_str()]))
                 .collect(),
+            disk_errors: registered(&registry, IntCounter::with_opts(opts(&DISK_ERRORS))?)?,
             pushes_refused: RoomLack::ALL
                 .iter()
                 .map(|room| pushes_refused.with_label_values(&[room.as_str()]))
@@ -201,6 +203,11 @@ impl Metrics {
     /// Counts an answered request. `taken`: from its head to the last byte of the answer.
     pub fn request(&self, method: Method, route: Route, status: u16, taken: Duration) {
         self.0.requests.count(method, route, status, taken);
+    }
+
+    /// Counts an answer that failed or broke off because the store's disk did.
+    pub fn disk_error(&self) {
+        self.0.disk_errors.inc();
     }
 
     /// Counts bytes of request bodies.

@@ -148,3 +148,34 @@ async fn a_membership_that_cannot_be_written_costs_no_pull() {
     }
     registry.stop();
 }
+
+/// A file that gets shorter while it is read is what a test can have of a disk that fails.
+#[tokio::test]
+async fn a_stored_blob_that_cannot_be_read_on_is_an_error_with_its_path_and_no_200() {
+    for acceleration in ["sendfile", "off"] {
+        let setup =
+            Setup::open().config(&format!("limits: {{ acceleration: {acceleration} }}\nlog: {{ access: all }}"));
+        let registry = Registry::start(&setup);
+        // More than the kernel's buffers take.
+        let content = blob(1, 64 * MIB);
+        let digest = registry.client().push_blob("a", &content).await;
+        let mut asking = Raw::get(registry.address(), &format!("/v2/a/blobs/{digest}"), "").await;
+        assert_eq!(asking.status(), 200);
+        let hex = digest.strip_prefix("sha256:").unwrap().to_owned();
+        let path = registry.data().join(format!("blobs/sha256/{}/{hex}", &hex[..2]));
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        asking.end().await;
+        assert!(asking.body().len() < content.len());
+        registry.until_metric("d8_registry_disk_errors_total", 1.0).await;
+        registry.until_metric("d8_registry_http_requests_in_flight", 0.0).await;
+        let sample = "d8_registry_http_requests_total{method=\"GET\",route=\"blob\",status=\"500\"}";
+        assert_eq!(registry.metric(sample).await, 1.0, "{acceleration}");
+        let lines = registry.stop();
+        let error = lines.iter().find(|line| line["level"] == "ERROR").expect("an error line");
+        assert!(error["path"].as_str().unwrap().contains(&hex), "{error}");
+        assert!(error["cause"].as_str().unwrap().contains("shorter"), "{error}");
+        let read = lines.iter().find(|line| line["target"] == "access" && line["method"] == "GET").unwrap();
+        assert_eq!((&read["status"], &read["ended"]), (&500.into(), &"early".into()), "{read}");
+        assert!(read["error"].as_str().unwrap().contains(&hex), "{read}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::file::FileBody;
+use super::reading::Reading;
 use super::relay::{RelayBody, too_short};
 use crate::api::peer::FileWay;
 use crate::fetch::{Beyond, FillError, FillReader, Relayed};
@@ -17,12 +19,13 @@ use crate::mode::BlobContent;
 use crate::oci::ByteRange;
 
 /// The bytes of `range` of a blob of `size` bytes, or all of them where nobody knows how many there are. `way`: how the
-/// connection takes files.
+/// connection takes files. `reading`: hears that a file can't be read.
 pub(in crate::api) fn blob_body(
     content: BlobContent,
     size: Option<u64>,
     range: Option<ByteRange>,
     way: FileWay,
+    reading: &Arc<Reading>,
 ) -> Body {
     let start = range.map_or(0, ByteRange::start);
     match content {
@@ -34,13 +37,13 @@ pub(in crate::api) fn blob_body(
         }
         BlobContent::File(file, lease) => {
             let end = range.map_or(0, ByteRange::end);
-            Body::new(FileBody::new(file.into(), start, end, way).held_by(lease))
+            Body::new(FileBody::new(file.into(), start, end, way).held_by(lease).watched_by(Some(Arc::clone(reading))))
         }
         BlobContent::Filling(reader) => {
             let end = range.map(ByteRange::end);
             // A body without a known length is framed in chunks, which nobody may put a stand-in into.
             let way = if end.is_some() { way } else { FileWay::Read };
-            Body::new(GrowingBody::new(reader, start, end, way))
+            Body::new(GrowingBody::new(reader, start, end, way, Arc::clone(reading)))
         }
         BlobContent::Relay { feed, offset, proof } => {
             let body = RelayBody::new(feed, start.saturating_sub(offset), range.map(ByteRange::len));
@@ -74,8 +77,12 @@ enum Source {
 }
 
 impl GrowingBody {
-    fn new(reader: FillReader, start: u64, end: Option<u64>, way: FileWay) -> Self {
-        Self { window: FileBody::new(reader.file(), start, start, way), end, source: Source::Reader(reader) }
+    fn new(reader: FillReader, start: u64, end: Option<u64>, way: FileWay, reading: Arc<Reading>) -> Self {
+        Self {
+            window: FileBody::new(reader.file(), start, start, way).watched_by(Some(reading)),
+            end,
+            source: Source::Reader(reader),
+        }
     }
 
     /// Waits for what lies behind the window.

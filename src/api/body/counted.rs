@@ -9,6 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::reading::Reading;
 use crate::api::peer::Stream;
 
 /// How far a request's body was read; shared by the body and the one who answers.
@@ -86,8 +87,8 @@ impl http_body::Body for RequestBody {
 
 /// What is told when an answer is over: sent whole, or dropped before its end.
 pub(in crate::api) trait Finish: Send + 'static {
-    /// `sent` bytes were handed to the connection; `whole`: all there were.
-    fn finish(self, sent: u64, whole: bool);
+    /// `sent` bytes were handed to the connection; `whole`: all there were. `failure`: why a stored file could not be read.
+    fn finish(self, sent: u64, whole: bool, failure: Option<&str>);
 }
 
 /// An answer's body that tells its end.
@@ -101,6 +102,8 @@ pub(in crate::api) struct ResponseBody<F: Finish> {
     sent: u64,
     whole: bool,
     finish: Option<F>,
+    /// The stored file that it is made of: the end is told when the last of that is gone.
+    reading: Option<Arc<Reading>>,
 }
 
 impl<F: Finish> ResponseBody<F> {
@@ -109,7 +112,13 @@ impl<F: Finish> ResponseBody<F> {
     pub(in crate::api) fn new(inner: Body, head: bool, stream: Arc<Stream>, finish: F) -> Self {
         let whole = head || inner.is_end_stream();
         stream.owed();
-        Self { inner, stream, broken: None, sent: 0, whole, finish: Some(finish) }
+        Self { inner, stream, broken: None, sent: 0, whole, finish: Some(finish), reading: None }
+    }
+
+    /// Has its end told when the last of a stored file is gone.
+    pub(in crate::api) fn made_of(mut self, reading: Option<Arc<Reading>>) -> Self {
+        self.reading = reading;
+        self
     }
 }
 
@@ -157,8 +166,11 @@ impl<F: Finish + Unpin> http_body::Body for ResponseBody<F> {
 
 impl<F: Finish> Drop for ResponseBody<F> {
     fn drop(&mut self) {
-        if let Some(finish) = self.finish.take() {
-            finish.finish(self.sent, self.whole);
+        let Some(finish) = self.finish.take() else { return };
+        let (sent, whole) = (self.sent, self.whole);
+        match self.reading.take() {
+            Some(reading) => reading.at_end(Box::new(move |failure| finish.finish(sent, whole, failure))),
+            None => finish.finish(sent, whole, None),
         }
     }
 }
@@ -175,7 +187,7 @@ mod tests {
     struct Nothing;
 
     impl Finish for Nothing {
-        fn finish(self, _: u64, _: bool) {}
+        fn finish(self, _: u64, _: bool, _: Option<&str>) {}
     }
 
     #[test]

@@ -20,9 +20,10 @@ use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 use tokio::task::JoinHandle;
 
 use super::buffer::{BUFFER_BYTES, Buffer};
+use super::reading::Reading;
 use crate::api::peer::FileWay;
 use crate::store::Lease;
-use crate::sys::stand_in::{MAX_BYTES, stand_in};
+use crate::sys::stand_in::{MAX_BYTES, Watch, watched};
 
 /// Less than this is read and written together with the answer's head: one system call instead of two.
 const LEAST_SENT: usize = 32 * 1024;
@@ -38,18 +39,26 @@ pub(super) struct FileBody {
     waiting: Option<JoinHandle<io::Result<Bytes>>>,
     /// Keeps the content from eviction.
     _lease: Option<Lease>,
+    /// Hears that the file can't be read.
+    reading: Option<Arc<Reading>>,
 }
 
 impl FileBody {
     /// The bytes from `offset` up to `end`.
     /// `way`: how the connection takes it.
     pub(super) const fn new(file: Arc<File>, offset: u64, end: u64, way: FileWay) -> Self {
-        Self { file, offset, end, way, waiting: None, _lease: None }
+        Self { file, offset, end, way, waiting: None, _lease: None, reading: None }
     }
 
     /// Holds `lease` as long as it is read.
     pub(super) fn held_by(mut self, lease: Option<Lease>) -> Self {
         self._lease = lease;
+        self
+    }
+
+    /// Has `reading` told that the file can't be read.
+    pub(super) fn watched_by(mut self, reading: Option<Arc<Reading>>) -> Self {
+        self.reading = reading;
         self
     }
 
@@ -102,7 +111,11 @@ impl FileBody {
     fn stand_in(&self) -> Option<Bytes> {
         let left = self.end - self.offset;
         let length = usize::try_from(left).map_or(MAX_BYTES, |left| left.min(MAX_BYTES));
-        if length >= LEAST_SENT { stand_in(&self.file, self.offset, length, length as u64 == left) } else { None }
+        if length < LEAST_SENT {
+            return None;
+        }
+        let watch = self.reading.clone().map(|reading| reading as Arc<dyn Watch>);
+        watched(&self.file, self.offset, length, length as u64 == left, watch)
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
@@ -139,7 +152,15 @@ impl http_body::Body for FileBody {
         if self.is_end_stream() {
             return Poll::Ready(None);
         }
-        let bytes = ready!(self.poll_read(context))?;
+        let bytes = match ready!(self.poll_read(context)) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if let Some(reading) = &self.reading {
+                    reading.failed(&self.file, &error);
+                }
+                return Poll::Ready(Some(Err(error)));
+            }
+        };
         self.offset += bytes.len() as u64;
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }

@@ -4,7 +4,9 @@ mod blob;
 mod buffer;
 mod counted;
 mod file;
+mod reading;
 mod relay;
 
 pub(super) use blob::blob_body;
 pub(super) use counted::{Finish, RequestBody, RequestProgress, ResponseBody};
+pub(super) use reading::Reading;

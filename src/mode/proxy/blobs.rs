@@ -1,5 +1,7 @@
 //! Blobs through the cache.
 
+use std::fs::File;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +42,12 @@ impl Proxy {
         let bytes = self.store().blob_in_memory(&home.cached, digest)?;
         self.store().note_use(*digest);
         Some(Served::new(bytes, CacheOutcome::Hit))
+    }
+
+    pub(in crate::mode) fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &File, error: &io::Error) {
+        if let Ok(home) = self.0.mapping.home(repo) {
+            self.store().note_unreadable(&home.cached, digest, file, error);
+        }
     }
 
     pub(in crate::mode) async fn stored_length(&self, repo: &RepoName, digest: Digest) -> Option<u64> {

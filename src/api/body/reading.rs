@@ -1,0 +1,73 @@
+//! A stored file on its way to a client: why it can't be read, wherever that is found out, and when the last of it is gone.
+//!
+//! The bytes of a large file are handed to the connection before they are read (`sys::stand_in`), so the body has ended when
+//! the disk fails. What the answer came to is therefore told when the last of its bytes is sent or dropped.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::mode::Mode;
+use crate::oci::{Digest, RepoName};
+use crate::sys::stand_in::Watch;
+use crate::telemetry::Metrics;
+
+/// What is to be done at the end, with why the file could not be read, if it could not.
+type End = Box<dyn FnOnce(Option<&str>) + Send>;
+
+/// A stored blob that a client reads. Shared by the body and by what stands for parts of its file.
+pub(in crate::api) struct Reading {
+    mode: Arc<Mode>,
+    metrics: Metrics,
+    repo: RepoName,
+    digest: Digest,
+    failure: OnceLock<String>,
+    end: Mutex<Option<End>>,
+}
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reading").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Reading {
+    pub(in crate::api) fn new(mode: Arc<Mode>, metrics: Metrics, repo: RepoName, digest: Digest) -> Arc<Self> {
+        Arc::new(Self { mode, metrics, repo, digest, failure: OnceLock::new(), end: Mutex::new(None) })
+    }
+
+    /// Has `end` called once nobody holds this any more.
+    pub(super) fn at_end(&self, end: End) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+    }
+}
+
+impl Watch for Reading {
+    fn failed(&self, file: &File, error: &io::Error) {
+        // The name that the system knows it by; it may be gone already.
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let path = path.map_or_else(|_| "a stored file".to_owned(), |path| path.display().to_string());
+        if self.failure.set(format!("read {path}: {error}")).is_err() {
+            return;
+        }
+        self.metrics.disk_error();
+        tracing::error!(
+            %path,
+            digest = %self.digest,
+            repository = %self.repo,
+            cause = %error,
+            "a stored blob can't be read, its answer breaks off"
+        );
+        self.mode.note_unreadable(&self.repo, &self.digest, file, error);
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let end = self.end.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(end) = end {
+            end(self.failure.get().map(String::as_str));
+        }
+    }
+}
