@@ -151,7 +151,12 @@ impl FileSender {
                 None => {
                     self.was_cold = true;
                     let part = part.clone();
-                    self.warming = Some(tokio::task::spawn_blocking(move || warm(&part, length)));
+                    let operation = crate::telemetry::disk_operation();
+                    self.warming = Some(tokio::task::spawn_blocking(move || {
+                        let warmed = warm(&part, length);
+                        drop(operation);
+                        warmed
+                    }));
                 }
             }
         }

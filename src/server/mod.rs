@@ -5,6 +5,7 @@
 
 mod modes;
 mod options;
+mod readiness;
 mod reload;
 mod warnings;
 
@@ -33,6 +34,7 @@ use crate::telemetry::{
 use crate::upstream::{Upstream, UpstreamSetupError};
 
 use self::modes::Modes;
+use self::readiness::Readiness;
 
 /// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -235,7 +237,8 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     let probes = Server::new(options::probe_connections());
     let state = Arc::new(ArcSwap::from_pointee(ConfigState { loaded: clock::now(), error: None }));
     observe(&parts, &metrics);
-    let status = admin_state(&parts, &metrics, &registry, &modes, &state, &draining);
+    let readiness = Readiness::new(parts.store.clone(), tasks.clone(), stop.clone());
+    let status = admin_state(&parts, &metrics, &registry, &modes, &state, &draining, readiness);
 
     parts.store.start_workers(&tasks, &stop);
     tasks.spawn(parts.logging.reporter().run(stop.clone()));
@@ -323,8 +326,9 @@ fn admin_state(
     modes: &Modes,
     config: &Arc<ArcSwap<ConfigState>>,
     draining: &CancellationToken,
+    readiness: Readiness,
 ) -> AdminState {
-    let (checked, sampled, indexed) = (parts.store.clone(), parts.store.clone(), parts.store.clone());
+    let (sampled, indexed) = (parts.store.clone(), parts.store.clone());
     let damaged = parts.store.clone();
     let (auth, tls, registry) = (parts.auth.clone(), parts.tls.clone(), registry.clone());
     let (config, draining) = (Arc::clone(config), draining.clone());
@@ -335,8 +339,8 @@ fn admin_state(
         upstream: Arc::new(move || upstreamed.upstream_state()),
         started: Instant::now(),
         check: Arc::new(move || {
-            let store = checked.clone();
-            Box::pin(async move { store.check().await.map_err(|error| with_causes(&error)) })
+            let readiness = readiness.clone();
+            Box::pin(async move { readiness.check().await })
         }),
         draining: Arc::new(move || draining.is_cancelled()),
         store: Arc::new(move || sample(&sampled)),

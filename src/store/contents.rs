@@ -337,6 +337,7 @@ impl Counting<'_> {
     /// Counts up to `limit` names; `false`: there are no more, the folder is counted.
     pub(super) fn step(&mut self, limit: usize) -> Result<bool, StoreError> {
         let batch = self.batch(limit)?;
+        crate::telemetry::disk_moved();
         for (_, path) in &batch {
             // A disk that has to look for them does so before anybody waits for the lock.
             let _ = stat(path);

@@ -146,6 +146,7 @@ impl Inner {
             }
             match self.remove_everywhere(candidate, homes.get(&candidate.digest).map_or(&[], Vec::as_slice)) {
                 Ok(freed) => {
+                    crate::telemetry::disk_moved();
                     evicted.contents += 1;
                     evicted.bytes += freed;
                 }
@@ -194,6 +195,7 @@ impl Inner {
                     if spared.contains(&digest) && !is_damaged {
                         continue;
                     }
+                    crate::telemetry::disk_moved();
                     let known = homes.entry(digest).or_default();
                     known.push((repo.clone(), kind));
                     if known.len() > 1 {

@@ -79,6 +79,7 @@ use self::space::Space;
 use self::uploads::Uploads;
 use self::uses::Uses;
 use crate::oci::{Algorithm, Digest, Reference, RepoName, Tag, UploadId};
+use crate::telemetry::{DiskOperation, disk_look, disk_operation};
 
 /// A client that hears that the index is being rebuilt asks again after so many seconds.
 const INDEX_RETRY: u64 = 5;
@@ -142,6 +143,19 @@ impl Inner {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
+    waiting(disk_operation(), work).await
+}
+
+/// As [`blocking`], as the operation of the disk that it is.
+async fn waiting<T: Send + 'static>(
+    operation: DiskOperation,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let work = move || {
+        let outcome = work();
+        drop(operation);
+        outcome
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => Err(StoreError::Bug(error.to_string())),
@@ -283,7 +297,8 @@ impl Store {
     pub async fn check(&self) -> Result<(), StoreError> {
         self.0.damage.check()?;
         let store = Arc::clone(&self.0);
-        blocking(move || opening::check(&store.layout, &store.lock)).await
+        // What it reads may be in memory: its end is no sign of the disk's life.
+        waiting(disk_look(), move || opening::check(&store.layout, &store.lock)).await
     }
 
     /// Makes a blob of `from` (or, without it, of any repository) one of `to`; durable when it says `true`.

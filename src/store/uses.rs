@@ -80,6 +80,7 @@ impl Inner {
         for (digest, used) in noted {
             if let Ok(file) = File::open(self.layout.content(&digest)) {
                 let _ = set_modified(&file, used);
+                crate::telemetry::disk_moved();
             }
             self.uses.uses.remove_if(&digest, |_, entry| entry.readers == 0 && entry.noted.is_none());
         }

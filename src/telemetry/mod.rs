@@ -3,6 +3,7 @@
 
 pub mod access_log;
 mod damage;
+pub mod disk;
 pub mod families;
 mod fetching;
 pub mod labels;
@@ -17,6 +18,7 @@ mod sink;
 
 pub use access_log::{AccessLog, AccessMode, AccessRecord};
 pub use damage::DamageSample;
+pub use disk::{DiskOperation, STANDSTILL, Standstill, disk_look, disk_moved, disk_operation, disk_standstill};
 pub use families::{FAMILIES, Family, Kind};
 pub use fetching::InProgress;
 pub use labels::{

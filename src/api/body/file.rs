@@ -92,7 +92,9 @@ impl FileBody {
 
     fn read_later(&self) -> JoinHandle<io::Result<Bytes>> {
         let (file, offset, want) = (Arc::clone(&self.file), self.offset, self.want());
+        let operation = crate::telemetry::disk_operation();
         tokio::task::spawn_blocking(move || {
+            let _operation = operation;
             // Advice only: reading goes on without it.
             let _ = fadvise(&*file, offset, None, Advice::Sequential);
             let mut buffer = Buffer::take();

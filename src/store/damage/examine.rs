@@ -223,6 +223,7 @@ fn hash(file: &File, algorithm: Algorithm) -> io::Result<Digest> {
             Ok(read) => {
                 hasher.update(&buffer[..read]);
                 at += read as u64;
+                crate::telemetry::disk_moved();
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

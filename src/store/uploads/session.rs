@@ -119,6 +119,7 @@ pub(in crate::store) fn hash_range(
         file.read_exact_at(&mut buffer[..want], at).map_err(StoreError::io("read", path))?;
         hasher.update(&buffer[..want]);
         at += want as u64;
+        crate::telemetry::disk_moved();
     }
     Ok(())
 }

@@ -1,0 +1,50 @@
+//! Whether the data folder can be used, told in time whatever the disk does.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::fetch::Flights;
+use crate::store::Store;
+use crate::telemetry::{disk_standstill, with_causes};
+
+/// A look at the data folder that takes longer says nothing yet: an answer is promised within 2 s.
+const LOOK: Duration = Duration::from_millis(1500);
+
+/// Looks at the data folder, once for all who ask. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Readiness {
+    store: Store,
+    looks: Flights<(), Result<(), String>>,
+}
+
+impl Readiness {
+    pub(super) fn new(store: Store, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { store, looks: Flights::new(tasks, stop) }
+    }
+
+    /// A sentence if the data folder can't be used, or the disk stands still. Answers within 2 s; a disk that is slow and
+    /// moves is no reason. Safe to drop.
+    pub(super) async fn check(&self) -> Result<(), String> {
+        standstill()?;
+        let store = self.store.clone();
+        let look = || async move { store.check().await.map_err(|error| with_causes(&error)) };
+        match tokio::time::timeout(LOOK, self.looks.join((), look)).await {
+            Ok((Some(outcome), _)) => outcome,
+            Ok((None, _)) => Err("the server is ending".to_owned()),
+            Err(_) => standstill(),
+        }
+    }
+}
+
+fn standstill() -> Result<(), String> {
+    match disk_standstill() {
+        Some(found) => Err(format!(
+            "no operation of the store's disk has ended for {} s, {} wait",
+            found.since.as_secs(),
+            found.waiting
+        )),
+        None => Ok(()),
+    }
+}
