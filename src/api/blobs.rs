@@ -15,7 +15,7 @@ use crate::mode::{Served, ServedBlob};
 use crate::oci::{Digest, RepoName};
 
 /// Stored blobs up to this many bytes are not kept back by slow downloads: an image's configuration is smaller.
-const LITTLE_BYTES: u64 = 128 * 1024;
+pub(super) const LITTLE_BYTES: u64 = 128 * 1024;
 
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
     let want = want(call.method, call.headers, &digest);

@@ -16,6 +16,7 @@ mod fast;
 mod large;
 mod limits;
 mod manifests;
+pub mod memory;
 pub mod peer;
 mod referrers;
 mod route;

@@ -40,6 +40,9 @@ use self::waiting::Net;
 use crate::clock::{self, Timestamp};
 use crate::oci::RepoName;
 
+/// What is remembered of sign-ins: two kinds of verdicts on passwords, some hundred bytes each, and tokens with their claims.
+pub const REMEMBERED_BYTES: u64 = 2 * passwords::REMEMBERED as u64 * 256 + tokens::REMEMBERED as u64 * 4096;
+
 /// A user from the configuration file.
 #[derive(Clone, Debug)]
 pub struct UserSpec {

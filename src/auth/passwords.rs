@@ -34,7 +34,7 @@ pub(super) const BCRYPT_BYTES: usize = 72;
 const MOST_COST: u32 = 17;
 
 /// Verdicts remembered: 32 bytes and some each.
-const REMEMBERED: usize = 4096;
+pub(super) const REMEMBERED: usize = 4096;
 
 /// Longest wait of a request for a verdict. Its place is kept, so who asks again goes on waiting where he was.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -31,7 +31,7 @@ const LEEWAY: u64 = 60;
 const TOKEN_BYTES: usize = 32 * 1024;
 
 /// Verified tokens that are remembered.
-const REMEMBERED: usize = 4096;
+pub(super) const REMEMBERED: usize = 4096;
 
 #[derive(Serialize, Deserialize)]
 struct Claims {

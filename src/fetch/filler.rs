@@ -30,7 +30,7 @@ const FIRST_BYTE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Bytes that are written in one go, if so many are there: each time costs two changes of threads, and a wake of every
 /// follower.
-const BATCH_BYTES: usize = 1024 * 1024;
+pub const BATCH_BYTES: usize = 1024 * 1024;
 
 /// So many bytes are ahead of the disk at most: the fills of small layers never wait for it.
 const AHEAD_BYTES: u64 = 8 * 1024 * 1024;

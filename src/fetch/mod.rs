@@ -21,6 +21,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use feed::Feed;
+pub use filler::BATCH_BYTES as FILL_BYTES;
 pub use fills::{FillOptions, Fills, Opened};
 pub use flights::Flights;
 pub use gather::Gather;

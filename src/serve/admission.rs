@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-pub(super) use guest::Guest;
+pub(super) use guest::{COST, FREE_BYTES, Guest};
 
 /// What all guests together may hold of what they sent, in bytes, beside what is free ([`guest`]). When they hold more,
 /// guests are closed; what is read meanwhile, at most [`READ_BYTES`] for each, comes on top.

@@ -42,12 +42,12 @@ use crate::api::peer::{FileWay, Peer, Standing, Stream, Watch};
 /// hyper's buffer per connection; a request's head lies in it whole.
 const H1_BUFFER: usize = MOST_BYTES;
 /// The same behind TLS. To decipher more at once would keep the worker from everything else.
-const H1_TLS_BUFFER: usize = 256 * 1024;
+pub(super) const H1_TLS_BUFFER: usize = 256 * 1024;
 /// Window of one upload, and of all uploads on a connection: one paused upload must not stop the others.
-const H2_STREAM_WINDOW: u32 = 1024 * 1024;
+pub(super) const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// What is queued per download; a slow reader holds so much memory, and less than one frame of its body more.
-const H2_SEND_BUFFER: usize = 128 * 1024;
+pub(super) const H2_SEND_BUFFER: usize = 128 * 1024;
 const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 

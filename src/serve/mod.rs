@@ -16,6 +16,7 @@ mod handshake;
 mod handshake_failures;
 mod linger;
 mod listener;
+pub mod memory;
 mod nofile;
 mod receiving;
 mod requests;

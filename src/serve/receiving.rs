@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub(super) const MOST_BYTES: usize = 1 << 20;
 
 /// However many bodies come in: less makes a push dearer.
-const LEAST_BYTES: usize = 256 << 10;
+pub(super) const LEAST_BYTES: usize = 256 << 10;
 
 /// What may be read at once without asking how many bodies there are.
 pub(super) const LEAST_READ_BYTES: usize = LEAST_BYTES - SLACK_BYTES;
 
 /// What is read of all of them together, until it can't be less.
-const ALL_BYTES: usize = 8 << 20;
+pub(super) const ALL_BYTES: usize = 8 << 20;
 
 /// A read that fills hyper's buffer makes the next one twice as large; one that is bounded here must not.
 const SLACK_BYTES: usize = 4 << 10;

@@ -26,7 +26,7 @@ use crate::clock::{self, Timestamp};
 
 /// What rustls may hold back per connection: its default of 64 KiB costs a third more CPU per byte, more is only
 /// memory for slow readers.
-const BUFFER_LIMIT: usize = 128 * 1024;
+pub(super) const BUFFER_LIMIT: usize = 128 * 1024;
 
 /// The files a [`Tls`] is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! Only here and in `options` does anyone know all parts. Order of the start: log, store, users, TLS, sockets; nothing is
 //! answered before all of it stands. `modes` has the mode and the upstream in force. Order of the end: readiness, listeners, requests, workers, index.
 
+mod memory;
 mod modes;
 mod options;
 mod readiness;
@@ -198,6 +199,7 @@ fn announce(config: &Config, auth: &Authenticator) {
         mode = %config.mode,
         users = auth.user_count(),
         store = %config.store.dir.display(),
+        most_memory_mib = memory::most_bytes(config) >> 20,
         "starting"
     );
 }

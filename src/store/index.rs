@@ -30,7 +30,7 @@ use crate::oci::{Digest, RepoName, Tag, UpstreamId};
 const FORMAT: u8 = 1;
 
 /// sled's page cache. Its default is a gigabyte; a page of 100 tags touches a few pages of some kilobytes.
-const CACHE_BYTES: u64 = 8 << 20;
+pub(super) const CACHE_BYTES: u64 = 8 << 20;
 
 /// Longest descriptor that is kept in the index. Annotations may fill a manifest of megabytes; the few that do are
 /// read from the tree when asked for, so the index stays small whatever is pushed.

@@ -27,7 +27,7 @@ use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
 use crate::telemetry::DamageCause;
 
 /// Bytes of manifests held in memory.
-const CACHE_BYTES: u64 = 4 << 20;
+pub(super) const CACHE_BYTES: u64 = 4 << 20;
 
 /// Larger manifests are read from the page cache while no reader has them (`large`).
 pub(super) const CACHED_MANIFEST: usize = 256 * 1024;

@@ -58,7 +58,7 @@ pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
 pub use pace::TURN_BYTES;
 pub use references::LONG_WALKS;
 pub use stored::{Page, StoredBlob, StoredContent, StoredManifest};
-pub use uploads::UploadSession;
+pub use uploads::{UploadSession, most_batch_bytes};
 pub use uses::Lease;
 
 use self::contents::{Contents, Shelf};
@@ -83,6 +83,10 @@ use crate::telemetry::{DiskOperation, disk_look, disk_operation};
 
 /// A client that hears that the index is being rebuilt asks again after so many seconds.
 const INDEX_RETRY: u64 = 5;
+
+/// What the store keeps in memory: the index's pages with what sled needs beside them, manifests with their parsed form, and
+/// verdicts.
+pub const CACHED_BYTES: u64 = index::CACHE_BYTES + (16 << 20) + 2 * manifests::CACHE_BYTES + verdicts::VERDICT_BYTES;
 
 /// The store. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
-pub use session::UploadSession;
 pub(super) use session::hash_range;
+pub use session::{UploadSession, most_batch_bytes};
 
 use self::session::Writer;
 use self::state::State;

@@ -30,6 +30,9 @@ pub use logging::{Level, LogError, LogFormat, LogOptions, Logging};
 pub use metrics::{InFlight, IndexSample, Metrics, MetricsError, StoreSample};
 pub use progress::Progress;
 
+/// Lines of the log that wait for a slow reader, and those that are being written.
+pub const LOG_BYTES: u64 = 2 * sink::MOST as u64;
+
 /// A moment as text: `2026-11-21T01:38:31.123Z`.
 #[must_use]
 pub fn written(moment: crate::clock::Timestamp) -> String {

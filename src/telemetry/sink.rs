@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How long lines are gathered.
 const GATHER: Duration = Duration::from_millis(10);
 /// Most bytes that wait while whoever reads the log is slow; lines beyond are lost and counted.
-const MOST: usize = 4 * 1024 * 1024;
+pub(super) const MOST: usize = 4 * 1024 * 1024;
 /// From here on gathering ends early.
 const ENOUGH: usize = MOST / 8;
 /// A buffer that grew in a burst does not stay so.

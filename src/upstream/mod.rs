@@ -53,6 +53,7 @@ pub use manifests::{ManifestFacts, Resolved, UpstreamManifest};
 pub use options::{Credentials, EndpointOptions, Scheme, UpstreamLimits, UpstreamOptions};
 pub use probe::Probe;
 pub use proxy::ProxyVariables;
+pub use transport::TRANSFER_BYTES;
 
 use self::circuit::Circuits;
 use self::dns::Resolver;

@@ -24,6 +24,10 @@ use super::redirect::host_port;
 use super::tls::Trust;
 use crate::telemetry::UpstreamCause;
 
+/// What an answer of an upstream holds while nobody takes it: the most that hyper reads ahead of HTTP/1
+/// (`DEFAULT_MAX_BUFFER_SIZE`, which the client does not let us set).
+pub const TRANSFER_BYTES: u64 = 8192 + 4096 * 100;
+
 /// Idle connections that are kept to a host.
 const MAX_IDLE: usize = 32;
 /// A half-dead HTTP/2 connection is found out by a ping.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 /// Bytes of one read, and what a slow reader holds. Small enough that what was read is still in the core's cache when it
 /// is encrypted and written.
-pub(super) const BUFFER_BYTES: usize = 64 * 1024;
+pub(in crate::api) const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Buffers kept for later: 1 MiB at most.
 const KEPT: usize = 16;

@@ -8,5 +8,7 @@ mod reading;
 mod relay;
 
 pub(super) use blob::blob_body;
+pub(super) use buffer::BUFFER_BYTES;
 pub(super) use counted::{Finish, RequestBody, RequestProgress, ResponseBody};
 pub(super) use reading::Reading;
+pub(super) use relay::{GATHERED_BYTES, LARGE_CHUNK, TAIL_BYTES};

@@ -13,14 +13,14 @@ use crate::fetch::{Feed, Gather, Proof};
 use crate::upstream::UpstreamError;
 
 /// A chunk of this size goes on by itself, smaller ones wait for others that have come too.
-const LARGE_CHUNK: usize = 64 * 1024;
+pub(in crate::api) const LARGE_CHUNK: usize = 64 * 1024;
 
 /// So many bytes are gathered at most, and a chunk.
-const GATHERED_BYTES: usize = 256 * 1024;
+pub(in crate::api) const GATHERED_BYTES: usize = 256 * 1024;
 
 /// Bytes before a blob's end that are held back until its digest is right. More than a client may take for the whole: an
 /// archive's end, a compressed stream's checksum.
-const TAIL_BYTES: u64 = 64 * 1024;
+pub(in crate::api) const TAIL_BYTES: u64 = 64 * 1024;
 
 /// A body from the upstream, or a part of it. A break is a body error: the client never takes the rest for complete. With a
 /// proof the last 64 KiB wait for it, and wrong bytes are a break.

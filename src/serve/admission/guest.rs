@@ -9,13 +9,13 @@ use crate::api::peer::Watch;
 use crate::serve::stop::Stop;
 
 /// What a guest on HTTP/1 holds without being charged: a usual head, which takes less than a connection by itself.
-const FREE_BYTES: usize = 8 << 10;
+pub(in crate::serve) const FREE_BYTES: usize = 8 << 10;
 
 /// The same on HTTP/2, where a frame of ten bytes takes some hundred.
 const FREE_BYTES_H2: usize = 1 << 10;
 
 /// A byte that is read costs two: a buffer that grows is copied, and the pieces before it stay with the allocator.
-const COST: usize = 2;
+pub(in crate::serve) const COST: usize = 2;
 
 /// What a request on HTTP/2 takes beside its head, until its answer is over.
 const STREAM_BYTES: usize = 1 << 10;

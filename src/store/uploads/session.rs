@@ -237,6 +237,13 @@ impl UploadSession {
     }
 }
 
+/// What so many uploads gather together at most, in bytes.
+#[must_use]
+pub const fn most_batch_bytes(sessions: u64) -> u64 {
+    let least = sessions.saturating_mul(LEAST_BATCH_BYTES as u64);
+    if least > GATHERED_BYTES as u64 { least } else { GATHERED_BYTES as u64 }
+}
+
 fn batch_bytes(sessions: usize) -> usize {
     (GATHERED_BYTES / sessions.max(1)).clamp(LEAST_BATCH_BYTES, MOST_BATCH_BYTES)
 }

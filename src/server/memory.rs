@@ -1,0 +1,116 @@
+//! The most memory that the server takes under its limits: the sum of what each part may hold at the same moment.
+//!
+//! It is what a memory limit has to lie above. Each part is named by the constant that bounds it, so that a part that grows
+//! makes the sum grow, and the test beside the chart's limit fail. Stored files in the page cache are not in it: the kernel
+//! takes those back.
+
+use crate::config::{Config, Mode};
+use crate::{api, auth, fetch, serve, store, telemetry, upstream};
+
+/// A part of the sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// What it is.
+    pub(super) name: &'static str,
+    /// Its bytes.
+    pub(super) bytes: u64,
+}
+
+const MIB: u64 = 1 << 20;
+
+/// The program itself, its threads' stacks as far as they are used, users, certificates, configuration, and what the
+/// allocator keeps.
+const PROGRAM_BYTES: u64 = 64 * MIB;
+
+/// All lists that are made at once.
+const LIST_BYTES: u64 = 48 * MIB;
+
+/// The parts under a configuration.
+#[must_use]
+pub(super) fn parts(config: &Config) -> Vec<Part> {
+    let limits = &config.limits;
+    let at_once = |limit: u32| api::most_at_once(usize::try_from(limit).unwrap_or(usize::MAX)) as u64;
+    let (connections, pulls) = (u64::from(limits.connections), at_once(limits.pulls));
+    let uploads = if config.mode == Mode::Local { at_once(limits.uploads) } else { 0 };
+    let (relays, fills) = match config.mode {
+        Mode::Local => (0, 0),
+        Mode::Direct => (pulls, 0),
+        // Each pull may be one that can't be stored.
+        Mode::Proxy => (pulls, fetch::FillOptions::default().at_once as u64),
+    };
+    let body = if relays > 0 { api::memory::RELAY_BODY_BYTES } else { api::memory::BLOB_BODY_BYTES };
+    let part = |name, bytes| Part { name, bytes };
+    vec![
+        part("program", PROGRAM_BYTES),
+        part("connections", connections * serve::memory::CONNECTION_BYTES),
+        part("connections on which nobody signed in", serve::memory::guests(connections)),
+        part("downloads of large blobs", pulls * (serve::memory::ANSWER_BYTES + body)),
+        part("what comes from the upstream", (relays + fills) * upstream::TRANSFER_BYTES),
+        part("fills", fills * fetch::FILL_BYTES as u64),
+        part("manifests and small blobs", pulls * 2 * api::memory::LITTLE_BODY_BYTES),
+        part("large manifests", api::memory::LARGE_MANIFEST_BYTES + 2 * store::LARGE_MANIFEST_BYTES as u64),
+        part("lists", LIST_BYTES),
+        part("uploads", serve::memory::incoming(uploads) + store::most_batch_bytes(uploads)),
+        part("the store's memory", store::CACHED_BYTES),
+        part("sign-ins", auth::REMEMBERED_BYTES),
+        part("log", telemetry::LOG_BYTES),
+    ]
+}
+
+/// Their sum, in bytes.
+#[must_use]
+pub(super) fn most_bytes(config: &Config) -> u64 {
+    parts(config).iter().map(|part| part.bytes).fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    const VALUES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/helm/d8-registry/values.yaml"));
+
+    /// `resources.limits.memory` of the server.
+    fn chart_limit() -> u64 {
+        let resources = VALUES.split("\nresources:").nth(1).unwrap();
+        let limits = resources.split("\n  limits:").nth(1).unwrap();
+        let memory = limits.lines().find_map(|line| line.strip_prefix("    memory: ")).unwrap();
+        memory.strip_suffix("Mi").unwrap().parse::<u64>().unwrap() * MIB
+    }
+
+    fn config(mode: Mode) -> Config {
+        let mut config = Config::load(None, &Overrides::default()).unwrap();
+        config.mode = mode;
+        config
+    }
+
+    #[test]
+    fn the_chart_s_limit_lies_above_the_worst_case_of_the_defaults_and_not_far() {
+        let most = [Mode::Direct, Mode::Proxy, Mode::Local].map(|mode| most_bytes(&config(mode)));
+        let (limit, worst) = (chart_limit(), most.into_iter().max().unwrap());
+        assert!(
+            limit >= worst,
+            "{} MiB are less than {} MiB: {:#?}",
+            limit / MIB,
+            worst / MIB,
+            parts(&config(Mode::Proxy))
+        );
+        assert!(limit <= worst + worst / 4, "{} MiB for {} MiB", limit / MIB, worst / MIB);
+    }
+
+    #[test]
+    fn what_a_limit_allows_more_of_counts() {
+        for mode in [Mode::Direct, Mode::Proxy, Mode::Local] {
+            let before = most_bytes(&config(mode));
+            let raised: [fn(&mut Config); 2] = [|c| c.limits.connections *= 2, |c| c.limits.pulls *= 2];
+            for raise in raised {
+                let mut config = config(mode);
+                raise(&mut config);
+                assert!(most_bytes(&config) > before, "{mode:?}");
+            }
+        }
+        let mut local = config(Mode::Local);
+        local.limits.uploads *= 2;
+        assert!(most_bytes(&local) > most_bytes(&config(Mode::Local)));
+    }
+}
