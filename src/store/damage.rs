@@ -218,6 +218,18 @@ impl Damage {
         );
     }
 
+    /// As [`Self::note`], for what can be done without.
+    ///
+    /// # Errors
+    /// What says nothing of the file: no descriptor was left to open it.
+    pub(super) fn overlook(&self, cause: DamageCause, error: StoreError) -> Result<(), StoreError> {
+        if !matches!(error, StoreError::Io { .. }) {
+            return Err(error);
+        }
+        self.note(cause, &error);
+        Ok(())
+    }
+
     fn count(&self, cause: DamageCause) {
         self.found[cause as usize].fetch_add(1, Ordering::Relaxed);
     }

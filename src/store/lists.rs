@@ -59,10 +59,7 @@ impl Inner {
 
     /// A list that was kept. One that can't be read is none: it is asked for again.
     pub(super) fn kept_list(&self, repo: &RepoName, kind: ListKind) -> Result<Option<KeptList>, StoreError> {
-        self.read_list(repo, kind).or_else(|error| {
-            self.damage.note(DamageCause::List, &error);
-            Ok(None)
-        })
+        self.read_list(repo, kind).or_else(|error| self.damage.overlook(DamageCause::List, error).map(|()| None))
     }
 
     fn read_list(&self, repo: &RepoName, kind: ListKind) -> Result<Option<KeptList>, StoreError> {
@@ -86,10 +83,7 @@ impl Inner {
 
     /// Where a tag points, and since when that is known. A file that can't be read says nothing: the tag is asked for again.
     pub(super) fn verified_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, StoreError> {
-        self.read_verified_tag(repo, tag).or_else(|error| {
-            self.damage.note(DamageCause::Tag, &error);
-            Ok(None)
-        })
+        self.read_verified_tag(repo, tag).or_else(|error| self.damage.overlook(DamageCause::Tag, error).map(|()| None))
     }
 
     fn read_verified_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, StoreError> {

@@ -104,7 +104,8 @@ impl Shelf<'_> {
         }
     }
 
-    /// Notes that a file could not be read. It is read once more [`AGAIN`] later; until then nothing follows from it.
+    /// Notes that a file could not be read. It is read once more [`AGAIN`] later; until then nothing follows from it. One that
+    /// ends too early is looked at as soon as may be: that is no reading error, and a hash tells.
     pub(in crate::store) fn suspect(&self, digest: &Digest, file: &File, path: &Path, error: &io::Error) {
         let Ok(inode) = file.metadata().map(|facts| facts.ino()) else { return };
         let mut suspects = lock(&self.damage.suspects);
@@ -116,7 +117,8 @@ impl Shelf<'_> {
             path = %path.display(), %digest, %error,
             "a stored content can't be read; if that is so once more in 10 s while others can be read, it counts as absent"
         );
-        let next = Instant::now() + AGAIN;
+        let too_short = error.kind() == io::ErrorKind::UnexpectedEof;
+        let next = Instant::now() + if too_short { std::time::Duration::ZERO } else { AGAIN };
         suspects.push(Suspect { digest: *digest, path: path.to_path_buf(), file, inode, next, tries: 0 });
         drop(suspects);
         self.damage.wake.notify_one();

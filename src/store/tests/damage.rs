@@ -309,6 +309,23 @@ async fn what_can_not_be_read_twice_while_others_can_is_damaged() {
 }
 
 #[tokio::test]
+async fn what_ends_too_early_on_its_way_out_is_looked_at_at_once() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    let (name, blob) = (repo("a"), bytes(100_000, 4));
+    let digest = push(&store, &name, &blob).await;
+    let open = store.blob(&name, digest).await.unwrap();
+    Harm::Cut.strike(&store, &digest);
+    let error = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    store.note_unreadable(&name, &digest, &open.file, &error);
+    look_after(&store);
+    assert!(content(&store, &name, digest).await.is_none());
+    assert_eq!(store.damage().found[DamageCause::Hash as usize], 1);
+    push(&store, &name, &blob).await;
+    assert_tidy(&store);
+}
+
+#[tokio::test]
 async fn while_nothing_can_be_read_nothing_is_damaged() {
     let dir = quick_dir();
     let store = store(dir.path());
