@@ -59,7 +59,7 @@ pub(crate) enum Row {
     Push,
     /// 8 clients pull one cold blob through Proxy, against distribution's pull-through cache.
     ColdProxy,
-    /// A large blob through Direct, plain and TLS upstream, against nginx `proxy_pass`.
+    /// A large blob through Direct, plain and TLS upstream, against nginx `proxy_pass` and SHA-256 of the same bytes.
     Direct,
     /// Memory: idle, with 256 slow readers of 1 GiB, with 64 pushes at once.
     SlowReaders,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::compare::{Measure, Sample, Sum};
-use crate::cpu::{self, Meter};
+use crate::cpu::{self, Meter, Spent};
 use crate::drive::{Driver, Load, Tally};
 
 /// Connections and caches are warm after so long.
@@ -20,6 +20,8 @@ pub(crate) struct Side<'a> {
     pids: Vec<u32>,
     connect: Box<dyn Fn() -> Result<Asking<'a>> + 'a>,
     connections: Connections,
+    /// Charged with the SHA-256 of the bytes of its answers, which it does not compute.
+    hashed: bool,
 }
 
 /// How long connections last.
@@ -44,12 +46,12 @@ impl fmt::Debug for Side<'_> {
 impl<'a> Side<'a> {
     /// `connect` connects and lets all get warm; once a round, the connections wait while others are measured.
     pub(crate) fn kept(pids: Vec<u32>, connect: impl Fn() -> Result<Asking<'a>> + 'a) -> Self {
-        Self { pids, connect: Box::new(connect), connections: Connections::Kept }
+        Self { pids, connect: Box::new(connect), connections: Connections::Kept, hashed: false }
     }
 
     /// `connect` connects and lets all get warm, for each slice anew.
     pub(crate) fn fresh(pids: Vec<u32>, connect: impl Fn() -> Result<Asking<'a>> + 'a) -> Self {
-        Self { pids, connect: Box::new(connect), connections: Connections::Fresh }
+        Self { pids, connect: Box::new(connect), connections: Connections::Fresh, hashed: false }
     }
 
     /// Asks for small answers.
@@ -70,7 +72,12 @@ impl<'a> Side<'a> {
             let ask: Asking<'_> = Box::new(move |_| driver.once());
             Ok(ask)
         };
-        Self { pids, connect: Box::new(connect), connections: Connections::Whole }
+        Self { pids, connect: Box::new(connect), connections: Connections::Whole, hashed: false }
+    }
+
+    /// The same, charged with the SHA-256 of what it sent: it is held against somebody who proves what he passes on.
+    pub(crate) fn and_sha256(self) -> Self {
+        Self { hashed: true, ..self }
     }
 
     /// Whether its connections are made for each slice.
@@ -121,7 +128,7 @@ impl Running<'_, '_> {
             let late = meter.read()?.cpu - spent.cpu;
             spent.cpu += late;
             spent.machine += late;
-            Sum::of(spent, tally)
+            self.charged(spent, tally)?
         } else {
             let mut ask = (self.side.connect)()?;
             let meter = Meter::start(pids)?;
@@ -130,9 +137,19 @@ impl Running<'_, '_> {
             let spent = meter.read()?;
             drop(ask);
             cpu::rest(pids)?;
-            Sum::of(spent, tally)
+            self.charged(spent, tally)?
         });
         Ok(())
+    }
+
+    /// What a slice comes to.
+    fn charged(&self, mut spent: Spent, tally: Tally) -> Result<Sum> {
+        if self.side.hashed {
+            let hashing = cpu::sha256(tally.bytes)?;
+            spent.cpu += hashing;
+            spent.machine += hashing;
+        }
+        Ok(Sum::of(spent, tally))
     }
 
     /// What counts: each slice if they are whole, else all together.
@@ -212,6 +229,22 @@ mod tests {
         }
         assert_eq!(order[..3], [Seat::Beside(0), Seat::Beside(1), Seat::Ours(0)]);
         assert_eq!(order.len(), 2 + 5 + 3);
+    }
+
+    #[test]
+    fn who_is_charged_with_hashing_is_charged_for_his_bytes_and_no_more() {
+        let ask = || -> Result<Asking<'static>> {
+            Ok(Box::new(|_| Ok(Tally { answers: 1, bytes: 64 << 20, ..Tally::nothing()? })))
+        };
+        let figure = |side: Side<'_>| {
+            let mut running = side.start().unwrap();
+            running.slice(Duration::ZERO).unwrap();
+            running.sample(Measure::CpuSeconds).unwrap().unwrap().figure
+        };
+        // Of nobody: all that is charged is the hashing.
+        assert_eq!(figure(Side::fresh(Vec::new(), ask)), 0.0);
+        assert!(figure(Side::fresh(Vec::new(), ask).and_sha256()) > 0.0);
+        assert_eq!(cpu::sha256(0).unwrap(), 0.0);
     }
 
     #[test]
