@@ -2,14 +2,20 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use tokio::time::Instant;
 
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::listing::Listing;
 use super::mapping::{Home, Mapping};
 use super::relay::{manifest_error, relay, repository_error};
-use super::{BUDGET, ModeError, Served, ServedBlob, ServedManifest, ServedManifestFacts, Want, lists};
+use super::{BUDGET, ModeError, Served, ServedBlob, ServedManifest, ServedManifestFacts, Want, listing, lists};
 use crate::fetch::Source;
 use crate::oci::{Digest, Manifest, Reference, RepoName};
-use crate::store::{Page, Referrer};
+use crate::store::{ListKind, Page, Referrer};
 use crate::telemetry::CacheOutcome;
 use crate::upstream::{Upstream, UpstreamManifest};
 
@@ -18,13 +24,15 @@ use crate::upstream::{Upstream, UpstreamManifest};
 pub struct Direct {
     upstream: Upstream,
     mapping: Mapping,
+    lists: Listing<(Arc<str>, ListKind)>,
 }
 
 impl Direct {
-    /// Passes what `mapping` maps to `upstream`.
+    /// Passes what `mapping` maps to `upstream`. Lists, which may outlive their clients, are spawned on `tasks` and dropped
+    /// when `stop` is cancelled.
     #[must_use]
-    pub const fn new(upstream: Upstream, mapping: Mapping) -> Self {
-        Self { upstream, mapping }
+    pub fn new(upstream: Upstream, mapping: Mapping, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { upstream, mapping, lists: Listing::new(tasks, stop) }
     }
 
     fn source(&self, home: &Home<'_>) -> Source {
@@ -71,9 +79,9 @@ impl Direct {
         last: Option<&str>,
         limit: usize,
     ) -> Result<Served<Page>, ModeError> {
-        let home = self.mapping.home(repo)?;
-        let tags = self.upstream.tags(&home.child, Instant::now() + BUDGET).await.map_err(repository_error)?;
-        Ok(Served::new(lists::page(&tags, last, limit), CacheOutcome::Relayed))
+        let served = self.list(&self.mapping.home(repo)?, ListKind::Tags).await?;
+        let tags: Vec<String> = lists::read(&served.value)?;
+        Ok(served.map(|_| lists::page(&tags, last, limit)))
     }
 
     pub(super) async fn referrers(
@@ -83,10 +91,27 @@ impl Direct {
         last: Option<Digest>,
         limit: usize,
     ) -> Result<Served<Vec<Referrer>>, ModeError> {
-        let home = self.mapping.home(repo)?;
-        let descriptors =
-            self.upstream.referrers(&home.child, &subject, Instant::now() + BUDGET).await.map_err(repository_error)?;
-        Ok(Served::new(lists::after(lists::referrers(&descriptors), last, limit), CacheOutcome::Relayed))
+        let served = self.list(&self.mapping.home(repo)?, ListKind::Referrers(subject)).await?;
+        let descriptors: Vec<Box<RawValue>> = lists::read(&served.value)?;
+        Ok(served.map(|_| lists::after(lists::referrers(&descriptors), last, limit)))
+    }
+
+    /// The whole list, in JSON: of the upstream now, or what came of it after its clients had left.
+    async fn list(&self, home: &Home<'_>, kind: ListKind) -> Result<Served<Bytes>, ModeError> {
+        let key = (Arc::from(&*home.child), kind);
+        if let Some(late) = self.lists.late(&key) {
+            return Ok(late);
+        }
+        let (upstream, child) = (self.upstream.clone(), Arc::clone(&key.0));
+        let fetch = || async move {
+            match lists::ask(&upstream, &child, kind, listing::patience(BUDGET)).await {
+                Ok(list) => Ok(Served::new(list, CacheOutcome::Relayed)),
+                Err(ModeError::Upstream(error)) => Err(repository_error(error)),
+                Err(error) => Err(error),
+            }
+        };
+        let (list, _) = self.lists.join(key, BUDGET, fetch).await?;
+        Ok(list)
     }
 }
 

@@ -1,10 +1,35 @@
 //! Lists as an upstream gives them, cut into our pages.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::ModeError;
 use crate::oci::{Digest, lenient};
-use crate::store::{Page, Referrer};
+use crate::store::{ListKind, Page, Referrer, StoreError};
+use crate::upstream::{Patience, Upstream};
+
+/// All of a list, in JSON.
+///
+/// # Errors
+/// Of the upstream; as it said it.
+pub(super) async fn ask(
+    upstream: &Upstream,
+    child: &str,
+    kind: ListKind,
+    patience: Patience,
+) -> Result<Bytes, ModeError> {
+    let written = match kind {
+        ListKind::Tags => serde_json::to_vec(&upstream.tags(child, patience).await?),
+        ListKind::Referrers(subject) => serde_json::to_vec(&upstream.referrers(child, &subject, patience).await?),
+    };
+    Ok(written.map_err(|error| StoreError::Bug(error.to_string()))?.into())
+}
+
+/// A list that was asked for, or kept.
+pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, ModeError> {
+    serde_json::from_slice(json).map_err(|_| StoreError::Bug("a kept list can't be read".into()).into())
+}
 
 /// The page of a sorted list after `last`, at most `limit` entries.
 pub(super) fn page(sorted: &[String], last: Option<&str>, limit: usize) -> Page {

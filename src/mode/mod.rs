@@ -6,6 +6,7 @@
 
 mod answer;
 mod direct;
+mod listing;
 mod lists;
 mod local;
 mod mapping;

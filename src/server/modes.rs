@@ -337,7 +337,10 @@ impl Parts<'_> {
         let mapping = || options::mapping(config, endpoint);
         match config.mode {
             config::Mode::Local => local(),
-            config::Mode::Direct => Mode::Direct(Direct::new(upstream.clone(), mapping())),
+            config::Mode::Direct => {
+                let stop = self.fills.stop().clone();
+                Mode::Direct(Direct::new(upstream.clone(), mapping(), self.tasks.clone(), stop))
+            }
             config::Mode::Proxy => Mode::Proxy(Proxy::new(
                 self.fills.clone(),
                 upstream.clone(),

@@ -23,14 +23,14 @@ pub struct BlobRange {
     pub to: Option<u64>,
 }
 
-/// How long the answer to a GET of a blob is waited for.
+/// How long a blob or a list is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
     /// Until then it is asked, and asked again after a failure.
     pub asking: Instant,
-    /// Until then the head of an answer is waited for behind the usual limit, as long as the host answers others: a
-    /// proxy that looks for viruses gives the first byte when it has the last. Of several endpoints only the last is
-    /// waited for so long.
+    /// Until then the head of a blob's answer, or all of a list, is waited for behind the usual limit, as long as the
+    /// host answers others: a proxy that looks for viruses gives the first byte when it has the last. Of several
+    /// endpoints only the last is waited for so long.
     pub answer: Instant,
 }
 

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::Upstream;
+use super::blobs::Patience;
 use super::endpoint::{Call, Endpoint, header, not_followed};
 use super::error::UpstreamError;
 use super::redirect;
@@ -24,18 +25,21 @@ const PAGE: usize = 1000;
 const FALLBACK_HEX: usize = 64;
 
 impl Upstream {
-    /// All tags of a repository, sorted, without doubles.
+    /// All tags of a repository, sorted, without doubles. `patience`: how long it may take in all, of the last endpoint
+    /// longer than it is asked.
     ///
     /// Safe to drop: ends the request.
     ///
     /// # Errors
     /// [`UpstreamError`]; a list that can't be had whole is one.
-    pub async fn tags(&self, child: &str, deadline: Instant) -> Result<Vec<String>, UpstreamError> {
-        self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.tags(child, deadline))).await
+    pub async fn tags(&self, child: &str, patience: impl Into<Patience>) -> Result<Vec<String>, UpstreamError> {
+        let Patience { asking, answer } = patience.into();
+        self.rounds(child, asking, |endpoint, share| Box::pin(endpoint.tags(child, Patience { asking: share, answer })))
+            .await
     }
 
     /// The descriptors of all manifests that refer to `subject` (distribution-spec, "Listing Referrers"), from the
-    /// fallback tag if the upstream has no such list.
+    /// fallback tag if the upstream has no such list. `patience` as of [`Upstream::tags`].
     ///
     /// Safe to drop: ends the request.
     ///
@@ -45,9 +49,13 @@ impl Upstream {
         &self,
         child: &str,
         subject: &Digest,
-        deadline: Instant,
+        patience: impl Into<Patience>,
     ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
-        self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.referrers(child, subject, deadline))).await
+        let Patience { asking, answer } = patience.into();
+        self.rounds(child, asking, |endpoint, share| {
+            Box::pin(endpoint.referrers(child, subject, Patience { asking: share, answer }))
+        })
+        .await
     }
 }
 
@@ -91,15 +99,26 @@ pub(super) fn is_page_size_refused(error: &UpstreamError) -> bool {
 }
 
 impl Endpoint {
-    async fn tags(self: &Arc<Self>, child: &str, deadline: Instant) -> Result<Vec<String>, UpstreamError> {
+    /// A question for a page. A registry may have to put the list together before its first byte.
+    fn list_call(&self, child: &str, tail: &str) -> Call {
+        Call { patient: self.is_last, ..self.call(Method::GET, child, tail) }
+    }
+
+    /// Until when all pages have to be there. Endpoints with others behind them leave time for those.
+    fn list_deadline(&self, patience: Patience) -> Instant {
+        if self.is_last { patience.asking.max(patience.answer) } else { patience.asking }
+    }
+
+    async fn tags(self: &Arc<Self>, child: &str, patience: Patience) -> Result<Vec<String>, UpstreamError> {
+        let deadline = self.list_deadline(patience);
         let mut all = BTreeSet::new();
         let mut take = |page: TagPage| all.extend(page.tags.into_iter().map(|Text(tag)| tag));
-        let first = self.call(Method::GET, child, &format!("tags/list?n={PAGE}"));
+        let first = self.list_call(child, &format!("tags/list?n={PAGE}"));
         match self.pages(first, deadline, &mut take).await {
             Ok(()) => {}
             // It may not like the size of the page.
             Err(Broken { error, begun: false }) if is_page_size_refused(&error) => {
-                let first = self.call(Method::GET, child, "tags/list");
+                let first = self.list_call(child, "tags/list");
                 self.pages(first, deadline, &mut take).await.map_err(|broken| broken.error)?;
             }
             Err(Broken { error, .. }) => return Err(error),
@@ -111,11 +130,12 @@ impl Endpoint {
         self: &Arc<Self>,
         child: &str,
         subject: &Digest,
-        deadline: Instant,
+        patience: Patience,
     ) -> Result<Vec<Box<RawValue>>, UpstreamError> {
+        let deadline = self.list_deadline(patience);
         let mut all = Vec::new();
         let mut take = |page: ReferrersPage| all.extend(page.manifests);
-        let mut first = self.call(Method::GET, child, &format!("referrers/{subject}"));
+        let mut first = self.list_call(child, &format!("referrers/{subject}"));
         first.accept = Some(HeaderValue::from_static(ManifestKind::OciIndex.as_str()));
         let without = match self.pages(first, deadline, &mut take).await {
             Ok(()) => return Ok(all),

@@ -151,8 +151,8 @@ impl Transport {
             None => {
                 let error = UpstreamError::timeout(&host, format!("gave no answer within {}", seconds(taken)));
                 let fault = match taken {
-                    // One blob may take long where others don't.
-                    _ if taken >= limits.first_byte && !bulk => Fault::Slow,
+                    // One blob or list may take long where others don't.
+                    _ if taken >= limits.first_byte && !bulk && !patient => Fault::Slow,
                     _ if taken >= limits.circuit_min_wait => Fault::CutOff,
                     _ => Fault::Other,
                 };

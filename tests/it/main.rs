@@ -22,6 +22,7 @@ mod hostile;
 #[cfg(feature = "failpoints")]
 mod killed;
 mod lists;
+mod long_lists;
 mod manifests;
 mod mapping;
 mod misconfigured;

@@ -135,22 +135,37 @@ async fn of_the_client_only_named_headers_go_on_and_of_the_upstream_only_named_o
         let mut setup = Setup::in_front_of(mode, &upstream.address(), "scheme: HTTP");
         setup.users = true;
         let registry = Registry::start(&setup);
-        for rest in ["manifests/v1", "tags/list"] {
-            let refusal = refusal(registry.client().get(&path(rest)).await).await;
-            assert_eq!(refusal.status, 502, "{mode} {rest}: {refusal:?}");
+        for rest in ["manifests/v1".to_owned(), format!("blobs/{}", digest(&image.blobs()[1])), "tags/list".to_owned()]
+        {
+            let request = registry.client_as("ro").request(Method::GET, &path(&rest));
+            let request =
+                request.header("cookie", "a=b").header("x-forwarded-for", "1.2.3.4").header("accept", "text/plain");
+            let response = request.header("accept-encoding", "gzip").send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            for name in ["set-cookie", "x-internal", "server"] {
+                assert!(
+                    response.headers().get(name).is_none_or(|value| value != "Nexus" && name == "server"),
+                    "{response:?}"
+                );
+            }
         }
-        let layer = &image.blobs()[1];
-        let blob = path(&format!("blobs/{}", digest(layer)));
-        upstream.heal();
-        upstream.rule("GET", &there("blobs/*"), |answer| {
-            answer.header("content-encoding", "gzip").body("encoded");
-        });
-        assert_eq!(refusal(registry.client().get(&blob).await).await.status, 502, "{mode}");
-        upstream.heal();
-        upstream.rule("GET", &there("blobs/*"), |answer| {
-            answer.header("content-encoding", "gzip");
-        });
-        assert_eq!(registry.client().get(&blob).await.bytes().await.unwrap(), layer, "{mode}");
+        for seen in upstream.asked("*", "/v2/*") {
+            for name in ["authorization", "cookie", "x-forwarded-for"] {
+                assert_eq!(seen.header(name), None, "{seen:?}");
+            }
+            assert_eq!(seen.header("accept-encoding"), Some("identity"), "{seen:?}");
+        }
+        for seen in upstream.asked("*", &there("manifests/*")) {
+            let accept = seen.header("accept").unwrap();
+            for kind in [
+                "application/vnd.oci.image.manifest.v1+json",
+                "application/vnd.oci.image.index.v1+json",
+                "application/vnd.docker.distribution.manifest.v2+json",
+                "application/vnd.docker.distribution.manifest.list.v2+json",
+            ] {
+                assert!(accept.contains(kind), "{accept}");
+            }
+        }
         registry.stop();
     }
 }
@@ -188,11 +203,22 @@ async fn an_encoded_answer_is_an_error_unless_the_digest_says_that_it_is_only_la
             answer.header("content-encoding", "gzip");
         });
         let registry = Registry::start(&Setup::in_front_of(mode, &upstream.address(), "scheme: HTTP"));
-        for rest in ["manifests/v1".to_owned(), format!("blobs/{}", digest(&image.blobs()[1])), "tags/list".to_owned()]
-        {
-            let refusal = refusal(registry.client().get(&path(&rest)).await).await;
+        for rest in ["manifests/v1", "tags/list"] {
+            let refusal = refusal(registry.client().get(&path(rest)).await).await;
             assert_eq!(refusal.status, 502, "{mode} {rest}: {refusal:?}");
         }
+        let layer = &image.blobs()[1];
+        let blob = path(&format!("blobs/{}", digest(layer)));
+        upstream.heal();
+        upstream.rule("GET", &there("blobs/*"), |answer| {
+            answer.header("content-encoding", "gzip").body("encoded");
+        });
+        assert_eq!(refusal(registry.client().get(&blob).await).await.status, 502, "{mode}");
+        upstream.heal();
+        upstream.rule("GET", &there("blobs/*"), |answer| {
+            answer.header("content-encoding", "gzip");
+        });
+        assert_eq!(registry.client().get(&blob).await.bytes().await.unwrap(), layer, "{mode}");
         registry.stop();
     }
 }

@@ -3,17 +3,15 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{Asked, Proxy, fault, joined, unwritten};
+use super::{Asked, Proxy, joined, unwritten};
 use crate::mode::mapping::Home;
 use crate::mode::relay::{cached_error, repository_error};
-use crate::mode::{BUDGET, ModeError, Served, lists};
+use crate::mode::{BUDGET, ModeError, Served, listing, lists};
 use crate::oci::{Digest, RepoName};
-use crate::store::{KeptList, ListKind, Page, Referrer, StoreError};
+use crate::store::{KeptList, ListKind, Page, Referrer};
 use crate::telemetry::CacheOutcome;
 
 /// How long a list may take where an older one can be served; it may have many pages.
@@ -27,7 +25,7 @@ impl Proxy {
         limit: usize,
     ) -> Result<Served<Page>, ModeError> {
         let served = self.list(&self.0.mapping.home(repo)?, ListKind::Tags).await?;
-        let tags: Vec<String> = read(&served.value)?;
+        let tags: Vec<String> = lists::read(&served.value)?;
         Ok(served.map(|_| lists::page(&tags, last, limit)))
     }
 
@@ -39,31 +37,40 @@ impl Proxy {
         limit: usize,
     ) -> Result<Served<Vec<Referrer>>, ModeError> {
         let served = self.list(&self.0.mapping.home(repo)?, ListKind::Referrers(subject)).await?;
-        let descriptors: Vec<Box<RawValue>> = read(&served.value)?;
+        let descriptors: Vec<Box<RawValue>> = lists::read(&served.value)?;
         Ok(served.map(|_| lists::after(lists::referrers(&descriptors), last, limit)))
     }
 
     /// The whole list, in JSON.
     async fn list(&self, home: &Home<'_>, kind: ListKind) -> Result<Served<Bytes>, ModeError> {
-        if let Some(kept) = self.store().kept_list(&home.cached, kind).await?
+        let kept = self.store().kept_list(&home.cached, kind).await?;
+        if let Some(kept) = &kept
             && self.is_fresh(kept.kept)
         {
-            return Ok(Served::new(kept.bytes, CacheOutcome::Hit));
+            return Ok(Served::new(kept.bytes.clone(), CacheOutcome::Hit));
         }
         self.refuse_unknown(&Asked::List(home.cached.clone(), kind))?;
+        let budget = if kept.is_some() { LIST_REVALIDATION } else { BUDGET };
         let (proxy, child, cached) = (self.clone(), home.child.to_string(), home.cached.clone());
         let fetch = || async move {
             let fetched = proxy.fetch_list(&child, &cached, kind).await;
             proxy.settle(Asked::List(cached, kind), fetched)
         };
-        let (outcome, began) = self.0.lists.join((home.cached.clone(), kind), fetch).await;
-        Ok(joined(outcome.unwrap_or_else(|| Err(fault()))?, began))
+        match self.0.lists.join((home.cached.clone(), kind), budget, fetch).await {
+            Ok((list, began)) => Ok(joined(list, began)),
+            // It goes on; until it is there, the one before serves.
+            Err(error @ ModeError::UpstreamTimeout) => {
+                let stale = kept.and_then(|kept| Some((self.stale(&error, kept.kept)?, kept.bytes)));
+                stale.map(|(stale, bytes)| stale.map(|()| bytes)).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn fetch_list(&self, child: &str, cached: &RepoName, kind: ListKind) -> Result<Served<Bytes>, ModeError> {
         let kept = self.store().kept_list(cached, kind).await?;
         let budget = if kept.is_some() { LIST_REVALIDATION } else { BUDGET };
-        let asked = self.ask_for_list(child, kind, Instant::now() + budget).await;
+        let asked = lists::ask(&self.0.upstream, child, kind, listing::patience(budget)).await;
         let asked = asked.map_err(|error| match error {
             ModeError::Upstream(error) if kept.is_some() => cached_error(error, repository_error),
             ModeError::Upstream(error) => repository_error(error),
@@ -95,17 +102,4 @@ impl Proxy {
             }
         }
     }
-
-    async fn ask_for_list(&self, child: &str, kind: ListKind, deadline: Instant) -> Result<Bytes, ModeError> {
-        let upstream = &self.0.upstream;
-        let written = match kind {
-            ListKind::Tags => serde_json::to_vec(&upstream.tags(child, deadline).await?),
-            ListKind::Referrers(subject) => serde_json::to_vec(&upstream.referrers(child, &subject, deadline).await?),
-        };
-        Ok(written.map_err(|error| StoreError::Bug(error.to_string()))?.into())
-    }
-}
-
-fn read<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> Result<T, ModeError> {
-    serde_json::from_slice(json).map_err(|_| StoreError::Bug("a kept list can't be read".into()).into())
 }

@@ -12,11 +12,11 @@ mod negatives;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use quick_cache::sync::Cache;
 use tokio_util::task::TaskTracker;
 
 use self::negatives::{Asked, Negatives};
+use super::listing::Listing;
 use super::mapping::{Home, Mapping};
 use super::{ModeError, Served, ServedManifest};
 use crate::clock::{self, Timestamp};
@@ -61,7 +61,7 @@ struct Inner {
     tags: Cache<(RepoName, Tag), VerifiedTag>,
     negatives: Negatives,
     manifests: Flights<(RepoName, Reference), Result<Served<ServedManifest>, ModeError>>,
-    lists: Flights<(RepoName, ListKind), Result<Served<Bytes>, ModeError>>,
+    lists: Listing<(RepoName, ListKind)>,
     /// The manifest that came last from the upstream, for its probe.
     seen: Mutex<Option<(String, Digest)>>,
 }
@@ -87,7 +87,7 @@ impl Proxy {
             tags: Cache::new(TAGS_IN_MEMORY),
             negatives: Negatives::new(),
             manifests: Flights::new(tasks.clone(), stop.clone()),
-            lists: Flights::new(tasks, stop),
+            lists: Listing::new(tasks, stop),
             seen: Mutex::new(None),
         }))
     }
