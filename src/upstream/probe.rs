@@ -68,8 +68,9 @@ impl Endpoint {
             match asked {
                 // It may have been deleted there.
                 Err(error) if error.cause() == UpstreamCause::NotFound => {}
+                // Nothing in the head says that it is a manifest: the bytes have to.
                 Ok(answer) if !is_told(&answer) => {
-                    let read = self.is_registrys(answer, false, deadline).await;
+                    let read = self.is_content(answer, digest, deadline).await;
                     return self.found(read);
                 }
                 result => return self.found(result.map(|_| ())),
@@ -95,6 +96,14 @@ impl Endpoint {
         self.found(read)
     }
 
+    /// Whether a good answer is the content of `digest`.
+    async fn is_content(&self, answer: Answer, digest: &Digest, deadline: Instant) -> Result<(), UpstreamError> {
+        let host = answer.host.clone();
+        let content_type = header(answer.response.headers(), CONTENT_TYPE);
+        let body = self.whole(answer, self.shared.limits.manifest_bytes, deadline).await?;
+        if digest.algorithm().digest(&body) == *digest { Ok(()) } else { Err(impostor(&host, &content_type)) }
+    }
+
     /// Whether a good answer is a registry's: a portal answers everything with a page.
     async fn is_registrys(&self, answer: Answer, is_list: bool, deadline: Instant) -> Result<(), UpstreamError> {
         let host = answer.host.clone();
@@ -110,10 +119,7 @@ impl Endpoint {
         if is_registrys {
             return Ok(());
         }
-        let what = format!(
-            "sent something of type {content_type:?} that is no registry's answer: a login page or a filter may stand before it"
-        );
-        Err(UpstreamError::invalid(&host, what))
+        Err(impostor(&host, &content_type))
     }
 
     fn found(&self, result: Result<(), UpstreamError>) -> Probe {
@@ -135,4 +141,12 @@ impl Endpoint {
         };
         Probe { outcome, words, error: Some(error) }
     }
+}
+
+/// The error of an answer that no registry gives.
+fn impostor(host: &str, content_type: &str) -> UpstreamError {
+    let what = format!(
+        "sent something of type {content_type:?} that is no registry's answer: a login page or a filter may stand before it"
+    );
+    UpstreamError::invalid(host, what)
 }

@@ -47,3 +47,4 @@ mod uploads;
 mod upstream_answers;
 mod upstream_auth;
 mod upstream_refusals;
+mod upstream_settings;

@@ -38,11 +38,14 @@ async fn where_head_is_refused_or_tells_nothing_get_answers() {
         assert_eq!(resolved.manifest.unwrap().bytes, MANIFEST);
         assert_eq!(server.seen().len(), 2);
     }
-    let server = Server::start(|_| Reply::with(404, "docker-distribution-api-version", "registry/2.0")).await;
-    let upstream = upstream(anonymous(&server));
-    let error = upstream.resolve("app", &"v1".parse().unwrap(), soon()).await.unwrap_err();
-    assert_eq!(error.cause(), UpstreamCause::NotFound);
-    assert_eq!(server.seen().len(), 2, "a HEAD has no body that says whose 404 it is");
+    // A HEAD has no body that says whose 404 it is, a registry's header does.
+    for (header, requests) in [("docker-distribution-api-version", 1), ("x-nobodys", 2)] {
+        let server = Server::start(move |_| Reply::with(404, header, "registry/2.0")).await;
+        let upstream = upstream(anonymous(&server));
+        let error = upstream.resolve("app", &"v1".parse().unwrap(), soon()).await.unwrap_err();
+        assert_eq!(error.cause(), UpstreamCause::NotFound);
+        assert_eq!(server.seen().len(), requests, "{header}");
+    }
 }
 
 #[tokio::test]

@@ -270,6 +270,11 @@ impl Upstream {
         self.shared.desk.lock().unwrap().lock().unwrap().expires_in = seconds;
     }
 
+    /// Hands tokens out and takes none.
+    pub(crate) fn take_no_token(&self) {
+        self.shared.desk.lock().unwrap().lock().unwrap().is_deaf = true;
+    }
+
     /// Takes no token that was handed out so far.
     pub(crate) fn revoke_tokens(&self) {
         self.shared.desk.lock().unwrap().lock().unwrap().revoke();
