@@ -179,3 +179,37 @@ async fn a_stored_blob_that_cannot_be_read_on_is_an_error_with_its_path_and_no_2
         assert!(read["error"].as_str().unwrap().contains(&hex), "{read}");
     }
 }
+
+#[tokio::test]
+async fn a_disk_that_stands_still_is_not_ready_and_alive() {
+    const DISK: &str =
+        "truncate -s 64M $DIR.img && mkfs.ext4 -q -F $DIR.img && mkdir -p $DIR && mount -o loop $DIR.img $DIR";
+    if !is_root("a disk that stands still") {
+        return;
+    }
+    let registry = Registry::start(&Setup::open().mounting(DISK));
+    let digest = registry.client().push_blob("a", b"content").await;
+    assert_eq!(registry.admin().get("/readyz").await.status(), 200);
+    registry.among_its_mounts("fsfreeze --freeze $DIR");
+    let client = registry.client();
+    let pushing = tokio::task::spawn(async move { client.push_blob("a", b"more").await });
+    let told = within(async {
+        loop {
+            // What is promised to whoever asks.
+            let admin = registry.admin();
+            let ready = tokio::time::timeout(std::time::Duration::from_secs(2), admin.get("/readyz")).await;
+            let ready = ready.expect("an answer within 2 s");
+            assert_eq!(registry.admin().get("/healthz").await.status(), 200);
+            if ready.status() == 503 {
+                return ready.text().await.unwrap();
+            }
+        }
+    })
+    .await;
+    assert!(told.contains("no operation of the store's disk has ended for 1"), "{told}");
+    assert_eq!(registry.client().get(&format!("/v2/a/blobs/{digest}")).await.bytes().await.unwrap(), &b"content"[..]);
+    registry.among_its_mounts("fsfreeze --unfreeze $DIR");
+    within(pushing).await.unwrap();
+    within(async { while registry.admin().get("/readyz").await.status() != 200 {} }).await;
+    registry.kill();
+}
