@@ -6,12 +6,12 @@ use axum::body::Body;
 use axum::response::Response;
 use http::StatusCode;
 
-use super::body::{Reading, blob_body};
+use super::body::{Reading, blob_body, parts_body};
 use super::call::Call;
-use super::content::{Content, OCTETS, want};
+use super::content::{Content, OCTETS, Piece, want};
 use super::error::ApiError;
 use super::limits::Gate;
-use crate::mode::{Served, ServedBlob};
+use crate::mode::{BlobContent, Served, ServedBlob};
 use crate::oci::{Digest, RepoName};
 
 /// Stored blobs up to this many bytes are not kept back by slow downloads: an image's configuration is smaller.
@@ -26,10 +26,12 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
             call.mode.blob(repo, digest, want).await?
         }
     };
-    let content = Content { digest, size: blob.size, media_type: OCTETS };
+    let stored = matches!(blob.content, BlobContent::Memory(_) | BlobContent::File(..));
+    let content = Content { digest, size: blob.size, media_type: OCTETS, stored };
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
-    let mut response = content.respond(call.method, call.headers, |range| {
-        blob_body(blob.content, blob.size, range, call.file_way, &reading)
+    let mut response = content.respond(call.method, call.headers, |piece| match piece {
+        Piece::One(range) => blob_body(blob.content, blob.size, range, call.file_way, &reading),
+        Piece::Several(parts) => parts_body(blob.content, parts, call.file_way, &reading),
     })?;
     response.extensions_mut().insert(how);
     response.extensions_mut().insert(reading);

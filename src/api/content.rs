@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use super::body::Parts;
 use super::error::ApiError;
 use crate::mode::Want;
-use crate::oci::{ByteRange, Digest, ErrorCode, ManifestKind, RangeSpec};
+use crate::oci::{ByteRange, Digest, ErrorCode, ManifestKind, RangeSet, RangeSpec};
 
 /// `Docker-Content-Digest`.
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -29,6 +30,16 @@ pub(super) struct Content<'a> {
     /// `None`: nobody knows; it is then answered whole.
     pub(super) size: Option<u64>,
     pub(super) media_type: &'a str,
+    /// Its bytes are stored here: several ranges of them can be given at once.
+    pub(super) stored: bool,
+}
+
+/// Which bytes are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// These; `None`: all, of which nobody knows how many there are.
+    One(Option<ByteRange>),
+    Several(Parts),
 }
 
 /// What the request's headers make of it.
@@ -37,10 +48,11 @@ enum Selection {
     NotModified,
     Whole,
     Part(ByteRange),
+    Parts(Parts),
 }
 
 impl Content<'_> {
-    /// Answers a GET or HEAD; `body` is asked for the bytes of the range that is sent, and only for a GET.
+    /// Answers a GET or HEAD; `body` is asked for the bytes that are sent, and only for a GET.
     ///
     /// # Errors
     /// 416 for a range behind the end (RFC 9110, 15.5.17).
@@ -48,17 +60,22 @@ impl Content<'_> {
         self,
         method: &Method,
         headers: &HeaderMap,
-        body: impl FnOnce(Option<ByteRange>) -> Body,
+        body: impl FnOnce(Piece) -> Body,
     ) -> Result<Response, ApiError> {
         let etag = self.digest.quoted();
         let selection = self.select(method, headers, &etag)?;
-        let (status, range) = match selection {
-            Selection::NotModified => (StatusCode::NOT_MODIFIED, None),
-            Selection::Whole => (StatusCode::OK, self.size.map(ByteRange::whole)),
-            Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, Some(range)),
+        let (status, piece) = match selection {
+            Selection::NotModified => (StatusCode::NOT_MODIFIED, Piece::One(None)),
+            Selection::Whole => (StatusCode::OK, Piece::One(self.size.map(ByteRange::whole))),
+            Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, Piece::One(Some(range))),
+            Selection::Parts(parts) => (StatusCode::PARTIAL_CONTENT, Piece::Several(parts)),
+        };
+        let (range, parts) = match &piece {
+            Piece::One(range) => (*range, None),
+            Piece::Several(parts) => (None, Some((parts.content_type(), parts.length()))),
         };
         let has_body = method != Method::HEAD && status != StatusCode::NOT_MODIFIED;
-        let mut response = Response::new(if has_body { body(range) } else { Body::empty() });
+        let mut response = Response::new(if has_body { body(piece) } else { Body::empty() });
         *response.status_mut() = status;
         let out = response.headers_mut();
         out.reserve(10);
@@ -69,6 +86,11 @@ impl Content<'_> {
         out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if status != StatusCode::NOT_MODIFIED {
             out.insert(CONTENT_TYPE, media_type(self.media_type));
+        }
+        if let Some((content_type, length)) = parts {
+            // Each part has its own Content-Range; the answer has none (RFC 9110, 15.3.7.2).
+            out.insert(CONTENT_TYPE, text(&content_type));
+            out.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         if let (Some(range), Some(size)) = (range, self.size) {
             out.insert(CONTENT_LENGTH, HeaderValue::from(range.len()));
@@ -83,15 +105,35 @@ impl Content<'_> {
         if is_unchanged(headers, etag) {
             return Ok(Selection::NotModified);
         }
-        let (Some(spec), Some(size)) = (wanted_range(method, headers, etag), self.size) else {
+        let (Some(header), Some(size)) = (range_header(method, headers, etag), self.size) else {
             return Ok(Selection::Whole);
         };
-        match spec.resolve(size) {
-            Ok(Some(range)) => Ok(Selection::Part(range)),
-            Ok(None) => Ok(Selection::Whole),
+        let resolved = match (RangeSpec::parse(header), RangeSet::parse(header).filter(|_| self.stored)) {
+            (Some(spec), _) => spec.resolve(size).map(Vec::from_iter),
+            (None, Some(set)) => set.resolve(size),
+            (None, None) => return Ok(Selection::Whole),
+        };
+        match resolved {
+            Ok(ranges) => Ok(self.selected(ranges, size)),
             Err(error) => Err(ApiError::new(ErrorCode::RangeInvalid, error.to_string())
                 .with_header(CONTENT_RANGE, text(&format!("bytes */{size}")))
                 .with_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"))),
+        }
+    }
+}
+
+impl Content<'_> {
+    /// What is left of the ranges that were asked for. Parts that would take more bytes than the whole are not made: many small
+    /// ranges ask for a header each.
+    fn selected(self, ranges: Vec<ByteRange>, size: u64) -> Selection {
+        match ranges.as_slice() {
+            [] => Selection::Whole,
+            [range] => Selection::Part(*range),
+            _ => {
+                let boundary = uuid::Uuid::new_v4().simple().to_string();
+                let parts = Parts::new(ranges, size, self.media_type, boundary);
+                if parts.length() < size { Selection::Parts(parts) } else { Selection::Whole }
+            }
         }
     }
 }
@@ -102,14 +144,18 @@ fn is_unchanged(headers: &HeaderMap, etag: &str) -> bool {
     fields.any(|condition| names_etag(condition, etag))
 }
 
-/// The range that is asked for, if it is to be heeded.
+/// The one range that is asked for, if it is to be heeded.
 fn wanted_range(method: &Method, headers: &HeaderMap, etag: &str) -> Option<RangeSpec> {
+    range_header(method, headers, etag).and_then(RangeSpec::parse)
+}
+
+/// The `Range` header, if it is to be heeded.
+fn range_header<'a>(method: &Method, headers: &'a HeaderMap, etag: &str) -> Option<&'a str> {
     // A range on HEAD is answered whole: HEAD asks what GET without a range would say (RFC 9110, 14.2).
-    let spec = headers.get(RANGE).filter(|_| method == Method::GET);
-    let spec = spec.and_then(|v| v.to_str().ok()).and_then(RangeSpec::parse)?;
+    let header = headers.get(RANGE).filter(|_| method == Method::GET)?.to_str().ok()?;
     // If-Range takes a strong validator; a date never matches, there is no Last-Modified here.
     let outdated = headers.get(IF_RANGE).is_some_and(|validator| validator.as_bytes() != etag.as_bytes());
-    (!outdated).then_some(spec)
+    (!outdated).then_some(header)
 }
 
 /// Whether a list of entity tags names `etag`, by weak comparison (RFC 9110, 13.1.2).
@@ -148,7 +194,7 @@ mod tests {
             map.append(name, text(value));
         }
         let digest = Algorithm::Sha256.digest(b"");
-        let content = Content { digest, size: Some(size), media_type: "application/octet-stream" };
+        let content = Content { digest, size: Some(size), media_type: "application/octet-stream", stored: true };
         match content.respond(method, &map, |_| Body::empty()) {
             Ok(response) => {
                 let range = response.headers().get(CONTENT_RANGE).map(|v| v.to_str().unwrap().to_owned());
@@ -165,7 +211,15 @@ mod tests {
         assert_eq!(get(10, &[(RANGE, "bytes=0-")]), (206, Some("bytes 0-9/10".into())));
         assert_eq!(get(10, &[(RANGE, "bytes=-3")]), (206, Some("bytes 7-9/10".into())));
         assert_eq!(get(10, &[(RANGE, "bytes=10-")]), (416, None));
-        assert_eq!(get(10, &[(RANGE, "bytes=0-1,3-4")]), (200, None));
+        assert_eq!(get(10, &[(RANGE, "bytes=0-1,3-4")]), (200, None), "the parts' headers are longer than the whole");
+        assert_eq!(get(10_000, &[(RANGE, "bytes=0-1,3-4")]), (206, None));
+        assert_eq!(get(10_000, &[(RANGE, "bytes=0-1,20000-")]), (206, Some("bytes 0-1/10000".into())));
+        assert_eq!(get(10_000, &[(RANGE, "bytes=20000-,30000-40000")]), (416, None));
+        assert_eq!(get(10_000, &[(RANGE, "bytes=0-1,3-4"), (IF_RANGE, "\"x\"")]), (200, None));
+        assert_eq!(answer(10_000, &Method::HEAD, &[(RANGE, "bytes=0-1,3-4")]), (200, None));
+        let killer: Vec<String> = (0..1000).map(|from| format!("{from}-")).collect();
+        let killer = format!("bytes={}", killer.join(","));
+        assert_eq!(get(10_000, &[(RANGE, &killer)]), (206, Some("bytes 0-9999/10000".into())));
         assert_eq!(get(0, &[(RANGE, "bytes=0-")]), (200, None));
         assert_eq!(answer(10, &Method::HEAD, &[(RANGE, "bytes=0-1")]), (200, None));
         assert_eq!(get(10, &[(RANGE, "bytes=0-1"), (IF_RANGE, &etag)]).0, 206);

@@ -12,12 +12,12 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::blobs::accepted;
-use super::body::{Reading, RequestBody, blob_body};
+use super::body::{Reading, RequestBody, blob_body, parts_body};
 use super::call::Call;
-use super::content::{CONTENT_DIGEST, Content, text};
+use super::content::{CONTENT_DIGEST, Content, Piece, text};
 use super::error::ApiError;
 use super::limits::Gate;
-use crate::mode::{BlobContent, ModeError, Served, ServedManifest, ServedManifestFacts};
+use crate::mode::{BlobContent, Mode, ModeError, Served, ServedManifest, ServedManifestFacts};
 use crate::oci::{Algorithm, ByteRange, Digest, ErrorCode, Manifest, ManifestKind, Reference, RepoName, Tag};
 use crate::store::{Store, StoredManifest};
 
@@ -39,12 +39,15 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
         Some(served) => served,
         None => call.mode.manifest(repo, reference).await?,
     };
-    let size = bytes.len() as u64;
-    let content = Content { digest, size: Some(size), media_type: &media_type };
+    let (size, stored) = (bytes.len() as u64, !matches!(*call.mode, Mode::Direct(_)));
+    let content = Content { digest, size: Some(size), media_type: &media_type, stored };
     let source = source(call, repo, digest, bytes).await?;
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
-    let mut response = content.respond(call.method, call.headers, |range| {
-        blob_body(source, Some(size), Some(range.unwrap_or(ByteRange::whole(size))), call.file_way, &reading)
+    let mut response = content.respond(call.method, call.headers, |piece| match piece {
+        Piece::One(range) => {
+            blob_body(source, Some(size), Some(range.unwrap_or(ByteRange::whole(size))), call.file_way, &reading)
+        }
+        Piece::Several(parts) => parts_body(source, parts, call.file_way, &reading),
     })?;
     response.extensions_mut().insert(how);
     response.extensions_mut().insert(reading);
@@ -55,7 +58,7 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
 async fn read_facts(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
     let Served { value: ServedManifestFacts { digest, size, media_type }, how } =
         call.mode.manifest_facts(repo, reference).await?;
-    let content = Content { digest, size: Some(size), media_type: &media_type };
+    let content = Content { digest, size: Some(size), media_type: &media_type, stored: false };
     let mut response = content.respond(call.method, call.headers, |_| Body::empty())?;
     response.extensions_mut().insert(how);
     Ok(response)

@@ -41,7 +41,12 @@ impl RangeSpec {
         if !unit.trim().eq_ignore_ascii_case("bytes") {
             return None;
         }
-        let (first, last) = set.trim().split_once('-')?;
+        Self::parse_one(set.trim())
+    }
+
+    /// Reads one range of a header, without its unit.
+    pub(super) fn parse_one(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-')?;
         match (first.trim(), last.trim()) {
             ("", length) => number(length).map(Self::Suffix),
             (first, "") => number(first).map(Self::From),
@@ -71,6 +76,11 @@ impl ByteRange {
     #[must_use]
     pub const fn whole(size: u64) -> Self {
         Self { start: 0, end: size }
+    }
+
+    /// Both, and what lies between them.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { start: self.start.min(other.start), end: self.end.max(other.end) }
     }
 
     /// Offset of the first byte.

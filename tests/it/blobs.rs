@@ -167,8 +167,15 @@ async fn ranges_give_the_slice(acceleration: &str) {
         let response = client.request(Method::GET, &path).header("range", range).send().await.unwrap();
         assert_eq!((response.status().as_u16(), header(&response, "content-range")), (416, "bytes */700000".into()));
     }
-    let response = client.request(Method::GET, &path).header("range", "bytes=0-1,5-6").send().await.unwrap();
-    assert_eq!((response.status().as_u16(), response.bytes().await.unwrap().len()), (200, 700_000));
+    let several = client.request(Method::GET, &path).header("range", "bytes=0-1,5-6");
+    let outdated = several.try_clone().unwrap().header("if-range", "\"x\"").send().await.unwrap();
+    assert_eq!((outdated.status().as_u16(), outdated.bytes().await.unwrap().len()), (200, 700_000));
+    let response = several.send().await.unwrap();
+    assert_eq!(response.status(), 206);
+    let found = parts(&header(&response, "content-type"), &response.bytes().await.unwrap());
+    let expected = [(0, 2), (5, 7)]
+        .map(|(start, end)| (format!("bytes {start}-{}/700000", end - 1), content[start..end].to_vec()));
+    assert_eq!(found, expected);
     let response =
         client.request(Method::GET, &path).header("if-none-match", format!("\"{digest}\"")).send().await.unwrap();
     assert_eq!(response.status(), 304);
@@ -268,4 +275,75 @@ async fn sha512_content_has_its_own_name(acceleration: &str) {
     assert_eq!(header(&response, "docker-content-digest"), digest);
     assert_eq!(response.bytes().await.unwrap(), "long");
     registry.stop();
+}
+
+/// The parts of a `multipart/byteranges` body: what Content-Range says, and the bytes.
+fn parts(content_type: &str, body: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").unwrap();
+    let mut rest = body.strip_prefix(format!("--{boundary}\r\n").as_bytes()).unwrap();
+    let delimiter = format!("\r\n--{boundary}");
+    let find = |text: &[u8], wanted: &[u8]| text.windows(wanted.len()).position(|window| window == wanted).unwrap();
+    let mut parts = Vec::new();
+    loop {
+        let head = find(rest, b"\r\n\r\n");
+        let text = std::str::from_utf8(&rest[..head]).unwrap();
+        let range = text.lines().find_map(|line| line.strip_prefix("Content-Range: ")).unwrap().to_owned();
+        assert!(text.contains("Content-Type: application/octet-stream"), "{text}");
+        rest = &rest[head + 4..];
+        let end = find(rest, delimiter.as_bytes());
+        parts.push((range, rest[..end].to_vec()));
+        rest = &rest[end + delimiter.len()..];
+        match rest.strip_prefix(b"\r\n".as_slice()) {
+            Some(more) => rest = more,
+            None => {
+                assert_eq!(rest, b"--\r\n");
+                return parts;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_ranges_come_in_one_answer_on_every_way_out() {
+    let ways = [Setup::open(), Setup::open().config("limits: { acceleration: off }"), Setup::with_tls()];
+    for setup in ways {
+        let registry = Registry::start(&setup);
+        let client = registry.client();
+        for length in [5_000_usize, 9_000_000] {
+            let content = blob(length as u64, length);
+            let path = format!("/v2/a/blobs/{}", client.push_blob("a", &content).await);
+            let ask = |range: String| client.request(Method::GET, &path).header("range", range).send();
+            let half = length / 2;
+            let asked = [(half, length - 10), (0, 0), (10, 20), (21, 30)];
+            let list: Vec<String> = asked.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+            for _ in 0..2 {
+                let answer = ask(format!("bytes={},-5,99999999-", list.join(", "))).await.unwrap();
+                assert_eq!(answer.status(), 206);
+                assert!(!answer.headers().contains_key("content-range"));
+                let (announced, content_type) = (header(&answer, "content-length"), header(&answer, "content-type"));
+                let body = answer.bytes().await.unwrap();
+                assert_eq!(announced, body.len().to_string());
+                let found = parts(&content_type, &body);
+                let expected = asked.iter().copied().chain([(length - 5, length - 1)]);
+                let expected: Vec<_> = expected
+                    .map(|(first, last)| (format!("bytes {first}-{last}/{length}"), content[first..=last].to_vec()))
+                    .collect();
+                assert!(found == expected, "{:?}", found.iter().map(|(range, _)| range).collect::<Vec<_>>());
+            }
+            // One range is left: an ordinary part.
+            let answer = ask("bytes=0-9,5-19".into()).await.unwrap();
+            assert_eq!(
+                (answer.status().as_u16(), header(&answer, "content-range")),
+                (206, format!("bytes 0-19/{length}"))
+            );
+            assert!(answer.bytes().await.unwrap() == content[..20]);
+            assert_eq!(ask("bytes=99999999-,88888888-".into()).await.unwrap().status(), 416);
+            // More than are read at once, and more headers than bytes: the whole.
+            let many: Vec<String> = (0..1025).map(|at| format!("{}-{}", at * 4, at * 4)).collect();
+            let answer = ask(format!("bytes={}", many.join(","))).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert!(answer.bytes().await.unwrap() == content);
+        }
+        registry.stop();
+    }
 }

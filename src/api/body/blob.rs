@@ -8,9 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::stream;
 use http_body::{Frame, SizeHint};
 
 use super::file::FileBody;
+use super::parts::{Parts, PartsBody, Stored};
 use super::reading::Reading;
 use super::relay::{RelayBody, too_short};
 use crate::api::peer::FileWay;
@@ -50,6 +52,20 @@ pub(in crate::api) fn blob_body(
             Body::new(body.proven_by(proof.filter(|_| reaches_end(range.map(ByteRange::end), size))))
         }
     }
+}
+
+/// Several ranges of a blob whose bytes are stored. A body of others breaks: nobody asks for one.
+pub(in crate::api) fn parts_body(content: BlobContent, parts: Parts, way: FileWay, reading: &Arc<Reading>) -> Body {
+    let stored = match content {
+        BlobContent::Memory(bytes) => Stored::Memory(bytes),
+        BlobContent::File(file, lease) => {
+            Stored::File { file: file.into(), way, _lease: lease, reading: Some(Arc::clone(reading)) }
+        }
+        BlobContent::None | BlobContent::Filling(_) | BlobContent::Relay { .. } => {
+            return Body::from_stream(stream::iter([Err::<Bytes, _>(too_short())]));
+        }
+    };
+    Body::new(PartsBody::new(stored, parts))
 }
 
 /// Whether what is read up to `end` ends with the blob's last byte.
