@@ -19,6 +19,9 @@ use crate::store::{ListKind, Page, Referrer};
 use crate::telemetry::CacheOutcome;
 use crate::upstream::{Upstream, UpstreamManifest};
 
+/// A list for all who asked for it.
+type List<T> = Result<Arc<[T]>, ModeError>;
+
 /// Pass-through to an upstream.
 #[derive(Clone, Debug)]
 pub struct Direct {
@@ -113,6 +116,15 @@ impl Direct {
         let (list, _) = self.lists.join(key, BUDGET, fetch).await?;
         Ok(list)
     }
+}
+
+/// Who waited for another's list was served by it.
+const fn outcome(began: bool) -> CacheOutcome {
+    if began { CacheOutcome::Relayed } else { CacheOutcome::Joined }
+}
+
+fn ended_without_outcome() -> ModeError {
+    StoreError::Bug("a list was asked for and ended without an outcome".into()).into()
 }
 
 /// A manifest as the upstream gave it. What it is, its own bytes say better than the upstream's header.

@@ -22,8 +22,9 @@ use crate::upstream::Patience;
 /// How long a list may take, whoever waits.
 const LIST_PATIENCE: Duration = Duration::from_secs(300);
 
-/// So many lists may take longer than a client waits at once.
-const MOST_LONG: usize = 8;
+/// Lists that may take longer than a client waits, at once: fewer than there is room for, so that others are fetched
+/// meanwhile.
+const MOST_LONG: usize = 2;
 
 /// A client waits so much longer than the upstream is asked: the cause of a failure says more than the time.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -83,7 +84,7 @@ where
     }
 
     /// The list that `work` fetches, by whoever began it, and whether this caller did; waited for `budget` and a little
-    /// more. The work goes on behind that, up to 5 minutes, and 8 at once. Safe to drop: the work goes on.
+    /// more. The work goes on behind that, up to 5 minutes, and 2 at once. Safe to drop: the work goes on.
     ///
     /// # Errors
     /// Of the work; [`ModeError::UpstreamTimeout`]: it goes on, or was one too many.

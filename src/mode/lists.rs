@@ -3,11 +3,37 @@
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::ModeError;
 use crate::oci::{Digest, lenient};
 use crate::store::{ListKind, Page, Referrer, StoreError};
-use crate::upstream::{Patience, Upstream};
+use crate::upstream::{MOST_LIST_BYTES, Patience, Upstream};
+
+/// Bytes of lists that are fetched or cut into pages at once: six of the longest.
+pub const LIST_BYTES_IN_FLIGHT: usize = 48 << 20;
+
+/// Lists that are cut into pages at once. They have room of their own: a slow upstream keeps no cached list waiting.
+const CUT: usize = 2;
+
+static FETCHING: Semaphore = Semaphore::const_new(LIST_BYTES_IN_FLIGHT / MOST_LIST_BYTES - CUT);
+static CUTTING: Semaphore = Semaphore::const_new(CUT);
+
+/// Room for one list that is cut into pages, to be held while it is in memory. Safe to drop.
+///
+/// # Errors
+/// [`ModeError::UpstreamTimeout`] if others held all the room until `deadline`.
+pub(super) async fn room(deadline: Instant) -> Result<SemaphorePermit<'static>, ModeError> {
+    room_in(&CUTTING, deadline).await
+}
+
+async fn room_in(room: &'static Semaphore, deadline: Instant) -> Result<SemaphorePermit<'static>, ModeError> {
+    match tokio::time::timeout_at(deadline, room.acquire()).await {
+        Ok(Ok(room)) => Ok(room),
+        Ok(Err(_)) | Err(_) => Err(ModeError::UpstreamTimeout),
+    }
+}
 
 /// All of a list, in JSON.
 ///
@@ -19,6 +45,7 @@ pub(super) async fn ask(
     kind: ListKind,
     patience: Patience,
 ) -> Result<Bytes, ModeError> {
+    let _room = room_in(&FETCHING, patience.asking).await?;
     let written = match kind {
         ListKind::Tags => serde_json::to_vec(&upstream.tags(child, patience).await?),
         ListKind::Referrers(subject) => serde_json::to_vec(&upstream.referrers(child, &subject, patience).await?),

@@ -50,7 +50,7 @@ pub use blobs::{BlobRange, Patience, UpstreamBlob};
 pub use body::UpstreamBody;
 pub use error::{UpstreamError, UpstreamSetupError};
 pub use manifests::{ManifestFacts, Resolved, UpstreamManifest};
-pub use options::{Credentials, EndpointOptions, Scheme, UpstreamLimits, UpstreamOptions};
+pub use options::{Credentials, EndpointOptions, MOST_LIST_BYTES, Scheme, UpstreamLimits, UpstreamOptions};
 pub use probe::Probe;
 pub use proxy::ProxyVariables;
 pub use transport::TRANSFER_BYTES;

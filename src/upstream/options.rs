@@ -6,6 +6,9 @@ use secrecy::SecretString;
 
 use super::proxy::ProxyVariables;
 
+/// Bytes of the pages of one list: hundreds of thousands of tags. A longer one is an error, never cut short.
+pub const MOST_LIST_BYTES: usize = 8 << 20;
+
 /// How an upstream is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
@@ -137,7 +140,7 @@ impl Default for UpstreamLimits {
             token_bytes: 256 << 10,
             challenge_bytes: 8 << 10,
             error_bytes: 8 << 10,
-            list_bytes: 64 << 20,
+            list_bytes: MOST_LIST_BYTES,
             list_pages: 2000,
             redirects: 5,
             attempts: 3,

@@ -397,3 +397,34 @@ async fn the_upstreams_users_are_the_users() {
     assert_eq!(client.get("/v2/_catalog").await.status(), 403);
     registry.stop();
 }
+
+#[tokio::test]
+async fn those_who_ask_for_the_same_list_at_once_share_one_question() {
+    let upstream = Upstream::start();
+    upstream.put_image(REPO, "v1", &Image::of(1));
+    let registry = Registry::start(&Setup::direct(&upstream));
+    let client = registry.client();
+    let theirs = format!("/v2/{REPO}/tags/list");
+    // The probe of the start may ask for a list too.
+    registry.until_metric("d8_registry_upstream_probes_total{outcome=\"ok\"}", 1.0).await;
+    let (gate, before) = (Gate::new(), upstream.count("GET", &theirs));
+    let held = gate.clone();
+    upstream.rule("GET", &theirs, move |answer| {
+        answer.hold(1, &held);
+    });
+    let asked = path("tags/list");
+    let asking = futures_util::future::join_all((0..10).map(|_| client.get(&asked)));
+    let opening = async {
+        registry.until_metric("d8_registry_http_requests_in_flight", 10.0).await;
+        gate.open();
+    };
+    let (answers, ()) = tokio::join!(asking, opening);
+    for answer in answers {
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.json::<Value>().await.unwrap()["tags"], json!(["v1"]));
+    }
+    // One that has come and not joined yet when the answer is through asks anew.
+    let questions = upstream.count("GET", &theirs) - before;
+    assert!(questions <= 2, "{questions} questions for 10 clients");
+    registry.stop();
+}
