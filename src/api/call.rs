@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 use super::Settings;
 use super::error::ApiError;
 use super::large::LargeManifests;
-use super::limits::{Gate, Gates, Holder, Place};
+use super::limits::{Gate, Gates, Holder, Place, Pool};
 use super::peer::{FileWay, Stream};
 use crate::auth::{Action, Authenticator, Identity};
 use crate::mode::Mode;
@@ -26,6 +26,7 @@ pub(super) struct Call<'a> {
     pub(super) file_way: FileWay,
     pub(super) large: &'a LargeManifests,
     pub(super) metrics: &'a Metrics,
+    pub(super) uploads: &'a Pool,
     pub(super) entrance: Entrance,
 }
 
@@ -56,6 +57,12 @@ impl Entrance {
     /// Takes a place if one can be had at once.
     pub(super) fn try_enter(&self, gate: Gate) -> bool {
         self.gates.try_enter(gate, &self.holder, &self.stream).map(|place| self.keep(place)).is_some()
+    }
+
+    /// A place among the open uploads, if one is to be had.
+    pub(super) fn open_upload(&self, pool: &Pool) -> Option<Place> {
+        // The upload waits for its client without a stream that could be cut.
+        pool.try_enter(&self.holder, &Arc::default())
     }
 
     fn keep(&self, place: Place) {

@@ -126,6 +126,11 @@ impl ApiError {
         error
     }
 
+    /// As many uploads are open as may be, here or of this user at this address.
+    pub(super) fn too_many_uploads() -> Self {
+        Self::new(ErrorCode::TooManyRequests, "too many uploads are open; finish or cancel some").retry_after(5)
+    }
+
     /// The client's body broke off or could not be read.
     pub(super) fn broken_body(error: &axum::Error) -> Self {
         Self::new(ErrorCode::SizeInvalid, "the request's body broke off").with_cause(Origin::Client, error)
@@ -275,6 +280,7 @@ impl From<StoreError> for ApiError {
             StoreError::UploadUnknown => {
                 Self::new(ErrorCode::BlobUploadUnknown, "no such upload; begin one with a POST")
             }
+            StoreError::TooManyUploads => Self::too_many_uploads(),
             StoreError::UploadBusy(_) => {
                 Self::new(ErrorCode::BlobUploadInvalid, "another request is writing this upload")
                     .with_status(StatusCode::CONFLICT)

@@ -10,11 +10,18 @@ mod pool;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::pool::Pool;
-pub(super) use self::pool::{Holder, Place};
+pub(super) use self::pool::{Holder, Place, Pool};
 use super::error::ApiError;
 use super::peer::Stream;
 use crate::oci::ErrorCode;
+
+/// Uploads that are open at once and anybody's, whether or not a request writes them; some more are for those who have few.
+pub const OPEN_UPLOADS: usize = 2048;
+
+/// The pool of open uploads. A change of the limits leaves it as it is: uploads outlive requests.
+pub(super) fn open_uploads() -> Pool {
+    Pool::new(OPEN_UPLOADS, 0, Duration::ZERO)
+}
 
 /// For each place of a pool of pulls so many wait.
 const QUEUE_PER_PLACE: usize = 4;

@@ -48,7 +48,7 @@ pub use fast::FastPath;
 pub(crate) use fast::tests::fast_path;
 pub(crate) use fast::{FastLane, Verdict};
 pub use large::{PUSHED_MANIFEST_BYTES, RELAYED_MANIFEST_BYTES};
-pub use limits::{GateSizes, most_at_once};
+pub use limits::{GateSizes, OPEN_UPLOADS, most_at_once};
 pub use route::is_route;
 
 use self::access::Base;
@@ -57,7 +57,7 @@ use self::call::{Call, Entrance, query_values};
 use self::error::ApiError;
 use self::exchange::{Exchange, Outcome};
 use self::large::LargeManifests;
-use self::limits::{Gate, Gates};
+use self::limits::{Gate, Gates, Pool};
 use self::peer::Peer;
 use self::route::Route;
 use crate::auth::{Action, Authenticator};
@@ -90,6 +90,8 @@ struct Inner {
     auth: Authenticator,
     settings: ArcSwap<Settings>,
     gates: ArcSwap<Gates>,
+    /// Places of open uploads.
+    uploads: Pool,
     large: LargeManifests,
     metrics: Metrics,
     access_log: AccessLog,
@@ -119,6 +121,7 @@ impl App {
             auth,
             gates: ArcSwap::from_pointee(Gates::new(settings.gates)),
             settings: ArcSwap::from_pointee(settings),
+            uploads: limits::open_uploads(),
             large: LargeManifests::default(),
             metrics,
             access_log,
@@ -301,6 +304,7 @@ async fn answer(
         metrics: &app.0.metrics,
         file_way: peer.file_way,
         large: &app.0.large,
+        uploads: &app.0.uploads,
         entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),
     };
     call.entrance.enter(gate(&route, &parts.method)).await?;

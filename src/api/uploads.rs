@@ -14,7 +14,7 @@ use super::error::ApiError;
 use super::route::parse_digest;
 use crate::auth::Action;
 use crate::oci::{Algorithm, Digest, ErrorCode, RepoName, UploadId, UploadRange};
-use crate::store::{StoreError, UploadSession};
+use crate::store::{StoreError, UploadPlace, UploadSession};
 use crate::telemetry::with_causes;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -37,7 +37,9 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut RequestBody, repo: &RepoNa
         (None, None) => None,
     };
     let store = call.mode.writable()?.store();
-    let mut session = store.begin_upload(repo, algorithm, whole.and(announced(call))).await?;
+    let place = call.entrance.open_upload(call.uploads).ok_or_else(ApiError::too_many_uploads)?;
+    let place = Some(UploadPlace::new(place));
+    let mut session = store.begin_upload_at(place, repo, algorithm, whole.and(announced(call))).await?;
     let Some(digest) = whole else {
         return Ok(in_progress(StatusCode::ACCEPTED, repo, session.id(), 0));
     };

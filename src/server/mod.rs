@@ -363,6 +363,7 @@ fn sample(store: &Store) -> StoreSample {
         budget: usage.budget,
         free: usage.free,
         reserve: usage.reserve,
+        uploads: usage.uploads,
         refusal: usage.refusal.map(Refusal::as_str),
     }
 }

@@ -117,6 +117,9 @@ pub enum StoreError {
     /// No such upload in the repository.
     #[error("upload unknown")]
     UploadUnknown,
+    /// As many uploads are open as may be ([`super::MOST_UPLOADS`]).
+    #[error("too many uploads are open")]
+    TooManyUploads,
     /// Another request is writing the upload.
     #[error("upload {0} is being written by another request")]
     UploadBusy(UploadId),

@@ -58,7 +58,7 @@ pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
 pub use pace::TURN_BYTES;
 pub use references::LONG_WALKS;
 pub use stored::{Page, StoredBlob, StoredContent, StoredManifest};
-pub use uploads::{UploadSession, most_batch_bytes};
+pub use uploads::{MOST_UPLOADS, UploadPlace, UploadSession, most_batch_bytes};
 pub use uses::Lease;
 
 use self::contents::{Contents, Shelf};
@@ -213,7 +213,8 @@ impl Store {
         // A folder that was laid out just now holds nothing.
         let contents = opening::usage(&layout).or(opened.fresh.then_some(0));
         let noted = Noted::new(&layout);
-        let coming = uploads::bytes_at_start(&layout)? + fills::bytes_on_disk(&layout)?;
+        let (open, uploaded) = uploads::at_start(&layout)?;
+        let coming = uploaded + fills::bytes_on_disk(&layout)?;
         let space = Space::new(root()?, options.limits(), contents, coming);
         let store = Self(Arc::new(Inner {
             contents: Contents::new(OwnedFd::from(root()?)),
@@ -223,7 +224,7 @@ impl Store {
             memory: Memory::default(),
             large: LargeManifests::default(),
             walks: Walks::default(),
-            uploads: Uploads::default(),
+            uploads: Uploads::new(open),
             fills: Fills::default(),
             uses: Uses::default(),
             pace: Pace::default(),
@@ -284,7 +285,7 @@ impl Store {
     /// Room used and left.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        self.0.space.usage()
+        Usage { uploads: self.0.uploads.count(), ..self.0.space.usage() }
     }
 
     /// What the index is doing.
@@ -339,9 +340,23 @@ impl Store {
     /// `expected`: bytes the client announced, checked against the room left.
     ///
     /// # Errors
-    /// [`StoreError::Full`], or of the disk.
+    /// [`StoreError::TooManyUploads`], [`StoreError::Full`], or of the disk.
     pub async fn begin_upload(
         &self,
+        repo: &RepoName,
+        algorithm: Option<Algorithm>,
+        expected: Option<u64>,
+    ) -> Result<UploadSession, StoreError> {
+        self.begin_upload_at(None, repo, algorithm, expected).await
+    }
+
+    /// As [`Store::begin_upload`]; `place` is dropped when the upload is over, or the process.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn begin_upload_at(
+        &self,
+        place: Option<UploadPlace>,
         repo: &RepoName,
         algorithm: Option<Algorithm>,
         expected: Option<u64>,
@@ -350,7 +365,7 @@ impl Store {
         change(store, move |store| {
             store.space.admit(expected.unwrap_or(0))?;
             let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
-            let (upload, hold) = store.uploads.begin(store.shelf(), &repo, algorithm)?;
+            let (upload, hold) = store.uploads.begin(store.shelf(), &repo, algorithm, place)?;
             Ok(UploadSession::new(Arc::clone(store), upload, hold))
         })
         .await

@@ -79,6 +79,8 @@ pub struct Usage {
     pub free: u64,
     /// Bytes of it that stay free.
     pub reserve: u64,
+    /// Uploads that are open.
+    pub uploads: usize,
     /// Why a write of one byte would not be taken now; `None`: it would.
     pub refusal: Option<Refusal>,
 }

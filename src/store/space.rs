@@ -373,6 +373,7 @@ impl Space {
             budget: limits.max_bytes,
             free,
             reserve: limits.reserve.bytes(total),
+            uploads: 0,
             refusal: self.refusal(free),
         }
     }

@@ -104,7 +104,7 @@ fn assert_tidy(store: &Store) {
     for upload in files_in(&inner.layout.uploads()) {
         let id = upload.file_name().unwrap().to_str().unwrap().parse().unwrap();
         assert!(inner.layout.upload_state(id).is_file(), "{upload:?} is left");
-        used += std::fs::metadata(inner.layout.upload_data(id)).unwrap().len();
+        used += std::fs::metadata(inner.layout.upload_data(id)).unwrap().len() + super::uploads::FOOTPRINT;
     }
     used += super::fills::bytes_on_disk(&inner.layout).unwrap();
     let mut links = HashMap::new();

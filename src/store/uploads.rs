@@ -7,9 +7,10 @@
 mod session;
 mod state;
 
+use std::any::Any;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,28 @@ use super::layout::Layout;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Hasher, RepoName, UploadId};
 
+/// Uploads that are open at once, those that an earlier process left counted in: each takes three inodes.
+pub const MOST_UPLOADS: usize = 4096;
+
+/// Bytes that an upload is charged beside its content: a block for its folder, and one for its note.
+pub(super) const FOOTPRINT: u64 = 8 * 1024;
+
+/// What is kept as long as an upload is open, whatever it is: somebody's place among those who may have one.
+pub struct UploadPlace(#[expect(dead_code, reason = "held for its drop")] Box<dyn Any + Send + Sync>);
+
+impl UploadPlace {
+    /// Keeps `held`.
+    pub fn new(held: impl Any + Send + Sync) -> Self {
+        Self(Box::new(held))
+    }
+}
+
+impl std::fmt::Debug for UploadPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UploadPlace").finish_non_exhaustive()
+    }
+}
+
 /// Uploads that this process has touched; others are on disk only.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
@@ -35,6 +58,8 @@ pub(super) struct Uploads {
     loading: Mutex<()>,
     /// Shared by all sessions, to count them.
     sessions: Arc<()>,
+    /// Uploads on disk.
+    count: AtomicUsize,
 }
 
 /// One upload.
@@ -48,6 +73,8 @@ pub(super) struct Upload {
     /// Where what was not sent to the disk yet begins.
     on_disk: AtomicU64,
     writer: Mutex<Writer>,
+    /// Of who began it, if it was in this process.
+    _place: Option<UploadPlace>,
 }
 
 /// The right to write an upload; ends when the last clone is dropped.
@@ -83,12 +110,56 @@ impl Upload {
 }
 
 impl Uploads {
+    /// `count`: uploads that are on disk.
+    pub(super) fn new(count: usize) -> Self {
+        Self { count: AtomicUsize::new(count), ..Self::default() }
+    }
+
+    /// Uploads that are open.
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Counts and charges one more.
+    fn charge(&self, shelf: Shelf<'_>) -> Result<(), StoreError> {
+        let charged = if self.count.fetch_add(1, Ordering::Relaxed) < MOST_UPLOADS {
+            shelf.space.charge_upload(FOOTPRINT)
+        } else {
+            Err(StoreError::TooManyUploads)
+        };
+        if charged.is_err() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        charged
+    }
+
+    /// One is gone that had so many bytes.
+    fn refund(&self, shelf: Shelf<'_>, bytes: u64) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        shelf.space.refund_upload(bytes + FOOTPRINT);
+    }
+
     /// Begins an upload and holds it; blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyUploads`], [`StoreError::Full`], or of the disk.
     pub(super) fn begin(
         &self,
         shelf: Shelf<'_>,
         repo: &RepoName,
         algorithm: Algorithm,
+        place: Option<UploadPlace>,
+    ) -> Result<(Arc<Upload>, Hold), StoreError> {
+        self.charge(shelf)?;
+        self.make(shelf, repo, algorithm, place).inspect_err(|_| self.refund(shelf, 0))
+    }
+
+    fn make(
+        &self,
+        shelf: Shelf<'_>,
+        repo: &RepoName,
+        algorithm: Algorithm,
+        place: Option<UploadPlace>,
     ) -> Result<(Arc<Upload>, Hold), StoreError> {
         let id = UploadId::random();
         shelf.disk.make_folder(&shelf.layout.upload(id))?;
@@ -105,6 +176,7 @@ impl Uploads {
             offset: AtomicU64::new(0),
             on_disk: AtomicU64::new(0),
             writer: Mutex::new(Writer::new(file, hasher, 0)),
+            _place: place,
         });
         self.open.insert(id, Arc::clone(&upload));
         let hold = upload.hold().ok_or(StoreError::UploadBusy(id))?;
@@ -162,6 +234,7 @@ impl Uploads {
             offset: AtomicU64::new(writer.offset()),
             on_disk: AtomicU64::new(writer.offset()),
             writer: Mutex::new(writer),
+            _place: None,
         })
     }
 
@@ -169,7 +242,7 @@ impl Uploads {
     pub(super) fn end(&self, shelf: Shelf<'_>, upload: &Upload, _hold: &Hold) {
         remove_folder(&shelf.layout.upload(upload.id));
         if self.open.remove(&upload.id).is_some() {
-            shelf.space.refund_upload(upload.offset());
+            self.refund(shelf, upload.offset());
         }
     }
 
@@ -200,7 +273,7 @@ impl Uploads {
                         continue;
                     }
                     remove_folder(&shelf.layout.upload(id));
-                    shelf.space.refund_upload(bytes);
+                    self.refund(shelf, bytes);
                 }
             }
             reaped += 1;
@@ -227,16 +300,20 @@ fn on_disk(layout: &Layout) -> Result<Vec<UploadId>, StoreError> {
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// Bytes of all uploads on disk; for the start. What is left of one that a killed server had ended goes.
-pub(super) fn bytes_at_start(layout: &Layout) -> Result<u64, StoreError> {
-    let mut bytes = 0;
+/// How many uploads are on disk, and what they are charged; for the start. What is left of one that a killed server had
+/// ended goes.
+pub(super) fn at_start(layout: &Layout) -> Result<(usize, u64), StoreError> {
+    let (mut count, mut bytes) = (0, 0);
     for id in on_disk(layout)? {
         match stat(&layout.upload_data(id))? {
-            Some(facts) => bytes += facts.len(),
+            Some(facts) => {
+                count += 1;
+                bytes += facts.len() + FOOTPRINT;
+            }
             None => remove_folder(&layout.upload(id)),
         }
     }
-    Ok(bytes)
+    Ok((count, bytes))
 }
 
 fn remove_folder(path: &Path) {

@@ -74,6 +74,8 @@ families! {
         "Pushes answered with 507: there is no room for them in the budget or beside the reserve.";
     DISK_ERRORS: "d8_registry_disk_errors_total", Counter, [],
         "Answers that failed or broke off because the store's disk did.";
+    STORE_UPLOADS: "d8_registry_store_uploads", Gauge, [],
+        "Uploads that are open, also those that no request writes.";
     INDEX_STATE: "d8_registry_index_state", Gauge, ["state"],
         "1 for what the index is doing: closed, rebuilding or ready. Listings need ready, pulls and pushes do not.";
     HTTP_REQUESTS: "d8_registry_http_requests_total", Counter, ["method", "route", "status"],

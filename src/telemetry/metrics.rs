@@ -16,7 +16,7 @@ use super::damage::{Damage, DamageSample};
 use super::families::{
     AUTH_FAILURES, BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_RELOADS, CONFIG_VALID, DISK_ERRORS, Family, HTTP_DURATION,
     HTTP_IN_FLIGHT, HTTP_RECEIVED, HTTP_REQUESTS, HTTP_SENT, INDEX_STATE, LOG_DROPPED, PUSHES_REFUSED, STORE_BUDGET,
-    STORE_FREE, STORE_RESERVE, STORE_USED, STORE_WRITABLE, TLS_FAILURES,
+    STORE_FREE, STORE_RESERVE, STORE_UPLOADS, STORE_USED, STORE_WRITABLE, TLS_FAILURES,
 };
 use super::fetching::Fetching;
 use super::labels::{
@@ -46,6 +46,8 @@ pub struct StoreSample {
     pub free: u64,
     /// Bytes of it that stay free.
     pub reserve: u64,
+    /// Uploads that are open.
+    pub uploads: usize,
     /// Why a write would not be taken; `None`: it would.
     pub refusal: Option<&'static str>,
 }
@@ -319,6 +321,7 @@ struct SampledInner {
     free: IntGauge,
     reserve: IntGauge,
     writable: IntGauge,
+    uploads: IntGauge,
     index_state: IntGaugeVec,
     dropped_lines: IntCounter,
 }
@@ -334,6 +337,7 @@ impl Sampled {
             free: IntGauge::with_opts(opts(&STORE_FREE))?,
             reserve: IntGauge::with_opts(opts(&STORE_RESERVE))?,
             writable: IntGauge::with_opts(opts(&STORE_WRITABLE))?,
+            uploads: IntGauge::with_opts(opts(&STORE_UPLOADS))?,
             index_state: gauge_vec(&INDEX_STATE)?,
             dropped_lines: IntCounter::with_opts(opts(&LOG_DROPPED))?,
         })))
@@ -353,6 +357,7 @@ impl SampledInner {
         show(&self.budget, sample.budget);
         show(&self.free, Some(sample.free));
         show(&self.reserve, Some(sample.reserve));
+        show(&self.uploads, u64::try_from(sample.uploads).ok());
         show(&self.writable, Some(u64::from(sample.refusal.is_none())));
     }
 }
@@ -360,8 +365,16 @@ impl SampledInner {
 impl Collector for Sampled {
     fn desc(&self) -> Vec<&Desc> {
         let me = &*self.0;
-        let parts: [&dyn Collector; 7] =
-            [&me.used, &me.budget, &me.free, &me.reserve, &me.writable, &me.index_state, &me.dropped_lines];
+        let parts: [&dyn Collector; 8] = [
+            &me.used,
+            &me.budget,
+            &me.free,
+            &me.reserve,
+            &me.writable,
+            &me.uploads,
+            &me.index_state,
+            &me.dropped_lines,
+        ];
         parts.into_iter().flat_map(Collector::desc).collect()
     }
 

@@ -86,3 +86,26 @@ async fn many_nodes_of_one_user_are_all_served() {
     join_all(nodes).await;
     registry.stop();
 }
+
+#[tokio::test]
+async fn uploads_that_are_begun_and_left_are_bounded_and_leave_room_for_others() {
+    let registry = Registry::start(&Setup::with_users());
+    let (greedy, other) = (registry.client_as("rw"), registry.client_as("mirror-pusher"));
+    let begin = |client: &crate::support::Client| client.request(reqwest::Method::POST, "/v2/a/blobs/uploads/").send();
+    let before = registry.metric("d8_registry_store_used_bytes").await;
+    let mut begun = 0.0;
+    let refused = loop {
+        let answer = begin(&greedy).await.unwrap();
+        if answer.status() != 202 {
+            break answer;
+        }
+        begun += 1.0;
+        assert!(begun <= 2048.0, "no end");
+    };
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(registry.metric("d8_registry_store_uploads").await >= begun);
+    assert!(registry.metric("d8_registry_store_used_bytes").await > before + begun * 4096.0);
+    other.push_blob("a", b"another user's").await;
+    registry.stop();
+}

@@ -34,7 +34,7 @@ fn admin() -> (Router, Arc<Knobs>) {
             Box::pin(async move { if usable { Ok(()) } else { Err("the folder is gone".to_owned()) } })
         }),
         draining: Arc::new(move || draining.draining.load(Ordering::Relaxed)),
-        store: Arc::new(|| StoreSample { used: None, budget: Some(9), free: 5, reserve: 3, refusal: None }),
+        store: Arc::new(|| StoreSample { used: None, budget: Some(9), free: 5, reserve: 3, uploads: 0, refusal: None }),
         damage: Arc::new(crate::telemetry::DamageSample::default),
         index: Arc::new(|| IndexSample::Rebuilding { done: 4 }),
         users: Arc::new(|| 2),

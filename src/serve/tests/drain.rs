@@ -115,7 +115,7 @@ async fn the_admin_router_is_a_service() {
         started: std::time::Instant::now(),
         check: Arc::new(|| Box::pin(async { Ok(()) })),
         draining: Arc::new(|| false),
-        store: Arc::new(|| StoreSample { used: None, budget: None, free: 1, reserve: 1, refusal: None }),
+        store: Arc::new(|| StoreSample { used: None, budget: None, free: 1, reserve: 1, uploads: 0, refusal: None }),
         damage: Arc::new(crate::telemetry::DamageSample::default),
         index: Arc::new(|| IndexSample::Ready),
         users: Arc::new(|| 0),

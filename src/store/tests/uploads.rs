@@ -3,6 +3,7 @@ use std::task::Poll;
 
 use proptest::prelude::*;
 
+use super::super::uploads::FOOTPRINT;
 use super::*;
 use crate::clock::{self, Timestamp};
 
@@ -198,10 +199,10 @@ async fn idle_uploads_are_reaped_once_and_held_ones_are_not() {
     drop(left);
     let later = Timestamp::from_millis(clock::now().as_millis() + 3_600_000 * 2);
     assert_eq!(store.0.reap(clock::now()).unwrap(), 0);
-    assert_eq!(store.usage().used, Some(8));
+    assert_eq!(store.usage().used, Some(8 + 2 * FOOTPRINT));
     assert_eq!(store.0.reap(later).unwrap(), 1);
     assert_eq!(store.0.reap(later).unwrap(), 0);
-    assert_eq!(store.usage().used, Some(4));
+    assert_eq!(store.usage().used, Some(4 + FOOTPRINT));
     assert!(matches!(store.upload_offset(&repo("a/b"), id).await, Err(StoreError::UploadUnknown)));
     held.finish(sha256(b"held")).await.unwrap();
     assert_eq!(store.usage().used, Some(4));
@@ -210,14 +211,16 @@ async fn idle_uploads_are_reaped_once_and_held_ones_are_not() {
 
 #[tokio::test]
 async fn the_budget_counts_an_upload_once_and_gives_it_back() {
+    /// An upload is charged for its folder until it ends.
+    const BUDGET: u64 = 100 + FOOTPRINT;
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&StoreOptions { max_bytes: Some(100), ..options(dir.path()) }).unwrap();
-    let full = |error| matches!(error, StoreError::Full(Refusal::BudgetExhausted { budget: 100, .. }));
-    assert!(full(store.begin_upload(&repo("a"), None, Some(101)).await.unwrap_err()));
+    let store = Store::open(&StoreOptions { max_bytes: Some(BUDGET), ..options(dir.path()) }).unwrap();
+    let full = |error| matches!(error, StoreError::Full(Refusal::BudgetExhausted { budget: BUDGET, .. }));
+    assert!(full(store.begin_upload(&repo("a"), None, Some(BUDGET + 1)).await.unwrap_err()));
     let mut session = store.begin_upload(&repo("a"), None, Some(100)).await.unwrap();
     session.append(vec![Bytes::from(vec![1; 60])]).await.unwrap();
     assert!(full(session.append(vec![Bytes::from(vec![1; 41])]).await.unwrap_err()));
-    assert_eq!((session.offset(), store.usage().used), (60, Some(60)));
+    assert_eq!((session.offset(), store.usage().used), (60, Some(60 + FOOTPRINT)));
     session.append(vec![Bytes::from(vec![1; 40])]).await.unwrap();
     assert!(store.usage().refusal.is_some());
     // Ending an upload needs no room.
@@ -226,6 +229,7 @@ async fn the_budget_counts_an_upload_once_and_gives_it_back() {
     assert_eq!(read(&store, &repo("a"), sha256(&[1; 100])).await.map(|content| content.len()), Some(100));
     let stored = manifest(&serde_json::json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [],
+        "annotations": {"padding": "x".repeat(usize::try_from(FOOTPRINT).unwrap())},
     }));
     let name = repo("a");
     let put = store.put_manifest(&name, stored, vec!["t".parse().unwrap()]).await;
@@ -239,6 +243,35 @@ async fn the_budget_counts_an_upload_once_and_gives_it_back() {
     assert_eq!(store.usage().used, Some(0));
     assert_eq!(store.usage().refusal, None);
     assert_tidy(&store);
+}
+
+#[tokio::test]
+async fn open_uploads_are_counted_charged_and_bounded_also_those_of_an_earlier_process() {
+    let dir = quick_dir();
+    let opened = store(dir.path());
+    let mut begun = Vec::new();
+    for _ in 0..MOST_UPLOADS {
+        // Nobody writes it.
+        begun.push(begin(&opened, false).await.id());
+    }
+    let usage = opened.usage();
+    assert_eq!((usage.uploads, usage.used), (MOST_UPLOADS, Some(MOST_UPLOADS as u64 * FOOTPRINT)));
+    let name = repo("a/b");
+    let one_more = || opened.begin_upload(&name, None, None);
+    assert!(matches!(one_more().await.unwrap_err(), StoreError::TooManyUploads));
+    opened.cancel_upload(&name, begun.pop().unwrap()).await.unwrap();
+    let mut last = one_more().await.unwrap();
+    last.append(vec![Bytes::from_static(b"last")]).await.unwrap();
+    last.finish(sha256(b"last")).await.unwrap();
+    assert_eq!(opened.usage().uploads, MOST_UPLOADS - 1);
+    opened.close();
+    drop(opened);
+    let again = store(dir.path());
+    let left = MOST_UPLOADS - 1;
+    assert_eq!((again.usage().uploads, again.usage().used), (left, Some(left as u64 * FOOTPRINT + 4)));
+    let later = Timestamp::from_millis(clock::now().as_millis() + 2 * 3600 * 1000);
+    assert_eq!(again.0.reap(later).unwrap(), left);
+    assert_eq!((again.usage().uploads, again.usage().used), (0, Some(4)));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use super::super::families::FAMILIES;
 use super::*;
 
 const STORE: StoreSample =
-    StoreSample { used: Some(7), budget: Some(9), free: 5, reserve: 3, refusal: Some("ReadOnly") };
+    StoreSample { used: Some(7), budget: Some(9), free: 5, reserve: 3, uploads: 0, refusal: Some("ReadOnly") };
 
 /// Metrics with every family touched.
 fn touched() -> Metrics {
