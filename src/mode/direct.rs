@@ -19,9 +19,6 @@ use crate::store::{ListKind, Page, Referrer};
 use crate::telemetry::CacheOutcome;
 use crate::upstream::{Upstream, UpstreamManifest};
 
-/// A list for all who asked for it.
-type List<T> = Result<Arc<[T]>, ModeError>;
-
 /// Pass-through to an upstream.
 #[derive(Clone, Debug)]
 pub struct Direct {
@@ -83,6 +80,7 @@ impl Direct {
         limit: usize,
     ) -> Result<Served<Page>, ModeError> {
         let served = self.list(&self.mapping.home(repo)?, ListKind::Tags).await?;
+        let _room = lists::room().await?;
         let tags: Vec<String> = lists::read(&served.value)?;
         Ok(served.map(|_| lists::page(&tags, last, limit)))
     }
@@ -95,6 +93,7 @@ impl Direct {
         limit: usize,
     ) -> Result<Served<Vec<Referrer>>, ModeError> {
         let served = self.list(&self.mapping.home(repo)?, ListKind::Referrers(subject)).await?;
+        let _room = lists::room().await?;
         let descriptors: Vec<Box<RawValue>> = lists::read(&served.value)?;
         Ok(served.map(|_| lists::after(lists::referrers(&descriptors), last, limit)))
     }
@@ -113,7 +112,8 @@ impl Direct {
                 Err(error) => Err(error),
             }
         };
-        let (list, _) = self.lists.join(key, BUDGET, fetch).await?;
+        let (mut list, began) = self.lists.join(key, BUDGET, fetch).await?;
+        list.how = outcome(began).into();
         Ok(list)
     }
 }
@@ -121,10 +121,6 @@ impl Direct {
 /// Who waited for another's list was served by it.
 const fn outcome(began: bool) -> CacheOutcome {
     if began { CacheOutcome::Relayed } else { CacheOutcome::Joined }
-}
-
-fn ended_without_outcome() -> ModeError {
-    StoreError::Bug("a list was asked for and ended without an outcome".into()).into()
 }
 
 /// A manifest as the upstream gave it. What it is, its own bytes say better than the upstream's header.

@@ -35,6 +35,9 @@ const LATE_TTL: Duration = Duration::from_secs(60);
 const MOST_LATE: usize = 4;
 const LATE_BYTES: usize = 8 << 20;
 
+/// Most bytes of all of them.
+pub const LATE_LIST_BYTES: usize = MOST_LATE * LATE_BYTES;
+
 type Outcome = Result<Served<Bytes>, ModeError>;
 
 /// Times of lists.

@@ -1,5 +1,7 @@
 //! Lists as an upstream gives them, cut into our pages.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -17,15 +19,18 @@ pub const LIST_BYTES_IN_FLIGHT: usize = 48 << 20;
 /// Lists that are cut into pages at once. They have room of their own: a slow upstream keeps no cached list waiting.
 const CUT: usize = 2;
 
+/// Longest wait for room to cut a list into pages.
+const CUT_WAIT: Duration = Duration::from_secs(5);
+
 static FETCHING: Semaphore = Semaphore::const_new(LIST_BYTES_IN_FLIGHT / MOST_LIST_BYTES - CUT);
 static CUTTING: Semaphore = Semaphore::const_new(CUT);
 
 /// Room for one list that is cut into pages, to be held while it is in memory. Safe to drop.
 ///
 /// # Errors
-/// [`ModeError::UpstreamTimeout`] if others held all the room until `deadline`.
-pub(super) async fn room(deadline: Instant) -> Result<SemaphorePermit<'static>, ModeError> {
-    room_in(&CUTTING, deadline).await
+/// [`ModeError::UpstreamTimeout`] if others held all the room for [`CUT_WAIT`].
+pub(super) async fn room() -> Result<SemaphorePermit<'static>, ModeError> {
+    room_in(&CUTTING, Instant::now() + CUT_WAIT).await
 }
 
 async fn room_in(room: &'static Semaphore, deadline: Instant) -> Result<SemaphorePermit<'static>, ModeError> {

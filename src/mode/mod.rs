@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 pub use answer::{BlobContent, How, Served, ServedBlob, ServedManifest, ServedManifestFacts, Want};
 pub use direct::Direct;
+pub use listing::LATE_LIST_BYTES;
 pub use lists::LIST_BYTES_IN_FLIGHT;
 pub use local::{Local, MissingReferences};
 pub use mapping::Mapping;

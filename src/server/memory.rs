@@ -5,7 +5,7 @@
 //! takes those back.
 
 use crate::config::{Config, Mode};
-use crate::{api, auth, fetch, serve, store, telemetry, upstream};
+use crate::{api, auth, fetch, mode, serve, store, telemetry, upstream};
 
 /// A part of the sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +21,6 @@ const MIB: u64 = 1 << 20;
 /// The program itself, its threads' stacks as far as they are used, users, certificates, configuration, and what the
 /// allocator keeps.
 const PROGRAM_BYTES: u64 = 64 * MIB;
-
-/// All lists that are made at once.
-const LIST_BYTES: u64 = 48 * MIB;
 
 /// The parts under a configuration.
 #[must_use]
@@ -49,7 +46,8 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
         part("fills", fills * fetch::FILL_BYTES as u64),
         part("manifests and small blobs", pulls * 2 * api::memory::LITTLE_BODY_BYTES),
         part("large manifests", api::memory::LARGE_MANIFEST_BYTES + 2 * store::LARGE_MANIFEST_BYTES as u64),
-        part("lists", LIST_BYTES),
+        part("lists", mode::LIST_BYTES_IN_FLIGHT as u64),
+        part("lists that came late", mode::LATE_LIST_BYTES as u64),
         part("uploads", serve::memory::incoming(uploads) + store::most_batch_bytes(uploads)),
         part("the store's memory", store::CACHED_BYTES),
         part("sign-ins", auth::REMEMBERED_BYTES),

@@ -148,7 +148,7 @@ async fn a_form_has_8_kib_and_10_seconds() {
 /// Each of the connections could hold some MiB.
 #[tokio::test]
 async fn forms_and_heads_on_http2_fill_no_memory() {
-    const CONNECTIONS: usize = 6;
+    const CONNECTIONS: usize = 12;
     const STREAMS: usize = 150;
     const HEADERS: usize = 14;
     let registry = Registry::start(&with_tls());
@@ -177,7 +177,8 @@ async fn forms_and_heads_on_http2_fill_no_memory() {
     }
     assert_eq!(looks, CONNECTIONS * STREAMS);
     let all = CONNECTIONS * STREAMS * HEADERS * 4000 / (1 << 20);
-    assert!(most - before < 32, "{} MiB of {all}", most - before);
+    // An unoptimised server takes some 30 MiB for what is read and refused.
+    assert!(most - before < (all / 2) as u64, "{} MiB of {all}", most - before);
     assert_eq!(registry.client_as("ro").get("/v2/").await.status(), 200);
     registry.stop();
 }

@@ -17,9 +17,6 @@ use crate::telemetry::CacheOutcome;
 /// How long a list may take where an older one can be served; it may have many pages.
 const LIST_REVALIDATION: Duration = Duration::from_secs(10);
 
-/// Longest wait for room to cut a list into pages.
-const ROOM_WAIT: Duration = Duration::from_secs(5);
-
 impl Proxy {
     pub(in crate::mode) async fn tags(
         &self,
@@ -28,7 +25,7 @@ impl Proxy {
         limit: usize,
     ) -> Result<Served<Page>, ModeError> {
         let served = self.list(&self.0.mapping.home(repo)?, ListKind::Tags).await?;
-        let _room = lists::room(Instant::now() + ROOM_WAIT).await?;
+        let _room = lists::room().await?;
         let tags: Vec<String> = lists::read(&served.value)?;
         Ok(served.map(|_| lists::page(&tags, last, limit)))
     }
@@ -41,7 +38,7 @@ impl Proxy {
         limit: usize,
     ) -> Result<Served<Vec<Referrer>>, ModeError> {
         let served = self.list(&self.0.mapping.home(repo)?, ListKind::Referrers(subject)).await?;
-        let _room = lists::room(Instant::now() + ROOM_WAIT).await?;
+        let _room = lists::room().await?;
         let descriptors: Vec<Box<RawValue>> = lists::read(&served.value)?;
         Ok(served.map(|_| lists::after(lists::referrers(&descriptors), last, limit)))
     }
