@@ -39,6 +39,8 @@ async fn roles_by_basic() {
     let registry = Registry::start(&Setup::with_users());
     let image = Image::of(1);
     registry.client_as("rw").push_image("a", "v1", &image).await;
+    // Until it is there the catalog is 503.
+    registry.until_metric("d8_registry_index_state{state=\"ready\"}", 1.0).await;
     for (user, pull, push, delete, catalog) in [
         ("ro", 200, 403, 403, 403),
         ("mirror-puller", 200, 403, 403, 200),

@@ -156,10 +156,14 @@ async fn forms_and_heads_on_http2_fill_no_memory() {
     registry.until_metric("d8_registry_index_state{state=\"ready\"}", 1.0).await;
     let before = memory(&registry);
     let mut ends = tokio::task::JoinSet::new();
+    let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
         let client = registry.client();
         // A connection that is there carries them all; without one each would open its own.
         assert_eq!(client.get("/v2/").await.status(), 401);
+        clients.push(client);
+    }
+    for client in clients {
         for _ in 0..STREAMS {
             let mut request = client.request(Method::POST, "/auth/token");
             for n in 0..HEADERS {

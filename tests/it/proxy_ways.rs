@@ -311,8 +311,11 @@ async fn no_part_of_a_small_blob_is_handed_out_before_all_of_it_is_right() {
             let response = request.send().await.unwrap();
             if held {
                 assert_eq!(refusal(response).await.status, 502, "{len}, chunked {chunked}");
-            } else if !chunked {
-                assert_eq!(response.bytes().await.unwrap().len(), 90);
+            } else if let Ok(part) = response.bytes().await
+                && !chunked
+            {
+                // The fill may have found the digest wrong before the part was read: then it is broken.
+                assert_eq!(part.len(), 90);
             }
             registry.until_metric(FILLS, 0.0).await;
         }
