@@ -27,7 +27,7 @@ impl Store {
     }
 
     /// Takes up the fill of a content, or begins it, and holds it. Reads and hashes what an earlier process left. While
-    /// another holds it, the eviction that removes it for one, this waits, [`fills::BUSY`] at most.
+    /// another holds it, the eviction that removes it for one, this waits, 5 s at most.
     ///
     /// # Errors
     /// [`StoreError::FillBusy`], or of the disk.
