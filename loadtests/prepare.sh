@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets the servers that ours is measured against: Debian's nginx and distribution, and registries that are Go modules, each
-# pinned by its own go.mod in yardsticks/ and built into target/tools/bin. What can't be had is named; its rows are then
+# pinned by its own go.mod in baselines/ and built into target/tools/bin. What can't be had is named; its rows are then
 # reported as not measured.
 set -euo pipefail
 
@@ -28,7 +28,7 @@ install_packages() {
 
 # build NAME FOLDER PACKAGE builds one registry unless it is there already.
 build() {
-    local name=$1 folder=yardsticks/$2 package=$3 stamp begin=$SECONDS
+    local name=$1 folder=baselines/$2 package=$3 stamp begin=$SECONDS
     stamp=$(sha256sum "$folder"/go.{mod,sum} prepare.sh | sha256sum)
     if [[ -x $bin/$name && $(cat "$bin/$name.stamp" 2>/dev/null) == "$stamp" ]]; then
         return

@@ -133,7 +133,7 @@ pub(crate) struct Comparison {
     pub(crate) row: String,
     pub(crate) name: String,
     pub(crate) measure: Measure,
-    pub(crate) yardstick: &'static str,
+    pub(crate) baseline: &'static str,
     /// Ours in times of theirs: at most this, or at least where more is better. None: for information.
     pub(crate) limit: Option<f64>,
     pub(crate) ours: Vec<Sample>,
@@ -182,7 +182,7 @@ impl Comparison {
             return format!(
                 "limit: not the server (its core busy {:.0} %, {} {:.0} %)",
                 ours * 100.0,
-                self.yardstick,
+                self.baseline,
                 theirs * 100.0
             );
         }
@@ -225,7 +225,7 @@ mod tests {
             row: "row".into(),
             name: "name".into(),
             measure,
-            yardstick: "nginx",
+            baseline: "nginx",
             limit: Some(limit),
             ours: pairs.iter().map(|pair| sample(pair.0)).collect(),
             theirs: pairs.iter().map(|pair| sample(pair.1)).collect(),

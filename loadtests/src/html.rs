@@ -131,7 +131,7 @@ fn grown(page: &mut String, table: &Table<'_>) {
 fn latencies(comparison: &Comparison) -> String {
     let mut text = String::new();
     if comparison.measure.is_latency() {
-        for (side, name) in [(&comparison.ours, "ours"), (&comparison.theirs, comparison.yardstick)] {
+        for (side, name) in [(&comparison.ours, "ours"), (&comparison.theirs, comparison.baseline)] {
             if let Some(latency) = side.last().and_then(|sample| sample.latency) {
                 let [p50, p90, p99, p999, max] =
                     [latency.p50, latency.p90, latency.p99, latency.p999, latency.max].map(number);
@@ -166,7 +166,7 @@ mod tests {
             row: "row".into(),
             name: "a <blob>".into(),
             measure: Measure::CpuSeconds,
-            yardstick: "nginx",
+            baseline: "nginx",
             limit: Some(1.0),
             ours: vec![sample(3.0), sample(f64::INFINITY)],
             theirs: vec![sample(1.0), sample(1.0)],

@@ -5,7 +5,7 @@
 //!
 //! - [`hot_paths`]: ours beside nginx, distribution, olareg and a bare loop ([`bare_loop`]), row by row, in turns;
 //!   [`results`]: all rows and scenarios into `RESULTS.md`
-//! - [`yardstick`]: the servers that are compared, as pinned child processes; their configurations are in `yardsticks/`
+//! - [`baseline`]: the servers that are compared, as pinned child processes; their configurations are in `baselines/`
 //! - [`wire`], [`exchange`], [`drive`]: the client: a connection, HTTP/1.1 on it, many of them in a closed or open loop
 //! - [`compare`], [`growth`]: ratios and targets; [`report`], [`html`], [`plot`]: results as table, JSON, page and plots
 //! - [`cpu`], [`proc`]: what the kernel says of processes and of the machine; [`certificates`]: TLS of all sides
@@ -13,7 +13,7 @@
 //! - [`scale`]: how costs grow, of servers of ours or of any registry
 //! - [`store_scale`], [`cold_storm`] with [`limited`]: a large store; many clients before a cold Proxy on a narrow line
 //! - [`seed`], [`tags`]: a store's folder filled without a server; latency of tag pages
-//! - [`server`], [`client`]: a child process and a connection for the scenarios that need no yardstick
+//! - [`server`], [`client`]: a child process and a connection for the scenarios that need no baseline
 
 mod bare_loop;
 mod certificates;
@@ -43,7 +43,7 @@ mod slow_readers;
 mod store_scale;
 mod tags;
 mod wire;
-mod yardstick;
+mod baseline;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -233,7 +233,7 @@ pub(crate) fn comparison_cells(comparison: &Comparison) -> [String; 8] {
     [
         comparison.name.clone(),
         number(Comparison::figure(&comparison.ours)),
-        format!("{} ({})", number(Comparison::figure(&comparison.theirs)), comparison.yardstick),
+        format!("{} ({})", number(Comparison::figure(&comparison.theirs)), comparison.baseline),
         comparison.measure.unit().to_owned(),
         comparison.spread(),
         comparison.target(),
@@ -329,8 +329,8 @@ mod tests {
     fn a_missed_target_fails_the_report_and_shows_in_both_forms() {
         let mut report = Report::new("test");
         report.fact("fact", 12.0, Unit::Count);
-        report.absence("a yardstick", "it is not installed".into());
-        report.absence("a yardstick", "it is not installed".into());
+        report.absence("a baseline", "it is not installed".into());
+        report.absence("a baseline", "it is not installed".into());
         report.judge("fast", 4.99, Unit::Milliseconds, Target::Below(5.0));
         let mut series = Series {
             name: "grown".into(),
@@ -350,7 +350,7 @@ mod tests {
         report.judge("many", 20_000.0, Unit::PerSecond, Target::AtLeast(20_000.0));
         assert!(!report.passed());
         let table = report.table();
-        assert_eq!(table.matches("without a yardstick: it is not installed").count(), 1, "{table}");
+        assert_eq!(table.matches("without a baseline: it is not installed").count(), 1, "{table}");
         assert!(table.contains("over blobs") && table.contains("<= 2.00"), "{table}");
         assert!(table.contains("4.990 ms  < 5 ms") && table.contains("MISS"), "{table}");
         let json = serde_json::to_value(&report).unwrap();

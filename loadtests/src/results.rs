@@ -192,7 +192,7 @@ fn latencies(text: &mut String, comparisons: &[Comparison]) {
     text.push_str("Latencies of the last round in ms, free of coordinated omission:\n\n");
     text.push_str("| what | | answers | p50 | p90 | p99 | p99.9 | max |\n|---|---|---|---|---|---|---|---|\n");
     for comparison in tails {
-        for (side, name) in [(&comparison.ours, "ours"), (&comparison.theirs, comparison.yardstick)] {
+        for (side, name) in [(&comparison.ours, "ours"), (&comparison.theirs, comparison.baseline)] {
             if let Some(latency) = side.last().and_then(|sample| sample.latency) {
                 let cells = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max].map(number);
                 let _ = writeln!(text, "| {} | {name} | {} | {} |", comparison.name, latency.count, cells.join(" | "));

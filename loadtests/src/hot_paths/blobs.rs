@@ -9,7 +9,7 @@ use crate::compare::Measure;
 use crate::drive::Load;
 use crate::exchange::{self, Request};
 use crate::report::Report;
-use crate::yardstick::ours::basic;
+use crate::baseline::ours::basic;
 
 /// Times of nginx's CPU per byte, plain and over TLS.
 const LIMIT: f64 = 1.15;
@@ -79,7 +79,7 @@ fn run(
     let contest = Contest {
         row,
         measure,
-        yardstick: "nginx",
+        baseline: "nginx",
         ours: vec![Ours {
             name,
             side: side(ours.process.pids(), load(&ours.place, request.clone())),

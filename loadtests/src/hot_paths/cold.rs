@@ -17,9 +17,9 @@ use crate::drive::Tally;
 use crate::exchange::{self, Request, SCRATCH};
 use crate::report::{Report, Target, Unit};
 use crate::wire::{Place, Wire};
-use crate::yardstick::distribution::Distribution;
-use crate::yardstick::nginx::Upstream;
-use crate::yardstick::ours::{Ours, Setup, basic};
+use crate::baseline::distribution::Distribution;
+use crate::baseline::nginx::Upstream;
+use crate::baseline::ours::{Ours, Setup, basic};
 
 const CLIENTS: usize = 8;
 /// Cold pulls of each side for a round of a load.

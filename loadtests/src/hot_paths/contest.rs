@@ -39,7 +39,7 @@ pub(crate) struct Beside<'a> {
 pub(crate) struct Contest<'a> {
     pub(crate) row: Row,
     pub(crate) measure: Measure,
-    pub(crate) yardstick: &'static str,
+    pub(crate) baseline: &'static str,
     pub(crate) ours: Vec<Ours<'a>>,
     pub(crate) theirs: Vec<Side<'a>>,
     /// For information.
@@ -63,9 +63,9 @@ impl Contest<'_> {
 
     /// Measures all sides in so many rounds; the comparisons of ours come first.
     pub(crate) fn measured(mut self, rounds: u32, slices: Slices, report: &mut Report) -> Result<Vec<Comparison>> {
-        let new = |name: &str, yardstick, limit| new(self.row, name, self.measure, yardstick, limit);
+        let new = |name: &str, baseline, limit| new(self.row, name, self.measure, baseline, limit);
         let mut comparisons: Vec<Comparison> =
-            self.ours.iter().map(|ours| new(&ours.name, self.yardstick, ours.limit)).collect();
+            self.ours.iter().map(|ours| new(&ours.name, self.baseline, ours.limit)).collect();
         let first = self.ours.first().map(|ours| ours.name.clone()).unwrap_or_default();
         let mut beside: Vec<(Beside<'_>, Comparison)> = Vec::new();
         for one in self.beside.drain(..) {
@@ -129,12 +129,12 @@ fn attempt(one: &mut Result<Running<'_, '_>>, slices: Slices) {
 }
 
 /// A comparison without samples yet.
-pub(crate) fn new(row: Row, name: &str, measure: Measure, yardstick: &'static str, limit: Option<f64>) -> Comparison {
+pub(crate) fn new(row: Row, name: &str, measure: Measure, baseline: &'static str, limit: Option<f64>) -> Comparison {
     Comparison {
         row: row.name(),
         name: name.to_owned(),
         measure,
-        yardstick,
+        baseline,
         limit,
         ours: Vec::new(),
         theirs: Vec::new(),

@@ -13,8 +13,8 @@ use crate::drive::Load;
 use crate::exchange::{self, Request};
 use crate::report::Report;
 use crate::wire::Place;
-use crate::yardstick::nginx::{Listening, Nginx, Role};
-use crate::yardstick::ours::basic;
+use crate::baseline::nginx::{Listening, Nginx, Role};
+use crate::baseline::ours::basic;
 
 /// Times of the CPU per byte of nginx and SHA-256 together.
 const LIMIT: f64 = 1.3;
@@ -54,7 +54,7 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     Contest {
         row,
         measure: Measure::CpuSecondsPerGigabyte,
-        yardstick: "nginx proxy_pass and SHA-256",
+        baseline: "nginx proxy_pass and SHA-256",
         ours: vec![Ours { name, side, against: 0, limit: Some(LIMIT) }],
         beside: Vec::new(),
         theirs: vec![Side::downloaded(nginx.process.pids(), load(&nginx.place, passed)).and_sha256()],

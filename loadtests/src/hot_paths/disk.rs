@@ -20,9 +20,9 @@ use crate::drive::{histogram, nanoseconds};
 use crate::exchange::Request;
 use crate::report::{Report, Unit};
 use crate::wire::Wire;
-use crate::yardstick::Process;
-use crate::yardstick::distribution::Distribution;
-use crate::yardstick::ours::{Ours, Setup, basic};
+use crate::baseline::Process;
+use crate::baseline::distribution::Distribution;
+use crate::baseline::ours::{Ours, Setup, basic};
 
 const FILLS: u64 = 8;
 const PUSHES: u64 = 4;

@@ -17,8 +17,8 @@ use crate::drive::{Tally, histogram, nanoseconds};
 use crate::exchange::{Request, fetch};
 use crate::report::Report;
 use crate::wire::{Place, Wire};
-use crate::yardstick::nginx::{Listening, Nginx, Role};
-use crate::yardstick::ours::{Ours, Setup, basic};
+use crate::baseline::nginx::{Listening, Nginx, Role};
+use crate::baseline::ours::{Ours, Setup, basic};
 
 /// Clients side by side.
 const CLIENTS: usize = 4;
@@ -67,7 +67,7 @@ fn one_key(bench: &Bench<'_>, report: &mut Report, row: Row, (key, certificate):
         theirs.push(their);
     }
     let measure = Measure::CpuMicrosecondsPerConnection;
-    Contest { row, measure, yardstick: "nginx", ours: sides_of_ours, theirs, beside: Vec::new() }.run(bench, report)
+    Contest { row, measure, baseline: "nginx", ours: sides_of_ours, theirs, beside: Vec::new() }.run(bench, report)
 }
 
 /// As many connections as go, by clients with a memory of their own for tickets.

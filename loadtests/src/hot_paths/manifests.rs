@@ -12,7 +12,7 @@ use crate::drive::Load;
 use crate::exchange::{self, Request};
 use crate::report::Report;
 use crate::wire::Place;
-use crate::yardstick::ours::basic;
+use crate::baseline::ours::basic;
 
 const METHODS: [&str; 2] = ["GET", "HEAD"];
 
@@ -53,7 +53,7 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -
         })
         .collect();
     let measure = Measure::AnswersPerCpuSecond;
-    Contest { row, measure, yardstick: "nginx", ours, theirs, beside }.run(bench, report)
+    Contest { row, measure, baseline: "nginx", ours, theirs, beside }.run(bench, report)
 }
 
 fn ensure_right(bench: &Bench<'_>, place: &Place, request: &Request) -> Result<()> {

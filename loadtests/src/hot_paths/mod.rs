@@ -1,4 +1,4 @@
-//! The scenario of the hot paths: our server against the yardsticks, row by row, by turns.
+//! The scenario of the hot paths: our server against the baselines, row by row, by turns.
 //!
 //! Servers run on one core, clients and upstreams on the other. Every row starts what it needs, checks the digest of
 //! what it is given, and can be repeated alone with `--row`.
@@ -31,8 +31,8 @@ use crate::exchange::Request;
 use crate::interrupt;
 use crate::memory;
 use crate::report::Report;
-use crate::yardstick::nginx::{Listening, Nginx, Role, Upstream};
-use crate::yardstick::ours::{Ours, Setup};
+use crate::baseline::nginx::{Listening, Nginx, Role, Upstream};
+use crate::baseline::ours::{Ours, Setup};
 use slices::Slices;
 use stored::Stored;
 

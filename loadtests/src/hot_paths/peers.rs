@@ -12,7 +12,7 @@ use super::stored::{self, REPOSITORY, Stored};
 use crate::exchange::{self, Request, fetch};
 use crate::report::Report;
 use crate::wire::Wire;
-use crate::yardstick::peers::{Kind, Peer};
+use crate::baseline::peers::{Kind, Peer};
 
 /// Starts all that there are and makes each ready; none with the access logs off, where they would tell nothing new.
 pub(crate) fn start(bench: &Bench<'_>, report: &mut Report, ready: impl Fn(&Peer) -> Result<()>) -> Vec<Peer> {

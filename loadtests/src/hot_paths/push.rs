@@ -18,9 +18,9 @@ use crate::interrupt;
 use crate::report::Report;
 use crate::seed;
 use crate::wire::{Place, Received, Wire};
-use crate::yardstick::ours::{Ours, Setup, basic};
-use crate::yardstick::peers::Peer;
-use crate::yardstick::{Process, free_port};
+use crate::baseline::ours::{Ours, Setup, basic};
+use crate::baseline::peers::Peer;
+use crate::baseline::{Process, free_port};
 
 /// Times of the bare loop's CPU per byte.
 const LIMIT: f64 = 1.35;

@@ -15,9 +15,9 @@ use crate::interrupt;
 use crate::proc::{Memory, mebibytes};
 use crate::report::{Report, Unit};
 use crate::wire::{Place, Received, Wire, would_block};
-use crate::yardstick::Process;
-use crate::yardstick::ours::{Ours, Setup, basic};
-use crate::yardstick::peers::Peer;
+use crate::baseline::Process;
+use crate::baseline::ours::{Ours, Setup, basic};
+use crate::baseline::peers::Peer;
 
 const READERS: usize = 256;
 const PUSHES: usize = 64;

@@ -18,8 +18,8 @@ use crate::drive::{Driver, Load, Tally, histogram, nanoseconds};
 use crate::exchange::Request;
 use crate::report::{Report, Unit};
 use crate::wire::Place;
-use crate::yardstick::Process;
-use crate::yardstick::ours::{Ours, basic};
+use crate::baseline::Process;
+use crate::baseline::ours::{Ours, basic};
 
 /// Requests fall due so often, each second.
 const RATE: f64 = 200.0;
@@ -59,7 +59,7 @@ fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()
     let contest = Contest {
         row,
         measure: Measure::P99Milliseconds,
-        yardstick: "nginx",
+        baseline: "nginx",
         ours: vec![
             contest::Ours {
                 name: beside,

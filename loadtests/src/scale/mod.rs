@@ -26,7 +26,7 @@ use crate::proc::mebibytes;
 use crate::registry::{Account, Content, Registry};
 use crate::report::Report;
 use crate::seed;
-use crate::yardstick::ours::Ours;
+use crate::baseline::ours::Ours;
 use turns::Probe;
 
 /// The last step in times of the first. Generous: of a million blobs hardly one is in the processor's caches, and a

@@ -15,7 +15,7 @@ use crate::exchange::{self, Request};
 use crate::proc::mebibytes;
 use crate::registry::{Content, Registry};
 use crate::seed::{self, SeedOptions};
-use crate::yardstick::ours::{Ours, Setup, basic};
+use crate::baseline::ours::{Ours, Setup, basic};
 
 /// Layers of each image: its manifest has about 2 kB.
 const LAYERS: u32 = 8;

@@ -10,8 +10,8 @@ use crate::cpu;
 use crate::exchange::Request;
 use crate::wire::Place;
 
-const CACHE: &str = include_str!("../../yardsticks/distribution-cache.yml");
-const STORE: &str = include_str!("../../yardsticks/distribution-store.yml");
+const CACHE: &str = include_str!("../../baselines/distribution-cache.yml");
+const STORE: &str = include_str!("../../baselines/distribution-store.yml");
 
 /// A running distribution.
 #[derive(Debug)]

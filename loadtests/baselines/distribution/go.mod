@@ -1,5 +1,5 @@
 // Distribution of the third major, beside the second that Debian has: a registry that ours is measured beside.
-module d8-registry/loadtests/yardsticks/distribution
+module d8-registry/loadtests/baselines/distribution
 
 go 1.26.0
 

@@ -1,5 +1,5 @@
 //! What is measured, ours and theirs, as child processes on a core of their own: started on free ports of the loopback
-//! from the configurations in `loadtests/yardsticks`, and ended with us.
+//! from the configurations in `loadtests/baselines`, and ended with us.
 
 pub(crate) mod distribution;
 pub(crate) mod nginx;

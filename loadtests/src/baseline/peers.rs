@@ -11,7 +11,7 @@ use crate::cpu;
 use crate::exchange::Request;
 use crate::wire::Place;
 
-const DISTRIBUTION: &str = include_str!("../../yardsticks/distribution-3.yml");
+const DISTRIBUTION: &str = include_str!("../../baselines/distribution-3.yml");
 
 /// Which registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

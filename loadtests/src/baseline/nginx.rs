@@ -13,9 +13,9 @@ use crate::cpu;
 use crate::exchange::Request;
 use crate::wire::Place;
 
-const FILES: &str = include_str!("../../yardsticks/nginx-files.conf");
-const PROXY: &str = include_str!("../../yardsticks/nginx-proxy.conf");
-const UPSTREAM: &str = include_str!("../../yardsticks/nginx-upstream.conf");
+const FILES: &str = include_str!("../../baselines/nginx-files.conf");
+const PROXY: &str = include_str!("../../baselines/nginx-proxy.conf");
+const UPSTREAM: &str = include_str!("../../baselines/nginx-upstream.conf");
 
 /// Which of the configurations.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,5 @@
 // olareg, a registry that ours is measured beside.
-module d8-registry/loadtests/yardsticks/olareg
+module d8-registry/loadtests/baselines/olareg
 
 go 1.25.0
 
