@@ -1,6 +1,10 @@
 //! One connection to a registry, kept alive: what a client of the field does, and nothing that costs the
 //! measuring process more than it must.
 
+pub(crate) mod driver;
+pub(crate) mod exchange;
+pub(crate) mod wire;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};

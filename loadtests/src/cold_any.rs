@@ -10,10 +10,10 @@ use d8_registry::oci::{Algorithm, Hasher};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cpu::Meter;
-use crate::exchange;
+use crate::client::exchange;
 use crate::registry::{Image, Registry, peak_while};
 use crate::report::{Report, Target, Unit};
-use crate::wire::Wire;
+use crate::client::wire::Wire;
 
 /// So many clients at once; a thread each.
 pub(crate) fn run(registry: &Registry, image: &Image, clients: u32, report: &mut Report) -> Result<()> {

@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::cpu::Spent;
-use crate::drive::Tally;
+use crate::client::driver::Tally;
 
 /// The server's core is called busy from here on; below it something else was the limit.
 const SATURATED: f64 = 0.9;

@@ -1,17 +1,17 @@
 //! Load scenarios for d8-registry, and for the registries it is measured against.
 //!
 //! A scenario starts what it measures, prints a table, writes JSON and a page with plots, and ends with exit code 1 if a
-//! target is missed. The pieces (`seed`, `tags`, `idle`) and the scenarios of [`load`] work against any server. A map:
+//! target is missed. The pieces (`seed`, `tags`, `idle`) and the scenarios of [`soak`] work against any server. A map:
 //!
-//! - [`hot_paths`]: ours beside nginx, distribution, olareg and a bare loop ([`bare_loop`]), row by row, in turns;
+//! - [`rows`]: ours beside nginx, distribution, olareg and a bare loop ([`bare_loop`]), row by row, in turns;
 //!   [`results`]: all rows and scenarios into `RESULTS.md`
 //! - [`baseline`]: the servers that are compared, as pinned child processes; their configurations are in `baselines/`
-//! - [`wire`], [`exchange`], [`drive`]: the client: a connection, HTTP/1.1 on it, many of them in a closed or open loop
+//! - [`client::wire`], [`client::exchange`], [`client::driver`]: the client: a connection, HTTP/1.1 on it, many of them in a closed or open loop
 //! - [`compare`], [`growth`]: ratios and targets; [`report`], [`html`], [`plot`]: results as table, JSON, page and plots
 //! - [`cpu`], [`proc`]: what the kernel says of processes and of the machine; [`certificates`]: TLS of all sides
-//! - [`registry`]: one that runs already, ours or another; against it [`load`], [`slow_readers`], [`cold_any`]
-//! - [`scale`]: how costs grow, of servers of ours or of any registry
-//! - [`store_scale`], [`cold_storm`] with [`limited`]: a large store; many clients before a cold Proxy on a narrow line
+//! - [`registry`]: one that runs already, ours or another; against it [`soak`], [`slow_readers`], [`cold_any`]
+//! - [`rows::scale`]: how costs grow, of servers of ours or of any registry
+//! - [`rows::large_store`], [`cold_storm`] with [`limited`]: a large store; many clients before a cold Proxy on a narrow line
 //! - [`seed`], [`tags`]: a store's folder filled without a server; latency of tag pages
 //! - [`server`], [`client`]: a child process and a connection for the scenarios that need no baseline
 
@@ -22,27 +22,22 @@ mod cold_any;
 mod cold_storm;
 mod compare;
 mod cpu;
-mod drive;
-mod exchange;
 mod growth;
-mod hot_paths;
+mod rows;
 mod html;
 mod interrupt;
 mod limited;
-mod load;
+mod soak;
 mod memory;
 mod plot;
 mod proc;
 mod registry;
 mod report;
 mod results;
-mod scale;
 mod seed;
 mod server;
 mod slow_readers;
-mod store_scale;
 mod tags;
-mod wire;
 mod baseline;
 
 use std::path::PathBuf;
@@ -52,7 +47,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
-use load::Scenario;
+use soak::Scenario;
 use report::{Output, Report, Unit};
 
 /// Load scenarios for d8-registry.
@@ -84,28 +79,28 @@ enum Command {
         pid: u32,
     },
     /// Start time, tag pages, rebuild speed and idle memory of a store with many tags, against their targets.
-    StoreScale(store_scale::StoreScaleOptions),
+    StoreScale(rows::large_store::StoreScaleOptions),
     /// Many clients ask a cold Proxy for one blob: upstream GETs and the time of the last client, against a single one's.
     /// With --url: many clients pull an image at once from any registry.
     ColdStorm(cold_storm::ColdStormOptions),
     /// Our server against nginx, distribution and a bare loop, row by row, in turns.
-    HotPaths(hot_paths::HotPathsOptions),
+    HotPaths(rows::HotPathsOptions),
     /// All layers of an image, again and again, from any registry.
-    PullStorm(load::LoadOptions),
+    PullStorm(soak::LoadOptions),
     /// Its manifest, GET and HEAD, by tag and by digest, from any registry.
-    Manifests(load::LoadOptions),
+    Manifests(soak::LoadOptions),
     /// A new connection for each GET of a manifest, to any registry.
-    Handshakes(load::LoadOptions),
+    Handshakes(soak::LoadOptions),
     /// New blobs to any registry.
-    Push(load::LoadOptions),
+    Push(soak::LoadOptions),
     /// Manifests and layers from any registry.
-    Mixed(load::LoadOptions),
+    Mixed(soak::LoadOptions),
     /// The same for long, with the server's memory over the time.
-    Soak(load::LoadOptions),
+    Soak(soak::LoadOptions),
     /// Many clients that read the largest blob of an image slowly, from any registry.
     SlowReaders(slow_readers::SlowReadersOptions),
     /// How the cost of an operation grows with blobs, tags, connections and sizes; with --url, of any registry.
-    Scale(scale::ScaleOptions),
+    Scale(rows::scale::ScaleOptions),
     /// All scenarios with targets, one after the other: what `make bench` runs.
     Table(results::TableOptions),
     /// The floor of a push, for `hot-paths --row push`.
@@ -146,21 +141,21 @@ fn run(arguments: Arguments) -> Result<bool> {
             report.fact("threads", proc::threads(pid)? as f64, Unit::Count);
             report
         }
-        Command::StoreScale(options) => runtime.block_on(store_scale::run(&options))?,
-        Command::PullStorm(options) => load::run(Scenario::PullStorm, &options)?,
-        Command::Manifests(options) => load::run(Scenario::Manifests, &options)?,
-        Command::Handshakes(options) => load::run(Scenario::Handshakes, &options)?,
-        Command::Push(options) => load::run(Scenario::Push, &options)?,
-        Command::Mixed(options) => load::run(Scenario::Mixed, &options)?,
-        Command::Soak(options) => load::run(Scenario::Soak, &options)?,
+        Command::StoreScale(options) => runtime.block_on(rows::large_store::run(&options))?,
+        Command::PullStorm(options) => soak::run(Scenario::PullStorm, &options)?,
+        Command::Manifests(options) => soak::run(Scenario::Manifests, &options)?,
+        Command::Handshakes(options) => soak::run(Scenario::Handshakes, &options)?,
+        Command::Push(options) => soak::run(Scenario::Push, &options)?,
+        Command::Mixed(options) => soak::run(Scenario::Mixed, &options)?,
+        Command::Soak(options) => soak::run(Scenario::Soak, &options)?,
         Command::SlowReaders(options) => slow_readers::run(&options)?,
         Command::Scale(options) => {
             let _watching = runtime.spawn(interrupt::watch());
-            scale::run(&options)?
+            rows::scale::run(&options)?
         }
         Command::HotPaths(options) => {
             let _watching = runtime.spawn(interrupt::watch());
-            hot_paths::run(&options)?
+            rows::run(&options)?
         }
         Command::Table(options) => {
             let _watching = runtime.spawn(interrupt::watch());

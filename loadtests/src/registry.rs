@@ -16,9 +16,9 @@ use serde::Deserialize;
 
 use crate::certificates::{Certificate, Suite};
 use crate::cpu;
-use crate::exchange::{self, Request, fetch};
+use crate::client::exchange::{self, Request, fetch};
 use crate::proc::Memory;
-use crate::wire::{Place, Wire};
+use crate::client::wire::{Place, Wire};
 
 /// What manifests may be asked for as.
 pub(crate) const ACCEPT: &str = "accept: application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \

@@ -11,12 +11,12 @@ use tokio::runtime::Handle;
 use crate::cold_storm::{self, ColdStormOptions};
 use crate::compare::Comparison;
 use crate::growth::{self, Table};
-use crate::hot_paths::{self, HotPathsOptions, Row};
+use crate::rows::{self, HotPathsOptions, Row};
 use crate::interrupt;
 use crate::plot;
 use crate::report::{Report, comparison_cells, number};
-use crate::scale::{self, ScaleOptions};
-use crate::store_scale::{self, StoreScaleOptions};
+use crate::rows::scale::{self, ScaleOptions};
+use crate::rows::large_store::{self, StoreScaleOptions};
 
 /// Rows that are measured once more with the access logs off.
 const LOGS_OFF: [Row; 4] = [Row::BlobPlain, Row::ManifestPlain, Row::ManifestTls, Row::Blob4kPlain];
@@ -47,16 +47,16 @@ pub(crate) fn run(options: &TableOptions, runtime: &Handle) -> Result<Vec<Report
         let storm = ColdStormOptions::new(hot.server.clone(), scratch.clone());
         reports.push(or_failure("cold-storm", runtime.block_on(cold_storm::run(&storm)))?);
         let large = StoreScaleOptions::new(hot.server.clone(), scratch);
-        reports.push(or_failure("store-scale", runtime.block_on(store_scale::run(&large)))?);
+        reports.push(or_failure("store-scale", runtime.block_on(large_store::run(&large)))?);
         if !options.no_scale {
             let grown = ScaleOptions::new(hot.server.clone(), hot.scratch.clone());
             reports.push(or_failure("scale", scale::run(&grown))?);
         }
     }
-    reports.insert(0, hot_paths::run(hot)?);
+    reports.insert(0, rows::run(hot)?);
     if !hot.access_log_off && hot.rows.is_empty() {
         let off = HotPathsOptions { access_log_off: true, rows: LOGS_OFF.to_vec(), ..hot.clone() };
-        reports.insert(1, hot_paths::run(&off)?);
+        reports.insert(1, rows::run(&off)?);
     }
     if let Some(path) = &options.results {
         fs::write(path, markdown(&reports)).with_context(|| format!("write {}", path.display()))?;

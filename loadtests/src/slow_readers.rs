@@ -10,14 +10,14 @@ use clap::Args;
 use d8_registry::oci::{Algorithm, Hasher};
 use indicatif::ProgressBar;
 
-use crate::exchange::Answer;
+use crate::client::exchange::Answer;
 use crate::growth::Series;
 use crate::interrupt;
-use crate::load::{memory_line, time_bar};
+use crate::soak::{memory_line, time_bar};
 use crate::proc::{Memory, mebibytes};
 use crate::registry::{Address, Content, Image, Registry};
 use crate::report::{Report, Target, Unit};
-use crate::wire::{Received, Wire, would_block};
+use crate::client::wire::{Received, Wire, would_block};
 
 /// Between two rounds over all readers.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -217,8 +217,8 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::exchange::Request;
-    use crate::wire::Place;
+    use crate::client::exchange::Request;
+    use crate::client::wire::Place;
 
     const BODY: &[u8] = b"a body that is read in sips";
 

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 
 use super::{Process, fill_in, free_port, program};
 use crate::cpu;
-use crate::exchange::Request;
-use crate::wire::Place;
+use crate::client::exchange::Request;
+use crate::client::wire::Place;
 
 const CACHE: &str = include_str!("../../baselines/distribution-cache.yml");
 const STORE: &str = include_str!("../../baselines/distribution-store.yml");

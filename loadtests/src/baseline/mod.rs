@@ -4,7 +4,7 @@
 pub(crate) mod distribution;
 pub(crate) mod nginx;
 pub(crate) mod ours;
-pub(crate) mod peers;
+pub(crate) mod peer;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -18,9 +18,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cpu;
-use crate::exchange::{self, Request};
+use crate::client::exchange::{self, Request};
 use crate::proc::Memory;
-use crate::wire::Place;
+use crate::client::wire::Place;
 
 /// A server that isn't ready by then won't be.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -10,8 +10,8 @@ use rustls::ClientConfig;
 use super::{Process, fill_in, free_port, program};
 use crate::certificates::Certificate;
 use crate::cpu;
-use crate::exchange::Request;
-use crate::wire::Place;
+use crate::client::exchange::Request;
+use crate::client::wire::Place;
 
 const FILES: &str = include_str!("../../baselines/nginx-files.conf");
 const PROXY: &str = include_str!("../../baselines/nginx-proxy.conf");

@@ -16,8 +16,8 @@ use super::nginx::Upstream;
 use super::{Process, free_port};
 use crate::certificates::Certificate;
 use crate::cpu;
-use crate::exchange::{self, Request};
-use crate::wire::Place;
+use crate::client::exchange::{self, Request};
+use crate::client::wire::Place;
 
 /// The user and the password of those who measure.
 const USER: &str = "loadtests";

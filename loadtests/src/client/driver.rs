@@ -16,9 +16,9 @@ use hdrhistogram::Histogram;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
-use crate::exchange::{Answer, Request, SCRATCH};
+use crate::client::exchange::{Answer, Request, SCRATCH};
 use crate::interrupt;
-use crate::wire::{Place, Received, Wire, would_block};
+use crate::client::wire::{Place, Received, Wire, would_block};
 
 /// What fell due in an open loop is waited for so long after the end: it was late, and that has to show. What takes
 /// longer counts as having taken so long.

@@ -14,10 +14,10 @@ use super::stored::{Stored, TAG};
 use super::{Bench, Row};
 use crate::compare::{Comparison, Latency, Measure, Sample, median};
 use crate::cpu;
-use crate::drive::{Driver, Load, Tally, histogram, nanoseconds};
-use crate::exchange::Request;
+use crate::client::driver::{Driver, Load, Tally, histogram, nanoseconds};
+use crate::client::exchange::Request;
 use crate::report::{Report, Unit};
-use crate::wire::Place;
+use crate::client::wire::Place;
 use crate::baseline::Process;
 use crate::baseline::ours::{Ours, basic};
 

@@ -12,14 +12,14 @@ use super::contest::{new, operations};
 use super::{Bench, Row, peers};
 use crate::compare::{Comparison, Measure, Sum};
 use crate::cpu::{self, Meter};
-use crate::drive::Tally;
-use crate::exchange::{self, Request, fetch};
+use crate::client::driver::Tally;
+use crate::client::exchange::{self, Request, fetch};
 use crate::interrupt;
 use crate::report::Report;
 use crate::seed;
-use crate::wire::{Place, Received, Wire};
+use crate::client::wire::{Place, Received, Wire};
 use crate::baseline::ours::{Ours, Setup, basic};
-use crate::baseline::peers::Peer;
+use crate::baseline::peer::Peer;
 use crate::baseline::{Process, free_port};
 
 /// Times of the bare loop's CPU per byte.

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::compare::{Measure, Sample, Sum};
 use crate::cpu::{self, Meter, Spent};
-use crate::drive::{Driver, Load, Tally};
+use crate::client::driver::{Driver, Load, Tally};
 
 /// Connections and caches are warm after so long.
 const WARM_UP: Duration = Duration::from_millis(300);

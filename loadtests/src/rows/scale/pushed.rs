@@ -6,12 +6,12 @@ use indicatif::ProgressBar;
 
 use super::turns::Template;
 use super::{Axis, MOST_BLOBS, OF_ANY, Step, Subject};
-use crate::exchange;
-use crate::hot_paths::push::push;
+use crate::client::exchange;
+use crate::rows::push::push;
 use crate::interrupt;
 use crate::registry::{Content, Registry};
 use crate::seed;
-use crate::wire::Wire;
+use crate::client::wire::Wire;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";

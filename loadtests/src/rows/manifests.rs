@@ -8,10 +8,10 @@ use super::slices::Side;
 use super::stored::{REPOSITORY, Stored};
 use super::{Bench, Row, peers};
 use crate::compare::Measure;
-use crate::drive::Load;
-use crate::exchange::{self, Request};
+use crate::client::driver::Load;
+use crate::client::exchange::{self, Request};
 use crate::report::Report;
-use crate::wire::Place;
+use crate::client::wire::Place;
 use crate::baseline::ours::basic;
 
 const METHODS: [&str; 2] = ["GET", "HEAD"];

@@ -19,7 +19,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cpu;
-use crate::exchange::Request;
+use crate::client::exchange::Request;
 use crate::growth::{Flat, Series};
 use crate::interrupt;
 use crate::proc::mebibytes;

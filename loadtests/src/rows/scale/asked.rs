@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::turns::{Probe, Pushing, Template, Work};
 use super::{Axis, FLAT, FLAT_CONNECTIONS, FLAT_SIZES, Step, Subject};
-use crate::drive::Load;
-use crate::exchange::{self, Request};
+use crate::client::driver::Load;
+use crate::client::exchange::{self, Request};
 use crate::growth::Flat;
 use crate::registry::{Content, Registry};
 

@@ -10,14 +10,14 @@ use super::blobs::transport;
 use super::push::{self, Fresh};
 use super::stored::{REPOSITORY, Stored};
 use super::{Bench, Row, peers};
-use crate::exchange::{Request, fetch};
+use crate::client::exchange::{Request, fetch};
 use crate::interrupt;
 use crate::proc::{Memory, mebibytes};
 use crate::report::{Report, Unit};
-use crate::wire::{Place, Received, Wire, would_block};
+use crate::client::wire::{Place, Received, Wire, would_block};
 use crate::baseline::Process;
 use crate::baseline::ours::{Ours, Setup, basic};
-use crate::baseline::peers::Peer;
+use crate::baseline::peer::Peer;
 
 const READERS: usize = 256;
 const PUSHES: usize = 64;

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::{Process, fill_in, free_port, program};
 use crate::cpu;
-use crate::exchange::Request;
-use crate::wire::Place;
+use crate::client::exchange::Request;
+use crate::client::wire::Place;
 
 const DISTRIBUTION: &str = include_str!("../../baselines/distribution-3.yml");
 

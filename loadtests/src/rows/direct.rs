@@ -9,10 +9,10 @@ use super::contest::{Contest, Ours};
 use super::slices::Side;
 use super::{Bench, MAPPED, Row};
 use crate::compare::Measure;
-use crate::drive::Load;
-use crate::exchange::{self, Request};
+use crate::client::driver::Load;
+use crate::client::exchange::{self, Request};
 use crate::report::Report;
-use crate::wire::Place;
+use crate::client::wire::Place;
 use crate::baseline::nginx::{Listening, Nginx, Role};
 use crate::baseline::ours::basic;
 

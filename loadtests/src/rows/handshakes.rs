@@ -13,10 +13,10 @@ use super::stored::Stored;
 use super::{Bench, Row};
 use crate::certificates::Certificate;
 use crate::compare::Measure;
-use crate::drive::{Tally, histogram, nanoseconds};
-use crate::exchange::{Request, fetch};
+use crate::client::driver::{Tally, histogram, nanoseconds};
+use crate::client::exchange::{Request, fetch};
 use crate::report::Report;
-use crate::wire::{Place, Wire};
+use crate::client::wire::{Place, Wire};
 use crate::baseline::nginx::{Listening, Nginx, Role};
 use crate::baseline::ours::{Ours, Setup, basic};
 

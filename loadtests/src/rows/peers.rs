@@ -9,10 +9,10 @@ use d8_registry::oci::{Digest, Manifest};
 use super::Bench;
 use super::push::push;
 use super::stored::{self, REPOSITORY, Stored};
-use crate::exchange::{self, Request, fetch};
+use crate::client::exchange::{self, Request, fetch};
 use crate::report::Report;
-use crate::wire::Wire;
-use crate::baseline::peers::{Kind, Peer};
+use crate::client::wire::Wire;
+use crate::baseline::peer::{Kind, Peer};
 
 /// Starts all that there are and makes each ready; none with the access logs off, where they would tell nothing new.
 pub(crate) fn start(bench: &Bench<'_>, report: &mut Report, ready: impl Fn(&Peer) -> Result<()>) -> Vec<Peer> {

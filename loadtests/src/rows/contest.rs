@@ -175,7 +175,7 @@ pub(crate) fn side(comparison: &mut Comparison, is_ours: bool) -> &mut Vec<Sampl
 mod tests {
     use super::*;
     use crate::cpu::Spent;
-    use crate::drive::Tally;
+    use crate::client::driver::Tally;
 
     #[test]
     fn each_operation_is_compared_with_its_counterpart() {

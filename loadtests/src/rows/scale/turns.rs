@@ -12,14 +12,14 @@ use indicatif::ProgressBar;
 
 use crate::compare::{Latency, median};
 use crate::cpu::Meter;
-use crate::drive::{Driver, Load, histogram, nanoseconds};
+use crate::client::driver::{Driver, Load, histogram, nanoseconds};
 use crate::growth::Flat;
-use crate::hot_paths::push::push;
+use crate::rows::push::push;
 use crate::interrupt;
 use crate::registry::Registry;
 use crate::report::Report;
 use crate::seed;
-use crate::wire::Wire;
+use crate::client::wire::Wire;
 
 /// Before each slice: connections and caches are warm.
 const WARM_UP: Duration = Duration::from_millis(30);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     fn unconnected() -> Pushing {
-        let place = crate::wire::Place::local(1, None);
+        let place = crate::client::wire::Place::local(1, None);
         let registry = Registry { place, repository: "a".into(), authorization: None, pids: Vec::new() };
         Pushing { registry, manifest: None, number: 0 }
     }

@@ -6,8 +6,8 @@ use super::contest::{Beside, Contest, Ours};
 use super::slices::Side;
 use super::{Bench, Row, peers};
 use crate::compare::Measure;
-use crate::drive::Load;
-use crate::exchange::{self, Request};
+use crate::client::driver::Load;
+use crate::client::exchange::{self, Request};
 use crate::report::Report;
 use crate::baseline::ours::basic;
 
@@ -60,7 +60,7 @@ fn run(
         (8, true) => Side::downloaded,
         _ => Side::asked,
     };
-    let load = |place: &crate::wire::Place, request| Load {
+    let load = |place: &crate::client::wire::Place, request| Load {
         place: place.clone(),
         requests: vec![request],
         connections: what.connections,

@@ -17,15 +17,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::compare::Latency;
 use crate::cpu::{Meter, Spent};
-use crate::drive::{Driver, Load, Tally, histogram, nanoseconds};
-use crate::exchange::{self, Request, fetch};
+use crate::client::driver::{Driver, Load, Tally, histogram, nanoseconds};
+use crate::client::exchange::{self, Request, fetch};
 use crate::growth::{SECONDS, Series};
-use crate::hot_paths::push::{Fresh, push};
+use crate::rows::push::{Fresh, push};
 use crate::interrupt;
 use crate::proc::mebibytes;
 use crate::registry::{Address, Content, Image, Registry};
 use crate::report::{Report, Unit};
-use crate::wire::Wire;
+use crate::client::wire::Wire;
 
 /// Looks at the memory of a soaking server.
 const SOAK_SLICES: u32 = 50;

@@ -11,7 +11,7 @@ use d8_registry::oci::{Algorithm, Digest, Hasher, RepoName};
 use d8_registry::store::{BulkWriter, Store};
 
 use super::{Axis, Step, Subject};
-use crate::exchange::{self, Request};
+use crate::client::exchange::{self, Request};
 use crate::proc::mebibytes;
 use crate::registry::{Content, Registry};
 use crate::seed::{self, SeedOptions};
@@ -226,7 +226,7 @@ mod tests {
         let store = dir.path().join("store");
         let wanted = SeedOptions { dir: store.clone(), repositories: 2, tags: 2, blobs: LAYERS, blob_size: LAYER };
         seed::seed_with(&wanted, 3, &AtomicBool::new(false)).unwrap();
-        let place = crate::wire::Place::local(1, None);
+        let place = crate::client::wire::Place::local(1, None);
         let registry = Registry { place, repository: String::new(), authorization: None, pids: Vec::new() };
         for (repository, blob) in [(0, 0), (1, LAYERS - 1), (1, LAYERS + 2)] {
             let hex = known(&registry, repository, blob).digest.hex();

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use d8_registry::oci::{Algorithm, Digest, Hasher};
 
-use crate::wire::{Place, Received, Wire};
+use crate::client::wire::{Place, Received, Wire};
 
 /// Registries are asked by address; none of them looks at the name.
 const HOST: &str = "registry.test";
