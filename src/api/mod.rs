@@ -49,6 +49,7 @@ pub(crate) use fast::tests::fast_path;
 pub(crate) use fast::{FastLane, Verdict};
 pub use large::{PUSHED_MANIFEST_BYTES, RELAYED_MANIFEST_BYTES};
 pub use limits::{GateSizes, OPEN_UPLOADS, most_at_once};
+#[cfg(feature = "bench")]
 pub use route::is_route;
 
 use self::access::Base;

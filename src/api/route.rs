@@ -94,7 +94,8 @@ impl Route {
     }
 }
 
-/// Whether a path names something of the API: what the path of every request goes through, by itself.
+/// Whether a path names something of the API: the parsing that every request goes through, by itself.
+#[cfg(feature = "bench")]
 #[must_use]
 pub fn is_route(path: &str) -> bool {
     Route::parse(path).is_ok()
