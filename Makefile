@@ -15,8 +15,8 @@ DENY := $(CARGO_TARGET_DIR)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 STAGE := .ci/stage
 # Rows of the table for `make bench`, or its arguments altogether, names of judges for `make judges`, of benches for `make microbench`.
 ROW ?=
-BENCH_ALL := table --results loadtests/RESULTS.md --html $(CARGO_TARGET_DIR)/bench.html --json $(CARGO_TARGET_DIR)/bench.json
-BENCH ?= $(if $(ROW),hot-paths $(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET_DIR)/release/d8-registry
+BENCH_ALL := --results loadtests/RESULTS.md --json $(CARGO_TARGET_DIR)/bench.json
+BENCH ?= rows $(if $(ROW),$(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET_DIR)/release/d8-registry
 JUDGES ?=
 PART ?=
 
@@ -71,7 +71,7 @@ architecture:
 audit: $(DENY) ## Known vulnerabilities in dependencies; fetches the advisory database, so it needs the network
 	$(DENY) --workspace --locked check advisories
 
-bench: ## Ours beside nginx, distribution and olareg, and how costs grow, into loadtests/RESULTS.md and loadtests/plots; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
+bench: ## Ours beside nginx, distribution and olareg, and how costs grow, into loadtests/RESULTS.md, in 25 minutes; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
 	@loadtests/prepare.sh
 	cargo build --locked --workspace --release --bins
 	loadtests/network.sh $(CARGO_TARGET_DIR)/release/loadtests $(BENCH)

@@ -1,4 +1,4 @@
-//! What the parts of a request cost by themselves: its path, digests, ranges, who asks, and joining a fill that runs.
+//! Costs of the parts of a request by themselves: its path, digests, ranges, sign-in, and joining a fill that runs.
 //!
 //! `make microbench`, or `make microbench PART=digest` for those with that in their name.
 
@@ -170,7 +170,7 @@ fn joins(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
             runtime.block_on(async {
                 let started = Instant::now();
                 for _ in 0..times {
-                    // What it opened is closed again: a reader that goes at once.
+                    // The reader is closed again at once.
                     let _ = black_box(open().await);
                 }
                 started.elapsed()

@@ -16,16 +16,16 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What is received, hashed and written in one go.
+/// Bytes that are received, hashed and written in one go.
 const PIECE: usize = 256 * 1024;
 
-/// Where it listens and writes.
+/// Address and directory of the loop.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BareLoopOptions {
     /// Port of the loopback.
     #[arg(long)]
     port: u16,
-    /// Folder that contents are written to; each is removed after its answer.
+    /// Directory that contents are written to; each is removed after its answer.
     #[arg(long)]
     dir: PathBuf,
     /// Certificate, for TLS.
@@ -90,7 +90,7 @@ fn serve<S: Read + Write + Socket>(mut stream: S, dir: &Path, piece: &mut [u8]) 
     Ok(())
 }
 
-/// What lies below the stream.
+/// The socket below a stream.
 trait Socket {
     fn socket(&self) -> &TcpStream;
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use clap::ValueEnum;
 use rcgen::{CertificateParams, IsCa, KeyPair, SignatureAlgorithm};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -20,24 +19,6 @@ use rustls::{ClientConfig, RootCertStore};
 pub(crate) enum Key {
     P256,
     Rsa2048,
-}
-
-/// The suite of TLS 1.3 that all speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Suite {
-    /// `TLS_AES_128_GCM_SHA256`
-    Aes128,
-    /// `TLS_AES_256_GCM_SHA384`
-    Aes256,
-}
-
-impl Suite {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Aes128 => "TLS_AES_128_GCM_SHA256",
-            Self::Aes256 => "TLS_AES_256_GCM_SHA384",
-        }
-    }
 }
 
 /// A certificate that signed itself, for 127.0.0.1, as files.
@@ -66,13 +47,9 @@ impl Certificate {
     }
 
     /// The side of a client that trusts it.
-    pub(crate) fn client(&self, suite: Suite, resume: bool) -> Result<Arc<ClientConfig>> {
+    pub(crate) fn client(&self, resume: bool) -> Result<Arc<ClientConfig>> {
         let mut provider: CryptoProvider = aws_lc_rs::default_provider();
-        let wanted = match suite {
-            Suite::Aes128 => aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-            Suite::Aes256 => aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
-        };
-        provider.cipher_suites = vec![wanted];
+        provider.cipher_suites = vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
         provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.cert_file).context("read the certificate")?)?;

@@ -1,16 +1,18 @@
-//! Ours against theirs: rounds of parts by turns, the median of the rounds' ratios, the spread beside it.
+//! Ours against theirs: the median of the ratios of pairs, its standard error, and the target it is held against.
 
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::client::Tally;
 use crate::cpu::Spent;
-use crate::client::driver::Tally;
 
-/// The server's core is called busy from here on; below it something else was the limit.
+/// Share of the time from which on the server's core is called busy; below it something else was the limit.
 const SATURATED: f64 = 0.9;
+/// Standard errors that have to lie between a figure and its limit.
+pub(crate) const MARGIN: f64 = 2.0;
 
-/// What a figure of a comparison is.
+/// The figure that a comparison compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Measure {
@@ -19,6 +21,8 @@ pub(crate) enum Measure {
     CpuSecondsPerGigabyteStored,
     AnswersPerCpuSecond,
     CpuMicrosecondsPerConnection,
+    /// Of an answer, or of another operation.
+    CpuMicroseconds,
     CpuSeconds,
     P99Milliseconds,
     MaximumMilliseconds,
@@ -30,6 +34,7 @@ impl Measure {
             Self::CpuSecondsPerGigabyte | Self::CpuSecondsPerGigabyteStored => "CPU-s/GB",
             Self::AnswersPerCpuSecond => "answers/CPU-s",
             Self::CpuMicrosecondsPerConnection => "CPU-us/connection",
+            Self::CpuMicroseconds => "CPU-us",
             Self::CpuSeconds => "CPU-s",
             Self::P99Milliseconds => "ms (p99)",
             Self::MaximumMilliseconds => "ms (max)",
@@ -72,7 +77,7 @@ impl Latency {
     }
 }
 
-/// One side's round.
+/// One side's figure of one pair.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Sample {
@@ -84,7 +89,7 @@ pub(crate) struct Sample {
     pub(crate) latency: Option<Latency>,
 }
 
-/// What one side's round comes to: the slices of a load, or a single operation.
+/// Cost and yield of a side in a slice of a load, in several of them, or in an operation.
 #[derive(Clone, Debug)]
 pub(crate) struct Sum {
     spent: Spent,
@@ -94,7 +99,6 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
-    /// Of one part.
     pub(crate) fn of(spent: Spent, tally: Tally) -> Self {
         Self { spent, answers: tally.answers, bytes: tally.bytes, latency: tally.latency }
     }
@@ -117,10 +121,88 @@ impl Sum {
                 sample(spent.cpu / (bytes as f64 / 1e9))
             }
             Measure::AnswersPerCpuSecond => sample(answers as f64 / spent.cpu),
-            Measure::CpuMicrosecondsPerConnection => sample(spent.cpu * 1e6 / answers as f64),
+            Measure::CpuMicroseconds | Measure::CpuMicrosecondsPerConnection => {
+                sample(spent.cpu * 1e6 / answers as f64)
+            }
             Measure::CpuSeconds => sample(spent.cpu),
             Measure::P99Milliseconds => sample(latency.map_or(f64::NAN, |latency| latency.p99)),
             Measure::MaximumMilliseconds => sample(latency.map_or(f64::NAN, |latency| latency.max)),
+        }
+    }
+}
+
+/// A median with its standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Estimate {
+    pub(crate) median: f64,
+    /// Infinite with fewer than three values: nothing is known of it then.
+    pub(crate) error: f64,
+}
+
+impl Estimate {
+    /// The error is half of what lies between the values whose ranks are the median's more and less the square root of
+    /// the number by two: that is one standard error of the rank, whatever the values are distributed like.
+    pub(crate) fn of(values: &[f64]) -> Self {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (number, root) = (sorted.len() as f64, (sorted.len() as f64).sqrt());
+        let low = ((number - root) / 2.0).floor() as usize;
+        let high = ((number + root) / 2.0).ceil() as usize;
+        let error = match (sorted.get(low), sorted.get(high.saturating_sub(1))) {
+            (Some(low), Some(high)) if sorted.len() > 2 => (high - low) / 2.0,
+            _ => f64::INFINITY,
+        };
+        Self { median: median(values), error }
+    }
+
+    /// One in times of another.
+    pub(crate) fn over(self, other: Self) -> Self {
+        let ratio = self.median / other.median;
+        let error = ratio * (self.error / self.median).hypot(other.error / other.median);
+        Self { median: ratio, error }
+    }
+
+    /// Holds the median against a limit, which it may reach. What is no number is a miss.
+    pub(crate) fn verdict(self, limit: f64, more_is_better: bool) -> Verdict {
+        let left = if more_is_better { self.median - limit } else { limit - self.median };
+        match left {
+            left if left >= MARGIN * self.error => Verdict::Pass,
+            left if left >= 0.0 => Verdict::Near,
+            left if left.abs() < MARGIN * self.error => Verdict::NearMiss,
+            _ => Verdict::Miss,
+        }
+    }
+}
+
+/// How a figure stands to its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Verdict {
+    /// Met, with a margin of twice the standard error.
+    Pass,
+    /// Met, and less than twice the standard error away.
+    Near,
+    /// Missed, and less than twice the standard error away.
+    NearMiss,
+    Miss,
+}
+
+impl Verdict {
+    pub(crate) const fn is_met(self) -> bool {
+        matches!(self, Self::Pass | Self::Near)
+    }
+
+    /// Whether more rounds could tell something else.
+    pub(crate) const fn is_settled(self) -> bool {
+        matches!(self, Self::Pass | Self::Miss)
+    }
+
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Near => "PASS, too near",
+            Self::NearMiss => "MISS, too near",
+            Self::Miss => "MISS",
         }
     }
 }
@@ -129,25 +211,26 @@ impl Sum {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Comparison {
-    /// The row that measures it.
+    /// Name of the row that measures it.
     pub(crate) row: String,
     pub(crate) name: String,
     pub(crate) measure: Measure,
     pub(crate) baseline: &'static str,
     /// Ours in times of theirs: at most this, or at least where more is better. None: for information.
     pub(crate) limit: Option<f64>,
+    /// Pairs, in the order in which they were measured.
     pub(crate) ours: Vec<Sample>,
     pub(crate) theirs: Vec<Sample>,
 }
 
 impl Comparison {
-    /// Ours in times of theirs, round by round.
-    pub(crate) fn ratios(&self) -> Vec<f64> {
-        self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours.figure / theirs.figure).collect()
+    /// Ours in times of theirs, over all pairs.
+    pub(crate) fn ratio(&self) -> Estimate {
+        Estimate::of(&self.ratios())
     }
 
-    pub(crate) fn ratio(&self) -> f64 {
-        median(&self.ratios())
+    fn ratios(&self) -> Vec<f64> {
+        self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours.figure / theirs.figure).collect()
     }
 
     /// The median of one side's figures.
@@ -155,10 +238,9 @@ impl Comparison {
         median(&side.iter().map(|sample| sample.figure).collect::<Vec<_>>())
     }
 
-    /// Whether the target is met, if there is one. A ratio that is no number is a miss.
-    pub(crate) fn met(&self) -> Option<bool> {
-        let ratio = self.ratio();
-        self.limit.map(|limit| if self.measure.more_is_better() { ratio >= limit } else { ratio <= limit })
+    /// None without a target.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        self.limit.map(|limit| self.ratio().verdict(limit, self.measure.more_is_better()))
     }
 
     pub(crate) fn target(&self) -> String {
@@ -166,21 +248,19 @@ impl Comparison {
         self.limit.map(|limit| format!("{sign} {limit:.2}")).unwrap_or_default()
     }
 
-    /// `median (least-most)` of the ratios.
-    pub(crate) fn spread(&self) -> String {
-        let ratios = self.ratios();
-        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = ratios.iter().copied().fold(0.0, f64::max);
-        format!("{:.2} ({least:.2}-{most:.2})", self.ratio())
+    /// `median ± standard error (number of pairs)`.
+    pub(crate) fn ratio_text(&self) -> String {
+        let Estimate { median, error } = self.ratio();
+        format!("{median:.2} ± {error:.3} ({})", self.ours.len().min(self.theirs.len()))
     }
 
-    /// What has to be known about the figures.
+    /// A condition that has to be known about the figures.
     pub(crate) fn remark(&self) -> String {
         let core = |side: &[Sample]| median(&side.iter().map(|sample| sample.spent.server_core).collect::<Vec<_>>());
         let (ours, theirs) = (core(&self.ours), core(&self.theirs));
         if self.measure.saturates() && ours.min(theirs) < SATURATED {
             return format!(
-                "limit: not the server (its core busy {:.0} %, {} {:.0} %)",
+                "; limit: not the server (its core busy {:.0} %, {} {:.0} %)",
                 ours * 100.0,
                 self.baseline,
                 theirs * 100.0
@@ -196,7 +276,9 @@ impl Comparison {
                 Some(sample.spent.machine / (sample.bytes as f64 / 1e9))
             }
             Measure::AnswersPerCpuSecond => Some(sample.answers as f64 / sample.spent.machine),
-            Measure::CpuMicrosecondsPerConnection => Some(sample.spent.machine * 1e6 / sample.answers as f64),
+            Measure::CpuMicroseconds | Measure::CpuMicrosecondsPerConnection => {
+                Some(sample.spent.machine * 1e6 / sample.answers as f64)
+            }
             Measure::CpuSeconds => Some(sample.spent.machine),
             Measure::P99Milliseconds | Measure::MaximumMilliseconds => None,
         };
@@ -236,17 +318,31 @@ mod tests {
     fn the_median_of_the_ratios_counts_and_not_the_ratio_of_medians() {
         let pairs = [(1.0, 1.0), (9.0, 3.0), (2.0, 4.0)];
         let lower = comparison(Measure::CpuSecondsPerGigabyte, 1.0, &pairs);
-        assert_eq!((lower.ratio(), lower.met()), (1.0, Some(true)));
-        assert_eq!(lower.spread(), "1.00 (0.50-3.00)");
-        assert_eq!(comparison(Measure::CpuSecondsPerGigabyte, 0.99, &pairs).met(), Some(false));
-        assert_eq!(comparison(Measure::AnswersPerCpuSecond, 1.01, &pairs).met(), Some(false));
-        assert_eq!(comparison(Measure::AnswersPerCpuSecond, 0.99, &pairs).met(), Some(true));
+        assert_eq!((lower.ratio().median, lower.verdict()), (1.0, Some(Verdict::Near)));
+        assert_eq!(lower.ratio_text(), "1.00 ± 1.250 (3)");
+        assert_eq!(comparison(Measure::CpuSecondsPerGigabyte, 0.99, &pairs).verdict(), Some(Verdict::NearMiss));
+        assert_eq!(comparison(Measure::CpuSecondsPerGigabyte, 3.5, &pairs).verdict(), Some(Verdict::Pass));
+        assert_eq!(comparison(Measure::AnswersPerCpuSecond, 1.01, &pairs).verdict(), Some(Verdict::NearMiss));
+        assert_eq!(comparison(Measure::AnswersPerCpuSecond, 0.99, &pairs).verdict(), Some(Verdict::Near));
+    }
+
+    #[test]
+    fn the_standard_error_is_that_of_the_rank() {
+        let values: Vec<f64> = (1..=100).map(f64::from).collect();
+        // Ranks 46 to 55: a tenth of all values is two standard errors of the median of a hundred.
+        assert_eq!(Estimate::of(&values), Estimate { median: 50.5, error: 4.5 });
+        let outlier: Vec<f64> = values.iter().map(|value| if *value > 90.0 { 1e9 } else { *value }).collect();
+        assert_eq!(Estimate::of(&outlier), Estimate::of(&values), "a burst in a tenth of the pairs is not in it");
+        assert_eq!(Estimate::of(&[1.0, 1.0]).error, f64::INFINITY);
+        let (one, two) = (Estimate { median: 2.0, error: 0.2 }, Estimate { median: 4.0, error: 0.0 });
+        assert_eq!(one.over(two), Estimate { median: 0.5, error: 0.05 });
     }
 
     #[test]
     fn nothing_measured_is_a_miss() {
-        assert_eq!(comparison(Measure::CpuSeconds, 1.0, &[]).met(), Some(false));
-        assert_eq!(comparison(Measure::AnswersPerCpuSecond, 1.0, &[(0.0, 0.0)]).met(), Some(false));
+        assert!(!comparison(Measure::CpuSeconds, 1.0, &[]).verdict().unwrap().is_met());
+        let nought = [(0.0, 0.0); 3];
+        assert!(!comparison(Measure::AnswersPerCpuSecond, 1.0, &nought).verdict().unwrap().is_met());
     }
 
     #[test]

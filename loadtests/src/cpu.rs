@@ -15,7 +15,7 @@ pub(crate) const SERVER_CORE: usize = 0;
 /// Clients and upstreams run here.
 pub(crate) const CLIENT_CORE: usize = 1;
 
-/// What was used between two moments.
+/// Time that was used between two moments.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Spent {
@@ -23,7 +23,7 @@ pub(crate) struct Spent {
     pub(crate) cpu: f64,
     /// Seconds by the clock.
     pub(crate) wall: f64,
-    /// Seconds of CPU that all cores were busy, whoever with.
+    /// Seconds of CPU that all cores were busy, with whatever.
     pub(crate) machine: f64,
     /// Part of the time that the server's core was busy.
     pub(crate) server_core: f64,
@@ -63,7 +63,7 @@ impl Meter {
         Ok(cpu_seconds(&self.pids)? - self.cpu)
     }
 
-    /// What was used since.
+    /// Reads the use since the start.
     pub(crate) fn read(&self) -> Result<Spent> {
         let wall = self.started.elapsed().as_secs_f64();
         let cpu = self.cpu()?;
@@ -121,12 +121,12 @@ pub(crate) fn rest(pids: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// Seconds of CPU that SHA-256 of so many bytes takes on the servers' core, with the server's own library, in pieces that are
-/// in the cache as those that have just been received.
+/// Seconds of CPU that SHA-256 of `bytes` bytes takes on the servers' core, with the server's own library, in pieces that
+/// are in the cache as those that have just been received.
 pub(crate) fn sha256(bytes: u64) -> Result<f64> {
     const PIECE: usize = 256 << 10;
     let piece = crate::seed::noise(3, PIECE);
-    pinned(SERVER_CORE, || {
+    on(Some(SERVER_CORE), || {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let before = ClockId::CLOCK_THREAD_CPUTIME_ID.now()?;
         let mut left = bytes;
@@ -200,10 +200,10 @@ pub(crate) fn pin(core: usize) {
     let _ = sched_setaffinity(None, &set);
 }
 
-/// Runs something, say the start of a process, on a core, and comes back.
-pub(crate) fn pinned<T>(core: usize, work: impl FnOnce() -> T) -> T {
+/// Runs `work`, say the start of a process, on a core or on all, and comes back.
+pub(crate) fn on<T>(core: Option<usize>, work: impl FnOnce() -> T) -> T {
     let before = sched_getaffinity(None);
-    pin(core);
+    core.map_or_else(unpin, pin);
     let result = work();
     if let Ok(before) = before {
         let _ = sched_setaffinity(None, &before);

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
+use crate::compare::{Estimate, Verdict};
 use crate::report::number;
 
-/// What grows when a run is followed over its time.
+/// The axis of a run that is followed over its time.
 pub(crate) const SECONDS: &str = "seconds";
 
 /// How flat a line has to be.
@@ -16,16 +17,16 @@ pub(crate) struct Flat {
     pub(crate) from: f64,
 }
 
-/// How a cost grows: one line of a plot.
+/// How a cost grows: one line of a table.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Series {
-    /// What is measured.
+    /// Name of the figure.
     pub(crate) name: String,
     pub(crate) unit: &'static str,
-    /// What grows.
+    /// Name of the axis.
     pub(crate) over: &'static str,
-    /// By what grows.
-    pub(crate) points: Vec<(f64, f64)>,
+    /// Figures by steps of the axis; the error is 0 where a figure was taken once.
+    pub(crate) points: Vec<(f64, Estimate)>,
     /// None: for information.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) flat: Option<Flat>,
@@ -33,22 +34,17 @@ pub(crate) struct Series {
 
 impl Series {
     /// The last step in times of the first that counts; None with fewer than two of them.
-    pub(crate) fn growth(&self) -> Option<f64> {
+    pub(crate) fn growth(&self) -> Option<Estimate> {
         let from = self.flat.map_or(f64::NEG_INFINITY, |flat| flat.from);
         let mut counted = self.points.iter().filter(|point| point.0 >= from);
         let (first, last) = (counted.next()?, counted.next_back()?);
-        Some(last.1 / first.1)
+        Some(last.1.over(first.1))
     }
 
-    /// Whether the target is met, if there is one and two steps to hold against each other. What is no number is a miss.
-    pub(crate) fn met(&self) -> Option<bool> {
+    /// None without a target, or without two steps to hold against each other.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
         let (flat, growth) = (self.flat?, self.growth()?);
-        Some(growth <= flat.limit)
-    }
-
-    /// PASS, MISS or nothing.
-    pub(crate) fn verdict(&self) -> &'static str {
-        self.met().map_or("", |met| if met { "PASS" } else { "MISS" })
+        Some(growth.verdict(flat.limit, false))
     }
 }
 
@@ -57,7 +53,7 @@ impl Series {
 pub(crate) struct Table<'a> {
     pub(crate) over: &'static str,
     steps: Vec<f64>,
-    pub(crate) lines: Vec<&'a Series>,
+    lines: Vec<&'a Series>,
 }
 
 /// All series, by what grows, in the order in which that first comes.
@@ -94,16 +90,18 @@ impl Table<'_> {
     fn row(&self, line: &Series) -> Vec<String> {
         let value = |step: &f64| {
             let point = line.points.iter().find(|point| point.0.total_cmp(step).is_eq());
-            point.map_or(String::new(), |point| number(point.1))
+            point.map_or(String::new(), |point| number(point.1.median))
         };
-        let growth = line.growth().map_or(String::new(), |growth| format!("{growth:.2}"));
+        let growth = line.growth().map_or(String::new(), |Estimate { median, error }| {
+            if error > 0.0 { format!("{median:.2} ± {error:.2}") } else { format!("{median:.2}") }
+        });
         let target = line.flat.map_or(String::new(), |flat| {
             let first = self.steps.first().is_none_or(|first| *first >= flat.from);
             let from = if first { String::new() } else { format!(" from {}", label(self.over, flat.from)) };
             format!("<= {:.2}{from}", flat.limit)
         });
         let begin = [line.name.clone(), line.unit.to_owned()].into_iter();
-        let end = [growth, target, line.verdict().to_owned()];
+        let end = [growth, target, line.verdict().map_or("", Verdict::text).to_owned()];
         begin.chain(self.steps.iter().map(value)).chain(end).collect()
     }
 }
@@ -134,49 +132,50 @@ mod tests {
     use super::*;
 
     fn series(name: &str, over: &'static str, points: &[(f64, f64)], flat: Option<Flat>) -> Series {
-        Series { name: name.into(), unit: "CPU-us", over, points: points.to_vec(), flat }
+        let points = points.iter().map(|(at, median)| (*at, Estimate { median: *median, error: 0.0 })).collect();
+        Series { name: name.into(), unit: "CPU-us", over, points, flat }
     }
 
     #[test]
     fn the_last_step_is_held_against_the_first_that_counts() {
         let points = [(1.0, 100.0), (10.0, 2.0), (100.0, 50.0), (1000.0, 3.0)];
-        let met = |from, limit| series("a", "b", &points, Some(Flat { limit, from })).met();
-        assert_eq!((met(10.0, 1.5), met(10.0, 1.49)), (Some(true), Some(false)));
-        assert_eq!(met(0.0, 0.03), Some(true));
-        assert_eq!(met(1000.0, 1.5), None, "one step is neither flat nor not");
-        assert_eq!(series("a", "b", &points, None).met(), None);
-        assert_eq!(series("a", "b", &points, None).growth(), Some(0.03));
+        let verdict = |from, limit| series("a", "b", &points, Some(Flat { limit, from })).verdict();
+        assert_eq!((verdict(10.0, 1.5), verdict(10.0, 1.49)), (Some(Verdict::Pass), Some(Verdict::Miss)));
+        assert_eq!(verdict(0.0, 0.03), Some(Verdict::Pass));
+        assert_eq!(verdict(1000.0, 1.5), None, "one step is neither flat nor not");
+        assert_eq!(series("a", "b", &points, None).verdict(), None);
+        assert_eq!(series("a", "b", &points, None).growth().unwrap().median, 0.03);
     }
 
     #[test]
     fn what_is_no_number_is_a_miss() {
         let flat = Some(Flat { limit: 1.5, from: 0.0 });
-        assert_eq!(series("a", "b", &[(1.0, 0.0), (2.0, 0.0)], flat).met(), Some(false));
-        assert_eq!(series("a", "b", &[(1.0, 1.0), (2.0, f64::INFINITY)], flat).verdict(), "MISS");
+        assert_eq!(series("a", "b", &[(1.0, 0.0), (2.0, 0.0)], flat).verdict(), Some(Verdict::Miss));
+        assert_eq!(series("a", "b", &[(1.0, 1.0), (2.0, f64::INFINITY)], flat).verdict(), Some(Verdict::Miss));
     }
 
     #[test]
     fn a_table_has_a_cell_for_each_step_whether_measured_or_not() {
         let flat = Some(Flat { limit: 1.5, from: 1.0 });
-        let all = [
+        let mut all = [
             series("one", "tags", &[(10.0, 4.0), (1000.0, 5.0)], flat),
             series("other", "blobs", &[(1.0, 1.0)], None),
             series("two", "tags", &[(100.0, 7.5)], None),
         ];
+        all[0].points[1].1.error = 1.0;
         let tables = tables(&all);
         assert_eq!(tables.iter().map(|table| table.over).collect::<Vec<_>>(), ["tags", "blobs"]);
         assert_eq!(tables[0].head(), ["what", "unit", "10", "100", "1,000", "last / first", "target", ""]);
         let rows = tables[0].rows();
-        assert_eq!(rows[0], ["one", "CPU-us", "4", "", "5", "1.25", "<= 1.50", "PASS"]);
+        assert_eq!(rows[0], ["one", "CPU-us", "4", "", "5", "1.25 ± 0.25", "<= 1.50", "PASS, too near"]);
         assert_eq!(rows[1], ["two", "CPU-us", "", "7.500", "", "", "", ""]);
     }
 
     #[test]
     fn steps_are_written_as_people_write_them() {
         assert_eq!(label("blobs", 1_000_000.0), "1,000,000");
-        assert_eq!(label("blobs", 100.0), "100");
         assert_eq!(label("seconds", 0.5), "0.500");
-        let sizes = [1.0, 32.0, 1024.0, 32.0 * 1024.0, 4.0 * 1024.0 * 1024.0];
-        assert_eq!(sizes.map(|size| label("KiB of a blob", size)), ["1 KiB", "32 KiB", "1 MiB", "32 MiB", "4 GiB"]);
+        let sizes = [1.0, 1024.0, 4.0 * 1024.0 * 1024.0];
+        assert_eq!(sizes.map(|size| label("KiB of a blob", size)), ["1 KiB", "1 MiB", "4 GiB"]);
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// Leaves so many MiB of page cache free and backed by the host, for what is written next: a file of that length is
+/// Leaves `mebibytes` MiB of page cache free and backed by the host, for what is written next: a file of that length is
 /// written in `dir` and removed before the system has sent it to the disk.
 pub(crate) fn have_backed(dir: &Path, mebibytes: u32) -> Result<()> {
     let mut file = tempfile::tempfile_in(dir).context("a file to touch memory with")?;

@@ -1,11 +1,16 @@
-//! What the kernel says of a process and of the machine, from `/proc`.
+//! Memory of processes, and the machine: from `/proc`.
 
-use std::{fmt, fs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{fmt, fs, thread};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::report::{Report, Target, Unit};
+use crate::report::{Report, Target};
+
+/// Pause between two looks at the memory of a process.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +34,16 @@ impl Memory {
         Some(Self { own: field("RssAnon")? + field("RssShmem")?, resident: field("VmRSS")? })
     }
 
+    /// Of processes together.
+    pub(crate) fn of_all(pids: &[u32]) -> Result<Self> {
+        let mut sum = Self { own: 0, resident: 0 };
+        for pid in pids {
+            let one = Self::of(*pid)?;
+            sum = Self { own: sum.own + one.own, resident: sum.resident + one.resident };
+        }
+        Ok(sum)
+    }
+
     /// The greater of each figure.
     pub(crate) fn most(self, other: Self) -> Self {
         Self { own: self.own.max(other.own), resident: self.resident.max(other.resident) }
@@ -36,15 +51,33 @@ impl Memory {
 
     /// Adds both figures without targets; `when` goes into their names.
     pub(crate) fn add_to(self, report: &mut Report, when: &str) {
-        report.fact(format!("RssAnon+RssShmem{when}"), mebibytes(self.own), Unit::MebiBytes);
-        report.fact(format!("VmRSS{when}"), mebibytes(self.resident), Unit::MebiBytes);
+        report.fact(format!("RssAnon+RssShmem{when}"), mebibytes(self.own), "MiB");
+        report.fact(format!("VmRSS{when}"), mebibytes(self.resident), "MiB");
     }
 
     /// Adds both figures; the process's own memory has to be below `limit` MiB.
     pub(crate) fn judge(self, report: &mut Report, when: &str, limit: f64) {
-        report.judge(format!("RssAnon+RssShmem{when}"), mebibytes(self.own), Unit::MebiBytes, Target::Below(limit));
-        report.fact(format!("VmRSS{when}"), mebibytes(self.resident), Unit::MebiBytes);
+        report.judge(format!("RssAnon+RssShmem{when}"), mebibytes(self.own), "MiB", Target::Below(limit));
+        report.fact(format!("VmRSS{when}"), mebibytes(self.resident), "MiB");
     }
+}
+
+/// The most memory that processes held at any look while `work` ran, with the result of that.
+pub(crate) fn peak_while<T>(pids: &[u32], work: impl FnOnce() -> Result<T>) -> (Result<T>, Result<Memory>) {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut peak = Memory::of_all(pids)?;
+            while !done.load(Ordering::Relaxed) {
+                thread::sleep(LOOK_EVERY);
+                peak = peak.most(Memory::of_all(pids)?);
+            }
+            anyhow::Ok(peak)
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        (result, looking.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the looking panicked"))))
+    })
 }
 
 /// Threads of a process.
@@ -127,7 +160,10 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_threads() {
         let pid = std::process::id();
-        assert!(Memory::of(pid).unwrap().own > 0);
+        let (result, peak) = peak_while(&[pid], || Ok(7));
+        let peak = peak.unwrap();
+        assert!(result.unwrap() == 7 && peak.own > 0 && peak.resident >= peak.own);
+        assert_eq!(Memory::of_all(&[]).unwrap().own, 0);
         assert!(threads(pid).unwrap() > 0);
     }
 }

@@ -1,24 +1,35 @@
-//! Filling a store's folder with images, without a server, so that a scenario starts from a large store in seconds.
+//! Filling a store's directory without a server, so that a scenario starts from a large store in seconds.
 //!
-//! The same arguments give the same content. Repositories are `load/r00000` onwards, their tags `v000000` onwards; all
-//! tags are spread evenly, each names an image of its own, and the images of a repository share configuration and layers.
+//! [`Filler`] writes the tree that pushes give (ARCHITECTURE.md), as `tests/it/seed.rs` proves. [`seed`] fills it with
+//! images: the same arguments give the same content. Repositories are `load/r00000` onwards, their tags `v000000` onwards;
+//! all tags are spread evenly, each names an image of its own, and the images of a repository share configuration and
+//! layers.
 
-use std::fs;
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use d8_registry::oci::{Digest, RepoName};
-use d8_registry::store::{BulkWriter, Store};
-use indicatif::{ProgressBar, ProgressStyle};
+use d8_registry::oci::{Algorithm, Digest};
+use d8_registry::store::Store;
 
-/// Marks a folder as ours to remove.
-const MARKER: &str = ".loadtests-seed";
-
-/// What a file takes on the disk at least.
+/// Least bytes of a file on the disk.
 const BLOCK: u64 = 4096;
+
+/// Modes of what the server makes.
+const DIRECTORY_MODE: u32 = 0o750;
+const FILE_MODE: u32 = 0o640;
+
+pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// The annotation that makes images differ.
+pub(crate) const NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Threads that remove a store; they mostly wait for the disk.
 const REMOVERS: usize = 4;
@@ -26,7 +37,7 @@ const REMOVERS: usize = 4;
 /// How large a store to make.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SeedOptions {
-    /// The store's folder; made if missing, must be empty else.
+    /// The store's directory; made if missing, must be empty else.
     #[arg(long)]
     pub(crate) dir: PathBuf,
     /// Repositories.
@@ -48,7 +59,7 @@ impl SeedOptions {
     fn room(&self, loose: u32) -> u64 {
         let (repositories, tags) = (u64::from(self.repositories), u64::from(self.tags));
         let layer = u64::from(self.blob_size).next_multiple_of(BLOCK);
-        // A tag is a file and a manifest; a repository has a configuration and some folders.
+        // A tag is a file and a manifest; a repository has a configuration and some directories.
         tags * 2 * BLOCK + repositories * (10 * BLOCK + (u64::from(self.blobs) + u64::from(loose)) * layer)
     }
 
@@ -84,51 +95,115 @@ pub(crate) fn seed(options: &SeedOptions, stop: &AtomicBool) -> Result<()> {
 }
 
 /// The same with `loose` blobs more in each repository, which no image names: that many more blobs cost no longer
-/// manifests and no more folders.
+/// manifests and no more directories.
 pub(crate) fn seed_with(options: &SeedOptions, loose: u32, stop: &AtomicBool) -> Result<()> {
     prepare(options, loose)?;
-    Store::init(&options.dir).with_context(|| format!("lay out {}", options.dir.display()))?;
-    let mut writer = BulkWriter::open(&options.dir)?;
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")?;
-    let loose_all = u64::from(loose) * u64::from(options.repositories);
-    let bar = ProgressBar::new(u64::from(options.tags) + loose_all).with_style(style).with_message("seeding");
+    let mut filler = Filler::init(&options.dir)?;
     for number in 0..options.repositories {
         ensure!(!stop.load(Ordering::Relaxed), "interrupted");
-        seed_repository(options, &mut writer, number, &bar).with_context(|| repository(number))?;
-        let repo: RepoName = repository(number).parse()?;
+        let repository = repository(number);
+        seed_repository(options, &mut filler, number, &repository).with_context(|| repository.clone())?;
         for blob in options.blobs..options.blobs + loose {
-            writer.blob(&repo, &content(number, blob, options.blob_size))?;
+            filler.blob(&repository, &content(number, blob, options.blob_size))?;
         }
-        bar.inc(u64::from(loose));
     }
-    bar.set_message("syncing");
-    writer.finish()?;
-    bar.finish_and_clear();
-    Ok(())
+    filler.finish()
 }
 
-/// Removes a folder that [`seed`] made.
-pub(crate) fn unseed(dir: &Path) -> Result<()> {
-    ensure!(dir.join(MARKER).exists(), "{} was not made by seed: it has no {MARKER}", dir.display());
-    remove(dir)
+/// Writes contents into a store that no server has open. Before [`Filler::finish`] a crash may lose any of them.
+#[derive(Debug)]
+pub(crate) struct Filler {
+    root: PathBuf,
+    /// Directories that exist, so that they are asked for once.
+    directories: HashSet<PathBuf>,
+}
+
+impl Filler {
+    /// Lays out a store in `root`, which is empty or missing.
+    pub(crate) fn init(root: &Path) -> Result<Self> {
+        Store::init(root).with_context(|| format!("lay out {}", root.display()))?;
+        // The sum of sizes, which will not be true.
+        fs::remove_file(root.join("usage")).context("remove the store's sum of sizes")?;
+        Ok(Self { root: root.to_owned(), directories: HashSet::new() })
+    }
+
+    /// Makes `content` a blob of `repository`.
+    pub(crate) fn blob(&mut self, repository: &str, content: &[u8]) -> Result<Digest> {
+        self.add(repository, "_blobs", content)
+    }
+
+    /// Makes `bytes` a manifest of `repository`, under `tag`. All that it names has to be there already.
+    pub(crate) fn manifest(&mut self, repository: &str, bytes: &[u8], tag: &str) -> Result<Digest> {
+        let digest = self.add(repository, "_manifests", bytes)?;
+        let tags = self.directory(repository, "_tags")?;
+        write(&tags.join(tag), format!("{digest}\n").as_bytes())?;
+        Ok(digest)
+    }
+
+    /// Makes all of it durable.
+    pub(crate) fn finish(self) -> Result<()> {
+        rustix::fs::syncfs(File::open(&self.root)?).context("sync the file system")
+    }
+
+    /// File of a content.
+    pub(crate) fn content(root: &Path, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        root.join("blobs/sha256").join(&hex[..2]).join(hex)
+    }
+
+    fn add(&mut self, repository: &str, kind: &str, content: &[u8]) -> Result<Digest> {
+        let digest = Algorithm::Sha256.digest(content);
+        let stored = Self::content(&self.root, &digest);
+        let member = self.directory(repository, &format!("{kind}/sha256"))?.join(digest.hex());
+        match write(&stored, content) {
+            Err(error) if is_there(&error) => {}
+            other => other?,
+        }
+        match fs::hard_link(&stored, &member) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                Err(error).with_context(|| format!("link {}", member.display()))
+            }
+            _ => Ok(digest),
+        }
+    }
+
+    fn directory(&mut self, repository: &str, below: &str) -> Result<PathBuf> {
+        let path = self.root.join("repositories").join(repository).join(below);
+        if !self.directories.contains(&path) {
+            let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&path);
+            made.with_context(|| format!("make {}", path.display()))?;
+            self.directories.insert(path.clone());
+        }
+        Ok(path)
+    }
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    let opened = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path);
+    let mut file = opened.with_context(|| format!("create {}", path.display()))?;
+    file.write_all(content).with_context(|| format!("write {}", path.display()))
+}
+
+fn is_there(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::AlreadyExists)
 }
 
 /// Removes a store, first the contents and then their names in repositories, one repository after the other: blocks that
 /// were written side by side are freed side by side, which takes half of the time on a disk that is told of each.
 pub(crate) fn remove(dir: &Path) -> Result<()> {
     for part in ["blobs/sha256", "repositories/load"] {
-        let mut folders = Vec::new();
+        let mut directories = Vec::new();
         for entry in fs::read_dir(dir.join(part)).into_iter().flatten() {
-            folders.push(entry?.path());
+            directories.push(entry?.path());
         }
-        folders.sort();
+        directories.sort();
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
             for _ in 0..REMOVERS {
                 scope.spawn(|| {
-                    while let Some(folder) = folders.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        // What is left is removed below, or named there.
-                        let _ = fs::remove_dir_all(folder);
+                    while let Some(directory) = directories.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        // The rest is removed below, or named there.
+                        let _ = fs::remove_dir_all(directory);
                     }
                 });
             }
@@ -154,34 +229,28 @@ fn prepare(options: &SeedOptions, loose: u32) -> Result<()> {
     Ok(())
 }
 
-fn seed_repository(options: &SeedOptions, writer: &mut BulkWriter, number: u32, bar: &ProgressBar) -> Result<()> {
-    let repo: RepoName = repository(number).parse()?;
-    let config = format!(r#"{{"architecture":"amd64","os":"linux","repository":"{repo}"}}"#).into_bytes();
-    let config_digest = writer.blob(&repo, &config)?;
+fn seed_repository(options: &SeedOptions, filler: &mut Filler, number: u32, repository: &str) -> Result<()> {
+    let config = format!(r#"{{"architecture":"amd64","os":"linux","repository":"{repository}"}}"#).into_bytes();
+    let config = descriptor(CONFIG_TYPE, filler.blob(repository, &config)?, config.len());
     let mut layers = Vec::new();
     for layer in 0..options.blobs {
         let content = content(number, layer, options.blob_size);
-        layers.push(descriptor(
-            "application/vnd.oci.image.layer.v1.tar+gzip",
-            writer.blob(&repo, &content)?,
-            content.len(),
-        ));
+        layers.push(descriptor(LAYER_TYPE, filler.blob(repository, &content)?, content.len()));
     }
-    let config = descriptor("application/vnd.oci.image.config.v1+json", config_digest, config.len());
     for number in 0..options.tags_of(number) {
         let tag = tag(number);
-        let manifest = format!(
-            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{config},"layers":[{}],"annotations":{{"org.opencontainers.image.ref.name":"{repo}:{tag}"}}}}"#,
-            layers.join(",")
-        );
-        writer.manifest(&repo, manifest.as_bytes(), &[tag.parse()?])?;
-        bar.inc(1);
-    }
-    // After the layout, which wants an empty folder.
-    if number == 0 {
-        fs::write(options.dir.join(MARKER), "")?;
+        let name = format!("{repository}:{tag}");
+        filler.manifest(repository, image(&config, &layers, NAME, &name).as_bytes(), &tag)?;
     }
     Ok(())
+}
+
+/// An image's manifest with one annotation.
+pub(crate) fn image(config: &str, layers: &[String], annotation: &str, value: &str) -> String {
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST_TYPE}","config":{config},"layers":[{}],"annotations":{{"{annotation}":"{value}"}}}}"#,
+        layers.join(",")
+    )
 }
 
 pub(crate) fn descriptor(media_type: &str, digest: Digest, size: usize) -> String {
@@ -230,20 +299,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_seeded_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(unseed(dir.path()).is_err());
-        assert!(dir.path().exists());
-    }
-
-    #[test]
     fn what_was_seeded_is_removed_to_the_last_file() {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("store");
         let wanted = SeedOptions { dir: store.clone(), ..options(7, 20) };
         seed_with(&wanted, 3, &AtomicBool::new(false)).unwrap();
         assert!(store.join("repositories/load/r00006").exists());
-        unseed(&store).unwrap();
+        remove(&store).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
@@ -255,7 +317,7 @@ mod tests {
         options.blobs = 1000;
         options.blob_size = u32::MAX;
         assert!(prepare(&options, 0).unwrap_err().to_string().contains("half of what is free"));
-        // What no image names counts too.
+        // Blobs that no image names count too.
         options.blobs = 0;
         options.tags = 0;
         assert!(prepare(&options, 1000).unwrap_err().to_string().contains("half of what is free"));

@@ -20,8 +20,8 @@ mod filling;
 
 use filling::SeedOptions;
 
-/// What a server keeps for itself beside the content, or the seeding to know its folder again.
-const NOT_CONTENT: [&str; 5] = ["index", "index.stamp", "keys", "usage", ".loadtests-seed"];
+/// Names of files that a server keeps for itself beside the content.
+const NOT_CONTENT: [&str; 4] = ["index", "index.stamp", "keys", "usage"];
 
 /// A file or a folder as all who may look see it.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,6 @@
-//! What is measured, ours and theirs, as child processes on a core of their own: started on free ports of the loopback
-//! from the configurations in `loadtests/baselines`, and ended with us.
+//! Servers that are measured, ours and theirs, as child processes: started on free ports of the loopback from the
+//! configurations in `loadtests/baselines`, and ended with us.
 
-pub(crate) mod distribution;
 pub(crate) mod nginx;
 pub(crate) mod ours;
 pub(crate) mod peer;
@@ -17,14 +16,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::client::{self, Place, Request};
 use crate::cpu;
-use crate::client::exchange::{self, Request};
 use crate::proc::Memory;
-use crate::client::wire::Place;
 
-/// A server that isn't ready by then won't be.
+/// Wait for a server to become ready.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// So long a server may take to end before it is killed.
+/// Wait for a server to end before it is killed.
 const FAREWELL: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -37,11 +35,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `program` on a core; what it prints goes to `log`.
+    /// Starts `program` on a core, or on all; what it prints goes to `log`.
     pub(crate) fn start<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
         program: &Path,
         arguments: I,
-        core: usize,
+        core: Option<usize>,
         log: &Path,
     ) -> Result<Self> {
         let output = File::create(log).with_context(|| format!("create {}", log.display()))?;
@@ -55,7 +53,7 @@ impl Process {
             Command::new(program)
         };
         command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = cpu::pinned(core, || command.spawn()).with_context(|| format!("start {}", program.display()))?;
+        let child = cpu::on(core, || command.spawn()).with_context(|| format!("start {}", program.display()))?;
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { name, child, log: log.to_owned() })
     }
@@ -70,22 +68,16 @@ impl Process {
         cpu::family(self.child.id())
     }
 
-    /// Of the process and its children.
+    /// Memory of the process and its children.
     pub(crate) fn memory(&self) -> Result<Memory> {
-        let mut sum = Memory { own: 0, resident: 0 };
-        for pid in self.pids() {
-            let memory = Memory::of(pid)?;
-            sum.own += memory.own;
-            sum.resident += memory.resident;
-        }
-        Ok(sum)
+        Memory::of_all(&self.pids())
     }
 
     /// Asks until the answer is 200.
     pub(crate) fn until_ok(&mut self, place: &Place, request: &Request) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let refused = match exchange::ask(place, request) {
+            let refused = match client::ask(place, request) {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };
@@ -140,14 +132,14 @@ pub(crate) fn free_port() -> Result<u16> {
 /// A program by name: where `prepare.sh` builds registries, in `PATH`, and where Debian keeps servers.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from));
+    let directories = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from));
     // This program is in target/release, they are in target/tools/bin.
     let ourselves = std::env::current_exe().ok();
     let built = ourselves.as_deref().and_then(|file| Some(file.parent()?.parent()?.join("tools/bin")));
     built
         .into_iter()
-        .chain(folders)
-        .map(|folder| folder.join(name))
+        .chain(directories)
+        .map(|directory| directory.join(name))
         .find(|file| file.is_file())
         .with_context(|| format!("{name} is not installed; `make bench` gets it where it can be had"))
 }

@@ -9,9 +9,8 @@ use rustls::ClientConfig;
 
 use super::{Process, fill_in, free_port, program};
 use crate::certificates::Certificate;
+use crate::client::{Place, Request};
 use crate::cpu;
-use crate::client::exchange::Request;
-use crate::client::wire::Place;
 
 const FILES: &str = include_str!("../../baselines/nginx-files.conf");
 const PROXY: &str = include_str!("../../baselines/nginx-proxy.conf");
@@ -20,12 +19,12 @@ const UPSTREAM: &str = include_str!("../../baselines/nginx-upstream.conf");
 /// Which of the configurations.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Role<'a> {
-    /// Serves the files of a folder.
+    /// Serves the files of a directory.
     Files(&'a Path),
     /// Passes to an upstream, with TLS if the upstream has a certificate.
     Proxy(&'a Upstream),
-    /// A registry's blobs as files below a folder; runs on the clients' core.
-    Upstream(&'a Path),
+    /// A registry's blobs as files below a directory, each answer at a rate in bytes a second; runs on the clients' core.
+    Upstream(&'a Path, Option<u32>),
 }
 
 /// A running nginx.
@@ -37,14 +36,14 @@ pub(crate) struct Nginx {
     dir: PathBuf,
 }
 
-/// Where a server passes requests on to.
+/// Server that requests are passed on to.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream {
     pub(crate) port: u16,
     pub(crate) certificate: Option<Certificate>,
 }
 
-/// How it listens and logs.
+/// Listener and log of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listening<'a> {
     pub(crate) certificate: Option<&'a Certificate>,
@@ -74,14 +73,15 @@ impl Nginx {
         let dir_text = text(dir);
         let mut values =
             vec![("DIR", dir_text.as_str()), ("USER", user), ("LISTEN", &listen), ("TLS", &tls), ("ACCESS", &log)];
-        let (mut root, mut server, mut pass, mut trust) = Default::default();
+        let (mut root, mut limit, mut server, mut pass, mut trust) = Default::default();
         let (template, core) = match role {
-            Role::Files(folder) => (FILES, {
-                root = text(folder);
+            Role::Files(directory) => (FILES, {
+                root = text(directory);
                 cpu::SERVER_CORE
             }),
-            Role::Upstream(folder) => (UPSTREAM, {
-                root = text(folder);
+            Role::Upstream(directory, rate) => (UPSTREAM, {
+                root = text(directory);
+                limit = rate.map_or(String::new(), |rate| format!("limit_rate {rate};"));
                 cpu::CLIENT_CORE
             }),
             Role::Proxy(upstream) => {
@@ -89,12 +89,13 @@ impl Nginx {
                 (PROXY, cpu::SERVER_CORE)
             }
         };
-        let more: [(&str, &String); 4] = [("ROOT", &root), ("UPSTREAM", &server), ("PASS", &pass), ("TRUST", &trust)];
+        let more: [(&str, &String); 5] =
+            [("ROOT", &root), ("LIMIT", &limit), ("UPSTREAM", &server), ("PASS", &pass), ("TRUST", &trust)];
         values.extend(more.iter().map(|(name, value)| (*name, value.as_str())));
         let file = dir.join("nginx.conf");
         fill_in(template, &values, &file)?;
         let arguments = ["-p", &dir_text, "-e", &text(&dir.join("error.log")), "-c", &text(&file)].map(str::to_owned);
-        let process = Process::start(&program("nginx")?, arguments, core, &dir.join("output.log"))?;
+        let process = Process::start(&program("nginx")?, arguments, Some(core), &dir.join("output.log"))?;
         let place = Place::local(port, listening.client.cloned());
         let mut started = Self { process, place, port, dir: dir.to_owned() };
         started.process.until_ok(&started.place, ready)?;
@@ -106,7 +107,7 @@ impl Nginx {
         Upstream { port: self.port, certificate: certificate.cloned() }
     }
 
-    /// GETs in the access log whose path ends so.
+    /// Number of GETs in the access log whose path ends with `path_end`.
     pub(crate) fn gets(&self, path_end: &str) -> Result<usize> {
         let log = fs::read_to_string(self.dir.join("access.log")).context("read nginx's access log")?;
         let wanted = format!("{path_end} HTTP/");

@@ -1,4 +1,4 @@
-//! d8-registry, on one core with one worker thread, users on, metrics on.
+//! d8-registry, users on, metrics on; on one core with one worker thread, unless all cores are asked for.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,21 +15,20 @@ use serde::Deserialize;
 use super::nginx::Upstream;
 use super::{Process, free_port};
 use crate::certificates::Certificate;
+use crate::client::{self, Place, Request};
 use crate::cpu;
-use crate::client::exchange::{self, Request};
-use crate::client::wire::Place;
 
 /// The user and the password of those who measure.
 const USER: &str = "loadtests";
 const PASSWORD: &str = "loadtests-password";
 
-/// What to start.
+/// A server to start.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup<'a> {
     pub(crate) program: &'a Path,
-    /// Of the store; laid out already or empty.
+    /// Directory of the store; laid out already or empty.
     pub(crate) store: &'a Path,
-    /// For configuration and log.
+    /// Directory for configuration and log.
     pub(crate) dir: &'a Path,
     pub(crate) certificate: Option<&'a Certificate>,
     pub(crate) client: Option<&'a Arc<ClientConfig>>,
@@ -38,6 +37,20 @@ pub(crate) struct Setup<'a> {
     pub(crate) upstream: Option<(&'a str, &'a Upstream)>,
     /// `limits.writeBytesPerSecond`.
     pub(crate) write_limit: Option<&'a str>,
+    /// As many workers as there are cores, on all of them.
+    pub(crate) all_cores: bool,
+}
+
+impl<'a> Setup<'a> {
+    /// Local, plain, with an access log, on one core.
+    pub(crate) fn local(program: &'a Path, store: &'a Path, dir: &'a Path) -> Self {
+        #[rustfmt::skip]
+        let setup = Self {
+            program, store, dir, certificate: None, client: None, access_log: true, upstream: None, write_limit: None,
+            all_cores: false,
+        };
+        setup
+    }
 }
 
 /// A running d8-registry.
@@ -46,7 +59,9 @@ pub(crate) struct Ours {
     pub(crate) process: Process,
     pub(crate) place: Place,
     pub(crate) log: PathBuf,
-    /// From the start of the process until it said that it is ready.
+    /// Start of the process.
+    pub(crate) begun: Instant,
+    /// Time from there until it said that it is ready.
     pub(crate) start: Duration,
 }
 
@@ -60,9 +75,10 @@ impl Ours {
         let log = setup.dir.join("access.log");
         let arguments = ["serve".as_ref(), "--config".as_ref(), file.as_os_str()];
         let begun = Instant::now();
-        let process = Process::start(setup.program, arguments, cpu::SERVER_CORE, &log)?;
-        let mut started =
-            Self { process, place: Place::local(port, setup.client.cloned()), log, start: Duration::ZERO };
+        let core = (!setup.all_cores).then_some(cpu::SERVER_CORE);
+        let process = Process::start(setup.program, arguments, core, &log)?;
+        let place = Place::local(port, setup.client.cloned());
+        let mut started = Self { process, place, log, begun, start: Duration::ZERO };
         started.process.until_ok(&Place::local(admin, None), &Request::get("/readyz", None))?;
         started.start = begun.elapsed();
         // The first check of the password takes longer than all others.
@@ -77,7 +93,7 @@ impl Ours {
             token: String,
         }
         let path = format!("/auth/token?service=registry&scope=repository:{repository}:pull");
-        let reply = exchange::ask(&self.place, &Request::get(&path, Some(&basic())))?;
+        let reply = client::ask(&self.place, &Request::get(&path, Some(&basic())))?;
         let token: Token = serde_json::from_slice(&reply.body).context("the token service's answer")?;
         Ok(format!("Bearer {}", token.token))
     }
@@ -92,9 +108,10 @@ pub(crate) fn basic() -> String {
 fn configuration(setup: &Setup<'_>, port: u16, admin: u16) -> Result<String> {
     let mut text = format!(
         "listen: '127.0.0.1:{port}'\nadminListen: '127.0.0.1:{admin}'\nstore: {{ dir: '{}', reserveBytes: 0 }}\n\
-         limits: {{ workerThreads: 1, pulls: 4096, listings: 4096{} }}\nlog: {{ format: json, access: {} }}\n\
+         limits: {{ {}pulls: 4096, listings: 4096{} }}\nlog: {{ format: json, access: {} }}\n\
          auth: {{ users: [{{ name: {USER}, role: rw, passwordHash: '{}' }}] }}\n",
         setup.store.display(),
+        if setup.all_cores { "" } else { "workerThreads: 1, " },
         setup.write_limit.map_or(String::new(), |limit| format!(", writeBytesPerSecond: {limit}")),
         if setup.access_log { "all" } else { "'off'" },
         hash(setup.program)?

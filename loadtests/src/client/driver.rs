@@ -16,16 +16,16 @@ use hdrhistogram::Histogram;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
-use crate::client::exchange::{Answer, Request, SCRATCH};
+use super::exchange::{Answer, Request, SCRATCH};
+use super::wire::{Place, Received, Wire, would_block};
 use crate::interrupt;
-use crate::client::wire::{Place, Received, Wire, would_block};
 
-/// What fell due in an open loop is waited for so long after the end: it was late, and that has to show. What takes
-/// longer counts as having taken so long.
+/// Wait after the end of an open loop for what fell due before: it was late, and that has to show. An answer that takes
+/// longer counts with the time it has waited by then.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Whole answers are waited for so long.
+/// Wait for whole answers.
 const WHOLE_PATIENCE: Duration = Duration::from_secs(300);
-/// In a closed loop no answer is waited for longer than this after the end: a server may starve one for seconds.
+/// Wait after the end of a closed loop: a server may starve one connection for seconds.
 const LINGER: Duration = Duration::from_millis(100);
 /// An answer that has more left than this is paused at the end of a run, any other is read to its end.
 const LONG: usize = 1 << 20;
@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The event of the timer; the others are numbers of connections.
 const TIMER: u64 = u64::MAX;
 
-/// What to ask.
+/// A load: requests over connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) place: Place,
@@ -47,7 +47,7 @@ pub(crate) struct Load {
     pub(crate) copying: bool,
 }
 
-/// What came of it.
+/// Result of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     /// Answers read to their end.
@@ -94,6 +94,8 @@ pub(crate) struct Driver {
     lines: Vec<Line>,
     scratch: Vec<u8>,
     next_request: usize,
+    /// Open loop: number of the connection that asked last.
+    last_asked: usize,
     /// Open loop: when requests fell due that no connection was free for.
     due: VecDeque<Instant>,
     next_due: Option<Instant>,
@@ -115,28 +117,20 @@ impl Driver {
         let flags = epoll::EventFlags::IN;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), flags | epoll::EventFlags::ET)?;
         let lines = (0..load.connections).map(|number| line(&load.place, &epoll, number)).collect::<Result<_>>()?;
-        // What is thrown away in the kernel never touches these pages.
+        // Bytes that are thrown away in the kernel never touch these pages.
         let scratch = vec![0; SCRATCH];
-        let (next_request, due, next_due) = (0, VecDeque::new(), None);
-        let patience = if load.rate.is_some() { PATIENCE } else { LINGER };
-        let (to_the_end, goes_on, paused) = (false, true, Instant::now());
-        Ok(Self {
-            load,
-            epoll,
-            timer,
-            lines,
-            scratch,
-            next_request,
-            due,
-            next_due,
-            patience,
-            to_the_end,
-            goes_on,
+        let (patience, paused) = (if load.rate.is_some() { PATIENCE } else { LINGER }, Instant::now());
+        let (next_request, last_asked, due, next_due) = (0, 0, VecDeque::new(), None);
+        let (to_the_end, goes_on) = (false, true);
+        #[rustfmt::skip]
+        let driver = Self {
+            load, epoll, timer, lines, scratch, next_request, last_asked, due, next_due, patience, to_the_end, goes_on,
             paused,
-        })
+        };
+        Ok(driver)
     }
 
-    /// Waits for late answers so long, and not for 10 s (open loop) or 100 ms.
+    /// Sets the wait for late answers, which is 10 s in an open loop and 100 ms in a closed one.
     pub(crate) fn patient_for(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -155,7 +149,7 @@ impl Driver {
         Ok(tally)
     }
 
-    /// Goes on for so long; can be called again. Every call of an open loop has a schedule of its own.
+    /// Asks for `duration`; can be called again. Every call of an open loop has a schedule of its own.
     ///
     /// At the end nothing more is asked, and what is under way is finished, with one exception: an answer of a closed
     /// loop that has more than 1 MiB left, or does not come, is left alone, and read on in the next run. Its bytes count
@@ -250,8 +244,12 @@ impl Driver {
             self.next_due = Some(next + Duration::from_secs_f64(1.0 / rate));
         }
         while !self.due.is_empty() {
-            let Some(idle) = self.lines.iter().position(|line| !line.busy) else { break };
+            // In turns: a server closes connections on which nothing is asked.
+            let all = self.lines.len();
+            let next = (1..=all).map(|after| (self.last_asked + after) % all).find(|number| !self.lines[*number].busy);
+            let Some(idle) = next else { break };
             if let Some(since) = self.due.pop_front() {
+                self.last_asked = idle;
                 self.start(idle, since)?;
             }
         }

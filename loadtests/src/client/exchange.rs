@@ -1,15 +1,15 @@
-//! Requests as bytes, and answers read to their end: the part of HTTP/1.1 that registries and file servers speak.
+//! Requests as bytes, answers read to their end: the part of HTTP/1.1 that registries and file servers speak.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use d8_registry::oci::{Algorithm, Digest, Hasher};
 
-use crate::client::wire::{Place, Received, Wire};
+use super::wire::{Place, Received, Wire};
 
 /// Registries are asked by address; none of them looks at the name.
 const HOST: &str = "registry.test";
 /// A head longer than this is no answer of ours.
 const MOST_HEAD: usize = 64 * 1024;
-/// What one read may bring, and what may be thrown away at once.
+/// Most bytes of one read, and of what is thrown away at once.
 pub(crate) const SCRATCH: usize = 4 << 20;
 
 /// A request without a body, ready to be sent as often as needed.
@@ -67,7 +67,12 @@ impl Answer {
     }
 
     pub(crate) fn is_whole(&self) -> bool {
-        self.left == Some(0)
+        self.is_down_to(0)
+    }
+
+    /// Whether at most `left` bytes of the body are still to come.
+    fn is_down_to(&self, left: u64) -> bool {
+        self.left.is_some_and(|still| still <= left)
     }
 
     /// 0 while the head is not whole.
@@ -84,12 +89,12 @@ impl Answer {
         header(&self.head, name).map(|value| String::from_utf8_lossy(value).into_owned())
     }
 
-    /// So many bytes of the body were thrown away.
+    /// Counts `count` bytes of the body as received without having seen them.
     pub(crate) fn skip(&mut self, count: usize) {
         self.left = self.left.map(|left| left.saturating_sub(count as u64));
     }
 
-    /// Takes in what came; the body's part goes to `body`. How many bytes that part has.
+    /// Takes in received bytes and gives the part that is body to `body`. Returns the length of that part.
     pub(crate) fn take(&mut self, piece: &[u8], body: &mut dyn FnMut(&[u8])) -> Result<usize> {
         let Some(left) = self.left else { return self.take_head(piece, body) };
         ensure!(piece.len() as u64 <= left, "{} bytes more than the answer has", piece.len() as u64 - left);
@@ -161,25 +166,17 @@ pub(crate) fn read(wire: &mut Wire, head_only: bool, body: &mut dyn FnMut(&[u8])
     Ok(answer)
 }
 
-/// Reads an answer on a blocking connection and throws its body away as cheaply as can be.
-pub(crate) fn discard(wire: &mut Wire, scratch: &mut [u8], mut seen: impl FnMut(u64)) -> Result<Answer> {
-    let mut answer = Answer::default();
-    answer.expect(false);
-    while !answer.is_whole() {
+/// Reads an answer on a blocking connection until `left` bytes of its body are still to come, and throws it away in the
+/// kernel where that can be done.
+pub(crate) fn discard(wire: &mut Wire, left: u64) -> Result<Answer> {
+    let (mut answer, scratch) = (Answer::default(), &mut vec![0; SCRATCH]);
+    while !answer.is_down_to(left) {
         let unwanted = answer.unwanted();
-        let mut count = 0;
-        match wire.receive(unwanted, scratch, &mut |piece| {
-            count += answer.take(piece, &mut |_| ())?;
-            Ok(())
-        })? {
+        match wire.receive(unwanted, scratch, &mut |piece| answer.take(piece, &mut |_| ()).map(drop))? {
             Received::Data => (),
-            Received::Skipped(skipped) => {
-                answer.skip(skipped);
-                count = skipped;
-            }
+            Received::Skipped(count) => answer.skip(count),
             Received::End => bail!("the connection was closed before the end of the answer:\n{}", answer.text()),
         }
-        seen(count as u64);
     }
     Ok(answer)
 }

@@ -16,12 +16,12 @@ use rustls::{ClientConfig, HandshakeKind};
 
 /// How long a blocking read may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What one read of TLS may bring.
+/// Most bytes of one read under TLS.
 const INCOMING: usize = 256 * 1024;
-/// What is encrypted in one go.
+/// Bytes that are encrypted in one go.
 const PIECE: usize = 64 * 1024;
 
-/// Where to connect.
+/// Address of a server, with the client's side of TLS if it speaks that.
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) address: SocketAddr,
@@ -42,12 +42,12 @@ impl fmt::Debug for Place {
     }
 }
 
-/// What a read brought.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     /// Data, all of it given to `take`; perhaps none that a client sees.
     Data,
-    /// So many bytes, which were thrown away.
+    /// Number of bytes that were thrown away.
     Skipped(usize),
     /// The other side is done.
     End,
@@ -168,7 +168,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// What the connection wants next.
+/// Next need of a connection.
 enum Wants {
     /// Bytes from the other side.
     Bytes,

@@ -1,5 +1,6 @@
-//! What etcd feels: small durable appends on the disk that fills and pushes are written to.
+//! Latency of small durable appends, as etcd makes them, on the disk that fills and pushes are written to.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -10,126 +11,125 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 
-use super::cold::{empty, ours_before, place_upstream, pull_at_once};
-use super::contest::{in_turns, new, side};
-use super::push::{Fresh, push};
+use super::cold::{empty, place_upstream, pull_at_once};
 use super::{Bench, MAPPED, Row};
-use crate::compare::{Comparison, Latency, Measure, Sample};
-use crate::cpu::{self, Meter};
-use crate::client::driver::{histogram, nanoseconds};
-use crate::client::exchange::Request;
-use crate::report::{Report, Unit};
-use crate::client::wire::Wire;
 use crate::baseline::Process;
-use crate::baseline::distribution::Distribution;
 use crate::baseline::ours::{Ours, Setup, basic};
+use crate::baseline::peer::{Kind, Peer};
+use crate::client::upload::Fresh;
+use crate::client::{Place, Request, Tally, Wire, histogram, nanoseconds, push};
+use crate::compare::{Measure, Sum};
+use crate::cpu::{self, Meter};
+use crate::engine::{Contest, Side};
+use crate::report::Report;
 
 const FILLS: u64 = 8;
 const PUSHES: u64 = 4;
-/// As etcd appends to its log.
+/// Measurements of each side.
+const ROUNDS: u32 = 4;
+/// Bytes of an append: as etcd appends to its log.
 const APPEND: usize = 2048;
 const EVERY: Duration = Duration::from_millis(5);
 /// Times of distribution's latency.
 const LIMIT: f64 = 0.5;
-/// The disk is quiet so long before a measurement.
+/// Time that the disk is quiet before a measurement.
 const QUIET: Duration = Duration::from_secs(1);
+/// Time of the measurement of an idle disk.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// During 8 cold fills and during 4 pushes; p99 and maximum.
 pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
     let dir = bench.dir(&row.name())?;
-    let (sample, _) = beside(&dir, &[], || {
-        thread::sleep(bench.seconds());
+    let idle = beside(&dir, &[], || {
+        thread::sleep(IDLE);
         Ok(())
     })?;
-    if let Some(latency) = sample.latency {
-        report.fact("append and fdatasync, idle disk, p99", latency.p99, Unit::Milliseconds);
-        report.fact("append and fdatasync, idle disk, maximum", latency.max, Unit::Milliseconds);
-    }
-    fills(bench, report, row, &dir)?;
-    for store in ["proxy", "distribution-cache"] {
-        let store = dir.join(store);
-        std::fs::remove_dir_all(&store).with_context(|| format!("remove {}", store.display()))?;
-    }
-    pushes(bench, report, row, &dir)
-}
-
-/// Both sides keep all of their contents. On a full disk they would refuse some, which says nothing of latencies.
-fn ensure_room(bench: &Bench<'_>, dir: &Path, contents_of_a_turn: u64) -> Result<()> {
-    // A turn's contents may lie in an upstream as well.
-    let turns = u64::from(bench.rounds()) * 2 + 1;
-    let wanted = turns * contents_of_a_turn * u64::from(bench.options.size);
-    let disk = rustix::fs::statvfs(dir).with_context(|| format!("ask for the room in {}", dir.display()))?;
-    let free = disk.f_bavail * disk.f_frsize / (1 << 20);
-    ensure!(free > wanted, "the stores will take {wanted} MiB and {free} MiB are free; --scratch names another disk");
-    Ok(())
+    let [p99, max] = [Measure::P99Milliseconds, Measure::MaximumMilliseconds].map(|of| idle.sample(of).figure);
+    report.fact("append and fdatasync, idle disk, p99", p99, "ms");
+    report.fact("append and fdatasync, idle disk, maximum", max, "ms");
+    fills(bench, report, row, &dir.join("fills"))?;
+    std::fs::remove_dir_all(dir.join("fills")).context("remove the filled stores")?;
+    pushes(bench, report, row, &dir.join("pushes"))
 }
 
 fn fills(bench: &Bench<'_>, report: &mut Report, row: Row, dir: &Path) -> Result<()> {
-    ensure_room(bench, dir, FILLS)?;
-    let (_nginx, upstream, blobs) = bench.upstream(row, false)?;
-    let ours = ours_before(bench, &dir.join("proxy"), "Proxy", &upstream)?;
-    let theirs = Distribution::start(&dir.join("distribution-cache"), Some(upstream.port))?;
-    let mut fresh = Fresh::new(bench.options.size);
-    let mut pair =
-        Pair::new(row, &format!("append and fdatasync during {FILLS} cold fills of {} MiB", bench.options.size));
-    in_turns(bench.rounds(), |round, is_ours| {
-        let (place, pids) =
-            if is_ours { (&ours.place, ours.process.pids()) } else { (&theirs.place, theirs.process.pids()) };
-        let authorization = is_ours.then(basic);
+    let (_nginx, upstream, blobs) = bench.upstream(row, (false, None))?;
+    let ours = bench.ours_before(&dir.join("ours"), "Proxy", &upstream)?;
+    let theirs = Peer::start(Kind::Distribution, &dir.join("distribution"), Some(upstream.port))?;
+    let fresh = RefCell::new(Fresh::new(bench.options.size));
+    let fill = |round: u32, place: &Place, process: &Process, authorization: Option<&str>| {
         let mut pulls = Vec::new();
         for number in 0..FILLS {
-            let number = (u64::from(round) * 2 + u64::from(is_ours)) * FILLS + number;
-            let digest = place_upstream(&mut fresh, number, &blobs)?;
-            let path = format!("/v2/{MAPPED}/blobs/{digest}");
-            pulls.push((place.clone(), Request::get(&path, authorization.as_deref())));
+            let number = (u64::from(round) * 2 + u64::from(authorization.is_some())) * FILLS + number;
+            let digest = place_upstream(&mut fresh.borrow_mut(), number, &blobs)?;
+            pulls.push((place.clone(), Request::get(&format!("/v2/{MAPPED}/blobs/{digest}"), authorization)));
         }
         quiet()?;
-        let measured = beside(dir, &pids, || pull_at_once(&pulls).map(|_| ()));
-        pair.add(
-            is_ours,
-            measured.with_context(|| broken_off(round, if is_ours { &ours.process } else { &theirs.process }))?,
-        );
-        empty(&blobs)
-    })?;
-    pair.tell(report);
-    Ok(())
+        let sum = beside(dir, &process.pids(), || pull_at_once(&pulls, None).map(drop));
+        empty(&blobs)?;
+        sum.with_context(|| broken_off(round, process))
+    };
+    let name = format!("append and fdatasync during {FILLS} cold fills of {} MiB", bench.options.size);
+    let sides = [
+        Side::operation(|round| fill(round, &ours.place, &ours.process, Some(&basic()))),
+        Side::operation(|round| fill(round, &theirs.place, &theirs.process, None)),
+    ];
+    compare(bench, report, (row, name), (dir, FILLS), sides)
 }
 
 fn pushes(bench: &Bench<'_>, report: &mut Report, row: Row, dir: &Path) -> Result<()> {
-    ensure_room(bench, dir, PUSHES)?;
-    let folder = dir.join("local");
-    let ours = Ours::start(&Setup {
-        write_limit: bench.options.write_limit.as_deref(),
-        ..bench.setup(&folder.join("store"), &folder)
-    })?;
-    let theirs = Distribution::start(&dir.join("distribution-store"), None)?;
-    let mut fresh = Fresh::new(bench.options.size);
-    let mut pair =
-        Pair::new(row, &format!("append and fdatasync during {PUSHES} pushes of {} MiB", bench.options.size));
-    in_turns(bench.rounds(), |round, is_ours| {
-        let (place, pids) =
-            if is_ours { (&ours.place, ours.process.pids()) } else { (&theirs.place, theirs.process.pids()) };
+    let store = dir.join("ours");
+    let write_limit = bench.options.write_limit.as_deref();
+    let ours = Ours::start(&Setup { write_limit, ..bench.setup(&store.join("store"), &store) })?;
+    let theirs = Peer::start(Kind::Distribution, &dir.join("distribution"), None)?;
+    let fresh = RefCell::new(Fresh::new(bench.options.size));
+    let push_all = |round: u32, place: &Place, process: &Process, authorization: Option<&str>| {
         let mut contents = Vec::new();
         for number in 0..PUSHES {
             // Never one of the fills': the page cache would have it.
+            let mut fresh = fresh.borrow_mut();
             let (content, digest) = fresh.content(1 << 32 | (u64::from(round) * PUSHES + number));
             contents.push((content.to_vec(), digest));
         }
         quiet()?;
-        let authorization = is_ours.then(basic);
-        let push_all = || {
+        let at_once = || {
             at_once(&contents, |(content, digest)| {
-                push(&mut Wire::connect(place)?, "load/pushed", content, digest, authorization.as_deref())
+                push(&mut Wire::connect(place)?, "load/pushed", content, digest, authorization)
             })
         };
-        let measured = beside(dir, &pids, push_all);
-        pair.add(
-            is_ours,
-            measured.with_context(|| broken_off(round, if is_ours { &ours.process } else { &theirs.process }))?,
-        );
-        Ok(())
-    })?;
-    pair.tell(report);
+        beside(dir, &process.pids(), at_once).with_context(|| broken_off(round, process))
+    };
+    let name = format!("append and fdatasync during {PUSHES} pushes of {} MiB", bench.options.size);
+    let sides = [
+        Side::operation(|round| push_all(round, &ours.place, &ours.process, Some(&basic()))),
+        Side::operation(|round| push_all(round, &theirs.place, &theirs.process, None)),
+    ];
+    compare(bench, report, (row, name), (dir, PUSHES), sides)
+}
+
+/// p99 and maximum of the same measurements.
+fn compare<'a>(
+    bench: &Bench<'_>,
+    report: &mut Report,
+    (row, name): (Row, String),
+    (dir, contents): (&Path, u64),
+    [ours, theirs]: [Side<'a>; 2],
+) -> Result<()> {
+    let plan = bench.operations(ROUNDS);
+    ensure_room(dir, u64::from(plan.most()) * 2 * contents * u64::from(bench.options.size))?;
+    let mut contest = Contest::new(row.name());
+    let sides = (contest.side(ours), contest.side(theirs));
+    for measure in [Measure::P99Milliseconds, Measure::MaximumMilliseconds] {
+        contest.pair(name.clone(), measure, sides, Kind::Distribution.name(), Some(LIMIT));
+    }
+    contest.run(plan, report)
+}
+
+/// Both sides keep all of their contents. On a full disk they would refuse some, which says nothing of latencies.
+fn ensure_room(dir: &Path, wanted: u64) -> Result<()> {
+    let disk = rustix::fs::statvfs(dir).with_context(|| format!("ask for the room in {}", dir.display()))?;
+    let free = disk.f_bavail * disk.f_frsize / (1 << 20);
+    ensure!(free > wanted, "the stores may take {wanted} MiB and {free} MiB are free; --scratch names another disk");
     Ok(())
 }
 
@@ -144,38 +144,15 @@ fn broken_off(round: u32, server: &Process) -> String {
     format!("round {} of {} went wrong; it said:\n{}", round + 1, server.name(), server.last_words())
 }
 
-/// p99 and maximum of the same measurements.
-struct Pair {
-    p99: Comparison,
-    max: Comparison,
-}
-
-impl Pair {
-    fn new(row: Row, name: &str) -> Self {
-        let of = |measure| new(row, name, measure, "distribution", Some(LIMIT));
-        Self { p99: of(Measure::P99Milliseconds), max: of(Measure::MaximumMilliseconds) }
-    }
-
-    fn add(&mut self, is_ours: bool, (sample, latency): (Sample, Latency)) {
-        side(&mut self.p99, is_ours).push(sample);
-        side(&mut self.max, is_ours).push(Sample { figure: latency.max, ..sample });
-    }
-
-    fn tell(self, report: &mut Report) {
-        report.compare(self.p99);
-        report.compare(self.max);
-    }
-}
-
-/// What was written before is on the disk, and the disk rests.
+/// Waits until earlier writes are on the disk, and lets the disk rest.
 fn quiet() -> Result<()> {
     rustix::fs::sync();
     thread::sleep(QUIET);
     crate::interrupt::check()
 }
 
-/// Appends beside `work` and until what that wrote is on the disk.
-fn beside(dir: &Path, pids: &[u32], work: impl FnOnce() -> Result<()>) -> Result<(Sample, Latency)> {
+/// Appends beside `work` and until its writes are on the disk.
+fn beside(dir: &Path, pids: &[u32], work: impl FnOnce() -> Result<()>) -> Result<Sum> {
     let done = OnceLock::new();
     let path = dir.join("log");
     let meter = Meter::start(pids)?;
@@ -194,9 +171,7 @@ fn beside(dir: &Path, pids: &[u32], work: impl FnOnce() -> Result<()>) -> Result
     result?;
     let histogram = latency.ok().context("the appending panicked")??;
     std::fs::remove_file(&path)?;
-    let latency = Latency::of(&histogram);
-    let sample = Sample { figure: latency.p99, spent, answers: histogram.len(), bytes: 0, latency: Some(latency) };
-    Ok((sample, latency))
+    Ok(Sum::of(spent, Tally { answers: histogram.len(), latency: histogram, ..Tally::nothing()? }))
 }
 
 /// Appends fall due at a fixed rate from `due` on; their latency counts from then. All that fall due before `end` are

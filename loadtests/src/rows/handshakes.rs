@@ -5,23 +5,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use hdrhistogram::Histogram;
 use rustls::{ClientConfig, HandshakeKind};
 
-use super::contest::{self, Contest};
-use super::slices::Side;
 use super::stored::Stored;
-use super::{Bench, Row};
-use crate::certificates::Certificate;
-use crate::compare::Measure;
-use crate::client::driver::{Tally, histogram, nanoseconds};
-use crate::client::exchange::{Request, fetch};
-use crate::report::Report;
-use crate::client::wire::{Place, Wire};
+use super::{Bench, Row, SLICE};
 use crate::baseline::nginx::{Listening, Nginx, Role};
 use crate::baseline::ours::{Ours, Setup, basic};
+use crate::certificates::Certificate;
+use crate::client::{Place, Request, Tally, Wire, fetch, histogram, nanoseconds};
+use crate::compare::Measure;
+use crate::engine::{Contest, Side};
+use crate::report::Report;
 
 /// Clients side by side.
 const CLIENTS: usize = 4;
+/// Pairs of slices.
+const ROUNDS: u32 = 15;
+/// Times of nginx's CPU for a connection.
+const LIMIT: f64 = 1.0;
 
 /// CPU per connection, for both keys, full and resumed.
 pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
@@ -32,7 +34,7 @@ pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()
 }
 
 fn one_key(bench: &Bench<'_>, report: &mut Report, row: Row, (key, certificate): (&str, &Certificate)) -> Result<()> {
-    let client = certificate.client(bench.options.suite, false)?;
+    let client = certificate.client(false)?;
     let dir = bench.dir(&format!("{}-{key}", row.name()))?;
     let ours = Ours::start(&Setup {
         certificate: Some(certificate),
@@ -45,32 +47,22 @@ fn one_key(bench: &Bench<'_>, report: &mut Report, row: Row, (key, certificate):
     let nginx = Nginx::start(&dir.join("nginx"), Role::Files(&bench.stored.files), listening, &file)?;
     let request = Request::get(&Stored::tag_path(), Some(&basic()));
 
-    let configs = |resume| {
-        let all = (0..CLIENTS).map(|_| certificate.client(bench.options.suite, resume));
-        all.collect::<Result<Vec<Arc<ClientConfig>>>>()
-    };
-    let sides = |resume: bool| {
-        [(&ours.process, &ours.place, &request), (&nginx.process, &nginx.place, &file)].map(
-            |(process, place, request)| {
-                Side::kept(process.pids(), move || {
-                    let configs = configs(resume)?;
-                    Ok(Box::new(move |length| connect(place, request, &configs, resume, length)))
-                })
-            },
-        )
-    };
-    let (mut sides_of_ours, mut theirs) = (Vec::new(), Vec::new());
-    for (against, (how, resume)) in [("full handshake", false), ("resumed", true)].into_iter().enumerate() {
+    let mut contest = Contest::new(row.name());
+    for (how, resume) in [("full handshake", false), ("resumed", true)] {
+        let sides = [(&ours.process, &ours.place, &request), (&nginx.process, &nginx.place, &file)];
+        let [ours, theirs] = sides.map(|(process, place, request)| {
+            contest.side(Side::kept(process.pids(), move || {
+                let configs = (0..CLIENTS).map(|_| certificate.client(resume)).collect::<Result<Vec<_>>>()?;
+                Ok(Box::new(move |length| connect(place, request, &configs, resume, length)))
+            }))
+        });
         let name = format!("new connection and a manifest GET, {key}, {how}");
-        let [side, their] = sides(resume);
-        sides_of_ours.push(contest::Ours { name, side, against, limit: Some(1.0) });
-        theirs.push(their);
+        contest.pair(name, Measure::CpuMicrosecondsPerConnection, (ours, theirs), "nginx", Some(LIMIT));
     }
-    let measure = Measure::CpuMicrosecondsPerConnection;
-    Contest { row, measure, baseline: "nginx", ours: sides_of_ours, theirs, beside: Vec::new() }.run(bench, report)
+    contest.run(bench.plan(ROUNDS, SLICE), report)
 }
 
-/// As many connections as go, by clients with a memory of their own for tickets.
+/// Connects as often as goes, by clients each with its own memory for tickets.
 fn connect(
     place: &Place,
     request: &Request,
@@ -81,13 +73,11 @@ fn connect(
     let started = Instant::now();
     let end = started + duration;
     let results = thread::scope(|scope| {
-        let clients: Vec<_> = configs
-            .iter()
-            .map(|config| {
-                let place = Place { address: place.address, tls: Some(Arc::clone(config)) };
-                scope.spawn(move || client(&place, request, resume, end))
-            })
-            .collect();
+        let start = |config: &Arc<ClientConfig>| {
+            let place = Place { address: place.address, tls: Some(Arc::clone(config)) };
+            scope.spawn(move || client(&place, request, resume, end))
+        };
+        let clients: Vec<_> = configs.iter().map(start).collect();
         clients.into_iter().map(|client| client.join()).collect::<Vec<_>>()
     });
     let mut all = histogram()?;
@@ -98,7 +88,7 @@ fn connect(
     Ok(Tally { answers: all.len(), bytes: 0, latency: all, took: started.elapsed() })
 }
 
-fn client(place: &Place, request: &Request, resume: bool, end: Instant) -> Result<hdrhistogram::Histogram<u64>> {
+fn client(place: &Place, request: &Request, resume: bool, end: Instant) -> Result<Histogram<u64>> {
     let mut latency = histogram()?;
     let mut full = 0_u64;
     while Instant::now() < end {

@@ -1,42 +1,48 @@
-//! The scenario of the hot paths: our server against the baselines, row by row, by turns.
+//! The rows of `make bench`: our server against its baselines, and how its costs grow.
 //!
 //! Servers run on one core, clients and upstreams on the other. Every row starts what it needs, checks the digest of
 //! what it is given, and can be repeated alone with `--row`.
 
-mod blobs;
 mod cold;
-mod contest;
 mod direct;
 mod disk;
 mod handshakes;
-pub(crate) mod large_store;
-mod manifests;
+mod hits;
+mod large_store;
 mod peers;
-pub(crate) mod push;
-pub(crate) mod scale;
-mod slices;
+mod push;
+mod scale;
 mod slow;
 mod stored;
+mod storm;
 mod tail;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use rustls::ClientConfig;
 
-use crate::certificates::{Certificate, Key, Suite};
+use crate::baseline::nginx::{Listening, Nginx, Role, Upstream};
+use crate::baseline::ours::{Ours, Setup};
+use crate::baseline::peer::Peer;
+use crate::certificates::{Certificate, Key};
+use crate::client::{Load, Place, Request};
 use crate::cpu;
-use crate::client::exchange::Request;
+use crate::engine::Plan;
 use crate::interrupt;
 use crate::memory;
 use crate::report::Report;
-use crate::baseline::nginx::{Listening, Nginx, Role, Upstream};
-use crate::baseline::ours::{Ours, Setup};
-use slices::Slices;
 use stored::Stored;
+
+/// Length of a slice of small answers: much shorter than the bursts of a noisy machine, and long enough for warm caches.
+const SLICE: Duration = Duration::from_millis(200);
+/// Length of a slice of downloads, whose connections are made anew each time.
+const LONG_SLICE: Duration = Duration::from_secs(1);
+/// The name that Direct and Proxy show, and that the upstream has.
+const MAPPED: &str = "system/deckhouse";
 
 /// A row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -69,7 +75,16 @@ pub(crate) enum Row {
     P99,
     /// Latency of small durable appends on the same disk during cold fills and pushes, against distribution.
     FsyncLatency,
+    /// 1, 8 and 32 clients pull a cold blob through Proxy over a line of 40 MB/s: upstream GETs, time of the last client.
+    ColdStorm,
+    /// 100,000 tags in 1,000 repositories: rebuild of the index, start, pages of tags, idle memory.
+    StoreScale,
+    /// How the cost of an operation grows with tags, connections, a blob's size and blobs.
+    Scale,
 }
+
+/// Rows that are measured once more with the access logs off.
+const LOGS_OFF: [Row; 4] = [Row::BlobPlain, Row::ManifestPlain, Row::ManifestTls, Row::Blob4kPlain];
 
 impl Row {
     pub(crate) fn name(self) -> String {
@@ -77,27 +92,21 @@ impl Row {
     }
 }
 
-/// What to run it with.
+/// Options of a run.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct HotPathsOptions {
+pub(crate) struct RowsOptions {
     /// The server: a release build of d8-registry.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) server: PathBuf,
     /// Only these rows (default: all).
     #[arg(long = "row", value_enum, value_name = "ROW")]
     pub(crate) rows: Vec<Row>,
-    /// Rounds, each with ours and theirs; of downloads, pushes, cold pulls and p99 several for each of these.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) rounds: u32,
-    /// How long a load is measured on each side in a round, in seconds; in slices, by turns.
-    #[arg(long, default_value_t = 2.0)]
-    pub(crate) seconds: f64,
+    /// Rounds in times of those that each row has: 0.1 for a look whether it works.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) times: f64,
     /// Size of the large blob in MiB.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2000))]
     pub(crate) size: u32,
-    /// Cipher suite of all sides.
-    #[arg(long, value_enum, default_value_t = Suite::Aes128)]
-    pub(crate) suite: Suite,
     /// Measure with the access logs off, of all sides.
     #[arg(long)]
     pub(crate) access_log_off: bool,
@@ -107,60 +116,61 @@ pub(crate) struct HotPathsOptions {
     /// `limits.writeBytesPerSecond` of our server in `cold-proxy`, `direct` and `fsync-latency`.
     #[arg(long, value_name = "SIZE")]
     pub(crate) write_limit: Option<String>,
-    /// Where stores are made; the disk matters (default: the folder for temporary files).
+    /// The greatest step of `scale`, in tags and blobs. A million blobs take about 8 GiB and some minutes.
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) most: u64,
+    /// Directory for the stores; the disk matters (default: that of temporary files).
     #[arg(long, value_name = "DIR")]
     pub(crate) scratch: Option<PathBuf>,
 }
 
-/// Runs the rows. One that can't be measured is named as missed, and the others go on.
-pub(crate) fn run(options: &HotPathsOptions) -> Result<Report> {
-    ensure!(options.seconds > 0.0 && options.seconds <= 600.0, "--seconds has to be more than 0, at most 600");
-    let scratch = match &options.scratch {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
-    };
-    let scratch = scratch.context("the folder for the stores can't be made")?;
-    let mut report = Report::new("hot-paths");
-    report.condition("rounds", options.rounds);
-    report.condition(
-        "rounds of the row blob-plain (whole downloads), blob-tls and direct (half as long), push, cold-proxy, p99",
-        [contest::WHOLE, contest::TURNS, push::TURNS, cold::TURNS, tail::TURNS]
-            .map(|turns| (options.rounds * turns).to_string())
-            .join(", "),
-    );
-    report.condition("seconds of a load, each side in a round", options.seconds);
+/// Runs the rows, and some of them once more with the access logs off if all are asked for.
+pub(crate) fn run(options: &RowsOptions) -> Result<Vec<Report>> {
+    let all = Row::value_variants();
+    let mut reports = vec![measured(options, if options.rows.is_empty() { all } else { &options.rows })?];
+    if options.rows.is_empty() && !options.access_log_off {
+        reports.push(measured(&RowsOptions { access_log_off: true, ..options.clone() }, &LOGS_OFF)?);
+    }
+    Ok(reports)
+}
+
+/// Measures rows. One that can't be measured is named as missed, and the others go on.
+fn measured(options: &RowsOptions, rows: &[Row]) -> Result<Report> {
+    ensure!(options.times > 0.0 && options.times <= 100.0, "--times is more than 0, at most 100");
+    let scratch = options.scratch.as_deref().map_or_else(tempfile::tempdir, tempfile::tempdir_in);
+    let scratch = scratch.context("the directory for the stores can't be made")?;
+    let mut report = Report::new(if options.access_log_off { "rows, access logs off" } else { "rows" });
+    report.condition("rounds, in times of the planned", options.times);
     report.condition("large blob, MiB", options.size);
-    report.condition("cipher suite", options.suite.name());
+    report.condition("cipher suite", "TLS_AES_128_GCM_SHA256");
     report.condition("access logs", if options.access_log_off { "off" } else { "on, to files" });
-    let bodies = if options.copy {
-        "copied to the client"
-    } else {
-        "thrown away in the client's kernel (plain), decrypted (TLS)"
-    };
-    report.condition("bodies", bodies);
+    let thrown_away = "thrown away in the client's kernel (plain), decrypted (TLS)";
+    report.condition("bodies", if options.copy { "copied to the client" } else { thrown_away });
     report.condition("olareg and distribution 3, where built", "without users; olareg without access log and sync");
     cpu::pin(cpu::CLIENT_CORE);
     let bench = Bench::prepare(options, scratch.path())?;
-    for row in rows(options) {
-        eprintln!("{}", row.name());
-        if let Err(error) = bench.row(row, &mut report) {
+    for row in rows {
+        let started = Instant::now();
+        if let Err(error) = bench.row(*row, &mut report) {
             interrupt::check()?;
             report.failure(row.name(), format!("{error:#}"));
         }
         bench.clear()?;
+        eprintln!("{}: {:.0} s", row.name(), started.elapsed().as_secs_f64());
     }
-    scratch.close().context("the folder of the stores can't be removed")?;
+    scratch.close().context("the directory of the stores can't be removed")?;
     Ok(report)
 }
 
-fn rows(options: &HotPathsOptions) -> Vec<Row> {
-    if options.rows.is_empty() { Row::value_variants().to_vec() } else { options.rows.clone() }
+/// As reports say it.
+fn transport(tls: bool) -> &'static str {
+    if tls { "TLS" } else { "plain" }
 }
 
-/// What all rows share.
+/// Options, certificates and content that all rows share.
 #[derive(Debug)]
 pub(crate) struct Bench<'a> {
-    options: &'a HotPathsOptions,
+    options: &'a RowsOptions,
     scratch: &'a Path,
     p256: Certificate,
     rsa: Certificate,
@@ -168,7 +178,7 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn prepare(options: &'a HotPathsOptions, scratch: &'a Path) -> Result<Self> {
+    fn prepare(options: &'a RowsOptions, scratch: &'a Path) -> Result<Self> {
         let p256 = Certificate::make(scratch, Key::P256)?;
         let rsa = Certificate::make(scratch, Key::Rsa2048)?;
         let stored = Stored::make(scratch, options.size)?;
@@ -177,41 +187,53 @@ impl<'a> Bench<'a> {
 
     fn row(&self, row: Row, report: &mut Report) -> Result<()> {
         match row {
-            Row::BlobPlain | Row::BlobTls => blobs::large(self, report, row, row == Row::BlobTls),
-            Row::Blob4kPlain | Row::Blob4kTls => blobs::small(self, report, row, row == Row::Blob4kTls),
-            Row::ManifestPlain | Row::ManifestTls => manifests::run(self, report, row, row == Row::ManifestTls),
+            Row::BlobPlain | Row::BlobTls => hits::blobs(self, report, row, (false, row == Row::BlobTls)),
+            Row::Blob4kPlain | Row::Blob4kTls => hits::blobs(self, report, row, (true, row == Row::Blob4kTls)),
+            Row::ManifestPlain | Row::ManifestTls => hits::manifests(self, report, row, row == Row::ManifestTls),
             Row::Handshake => handshakes::run(self, report, row),
-            Row::Push => push::run(self, report, row),
+            Row::Push => self.both(|tls| push::run(self, report, row, tls)),
             Row::ColdProxy => cold::run(self, report, row),
-            Row::Direct => direct::run(self, report, row),
+            Row::Direct => self.both(|tls| direct::run(self, report, row, tls)),
             Row::SlowReaders => slow::run(self, report, row),
-            Row::P99 => tail::run(self, report, row),
+            Row::P99 => self.both(|tls| tail::run(self, report, row, tls)),
             Row::FsyncLatency => disk::run(self, report, row),
+            Row::ColdStorm => storm::run(self, report, row),
+            Row::StoreScale => large_store::run(self, report, row),
+            Row::Scale => scale::run(self, report, row),
         }
     }
 
-    fn rounds(&self) -> u32 {
-        self.options.rounds
+    /// Plain and over TLS. The stores of both together would be large.
+    fn both(&self, mut run: impl FnMut(bool) -> Result<()>) -> Result<()> {
+        run(false)?;
+        self.clear()?;
+        run(true)
     }
 
-    fn seconds(&self) -> Duration {
-        Duration::from_secs_f64(self.options.seconds)
+    /// Rounds of a load in slices.
+    fn plan(&self, rounds: u32, slice: Duration) -> Plan {
+        Plan::new((f64::from(rounds) * self.options.times).ceil() as u32, slice)
     }
 
-    /// How a load is measured. Slices are much shorter than the bursts of a noisy machine, and long enough for warm
-    /// caches.
-    fn slices(&self) -> Slices {
-        Slices::cut(self.seconds(), SLICE)
+    /// Rounds of single operations.
+    fn operations(&self, rounds: u32) -> Plan {
+        Plan::operations(self.plan(rounds, Duration::ZERO).rounds)
     }
 
-    /// The same for downloads in slices, which begin with every slice, in one of their shorter rounds.
-    fn long_slices(&self) -> Slices {
-        Slices::cut(self.seconds() / 2, LONG_SLICE)
+    /// One request in a closed loop.
+    fn load(&self, place: &Place, request: &Request, connections: usize) -> Load {
+        let (place, requests, copying) = (place.clone(), vec![request.clone()], self.options.copy);
+        Load { place, requests, connections, rate: None, copying }
+    }
+
+    /// Other registries beside a plain row.
+    fn peers(&self, report: &mut Report, row: Row, tls: bool, ready: impl Fn(&Peer) -> Result<()>) -> Vec<Peer> {
+        if tls { Vec::new() } else { peers::start(self, report, row, ready) }
     }
 
     /// The client's side for the P-256 certificate, if TLS is wanted.
     fn client(&self, tls: bool) -> Result<Option<Arc<ClientConfig>>> {
-        tls.then(|| self.p256.client(self.options.suite, false)).transpose()
+        tls.then(|| self.p256.client(false)).transpose()
     }
 
     /// Before a large blob is stored by processes that are measured: what was done before is over, on the disk too, and
@@ -222,22 +244,22 @@ impl<'a> Bench<'a> {
         memory::have_backed(self.scratch, self.options.size + self.options.size / 4)
     }
 
-    fn rows_folder(&self) -> PathBuf {
+    fn rows_directory(&self) -> PathBuf {
         self.scratch.join("row")
     }
 
     /// Removes what the last row stored: all rows together would fill a disk.
     fn clear(&self) -> Result<()> {
-        let dir = self.rows_folder();
+        let dir = self.rows_directory();
         if dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
         }
         Ok(())
     }
 
-    /// A folder of the row that runs; it goes with the row.
+    /// A directory of the row that runs; it goes with the row.
     fn dir(&self, name: &str) -> Result<PathBuf> {
-        let dir = self.rows_folder().join(name);
+        let dir = self.rows_directory().join(name);
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         Ok(dir)
     }
@@ -252,18 +274,16 @@ impl<'a> Bench<'a> {
         })
     }
 
+    /// Our server in front of an upstream.
+    fn ours_before(&self, dir: &Path, mode: &str, upstream: &Upstream) -> Result<Ours> {
+        let write_limit = self.options.write_limit.as_deref();
+        let store = dir.join("store");
+        Ours::start(&Setup { upstream: Some((mode, upstream)), write_limit, ..self.setup(&store, dir) })
+    }
+
     /// Our server on a store, plain, as Local.
     fn setup<'s>(&'s self, store: &'s Path, dir: &'s Path) -> Setup<'s> {
-        Setup {
-            program: &self.options.server,
-            store,
-            dir,
-            certificate: None,
-            client: None,
-            access_log: !self.options.access_log_off,
-            upstream: None,
-            write_limit: None,
-        }
+        Setup { access_log: !self.options.access_log_off, ..Setup::local(&self.options.server, store, dir) }
     }
 
     /// nginx with the same content as files.
@@ -278,14 +298,14 @@ impl<'a> Bench<'a> {
         Nginx::start(&dir, Role::Files(&self.stored.files), listening, &Request::get("/manifest", None))
     }
 
-    /// nginx with the folder of an upstream's blobs, on the clients' core, with its access log.
-    fn upstream(&self, row: Row, tls: bool) -> Result<(Nginx, Upstream, PathBuf)> {
+    /// nginx with the directory of an upstream's blobs, on the clients' core, with its access log.
+    fn upstream(&self, row: Row, (tls, rate): (bool, Option<u32>)) -> Result<(Nginx, Upstream, PathBuf)> {
         let client = self.client(tls)?;
         let certificate = tls.then_some(&self.p256);
         let listening = Listening { certificate, client: client.as_ref(), access_log: true };
         let name = format!("{}-upstream{}", row.name(), if tls { "-tls" } else { "" });
         let (dir, files) = (self.dir(&name)?, self.dir(&format!("{name}-files"))?);
-        let nginx = Nginx::start(&dir, Role::Upstream(&files), listening, &Request::get("/v2/", None))?;
+        let nginx = Nginx::start(&dir, Role::Upstream(&files, rate), listening, &Request::get("/v2/", None))?;
         let upstream = nginx.as_upstream(certificate);
         let blobs = files.join("v2").join(MAPPED).join("blobs");
         std::fs::create_dir_all(&blobs).with_context(|| format!("create {}", blobs.display()))?;
@@ -293,9 +313,18 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Sides take turns so often.
-const SLICE: Duration = Duration::from_millis(200);
-/// The same where connections are made anew each time.
-const LONG_SLICE: Duration = Duration::from_secs(1);
-/// The name that Direct and Proxy show, and that the upstream has.
-const MAPPED: &str = "system/deckhouse";
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_every_row() {
+        let page = include_str!("../../README.md");
+        let missing: Vec<String> = Row::value_variants()
+            .iter()
+            .map(|row| format!("`{}`", row.name()))
+            .filter(|row| !page.contains(row))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}

@@ -1,4 +1,4 @@
-//! What a small request waits for while large downloads saturate the server.
+//! Latency of a small request while large downloads saturate the server.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,118 +7,89 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
-use super::blobs::transport;
-use super::contest::{self, Contest};
-use super::slices::{Asking, Side, Slices};
 use super::stored::{Stored, TAG};
-use super::{Bench, Row};
-use crate::compare::{Comparison, Latency, Measure, Sample, median};
-use crate::cpu;
-use crate::client::driver::{Driver, Load, Tally, histogram, nanoseconds};
-use crate::client::exchange::Request;
-use crate::report::{Report, Unit};
-use crate::client::wire::Place;
+use super::{Bench, Row, transport};
 use crate::baseline::Process;
 use crate::baseline::ours::{Ours, basic};
+use crate::client::{Driver, Load, Place, Request, Tally, histogram, nanoseconds};
+use crate::compare::{Comparison, Latency, Measure, Sample, median};
+use crate::cpu;
+use crate::engine::{Asking, Contest, Plan, Side};
+use crate::report::Report;
 
-/// Requests fall due so often, each second.
+/// Requests that fall due in a second.
 const RATE: f64 = 200.0;
 /// Connections for them: more than are ever busy unless the server stalls.
 const CONNECTIONS: usize = 8;
-/// Sides take turns so often; each turn has a schedule of its own.
-const SLICE: Duration = Duration::from_millis(500);
-/// Each side is measured at least so long in a round: of 400 answers four are slower than the p99.
-const LEAST: Duration = Duration::from_secs(2);
-/// Rounds for one of a load: a burst of the machine's neighbours makes the p99 of its round many times as long, on
-/// whichever side it hits.
-pub(super) const TURNS: u32 = 3;
-/// Downloads are under way so long before the first small request of a turn.
+/// Large downloads beside them.
+const DOWNLOADS: usize = 8;
+/// Length of a slice; each has a schedule of its own.
+const SLICE: Duration = Duration::from_secs(1);
+/// Slices that are one sample: of 400 answers four are slower than the p99.
+const GROUP: u32 = 2;
+/// Rounds, plain and over TLS, where the sides differ by a hundred times. A burst of the machine's neighbours makes the p99
+/// of its sample many times as long, on whichever side it hits.
+const ROUNDS: [u32; 2] = [24, 8];
+/// Rounds to one in which the sides are measured without downloads, for information.
+const ALONE_EVERY: u32 = 4;
+/// Time that downloads are under way before the first small request of a slice.
 const LEAD: Duration = Duration::from_millis(300);
-/// Downloads look so often whether the turn is over.
+/// Pause between two looks of the downloads whether the slice is over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Requests of a turn are waited for so long after its end; what was not answered then counts as having taken so long.
+/// Wait for requests after the end of a slice; one that was not answered by then counts with the time it has waited.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Times of nginx's p99, plain and over TLS.
+const LIMITS: [f64; 2] = [1.5, 1.0];
 
-/// p99 while downloads run, plain and TLS.
-pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
-    for tls in [false, true] {
-        one(bench, report, row, tls)?;
-    }
-    Ok(())
-}
-
-fn one(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()> {
+/// p99 while downloads run.
+pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()> {
     let (ours, nginx) = (bench.ours(row, tls)?, bench.nginx(row, tls)?);
     let authorization = basic();
-    let blob = Request::get(&bench.stored.blob_path(), Some(&authorization));
+    let blob = Request::get(&Stored::blob_path(&bench.stored.blob), Some(&authorization));
     let manifest = Request::get(&Stored::tag_path(), Some(&authorization));
     let by_digest = Request::get(&bench.stored.manifest_path(), Some(&authorization));
     let (large, small) = (Request::get("/blob", None), Request::get("/manifest", None));
-    let alone = format!("the same without downloads, {}", transport(tls));
-    let beside = format!("manifest GET, {RATE} a second, during 8 downloads, {}", transport(tls));
-    let contest = Contest {
-        row,
-        measure: Measure::P99Milliseconds,
-        baseline: "nginx",
-        ours: vec![
-            contest::Ours {
-                name: beside,
-                side: side(bench, &ours.process, &ours.place, Some(&blob), &manifest),
-                against: 0,
-                limit: Some(1.0),
-            },
-            contest::Ours {
-                name: alone,
-                side: side(bench, &ours.process, &ours.place, None, &by_digest),
-                against: 1,
-                limit: None,
-            },
-        ],
-        theirs: vec![
-            side(bench, &nginx.process, &nginx.place, Some(&large), &small),
-            side(bench, &nginx.process, &nginx.place, None, &small),
-        ],
-        beside: Vec::new(),
+    let mut contest = Contest::new(row.name());
+    let mut pair = |name: String, limit, every, [our, their]: [(Option<&Request>, &Request); 2]| {
+        let sides = (
+            contest.side(side(bench, &ours.process, &ours.place, our).every(every)),
+            contest.side(side(bench, &nginx.process, &nginx.place, their).every(every)),
+        );
+        contest.pair(name, Measure::P99Milliseconds, sides, "nginx", limit);
     };
-    let slices = Slices::cut(bench.seconds().max(LEAST), SLICE);
-    let comparisons = contest.measured(bench.rounds() * TURNS, slices, report)?;
+    let name = format!("manifest GET, {RATE} a second, during {DOWNLOADS} downloads, {}", transport(tls));
+    pair(name, Some(LIMITS[usize::from(tls)]), 1, [(Some(&blob), &manifest), (Some(&large), &small)]);
+    let name = format!("the same without downloads, {}", transport(tls));
+    pair(name, None, ALONE_EVERY, [(None, &by_digest), (None, &small)]);
+    let plan = Plan { group: GROUP, ..bench.plan(ROUNDS[usize::from(tls)], SLICE) };
+    let comparisons = contest.measured(plan, report)?;
     if let Some(comparison) = comparisons.first() {
         facts(report, comparison, transport(tls));
     }
-    comparisons.into_iter().for_each(|comparison| report.compare(comparison));
-    if !bench.options.access_log_off {
-        inside(report, ours, transport(tls))?;
-    }
-    Ok(())
-}
-
-fn side<'a>(
-    bench: &'a Bench<'_>,
-    process: &Process,
-    place: &'a Place,
-    large: Option<&'a Request>,
-    small: &'a Request,
-) -> Side<'a> {
-    let make = move || asking(bench, place, large, small);
-    if large.is_some() { Side::fresh(process.pids(), make) } else { Side::kept(process.pids(), make) }
+    report.comparisons.extend(comparisons);
+    if bench.options.access_log_off { Ok(()) } else { inside(report, ours, transport(tls)) }
 }
 
 /// Small requests, perhaps beside large ones.
-fn asking<'a>(bench: &Bench<'_>, place: &Place, large: Option<&Request>, small: &Request) -> Result<Asking<'a>> {
-    let load = |request: &Request, connections, rate| Load {
-        place: place.clone(),
-        requests: vec![request.clone()],
-        connections,
-        rate,
-        copying: bench.options.copy,
-    };
-    let mut downloads = large.map(|large| Driver::connect(load(large, 8, None))).transpose()?;
-    let mut asking = Driver::connect(load(small, CONNECTIONS, Some(RATE)))?.patient_for(PATIENCE);
-    Ok(Box::new(move |length| turn(&mut downloads, &mut asking, length)))
+fn side(
+    bench: &Bench<'_>,
+    process: &Process,
+    place: &Place,
+    (large, small): (Option<&Request>, &Request),
+) -> Side<'static> {
+    let small = Load { rate: Some(RATE), ..bench.load(place, small, CONNECTIONS) };
+    let large = large.map(|large| bench.load(place, large, DOWNLOADS));
+    // Anew for each slice: a server closes connections on which nothing is asked for some seconds.
+    Side::fresh(process.pids(), move || {
+        let mut downloads = large.clone().map(Driver::connect).transpose()?;
+        let mut asking = Driver::connect(small.clone())?.patient_for(PATIENCE);
+        let ask: Asking<'static> = Box::new(move |length| slice(&mut downloads, &mut asking, length));
+        Ok(ask)
+    })
 }
 
 /// The answers to small requests and the bytes of the large ones.
-fn turn(downloads: &mut Option<Driver>, asking: &mut Driver, length: Duration) -> Result<Tally> {
+fn slice(downloads: &mut Option<Driver>, asking: &mut Driver, length: Duration) -> Result<Tally> {
     asking.renew()?;
     let before = match downloads {
         Some(driver) => driver.run(LEAD)?.bytes,
@@ -150,8 +121,8 @@ fn facts(report: &mut Report, comparison: &Comparison, transport: &str) {
         median(&side.iter().map(|sample| sample.bytes as f64 / 1e6 / sample.spent.wall).collect::<Vec<_>>())
     };
     let name = format!("downloads beside the manifest GETs, {transport}");
-    report.fact(name, rate(&comparison.ours), Unit::MegabytesPerSecond);
-    report.fact("the same, nginx", rate(&comparison.theirs), Unit::MegabytesPerSecond);
+    report.fact(name, rate(&comparison.ours), "MB/s");
+    report.fact("the same, nginx", rate(&comparison.theirs), "MB/s");
 }
 
 /// The time between a request read and its answer handed to the kernel, as our access log has it. Ends the server.
@@ -173,8 +144,8 @@ fn inside(report: &mut Report, ours: Ours, transport: &str) -> Result<()> {
     }
     ensure!(!seconds.is_empty(), "the access log has no manifest GET");
     let inside = Latency::of(&seconds);
-    report.fact(format!("inside the server, the same manifest GETs, p50, {transport}"), inside.p50, Unit::Milliseconds);
-    report.fact(format!("inside the server, p99, {transport}"), inside.p99, Unit::Milliseconds);
-    report.fact(format!("inside the server, maximum, {transport}"), inside.max, Unit::Milliseconds);
+    report.fact(format!("inside the server, the same manifest GETs, p50, {transport}"), inside.p50, "ms");
+    report.fact(format!("inside the server, p99, {transport}"), inside.p99, "ms");
+    report.fact(format!("inside the server, maximum, {transport}"), inside.max, "ms");
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::thread;
 
 use super::*;
 
-/// Answers every request on every connection with so many bytes, until the clients are gone; counts the requests.
+/// Answers every request on every connection with `length` bytes, until the clients are gone; counts the requests.
 fn server(length: usize) -> (Place, Arc<AtomicU64>) {
     let asked = Arc::new(AtomicU64::new(0));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

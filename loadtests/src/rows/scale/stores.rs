@@ -2,20 +2,19 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
-use d8_registry::oci::{Algorithm, Digest, Hasher, RepoName};
-use d8_registry::store::{BulkWriter, Store};
+use anyhow::{Context as _, Result};
+use d8_registry::oci::{Algorithm, Digest, Hasher};
 
+use super::super::large_store::rebuild;
 use super::{Axis, Step, Subject};
-use crate::client::exchange::{self, Request};
+use crate::baseline::ours::{Ours, Setup, basic};
+use crate::client::{Request, verify};
+use crate::interrupt;
 use crate::proc::mebibytes;
 use crate::registry::{Content, Registry};
-use crate::seed::{self, SeedOptions};
-use crate::baseline::ours::{Ours, Setup, basic};
+use crate::seed::{self, Filler, SeedOptions};
 
 /// Layers of each image: its manifest has about 2 kB.
 const LAYERS: u32 = 8;
@@ -28,11 +27,11 @@ const IMAGES: u32 = 10;
 /// Tags where connections grow.
 const TAGS: u32 = 100;
 
-/// What a step's store has.
+/// Content of a step's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     repositories: u32,
-    /// Of each repository.
+    /// Tags of each repository.
     tags: u32,
     /// Blobs of each repository that no image names.
     loose: u32,
@@ -76,14 +75,19 @@ pub(super) fn prepare(program: &Path, dir: &Path, step: Step) -> Result<Subject>
         blob_size: LAYER,
     };
     let begun = Instant::now();
-    seed::seed_with(&wanted, shape.loose, &AtomicBool::new(false))?;
+    seed::seed_with(&wanted, shape.loose, interrupt::flag())?;
     let seeded = begun.elapsed();
     let rebuilt = rebuild(program, &store)?;
-    let index = folder_size(&store.join("index"))?;
+    let index = directory_size(&store.join("index"))?;
     let mut subject = start(program, dir, &store)?;
-    subject.fact("filling the store", "s", seeded.as_secs_f64());
-    subject.fact("rebuild of the index", "ms", rebuilt.as_secs_f64() * 1e3);
-    subject.fact("index on the disk", "MiB", mebibytes(index));
+    if step.axis != Axis::Connections {
+        subject.facts.extend([
+            ("start until ready", "ms", subject.server.start.as_secs_f64() * 1e3),
+            ("filling the store", "s", seeded.as_secs_f64()),
+            ("rebuild of the index", "ms", rebuilt.as_secs_f64() * 1e3),
+            ("index on the disk", "MiB", mebibytes(index)),
+        ]);
+    }
     // Those in the middle of each part: nothing is found sooner for having been written first.
     let repository = |part: u64, parts: u64| (u64::from(shape.repositories) * (2 * part + 1) / (2 * parts)) as u32;
     for part in 0..u64::from(IMAGES) {
@@ -109,40 +113,28 @@ pub(super) fn prepare(program: &Path, dir: &Path, step: Step) -> Result<Subject>
     // A server that is ready may still be opening its index.
     let lists = Registry { repository: subject.middle.clone(), ..subject.registry.clone() };
     let list = Request::get(&lists.path("tags/list?n=1"), Some(&basic()));
-    if let Some(ours) = &mut subject.server {
-        ours.process.until_ok(&ours.place, &list)?;
-    }
+    subject.server.process.until_ok(&subject.server.place, &list)?;
     Ok(subject)
 }
 
 fn known(registry: &Registry, repository: u32, blob: u32) -> Content {
     let digest = Algorithm::Sha256.digest(&seed::content(repository, blob, LAYER));
     let registry = Registry { repository: seed::repository(repository), ..registry.clone() };
-    Content { request: registry.blob(&digest), digest, size: u64::from(LAYER) }
+    Content { request: registry.blob(&digest), digest }
 }
 
 fn start(program: &Path, dir: &Path, store: &Path) -> Result<Subject> {
-    let ours = Ours::start(&Setup {
-        program,
-        store,
-        dir,
-        certificate: None,
-        client: None,
-        access_log: true,
-        upstream: None,
-        write_limit: None,
-    })?;
+    let server = Ours::start(&Setup::local(program, store, dir))?;
     let registry = Registry {
-        place: ours.place.clone(),
+        place: server.place.clone(),
         repository: String::new(),
         authorization: Some(basic()),
-        pids: ours.process.pids(),
+        pids: server.process.pids(),
     };
-    let mut subject = Subject::new(registry);
-    subject.fact("start until ready", "ms", ours.start.as_secs_f64() * 1e3);
-    subject.fact("idle, RssAnon+RssShmem", "MiB", mebibytes(ours.process.memory()?.own));
-    subject.server = Some(ours);
-    Ok(subject)
+    let facts = vec![("idle, RssAnon+RssShmem", "MiB", mebibytes(server.process.memory()?.own))];
+    let (images, blobs, many) = (Vec::new(), Vec::new(), Vec::new());
+    let (middle, page_after, sized) = (String::new(), String::new(), None);
+    Ok(Subject { registry, server, facts, images, blobs, many, middle, page_after, sized })
 }
 
 fn sized(program: &Path, dir: &Path, store: &Path, step: Step) -> Result<Subject> {
@@ -151,7 +143,7 @@ fn sized(program: &Path, dir: &Path, store: &Path, step: Step) -> Result<Subject
     subject.registry.repository = SIZED.to_owned();
     let request = subject.registry.blob(&digest);
     // Checked, and in memory from then on.
-    exchange::verify(&subject.registry.place, &request, &digest)?;
+    verify(&subject.registry.place, &request, &digest)?;
     subject.sized = Some(request);
     Ok(subject)
 }
@@ -160,12 +152,10 @@ const SIZED: &str = "load/sized";
 
 /// A store with one blob of zeroes, as a file with no data in it: 4 GiB need no room that way.
 fn one_blob(store: &Path, size: u64) -> Result<Digest> {
-    Store::init(store)?;
-    let repository: RepoName = SIZED.parse()?;
-    let mut writer = BulkWriter::open(store)?;
-    // A small one makes the folders; it goes again below.
-    let small = writer.blob(&repository, b"small")?;
-    writer.finish()?;
+    let mut filler = Filler::init(store)?;
+    // A small one makes the directories; it goes again below.
+    let small = filler.blob(SIZED, b"small")?;
+    filler.finish()?;
     let piece = vec![0; 1 << 20];
     let (mut hasher, mut left) = (Hasher::new(Algorithm::Sha256), size);
     while left > 0 {
@@ -174,45 +164,33 @@ fn one_blob(store: &Path, size: u64) -> Result<Digest> {
         left -= count;
     }
     let digest = hasher.finish();
-    let (small, hex) = (small.hex(), digest.hex());
-    let content = store.join("blobs/sha256").join(&hex[..2]).join(&hex);
+    let content = Filler::content(store, &digest);
     fs::File::create(&content)?.set_len(size)?;
-    let member = store.join("repositories").join(SIZED).join("_blobs/sha256");
-    fs::hard_link(&content, member.join(&hex)).context("link the blob")?;
-    fs::remove_file(member.join(&small))?;
+    let members = store.join("repositories").join(SIZED).join("_blobs/sha256");
+    fs::hard_link(&content, members.join(digest.hex())).context("link the blob")?;
+    fs::remove_file(members.join(small.hex()))?;
     Ok(digest)
 }
 
-fn rebuild(program: &Path, store: &Path) -> Result<Duration> {
-    let started = Instant::now();
-    let output = Command::new(program)
-        .args(["index", "rebuild", "--data-dir"])
-        .arg(store)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("run {} index rebuild", program.display()))?;
-    let took = started.elapsed();
-    ensure!(output.status.success(), "index rebuild: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(took)
-}
-
-fn folder_size(dir: &Path) -> Result<u64> {
+fn directory_size(dir: &Path) -> Result<u64> {
     let mut sum = 0;
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
         let entry = entry?;
         let metadata = entry.metadata()?;
-        sum += if metadata.is_dir() { folder_size(&entry.path())? } else { metadata.len() };
+        sum += if metadata.is_dir() { directory_size(&entry.path())? } else { metadata.len() };
     }
     Ok(sum)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[test]
     fn a_store_has_as_many_blobs_as_its_step_says() {
-        for step in Axis::Blobs.steps(None) {
+        for step in Axis::Blobs.steps() {
             assert_eq!(Shape::of(Axis::Blobs, *step).unwrap().contents(), *step);
         }
         assert!(Shape::of(Axis::Blobs, 10).is_err());
@@ -226,7 +204,7 @@ mod tests {
         let store = dir.path().join("store");
         let wanted = SeedOptions { dir: store.clone(), repositories: 2, tags: 2, blobs: LAYERS, blob_size: LAYER };
         seed::seed_with(&wanted, 3, &AtomicBool::new(false)).unwrap();
-        let place = crate::client::wire::Place::local(1, None);
+        let place = crate::client::Place::local(1, None);
         let registry = Registry { place, repository: String::new(), authorization: None, pids: Vec::new() };
         for (repository, blob) in [(0, 0), (1, LAYERS - 1), (1, LAYERS + 2)] {
             let hex = known(&registry, repository, blob).digest.hex();
