@@ -51,13 +51,6 @@ impl Disk {
         make_chain(folder)
     }
 
-    /// Makes a folder that is durable with all others at the next sync of the file system, and with no crash before.
-    pub(super) fn make_folder_unsynced(&self, folder: &Path) -> Result<(), StoreError> {
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
-        made.map_err(StoreError::io("make folder", folder))
-    }
-
     /// Sets a folder's time to now: the least that can be written.
     pub(super) fn touch_folder(&self, folder: &Path) -> Result<(), StoreError> {
         let opened = File::open(folder).map_err(StoreError::io("open", folder))?;
@@ -153,11 +146,6 @@ impl Disk {
         #[expect(clippy::disallowed_methods, reason = "this is the file that renames")]
         std::fs::rename(from, to).map_err(StoreError::io("rename to", to))?;
         self.sync_folder_of(to)
-    }
-
-    /// Makes everything on the file system of `file`, which is open at `path`, durable; for work in bulk.
-    pub(super) fn sync_file_system(&self, file: &File, path: &Path) -> Result<(), StoreError> {
-        rustix::fs::syncfs(file).map_err(|error| StoreError::io("sync", path)(error.into()))
     }
 
     /// Copies the file at `from` into a new synced file.

@@ -3,10 +3,8 @@
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
 //! them), `damage` (which of them are not what they should be), `reads`, `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `pace` (when it goes to the
 //! disk), `tending` (what runs beside requests); for what an upstream taught: `learnt` (what Proxy asks), `fills`,
-//! `lists`, `uses`, `eviction`; then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`. `bulk` fills
-//! a tree without a server.
+//! `lists`, `uses`, `eviction`; then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`.
 
-mod bulk;
 mod clocks;
 mod contents;
 mod damage;
@@ -45,7 +43,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use bulk::{BulkError, BulkWriter};
 pub use durable::{make_folder, remove_file, replace_file};
 pub use error::{Refusal, StoreError};
 pub use eviction::{Evicted, Eviction};
