@@ -136,10 +136,8 @@ async fn a_deep_check_finds_the_layer_of_one_platform() {
     client.push_image(REPOSITORY, "whole", &whole).await;
     client.push_blob(REPOSITORY, &broken.blobs()[0]).await;
     assert_eq!(client.put_image(REPOSITORY, "broken", &broken).await.status(), 201);
-    let kind = "application/vnd.oci.image.index.v1+json";
-    let index =
-        json!({ "schemaVersion": 2, "mediaType": kind, "manifests": [whole.descriptor(), broken.descriptor()] });
-    let index = index.to_string().into_bytes();
+    let kind = testkit::media_type::INDEX;
+    let index = testkit::index(&[whole.descriptor(), broken.descriptor()]).to_string().into_bytes();
     let put = client.put(&format!("/v2/{REPOSITORY}/manifests/multi"), kind, index.clone()).await;
     assert_eq!(put.status(), 201);
     let file = folder.path().join("images");

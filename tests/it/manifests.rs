@@ -2,10 +2,9 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use testkit::media_type::INDEX;
 
 use crate::support::{Image, Registry, Setup, descriptor, digest, header};
-
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 async fn error(response: reqwest::Response) -> (u16, String, Value) {
     let status = response.status().as_u16();
@@ -71,7 +70,7 @@ async fn half_an_image_answers_nothing_until_it_is_whole_again() {
     let client = registry.client();
     let image = Image::of(1);
     client.push_image("a", "v1", &image).await;
-    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [image.descriptor()] }).to_string();
+    let index = testkit::index(&[image.descriptor()]).to_string();
     assert_eq!(client.put("/v2/a/manifests/all", INDEX, index.clone()).await.status(), 201);
     let paths = ["v1".to_owned(), "all".to_owned(), image.digest(), digest(index.as_bytes())]
         .map(|reference| format!("/v2/a/manifests/{reference}"));
@@ -219,9 +218,9 @@ async fn everything_is_there_after_a_kill() {
 async fn an_index_of_nothing_and_an_index_of_indexes() {
     let registry = Registry::start(&Setup::open());
     let client = registry.client();
-    let empty = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] }).to_string();
+    let empty = testkit::index(&[]).to_string();
     assert_eq!(client.put("/v2/a/manifests/empty", INDEX, empty.clone()).await.status(), 201);
-    let outer = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(INDEX, empty.as_bytes())] });
+    let outer = testkit::index(&[descriptor(INDEX, empty.as_bytes())]);
     assert_eq!(client.put("/v2/a/manifests/outer", INDEX, outer.to_string()).await.status(), 201);
     assert_eq!(client.delete(&format!("/v2/a/manifests/{}", digest(empty.as_bytes()))).await.status(), 202);
     assert_eq!(client.head("/v2/a/manifests/outer").await.status(), 404);

@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    ALIAS, Client, Image, REPO, Registry, Setup, Upstream, cache, descriptor, header, refusal, within,
-};
+use crate::support::{ALIAS, Client, Image, REPO, Registry, Setup, Upstream, cache, header, refusal, within};
 
 fn here(rest: &str) -> String {
     format!("/v2/{ALIAS}/{rest}")
@@ -124,9 +122,8 @@ async fn a_fallback_tag_that_names_the_subject_lists_nothing() {
         for child in &children {
             upstream.put_image(REPO, "child", child);
         }
-        let entries: Vec<_> = children.iter().map(|child| descriptor(child.media_type(), child.manifest())).collect();
-        let kind = "application/vnd.oci.image.index.v1+json";
-        let index = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": entries }).to_string();
+        let kind = testkit::media_type::INDEX;
+        let index = testkit::index(&children.map(|child| child.descriptor())).to_string();
         let subject = upstream.put_manifest(REPO, kind, index.as_bytes());
         upstream.tag(REPO, &subject.replace(':', "-"), &subject);
         let registry = Registry::start(&Setup::in_front_of(mode, &upstream.address(), "scheme: HTTP"));
@@ -323,8 +320,8 @@ async fn without_the_referrers_api_the_fallback_tag_is_read() {
         let rest = format!("referrers/{}", subject.digest());
         assert_eq!(referrers(&client, &rest).await.0, Vec::<String>::new());
         let referrer = Image::with(5, &json!({ "subject": subject.descriptor() }));
-        let kind = "application/vnd.oci.image.index.v1+json";
-        let index = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": [referrer.descriptor()] }).to_string();
+        let kind = testkit::media_type::INDEX;
+        let index = testkit::index(&[referrer.descriptor()]).to_string();
         let digest = upstream.put_manifest(REPO, kind, index.as_bytes());
         upstream.tag(REPO, &subject.digest().replace(':', "-"), &digest);
         assert_eq!(referrers(&client, &rest).await.0, [referrer.digest()]);

@@ -1,5 +1,7 @@
 //! Mode Proxy, room: what goes first, what never goes, and that pulls go on when nothing can.
 
+use testkit::media_type;
+
 use crate::support::{ALIAS, Cut, Image, REPO, Raw, Registry, Setup, Upstream, blob, cache, digest};
 
 const MIB: usize = 1 << 20;
@@ -168,14 +170,9 @@ async fn what_a_tag_reaches_stays_while_the_upstream_cannot_give_it_again() {
 fn naming(upstream: &Upstream, content: &[u8]) -> String {
     upstream.put_blob(REPO, content);
     upstream.put_blob(REPO, b"{}");
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": crate::support::descriptor("application/vnd.oci.image.config.v1+json", b"{}"),
-        "layers": [crate::support::descriptor("application/vnd.oci.image.layer.v1.tar", content)],
-    });
-    let digest =
-        upstream.put_manifest(REPO, "application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    let layer = testkit::descriptor(media_type::LAYER, content);
+    let manifest = testkit::image(&testkit::descriptor(media_type::CONFIG, b"{}"), &[layer]).to_string();
+    let digest = upstream.put_manifest(REPO, media_type::IMAGE, manifest.as_bytes());
     here(&format!("manifests/{digest}"))
 }
 

@@ -312,10 +312,10 @@ async fn tags_outlive_a_restart() {
 #[tokio::test]
 async fn a_narrow_accept_of_one_client_decides_nothing() {
     let upstream = Upstream::start();
-    let kind = "application/vnd.oci.image.index.v1+json";
+    let kind = testkit::media_type::INDEX;
     let child = Image::of(1);
     upstream.put_image(REPO, "child", &child);
-    let index = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": [child.descriptor()] }).to_string();
+    let index = testkit::index(&[child.descriptor()]).to_string();
     let index_digest = upstream.put_manifest(REPO, kind, index.as_bytes());
     upstream.tag(REPO, "v1", &index_digest);
     let registry = Registry::start(&Setup::proxy(&upstream));
@@ -399,16 +399,9 @@ async fn signatures_and_attestations_go_through_the_cache() {
     let (mut upstream, registry, image) = pulled("tagTtl: 0s").await;
     let name = image.digest().replace(':', "-");
     let signature = Image::with(7, &json!({ "annotations": { "signature": "x" } }));
-    let config = json!({}).to_string();
-    let attestation = json!({
-        "schemaVersion": 2,
-        "mediaType": image.media_type(),
-        "artifactType": "application/vnd.in-toto+json",
-        "config": descriptor("application/vnd.oci.empty.v1+json", config.as_bytes()),
-        "layers": [],
-        "subject": image.descriptor(),
-    })
-    .to_string();
+    let fields = json!({ "artifactType": "application/vnd.in-toto+json", "subject": image.descriptor() });
+    let config = descriptor("application/vnd.oci.empty.v1+json", b"{}");
+    let attestation = testkit::with(testkit::image(&config, &[]), &fields).to_string();
     upstream.put_image(REPO, &format!("{name}.sig"), &signature);
     let attested = upstream.put_manifest(REPO, image.media_type(), attestation.as_bytes());
     upstream.tag(REPO, &format!("{name}.att"), &attested);

@@ -2,7 +2,6 @@
 //! upstream to put behind it.
 
 mod client;
-mod content;
 mod raw;
 mod registry;
 mod tidy;
@@ -11,9 +10,9 @@ mod upstream;
 use std::time::Duration;
 
 pub(crate) use client::{Client, cache, header, refusal};
-pub(crate) use content::{Image, blob, descriptor, digest};
 pub(crate) use raw::{End, Raw};
 pub(crate) use registry::{ALIAS, HASH_OF_SECRET, REPO, Registry, Setup};
+pub(crate) use testkit::{Image, descriptor, digest, noise as blob};
 pub(crate) use tidy::assert_store_is_tidy;
 #[cfg(feature = "failpoints")]
 pub(crate) use tidy::files_below;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use testkit::media_type;
 
 use super::answer::Answer;
 use super::wire::Seen;
@@ -70,9 +71,8 @@ impl Content {
     }
 
     fn referrers(&self, repository: &Repository, subject: &str, seen: &Seen) -> Answer {
-        let kind = "application/vnd.oci.image.index.v1+json";
         let all = repository.referrers(subject);
-        self.page_of(&all, seen, kind, |found| json!({ "schemaVersion": 2, "mediaType": kind, "manifests": found }))
+        self.page_of(&all, seen, media_type::INDEX, testkit::index)
     }
 
     /// A page that begins at `last`, here the number of what was sent before: clients may not look into it.
