@@ -17,6 +17,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::json;
+use testkit::media_type::{CONFIG, LAYER};
 
 use super::walk::{Members, Oddities, Repositories, Tags};
 use super::*;
@@ -87,6 +89,22 @@ fn manifest(json: &serde_json::Value) -> StoredManifest {
     let bytes = Bytes::from(serde_json::to_vec(json).unwrap());
     let manifest = Arc::new(Manifest::parse(None, &bytes).unwrap());
     StoredManifest { digest: sha256(&bytes), bytes, manifest }
+}
+
+/// An index without children, with these annotations.
+fn annotated(annotations: &serde_json::Value) -> StoredManifest {
+    manifest(&testkit::with(testkit::index(&[]), &json!({"annotations": annotations})))
+}
+
+/// One that differs from others by its number, which its annotation `number` has.
+fn numbered(number: u64) -> StoredManifest {
+    annotated(&json!({"number": number.to_string()}))
+}
+
+/// The manifest of an image of these blobs.
+fn image(config: &[u8], layers: &[&[u8]]) -> StoredManifest {
+    let layers: Vec<_> = layers.iter().map(|layer| testkit::descriptor(LAYER, layer)).collect();
+    manifest(&testkit::image(&testkit::descriptor(CONFIG, config), &layers))
 }
 
 fn files_in(folder: &Path) -> Vec<std::path::PathBuf> {

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 use crate::oci::{Algorithm, Manifest};
@@ -15,14 +16,11 @@ fn repo(name: &str) -> RepoName {
 }
 
 fn stored(subject: Option<Digest>, annotation: &str) -> StoredManifest {
-    let subject = subject.map_or(String::new(), |digest| {
-        format!(
-            r#","subject":{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":1}}"#
-        )
-    });
-    let text = format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","artifactType":"a/b","manifests":[],"annotations":{{"k":"{annotation}"}}{subject}}}"#
-    );
+    let mut fields = json!({"artifactType": "a/b", "annotations": {"k": annotation}});
+    if let Some(digest) = subject {
+        fields["subject"] = testkit::descriptor_of(testkit::media_type::IMAGE, digest, 1);
+    }
+    let text = testkit::with(testkit::index(&[]), &fields).to_string();
     let manifest = Arc::new(Manifest::parse(None, text.as_bytes()).unwrap());
     StoredManifest { digest: Algorithm::Sha256.digest(text.as_bytes()), bytes: text.into(), manifest }
 }

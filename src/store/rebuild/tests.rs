@@ -3,6 +3,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 use crate::oci::Algorithm;
@@ -54,13 +55,12 @@ impl Bench {
 /// One of eight manifests per algorithm; half of them name one of two subjects.
 pub(crate) fn manifest(which: u8) -> StoredManifest {
     let algorithm = Algorithm::ALL[usize::from(which / 8 % 2)];
-    let subject = Algorithm::ALL[usize::from(which / 2 % 2)].digest(b"subject");
-    let subject = if which.is_multiple_of(2) {
-        String::new()
-    } else {
-        format!(r#","subject":{{"mediaType":"x/y","digest":"{subject}","size":7}}"#)
-    };
-    let text = format!(r#"{{"schemaVersion":2,"manifests":[],"annotations":{{"which":"{which}"}}{subject}}}"#);
+    let mut fields = json!({"annotations": {"which": which.to_string()}});
+    if !which.is_multiple_of(2) {
+        let subject = Algorithm::ALL[usize::from(which / 2 % 2)].digest(b"subject");
+        fields["subject"] = testkit::descriptor_of("x/y", subject, 7);
+    }
+    let text = testkit::with(testkit::index(&[]), &fields).to_string();
     let manifest = Arc::new(Manifest::parse(None, text.as_bytes()).unwrap());
     StoredManifest { digest: algorithm.digest(text.as_bytes()), bytes: text.into(), manifest }
 }

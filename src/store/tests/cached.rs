@@ -1,7 +1,6 @@
 //! What mode Proxy keeps: fills, kept lists, times of tags, recency and eviction.
 
 use proptest::prelude::*;
-use serde_json::json;
 
 use super::*;
 use crate::oci::UpstreamId;
@@ -112,15 +111,11 @@ async fn a_list_is_kept_whole_with_its_time_until_it_is_dropped() {
     assert_tidy(&store);
 }
 
-async fn image(store: &Store, repo: &RepoName, name: &str, tag: Option<&str>) -> (Digest, Digest) {
-    let layer = fill(store, std::slice::from_ref(repo), name.repeat(100).as_bytes()).await;
-    let size = name.len() * 100;
-    let stored = manifest(&json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": { "mediaType": "a/b", "digest": layer, "size": size },
-        "layers": [{ "mediaType": "a/b", "digest": layer, "size": size }],
-    }));
+/// Fills the one blob of an image, which is its configuration too, and stores its manifest; the digests of both.
+async fn filled(store: &Store, repo: &RepoName, name: &str, tag: Option<&str>) -> (Digest, Digest) {
+    let content = name.repeat(100);
+    let layer = fill(store, std::slice::from_ref(repo), content.as_bytes()).await;
+    let stored = image(content.as_bytes(), &[content.as_bytes()]);
     let digest = stored.digest;
     store.put_manifest(repo, stored, tag.map(|tag| tag.parse().unwrap()).into_iter().collect()).await.unwrap();
     (digest, layer)
@@ -132,7 +127,7 @@ async fn a_tag_remembers_when_it_was_true() {
     let store = store(dir.path());
     let (repo, tag) = (cached(""), "v1".parse().unwrap());
     assert_eq!(store.verified_tag(&repo, &tag).await.unwrap(), None);
-    let (digest, _) = image(&store, &repo, "image", Some("v1")).await;
+    let (digest, _) = filled(&store, &repo, "image", Some("v1")).await;
     let long_ago = Timestamp::from_millis(1_000_000);
     store.0.verify_tag(&repo, &tag, long_ago).unwrap();
     assert_eq!(store.verified_tag(&repo, &tag).await.unwrap(), Some(VerifiedTag { digest, verified: long_ago }));
@@ -185,8 +180,8 @@ async fn a_use_survives_a_restart() {
 async fn what_a_tag_reaches_is_spared_when_it_can_not_be_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let (tagged, tagged_layer) = image(&store, &cached(""), "tagged", Some("v1")).await;
-    let (untagged, untagged_layer) = image(&store, &cached("child"), "untagged", None).await;
+    let (tagged, tagged_layer) = filled(&store, &cached(""), "tagged", Some("v1")).await;
+    let (untagged, untagged_layer) = filled(&store, &cached("child"), "untagged", None).await;
     for digest in [tagged, tagged_layer, untagged, untagged_layer] {
         last_used(&store, &digest, hours(5));
     }
@@ -221,7 +216,7 @@ async fn age_counts_from_the_last_use() {
 async fn a_content_is_named_by_the_manifests_of_its_own_repository() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let (_, layer) = image(&store, &cached(""), "image", Some("v1")).await;
+    let (_, layer) = filled(&store, &cached(""), "image", Some("v1")).await;
     assert!(store.is_named(&cached(""), layer).await.unwrap());
     assert!(!store.is_named(&cached("child"), layer).await.unwrap());
     assert!(!store.is_named(&cached(""), sha256(b"other")).await.unwrap());
@@ -232,9 +227,9 @@ async fn what_an_upstream_taught_is_in_no_list_of_local() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     store.start_workers(&TaskTracker::new(), &CancellationToken::new());
-    image(&store, &cached(""), "a", Some("v1")).await;
-    image(&store, &cached("modules/b"), "b", Some("v1")).await;
-    image(&store, &repo("mine"), "c", Some("v1")).await;
+    filled(&store, &cached(""), "a", Some("v1")).await;
+    filled(&store, &cached("modules/b"), "b", Some("v1")).await;
+    filled(&store, &repo("mine"), "c", Some("v1")).await;
     let upstream = UpstreamId::of("registry.example.com", "deckhouse");
     while store.index_state() != IndexState::Ready {
         tokio::task::yield_now().await;

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::time::Instant;
 
 use serde_json::json;
+use testkit::media_type::{CONFIG, IMAGE, INDEX};
 
 mod list;
 
@@ -53,15 +54,6 @@ fn bytes(length: usize, seed: u8) -> Vec<u8> {
     (0..length).map(|at| (at * 31 + usize::from(seed) * 7 + at / 251) as u8).collect()
 }
 
-fn image_of(blobs: &[&[u8]]) -> StoredManifest {
-    let descriptor = |content: &[u8]| json!({"mediaType": "a/b", "digest": sha256(content), "size": content.len()});
-    let layers: Vec<_> = blobs[1..].iter().map(|blob| descriptor(blob)).collect();
-    manifest(&json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor(blobs[0]), "layers": layers,
-    }))
-}
-
 /// As a client sees it: all bytes, or nothing.
 async fn content(store: &Store, name: &RepoName, digest: Digest) -> Option<Vec<u8>> {
     match store.blob_content(name, digest).await {
@@ -105,7 +97,7 @@ async fn a_damaged_blob_is_absent_everywhere_and_a_push_mends_it_for_all() {
             let mut opened = store(dir.path());
             let (blob, config) = (bytes(length, 1), b"{}".to_vec());
             let names = [repo("a"), repo("a/b"), repo("c")];
-            let image = image_of(&[&config, &blob]);
+            let image = image(&config, &[&blob]);
             for name in &names {
                 push(&opened, name, &config).await;
                 push(&opened, name, &blob).await;
@@ -166,15 +158,9 @@ async fn a_damaged_manifest_is_absent_and_mended_with_its_lists() {
         let dir = quick_dir();
         let opened = store(dir.path());
         let subject = sha256(b"subject");
-        let referrer = manifest(&json!({
-            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [],
-            "subject": {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": subject, "size": 7},
-        }));
-        let outer = manifest(&json!({
-            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [{"mediaType": "application/vnd.oci.image.index.v1+json", "digest": referrer.digest,
-                "size": referrer.bytes.len()}],
-        }));
+        let fields = json!({"subject": testkit::descriptor(IMAGE, b"subject")});
+        let referrer = manifest(&testkit::with(testkit::index(&[]), &fields));
+        let outer = manifest(&testkit::index(&[testkit::descriptor(INDEX, &referrer.bytes)]));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         opened.start_workers(&tasks, &stop);
         while opened.index_state() != IndexState::Ready {
@@ -257,10 +243,7 @@ async fn a_descriptor_that_is_wrong_damages_nothing_and_is_looked_into_once() {
     let store = store(dir.path());
     let blob = bytes(100_000, 2);
     let digest = push(&store, &repo("a"), &blob).await;
-    let lie = manifest(&json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {"mediaType": "a/b", "digest": digest, "size": 7}, "layers": [],
-    }));
+    let lie = manifest(&testkit::image(&testkit::descriptor_of(CONFIG, digest, 7), &[]));
     store.put_manifest(&repo("a"), lie.clone(), Vec::new()).await.unwrap();
     let facts = std::fs::metadata(store.0.layout.content(&digest)).unwrap();
     assert!(store.0.damage.is_length_odd(&digest, &facts));
@@ -395,24 +378,24 @@ async fn what_is_damaged_can_be_deleted_and_goes_first() {
         partial.append(vec![Bytes::from_static(b"content")]).await.unwrap();
         partial.commit(vec![name.clone()], &CancellationToken::new()).await.unwrap();
     }
-    let image = image_of(&[b"content"]);
-    store.put_manifest(&cached[0], image.clone(), vec!["t".parse().unwrap()]).await.unwrap();
+    let tagged = image(b"content", &[]);
+    store.put_manifest(&cached[0], tagged.clone(), vec!["t".parse().unwrap()]).await.unwrap();
     Harm::Zeroed.strike(&store, &digest);
     assert!(content(&store, &cached[0], digest).await.is_none());
     // Also while nothing can be fetched again that a tag reaches: it is of no use to anybody.
     let evicted = store.evict(Eviction { need: 1, spare_tagged: true, ..Eviction::default() }).await.unwrap();
     assert_eq!((evicted.contents, evicted.bytes), (1, 7));
-    store.delete_manifest(&cached[0], &Reference::Digest(image.digest)).await.unwrap();
+    store.delete_manifest(&cached[0], &Reference::Digest(tagged.digest)).await.unwrap();
     assert_eq!(store.usage().used, Some(0));
 
     push(&store, &repo("p"), b"pushed").await;
     let pushed = sha256(b"pushed");
-    store.put_manifest(&repo("p"), image_of(&[b"pushed"]), vec!["t".parse().unwrap()]).await.unwrap();
+    store.put_manifest(&repo("p"), image(b"pushed", &[]), vec!["t".parse().unwrap()]).await.unwrap();
     Harm::Cut.strike(&store, &pushed);
-    Harm::Cut.strike(&store, &image_of(&[b"pushed"]).digest);
+    Harm::Cut.strike(&store, &image(b"pushed", &[]).digest);
     assert!(content(&store, &repo("p"), pushed).await.is_none());
     store.delete_blob(&repo("p"), pushed).await.unwrap();
-    store.delete_manifest(&repo("p"), &Reference::Digest(image_of(&[b"pushed"]).digest)).await.unwrap();
+    store.delete_manifest(&repo("p"), &Reference::Digest(image(b"pushed", &[]).digest)).await.unwrap();
     assert_tidy(&counted(store, dir.path()));
 }
 

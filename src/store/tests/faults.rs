@@ -102,10 +102,6 @@ async fn a_tag_that_moves_is_never_missing_and_never_goes_back() {
     let store = store(dir.path());
     let name = repo("a");
     let tag: Tag = "t".parse().unwrap();
-    let numbered = |number: u64| {
-        manifest(&serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [], "annotations": {"number": number.to_string()}}))
-    };
     store.put_manifest(&name, numbered(0), vec![tag.clone()]).await.unwrap();
     let ended = Arc::new(AtomicBool::new(false));
     let mut readers = tokio::task::JoinSet::new();

@@ -1,35 +1,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
+use testkit::descriptor;
+use testkit::media_type::{CONFIG, IMAGE, INDEX};
 use tokio::task::JoinSet;
 
 use super::*;
 
-const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-
-fn descriptor(media_type: &str, digest: Digest) -> serde_json::Value {
-    json!({"mediaType": media_type, "digest": digest.to_string(), "size": 3})
-}
-
-fn image(config: &[u8], layers: &[&[u8]]) -> StoredManifest {
-    let layers: Vec<_> = layers.iter().map(|layer| descriptor(LAYER, sha256(layer))).collect();
-    manifest(&json!({
-        "schemaVersion": 2, "mediaType": IMAGE,
-        "config": descriptor("application/vnd.oci.image.config.v1+json", sha256(config)), "layers": layers,
-    }))
-}
-
 fn list(children: &[&StoredManifest]) -> StoredManifest {
     let children: Vec<_> =
-        children.iter().map(|child| descriptor(child.manifest.kind.as_str(), child.digest)).collect();
-    manifest(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children}))
-}
-
-fn numbered(number: u64) -> StoredManifest {
-    manifest(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [],
-        "annotations": {"number": number.to_string()}}))
+        children.iter().map(|child| descriptor(child.manifest.kind.as_str(), &child.bytes)).collect();
+    manifest(&testkit::index(&children))
 }
 
 fn tag(text: &str) -> Tag {
@@ -188,17 +169,14 @@ async fn subjects_and_foreign_layers_need_not_be_there_and_odd_places_count() {
     push(&store, &name, b"data").await;
     let child = numbered(1);
     store.put_manifest(&name, child.clone(), Vec::new()).await.unwrap();
-    let artifact = manifest(&json!({
-        "schemaVersion": 2, "mediaType": IMAGE, "subject": descriptor(IMAGE, sha256(b"nowhere")),
-        "config": descriptor("application/vnd.oci.image.config.v1+json", sha256(b"c")),
-        "layers": [
-            descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", sha256(b"foreign")),
-            descriptor(INDEX, child.digest),
-        ],
-    }));
+    let layers = [
+        descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", b"foreign"),
+        descriptor(INDEX, &child.bytes),
+    ];
+    let subject = json!({"subject": descriptor(IMAGE, b"nowhere")});
+    let artifact = manifest(&testkit::with(testkit::image(&descriptor(CONFIG, b"c"), &layers), &subject));
     assert_eq!(store.missing_references(&name, &artifact).await.unwrap(), []);
-    let odd = manifest(&json!({"schemaVersion": 2, "mediaType": INDEX,
-        "manifests": [descriptor("application/octet-stream", sha256(b"data"))]}));
+    let odd = manifest(&testkit::index(&[descriptor("application/octet-stream", b"data")]));
     assert_eq!(store.missing_references(&name, &odd).await.unwrap(), []);
 }
 
@@ -260,8 +238,10 @@ async fn listings_follow_the_tree() {
         tokio::task::yield_now().await;
     }
     let subject = numbered(1);
-    let referrer = manifest(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [],
-        "subject": descriptor(INDEX, subject.digest), "artifactType": "t/t"}));
+    let referrer = manifest(&testkit::with(
+        testkit::index(&[]),
+        &json!({"subject": descriptor(INDEX, &subject.bytes), "artifactType": "t/t"}),
+    ));
     store.put_manifest(&name, referrer.clone(), vec![tag("late")]).await.unwrap();
     assert_eq!(store.tags(&name, None, 10).await.unwrap().entries, ["early", "late"]);
     assert_eq!(store.repositories(None, 10).await.unwrap().entries, ["a/b"]);
@@ -335,10 +315,7 @@ async fn a_delete_of_nothing_leaves_the_index_believed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn puts_at_once_do_not_pass_the_budget_together() {
-    let large = |number: u64| {
-        manifest(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [],
-            "annotations": {"number": number.to_string(), "padding": "x".repeat(100_000)}}))
-    };
+    let large = |number: u64| annotated(&json!({"number": number.to_string(), "padding": "x".repeat(100_000)}));
     let size = large(0).bytes.len() as u64;
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&StoreOptions { max_bytes: Some(3 * size), ..options(dir.path()) }).unwrap();

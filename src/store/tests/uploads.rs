@@ -227,10 +227,7 @@ async fn the_budget_counts_an_upload_once_and_gives_it_back() {
     session.finish(sha256(&[1; 100])).await.unwrap();
     assert_eq!(store.usage().used, Some(100));
     assert_eq!(read(&store, &repo("a"), sha256(&[1; 100])).await.map(|content| content.len()), Some(100));
-    let stored = manifest(&serde_json::json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [],
-        "annotations": {"padding": "x".repeat(usize::try_from(FOOTPRINT).unwrap())},
-    }));
+    let stored = annotated(&json!({"padding": "x".repeat(usize::try_from(FOOTPRINT).unwrap())}));
     let name = repo("a");
     let put = store.put_manifest(&name, stored, vec!["t".parse().unwrap()]).await;
     assert!(full(put.unwrap_err()));

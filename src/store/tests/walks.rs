@@ -3,42 +3,28 @@
 use std::fs;
 
 use futures_util::FutureExt as _;
-use serde_json::{Value, json};
+use serde_json::json;
+use testkit::descriptor;
+use testkit::media_type::{CONFIG, IMAGE};
 
 use super::*;
 
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-
-fn stored(value: &Value) -> StoredManifest {
-    let bytes = Bytes::from(value.to_string());
-    let manifest = Arc::new(Manifest::parse(None, &bytes).unwrap());
-    StoredManifest { digest: sha256(&bytes), bytes, manifest }
-}
-
-fn descriptor(media_type: &str, digest: Digest) -> Value {
-    json!({"mediaType": media_type, "digest": digest, "size": 1})
-}
-
-fn image(number: usize, pad: usize, config: Digest) -> StoredManifest {
-    stored(
-        &json!({"schemaVersion": 2, "mediaType": IMAGE, "annotations": {"n": number.to_string(), "p": "x".repeat(pad)},
-        "config": descriptor("application/vnd.oci.image.config.v1+json", config), "layers": []}),
-    )
+/// An image of a configuration alone, with `pad` bytes more.
+fn padded(number: usize, pad: usize, config: &[u8]) -> StoredManifest {
+    let fields = json!({"annotations": {"n": number.to_string(), "p": "x".repeat(pad)}});
+    manifest(&testkit::with(testkit::image(&descriptor(CONFIG, config), &[]), &fields))
 }
 
 fn index(children: &[StoredManifest], pad: usize) -> StoredManifest {
-    let children: Vec<_> = children.iter().map(|child| descriptor(IMAGE, child.digest)).collect();
-    stored(
-        &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children, "annotations": {"p": "x".repeat(pad)}}),
-    )
+    let children: Vec<_> = children.iter().map(|child| descriptor(IMAGE, &child.bytes)).collect();
+    manifest(&testkit::with(testkit::index(&children), &json!({"annotations": {"p": "x".repeat(pad)}})))
 }
 
 /// A store with an index of `count` children of `pad` bytes; the index itself is larger than what memory keeps.
 async fn with_index(dir: &Path, count: usize, pad: usize) -> (Store, RepoName, StoredManifest, Vec<StoredManifest>) {
     let (store, name) = (store(dir), repo("a"));
-    let config = push(&store, &name, b"{}").await;
-    let children: Vec<_> = (0..count).map(|number| image(number, pad, config)).collect();
+    push(&store, &name, b"{}").await;
+    let children: Vec<_> = (0..count).map(|number| padded(number, pad, b"{}")).collect();
     for child in &children {
         store.put_manifest(&name, child.clone(), Vec::new()).await.unwrap();
     }
@@ -103,7 +89,7 @@ async fn a_long_walk_keeps_no_short_one_waiting() {
     for heavy in &mut heavy {
         assert!(heavy.as_mut().now_or_never().is_none());
     }
-    assert_eq!(store.missing_references(&name, &image(100, 10, sha256(b"{}"))).await.unwrap(), []);
+    assert_eq!(store.missing_references(&name, &padded(100, 10, b"{}")).await.unwrap(), []);
     drop(long);
     for heavy in heavy {
         assert_eq!(heavy.await.unwrap(), []);

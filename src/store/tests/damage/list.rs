@@ -34,7 +34,7 @@ async fn the_folder_is_the_list() {
     assert!(content(&opened, &name, digest).await.unwrap() == blob);
     // It can't be written either: what is found counts all the same, and is noted when it can be.
     Harm::Cut.strike_at(&opened.0.layout.member(&name, Membership::Blob, &digest));
-    opened.0.damage.learn(&image_of(&[&blob]).manifest);
+    opened.0.damage.learn(&image(&blob, &[]).manifest);
     assert!(content(&opened, &name, digest).await.is_none());
     std::fs::remove_file(dir.path().join("damaged/sha256")).unwrap();
     look_after(&opened);
@@ -78,7 +78,7 @@ async fn unreadable_tags_and_lists_are_asked_for_again_and_what_is_left_of_a_fil
     let store = store(dir.path());
     let name = RepoName::cached(UpstreamId::of("registry.example.com", "x"), "a").unwrap();
     let tags: [Tag; 2] = ["t".parse().unwrap(), "u".parse().unwrap()];
-    store.put_manifest(&name, image_of(&[b"{}"]), tags.to_vec()).await.unwrap();
+    store.put_manifest(&name, image(b"{}", &[]), tags.to_vec()).await.unwrap();
     for damage in [&b""[..], b"sha256:12", b"\xff\xfe"] {
         std::fs::write(store.0.layout.tag(&name, &tags[0]), damage).unwrap();
         assert_eq!(store.verified_tag(&name, &tags[0]).await.unwrap(), None);
