@@ -183,7 +183,7 @@ async fn forms_and_heads_on_http2_fill_no_memory() {
     }
     assert_eq!(looks, CONNECTIONS * STREAMS);
     let all = CONNECTIONS * STREAMS * HEADERS * 4000 / (1 << 20);
-    assert!(most - before < (all / 2) as u64, "{} MiB of {all}", most - before);
+    assert!(most - before < 32, "{} MiB of {all}", most - before);
     assert_eq!(registry.client_as("ro").get("/v2/").await.status(), 200);
     registry.stop();
 }
