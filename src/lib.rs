@@ -3,6 +3,7 @@
 //! A map for readers is in ARCHITECTURE.md. In reading order:
 //!
 //! - [`oci`]: names, digests, ranges, manifests; pure
+//! - [`fs`]: files and directories, durably
 //! - [`store`]: the directory tree, durable; the index beside it
 //! - [`upstream`]: the client of the registry behind modes Direct and Proxy
 //! - [`fetch`]: the miss path: fills, work done once for many, room
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fetch;
+pub mod fs;
 pub mod mode;
 pub mod node_config;
 pub mod node_files;

@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 
 pub use self::settings::{ContainerdVersion, NodeConfig};
 use crate::config::ConfigError;
-use crate::store::{self, StoreError};
+use crate::fs::{self, FsError};
 
 /// Where containerd's configuration is, below the root.
 const CONTAINERD: &str = "etc/containerd";
@@ -106,7 +106,7 @@ pub enum NodeConfigError {
     },
     /// A file can't be written or removed.
     #[error("the node's files can't be written")]
-    Write(#[from] StoreError),
+    Write(#[from] FsError),
     /// A file's permissions can't be set.
     #[error("the permissions of {} can't be set", path.display())]
     Permissions {
@@ -132,7 +132,7 @@ impl NodeConfigError {
 /// [`NodeConfigError`]; part of the files may then be written.
 pub fn apply(root: &Path, wanted: &NodeConfig) -> Result<Outcome, NodeConfigError> {
     let folder = registry_d(root)?;
-    store::make_folder(&folder)?;
+    fs::make_directory(&folder)?;
     let _held = hold(&folder)?;
     let rendering = hosts_toml::render(wanted);
     let plan = plan::make(&folder, &rendering)?;

@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::state::{STATE_FILE, State};
 use super::{NodeConfigError, REGISTRY_D};
 use crate::config::Secret;
-use crate::store;
+use crate::fs;
 
 /// Hashes of files with passwords in them are nobody's business.
 const STATE_MODE: u32 = 0o600;
@@ -66,17 +66,17 @@ pub(super) fn carry_out(folder: &Path, step: &Step) -> Result<Option<String>, No
             let text = state
                 .to_json()
                 .map_err(|error| NodeConfigError::State { path: path.clone(), reason: error.to_string() })?;
-            store::replace_file(&path, &text, STATE_MODE)?;
+            fs::replace_file(&path, &text, STATE_MODE)?;
             Ok(None)
         }
         Step::Write { path, content, mode } => {
             let target = folder.join(path);
-            store::replace_file(&target, content.expose().as_bytes(), *mode)?;
+            fs::replace_file(&target, content.expose().as_bytes(), *mode)?;
             open_up(&target, *mode)?;
             Ok(Some(format!("{REGISTRY_D}/{path} is written")))
         }
         Step::Remove { path } => {
-            let was_there = store::remove_file(&folder.join(path))?;
+            let was_there = fs::remove_file(&folder.join(path))?;
             Ok(was_there.then(|| format!("{REGISTRY_D}/{path} is removed")))
         }
         Step::RemoveFolder { path } => {

@@ -6,14 +6,14 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::{NodeFilesError, Owner, Placed};
-use crate::store;
+use crate::fs::replace_file;
 
 /// So much one file may hold: a Secret can't hold more.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 /// The mark of a folder that is ours, an empty file: what else is in the folder may be removed. The marker of a store has
 /// the same name, but is not empty.
 const MARK: &str = ".d8-registry";
-/// What a kill leaves of the mark: [`store::replace_file`] writes it under this name.
+/// What a kill leaves of the mark: [`replace_file`] writes it under this name.
 const MARK_IN_MAKING: &str = "..d8-registry.new";
 /// Passwords and keys are among them.
 const FILE_MODE: u32 = 0o600;
@@ -47,7 +47,7 @@ pub(super) fn follow(copy: &Placed, owner: Option<Owner>) -> Result<usize, NodeF
         changed += make_way(&copy.target, name)?;
         let mut differs = !is_file(&target) || read(&target).ok().as_ref() != Some(&content);
         if differs {
-            store::replace_file(&target, &content, FILE_MODE)?;
+            replace_file(&target, &content, FILE_MODE)?;
         }
         if let Some(owner) = owner {
             differs |= owner.give(&target)?;
@@ -150,7 +150,7 @@ fn claim(folder: &Path) -> Result<(), NodeFilesError> {
         _ => {}
     }
     // What a killed run left of it goes with this.
-    store::replace_file(&folder.join(MARK), b"", FILE_MODE)?;
+    replace_file(&folder.join(MARK), b"", FILE_MODE)?;
     Ok(())
 }
 
@@ -197,7 +197,7 @@ pub(super) fn remove_folder(folder: &Path) -> Result<usize, NodeFilesError> {
             remove_file(&path)?;
         }
     }
-    store::remove_file(&folder.join(MARK))?;
+    crate::fs::remove_file(&folder.join(MARK))?;
     fs::remove_dir(folder).map_err(NodeFilesError::io("remove", folder))?;
     Ok(1)
 }

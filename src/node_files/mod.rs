@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use owner::{InvalidOwner, Owner, own_folder};
 
-use crate::store::{self, StoreError};
+use crate::fs::{self, FsError};
 use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging, with_causes};
 
 /// A difference is looked for so often: the kubelet itself brings a changed Secret only after a minute.
@@ -86,7 +86,7 @@ pub enum NodeFilesError {
     },
     /// A file can't be written.
     #[error("a file can't be written")]
-    Write(#[from] StoreError),
+    Write(#[from] FsError),
     /// The folder has files and not our mark.
     #[error("{} has files that are not ours; nothing in it was changed", path.display())]
     Foreign {
@@ -138,7 +138,7 @@ pub fn place(order: &Order) -> Result<usize, NodeFilesError> {
     if let Some(Placed { source, target }) = &order.manifest {
         let content = copy::read(source)?;
         if copy::read(target).ok().as_ref() != Some(&content) {
-            store::replace_file(target, &content, MANIFEST_MODE)?;
+            fs::replace_file(target, &content, MANIFEST_MODE)?;
             changed += 1;
         }
     }

@@ -21,7 +21,7 @@ pub use names::{InvalidSan, San};
 
 use self::authority::Authority;
 use crate::clock::Timestamp;
-use crate::store::{self, StoreError};
+use crate::fs::{self, FsError};
 
 /// The certificate's file.
 const CERTIFICATE: &str = "tls.crt";
@@ -83,7 +83,7 @@ pub enum PkiError {
     },
     /// The files can't be written.
     #[error("the certificate can't be written")]
-    Write(#[from] StoreError),
+    Write(#[from] FsError),
     /// The key's permissions can't be set.
     #[error("the permissions of {} can't be set", path.display())]
     Permissions {
@@ -146,8 +146,8 @@ pub fn issue(order: &Order, now: Timestamp) -> Result<Issued, PkiError> {
     params.not_after = epoch + Duration::from_secs(end);
     let text = authority.sign(&params, &pair)?;
     let private = Zeroizing::new(pair.serialize_pem());
-    store::replace_file(&key, private.as_bytes(), KEY_MODE)?;
-    store::replace_file(&certificate, text.as_bytes(), CERTIFICATE_MODE)?;
+    fs::replace_file(&key, private.as_bytes(), KEY_MODE)?;
+    fs::replace_file(&certificate, text.as_bytes(), CERTIFICATE_MODE)?;
     Ok(Issued { certificate, reason: Some(reason), not_after: end })
 }
 

@@ -17,11 +17,11 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, retry_on_intr};
 
 use super::damage::{Condemned, Damage, Found, is_sound};
-use super::durable::{Disk, Temporary, is_absence};
 use super::layout::{Layout, Membership};
 use super::manifests::Memory;
 use super::space::{FOLDERS, Space, folder_of};
 use super::{StoreError, StoredBlob};
+use crate::fs::{Disk, Temporary, is_absence, stat};
 use crate::oci::{Algorithm, Digest, RepoName};
 use crate::telemetry::DamageCause;
 
@@ -158,7 +158,7 @@ impl Shelf<'_> {
             drop(temporary);
         }
         // Also for one that was there: a killed server may have left its name unsynced.
-        let linked = self.disk.sync_folder_of(&path).and_then(|()| {
+        let linked = self.disk.sync_directory_of(&path).map_err(StoreError::from).and_then(|()| {
             fail_point!("store::content::before_link");
             self.link(&path, repo, kind, digest)
         });
@@ -226,7 +226,7 @@ impl Shelf<'_> {
         if !self.disk.unlink(&member)? {
             return Ok(false);
         }
-        self.disk.sync_folder_of(&member)?;
+        self.disk.sync_directory_of(&member)?;
         fail_point!("store::content::before_reclaim");
         self.reclaim(digest)?;
         Ok(true)
@@ -250,7 +250,7 @@ impl Shelf<'_> {
         let member = self.layout.member(repo, kind, digest);
         let mut linked = self.disk.link(source, &member);
         if linked.as_ref().is_err_and(is_absence) {
-            self.disk.make_folder(&self.layout.members(repo, kind, digest.algorithm()))?;
+            self.disk.make_directory(&self.layout.members(repo, kind, digest.algorithm()))?;
             linked = self.disk.link(source, &member);
         }
         match linked {
@@ -262,7 +262,7 @@ impl Shelf<'_> {
             Err(error) => return Err(StoreError::io("link to", &member)(error)),
         }
         fail_point!("store::content::after_link");
-        self.disk.sync_folder_of(&member)
+        Ok(self.disk.sync_directory_of(&member)?)
     }
 
     /// A name that leads to another file than `source` leads to that one afterwards. Not durable before a sync of its
@@ -279,7 +279,7 @@ impl Shelf<'_> {
             Err(error) if error.kind() == io::ErrorKind::TooManyLinks => self.renew(source, &path, digest)?,
             Err(error) => return Err(StoreError::io("link to", &path)(error)),
         }
-        self.disk.rename(Temporary::adopt(path), member)
+        Ok(self.disk.rename(Temporary::adopt(path), member)?)
     }
 
     /// The content has as many links as the file system allows (ext4: 65,000): a copy takes its place and begins to
@@ -296,7 +296,7 @@ impl Shelf<'_> {
         if let Some(found) = stat(&content)? {
             self.space.see_content(digest, found.len());
         }
-        self.disk.sync_folder_of(&content)?;
+        self.disk.sync_directory_of(&content)?;
         self.disk.link(&content, member).map_err(StoreError::io("link to", member))
     }
 }
@@ -357,7 +357,7 @@ impl Counting<'_> {
                     }
                     // It takes its room until it is counted after another unclean stop.
                     Err(error) if error.is_read_only() => {}
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(error.into()),
                 }
             }
             self.shelf.space.see_content(digest, facts.len());
@@ -409,15 +409,6 @@ pub(super) fn read_small(blob: &StoredBlob) -> Option<Bytes> {
     let mut bytes = vec![0; size];
     let read = preadv2(&blob.file, &mut [IoSliceMut::new(&mut bytes)], 0, ReadWriteFlags::NOWAIT).ok()?;
     (read == size).then(|| Bytes::from(bytes))
-}
-
-/// What is at `path`, if anything.
-pub(super) fn stat(path: &Path) -> Result<Option<Metadata>, StoreError> {
-    match std::fs::symlink_metadata(path) {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if is_absence(&error) => Ok(None),
-        Err(error) => Err(StoreError::io("stat", path)(error)),
-    }
 }
 
 #[cfg(test)]

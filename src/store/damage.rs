@@ -31,6 +31,7 @@ pub(super) use mend::look_after;
 
 use super::StoreError;
 use super::contents::Shelf;
+use crate::fs::stat;
 use crate::oci::{Digest, Manifest};
 use crate::telemetry::{DamageCause, DamageSample};
 
@@ -298,7 +299,7 @@ impl Shelf<'_> {
             return Condemned::Listed;
         }
         let content = self.layout.content(digest);
-        let leads = |name: &Path| super::contents::stat(name).is_ok_and(|at| at.is_some_and(|at| at.ino() == inode));
+        let leads = |name: &Path| stat(name).is_ok_and(|at| at.is_some_and(|at| at.ino() == inode));
         let is_content = leads(&content);
         let name = match (is_content, leads(path)) {
             (true, _) => &content,

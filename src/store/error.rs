@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::fs::FsError;
 use crate::oci::{Digest, UploadId};
 
 /// Why nothing can be written, for lack of room mostly. What is stored is read all the same. Displayed: what does not fit and
@@ -176,14 +177,8 @@ pub enum StoreError {
 impl StoreError {
     /// Wraps what the system said about `operation` on `path`; for `map_err`.
     pub(crate) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| {
-            let (path, source) = (path.to_path_buf(), Arc::new(source));
-            if is_out_of_descriptors(&source) {
-                Self::Descriptors { operation, path, source }
-            } else {
-                Self::Io { operation, path, source }
-            }
-        }
+        let wrap = FsError::on(operation, path);
+        move |source| wrap(source).into()
     }
 
     /// The file at `path` is not what the store wrote there.
@@ -206,6 +201,16 @@ impl StoreError {
     /// Whether the file system is read-only.
     pub(super) fn is_read_only(&self) -> bool {
         matches!(self, Self::Full(Refusal::ReadOnly)) || self.unwritable() == Some(Unwritable::ReadOnly)
+    }
+}
+
+impl From<FsError> for StoreError {
+    fn from(FsError { operation, path, source }: FsError) -> Self {
+        if is_out_of_descriptors(&source) {
+            Self::Descriptors { operation, path, source }
+        } else {
+            Self::Io { operation, path, source }
+        }
     }
 }
 

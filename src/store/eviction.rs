@@ -8,11 +8,11 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use super::contents::stat;
 use super::layout::Membership;
 use super::walk::{Members, Oddities, Repositories, Tags};
 use super::{Inner, StoreError};
 use crate::clock::Timestamp;
+use crate::fs::stat;
 use crate::oci::{Digest, Reference, RepoName};
 use crate::telemetry::DamageCause;
 

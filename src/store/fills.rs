@@ -18,14 +18,14 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::contents::{Shelf, stat};
-use super::durable::Temporary;
+use super::contents::Shelf;
 use super::growth::Growth;
 use super::layout::{Layout, Membership};
 use super::pace::{TAIL_BYTES, TURN_BYTES};
 use super::uploads::{hash_range, older};
 use super::{Inner, StoreError, change};
 use crate::clock::Timestamp;
+use crate::fs::{Temporary, is_absence, stat};
 use crate::oci::{Algorithm, Digest, Hasher, RepoName};
 
 /// How long a fill that somebody else holds is waited for: an eviction that removes it is through with it long before on any
@@ -136,8 +136,8 @@ pub(super) fn begin(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, S
 fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
     let path = store.layout.fill(&digest);
     let file = match open_file(&path) {
-        Err(StoreError::Io { source, .. }) if super::durable::is_absence(&source) => {
-            store.disk.make_folder(&store.layout.fills_of(digest.algorithm()))?;
+        Err(StoreError::Io { source, .. }) if is_absence(&source) => {
+            store.disk.make_directory(&store.layout.fills_of(digest.algorithm()))?;
             open_file(&path)?
         }
         opened => opened?,
@@ -150,7 +150,7 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
         if store.disk.unlink(&path)? {
             store.space.refund_upload(written);
         }
-        return Err(error);
+        return Err(error.into());
     }
     let mut hasher = Hasher::new(digest.algorithm());
     if let Err(error) = hash_range(&file, &path, &mut hasher, 0, written) {
@@ -383,7 +383,7 @@ impl Partial {
             return Err(error.clone());
         }
         let cut = lock(&self.growth).cut(&self.file, &self.path);
-        cut.and_then(|()| self.store.disk.sync(&self.file, &self.path)).map_err(|error| self.lose(error))?;
+        cut.and_then(|()| Ok(self.store.disk.sync(&self.file, &self.path)?)).map_err(|error| self.lose(error))?;
         let stored = (|| {
             let shelf = self.store.shelf();
             shelf.add(Temporary::adopt(self.path.clone()), size, first, Membership::Blob, &self.digest)?;
@@ -407,7 +407,7 @@ fn on_disk(layout: &Layout) -> Result<Vec<(Digest, PathBuf)>, StoreError> {
         let folder = layout.fills_of(algorithm);
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if super::durable::is_absence(&error) => continue,
+            Err(error) if is_absence(&error) => continue,
             Err(error) => return Err(StoreError::io("read", &folder)(error)),
         };
         for entry in entries.flatten() {

@@ -1,38 +1,27 @@
-//! The end of a file that grows: where it is, the hash of what lies before it, and room for what comes.
-//!
-//! A long file gets its room on the disk ahead of its bytes. Otherwise the file system looks for room at every page, which
-//! is a fifth of what writing costs. The file's length is not changed by that; what was taken too much is given back by
-//! cutting the file to its length when it is whole. Until then, also over a restart, it is the file's.
+//! The end of a file that grows: where it is, and the hash of all bytes before it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, fallocate};
 
 use super::StoreError;
+use crate::fs::Preallocation;
 use crate::oci::Hasher;
-
-/// Room is taken in steps of so many bytes.
-const ROOM_BYTES: u64 = 2 << 20;
-
-/// A file that ends before this gets its room as it is written.
-const LONG_BYTES: u64 = 1 << 20;
 
 /// Where a file ends, and the hash of its bytes up to there.
 #[derive(Debug)]
 pub(super) struct Growth {
     hasher: Hasher,
     end: u64,
-    /// Room was asked for up to here.
-    room: u64,
+    space: Preallocation,
 }
 
 impl Growth {
     /// `hasher` has seen the first `end` bytes.
     pub(super) const fn new(hasher: Hasher, end: u64) -> Self {
-        Self { hasher, end, room: end }
+        Self { hasher, end, space: Preallocation::up_to(end) }
     }
 
     pub(super) const fn end(&self) -> u64 {
@@ -46,13 +35,12 @@ impl Growth {
     /// Writes all of it to `file` and hashes it, or leaves everything as it was.
     pub(super) fn append(&mut self, file: &File, path: &Path, content: &[Bytes]) -> Result<(), StoreError> {
         let length: u64 = content.iter().map(|piece| piece.len() as u64).sum();
-        self.make_room(file, self.end + length);
+        self.space.make_room(file, self.end, self.end + length);
         let mut at = self.end;
         for piece in content {
             if let Err(error) = file.write_all_at(piece, at) {
                 // Bytes behind the end would be taken for content by the next start; without them their room is free.
-                let _ = file.set_len(self.end);
-                self.room = self.end;
+                let _ = self.space.cut(file, path, self.end);
                 return Err(StoreError::io("write", path)(error));
             }
             at += piece.len() as u64;
@@ -64,21 +52,9 @@ impl Growth {
         Ok(())
     }
 
-    fn make_room(&mut self, file: &File, end: u64) {
-        if end < LONG_BYTES || end <= self.room {
-            return;
-        }
-        let (from, to) = (self.room.max(self.end), end + ROOM_BYTES);
-        // A file system that can't do it, or has no room left, tells whoever writes.
-        let _ = fallocate(file, FallocateFlags::KEEP_SIZE, from, to - from);
-        self.room = to;
-    }
-
-    /// Gives back the room behind the end, and bytes there that an append which broke off has left.
+    /// Gives back the space behind the end, and bytes there that an append which broke off has left.
     pub(super) fn cut(&mut self, file: &File, path: &Path) -> Result<(), StoreError> {
-        file.set_len(self.end).map_err(StoreError::io("cut", path))?;
-        self.room = self.end;
-        Ok(())
+        Ok(self.space.cut(file, path, self.end)?)
     }
 }
 
@@ -89,6 +65,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fs::STEP_BYTES;
     use crate::oci::Algorithm;
 
     /// A block of the file system at most, besides the bytes.
@@ -114,7 +91,7 @@ mod tests {
                 all.extend_from_slice(&piece);
                 prop_assert_eq!(file.metadata().unwrap().len(), all.len() as u64);
                 prop_assert_eq!(growth.end(), all.len() as u64);
-                prop_assert!(taken(&file) <= all.len() as u64 + length as u64 + ROOM_BYTES + BLOCK);
+                prop_assert!(taken(&file) <= all.len() as u64 + length as u64 + STEP_BYTES + BLOCK);
             }
             growth.cut(&file, Path::new("it")).unwrap();
             prop_assert!(taken(&file) <= all.len() as u64 + BLOCK);
@@ -133,7 +110,7 @@ mod tests {
         growth.append(&file, Path::new("it"), std::slice::from_ref(&piece)).unwrap();
         assert!(taken(&file) <= 600_000 + BLOCK, "a short one has none");
         growth.append(&file, Path::new("it"), &[piece]).unwrap();
-        assert!(taken(&file) >= 1_200_000 + ROOM_BYTES);
+        assert!(taken(&file) >= 1_200_000 + STEP_BYTES);
         assert_eq!(file.metadata().unwrap().len(), 1_200_000);
     }
 

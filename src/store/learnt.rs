@@ -9,6 +9,7 @@ use super::{
     Evicted, Eviction, KeptList, Lease, ListKind, Page, PartialBlob, Store, StoreError, StoredBlob, VerifiedTag,
     blocking, change, contents, fills,
 };
+use crate::fs::stat;
 use crate::oci::{Digest, RepoName, Tag, UpstreamId};
 
 impl Store {
@@ -103,7 +104,7 @@ impl Store {
     pub async fn has_content(&self, digest: Digest) -> Result<bool, StoreError> {
         let store = Arc::clone(&self.0);
         blocking(move || {
-            let found = contents::stat(&store.layout.content(&digest))?;
+            let found = stat(&store.layout.content(&digest))?;
             Ok(found.is_some_and(|found| !store.damage.is_listed(&digest, found.ino())))
         })
         .await

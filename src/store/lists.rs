@@ -4,13 +4,12 @@
 //! it. Neither is part of any index. All of it blocks.
 
 use std::fs::File;
-use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::durable::is_absence;
 use super::{Inner, StoreError};
 use crate::clock::Timestamp;
+use crate::fs::{is_absence, set_modified, stat};
 use crate::oci::{Digest, RepoName, Tag};
 use crate::telemetry::DamageCause;
 
@@ -53,8 +52,8 @@ pub struct VerifiedTag {
 impl Inner {
     pub(super) fn keep_list(&self, repo: &RepoName, kind: ListKind, bytes: &[u8]) -> Result<(), StoreError> {
         let _charged = self.space.charge(bytes.len() as u64)?;
-        self.disk.make_folder(&self.layout.lists(repo))?;
-        self.disk.replace(self.layout.temporary(), &self.layout.list(repo, kind), bytes)
+        self.disk.make_directory(&self.layout.lists(repo))?;
+        Ok(self.disk.replace(self.layout.temporary(), &self.layout.list(repo, kind), bytes)?)
     }
 
     /// A list that was kept. One that can't be read is none: it is asked for again.
@@ -78,7 +77,8 @@ impl Inner {
     }
 
     pub(super) fn drop_list(&self, repo: &RepoName, kind: ListKind) -> Result<(), StoreError> {
-        self.disk.unlink(&self.layout.list(repo, kind)).map(drop)
+        self.disk.unlink(&self.layout.list(repo, kind))?;
+        Ok(())
     }
 
     /// Where a tag points, and since when that is known. A file that can't be read says nothing: the tag is asked for again.
@@ -89,7 +89,7 @@ impl Inner {
     fn read_verified_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, StoreError> {
         let Some(digest) = super::manifests::read_tag(&self.layout, repo, tag)? else { return Ok(None) };
         let path = self.layout.tag(repo, tag);
-        match super::contents::stat(&path)? {
+        match stat(&path)? {
             Some(facts) => {
                 let verified = facts.modified().map_err(StoreError::io("stat", &path))?.into();
                 Ok(Some(VerifiedTag { digest, verified }))
@@ -107,9 +107,4 @@ impl Inner {
             Err(error) => Err(StoreError::io("open", &path)(error)),
         }
     }
-}
-
-/// Sets a file's modification time; not synced.
-pub(super) fn set_modified(file: &File, time: Timestamp) -> std::io::Result<()> {
-    file.set_modified(UNIX_EPOCH + Duration::from_millis(time.as_millis()))
 }

@@ -16,13 +16,14 @@ use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
 use super::clocks::{Clock, Moving, NEVER};
-use super::contents::{Contents, Looked, stat};
+use super::contents::{Contents, Looked};
 use super::damage::Condemned;
 use super::layout::{Layout, Membership};
 use super::listings::Change;
 use super::verdicts::{Verdict, Verdicts};
 use super::walk::{Oddities, Tags, holds_manifest};
 use super::{Inner, Store, StoreError, StoredManifest};
+use crate::fs::{is_absence, stat};
 use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
 use crate::telemetry::DamageCause;
 
@@ -381,7 +382,7 @@ impl Inner {
         if tags.is_empty() {
             return Ok(());
         }
-        self.disk.make_folder(&self.layout.tags(repo))?;
+        self.disk.make_directory(&self.layout.tags(repo))?;
         for tag in tags {
             fail_point!("store::tag::before_rename");
             let line = format!("{}\n", stored.digest);
@@ -448,7 +449,7 @@ impl Inner {
         if !removed {
             return Err(StoreError::ManifestUnknown);
         }
-        self.disk.sync_folder(&self.layout.tags(repo))?;
+        self.disk.sync_directory(&self.layout.tags(repo))?;
         for tag in tags {
             change.remove_tag(tag);
         }
@@ -491,7 +492,7 @@ pub(super) fn read_tag(layout: &Layout, repo: &RepoName, tag: &Tag) -> Result<Op
             .parse()
             .map(Some)
             .map_err(|_| StoreError::damaged(&path, "the tag's file does not hold a digest; push the tag again")),
-        Err(error) if super::durable::is_absence(&error) => Ok(None),
+        Err(error) if is_absence(&error) => Ok(None),
         Err(error) => Err(StoreError::io("read", &path)(error)),
     }
 }

@@ -8,7 +8,6 @@
 mod clocks;
 mod contents;
 mod damage;
-mod durable;
 mod error;
 mod eviction;
 mod fills;
@@ -43,7 +42,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use durable::{make_folder, remove_file, replace_file};
 pub use error::{Refusal, StoreError};
 pub use eviction::{Evicted, Eviction};
 pub use fills::PartialBlob;
@@ -60,7 +58,6 @@ pub use uses::Lease;
 
 use self::contents::{Contents, Shelf};
 use self::damage::Damage;
-use self::durable::Disk;
 use self::fills::Fills;
 use self::index::{IndexError, IndexedReferrer};
 use self::large::LargeManifests;
@@ -75,6 +72,7 @@ use self::references::Walks;
 use self::space::Space;
 use self::uploads::Uploads;
 use self::uses::Uses;
+use crate::fs::Disk;
 use crate::oci::{Algorithm, Digest, Reference, RepoName, Tag, UploadId};
 use crate::telemetry::{DiskOperation, disk_look, disk_operation};
 

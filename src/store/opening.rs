@@ -9,9 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 
 use super::StoreError;
-use super::contents::stat;
-use super::durable::Disk;
 use super::layout::Layout;
+use crate::fs::{Disk, is_absence, stat};
 use crate::oci::Algorithm;
 
 /// The layout that this version writes. A layout of the same major and a lower minor is read as it is.
@@ -71,7 +70,8 @@ pub(super) fn open(layout: &Layout, disk: &Disk, allowed: LayOut) -> Result<Open
             "the store of another registry lies in the data folder; it is neither served nor changed"
         );
     }
-    let emptied = empty_temporaries(layout, disk).and_then(|()| disk.unlink(&layout.marker_in_making()).map(drop));
+    let emptied =
+        empty_temporaries(layout, disk).and_then(|()| Ok(disk.unlink(&layout.marker_in_making()).map(drop)?));
     match emptied {
         // They cost room that nobody can use meanwhile.
         Err(error) if error.is_read_only() => {}
@@ -114,7 +114,7 @@ pub(super) fn check(layout: &Layout, lock: &File) -> Result<(), StoreError> {
 /// Lays out an empty folder, or goes on with one whose laying out was cut off.
 fn lay_out(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
     let root = layout.root();
-    disk.make_folder(root)?;
+    disk.make_directory(root)?;
     if !layout.marker_in_making().is_file()
         && let Some(found) = stranger(layout)?
     {
@@ -127,10 +127,10 @@ fn lay_out(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
     disk.unlink(&layout.laying_out())?;
     disk.replace(layout.laying_out(), &layout.marker_in_making(), b"")?;
     for folder in [layout.repositories(), layout.uploads(), layout.temporaries()] {
-        disk.make_folder(&folder)?;
+        disk.make_directory(&folder)?;
     }
     for algorithm in Algorithm::ALL {
-        disk.make_folder(&layout.blobs_of(algorithm))?;
+        disk.make_directory(&layout.blobs_of(algorithm))?;
         for first in 0..=u8::MAX {
             match std::fs::create_dir(layout.content_folder(algorithm, first)) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -139,13 +139,13 @@ fn lay_out(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
                 _ => {}
             }
         }
-        disk.sync_folder(&layout.blobs_of(algorithm))?;
+        disk.sync_directory(&layout.blobs_of(algorithm))?;
     }
     disk.replace(layout.temporary(), &layout.version(), format!("{MAJOR}.{MINOR}\n").as_bytes())?;
     check_hard_links(layout, disk)?;
     disk.replace(layout.temporary(), &layout.marker(), b"d8-registry\n")?;
     disk.unlink(&layout.marker_in_making())?;
-    disk.sync_folder(root)
+    Ok(disk.sync_directory(root)?)
 }
 
 /// The first thing in the folder that is not ours to be beside.
@@ -194,7 +194,7 @@ fn check_version(layout: &Layout) -> Result<(), StoreError> {
     let path = layout.version();
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if super::durable::is_absence(&error) => {
+        Err(error) if is_absence(&error) => {
             return Err(StoreError::Layout(format!("{} is missing, the folder is not a whole store", path.display())));
         }
         Err(error) => return Err(StoreError::io("read", &path)(error)),
@@ -251,7 +251,7 @@ impl Noted {
         if self.is_there.load(Ordering::Acquire) {
             let path = layout.usage();
             disk.unlink(&path)?;
-            disk.sync_folder_of(&path)?;
+            disk.sync_directory_of(&path)?;
             self.is_there.store(false, Ordering::Release);
         }
         Ok(())
@@ -262,7 +262,7 @@ impl Noted {
 /// keys are kept in memory then.
 pub(super) fn keys(layout: &Layout, disk: &Disk) -> Result<std::path::PathBuf, StoreError> {
     let path = layout.keys();
-    match disk.make_folder(&path).and_then(|()| restrict(&path)) {
+    match disk.make_directory(&path).map_err(StoreError::from).and_then(|()| restrict(&path)) {
         Err(error) if !error.is_read_only() => Err(error),
         _ => Ok(path),
     }

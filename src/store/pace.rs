@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
-use crate::sys::write_back::write_back;
+use crate::fs::write_back;
 
 /// What is written back in one turn, in bytes: a turn costs a change of threads.
 pub const TURN_BYTES: u64 = 1 << 20;

@@ -12,11 +12,12 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::{Semaphore, watch};
 
-use super::contents::{open_content, stat};
+use super::contents::open_content;
 use super::damage;
 use super::layout::Membership;
 use super::verdicts::Verdict;
 use super::{Inner, Store, StoreError, StoredManifest, blocking};
+use crate::fs::stat;
 use crate::oci::{Descriptor, Digest, RepoName};
 
 /// Most missing digests that are listed.

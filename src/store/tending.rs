@@ -28,11 +28,11 @@ impl Inner {
             // An inode may be what is wanted.
             self.disk.write_temporary(self.layout.temporary(), &[0; 4096]).map(drop)
         } else {
-            self.disk.touch_folder(&self.layout.temporaries())
+            self.disk.touch_directory(&self.layout.temporaries())
         };
         match tried {
             Ok(()) => self.space.note_tried(),
-            Err(error) => match self.space.explain(error) {
+            Err(error) => match self.space.explain(error.into()) {
                 StoreError::Full(_) => {}
                 error => {
                     tracing::error!(error = %crate::telemetry::with_causes(&error), "the store's disk takes no write");

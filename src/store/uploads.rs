@@ -22,9 +22,10 @@ pub use session::{UploadSession, most_batch_bytes};
 use self::session::Writer;
 use self::state::State;
 use super::StoreError;
-use super::contents::{Shelf, stat};
+use super::contents::Shelf;
 use super::layout::Layout;
 use crate::clock::Timestamp;
+use crate::fs::{create, is_absence, stat};
 use crate::oci::{Algorithm, Hasher, RepoName, UploadId};
 
 /// Uploads that are open at once, those that an earlier process left counted in: each takes three inodes.
@@ -162,13 +163,13 @@ impl Uploads {
         place: Option<UploadPlace>,
     ) -> Result<(Arc<Upload>, Hold), StoreError> {
         let id = UploadId::random();
-        shelf.disk.make_folder(&shelf.layout.upload(id))?;
+        shelf.disk.make_directory(&shelf.layout.upload(id))?;
         let hasher = Hasher::new(algorithm);
-        let made = super::durable::create(&shelf.layout.upload_data(id)).and_then(|file| {
+        let made = create(&shelf.layout.upload_data(id)).map_err(StoreError::from).and_then(|file| {
             State::of(repo, 0, &hasher).write(shelf.layout, shelf.disk, id)?;
             Ok(file)
         });
-        let file = made.inspect_err(|_| remove_folder(&shelf.layout.upload(id)))?;
+        let file = made.inspect_err(|_| remove_directory(&shelf.layout.upload(id)))?;
         let upload = Arc::new(Upload {
             id,
             repo: repo.clone(),
@@ -240,7 +241,7 @@ impl Uploads {
 
     /// Ends a held upload: what is left of its folder goes, its bytes are given back. Blocking.
     pub(super) fn end(&self, shelf: Shelf<'_>, upload: &Upload, _hold: &Hold) {
-        remove_folder(&shelf.layout.upload(upload.id));
+        remove_directory(&shelf.layout.upload(upload.id));
         if self.open.remove(&upload.id).is_some() {
             self.refund(shelf, upload.offset());
         }
@@ -253,7 +254,7 @@ impl Uploads {
             let Some(facts) = stat(&shelf.layout.upload_data(id))? else {
                 // A begin that failed half-way, or one that is just happening: age tells.
                 if older(stat(&shelf.layout.upload(id))?, idle, now) {
-                    remove_folder(&shelf.layout.upload(id));
+                    remove_directory(&shelf.layout.upload(id));
                 }
                 continue;
             };
@@ -272,7 +273,7 @@ impl Uploads {
                     if self.open.contains_key(&id) {
                         continue;
                     }
-                    remove_folder(&shelf.layout.upload(id));
+                    remove_directory(&shelf.layout.upload(id));
                     self.refund(shelf, bytes);
                 }
             }
@@ -310,15 +311,15 @@ pub(super) fn at_start(layout: &Layout) -> Result<(usize, u64), StoreError> {
                 count += 1;
                 bytes += facts.len() + FOOTPRINT;
             }
-            None => remove_folder(&layout.upload(id)),
+            None => remove_directory(&layout.upload(id)),
         }
     }
     Ok((count, bytes))
 }
 
-fn remove_folder(path: &Path) {
+fn remove_directory(path: &Path) {
     if let Err(error) = std::fs::remove_dir_all(path)
-        && !super::durable::is_absence(&error)
+        && !is_absence(&error)
     {
         tracing::warn!(path = %path.display(), %error, "an upload's folder can't be removed");
     }

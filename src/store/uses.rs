@@ -9,8 +9,8 @@ use std::sync::Arc;
 use dashmap::DashMap;
 
 use super::Inner;
-use super::lists::set_modified;
 use crate::clock::Timestamp;
+use crate::fs::set_modified;
 use crate::oci::Digest;
 
 #[derive(Debug, Default)]

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use rustix::fs::{Advice, fadvise};
 
 use super::{AGAIN, Condemned, MOST_SUSPECTS, Suspect, lock};
+use crate::fs::stat;
 use crate::oci::{Algorithm, Digest, Hasher};
-use crate::store::contents::{Shelf, open_content, stat};
+use crate::store::contents::{Shelf, open_content};
 use crate::store::{Inner, StoreError};
 use crate::telemetry::DamageCause;
 

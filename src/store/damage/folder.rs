@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use fail::fail_point;
 
 use super::{Entry, MOST_FOUND, MOST_LISTED, WINDOW, lock};
+use crate::fs::{is_absence, stat};
 use crate::oci::{Algorithm, Digest};
 use crate::store::StoreError;
-use crate::store::contents::{Shelf, stat};
-use crate::store::durable::is_absence;
+use crate::store::contents::Shelf;
 
 impl Shelf<'_> {
     /// Reads the list for the start: entries, what they use, and what was found within the last minutes.
@@ -119,7 +119,7 @@ impl Shelf<'_> {
     /// Gives a damaged file its name on the list, durably, and takes away the content's. `from`: a name of it. The digest's
     /// lock is held.
     pub(super) fn write_down(&self, digest: &Digest, inode: u64, from: &Path) -> Result<(), StoreError> {
-        self.disk.make_folder(&self.layout.damaged_of(digest.algorithm()))?;
+        self.disk.make_directory(&self.layout.damaged_of(digest.algorithm()))?;
         let mut name = self.layout.damaged(digest, &inode.to_string());
         fail_point!("store::damage::before_name");
         if matches!(stat(&name)?, Some(at) if at.ino() != inode) {
@@ -132,7 +132,7 @@ impl Shelf<'_> {
             }
             _ => {}
         }
-        self.disk.sync_folder_of(&name)?;
+        self.disk.sync_directory_of(&name)?;
         fail_point!("store::damage::after_name");
         self.damage.change(digest, |entries| {
             for entry in entries.iter_mut().filter(|entry| entry.inode == inode) {
@@ -142,7 +142,7 @@ impl Shelf<'_> {
         let content = self.layout.content(digest);
         if matches!(stat(&content)?, Some(at) if at.ino() == inode) {
             self.disk.unlink(&content)?;
-            self.disk.sync_folder_of(&content)?;
+            self.disk.sync_directory_of(&content)?;
         }
         fail_point!("store::damage::after_move");
         Ok(())

@@ -10,8 +10,9 @@ use fail::fail_point;
 use tokio_util::sync::CancellationToken;
 
 use super::{Damage, lock};
+use crate::fs::stat;
 use crate::oci::{Digest, RepoName};
-use crate::store::contents::{Shelf, stat};
+use crate::store::contents::Shelf;
 use crate::store::layout::Membership;
 use crate::store::walk::{Oddities, Repositories};
 use crate::store::{Inner, StoreError, blocking};
@@ -35,7 +36,7 @@ impl Shelf<'_> {
             return Ok(false);
         }
         self.replace_member(&content, &member, digest)?;
-        self.disk.sync_folder_of(&member)?;
+        self.disk.sync_directory_of(&member)?;
         fail_point!("store::damage::after_relink");
         self.drop_mended(digest, &[]);
         Ok(true)
@@ -131,10 +132,7 @@ impl Inner {
 
     /// Links every repository that still has a damaged file to the whole content, where there is one.
     fn mend_all(&self) {
-        let whole = |digest: &Digest| {
-            let at: Result<Option<_>, StoreError> = stat(&self.layout.content(digest));
-            matches!(at, Ok(Some(at)) if !self.damage.is_listed(digest, at.ino()))
-        };
+        let whole = |digest: &Digest| matches!(stat(&self.layout.content(digest)), Ok(Some(at)) if !self.damage.is_listed(digest, at.ino()));
         let pending: HashMap<Digest, Vec<u64>> = self
             .damage
             .digests()
@@ -154,7 +152,7 @@ impl Inner {
                     let mended = match stat(&member) {
                         Ok(Some(at)) if self.damage.is_listed(digest, at.ino()) => self.mend(&repo, kind, digest),
                         Ok(_) => Ok(true),
-                        Err(error) => Err(error),
+                        Err(error) => Err(error.into()),
                     };
                     all &= mended.unwrap_or_else(|error| {
                         tracing::warn!(

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::fs::Disk;
 use crate::store::StoreError;
-use crate::store::durable::Disk;
 use crate::store::index::{Index, IndexError, folder_size};
 use crate::store::layout::Layout;
 
@@ -74,13 +74,13 @@ impl Folder {
         let stamp = self.layout.index_stamp();
         self.disk.unlink(&stamp)?;
         // Also if there was none: the removal before may have failed to be made durable.
-        self.disk.sync_folder_of(&stamp)
+        Ok(self.disk.sync_directory_of(&stamp)?)
     }
 
     /// Writes the stamp, durably.
     pub(super) fn write_stamp(&self, stamp: &Stamp) -> Result<(), StoreError> {
         let text = stamp.to_text();
-        self.disk.replace(self.layout.temporary(), &self.layout.index_stamp(), text.as_bytes())
+        Ok(self.disk.replace(self.layout.temporary(), &self.layout.index_stamp(), text.as_bytes())?)
     }
 
     /// The folder of an index.
@@ -96,7 +96,7 @@ impl Folder {
     /// A folder that does not exist yet; its parent does.
     pub(super) fn fresh(&self) -> Result<PathBuf, StoreError> {
         let indexes = self.layout.index();
-        self.disk.make_folder(&indexes)?;
+        self.disk.make_directory(&indexes)?;
         let entries = std::fs::read_dir(&indexes).map_err(StoreError::io("read", &indexes))?;
         let highest = entries.flatten().filter_map(|entry| number_in(&entry.path())).max().unwrap_or(0);
         Ok(self.index(highest + 1))
@@ -106,7 +106,7 @@ impl Folder {
     pub(super) fn keep_only(&self, dir: &Path) {
         let Ok(entries) = std::fs::read_dir(self.layout.index()) else { return };
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| path != dir) {
-            let removed = if path.is_dir() { remove_folder(&path) } else { std::fs::remove_file(&path) };
+            let removed = if path.is_dir() { remove_directory(&path) } else { std::fs::remove_file(&path) };
             if let Err(error) = removed {
                 tracing::warn!(%error, path = %path.display(), "an old index can't be removed");
             }
@@ -119,15 +119,15 @@ impl Folder {
         if !from.exists() {
             return;
         }
-        let moved = remove_folder(&to).map_err(StoreError::io("remove", &to));
-        if let Err(error) = moved.and_then(|()| self.disk.move_folder(&from, &to)) {
+        let moved = remove_directory(&to).map_err(StoreError::io("remove", &to));
+        if let Err(error) = moved.and_then(|()| Ok(self.disk.move_directory(&from, &to)?)) {
             tracing::warn!(%error, path = %from.display(), "a damaged index can't be set aside");
         }
     }
 
     /// Removes an index whose filling failed. It may be open still: what it holds goes when it is closed.
     pub(super) fn remove(&self, index: &Index) {
-        if let Err(error) = remove_folder(index.dir()) {
+        if let Err(error) = remove_directory(index.dir()) {
             tracing::warn!(%error, path = %index.dir().display(), "an unfinished index can't be removed");
         }
     }
@@ -142,7 +142,7 @@ fn number_in(dir: &Path) -> Option<u64> {
     dir.file_name()?.to_str()?.parse().ok()
 }
 
-fn remove_folder(path: &Path) -> io::Result<()> {
+fn remove_directory(path: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fs::set_modified;
 use crate::oci::UpstreamId;
-use crate::store::lists::set_modified;
 use tokio_util::sync::CancellationToken;
 
 fn cached(child: &str) -> RepoName {

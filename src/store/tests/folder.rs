@@ -82,7 +82,7 @@ fn unknown_layouts_are_refused() {
 fn a_start_that_was_cut_off_while_laying_out_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     drop(store(dir.path()));
-    Disk::default().move_folder(&dir.path().join(".d8-registry"), &dir.path().join(".d8-registry.new")).unwrap();
+    Disk::default().move_directory(&dir.path().join(".d8-registry"), &dir.path().join(".d8-registry.new")).unwrap();
     std::fs::remove_dir_all(dir.path().join("blobs/sha512")).unwrap();
     let store = store(dir.path());
     assert!(dir.path().join(".d8-registry").exists() && !dir.path().join(".d8-registry.new").exists());
@@ -218,14 +218,14 @@ async fn another_folder_in_the_place_of_the_store_is_noticed() {
     let (place, aside) = (dir.path().join("data"), dir.path().join("aside"));
     let store = store(&place);
     store.check().await.unwrap();
-    Disk::default().move_folder(&place, &aside).unwrap();
+    Disk::default().move_directory(&place, &aside).unwrap();
     let gone = store.check().await.unwrap_err();
     assert!(matches!(&gone, StoreError::Layout(sentence) if sentence.contains("is gone")), "{gone}");
     Store::init(&place).unwrap();
     let other = store.check().await.unwrap_err();
     assert!(matches!(&other, StoreError::Layout(sentence) if sentence.contains("replaced")), "{other}");
     std::fs::remove_dir_all(&place).unwrap();
-    Disk::default().move_folder(&aside, &place).unwrap();
+    Disk::default().move_directory(&aside, &place).unwrap();
     store.check().await.unwrap();
 }
 

@@ -12,9 +12,9 @@ use fail::fail_point;
 
 use super::state::State;
 use super::{Hold, Upload};
+use crate::fs::Temporary;
 use crate::oci::{Digest, Hasher, UploadId};
 use crate::store::contents::Shelf;
-use crate::store::durable::Temporary;
 use crate::store::growth::Growth;
 use crate::store::layout::Membership;
 use crate::store::pace::{TAIL_BYTES, TURN_BYTES, Turn};
@@ -299,7 +299,7 @@ fn finish(store: &Inner, upload: &Upload, hold: &Hold, expected: &Digest) -> Res
     let size = writer.offset();
     writer.cut(&path)?;
     fail_point!("store::upload::before_sync");
-    let stored = store.disk.sync(writer.file(&path)?, &path).and_then(|()| {
+    let stored = store.disk.sync(writer.file(&path)?, &path).map_err(StoreError::from).and_then(|()| {
         let _adding = store.memory.adding(&upload.repo);
         shelf.add(Temporary::adopt(path), size, &upload.repo, Membership::Blob, expected)?;
         Ok(())

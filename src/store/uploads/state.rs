@@ -7,9 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use crate::fs::{Disk, is_absence};
 use crate::oci::{Algorithm, Hasher, HasherState, RepoName, UploadId};
 use crate::store::StoreError;
-use crate::store::durable::{Disk, is_absence};
 use crate::store::layout::Layout;
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl State {
             hash,
         };
         let text = serde_json::to_vec(&raw).map_err(|error| StoreError::Bug(error.to_string()))?;
-        disk.replace_unsynced(layout.upload_state_in_making(id), &layout.upload_state(id), &text)
+        Ok(disk.replace_unsynced(layout.upload_state_in_making(id), &layout.upload_state(id), &text)?)
     }
 
     /// Reads it; `None` if there is none that can be read: nobody knows whose upload it was.
