@@ -16,10 +16,10 @@ use fail::fail_point;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, retry_on_intr};
 
+use super::capacity::{Capacity, FOLDERS, folder_of};
 use super::damage::{Condemned, Damage, Found, is_sound};
 use super::layout::{Layout, Membership};
 use super::manifests::Memory;
-use super::space::{FOLDERS, Space, folder_of};
 use super::{StoreError, StoredBlob};
 use crate::fs::{Disk, Temporary, is_absence, stat};
 use crate::oci::{Algorithm, Digest, RepoName};
@@ -46,10 +46,10 @@ pub(super) enum Looked {
 
 /// The parts that an operation on contents needs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shelf<'a> {
+pub(super) struct ContentOps<'a> {
     pub(super) layout: &'a Layout,
     pub(super) disk: &'a Disk,
-    pub(super) space: &'a Space,
+    pub(super) capacity: &'a Capacity,
     pub(super) contents: &'a Contents,
     pub(super) damage: &'a Damage,
     pub(super) memory: &'a Memory,
@@ -113,7 +113,7 @@ fn untouched(flags: OFlags, open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>
     }
 }
 
-impl Shelf<'_> {
+impl ContentOps<'_> {
     /// Makes the synced file behind `temporary`, whose `size` bytes are the digest's, a content and a member of `repo`;
     /// durable when it answers.
     ///
@@ -149,10 +149,10 @@ impl Shelf<'_> {
         if added {
             fail_point!("store::content::before_rename");
             if self.recharge_damaged(digest) {
-                self.space.remove_content(digest, size);
+                self.capacity.remove_content(digest, size);
             }
             self.disk.rename(temporary, &path)?;
-            self.space.add_content(digest, size);
+            self.capacity.add_content(digest, size);
             fail_point!("store::content::after_rename");
         } else {
             drop(temporary);
@@ -169,7 +169,7 @@ impl Shelf<'_> {
             }
             return Err(error);
         }
-        self.space.note_tried();
+        self.capacity.note_tried();
         self.drop_mended(digest, &[]);
         if self.damage.has(digest) {
             // Others still have the damaged file.
@@ -185,7 +185,7 @@ impl Shelf<'_> {
             return;
         }
         if self.condemn_locked(digest, found, path, DamageCause::Unreadable) != Condemned::Listed {
-            self.space.remove_content(digest, size);
+            self.capacity.remove_content(digest, size);
         }
     }
 
@@ -211,7 +211,7 @@ impl Shelf<'_> {
         match whole(&source)? {
             Some(found) if from.is_some() || found.nlink() > 1 => {
                 // A name and perhaps a folder, no bytes.
-                self.space.admit(0)?;
+                self.capacity.admit(0)?;
                 self.link(&source, to, Membership::Blob, digest)?;
                 Ok(true)
             }
@@ -239,7 +239,7 @@ impl Shelf<'_> {
             && found.nlink() == 1
         {
             self.disk.unlink(&path)?;
-            self.space.remove_content(digest, found.len());
+            self.capacity.remove_content(digest, found.len());
         }
         self.drop_mended(digest, &[]);
         Ok(())
@@ -294,14 +294,14 @@ impl Shelf<'_> {
         self.disk.rename(copy, &content)?;
         // A count that reads the folder just now may not meet the new file.
         if let Some(found) = stat(&content)? {
-            self.space.see_content(digest, found.len());
+            self.capacity.see_content(digest, found.len());
         }
         self.disk.sync_directory_of(&content)?;
         self.disk.link(&content, member).map_err(StoreError::io("link to", member))
     }
 }
 
-impl<'a> Shelf<'a> {
+impl<'a> ContentOps<'a> {
     /// Adds up one folder of contents and removes those that no repository has (a crash between rename and link).
     pub(super) fn count_folder(self, folder: usize) -> Result<(), StoreError> {
         let Some(mut counting) = self.begin_count(folder) else { return Ok(()) };
@@ -312,8 +312,8 @@ impl<'a> Shelf<'a> {
     /// Begins the count of a folder, or one anew that failed half-way; `None` if it was counted.
     pub(super) fn begin_count(self, folder: usize) -> Option<Counting<'a>> {
         let _locked = self.contents.lock_folder(folder);
-        self.space.begin_count(folder).then(|| Counting {
-            shelf: self,
+        self.capacity.begin_count(folder).then(|| Counting {
+            ops: self,
             folder,
             waiting: Algorithm::ALL.into_iter().collect(),
             reading: None,
@@ -327,7 +327,7 @@ impl<'a> Shelf<'a> {
 /// refunded by whoever changes it. What was met or charged is remembered until the end, so nothing counts twice.
 #[derive(Debug)]
 pub(super) struct Counting<'a> {
-    shelf: Shelf<'a>,
+    ops: ContentOps<'a>,
     folder: usize,
     waiting: VecDeque<Algorithm>,
     reading: Option<(Algorithm, ReadDir)>,
@@ -342,17 +342,17 @@ impl Counting<'_> {
             // A disk that has to look for them does so before anybody waits for the lock.
             let _ = stat(path);
         }
-        let _locked = self.shelf.contents.lock_folder(self.folder);
+        let _locked = self.ops.contents.lock_folder(self.folder);
         for (digest, path) in &batch {
             let Some(facts) = stat(path)? else { continue };
-            if self.shelf.damage.is_listed(digest, facts.ino()) {
+            if self.ops.damage.is_listed(digest, facts.ino()) {
                 // Charged as damaged.
                 continue;
             }
             if facts.nlink() == 1 && facts.is_file() {
-                match self.shelf.disk.unlink(path) {
+                match self.ops.disk.unlink(path) {
                     Ok(_) => {
-                        self.shelf.space.remove_content(digest, facts.len());
+                        self.ops.capacity.remove_content(digest, facts.len());
                         continue;
                     }
                     // It takes its room until it is counted after another unclean stop.
@@ -360,10 +360,10 @@ impl Counting<'_> {
                     Err(error) => return Err(error.into()),
                 }
             }
-            self.shelf.space.see_content(digest, facts.len());
+            self.ops.capacity.see_content(digest, facts.len());
         }
         if batch.is_empty() {
-            self.shelf.space.end_count(self.folder);
+            self.ops.capacity.end_count(self.folder);
         }
         Ok(!batch.is_empty())
     }
@@ -396,7 +396,7 @@ impl Counting<'_> {
     }
 
     fn path(&self, algorithm: Algorithm) -> PathBuf {
-        self.shelf.layout.content_folder(algorithm, u8::try_from(self.folder).unwrap_or(u8::MAX))
+        self.ops.layout.content_folder(algorithm, u8::try_from(self.folder).unwrap_or(u8::MAX))
     }
 }
 

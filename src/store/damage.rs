@@ -6,13 +6,13 @@
 //! other files could. A length that differs from a descriptor is a reason to hash, no more ([`examine`]). More than
 //! [`MOST_FOUND`] files within [`WINDOW`] are a fault of the disk, not of digests: nothing more goes on the list then.
 //!
-//! On disk the list is the folder `damaged/` itself ([`folder`]): an entry is a further name of the damaged file, so it is
+//! On disk the list is the folder `damaged/` itself ([`directory`]): an entry is a further name of the damaged file, so it is
 //! durable without a format that could be misread, an inode on it can't become another file's, and a backup that keeps
 //! links keeps it. Repair is a new content under the digest's name ([`super::contents`]); [`mend`] links the other
 //! repositories to it, and the entry goes after the last.
 
+mod directory;
 mod examine;
-mod folder;
 mod mend;
 
 use std::collections::{HashMap, VecDeque};
@@ -30,7 +30,7 @@ pub(super) use examine::{Found, Verdict, is_sound, read_exactly};
 pub(super) use mend::look_after;
 
 use super::StoreError;
-use super::contents::Shelf;
+use super::contents::ContentOps;
 use crate::fs::stat;
 use crate::oci::{Digest, Manifest};
 use crate::telemetry::{DamageCause, DamageSample};
@@ -277,7 +277,7 @@ impl Damage {
     }
 }
 
-impl Shelf<'_> {
+impl ContentOps<'_> {
     /// Puts the file with these `facts`, which was found under the name `path`, on the list. When it answers
     /// [`Condemned::Listed`], nobody finds it any more: what was in memory is forgotten, and an entry that could not be
     /// written down yet counts all the same. Not to be called with the digest's lock held.
@@ -320,10 +320,10 @@ impl Shelf<'_> {
             bytes: facts.len(),
             name: None,
             unnamed: Some((name.to_path_buf(), File::open(name).ok().map(Arc::new))),
-            charged: is_content && self.space.is_charged(digest),
+            charged: is_content && self.capacity.is_charged(digest),
         };
         if !entry.charged {
-            self.space.charge_damaged(entry.bytes);
+            self.capacity.charge_damaged(entry.bytes);
         }
         self.damage.doubtful.store(true, Ordering::Relaxed);
         // First the list, then the memory: what is read in between is not believed.
@@ -353,7 +353,7 @@ impl Shelf<'_> {
             for entry in entries.iter_mut().filter(|entry| entry.charged) {
                 entry.charged = false;
                 any = true;
-                self.space.charge_damaged(entry.bytes);
+                self.capacity.charge_damaged(entry.bytes);
             }
             any
         })

@@ -186,7 +186,7 @@ impl StoreError {
         Self::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 
-    /// What the system said of why it writes nothing, if that is why; see [`super::space::Space::explain`].
+    /// What the system said of why it writes nothing, if that is why; see [`super::capacity::Capacity::explain`].
     pub(super) fn unwritable(&self) -> Option<Unwritable> {
         let Self::Io { source, .. } = self else { return None };
         match source.kind() {

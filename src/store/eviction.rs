@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use super::layout::Membership;
-use super::walk::{Members, Oddities, Repositories, Tags};
+use super::walk::{Members, Repositories, SkippedEntries, Tags};
 use super::{Inner, StoreError};
 use crate::clock::Timestamp;
 use crate::fs::stat;
@@ -60,7 +60,7 @@ impl Eviction {
 }
 
 /// Where each content is.
-type Homes = HashMap<Digest, Vec<(RepoName, Membership)>>;
+type Memberships = HashMap<Digest, Vec<(RepoName, Membership)>>;
 
 /// A content of cached repositories, ordered by its last use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +77,7 @@ struct Candidate {
 struct Candidates {
     /// The least recently used first.
     oldest: Vec<Candidate>,
-    homes: Homes,
+    memberships: Memberships,
     /// Bytes of those that were too many to be kept in mind.
     beyond: u64,
 }
@@ -90,13 +90,13 @@ impl Inner {
         let fills = if wanted.is_for_room() { self.fills.unheld_bytes(&self.layout)? } else { 0 };
         if fills > 0 && fills >= wanted.need.max(wanted.goal) && wanted.contents == 0 {
             if wanted.need > 0 {
-                evicted.bytes = self.fills.reap(self.shelf(), None, now)?.1;
+                evicted.bytes = self.fills.reap(self.ops(), None, now)?.1;
             }
             return Ok(evicted);
         }
-        let oddities = Oddities::default();
+        let skipped = SkippedEntries::default();
         let repositories: Vec<RepoName> =
-            Repositories::new(&self.layout, &oddities).filter(RepoName::is_cached).collect();
+            Repositories::new(&self.layout, &skipped).filter(RepoName::is_cached).collect();
         let spared = if wanted.spare_tagged { self.reached_by_tags(&repositories)? } else { HashSet::new() };
         let candidates = self.candidates(&repositories, &spared, now)?;
         if wanted.goal > 0 && fills.saturating_add(self.can_be_freed(&candidates)) < wanted.goal {
@@ -104,21 +104,21 @@ impl Inner {
             return Ok(evicted);
         }
         if fills > 0 && (wanted.need > 0 || wanted.contents > 0) {
-            evicted.bytes += self.fills.reap(self.shelf(), None, now)?.1;
+            evicted.bytes += self.fills.reap(self.ops(), None, now)?.1;
         }
-        let Candidates { oldest, homes, .. } = candidates;
+        let Candidates { oldest, memberships, .. } = candidates;
         // For room the blobs go first: a manifest frees next to nothing, and its tags go with it.
         let (manifests, blobs): (Vec<_>, Vec<_>) = oldest.into_iter().partition(|candidate| candidate.is_manifest);
         for group in [blobs, manifests] {
-            self.evict_oldest(&group, &homes, wanted, now, &mut evicted)?;
+            self.evict_oldest(&group, &memberships, wanted, now, &mut evicted)?;
         }
         Ok(evicted)
     }
 
     /// Bytes that the removal of all candidates would free: of those that nobody reads and no other repository has.
-    fn can_be_freed(&self, Candidates { oldest, homes, beyond }: &Candidates) -> u64 {
+    fn can_be_freed(&self, Candidates { oldest, memberships, beyond }: &Candidates) -> u64 {
         let freed = oldest.iter().filter(|candidate| {
-            let here = homes.get(&candidate.digest).map_or(0, |homes| homes.len() as u64);
+            let here = memberships.get(&candidate.digest).map_or(0, |memberships| memberships.len() as u64);
             here >= candidate.links && !self.uses.is_read(&candidate.digest)
         });
         freed.map(|candidate| candidate.size).sum::<u64>().saturating_add(*beyond)
@@ -128,7 +128,7 @@ impl Inner {
     fn evict_oldest(
         &self,
         candidates: &[Candidate],
-        homes: &Homes,
+        memberships: &Memberships,
         wanted: &Eviction,
         now: Timestamp,
         evicted: &mut Evicted,
@@ -144,7 +144,7 @@ impl Inner {
             if self.uses.is_read(&candidate.digest) {
                 continue;
             }
-            match self.remove_everywhere(candidate, homes.get(&candidate.digest).map_or(&[], Vec::as_slice)) {
+            match self.remove_everywhere(candidate, memberships.get(&candidate.digest).map_or(&[], Vec::as_slice)) {
                 Ok(freed) => {
                     crate::telemetry::disk_moved();
                     evicted.contents += 1;
@@ -171,13 +171,13 @@ impl Inner {
         spared: &HashSet<Digest>,
         now: Timestamp,
     ) -> Result<Candidates, StoreError> {
-        let oddities = Oddities::default();
+        let skipped = SkippedEntries::default();
         let mut heap: BinaryHeap<Candidate> = BinaryHeap::new();
-        let mut homes = Homes::new();
+        let mut memberships = Memberships::new();
         let mut beyond: u64 = 0;
         for repo in repositories {
             for kind in [Membership::Blob, Membership::Manifest] {
-                for digest in Members::new(&self.layout, repo, kind, &oddities) {
+                for digest in Members::new(&self.layout, repo, kind, &skipped) {
                     // A damaged one is of no use to anybody.
                     if spared.contains(&digest) && !self.damage.has(&digest) {
                         continue;
@@ -187,7 +187,7 @@ impl Inner {
                         Ok(Some(facts)) => facts,
                         Ok(None) => continue,
                         Err(error) => {
-                            oddities.note(&path, &crate::telemetry::with_causes(&error));
+                            skipped.note(&path, &crate::telemetry::with_causes(&error));
                             continue;
                         }
                     };
@@ -196,7 +196,7 @@ impl Inner {
                         continue;
                     }
                     crate::telemetry::disk_moved();
-                    let known = homes.entry(digest).or_default();
+                    let known = memberships.entry(digest).or_default();
                     known.push((repo.clone(), kind));
                     if known.len() > 1 {
                         continue;
@@ -214,24 +214,29 @@ impl Inner {
                     if heap.len() > CANDIDATES
                         && let Some(youngest) = heap.pop()
                     {
-                        let known = homes.remove(&youngest.digest).map_or(0, |homes| homes.len() as u64);
+                        let known =
+                            memberships.remove(&youngest.digest).map_or(0, |memberships| memberships.len() as u64);
                         // Its other names are met again: each counts for its part.
                         beyond = beyond.saturating_add(youngest.size / youngest.links.max(1) * known);
                     }
                 }
             }
         }
-        Ok(Candidates { oldest: heap.into_sorted_vec(), homes, beyond })
+        Ok(Candidates { oldest: heap.into_sorted_vec(), memberships, beyond })
     }
 
     /// Takes a content out of its cached repositories; says how many bytes that freed.
-    fn remove_everywhere(&self, candidate: &Candidate, homes: &[(RepoName, Membership)]) -> Result<u64, StoreError> {
-        for (repo, kind) in homes {
+    fn remove_everywhere(
+        &self,
+        candidate: &Candidate,
+        memberships: &[(RepoName, Membership)],
+    ) -> Result<u64, StoreError> {
+        for (repo, kind) in memberships {
             match kind {
                 Membership::Blob => {
-                    let moving = self.memory.deleting(repo);
-                    let removed = self.shelf().remove(repo, Membership::Blob, &candidate.digest);
-                    drop(moving);
+                    let writing = self.memory.deleting(repo);
+                    let removed = self.ops().remove(repo, Membership::Blob, &candidate.digest);
+                    drop(writing);
                     removed?;
                 }
                 Membership::Manifest => match self.delete_manifest(repo, &Reference::Digest(candidate.digest)) {
@@ -246,11 +251,11 @@ impl Inner {
 
     /// All that the tags of `repositories` lead to, down to the last layer.
     fn reached_by_tags(&self, repositories: &[RepoName]) -> Result<HashSet<Digest>, StoreError> {
-        let oddities = Oddities::default();
+        let skipped = SkippedEntries::default();
         let mut reached = HashSet::new();
         for repo in repositories {
             let mut waiting = Vec::new();
-            for tag in Tags::new(&self.layout, repo, &oddities) {
+            for tag in Tags::new(&self.layout, repo, &skipped) {
                 match super::manifests::read_tag(&self.layout, repo, &tag) {
                     Ok(target) => waiting.extend(target),
                     // It leads nowhere, and must not keep others from being removed.
@@ -295,8 +300,8 @@ impl Inner {
 
     /// Calls `each` with the length in every descriptor of the content, until it says `false`.
     fn named(&self, repo: &RepoName, digest: &Digest, mut each: impl FnMut(u64) -> bool) -> Result<(), StoreError> {
-        let oddities = Oddities::default();
-        for manifest in Members::manifests(&self.layout, repo, &oddities) {
+        let skipped = SkippedEntries::default();
+        for manifest in Members::manifests(&self.layout, repo, &skipped) {
             // A damaged one names nothing that could be believed.
             let Ok(Some(stored)) = self.read_manifest(repo, manifest) else { continue };
             if let Some(blob) = stored.manifest.required_blobs().find(|blob| blob.digest == *digest)

@@ -18,7 +18,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::contents::Shelf;
+use super::contents::ContentOps;
 use super::growth::Growth;
 use super::layout::{Layout, Membership};
 use super::pace::{TAIL_BYTES, TURN_BYTES};
@@ -98,21 +98,21 @@ impl Fills {
     /// how many bytes. Blocking.
     pub(super) fn reap(
         &self,
-        shelf: Shelf<'_>,
+        ops: ContentOps<'_>,
         idle: Option<Duration>,
         now: Timestamp,
     ) -> Result<(usize, u64), StoreError> {
         let (mut reaped, mut bytes) = (0, 0);
-        for (digest, path) in on_disk(shelf.layout)? {
+        for (digest, path) in on_disk(ops.layout)? {
             let Some(facts) = stat(&path)? else { continue };
             let length = facts.len();
             if idle.is_some_and(|idle| !older(Some(facts), idle, now)) || !self.held.insert(digest) {
                 continue;
             }
-            let removed = shelf.disk.unlink(&path);
+            let removed = ops.disk.unlink(&path);
             self.let_go(&digest);
             if removed? {
-                shelf.space.refund_upload(length);
+                ops.capacity.refund_upload(length);
                 reaped += 1;
                 bytes += length;
             }
@@ -148,7 +148,7 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
         && let Err(error) = store.disk.sync(&file, &path)
     {
         if store.disk.unlink(&path)? {
-            store.space.refund_upload(written);
+            store.capacity.refund_upload(written);
         }
         return Err(error.into());
     }
@@ -157,7 +157,7 @@ fn open(store: &Arc<Inner>, digest: Digest) -> Result<PartialBlob, StoreError> {
         // What can't be read is of no use: it goes, so that the next one begins anew.
         tracing::warn!(path = %path.display(), error = %crate::telemetry::with_causes(&error), "what was left of a fill can't be read and is removed");
         if store.disk.unlink(&path)? {
-            store.space.refund_upload(written);
+            store.capacity.refund_upload(written);
         }
         return open(store, digest);
     }
@@ -208,7 +208,7 @@ impl PartialBlob {
     /// [`StoreError::Full`].
     pub async fn admit(&self, bytes: u64) -> Result<(), StoreError> {
         let store = Arc::clone(&self.0.store);
-        super::blocking(move || store.space.admit(bytes)).await
+        super::blocking(move || store.capacity.admit(bytes)).await
     }
 
     /// Appends content. When it answers, the bytes can be read from [`PartialBlob::file`] (not yet synced).
@@ -254,7 +254,7 @@ impl PartialBlob {
             let mut anew = Growth::new(Hasher::new(partial.digest.algorithm()), 0);
             anew.cut(&partial.file, &partial.path)?;
             *growth = anew;
-            store.space.refund_upload(partial.written.swap(0, Ordering::AcqRel));
+            store.capacity.refund_upload(partial.written.swap(0, Ordering::AcqRel));
             partial.on_disk.store(0, Ordering::Release);
             Ok(())
         })
@@ -338,7 +338,7 @@ impl Partial {
 
     /// Bytes were lost on their way to the disk: what was stored goes, so that nobody takes it up.
     fn lose(&self, error: StoreError) -> StoreError {
-        let error = self.store.space.explain(error);
+        let error = self.store.capacity.explain(error);
         let _growth = lock(&self.growth);
         if self.lost.set(error.clone()).is_ok()
             && let Err(left) = self.remove()
@@ -352,7 +352,7 @@ impl Partial {
 
     fn remove(&self) -> Result<(), StoreError> {
         if self.store.disk.unlink(&self.path)? {
-            self.store.space.refund_upload(self.written.load(Ordering::Acquire));
+            self.store.capacity.refund_upload(self.written.load(Ordering::Acquire));
         }
         Ok(())
     }
@@ -363,9 +363,9 @@ impl Partial {
         if let Some(error) = self.lost.get() {
             return Err(error.clone());
         }
-        self.store.space.charge_upload(length)?;
+        self.store.capacity.charge_upload(length)?;
         if let Err(error) = growth.append(&self.file, &self.path, content) {
-            self.store.space.refund_upload(length);
+            self.store.capacity.refund_upload(length);
             return Err(error);
         }
         self.written.store(growth.end(), Ordering::Release);
@@ -385,16 +385,16 @@ impl Partial {
         let cut = lock(&self.growth).cut(&self.file, &self.path);
         cut.and_then(|()| Ok(self.store.disk.sync(&self.file, &self.path)?)).map_err(|error| self.lose(error))?;
         let stored = (|| {
-            let shelf = self.store.shelf();
-            shelf.add(Temporary::adopt(self.path.clone()), size, first, Membership::Blob, &self.digest)?;
+            let ops = self.store.ops();
+            ops.add(Temporary::adopt(self.path.clone()), size, first, Membership::Blob, &self.digest)?;
             for other in others {
-                shelf.mount(Some(first), other, &self.digest)?;
+                ops.mount(Some(first), other, &self.digest)?;
             }
             Ok(())
         })();
         // Renamed, or gone with the temporary: its bytes are the content's now.
         if stat(&self.path)?.is_none() {
-            self.store.space.refund_upload(size);
+            self.store.capacity.refund_upload(size);
         }
         stored
     }

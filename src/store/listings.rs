@@ -13,7 +13,7 @@
 
 mod by_hand;
 mod change;
-mod folder;
+mod directory;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -28,7 +28,7 @@ use super::rebuild::{Progress, Tree, rebuild, reread};
 use super::{Page, StoreError};
 use crate::oci::{Digest, RepoName, UpstreamId};
 use crate::telemetry::with_causes;
-use folder::{Folder, Stamp};
+use directory::{IndexDirectory, Stamp};
 
 pub use by_hand::rebuild_index;
 pub(crate) use change::Change;
@@ -48,7 +48,7 @@ const MAX_UNHEARD: usize = 1000;
 /// What a listing is answered from.
 #[derive(Debug)]
 pub(crate) struct Listings {
-    folder: Folder,
+    directory: IndexDirectory,
     slot: Mutex<Slot>,
     /// State and progress for those who must not wait for the slot.
     shown: AtomicU8,
@@ -75,18 +75,18 @@ struct Slot {
 impl Listings {
     /// For the index below `layout`. Reads the stamp; opens nothing: see [`Listings::run`].
     pub(crate) fn new(layout: &super::layout::Layout) -> Self {
-        let folder = Folder::new(layout);
+        let directory = IndexDirectory::new(layout);
         let slot = Slot {
             serving: None,
             building: None,
-            stamp: folder.stamp_at_start(),
+            stamp: directory.stamp_at_start(),
             opened: false,
             changes: 0,
             last_change: Instant::now(),
             unheard: HashSet::new(),
         };
         Self {
-            folder,
+            directory,
             slot: Mutex::new(slot),
             shown: AtomicU8::new(SHOWN_CLOSED),
             progress: Mutex::default(),
@@ -110,7 +110,7 @@ impl Listings {
 
     /// Bytes of the index on disk, all its folders counted; reads some folders.
     pub(crate) fn size_on_disk(&self) -> u64 {
-        self.folder.size_on_disk()
+        self.directory.size_on_disk()
     }
 
     /// Announces a change of `repo`. Called inside the repository's lock, before the tree is touched. Blocks for a
@@ -217,7 +217,7 @@ impl Listings {
 
     /// Does what there is to do now; blocking. `false`: it failed, and is to be tried again later.
     fn tend(&self, tree: Tree<'_>, stop: &CancellationToken) -> bool {
-        if self.folder.is_read_only() {
+        if self.directory.is_read_only() {
             // Nothing changes, so an index that answers goes on; one that is not open can't be opened.
             return true;
         }
@@ -242,18 +242,18 @@ impl Listings {
                 return Ok(());
             }
             // Not the slot's: a change may have removed that since, and is in `unheard`.
-            self.folder.stamp_at_start()
+            self.directory.stamp_at_start()
         };
         let Some(stamp) = stamp else {
             tracing::info!("the index is missing or was not closed, it is rebuilt from the tree");
             return Ok(());
         };
-        match Index::open(&self.folder.index(stamp.number), &stamp.value) {
+        match Index::open(&self.directory.index(stamp.number), &stamp.value) {
             Ok(index) => self.take_up(&Arc::new(index), tree),
             Err(error) => {
                 tracing::warn!(error = %with_causes(&error), "the index can't be used, it is rebuilt from the tree");
                 if !matches!(error, IndexError::Stale(_)) {
-                    self.folder.set_aside(stamp.number);
+                    self.directory.set_aside(stamp.number);
                 }
                 Ok(())
             }
@@ -262,7 +262,7 @@ impl Listings {
 
     /// Lets an index that was just opened hear, catch up with what it missed, and answer.
     fn take_up(&self, index: &Arc<Index>, tree: Tree<'_>) -> Result<(), IndexError> {
-        self.folder.keep_only(index.dir());
+        self.directory.keep_only(index.dir());
         let mut slot = self.slot();
         slot.building = Some(Arc::clone(index));
         while !slot.unheard.is_empty() {
@@ -301,7 +301,7 @@ impl Listings {
 
     /// Fills a fresh index and lets it take the place of the one that answers, if there is one.
     fn replace(&self, tree: Tree<'_>, stop: &CancellationToken) -> Result<(), IndexError> {
-        let index = Arc::new(Index::create(&self.folder.fresh()?)?);
+        let index = Arc::new(Index::create(&self.directory.fresh()?)?);
         let progress = Arc::new(Progress::default());
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&progress);
         {
@@ -324,11 +324,11 @@ impl Listings {
         // Closing sled takes time, so it is not done inside the lock.
         drop(old);
         if let Err(error) = result {
-            self.folder.remove(&index);
+            self.directory.remove(&index);
             return Err(error);
         }
         index.note_built();
-        self.folder.keep_only(index.dir());
+        self.directory.keep_only(index.dir());
         tracing::info!(
             objects = progress.done(),
             unusable = progress.unusable(),
@@ -361,7 +361,7 @@ impl Listings {
     /// What happens to the tree from here on may be unknown to the index on disk.
     fn take_stamp_off(&self, slot: &mut Slot) -> Result<(), StoreError> {
         if slot.stamp.is_some() {
-            self.folder.remove_stamp()?;
+            self.directory.remove_stamp()?;
             slot.stamp = None;
         }
         Ok(())
@@ -379,14 +379,14 @@ impl Listings {
         let mut slot = self.slot();
         let quiet = slot.changes == 0 && slot.unheard.is_empty() && slot.building.is_none() && slot.stamp.is_none();
         let Some(index) = slot.serving.clone().filter(|_| quiet) else { return Ok(()) };
-        let stamp = Stamp::fresh(self.folder.number_of(index.dir())?);
-        let result = index.seal(&stamp.value).and_then(|()| Ok(self.folder.write_stamp(&stamp)?));
+        let stamp = Stamp::fresh(self.directory.number_of(index.dir())?);
+        let result = index.seal(&stamp.value).and_then(|()| Ok(self.directory.write_stamp(&stamp)?));
         match result {
             Ok(()) => slot.stamp = Some(stamp),
             Err(error) => {
                 drop(slot);
                 // The stamp may be on disk although its write failed.
-                self.folder.remove_stamp()?;
+                self.directory.remove_stamp()?;
                 self.fail(&index, &error);
                 return Err(error);
             }

@@ -51,7 +51,7 @@ pub struct VerifiedTag {
 
 impl Inner {
     pub(super) fn keep_list(&self, repo: &RepoName, kind: ListKind, bytes: &[u8]) -> Result<(), StoreError> {
-        let _charged = self.space.charge(bytes.len() as u64)?;
+        let _charged = self.capacity.charge(bytes.len() as u64)?;
         self.disk.make_directory(&self.layout.lists(repo))?;
         Ok(self.disk.replace(self.layout.temporary(), &self.layout.list(repo, kind), bytes)?)
     }

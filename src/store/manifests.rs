@@ -1,6 +1,6 @@
 //! Manifests and tags of repositories, and what is remembered of them, and of small blobs, in memory.
 //!
-//! What is remembered carries the state of its repository's clock from before it was read; a write moves the clock
+//! What is remembered carries its repository's generation from before it was read; a write ends the generation
 //! before and after it touches the tree, and nothing is remembered in between. So nothing read before or beside a write
 //! is believed after it began, and no reader sees the new and then the old.
 
@@ -15,13 +15,13 @@ use fail::fail_point;
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
-use super::clocks::{Clock, Moving, NEVER};
 use super::contents::{Contents, Looked};
 use super::damage::Condemned;
+use super::generations::{Generations, NO_GENERATION, WriteGuard};
 use super::layout::{Layout, Membership};
 use super::listings::Change;
 use super::verdicts::{Verdict, Verdicts};
-use super::walk::{Oddities, Tags, holds_manifest};
+use super::walk::{SkippedEntries, Tags, holds_manifest};
 use super::{Inner, Store, StoreError, StoredManifest};
 use crate::fs::{is_absence, stat};
 use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
@@ -43,13 +43,13 @@ const MAX_MANIFEST: u64 = 64 << 20;
 const TAG_ATTEMPTS: usize = 8;
 
 /// Clocks: repositories share one by hash.
-const CLOCKS: usize = 1024;
+const GENERATIONS: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Memory {
     known: Cache<Key, Known, Weight>,
     verdicts: Verdicts,
-    clocks: Box<[Clock]>,
+    generations: Box<[Generations]>,
     hasher: quick_cache::DefaultHashBuilder,
 }
 
@@ -107,26 +107,26 @@ impl Default for Memory {
         Self {
             known: Cache::with_weighter(CACHE_ENTRIES, CACHE_BYTES, Weight),
             verdicts: Verdicts::default(),
-            clocks: (0..CLOCKS).map(|_| Clock::default()).collect(),
+            generations: (0..GENERATIONS).map(|_| Generations::default()).collect(),
             hasher: quick_cache::DefaultHashBuilder::default(),
         }
     }
 }
 
 impl Memory {
-    fn clock(&self, repo: &RepoName) -> &Clock {
+    fn generations(&self, repo: &RepoName) -> &Generations {
         let hash = std::hash::BuildHasher::hash_one(&self.hasher, repo);
-        &self.clocks[usize::try_from(hash % CLOCKS as u64).unwrap_or(0)]
+        &self.generations[usize::try_from(hash % GENERATIONS as u64).unwrap_or(0)]
     }
 
-    /// The clock of deletes, to be read before the tree is.
-    pub(super) fn deletions_at_rest(&self, repo: &RepoName) -> u64 {
-        self.clock(repo).deletions.at_rest()
+    /// The generation of deletes, to be read before the tree is.
+    pub(super) fn stable_deletions(&self, repo: &RepoName) -> u64 {
+        self.generations(repo).deletions.stable()
     }
 
     fn tag(&self, repo: &RepoName, tag: &Tag) -> Option<Digest> {
         match self.known.get(&KeyRef::Tag(repo, tag))? {
-            Known::Tag { digest, read_at } if read_at == self.clock(repo).changes.at() => Some(digest),
+            Known::Tag { digest, read_at } if read_at == self.generations(repo).changes.current() => Some(digest),
             _ => None,
         }
     }
@@ -139,7 +139,7 @@ impl Memory {
     fn manifest_and_whole(&self, repo: &RepoName, digest: &Digest) -> Option<(StoredManifest, bool)> {
         match self.known.get(&KeyRef::Manifest(repo, digest))? {
             Known::Manifest { stored, read_at, whole_at } => {
-                let now = self.clock(repo).deletions.at();
+                let now = self.generations(repo).deletions.current();
                 if read_at != now {
                     return None;
                 }
@@ -157,19 +157,19 @@ impl Memory {
     /// A small blob that is remembered.
     pub(super) fn blob(&self, repo: &RepoName, digest: &Digest) -> Option<Bytes> {
         match self.known.get(&KeyRef::Blob(repo, digest))? {
-            Known::Blob { bytes, read_at } if read_at == self.clock(repo).deletions.at() => Some(bytes),
+            Known::Blob { bytes, read_at } if read_at == self.generations(repo).deletions.current() => Some(bytes),
             _ => None,
         }
     }
 
-    /// Remembers a small blob; `read_at` is the clock of deletes from before it was opened.
+    /// Remembers a small blob; `read_at` is the generation of deletes from before it was opened.
     pub(super) fn keep_blob(&self, repo: &RepoName, digest: &Digest, bytes: Bytes, read_at: u64) {
         self.known.insert(Key::Blob(repo.clone(), *digest), Known::Blob { bytes, read_at });
     }
 
     fn keep(&self, repo: &RepoName, stored: &StoredManifest, read_at: u64) {
         if stored.bytes.len() <= CACHED_MANIFEST {
-            let whole_at = Arc::new(AtomicU64::new(NEVER));
+            let whole_at = Arc::new(AtomicU64::new(NO_GENERATION));
             let known = Known::Manifest { stored: stored.clone(), read_at, whole_at };
             self.known.insert(Key::Manifest(repo.clone(), stored.digest), known);
         }
@@ -182,49 +182,49 @@ impl Memory {
 
     /// What is remembered of the manifest and still believed.
     pub(super) fn verdict(&self, repo: &RepoName, digest: &Digest) -> Option<Verdict> {
-        let clock = self.clock(repo);
+        let generations = self.generations(repo);
         self.verdicts.get(repo, digest).filter(|verdict| match verdict {
-            Verdict::Whole { deletions } => *deletions == clock.deletions.at(),
-            Verdict::Lacks { additions, .. } => *additions == clock.additions.at(),
+            Verdict::Whole { deletions } => *deletions == generations.deletions.current(),
+            Verdict::Lacks { additions, .. } => *additions == generations.additions.current(),
         })
     }
 
-    /// Notes what was found; its clock is that from before the look.
+    /// Notes what was found; its generation is that from before the look.
     pub(super) fn note_verdict(&self, repo: &RepoName, digest: &Digest, verdict: Verdict) {
         self.verdicts.note(repo, digest, verdict);
     }
 
-    /// The clocks of deletes and of additions as they stand, also while a write runs.
-    pub(super) fn changes_of(&self, repo: &RepoName) -> (u64, u64) {
-        let clock = self.clock(repo);
-        (clock.deletions.at(), clock.additions.at())
+    /// The generations of deletes and of additions as they stand, also while a write runs.
+    pub(super) fn generations_of(&self, repo: &RepoName) -> (u64, u64) {
+        let generations = self.generations(repo);
+        (generations.deletions.current(), generations.additions.current())
     }
 
-    /// The clock of additions, to be read before the tree is.
-    pub(super) fn additions_at_rest(&self, repo: &RepoName) -> u64 {
-        self.clock(repo).additions.at_rest()
+    /// The generation of additions, to be read before the tree is.
+    pub(super) fn stable_additions(&self, repo: &RepoName) -> u64 {
+        self.generations(repo).additions.stable()
     }
 
     /// Begins a write of manifests or tags; called before the tree is touched.
-    fn changing(&self, repo: &RepoName) -> Moving<'_> {
-        self.clock(repo).changes.begin()
+    fn changing(&self, repo: &RepoName) -> WriteGuard<'_> {
+        self.generations(repo).changes.begin()
     }
 
     /// Nothing of manifests and blobs that was read before is believed any more, in any repository.
     pub(super) fn forget_all(&self) {
-        for clock in &self.clocks {
-            drop(clock.deletions.begin());
+        for generations in &self.generations {
+            drop(generations.deletions.begin());
         }
     }
 
     /// Begins to add a content; called before the tree is touched.
-    pub(super) fn adding(&self, repo: &RepoName) -> Moving<'_> {
-        self.clock(repo).additions.begin()
+    pub(super) fn adding(&self, repo: &RepoName) -> WriteGuard<'_> {
+        self.generations(repo).additions.begin()
     }
 
     /// Begins a delete; called before the tree is touched.
-    pub(super) fn deleting(&self, repo: &RepoName) -> Moving<'_> {
-        self.clock(repo).deletions.begin()
+    pub(super) fn deleting(&self, repo: &RepoName) -> WriteGuard<'_> {
+        self.generations(repo).deletions.begin()
     }
 }
 
@@ -263,7 +263,7 @@ impl Inner {
     }
 
     fn tag_target(&self, repo: &RepoName, tag: &Tag) -> Result<Digest, StoreError> {
-        let read_at = self.memory.clock(repo).changes.at_rest();
+        let read_at = self.memory.generations(repo).changes.stable();
         let digest = read_tag(&self.layout, repo, tag)?.ok_or(StoreError::ManifestUnknown)?;
         self.memory.known.insert(Key::Tag(repo.clone(), tag.clone()), Known::Tag { digest, read_at });
         Ok(digest)
@@ -273,7 +273,7 @@ impl Inner {
         if let Some(stored) = self.memory.manifest(repo, &digest) {
             return Ok(Found::Here(stored));
         }
-        let read_at = self.memory.deletions_at_rest(repo);
+        let read_at = self.memory.stable_deletions(repo);
         let opened = match self.open_manifest(repo, digest)? {
             None if self.mend(repo, Membership::Manifest, &digest)? => self.open_manifest(repo, digest)?,
             opened => opened,
@@ -325,14 +325,14 @@ impl Inner {
     fn verified(&self, mut file: &File, path: &Path, digest: Digest) -> Result<Option<StoredManifest>, StoreError> {
         let mut bytes = Vec::new();
         if let Err(error) = (&mut file).take(MAX_MANIFEST).read_to_end(&mut bytes) {
-            self.shelf().suspect(&digest, file, path, &error);
+            self.ops().suspect(&digest, file, path, &error);
             return Err(StoreError::io("read", path)(error));
         }
         // One of thousands for some who ask.
         crate::telemetry::disk_moved();
         if digest.algorithm().digest(&bytes) != digest {
             let facts = file.metadata().map_err(StoreError::io("stat", path))?;
-            return match self.shelf().condemn(&digest, &facts, path, DamageCause::Hash) {
+            return match self.ops().condemn(&digest, &facts, path, DamageCause::Hash) {
                 Condemned::Listed | Condemned::Gone => Ok(None),
                 Condemned::DiskFault => {
                     Err(StoreError::damaged(path, "the stored manifest is not what its digest says; push it again"))
@@ -354,12 +354,12 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let size = stored.bytes.len() as u64;
         // Charged, not only admitted: many at once can't pass the limit together.
-        let charge = self.space.charge(size)?;
+        let charge = self.capacity.charge(size)?;
         let _locked = self.locks.lock(repo);
         let change = self.begin_change(repo)?;
-        let moving = (self.memory.changing(repo), self.memory.adding(repo));
+        let writing = (self.memory.changing(repo), self.memory.adding(repo));
         let result = self.write_manifest(repo, stored, size, tags, &change);
-        drop(moving);
+        drop(writing);
         drop(charge);
         if result.is_ok() {
             self.damage.learn(&stored.manifest);
@@ -377,7 +377,7 @@ impl Inner {
         change: &Change<'_>,
     ) -> Result<(), StoreError> {
         let temporary = self.disk.write_temporary(self.layout.temporary(), &stored.bytes)?;
-        self.shelf().add(temporary, size, repo, Membership::Manifest, &stored.digest)?;
+        self.ops().add(temporary, size, repo, Membership::Manifest, &stored.digest)?;
         change.put_manifest(stored);
         if tags.is_empty() {
             return Ok(());
@@ -405,12 +405,12 @@ impl Inner {
             return Err(StoreError::ManifestUnknown);
         }
         let change = self.begin_change(repo)?;
-        let moving = (self.memory.changing(repo), self.memory.deleting(repo));
+        let writing = (self.memory.changing(repo), self.memory.deleting(repo));
         let result = match reference {
             Reference::Tag(tag) => self.remove_tags(repo, std::slice::from_ref(tag), &change).map(|()| true),
             Reference::Digest(digest) => self.remove_manifest(repo, digest, &change),
         };
-        drop(moving);
+        drop(writing);
         if matches!(result, Ok(true) | Err(StoreError::ManifestUnknown)) {
             change.done();
         }
@@ -424,15 +424,15 @@ impl Inner {
             // Damaged: it can be deleted all the same. Whom it refers to is not known, so the index reads the rest again.
             Ok(None) | Err(_) => None,
         };
-        let oddities = Oddities::default();
-        let pointing: Vec<Tag> = Tags::new(&self.layout, repo, &oddities)
+        let skipped = SkippedEntries::default();
+        let pointing: Vec<Tag> = Tags::new(&self.layout, repo, &skipped)
             .filter(|tag| matches!(read_tag(&self.layout, repo, tag), Ok(Some(target)) if target == *digest))
             .collect();
         // Tags first: a crash between leaves a manifest without a tag, never a tag without a manifest.
         if !pointing.is_empty() {
             self.remove_tags(repo, &pointing, change)?;
         }
-        self.shelf().remove(repo, Membership::Manifest, digest)?;
+        self.ops().remove(repo, Membership::Manifest, digest)?;
         let known = stored.is_some();
         change.remove_manifest(*digest, stored.and_then(|stored| stored.manifest.subject.as_ref().map(|s| s.digest)));
         if !holds_manifest(&self.layout, repo) {

@@ -1,24 +1,26 @@
 //! The disk: a directory tree that is the truth, and an index that can be rebuilt from it.
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
-//! them), `damage` (which of them are not what they should be), `reads`, `uploads`, `manifests`, `references` (is it whole?), `space` (is there room?), `pace` (when it goes to the
-//! disk), `tending` (what runs beside requests); for what an upstream taught: `learnt` (what Proxy asks), `fills`,
+//! them), `damage` (which of them are not what they should be), `reads`, `uploads`, `manifests`, `references` (is it whole?), `capacity` (is there room?), `pace` (when it goes to the
+//! disk), `maintenance` (what runs beside requests); for what an upstream taught: `cached` (what Proxy asks), `fills`,
 //! `lists`, `uses`, `eviction`; then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`.
 
-mod clocks;
+mod cached;
+mod capacity;
 mod contents;
 mod damage;
 mod error;
 mod eviction;
 mod fills;
+mod generations;
 mod growth;
 mod index;
 mod large;
 mod layout;
-mod learnt;
 mod listings;
 mod lists;
 mod locks;
+mod maintenance;
 mod manifests;
 mod opening;
 mod options;
@@ -26,9 +28,7 @@ mod pace;
 mod reads;
 mod rebuild;
 mod references;
-mod space;
 mod stored;
-mod tending;
 mod uploads;
 mod uses;
 mod verdicts;
@@ -56,7 +56,8 @@ pub use stored::{Page, StoredBlob, StoredContent, StoredManifest};
 pub use uploads::{MOST_UPLOADS, UploadPlace, UploadSession, most_batch_bytes};
 pub use uses::Lease;
 
-use self::contents::{Contents, Shelf};
+use self::capacity::Capacity;
+use self::contents::{ContentOps, Contents};
 use self::damage::Damage;
 use self::fills::Fills;
 use self::index::{IndexError, IndexedReferrer};
@@ -69,7 +70,6 @@ use self::opening::{LayOut, Noted};
 use self::pace::{Pace, Turn};
 use self::rebuild::Tree;
 use self::references::Walks;
-use self::space::Space;
 use self::uploads::Uploads;
 use self::uses::Uses;
 use crate::fs::Disk;
@@ -92,7 +92,7 @@ struct Inner {
     disk: Disk,
     contents: Contents,
     damage: Damage,
-    space: Space,
+    capacity: Capacity,
     locks: RepositoryLocks,
     memory: Memory,
     large: LargeManifests,
@@ -118,19 +118,19 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Inner {
-    fn shelf(&self) -> Shelf<'_> {
-        let Self { layout, disk, space, contents, damage, memory, .. } = self;
-        Shelf { layout, disk, space, contents, damage, memory }
+    fn ops(&self) -> ContentOps<'_> {
+        let Self { layout, disk, capacity, contents, damage, memory, .. } = self;
+        ContentOps { layout, disk, capacity, contents, damage, memory }
     }
 
     /// Waits for the turn to send `bytes` to the disk.
     async fn turn(&self, bytes: u64) -> Turn {
-        self.pace.turn(bytes, self.space.limits().write_rate).await
+        self.pace.turn(bytes, self.capacity.limits().write_rate).await
     }
 
     /// The turn, if it need not be waited for.
     fn turn_now(&self, bytes: u64) -> Option<Turn> {
-        self.pace.turn_now(bytes, self.space.limits().write_rate)
+        self.pace.turn_now(bytes, self.capacity.limits().write_rate)
     }
 
     fn tree(&self) -> Tree<'_> {
@@ -176,7 +176,7 @@ async fn change<T: Send + 'static>(
             .noted
             .forget(&store.layout, &store.disk)
             .and_then(|()| work(&store))
-            .map_err(|error| store.space.explain(error))
+            .map_err(|error| store.capacity.explain(error))
     })
     .await
 }
@@ -210,11 +210,11 @@ impl Store {
         let noted = Noted::new(&layout);
         let (open, uploaded) = uploads::at_start(&layout)?;
         let coming = uploaded + fills::bytes_on_disk(&layout)?;
-        let space = Space::new(root()?, options.limits(), contents, coming);
+        let capacity = Capacity::new(root()?, options.limits(), contents, coming);
         let store = Self(Arc::new(Inner {
             contents: Contents::new(OwnedFd::from(root()?)),
             damage: Damage::default(),
-            space,
+            capacity,
             locks: RepositoryLocks::default(),
             memory: Memory::default(),
             large: LargeManifests::default(),
@@ -231,7 +231,7 @@ impl Store {
             layout,
             disk,
         }));
-        store.0.shelf().load_damaged();
+        store.0.ops().load_damaged();
         Ok(store)
     }
 
@@ -249,7 +249,7 @@ impl Store {
         let store = Arc::clone(&self.0);
         tasks.spawn(Listings::run(Arc::clone(&store), |store| (&store.listings, store.tree()), stop.clone()));
         tasks.spawn(damage::look_after(Arc::clone(&store), stop.clone()));
-        tasks.spawn(tending::tidy(store, stop.clone()));
+        tasks.spawn(maintenance::run(store, stop.clone()));
     }
 
     /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes
@@ -257,12 +257,12 @@ impl Store {
     pub fn close(&self) {
         *self.0.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.listings.close();
-        if self.0.space.is_read_only() {
+        if self.0.capacity.is_read_only() {
             return;
         }
         self.0.forget_doubtful();
         self.0.write_uses();
-        if let Some(bytes) = self.0.space.contents()
+        if let Some(bytes) = self.0.capacity.contents()
             && !self.0.damage.is_doubtful()
         {
             let (disk, layout) = (&self.0.disk, &self.0.layout);
@@ -274,13 +274,13 @@ impl Store {
 
     /// Puts changed limits into force.
     pub fn set_limits(&self, limits: StoreLimits) {
-        self.0.space.set_limits(limits);
+        self.0.capacity.set_limits(limits);
     }
 
     /// Room used and left.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        Usage { uploads: self.0.uploads.count(), ..self.0.space.usage() }
+        Usage { uploads: self.0.uploads.count(), ..self.0.capacity.usage() }
     }
 
     /// What the index is doing.
@@ -310,7 +310,7 @@ impl Store {
         let (store, from, to) = (Arc::clone(&self.0), from.cloned(), to.clone());
         change(store, move |store| {
             let _adding = store.memory.adding(&to);
-            store.shelf().mount(from.as_ref(), &to, &digest)
+            store.ops().mount(from.as_ref(), &to, &digest)
         })
         .await
     }
@@ -323,9 +323,9 @@ impl Store {
     pub async fn delete_blob(&self, repo: &RepoName, digest: Digest) -> Result<(), StoreError> {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
         change(store, move |store| {
-            let moving = store.memory.deleting(&repo);
-            let removed = store.shelf().remove(&repo, Membership::Blob, &digest);
-            drop(moving);
+            let writing = store.memory.deleting(&repo);
+            let removed = store.ops().remove(&repo, Membership::Blob, &digest);
+            drop(writing);
             if removed? { Ok(()) } else { Err(StoreError::BlobUnknown) }
         })
         .await
@@ -358,9 +358,9 @@ impl Store {
     ) -> Result<UploadSession, StoreError> {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
         change(store, move |store| {
-            store.space.admit(expected.unwrap_or(0))?;
+            store.capacity.admit(expected.unwrap_or(0))?;
             let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
-            let (upload, hold) = store.uploads.begin(store.shelf(), &repo, algorithm, place)?;
+            let (upload, hold) = store.uploads.begin(store.ops(), &repo, algorithm, place)?;
             Ok(UploadSession::new(Arc::clone(store), upload, hold))
         })
         .await
@@ -374,7 +374,7 @@ impl Store {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
         blocking(move || {
             let resumed = store.uploads.resume(&store.layout, &repo, id);
-            let (upload, hold) = resumed.map_err(|error| store.space.explain(error))?;
+            let (upload, hold) = resumed.map_err(|error| store.capacity.explain(error))?;
             Ok(UploadSession::new(store, upload, hold))
         })
         .await

@@ -29,7 +29,7 @@ impl Store {
         if let Some(bytes) = memory.blob(repo, &digest) {
             return Ok(StoredContent::Memory(bytes));
         }
-        let read_at = memory.deletions_at_rest(repo);
+        let read_at = memory.stable_deletions(repo);
         let blob = self.blob(repo, digest).await?;
         if blob.size > SMALL {
             return Ok(StoredContent::File(blob));
@@ -59,7 +59,7 @@ impl Store {
     /// again 10 s later.
     pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &File, error: &std::io::Error) {
         let path = self.0.layout.member(repo, Membership::Blob, digest);
-        self.0.shelf().suspect(digest, file, &path, error);
+        self.0.ops().suspect(digest, file, &path, error);
     }
 
     /// What is known of damage.
@@ -126,7 +126,7 @@ impl Store {
             Ok(bytes) => Ok((bytes, blob)),
             Err(error) => {
                 let path = store.layout.member(&repo, Membership::Blob, &blob.digest);
-                store.shelf().suspect(&blob.digest, &blob.file, &path, &error);
+                store.ops().suspect(&blob.digest, &blob.file, &path, &error);
                 Err(StoreError::io("read", &path)(error))
             }
         })
@@ -139,7 +139,7 @@ impl Store {
         let condemned = blocking(move || {
             let path = store.layout.member(&repo, Membership::Blob, &blob.digest);
             let facts = blob.file.metadata().map_err(StoreError::io("stat", &path))?;
-            match store.shelf().condemn(&blob.digest, &facts, &path, DamageCause::Hash) {
+            match store.ops().condemn(&blob.digest, &facts, &path, DamageCause::Hash) {
                 Condemned::Listed | Condemned::Gone => Err(StoreError::BlobUnknown),
                 Condemned::DiskFault => Err(StoreError::damaged(&path, "the stored blob is not what its digest says")),
             }

@@ -22,7 +22,7 @@ use super::StoredManifest;
 use super::index::{Index, IndexError};
 use super::layout::{Layout, Membership};
 use super::locks::RepositoryLocks;
-use super::walk::{Members, Oddities, Repositories, Tags, holds_manifest};
+use super::walk::{Members, Repositories, SkippedEntries, Tags, holds_manifest};
 use crate::oci::{Digest, Manifest, RepoName, Tag};
 
 /// Names a worker takes at once; bounds how long a repository is locked (a stat and an entry each, about 5 ms).
@@ -51,7 +51,7 @@ pub(crate) struct Tree<'a> {
 pub(crate) struct Progress {
     tags: AtomicU64,
     manifests: AtomicU64,
-    oddities: Oddities,
+    skipped: SkippedEntries,
 }
 
 impl Progress {
@@ -62,7 +62,7 @@ impl Progress {
 
     /// Entries of the tree that could not be used.
     pub(crate) fn unusable(&self) -> u64 {
-        self.oddities.count()
+        self.skipped.count()
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn rebuild(
     progress: &Progress,
     stop: &CancellationToken,
 ) -> Result<(), IndexError> {
-    let units = Mutex::new(Units::new(tree.layout, &progress.oddities));
+    let units = Mutex::new(Units::new(tree.layout, &progress.skipped));
     let run = Run { tree, index, progress, units: &units, failed: AtomicBool::new(false), stop };
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
     std::thread::scope(|scope| {
@@ -127,10 +127,10 @@ pub(crate) fn reread(tree: Tree<'_>, index: &Index, repo: &RepoName) -> Result<(
             break;
         }
     }
-    for tags in chunked(Tags::new(tree.layout, repo, &progress.oddities)) {
+    for tags in chunked(Tags::new(tree.layout, repo, &progress.skipped)) {
         chunk.tags(&tags)?;
     }
-    for digests in chunked(Members::manifests(tree.layout, repo, &progress.oddities)) {
+    for digests in chunked(Members::manifests(tree.layout, repo, &progress.skipped)) {
         chunk.manifests(&digests)?;
     }
     chunk.catalog()
@@ -146,7 +146,7 @@ enum Unit {
 /// The walk, cut into pieces that fit a lock, so a tree of one large repository keeps all threads busy too.
 struct Units<'a> {
     layout: &'a Layout,
-    oddities: &'a Oddities,
+    skipped: &'a SkippedEntries,
     repositories: Repositories<'a>,
     current: Option<Current<'a>>,
 }
@@ -158,8 +158,8 @@ struct Current<'a> {
 }
 
 impl<'a> Units<'a> {
-    fn new(layout: &'a Layout, oddities: &'a Oddities) -> Self {
-        Self { layout, oddities, repositories: Repositories::new(layout, oddities), current: None }
+    fn new(layout: &'a Layout, skipped: &'a SkippedEntries) -> Self {
+        Self { layout, skipped, repositories: Repositories::new(layout, skipped), current: None }
     }
 }
 
@@ -179,8 +179,8 @@ impl Iterator for Units<'_> {
         }
         let repo = self.repositories.next()?;
         self.current = Some(Current {
-            tags: Tags::new(self.layout, &repo, self.oddities),
-            manifests: Members::manifests(self.layout, &repo, self.oddities),
+            tags: Tags::new(self.layout, &repo, self.skipped),
+            manifests: Members::manifests(self.layout, &repo, self.skipped),
             repo: repo.clone(),
         });
         Some(Unit::Catalog(repo))
@@ -267,7 +267,7 @@ impl Chunk<'_> {
             Ok(bytes) => bytes,
             Err(error) => {
                 if error.kind() != std::io::ErrorKind::NotFound {
-                    self.progress.oddities.note(&path, &error);
+                    self.progress.skipped.note(&path, &error);
                 }
                 return None;
             }
@@ -276,13 +276,13 @@ impl Chunk<'_> {
             Ok(manifest) => {
                 manifest.subject.as_ref()?;
                 if digest.algorithm().digest(&bytes) != digest {
-                    self.progress.oddities.note(&path, &"not what its digest says");
+                    self.progress.skipped.note(&path, &"not what its digest says");
                     return None;
                 }
                 Some(StoredManifest { digest, bytes: bytes.into(), manifest: Arc::new(manifest) })
             }
             Err(error) => {
-                self.progress.oddities.note(&path, &error);
+                self.progress.skipped.note(&path, &error);
                 None
             }
         }

@@ -48,7 +48,7 @@ const NOTED: usize = 100;
 /// What a walk found missing.
 type Outcome = Result<Arc<[Digest]>, StoreError>;
 
-/// Who asked for what, by the clocks of the repository: what changed since makes it another question.
+/// A manifest, and the repository's generations of deletes and additions: a change since makes it another question.
 type Question = (RepoName, Digest, u64, u64);
 
 /// The walks under way.
@@ -82,7 +82,7 @@ impl Inner {
     /// begins and runs to its end even if the caller is dropped.
     pub(super) async fn missing_references(self: &Arc<Self>, repo: &RepoName, stored: &StoredManifest) -> Outcome {
         let memory = &self.memory;
-        let (deletions, additions) = memory.changes_of(repo);
+        let (deletions, additions) = memory.generations_of(repo);
         match memory.verdict(repo, &stored.digest) {
             Some(Verdict::Whole { .. }) => return Ok(Arc::default()),
             Some(Verdict::Lacks { missing, .. }) => return Ok(missing),
@@ -111,7 +111,7 @@ impl Inner {
 
     async fn walk(self: &Arc<Self>, repo: RepoName, stored: StoredManifest) -> Outcome {
         let digest = stored.digest;
-        let (deletions, additions) = (self.memory.deletions_at_rest(&repo), self.memory.additions_at_rest(&repo));
+        let (deletions, additions) = (self.memory.stable_deletions(&repo), self.memory.stable_additions(&repo));
         let mut walk = Walk::new(repo.clone(), stored);
         let first = self.walks.first.acquire().await;
         walk = self.step(walk).await?;
@@ -285,7 +285,7 @@ impl Walk {
                 return Ok(true);
             }
             let Some(file) = open_content(&path)? else { continue };
-            if store.shelf().examine(digest, &file, &path) != damage::Verdict::Absent {
+            if store.ops().examine(digest, &file, &path) != damage::Verdict::Absent {
                 return Ok(true);
             }
         }

@@ -5,8 +5,8 @@ mod cached;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod damage;
+mod directory;
 mod faults;
-mod folder;
 mod manifests;
 mod uploads;
 mod walks;
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde_json::json;
 use testkit::media_type::{CONFIG, LAYER};
 
-use super::walk::{Members, Oddities, Repositories, Tags};
+use super::walk::{Members, Repositories, SkippedEntries, Tags};
 use super::*;
 use crate::clock::Timestamp;
 use crate::oci::Manifest;
@@ -137,9 +137,9 @@ fn assert_tidy(store: &Store) {
             }
         }
     }
-    let oddities = Oddities::default();
-    for repo in Repositories::new(&inner.layout, &oddities) {
-        for digest in Members::manifests(&inner.layout, &repo, &oddities) {
+    let skipped = SkippedEntries::default();
+    for repo in Repositories::new(&inner.layout, &skipped) {
+        for digest in Members::manifests(&inner.layout, &repo, &skipped) {
             *links.get_mut(&digest).unwrap() -= 1;
         }
         for algorithm in Algorithm::ALL {
@@ -149,18 +149,18 @@ fn assert_tidy(store: &Store) {
                 *links.get_mut(&digest).unwrap() -= 1;
             }
         }
-        for tag in Tags::new(&inner.layout, &repo, &oddities) {
+        for tag in Tags::new(&inner.layout, &repo, &skipped) {
             let target = std::fs::read_to_string(inner.layout.tag(&repo, &tag)).unwrap();
             let manifest = inner.layout.member(&repo, Membership::Manifest, &target.trim_end().parse().unwrap());
             assert!(manifest.is_file(), "{repo}:{tag} points at nothing");
         }
     }
-    assert_eq!(oddities.count(), 0);
+    assert_eq!(skipped.count(), 0);
     assert!(links.values().all(|&left| left == 0), "links that nobody has: {links:?}");
     let nobody = files_of_nobody(inner);
     assert_eq!(nobody, Vec::<std::path::PathBuf>::new(), "contents that no repository has");
     if let Some(counted) = store.usage().used {
-        assert_eq!(counted - inner.space.index_bytes(), used);
+        assert_eq!(counted - inner.capacity.index_bytes(), used);
     }
 }
 

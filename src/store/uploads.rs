@@ -22,7 +22,7 @@ pub use session::{UploadSession, most_batch_bytes};
 use self::session::Writer;
 use self::state::State;
 use super::StoreError;
-use super::contents::Shelf;
+use super::contents::ContentOps;
 use super::layout::Layout;
 use crate::clock::Timestamp;
 use crate::fs::{create, is_absence, stat};
@@ -122,9 +122,9 @@ impl Uploads {
     }
 
     /// Counts and charges one more.
-    fn charge(&self, shelf: Shelf<'_>) -> Result<(), StoreError> {
+    fn charge(&self, ops: ContentOps<'_>) -> Result<(), StoreError> {
         let charged = if self.count.fetch_add(1, Ordering::Relaxed) < MOST_UPLOADS {
-            shelf.space.charge_upload(FOOTPRINT)
+            ops.capacity.charge_upload(FOOTPRINT)
         } else {
             Err(StoreError::TooManyUploads)
         };
@@ -135,9 +135,9 @@ impl Uploads {
     }
 
     /// One is gone that had so many bytes.
-    fn refund(&self, shelf: Shelf<'_>, bytes: u64) {
+    fn refund(&self, ops: ContentOps<'_>, bytes: u64) {
         self.count.fetch_sub(1, Ordering::Relaxed);
-        shelf.space.refund_upload(bytes + FOOTPRINT);
+        ops.capacity.refund_upload(bytes + FOOTPRINT);
     }
 
     /// Begins an upload and holds it; blocking.
@@ -146,30 +146,30 @@ impl Uploads {
     /// [`StoreError::TooManyUploads`], [`StoreError::Full`], or of the disk.
     pub(super) fn begin(
         &self,
-        shelf: Shelf<'_>,
+        ops: ContentOps<'_>,
         repo: &RepoName,
         algorithm: Algorithm,
         place: Option<UploadPlace>,
     ) -> Result<(Arc<Upload>, Hold), StoreError> {
-        self.charge(shelf)?;
-        self.make(shelf, repo, algorithm, place).inspect_err(|_| self.refund(shelf, 0))
+        self.charge(ops)?;
+        self.make(ops, repo, algorithm, place).inspect_err(|_| self.refund(ops, 0))
     }
 
     fn make(
         &self,
-        shelf: Shelf<'_>,
+        ops: ContentOps<'_>,
         repo: &RepoName,
         algorithm: Algorithm,
         place: Option<UploadPlace>,
     ) -> Result<(Arc<Upload>, Hold), StoreError> {
         let id = UploadId::random();
-        shelf.disk.make_directory(&shelf.layout.upload(id))?;
+        ops.disk.make_directory(&ops.layout.upload(id))?;
         let hasher = Hasher::new(algorithm);
-        let made = create(&shelf.layout.upload_data(id)).map_err(StoreError::from).and_then(|file| {
-            State::of(repo, 0, &hasher).write(shelf.layout, shelf.disk, id)?;
+        let made = create(&ops.layout.upload_data(id)).map_err(StoreError::from).and_then(|file| {
+            State::of(repo, 0, &hasher).write(ops.layout, ops.disk, id)?;
             Ok(file)
         });
-        let file = made.inspect_err(|_| remove_directory(&shelf.layout.upload(id)))?;
+        let file = made.inspect_err(|_| remove_directory(&ops.layout.upload(id)))?;
         let upload = Arc::new(Upload {
             id,
             repo: repo.clone(),
@@ -240,21 +240,21 @@ impl Uploads {
     }
 
     /// Ends a held upload: what is left of its folder goes, its bytes are given back. Blocking.
-    pub(super) fn end(&self, shelf: Shelf<'_>, upload: &Upload, _hold: &Hold) {
-        remove_directory(&shelf.layout.upload(upload.id));
+    pub(super) fn end(&self, ops: ContentOps<'_>, upload: &Upload, _hold: &Hold) {
+        remove_directory(&ops.layout.upload(upload.id));
         if self.open.remove(&upload.id).is_some() {
-            self.refund(shelf, upload.offset());
+            self.refund(ops, upload.offset());
         }
     }
 
     /// Removes uploads that nobody holds and that got no byte for longer than `idle`; says how many. Blocking.
-    pub(super) fn reap(&self, shelf: Shelf<'_>, idle: Duration, now: Timestamp) -> Result<usize, StoreError> {
+    pub(super) fn reap(&self, ops: ContentOps<'_>, idle: Duration, now: Timestamp) -> Result<usize, StoreError> {
         let mut reaped = 0;
-        for id in on_disk(shelf.layout)? {
-            let Some(facts) = stat(&shelf.layout.upload_data(id))? else {
+        for id in on_disk(ops.layout)? {
+            let Some(facts) = stat(&ops.layout.upload_data(id))? else {
                 // A begin that failed half-way, or one that is just happening: age tells.
-                if older(stat(&shelf.layout.upload(id))?, idle, now) {
-                    remove_directory(&shelf.layout.upload(id));
+                if older(stat(&ops.layout.upload(id))?, idle, now) {
+                    remove_directory(&ops.layout.upload(id));
                 }
                 continue;
             };
@@ -266,15 +266,15 @@ impl Uploads {
             match known {
                 Some(upload) => {
                     let Some(hold) = upload.hold() else { continue };
-                    self.end(shelf, &upload, &hold);
+                    self.end(ops, &upload, &hold);
                 }
                 None => {
                     let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
                     if self.open.contains_key(&id) {
                         continue;
                     }
-                    remove_directory(&shelf.layout.upload(id));
-                    self.refund(shelf, bytes);
+                    remove_directory(&ops.layout.upload(id));
+                    self.refund(ops, bytes);
                 }
             }
             reaped += 1;

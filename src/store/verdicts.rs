@@ -16,9 +16,9 @@ const ENTRIES: usize = 4096;
 /// What was found, and until when that is believed.
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
-    /// All is there, while the clock of deletes stands here.
+    /// All is there, until the generation of deletes ends.
     Whole { deletions: u64 },
-    /// This is missing, while the clock of additions stands here.
+    /// This is missing, until the generation of additions ends.
     Lacks { missing: Arc<[Digest]>, additions: u64 },
 }
 

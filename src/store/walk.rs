@@ -16,9 +16,9 @@ const NAMED: u64 = 20;
 
 /// What a walk came across and could not use.
 #[derive(Debug, Default)]
-pub(crate) struct Oddities(AtomicU64);
+pub(crate) struct SkippedEntries(AtomicU64);
 
-impl Oddities {
+impl SkippedEntries {
     /// Counts one, and names the first few in the log.
     pub(crate) fn note(&self, path: &Path, reason: &dyn std::fmt::Display) {
         if self.0.fetch_add(1, Ordering::Relaxed) < NAMED {
@@ -37,7 +37,7 @@ impl Oddities {
 #[derive(Debug)]
 pub(crate) struct Repositories<'a> {
     layout: &'a Layout,
-    oddities: &'a Oddities,
+    skipped: &'a SkippedEntries,
     /// `None`: the folder of all repositories.
     folders: VecDeque<Option<RepoName>>,
     found: VecDeque<RepoName>,
@@ -45,22 +45,22 @@ pub(crate) struct Repositories<'a> {
 
 impl<'a> Repositories<'a> {
     /// Begins a walk.
-    pub(crate) fn new(layout: &'a Layout, oddities: &'a Oddities) -> Self {
-        Self { layout, oddities, folders: VecDeque::from([None]), found: VecDeque::new() }
+    pub(crate) fn new(layout: &'a Layout, skipped: &'a SkippedEntries) -> Self {
+        Self { layout, skipped, folders: VecDeque::from([None]), found: VecDeque::new() }
     }
 
     fn read_folder(&mut self, parent: Option<&RepoName>) {
         let path = parent.map_or_else(|| self.layout.repositories(), |name| self.layout.repository(name));
-        let Some(entries) = open_folder(&path, self.oddities) else { return };
+        let Some(entries) = open_folder(&path, self.skipped) else { return };
         let mut holds_something = false;
-        for entry in readable(entries, &path, self.oddities) {
+        for entry in readable(entries, &path, self.skipped) {
             let name = entry.file_name();
             if name.as_encoded_bytes().starts_with(b"_") {
                 holds_something = true;
                 continue;
             }
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.oddities.note(&entry.path(), &"not a folder");
+                self.skipped.note(&entry.path(), &"not a folder");
                 continue;
             }
             let text = name.to_str().unwrap_or("\u{fffd}");
@@ -70,7 +70,7 @@ impl<'a> Repositories<'a> {
             };
             match child {
                 Ok(child) => self.folders.push_back(Some(child)),
-                Err(reason) => self.oddities.note(&entry.path(), &reason),
+                Err(reason) => self.skipped.note(&entry.path(), &reason),
             }
         }
         if let Some(parent) = parent.filter(|_| holds_something) {
@@ -99,14 +99,14 @@ impl Iterator for Repositories<'_> {
 pub(crate) struct Tags<'a> {
     entries: Option<ReadDir>,
     folder: PathBuf,
-    oddities: &'a Oddities,
+    skipped: &'a SkippedEntries,
 }
 
 impl<'a> Tags<'a> {
     /// Begins to read them.
-    pub(crate) fn new(layout: &Layout, repo: &RepoName, oddities: &'a Oddities) -> Self {
+    pub(crate) fn new(layout: &Layout, repo: &RepoName, skipped: &'a SkippedEntries) -> Self {
         let folder = layout.tags(repo);
-        Self { entries: open_folder(&folder, oddities), folder, oddities }
+        Self { entries: open_folder(&folder, skipped), folder, skipped }
     }
 }
 
@@ -115,10 +115,10 @@ impl Iterator for Tags<'_> {
 
     fn next(&mut self) -> Option<Tag> {
         loop {
-            let entry = next_entry(self.entries.as_mut()?, &self.folder, self.oddities)?;
+            let entry = next_entry(self.entries.as_mut()?, &self.folder, self.skipped)?;
             match entry.file_name().to_str().unwrap_or("").parse() {
                 Ok(tag) => return Some(tag),
-                Err(reason) => self.oddities.note(&entry.path(), &reason),
+                Err(reason) => self.skipped.note(&entry.path(), &reason),
             }
         }
     }
@@ -132,18 +132,18 @@ pub(crate) struct Members<'a> {
     kind: Membership,
     left: &'static [Algorithm],
     current: Option<(Algorithm, PathBuf, ReadDir)>,
-    oddities: &'a Oddities,
+    skipped: &'a SkippedEntries,
 }
 
 impl<'a> Members<'a> {
     /// Begins to read the manifests.
-    pub(crate) fn manifests(layout: &'a Layout, repo: &RepoName, oddities: &'a Oddities) -> Self {
-        Self::new(layout, repo, Membership::Manifest, oddities)
+    pub(crate) fn manifests(layout: &'a Layout, repo: &RepoName, skipped: &'a SkippedEntries) -> Self {
+        Self::new(layout, repo, Membership::Manifest, skipped)
     }
 
     /// Begins to read those of one kind.
-    pub(crate) fn new(layout: &'a Layout, repo: &RepoName, kind: Membership, oddities: &'a Oddities) -> Self {
-        Self { layout, repo: repo.clone(), kind, left: &Algorithm::ALL, current: None, oddities }
+    pub(crate) fn new(layout: &'a Layout, repo: &RepoName, kind: Membership, skipped: &'a SkippedEntries) -> Self {
+        Self { layout, repo: repo.clone(), kind, left: &Algorithm::ALL, current: None, skipped }
     }
 }
 
@@ -153,53 +153,53 @@ impl Iterator for Members<'_> {
     fn next(&mut self) -> Option<Digest> {
         loop {
             while let Some((algorithm, folder, entries)) = &mut self.current {
-                let Some(entry) = next_entry(entries, folder, self.oddities) else {
+                let Some(entry) = next_entry(entries, folder, self.skipped) else {
                     self.current = None;
                     break;
                 };
                 match Digest::from_hex(*algorithm, entry.file_name().to_str().unwrap_or("")) {
                     Ok(digest) => return Some(digest),
-                    Err(reason) => self.oddities.note(&entry.path(), &reason),
+                    Err(reason) => self.skipped.note(&entry.path(), &reason),
                 }
             }
             let (&algorithm, left) = self.left.split_first()?;
             self.left = left;
             let folder = self.layout.members(&self.repo, self.kind, algorithm);
-            self.current = open_folder(&folder, self.oddities).map(|entries| (algorithm, folder, entries));
+            self.current = open_folder(&folder, self.skipped).map(|entries| (algorithm, folder, entries));
         }
     }
 }
 
 /// Whether the repository holds a manifest.
 pub(crate) fn holds_manifest(layout: &Layout, repo: &RepoName) -> bool {
-    Members::manifests(layout, repo, &Oddities::default()).next().is_some()
+    Members::manifests(layout, repo, &SkippedEntries::default()).next().is_some()
 }
 
 /// Whether the repository holds a manifest, a tag or a blob.
 pub(crate) fn holds_anything(layout: &Layout, repo: &RepoName) -> bool {
-    let holds_blob = || Members::new(layout, repo, Membership::Blob, &Oddities::default()).next().is_some();
-    holds_blob() || holds_manifest(layout, repo) || Tags::new(layout, repo, &Oddities::default()).next().is_some()
+    let holds_blob = || Members::new(layout, repo, Membership::Blob, &SkippedEntries::default()).next().is_some();
+    holds_blob() || holds_manifest(layout, repo) || Tags::new(layout, repo, &SkippedEntries::default()).next().is_some()
 }
 
 /// A missing folder is an empty one: it is made with its first entry, and may go with its last.
-fn open_folder(path: &Path, oddities: &Oddities) -> Option<ReadDir> {
+fn open_folder(path: &Path, skipped: &SkippedEntries) -> Option<ReadDir> {
     match std::fs::read_dir(path) {
         Ok(entries) => Some(entries),
         Err(error) => {
             if error.kind() != std::io::ErrorKind::NotFound {
-                oddities.note(path, &error);
+                skipped.note(path, &error);
             }
             None
         }
     }
 }
 
-fn next_entry(entries: &mut ReadDir, folder: &Path, oddities: &Oddities) -> Option<DirEntry> {
+fn next_entry(entries: &mut ReadDir, folder: &Path, skipped: &SkippedEntries) -> Option<DirEntry> {
     match entries.next()? {
         Ok(entry) => Some(entry),
         Err(error) => {
             // The system may answer the same error for ever.
-            oddities.note(folder, &error);
+            skipped.note(folder, &error);
             None
         }
     }
@@ -208,7 +208,7 @@ fn next_entry(entries: &mut ReadDir, folder: &Path, oddities: &Oddities) -> Opti
 fn readable<'a>(
     mut entries: ReadDir,
     folder: &'a Path,
-    oddities: &'a Oddities,
+    skipped: &'a SkippedEntries,
 ) -> impl Iterator<Item = DirEntry> + use<'a> {
-    std::iter::from_fn(move || next_entry(&mut entries, folder, oddities))
+    std::iter::from_fn(move || next_entry(&mut entries, folder, skipped))
 }

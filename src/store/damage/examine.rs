@@ -12,7 +12,7 @@ use rustix::fs::{Advice, fadvise};
 use super::{AGAIN, Condemned, MOST_SUSPECTS, Suspect, lock};
 use crate::fs::stat;
 use crate::oci::{Algorithm, Digest, Hasher};
-use crate::store::contents::{Shelf, open_content};
+use crate::store::contents::{ContentOps, open_content};
 use crate::store::{Inner, StoreError};
 use crate::telemetry::DamageCause;
 
@@ -58,7 +58,7 @@ pub(in crate::store) enum Found {
     Bad(u64),
 }
 
-impl Shelf<'_> {
+impl ContentOps<'_> {
     /// Hashes an open file that was found under the name `path`, and puts it on the list if it is not the digest's.
     pub(in crate::store) fn examine(&self, digest: &Digest, file: &File, path: &Path) -> Verdict {
         let Ok(facts) = file.metadata() else { return Verdict::Unread };
@@ -127,11 +127,11 @@ impl Shelf<'_> {
 }
 
 impl Inner {
-    /// As [`Shelf::examine`], unless somebody else was there before.
+    /// As [`ContentOps::examine`], unless somebody else was there before.
     pub(in crate::store) fn examine_odd(&self, digest: &Digest, file: &File, path: &Path) -> Verdict {
         match file.metadata() {
             Ok(facts) if !self.damage.is_length_odd(digest, &facts) => Verdict::Sound,
-            _ => self.shelf().examine(digest, file, path),
+            _ => self.ops().examine(digest, file, path),
         }
     }
 
@@ -157,7 +157,7 @@ impl Inner {
                 _ => None,
             };
             if let Some((facts, cause)) = found {
-                self.shelf().condemn(digest, &facts, path, cause);
+                self.ops().condemn(digest, &facts, path, cause);
                 continue;
             }
             suspect.tries += 1;

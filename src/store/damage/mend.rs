@@ -12,16 +12,16 @@ use tokio_util::sync::CancellationToken;
 use super::{Damage, lock};
 use crate::fs::stat;
 use crate::oci::{Digest, RepoName};
-use crate::store::contents::Shelf;
+use crate::store::contents::ContentOps;
 use crate::store::layout::Membership;
-use crate::store::walk::{Oddities, Repositories};
+use crate::store::walk::{Repositories, SkippedEntries};
 use crate::store::{Inner, StoreError, blocking};
 
 /// The list is looked at this often without being called: for names that an administrator put there or took away, and for
 /// what could not be written down or mended before.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-impl Shelf<'_> {
+impl ContentOps<'_> {
     /// Links a repository's name to the whole content of the digest, durably, if it leads to a damaged one. `false`: there
     /// is no whole one, or no such name.
     fn relink(&self, repo: &RepoName, kind: Membership, digest: &Digest) -> Result<bool, StoreError> {
@@ -80,11 +80,11 @@ impl Inner {
             return Ok(false);
         }
         match kind {
-            Membership::Blob => self.shelf().relink(repo, kind, digest),
+            Membership::Blob => self.ops().relink(repo, kind, digest),
             Membership::Manifest => {
                 let _locked = self.locks.lock(repo);
                 let change = self.begin_change(repo)?;
-                let mended = self.shelf().relink(repo, kind, digest)?;
+                let mended = self.ops().relink(repo, kind, digest)?;
                 // A list that was built while it was damaged lacks it.
                 if mended && let Some(stored) = self.read_manifest(repo, *digest)? {
                     change.put_manifest(&stored);
@@ -97,23 +97,23 @@ impl Inner {
 
     /// One round of looking after the list; blocking.
     pub(in crate::store) fn look_after_damage(&self, now: Instant) {
-        let shelf = self.shelf();
+        let ops = self.ops();
         self.read_suspects_again(now);
-        shelf.read_damaged();
+        ops.read_damaged();
         if self.damage.is_empty() {
             return;
         }
         self.write_down_what_was_not();
         for digest in self.damage.digests() {
             let _locked = self.contents.lock(&digest);
-            shelf.drop_mended(&digest, &[]);
+            ops.drop_mended(&digest, &[]);
         }
         self.mend_all();
     }
 
     /// Entries that could not be written down get their names.
     fn write_down_what_was_not(&self) {
-        let shelf = self.shelf();
+        let ops = self.ops();
         for digest in self.damage.digests() {
             let _locked = self.contents.lock(&digest);
             let unnamed: Vec<(u64, PathBuf)> = self.damage.entries(&digest, |entries| {
@@ -122,7 +122,7 @@ impl Inner {
             });
             for (inode, path) in unnamed {
                 if matches!(stat(&path), Ok(Some(at)) if at.ino() == inode)
-                    && let Err(error) = shelf.write_down(&digest, inode, &path)
+                    && let Err(error) = ops.write_down(&digest, inode, &path)
                 {
                     tracing::warn!(%digest, error = %crate::telemetry::with_causes(&error), "a damaged content can't be noted on the disk yet");
                 }
@@ -143,9 +143,9 @@ impl Inner {
         if pending.is_empty() {
             return;
         }
-        let oddities = Oddities::default();
+        let skipped = SkippedEntries::default();
         let mut all = true;
-        for repo in Repositories::new(&self.layout, &oddities) {
+        for repo in Repositories::new(&self.layout, &skipped) {
             for digest in pending.keys() {
                 for kind in [Membership::Blob, Membership::Manifest] {
                     let member: PathBuf = self.layout.member(&repo, kind, digest);
@@ -164,10 +164,10 @@ impl Inner {
                 }
             }
         }
-        if all && oddities.count() == 0 {
+        if all && skipped.count() == 0 {
             for (digest, inodes) in &pending {
                 let _locked = self.contents.lock(digest);
-                self.shelf().drop_mended(digest, inodes);
+                self.ops().drop_mended(digest, inodes);
             }
         }
     }

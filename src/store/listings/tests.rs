@@ -22,7 +22,7 @@ fn tend(listings: &Listings, bench: &Bench) {
 /// The directory of the index that answers: it tells an opened one from a rebuilt one.
 fn folder(listings: &Listings) -> u64 {
     let serving = listings.slot().serving.clone().unwrap();
-    listings.folder.number_of(serving.dir()).unwrap()
+    listings.directory.number_of(serving.dir()).unwrap()
 }
 
 fn said(listings: &Listings) -> BTreeSet<String> {

@@ -14,7 +14,7 @@ use super::state::State;
 use super::{Hold, Upload};
 use crate::fs::Temporary;
 use crate::oci::{Digest, Hasher, UploadId};
-use crate::store::contents::Shelf;
+use crate::store::contents::ContentOps;
 use crate::store::growth::Growth;
 use crate::store::layout::Membership;
 use crate::store::pace::{TAIL_BYTES, TURN_BYTES, Turn};
@@ -167,7 +167,7 @@ impl UploadSession {
     /// [`StoreError::Full`].
     pub async fn admit(&self, bytes: u64) -> Result<(), StoreError> {
         let store = Arc::clone(&self.store);
-        blocking(move || store.space.admit(bytes)).await
+        blocking(move || store.capacity.admit(bytes)).await
     }
 
     /// Appends content. When it answers, the bytes are written and hashed and on their way to the disk (not yet synced).
@@ -230,7 +230,7 @@ impl UploadSession {
     pub async fn cancel(self) -> Result<(), StoreError> {
         let Self { store, upload, hold, .. } = self;
         change(store, move |store| {
-            store.uploads.end(store.shelf(), &upload, &hold);
+            store.uploads.end(store.ops(), &upload, &hold);
             Ok(())
         })
         .await
@@ -251,10 +251,10 @@ fn batch_bytes(sessions: usize) -> usize {
 fn append(store: &Inner, upload: &Upload, content: &[Bytes]) -> Result<(), StoreError> {
     let length = content.iter().map(|piece| piece.len() as u64).sum();
     let mut writer = lock(upload);
-    store.space.charge_upload(length)?;
+    store.capacity.charge_upload(length)?;
     let path = store.layout.upload_data(upload.id);
     if let Err(error) = writer.append(&path, content) {
-        store.space.refund_upload(length);
+        store.capacity.refund_upload(length);
         return Err(error);
     }
     let end = writer.offset();
@@ -282,18 +282,18 @@ fn write_back(store: &Inner, upload: &Upload, hold: &Hold, turn: Turn, part: Ran
     let _ = file.set_len(0);
     drop(writer);
     // The system tells such an error once: a sync might say yes to bytes that never reached the disk.
-    store.uploads.end(store.shelf(), upload, hold);
+    store.uploads.end(store.ops(), upload, hold);
     Err(failed)
 }
 
 fn finish(store: &Inner, upload: &Upload, hold: &Hold, expected: &Digest) -> Result<(), StoreError> {
-    let shelf: Shelf<'_> = store.shelf();
+    let ops: ContentOps<'_> = store.ops();
     let path = store.layout.upload_data(upload.id);
     let mut writer = lock(upload);
     let actual = writer.digest(&path, expected)?;
     if actual != *expected {
         drop(writer);
-        store.uploads.end(shelf, upload, hold);
+        store.uploads.end(ops, upload, hold);
         return Err(StoreError::DigestMismatch { expected: Box::new(*expected), actual: Box::new(actual) });
     }
     let size = writer.offset();
@@ -301,13 +301,13 @@ fn finish(store: &Inner, upload: &Upload, hold: &Hold, expected: &Digest) -> Res
     fail_point!("store::upload::before_sync");
     let stored = store.disk.sync(writer.file(&path)?, &path).map_err(StoreError::from).and_then(|()| {
         let _adding = store.memory.adding(&upload.repo);
-        shelf.add(Temporary::adopt(path), size, &upload.repo, Membership::Blob, expected)?;
+        ops.add(Temporary::adopt(path), size, &upload.repo, Membership::Blob, expected)?;
         Ok(())
     });
     drop(writer);
     // Also if it failed: the file may be a stored content by now, which nobody may write to, and a sync that failed
     // once says nothing true the second time.
-    store.uploads.end(shelf, upload, hold);
+    store.uploads.end(ops, upload, hold);
     stored
 }
 

@@ -32,7 +32,7 @@ const FEW_INODES: u64 = 64;
 pub(super) const FOLDERS: usize = 256;
 
 #[derive(Debug)]
-pub(super) struct Space {
+pub(super) struct Capacity {
     /// The data folder.
     root: File,
     limits: Mutex<StoreLimits>,
@@ -65,13 +65,13 @@ enum Count {
 #[derive(Debug)]
 #[must_use = "the bytes are charged as long as this lives"]
 pub(super) struct Charge<'a> {
-    space: &'a Space,
+    capacity: &'a Capacity,
     bytes: u64,
 }
 
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
-        self.space.refund_upload(self.bytes);
+        self.capacity.refund_upload(self.bytes);
     }
 }
 
@@ -107,7 +107,7 @@ impl Sample {
     }
 }
 
-impl Space {
+impl Capacity {
     /// `contents`: bytes of all contents, known from the last clean stop; `uploads`: bytes of uploads in progress.
     pub(super) fn new(root: File, limits: StoreLimits, contents: Option<u64>, uploads: u64) -> Self {
         Self {
@@ -228,7 +228,7 @@ impl Space {
     /// [`StoreError::Full`]; nothing is charged then.
     pub(super) fn charge(&self, bytes: u64) -> Result<Charge<'_>, StoreError> {
         self.charge_upload(bytes)?;
-        Ok(Charge { space: self, bytes })
+        Ok(Charge { capacity: self, bytes })
     }
 
     /// Turns what the system says of why it writes nothing into the refusal that it is.

@@ -14,9 +14,9 @@ use super::{Entry, MOST_FOUND, MOST_LISTED, WINDOW, lock};
 use crate::fs::{is_absence, stat};
 use crate::oci::{Algorithm, Digest};
 use crate::store::StoreError;
-use crate::store::contents::Shelf;
+use crate::store::contents::ContentOps;
 
-impl Shelf<'_> {
+impl ContentOps<'_> {
     /// Reads the list for the start: entries, what they use, and what was found within the last minutes.
     pub(in crate::store) fn load_damaged(&self) {
         self.read_damaged();
@@ -99,9 +99,9 @@ impl Shelf<'_> {
         }
         let content = self.layout.content(digest);
         let is_content = matches!(stat(&content), Ok(Some(at)) if at.ino() == inode);
-        let charged = is_content && self.space.is_charged(digest);
+        let charged = is_content && self.capacity.is_charged(digest);
         if !charged {
-            self.space.charge_damaged(facts.len());
+            self.capacity.charge_damaged(facts.len());
         }
         let entry = Entry { inode, bytes: facts.len(), name: Some(path), unnamed: None, charged };
         self.damage.change(digest, |entries| entries.push(entry));
@@ -189,9 +189,9 @@ impl Shelf<'_> {
 
     fn refund(&self, digest: &Digest, entry: &Entry) {
         if entry.charged {
-            self.space.remove_content(digest, entry.bytes);
+            self.capacity.remove_content(digest, entry.bytes);
         } else {
-            self.space.refund_damaged(entry.bytes);
+            self.capacity.refund_damaged(entry.bytes);
         }
     }
 }

@@ -44,13 +44,13 @@ impl Stamp {
 
 /// Where indexes are kept.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct IndexDirectory {
     layout: Layout,
     disk: Disk,
     at_start: Option<Stamp>,
 }
 
-impl Folder {
+impl IndexDirectory {
     /// Below `layout`. Reads the stamp.
     pub(super) fn new(layout: &Layout) -> Self {
         let text = std::fs::read_to_string(layout.index_stamp());

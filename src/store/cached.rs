@@ -51,7 +51,7 @@ impl Store {
     /// [`StoreError::Full`].
     pub async fn admit(&self, bytes: u64) -> Result<(), StoreError> {
         let store = Arc::clone(&self.0);
-        blocking(move || store.space.admit(bytes)).await
+        blocking(move || store.capacity.admit(bytes)).await
     }
 
     /// Bytes that have to go before `bytes` more are taken; 0: none.
@@ -60,13 +60,13 @@ impl Store {
     /// [`StoreError::Bug`] only.
     pub async fn shortfall(&self, bytes: u64) -> Result<u64, StoreError> {
         let store = Arc::clone(&self.0);
-        blocking(move || Ok(store.space.shortfall(bytes))).await
+        blocking(move || Ok(store.capacity.shortfall(bytes))).await
     }
 
     /// What a share of the cache is measured by, in bytes: the budget, or without one all that is stored.
     #[must_use]
     pub fn measure(&self) -> u64 {
-        self.0.space.measure()
+        self.0.capacity.measure()
     }
 
     /// The lengths that manifests stored in the repository give for a blob. Reads all of them: for the rare case.

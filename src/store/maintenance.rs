@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::space::FOLDERS;
+use super::capacity::FOLDERS;
 use super::{Inner, Refusal, StoreError, blocking};
 use crate::clock::Timestamp;
 
@@ -16,23 +16,23 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 impl Inner {
     /// Removes abandoned uploads and fills; says how many. Blocking.
     pub(super) fn reap(&self, now: Timestamp) -> Result<usize, StoreError> {
-        let idle = self.space.limits().upload_idle;
-        let (fills, _) = self.fills.reap(self.shelf(), Some(idle), now)?;
-        Ok(fills + self.uploads.reap(self.shelf(), idle, now)?)
+        let idle = self.capacity.limits().upload_idle;
+        let (fills, _) = self.fills.reap(self.ops(), Some(idle), now)?;
+        Ok(fills + self.uploads.reap(self.ops(), idle, now)?)
     }
 
     /// Writes next to nothing, so that a file system that takes no write any more is known of before somebody needs it, and
     /// one that takes some again too. Blocking.
     fn try_to_write(&self) {
-        let tried = if self.space.is_to_be_tried() {
+        let tried = if self.capacity.is_to_be_tried() {
             // An inode may be what is wanted.
             self.disk.write_temporary(self.layout.temporary(), &[0; 4096]).map(drop)
         } else {
             self.disk.touch_directory(&self.layout.temporaries())
         };
         match tried {
-            Ok(()) => self.space.note_tried(),
-            Err(error) => match self.space.explain(error.into()) {
+            Ok(()) => self.capacity.note_tried(),
+            Err(error) => match self.capacity.explain(error.into()) {
                 StoreError::Full(_) => {}
                 error => {
                     tracing::error!(error = %crate::telemetry::with_causes(&error), "the store's disk takes no write");
@@ -52,7 +52,7 @@ impl Inner {
 
     /// Adds up all contents, and says so if it takes long. Blocking.
     pub(super) fn count(&self, stop: &CancellationToken) -> Result<(), StoreError> {
-        if self.space.all_counted() {
+        if self.capacity.all_counted() {
             return Ok(());
         }
         let progress = crate::telemetry::Progress::new("counting the store's content");
@@ -60,24 +60,24 @@ impl Inner {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            self.shelf().count_folder(folder)?;
+            self.ops().count_folder(folder)?;
             progress.tick(folder as u64 + 1, Some(FOLDERS as u64));
         }
-        self.space.set_all_counted();
+        self.capacity.set_all_counted();
         Ok(())
     }
 }
 
 /// Counts what an unclean stop left uncounted; reaps uploads; writes uses down; keeps the index's size in view.
-pub(super) async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
+pub(super) async fn run(store: Arc<Inner>, stop: CancellationToken) {
     let mut was_read_only = false;
     loop {
         let (inner, token) = (Arc::clone(&store), stop.clone());
         let round = blocking(move || {
             let counted = inner.count(&token);
-            inner.space.set_index_bytes(inner.listings.size_on_disk());
+            inner.capacity.set_index_bytes(inner.listings.size_on_disk());
             inner.try_to_write();
-            if inner.space.usage().refusal == Some(Refusal::ReadOnly) {
+            if inner.capacity.usage().refusal == Some(Refusal::ReadOnly) {
                 // What was noted of uses waits until they can be written down.
                 return counted.map(|()| 0);
             }
@@ -96,7 +96,7 @@ pub(super) async fn tidy(store: Arc<Inner>, stop: CancellationToken) {
             }
         }
         let (inner, path) = (Arc::clone(&store), store.layout.root().to_path_buf());
-        let looked = blocking(move || Ok(inner.space.usage().refusal == Some(Refusal::ReadOnly)));
+        let looked = blocking(move || Ok(inner.capacity.usage().refusal == Some(Refusal::ReadOnly)));
         if let Ok(read_only) = looked.await
             && read_only != std::mem::replace(&mut was_read_only, read_only)
         {
