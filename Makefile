@@ -13,14 +13,14 @@ PROFILE ?= dev
 DENY_VERSION := 0.20.2
 DENY := $(CARGO_TARGET_DIR)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 STAGE := .ci/stage
-# Rows of the table for `make bench`, or its arguments altogether, names of judges for `make judges`, of benches for `make microbench`.
+# Rows of the table for `make bench`, or its arguments altogether, names of judges for `make interop`, of benches for `make microbench`.
 ROW ?=
 BENCH_ALL := --results loadtests/RESULTS.md --json $(CARGO_TARGET_DIR)/bench.json
 BENCH ?= rows $(if $(ROW),$(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET_DIR)/release/d8-registry
-JUDGES ?=
+INTEROP ?=
 PART ?=
 
-.PHONY: help run test unit judges check fmt clippy doc deny architecture audit bench microbench image e2e torture
+.PHONY: help run test unit interop check fmt clippy doc deny architecture audit bench microbench image e2e torture
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -32,17 +32,17 @@ run: ## A Proxy on 127.0.0.1:5001 in front of UPSTREAM=URL (IMAGE=NAME:TAG), or 
 
 test: ## Fast tests, then the conformance program and one push and pull per client against the binary
 	@$(STAGE) "unit and integration tests" $(MAKE) --no-print-directory unit
-	@$(STAGE) "getting the judges" tests/judges/prepare.sh
-	@$(STAGE) "judges" $(MAKE) --no-print-directory judges
+	@$(STAGE) "getting the judges" tests/interop/prepare.sh
+	@$(STAGE) "judges" $(MAKE) --no-print-directory interop
 
 unit: ## Only the tests in Rust
 	cargo test --locked --workspace
 
 # The binary is the one that the integration tests start: other flags would build every dependency again.
-judges: ## Only the foreign judges; JUDGES="crane skopeo" picks some
+interop: ## Only the foreign judges; INTEROP="crane skopeo" picks some
 	cargo test --locked --workspace --no-run --quiet
-	@tests/judges/prepare.sh
-	@tests/judges/run.sh $(JUDGES)
+	@tests/interop/prepare.sh
+	@tests/interop/run.sh $(INTEROP)
 
 check: ## Format, lints, documentation, dependencies, architecture
 	@$(STAGE) "format" $(MAKE) --no-print-directory fmt
@@ -81,15 +81,15 @@ microbench: ## What parts of a request cost by themselves, with Criterion; PART=
 
 image: ## The container image, from the release binary, as an OCI layout in target/image/oci; two builds of it have one digest
 	cargo build --locked --workspace --release --bins
-	@command -v buildah jq strip >/dev/null || tests/judges/prepare.sh
+	@command -v buildah jq strip >/dev/null || tests/interop/prepare.sh
 	@deploy/image/build.sh $(CARGO_TARGET_DIR)/release/d8-registry $(CARGO_TARGET_DIR)/image
 
 e2e: ## Long form of the judges: every one against the release binary, three times over; then 4 GiB through nginx, if 10 GiB of disk are free
 	cargo build --locked --workspace --release --bins
-	@tests/judges/prepare.sh
+	@tests/interop/prepare.sh
 	@for round in 1 2 3; do echo "round $$round"; \
-	    JUDGES_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/judges/run.sh $(JUDGES); done
-	@$(if $(JUDGES),,JUDGES_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/judges/run.sh nginx-large)
+	    INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh $(INTEROP); done
+	@$(if $(INTEROP),,INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh nginx-large)
 
 torture: ## Long form of the tests: ignored ones too, 4096 cases per property; a push left and a server killed at each durable step; mutated input for FUZZ_SECONDS=60
 	PROPTEST_CASES=4096 cargo test --locked --workspace -- --include-ignored

@@ -23,7 +23,7 @@ p() { podman --tmpdir "$WORK/libpod" "$@"; }
 policy=(--signature-policy "$WORK/etc/policy.json")
 
 # A layout is named for its path, which must be in lower case.
-image=$(cd "$JUDGES_IMAGES" && p pull -q "${policy[@]}" "oci:image:$TAG")
+image=$(cd "$INTEROP_IMAGES" && p pull -q "${policy[@]}" "oci:image:$TAG")
 p push --cert-dir "$certs" --creds "$RW" "${policy[@]}" "$image" "docker://$REGISTRY/team/app:$TAG"
 p push --cert-dir "$certs" --creds "$RW" "${policy[@]}" --format v2s2 "$image" "docker://$REGISTRY/team/app:docker"
 

@@ -22,7 +22,7 @@ logged() { grep -F "\"repository\":\"$1\"" "$SERVER_LOG" | grep -F '"target":"ac
 say "an image goes in and comes out"
 DOCKER_CONFIG=$(docker_config "$RW")
 export DOCKER_CONFIG
-crane push "$JUDGES_IMAGES/index" "$REGISTRY/team/multi:$TAG"
+crane push "$INTEROP_IMAGES/index" "$REGISTRY/team/multi:$TAG"
 crane validate --remote "$REGISTRY/team/multi:$TAG"
 same "$(crane digest "$REGISTRY/team/multi:$TAG")" "$(digest_of index)" "digest through nginx"
 certs=$(certs_dir)
@@ -153,5 +153,5 @@ refused crane push "$WORK/big" "$REGISTRY/team/big:$TAG"
 say "nothing of all that is left, and there is room again"
 same "$(api "$RO" HEAD "/v2/team/big/manifests/$TAG")" 404 "HEAD of what was refused"
 DOCKER_CONFIG=$(docker_config "$RW")
-crane push "$JUDGES_IMAGES/image" "$REGISTRY/team/app:$TAG"
+crane push "$INTEROP_IMAGES/image" "$REGISTRY/team/app:$TAG"
 crane validate --remote "$REGISTRY/team/app:$TAG"

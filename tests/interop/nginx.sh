@@ -10,7 +10,7 @@ readonly SOURCES=127.0.0.0/26 OUTSIDE=127.0.0.99
 # leaf NAME CN SAN writes a certificate of the judges' authority.
 leaf() {
     openssl req -new -newkey rsa:2048 -nodes -keyout "$WORK/$1.key" -subj "/CN=$2" -out "$WORK/$1.csr" 2>>"$WORK/openssl.log"
-    openssl x509 -req -in "$WORK/$1.csr" -CA "$CA" -CAkey "$JUDGES_PKI/ca.key" -set_serial "0x$(openssl rand -hex 8)" \
+    openssl x509 -req -in "$WORK/$1.csr" -CA "$CA" -CAkey "$INTEROP_PKI/ca.key" -set_serial "0x$(openssl rand -hex 8)" \
         -days 2 -out "$WORK/$1.crt" -extfile <(echo "subjectAltName=$3") 2>>"$WORK/openssl.log"
 }
 make_leaves() {
@@ -28,7 +28,7 @@ daemon off;
 user root;
 worker_processes 1;
 pid $WORK/nginx/pid;
-error_log $JUDGES_LOGS/$JUDGE.nginx.log info;
+error_log $INTEROP_LOGS/$INTEROP_NAME.nginx.log info;
 events { worker_connections 256; }
 http {
     access_log off;
@@ -92,13 +92,13 @@ start_nginx() {
         say "no nginx at port $FRONT (try $try)"
         kill_nginx
     done
-    fail "nginx does not start: $(tail -n 5 "$JUDGES_LOGS/$JUDGE.nginx.log")"
+    fail "nginx does not start: $(tail -n 5 "$INTEROP_LOGS/$INTEROP_NAME.nginx.log")"
 }
 
 # start_nginx_again starts it as it was configured before. Sets NGINX, its first process.
 start_nginx_again() {
     local i
-    nginx -c "$WORK/nginx.conf" 2>>"$JUDGES_LOGS/$JUDGE.nginx.log" &
+    nginx -c "$WORK/nginx.conf" 2>>"$INTEROP_LOGS/$INTEROP_NAME.nginx.log" &
     NGINX=$!
     DAEMONS+=("$NGINX")
     for ((i = 0; i < 100; i++)); do
@@ -185,7 +185,7 @@ cut_push() {
     # The server writes what it had read.
     await quiet
     CUT=$(stat -c %s "$(uploads)")
-    start_nginx_again || fail "nginx does not start again: $(tail -n 5 "$JUDGES_LOGS/$JUDGE.nginx.log")"
+    start_nginx_again || fail "nginx does not start again: $(tail -n 5 "$INTEROP_LOGS/$INTEROP_NAME.nginx.log")"
     say "cut after $CUT bytes: $(tail -n 1 "$WORK/cut.log" | cut -c1-300)"
 }
 quiet() { [[ $(metric d8_registry_http_requests_in_flight) == 0 ]]; }

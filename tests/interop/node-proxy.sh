@@ -19,15 +19,15 @@ server() {
 mode: Local
 listen: $2:5001
 adminListen: 127.0.0.1:5002
-tls: {certFile: $JUDGES_PKI/tls.crt, keyFile: $JUDGES_PKI/tls.key}
+tls: {certFile: $INTEROP_PKI/tls.crt, keyFile: $INTEROP_PKI/tls.key}
 store: {dir: $WORK/$1, reserveBytes: 0}
 auth:
   # A token of one server has to be good at the other.
-  token: {signingKeyFile: $JUDGES_PKI/token.key, signingCertFile: $JUDGES_PKI/token.crt}
+  token: {signingKeyFile: $INTEROP_PKI/token.key, signingCertFile: $INTEROP_PKI/token.crt}
 $(write_users config)
 log: {format: json, access: all}
 YAML
-    daemon "$1" nsenter --net --target "$NODE" "$JUDGES_SERVER" serve --config "$WORK/$1.yaml"
+    daemon "$1" nsenter --net --target "$NODE" "$INTEROP_SERVER" serve --config "$WORK/$1.yaml"
     await listens "$2:5001"
 }
 
@@ -58,7 +58,7 @@ forget_images
 
 say "it comes back"
 before=$(grep -c '"backend is up"' "$PROXY_LOG")
-daemon master-1 nsenter --net --target "$first_node" "$JUDGES_SERVER" serve --config "$WORK/master-1.yaml"
+daemon master-1 nsenter --net --target "$first_node" "$INTEROP_SERVER" serve --config "$WORK/master-1.yaml"
 await ups $((before + 1))
 
 say "a server falls silent in the middle of a pull"

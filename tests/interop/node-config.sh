@@ -18,7 +18,7 @@ LAYERS=3 LAYER_BYTES=$((12 * 1024 * 1024)) MIDDLE=$((4 * 1024 * 1024)) CABLE_RAT
 BIG=$ADDRESS/system/deckhouse/big:$TAG
 readonly NODE_ROOT=$WORK/node MASTERS=(10.111.1.2 10.111.2.2) UPSTREAM_AT=10.111.0.1:5555
 
-node_config() { "$JUDGES_SERVER" node-config --root "$NODE_ROOT" --config "$WORK/node.yaml" "$@"; }
+node_config() { "$INTEROP_SERVER" node-config --root "$NODE_ROOT" --config "$WORK/node.yaml" "$@"; }
 
 # want HOST MIRROR... writes what the node is to have, a mirror is a mapping of YAML, and applies it.
 want() {
@@ -48,15 +48,15 @@ master() {
 mode: $2
 listen: $address:5001
 adminListen: 127.0.0.1:5002
-tls: {certFile: $JUDGES_PKI/tls.crt, keyFile: $JUDGES_PKI/tls.key}
+tls: {certFile: $INTEROP_PKI/tls.crt, keyFile: $INTEROP_PKI/tls.key}
 store: {dir: $WORK/$name-$2, reserveBytes: 0}
 auth:
-  token: {signingKeyFile: $JUDGES_PKI/token.key, signingCertFile: $JUDGES_PKI/token.crt}
+  token: {signingKeyFile: $INTEROP_PKI/token.key, signingCertFile: $INTEROP_PKI/token.crt}
 $users
 log: {format: json, access: all}
 upstream: {imagesRepo: '$UPSTREAM_AT/$REPO', scheme: HTTP, username: '${LICENSE%%:*}', password: '${LICENSE#*:}'}
 YAML
-    daemon "$name" nsenter --net --target "${NODES[$1 - 1]}" "$JUDGES_SERVER" serve --config "$WORK/$name.yaml"
+    daemon "$name" nsenter --net --target "${NODES[$1 - 1]}" "$INTEROP_SERVER" serve --config "$WORK/$name.yaml"
     SERVERS[$1]=$DAEMON
     await listens "$address:5001"
 }
@@ -108,7 +108,7 @@ pull_in_mode() {
 begin_mode() {
     master 1 "$1"
     master 2 "$1"
-    : >"$JUDGES_LOGS/$JUDGE.proxy.log"
+    : >"$INTEROP_LOGS/$INTEROP_NAME.proxy.log"
     start_proxy 127.0.0.1:5001 "${MASTERS[@]/%/:5001}"
 }
 
@@ -148,7 +148,7 @@ YAML
 daemon upstream docker-registry serve "$WORK/upstream.yml"
 await listens "$UPSTREAM_AT"
 big_image
-for layout in "$WORK/big:$TAG big" "$JUDGES_IMAGES/image:$TAG app-image"; do
+for layout in "$WORK/big:$TAG big" "$INTEROP_IMAGES/image:$TAG app-image"; do
     skopeo copy -q --preserve-digests --dest-tls-verify=false --dest-creds "$LICENSE" \
         "oci:${layout% *}" "docker://$UPSTREAM_AT/$REPO/${layout#* }:$TAG"
 done
@@ -180,7 +180,7 @@ end_mode
 
 begin_mode Local
 for master in "${MASTERS[@]}"; do
-    for layout in "$WORK/big:$TAG big" "$JUDGES_IMAGES/image:$TAG app-image"; do
+    for layout in "$WORK/big:$TAG big" "$INTEROP_IMAGES/image:$TAG app-image"; do
         skopeo copy -q --preserve-digests --dest-creds "$RW" --dest-tls-verify=false \
             "oci:${layout% *}" "docker://$master:5001/system/deckhouse/${layout#* }:$TAG"
     done
@@ -192,11 +192,11 @@ old="{host: '$UPSTREAM_AT', scheme: http, auth: {username: '${LICENSE%%:*}', pas
 want "$ADDRESS" "$old" "$(own_mirror "$RO")"
 pull_small "$IMAGE-image:$TAG" 1 2
 asked=$(grep -c '"HEAD /v2/system/deckhouse/app-image/manifests/v1?ns=registry.d8-system.svc[^ ]* HTTP/1.1" 404' \
-    "$JUDGES_LOGS/$JUDGE.upstream.log" || true)
+    "$INTEROP_LOGS/$INTEROP_NAME.upstream.log" || true)
 same "$asked" 2 "how often the old source was asked"
 want "$ADDRESS" "$(own_mirror "$RO")"
 pull_small "$IMAGE-image:$TAG" 1
-asked=$(grep -c '"HEAD /v2/system/deckhouse/app-image/manifests/' "$JUDGES_LOGS/$JUDGE.upstream.log" || true)
+asked=$(grep -c '"HEAD /v2/system/deckhouse/app-image/manifests/' "$INTEROP_LOGS/$INTEROP_NAME.upstream.log" || true)
 same "$asked" 2 "how often the old source was asked in the end"
 
 say "an address of IPv6 that nobody answers at, before one that works"

@@ -77,8 +77,8 @@ put() {
 start_proxy() {
     REGISTRY=$1
     shift
-    PROXY_LOG=$JUDGES_LOGS/$JUDGE.proxy.log
-    daemon proxy "$JUDGES_SERVER" node-proxy --listen "$REGISTRY" --backend-tls "${@/#/--backend=}"
+    PROXY_LOG=$INTEROP_LOGS/$INTEROP_NAME.proxy.log
+    daemon proxy "$INTEROP_SERVER" node-proxy --listen "$REGISTRY" --backend-tls "${@/#/--backend=}"
     # shellcheck disable=SC2034,SC2153 # for the judges; set by daemon
     PROXY=$DAEMON
     await listens "$REGISTRY"
@@ -101,14 +101,14 @@ pull_while() {
     local cable=$1 begin pull status=0
     shift
     begin=$(received "$cable")
-    c images pull "${PULL[@]}" --snapshotter native "$BIG" >"$JUDGES_LOGS/$JUDGE.pull.log" 2>&1 &
+    c images pull "${PULL[@]}" --snapshotter native "$BIG" >"$INTEROP_LOGS/$INTEROP_NAME.pull.log" 2>&1 &
     pull=$!
     await middle_or_end "$cable" "$begin" "$pull"
-    kill -0 "$pull" 2>/dev/null || fail "the pull ended before its middle: $(tail -n 5 "$JUDGES_LOGS/$JUDGE.pull.log")"
+    kill -0 "$pull" 2>/dev/null || fail "the pull ended before its middle: $(tail -n 5 "$INTEROP_LOGS/$INTEROP_NAME.pull.log")"
     say "now: $*"
     "$@"
     wait "$pull" || status=$?
-    ((status == 0)) || fail "the pull failed: $(tail -c 2000 "$JUDGES_LOGS/$JUDGE.pull.log")"
+    ((status == 0)) || fail "the pull failed: $(tail -c 2000 "$INTEROP_LOGS/$INTEROP_NAME.pull.log")"
     same "$(c images ls "name==$BIG" | awk 'NR == 2 { print $3 }')" "$BIG_DIGEST" "pulled image"
     c images check | tee "$WORK/check"
     same "$(grep -c ' complete ' "$WORK/check")" 1 "images that are whole"
@@ -121,7 +121,7 @@ forget_images() {
 
 # How often the second server was asked for the rest of a layer.
 resumed() {
-    jq -rR 'fromjson? | select(.method == "GET" and .status == 206) | .reference' "$JUDGES_LOGS/$JUDGE.master-2.log" | wc -l
+    jq -rR 'fromjson? | select(.method == "GET" and .status == 206) | .reference' "$INTEROP_LOGS/$INTEROP_NAME.master-2.log" | wc -l
 }
 
 end_all() {

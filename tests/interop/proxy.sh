@@ -11,7 +11,7 @@ say "docker-registry with htpasswd"
 distribution htpasswd "auth: {htpasswd: {realm: upstream, path: $(htpasswd_file)}}"
 upstream=$DAEMON
 fill "$UP" --dest-tls-verify=false --dest-creds "$LICENSE"
-sent=$JUDGES_LOGS/$JUDGE.htpasswd.log
+sent=$INTEROP_LOGS/$INTEROP_NAME.htpasswd.log
 : >"$sent"
 UPSTREAM="imagesRepo: '$UP/$REPO', scheme: HTTP, username: ${LICENSE%%:*}, password: ${LICENSE#*:}"
 start_server
@@ -59,7 +59,7 @@ write_config >"$WORK/config.yaml"
 kill -HUP "$SERVER"
 mode_is() { curl -fsS "http://127.0.0.1:$ADMIN_PORT/status" | jq -e --arg mode "$1" '.mode == $mode'; }
 await mode_is Local
-skopeo copy -q --preserve-digests --dest-cert-dir "$(certs_dir)" --dest-creds "$RW" "oci:$JUDGES_IMAGES/image:$TAG" \
+skopeo copy -q --preserve-digests --dest-cert-dir "$(certs_dir)" --dest-creds "$RW" "oci:$INTEROP_IMAGES/image:$TAG" \
     "docker://$REGISTRY/system/deckhouse/app-image:$TAG"
 crane validate --remote "$REGISTRY/system/deckhouse/app-image:$TAG"
 pull_by_containerd "$RO" image

@@ -24,7 +24,7 @@ done
 # judge RUN [VARIABLE=VALUE...]; PART tells the verdict that a part of the tests is switched off.
 PART=()
 judge() {
-    local run=$1 results=$JUDGES_LOGS/conformance-$1 status=0
+    local run=$1 results=$INTEROP_LOGS/conformance-$1 status=0
     shift
     rm -rf "$results"
     mkdir -p "$results"
@@ -32,7 +32,7 @@ judge() {
     (cd "$WORK" && env OCI_REGISTRY="$REGISTRY" OCI_RESULTS_DIR="$results" "$@" conformance) \
         >"$results/output.txt" 2>&1 || status=$?
     tail -n 40 "$results/output.txt"
-    verdict "$results/junit.xml" "$JUDGES_SCRIPTS/conformance-skips.txt" "$run" "${PART[@]}"
+    verdict "$results/junit.xml" "$INTEROP_SCRIPTS/conformance-skips.txt" "$run" "${PART[@]}"
     same "$status" 0 "status of the conformance program"
 }
 

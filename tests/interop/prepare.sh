@@ -80,7 +80,7 @@ get_crds() {
 build() {
     local name=$1 folder=tests/tools/$2 package=$3 stamp
     shift 3
-    stamp=$(find "$folder" tests/judges/prepare.sh -type f -exec sha256sum {} + | sort | sha256sum)
+    stamp=$(find "$folder" tests/interop/prepare.sh -type f -exec sha256sum {} + | sort | sha256sum)
     if [[ -x $bin/$name && $(cat "$bin/$name.stamp" 2>/dev/null) == "$stamp" ]]; then
         return
     fi

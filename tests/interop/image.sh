@@ -22,18 +22,18 @@ say "the same binary gives the same image, whatever the age and order of files"
 builder=$(getent passwd "${SUDO_USER:-$(id -un)}" | cut -d: -f6)
 export CARGO_HOME=${CARGO_HOME:-$builder/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$builder/.rustup} CARGO_NET_OFFLINE=true
 # The size counts for what is released; the tests' binary is hardly optimised.
-[[ $JUDGES_SERVER == */release/* ]] || export IMAGE_LIMIT_MIB=60
-build=$JUDGES_SCRIPTS/../../deploy/image/build.sh
-same "$(sed -n 's/^ARG RUST_VERSION=//p' "$JUDGES_SCRIPTS/../../deploy/Dockerfile")" \
-    "$(sed -n 's/^channel = "\(.*\)"/\1/p' "$JUDGES_SCRIPTS/../../rust-toolchain.toml")" "the Dockerfile's version of Rust"
-"$build" "$JUDGES_SERVER" "$WORK/first"
-cp --no-preserve=all "$JUDGES_SERVER" "$WORK/d8-registry"
+[[ $INTEROP_SERVER == */release/* ]] || export IMAGE_LIMIT_MIB=60
+build=$INTEROP_SCRIPTS/../../deploy/image/build.sh
+same "$(sed -n 's/^ARG RUST_VERSION=//p' "$INTEROP_SCRIPTS/../../deploy/Dockerfile")" \
+    "$(sed -n 's/^channel = "\(.*\)"/\1/p' "$INTEROP_SCRIPTS/../../rust-toolchain.toml")" "the Dockerfile's version of Rust"
+"$build" "$INTEROP_SERVER" "$WORK/first"
+cp --no-preserve=all "$INTEROP_SERVER" "$WORK/d8-registry"
 chmod 700 "$WORK/d8-registry"
 "$build" "$WORK/d8-registry" "$WORK/second"
 built() { jq -r '.manifests[0].digest' "$WORK/$1/oci/index.json"; }
 DIGEST=$(built first)
 same "$(built second)" "$DIGEST" "digest of the second build"
-VERSION=$("$JUDGES_SERVER" --version)
+VERSION=$("$INTEROP_SERVER" --version)
 
 say "it lists what is inside"
 layer=$(jq -r '.layers[0].digest' "$WORK/first/oci/blobs/${DIGEST/://}")
@@ -95,10 +95,10 @@ serve() {
     } >"$WORK/etc/$container.yaml"
     chmod -R a+rX "$WORK/etc"
     inside "$container" "$(bind "$WORK/etc" /etc/d8-registry)" "$(bind "$WORK/data" /data rw)" "${@:2}" \
-        -- serve --config "/etc/d8-registry/$container.yaml" >>"$JUDGES_LOGS/$JUDGE.inside.log" 2>&1 &
+        -- serve --config "/etc/d8-registry/$container.yaml" >>"$INTEROP_LOGS/$INTEROP_NAME.inside.log" 2>&1 &
     INNER=$!
     await ready_inside
-    kill -0 "$INNER" || fail "the container $container is gone: $(tail -n 3 "$JUDGES_LOGS/$JUDGE.inside.log")"
+    kill -0 "$INNER" || fail "the container $container is gone: $(tail -n 3 "$INTEROP_LOGS/$INTEROP_NAME.inside.log")"
 }
 
 # A container that ended will never be ready.
@@ -118,7 +118,7 @@ mode: Local
 store: {dir: /data/local, reserveBytes: 0}
 auth: {anonymous: push}
 YAML
-crane push "$JUDGES_IMAGES/image" "${INSIDE#http://}/team/app:$TAG"
+crane push "$INTEROP_IMAGES/image" "${INSIDE#http://}/team/app:$TAG"
 crane validate --remote "${INSIDE#http://}/team/app:$TAG"
 pid=$(c task ls | awk '$1 == "local" { print $2 }')
 same "$(awk '/^(Uid|Gid):/ { print $2 }' "/proc/$pid/status" | sort -u)" "$OWNER" "user and group of the process"
@@ -132,10 +132,10 @@ printf '127.0.0.1 localhost\n' >"$WORK/etc/hosts-without"
 printf 'nameserver %s\noptions timeout:1 attempts:1\n' "$NAMES" >"$WORK/etc/resolv.conf"
 dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --bind-interfaces --user=root --pid-file= \
     --listen-address="$NAMES" --log-queries --log-facility=- --address="/$HOST/127.0.0.1" --local=/test/ \
-    >"$JUDGES_LOGS/$JUDGE.names.log" 2>&1 &
+    >"$INTEROP_LOGS/$INTEROP_NAME.names.log" 2>&1 &
 DAEMONS+=($!)
-await grep -q started "$JUDGES_LOGS/$JUDGE.names.log"
-asked() { grep -q "query.* $1 " "$JUDGES_LOGS/$JUDGE.names.log"; }
+await grep -q started "$INTEROP_LOGS/$INTEROP_NAME.names.log"
+asked() { grep -q "query.* $1 " "$INTEROP_LOGS/$INTEROP_NAME.names.log"; }
 # resolution with|without sets the options of a container that finds the host's name in its /etc/hosts, or does not.
 resolution() { RESOLUTION=("$(bind "$WORK/etc/hosts-$1" /etc/hosts)" "$(bind "$WORK/etc/resolv.conf" /etc/resolv.conf)"); }
 

@@ -3,19 +3,19 @@
 # refused" and "can't be had here". Sourced by each judge; run.sh starts the judges, each in
 # namespaces of its own, so that mounts and processes end with it.
 #
-# From run.sh: JUDGE (name), WORK (empty folder of this judge), JUDGES_SERVER (the binary),
-# JUDGES_TOOLS (built Go tools), JUDGES_IMAGES (OCI layouts), JUDGES_PKI (certificates),
-# JUDGES_LOGS (folder for the server's log).
+# From run.sh: INTEROP_NAME (name), WORK (empty folder of this judge), INTEROP_SERVER (the binary),
+# INTEROP_TOOLS (built Go tools), INTEROP_IMAGES (OCI layouts), INTEROP_PKI (certificates),
+# INTEROP_LOGS (folder for the server's log).
 
 set -euo pipefail
 
 # Used by the judges:
 # shellcheck disable=SC2034
-readonly CA=$JUDGES_PKI/ca.crt TAG=v1
+readonly CA=$INTEROP_PKI/ca.crt TAG=v1
 export SSL_CERT_FILE=$CA
 export HOME=$WORK/home XDG_RUNTIME_DIR=$WORK/run TMPDIR=$WORK/tmp
 mkdir -p "$HOME" "$XDG_RUNTIME_DIR" "$TMPDIR"
-PATH=$JUDGES_TOOLS:$PATH:/usr/sbin:/sbin
+PATH=$INTEROP_TOOLS:$PATH:/usr/sbin:/sbin
 
 # Passwords of the four roles; their hashes are in write_users.
 password() { echo "$1-password"; }
@@ -43,7 +43,7 @@ need() {
     local command
     for command; do
         command -v "$command" >/dev/null ||
-            skip "can't get $command: $(tail -n 2 "$JUDGES_TOOLS/$command.why" 2>/dev/null | tr -s '\t\n' ' ' || true)"
+            skip "can't get $command: $(tail -n 2 "$INTEROP_TOOLS/$command.why" 2>/dev/null | tr -s '\t\n' ' ' || true)"
     done
 }
 
@@ -66,7 +66,7 @@ same() {
     [[ $1 == "$2" ]] || fail "$3: got '$1', want '$2'"
 }
 
-digest_of() { cat "$JUDGES_IMAGES/$1/digest"; }
+digest_of() { cat "$INTEROP_IMAGES/$1/digest"; }
 
 write_users() {
     if [[ $1 == files ]]; then
@@ -101,8 +101,8 @@ mode: Local
 listen: 127.0.0.1:$PORT
 adminListen: 127.0.0.1:$ADMIN_PORT
 tls:
-  certFile: $JUDGES_PKI/tls.crt
-  keyFile: $JUDGES_PKI/tls.key
+  certFile: $INTEROP_PKI/tls.crt
+  keyFile: $INTEROP_PKI/tls.key
 $(more_tls)
 store:
   dir: $WORK/store
@@ -110,8 +110,8 @@ store:
 $(more_store)
 auth:
   token:
-    signingKeyFile: $JUDGES_PKI/token.key
-    signingCertFile: $JUDGES_PKI/token.crt
+    signingKeyFile: $INTEROP_PKI/token.key
+    signingCertFile: $INTEROP_PKI/token.crt
 $(write_users "$1")
 manifests:
   missingReferences: $2
@@ -122,14 +122,14 @@ YAML
 }
 
 # The one place that knows how the server is started.
-run_server() { exec "$JUDGES_SERVER" serve --config "$WORK/config.yaml"; }
+run_server() { exec "$INTEROP_SERVER" serve --config "$WORK/config.yaml"; }
 
 # shellcheck disable=SC2120 # every judge but two is content with the defaults
 # start_server [config|files] [refuse|allow] starts the server with an empty store, with users
 # from its configuration or from files, and waits until it is ready. Sets REGISTRY and SERVER_LOG.
 start_server() {
     local users=${1:-config} references=${2:-refuse} try
-    SERVER_LOG=$JUDGES_LOGS/$JUDGE.server.log
+    SERVER_LOG=$INTEROP_LOGS/$INTEROP_NAME.server.log
     for try in 1 2 3 4 5; do
         # Below the range that the kernel gives to outgoing connections.
         PORT=$((20000 + RANDOM % 6000 * 2)) ADMIN_PORT=$((PORT + 1))

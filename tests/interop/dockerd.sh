@@ -10,12 +10,12 @@ echo "{}" >"$WORK/daemon.json"
 socket=unix://$WORK/docker.sock
 dockerd --bridge=none --iptables=false --ip6tables=false --storage-driver=vfs \
     --data-root "$WORK/data" --exec-root "$WORK/exec" --pidfile "$WORK/docker.pid" \
-    --config-file "$WORK/daemon.json" --host "$socket" >"$JUDGES_LOGS/$JUDGE.daemon.log" 2>&1 &
+    --config-file "$WORK/daemon.json" --host "$socket" >"$INTEROP_LOGS/$INTEROP_NAME.daemon.log" 2>&1 &
 DAEMONS+=($!)
 d() { docker --host "$socket" --config "$WORK/client" "$@"; }
 await d version
 
-skopeo copy "oci:$JUDGES_IMAGES/image:$TAG" "docker-archive:$WORK/image.tar:local/app:$TAG"
+skopeo copy "oci:$INTEROP_IMAGES/image:$TAG" "docker-archive:$WORK/image.tar:local/app:$TAG"
 d load --input "$WORK/image.tar"
 ref=$REGISTRY/team/app:$TAG
 d tag "local/app:$TAG" "$ref"

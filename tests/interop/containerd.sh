@@ -23,7 +23,7 @@ TOML
 
 # start_containerd COMMAND CONFIG
 start_containerd() {
-    "$1" --config "$2" >"$JUDGES_LOGS/$JUDGE.daemon.log" 2>&1 &
+    "$1" --config "$2" >"$INTEROP_LOGS/$INTEROP_NAME.daemon.log" 2>&1 &
     DAEMONS+=($!)
     await c version
 }
@@ -37,7 +37,7 @@ push_and_pull() {
     nodes=$(node_hosts '"pull", "resolve"')
     pushers=$(node_hosts '"pull", "resolve", "push"')
     for layout in image index; do
-        tar -C "$JUDGES_IMAGES/$layout" -cf "$WORK/$layout.tar" blobs index.json oci-layout
+        tar -C "$INTEROP_IMAGES/$layout" -cf "$WORK/$layout.tar" blobs index.json oci-layout
         c images import --base-name "$IMAGE-$layout" --all-platforms --no-unpack "$WORK/$layout.tar"
         quietly c images push --hosts-dir "$pushers" --user "$RW" "$IMAGE-$layout:$TAG"
         c images rm --sync "$IMAGE-$layout:$TAG"

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
 # Lets foreign programs judge the server: each pushes and pulls over TLS with users.
 #
-#   tests/judges/run.sh [NAME...]      all judges, or these
+#   tests/interop/run.sh [NAME...]      all judges, or these
 #
 # Needs root (it asks sudo): container engines mount file systems. Each judge runs in mount and
 # process namespaces of its own and in an own folder, so nothing is left behind whatever happens.
-# Logs stay in target/judges. A judge that can't be had is listed as skipped; with CI=true that is
-# a failure, unless unobtainable.txt names it. tests/judges/prepare.sh gets the programs beforehand.
+# Logs stay in target/interop. A judge that can't be had is listed as skipped; with CI=true that is
+# a failure, unless unobtainable.txt names it. tests/interop/prepare.sh gets the programs beforehand.
 #
-#   JUDGES_SERVER   the binary under test (default: target/debug/d8-registry)
-#   JUDGES_LIMIT    seconds that one judge may take (default 900)
+#   INTEROP_SERVER   the binary under test (default: target/debug/d8-registry)
+#   INTEROP_LIMIT    seconds that one judge may take (default 900)
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
-JUDGES_SCRIPTS=$PWD/tests/judges
+INTEROP_SCRIPTS=$PWD/tests/interop
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-JUDGES_SERVER=$(realpath -m "${JUDGES_SERVER:-$target/debug/d8-registry}")
-JUDGES_TOOLS=$target/tools/bin
-JUDGES_LOGS=$target/judges
-JUDGES_LIMIT=${JUDGES_LIMIT:-900}
+INTEROP_SERVER=$(realpath -m "${INTEROP_SERVER:-$target/debug/d8-registry}")
+INTEROP_TOOLS=$target/tools/bin
+INTEROP_LOGS=$target/interop
+INTEROP_LIMIT=${INTEROP_LIMIT:-900}
 
 # Clients first that say the most about the protocol.
 judges=(conformance spec d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
@@ -27,27 +27,27 @@ judges=(conformance spec d8-push crane skopeo podman dockerd containerd-1 contai
 (($#)) && judges=("$@")
 
 if ((EUID != 0)); then
-    exec sudo --preserve-env=CARGO_TARGET_DIR,JUDGES_SERVER,JUDGES_LIMIT,CI PATH="$PATH" "$0" "$@"
+    exec sudo --preserve-env=CARGO_TARGET_DIR,INTEROP_SERVER,INTEROP_LIMIT,CI PATH="$PATH" "$0" "$@"
 fi
-[[ -x $JUDGES_SERVER ]] || {
-    echo "no server at $JUDGES_SERVER: build it first (cargo build)" >&2
+[[ -x $INTEROP_SERVER ]] || {
+    echo "no server at $INTEROP_SERVER: build it first (cargo build)" >&2
     exit 1
 }
-[[ -x $JUDGES_TOOLS/testimages ]] || {
-    echo "no tools in $JUDGES_TOOLS: run tests/judges/prepare.sh first" >&2
+[[ -x $INTEROP_TOOLS/testimages ]] || {
+    echo "no tools in $INTEROP_TOOLS: run tests/interop/prepare.sh first" >&2
     exit 1
 }
 
 scratch=$(mktemp -d)
 trap 'rm -rf --one-file-system "$scratch"' EXIT
-JUDGES_IMAGES=$scratch/images
-JUDGES_PKI=$scratch/pki
-mkdir -p "$JUDGES_LOGS" "$JUDGES_PKI"
-export JUDGES_SCRIPTS JUDGES_SERVER JUDGES_TOOLS JUDGES_IMAGES JUDGES_PKI JUDGES_LOGS
+INTEROP_IMAGES=$scratch/images
+INTEROP_PKI=$scratch/pki
+mkdir -p "$INTEROP_LOGS" "$INTEROP_PKI"
+export INTEROP_SCRIPTS INTEROP_SERVER INTEROP_TOOLS INTEROP_IMAGES INTEROP_PKI INTEROP_LOGS
 
 # The kinds of keys that Deckhouse has: an EC authority, RSA-2048 leaves and token key.
 make_pki() (
-    cd "$JUDGES_PKI"
+    cd "$INTEROP_PKI"
     exec 2>openssl.log
     openssl ecparam -name prime256v1 -genkey -noout -out ca.key
     openssl req -x509 -new -key ca.key -days 2 -subj '/CN=registry-ca' -out ca.crt
@@ -60,23 +60,23 @@ make_pki() (
     leaf token registry-auth
 )
 make_pki || {
-    cat "$JUDGES_PKI/openssl.log" >&2
+    cat "$INTEROP_PKI/openssl.log" >&2
     exit 1
 }
-"$JUDGES_TOOLS/testimages" "$JUDGES_IMAGES"
+"$INTEROP_TOOLS/testimages" "$INTEROP_IMAGES"
 
 passed=0 failed=0 skipped=()
 for judge in "${judges[@]}"; do
-    script=$JUDGES_SCRIPTS/$judge.sh log=$JUDGES_LOGS/$judge.log
+    script=$INTEROP_SCRIPTS/$judge.sh log=$INTEROP_LOGS/$judge.log
     [[ -x $script ]] || {
         echo "no such judge: $judge" >&2
         exit 2
     }
-    export JUDGE=$judge WORK=$scratch/$judge
+    export INTEROP_NAME=$judge WORK=$scratch/$judge
     mkdir "$WORK"
-    rm -f "$JUDGES_LOGS/$judge".*log
+    rm -f "$INTEROP_LOGS/$judge".*log
     begin=$SECONDS status=0
-    timeout --kill-after=10 "$JUDGES_LIMIT" \
+    timeout --kill-after=10 "$INTEROP_LIMIT" \
         unshare --mount --pid --fork --kill-child --mount-proc "$script" >"$log" 2>&1 </dev/null || status=$?
     took=$((SECONDS - begin))
     case $status in
@@ -92,20 +92,20 @@ for judge in "${judges[@]}"; do
         *)
             echo "FAIL $judge (status $status, $took s); the end of its log and of the server's:"
             tail -n 60 "$log" | sed 's/^/    /'
-            tail -n 15 "$JUDGES_LOGS/$judge.server.log" 2>/dev/null | cut -c1-400 | sed 's/^/    server: /' || true
+            tail -n 15 "$INTEROP_LOGS/$judge.server.log" 2>/dev/null | cut -c1-400 | sed 's/^/    server: /' || true
             failed=$((failed + 1))
             ;;
     esac
     rm -rf --one-file-system "$WORK"
 done
-[[ -z ${SUDO_UID:-} ]] || chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "$JUDGES_LOGS"
+[[ -z ${SUDO_UID:-} ]] || chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "$INTEROP_LOGS"
 
 unexpected=0
 for one in ${skipped[@]+"${skipped[@]}"}; do
     echo "not judged by $one"
-    grep -q "^${one%%:*} " "$JUDGES_SCRIPTS/unobtainable.txt" || unexpected=$((unexpected + 1))
+    grep -q "^${one%%:*} " "$INTEROP_SCRIPTS/unobtainable.txt" || unexpected=$((unexpected + 1))
 done
-echo "judges: $passed passed, $failed failed, ${#skipped[@]} skipped" | tee "$JUDGES_LOGS/summary"
+echo "judges: $passed passed, $failed failed, ${#skipped[@]} skipped" | tee "$INTEROP_LOGS/summary"
 if ((failed > 0)); then
     exit 1
 fi

@@ -16,12 +16,12 @@ UPSTREAM="imagesRepo: '$UP/$REPO', caFile: $CA, username: ro, password: $(passwo
 start_server
 containerd_of between
 pull_by_all "$RO"
-local_never_twice "$JUDGES_LOGS/$JUDGE.upstream.log"
+local_never_twice "$INTEROP_LOGS/$INTEROP_NAME.upstream.log"
 
 say "a Proxy in front of a Proxy"
 front=127.0.0.1:$(free_port)
 PORT=${front##*:} ADMIN_PORT=$(free_port) write_config | sed "s#$WORK/store#$WORK/middle#" >"$WORK/middle.yaml"
-daemon middle "$JUDGES_SERVER" serve --config "$WORK/middle.yaml"
+daemon middle "$INTEROP_SERVER" serve --config "$WORK/middle.yaml"
 await listens "$front"
 UPSTREAM="imagesRepo: '$front/system/deckhouse', caFile: $CA, username: ro, password: $(password ro)"
 another_server
@@ -63,21 +63,21 @@ say "docker-registry with tokens of another server's"
 b64() { base64 -w0 | tr '+/' '-_' | tr -d '='; }
 now=$(date +%s)
 access=$(jq -cn --arg repo "$REPO" '["image", "index"] | map({type: "repository", name: "\($repo)/app-\(.)", actions: ["pull"]})')
-header=$(jq -cn --arg x5c "$(openssl x509 -in "$JUDGES_PKI/token.crt" -outform DER | base64 -w0)" \
+header=$(jq -cn --arg x5c "$(openssl x509 -in "$INTEROP_PKI/token.crt" -outform DER | base64 -w0)" \
     '{typ: "JWT", alg: "RS256", x5c: [$x5c]}' | tr -d '\n' | b64)
 claims=$(jq -cn --argjson now "$now" --argjson access "$access" \
     '{iss: "issuer", sub: "puller", aud: "upstream", exp: ($now + 3600), nbf: ($now - 60), iat: $now, jti: "1", access: $access}' |
     tr -d '\n' | b64)
-token=$header.$claims.$(printf %s "$header.$claims" | openssl dgst -sha256 -sign "$JUDGES_PKI/token.key" -binary | b64)
+token=$header.$claims.$(printf %s "$header.$claims" | openssl dgst -sha256 -sign "$INTEROP_PKI/token.key" -binary | b64)
 htpasswd -bcm "$WORK/token-users" "${LICENSE%%:*}" "${LICENSE#*:}" 2>/dev/null
 chmod a+r "$WORK/token-users"
 chmod a+x "$WORK"
-tls_front tokens "$plain" "$JUDGES_PKI/tls.crt" "$JUDGES_PKI/tls.key" \
+tls_front tokens "$plain" "$INTEROP_PKI/tls.crt" "$INTEROP_PKI/tls.key" \
     "location /token { default_type application/json; auth_basic tokens; auth_basic_user_file $WORK/token-users; alias $WORK/tokens/; index token.json; }"
 desk=$UP
 jq -cn --arg token "$token" '{token: $token, expires_in: 3600}' >"$WORK/tokens/token.json"
 distribution plain "auth: {token: {realm: 'https://$desk/token/', service: upstream, issuer: issuer, rootcertbundle: $CA}}"
-tls_front nginx-token "$UP" "$JUDGES_PKI/tls.crt" "$JUDGES_PKI/tls.key"
+tls_front nginx-token "$UP" "$INTEROP_PKI/tls.crt" "$INTEROP_PKI/tls.key"
 UPSTREAM="imagesRepo: '$UP/$REPO', caFile: $CA, username: ${LICENSE%%:*}, password: ${LICENSE#*:}"
 another_server
 pull_by_all "$RO"

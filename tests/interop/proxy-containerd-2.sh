@@ -37,8 +37,8 @@ pull_by_containerd "$RO"
 ranges=$(grep -c '"status":206' "$SERVER_LOG" || true)
 say "$ranges ranges were served"
 ((ranges >= 8)) || fail "parallel layer fetch asked for $ranges ranges only"
-never_twice "$JUDGES_LOGS/$JUDGE.upstream.log"
-partial=$(grep -cE '"GET /v2/[^ ]*/blobs/[^ ]+ HTTP/[0-9.]+" 206' "$JUDGES_LOGS/$JUDGE.upstream.log" || true)
+never_twice "$INTEROP_LOGS/$INTEROP_NAME.upstream.log"
+partial=$(grep -cE '"GET /v2/[^ ]*/blobs/[^ ]+ HTTP/[0-9.]+" 206' "$INTEROP_LOGS/$INTEROP_NAME.upstream.log" || true)
 same "$partial" 0 "ranges that the upstream was asked for"
 errors=$(curl -fsS "http://127.0.0.1:$ADMIN_PORT/metrics" | grep '^d8_registry_fill_errors_total' | grep -vc ' 0$' || true)
 same "$errors" 0 "kinds of fill errors"

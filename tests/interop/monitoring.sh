@@ -3,7 +3,7 @@
 source "$(dirname "$0")/harness.sh"
 
 need promtool
-readonly PYTHON=$JUDGES_TOOLS/../venv/bin/python MONITORING=$JUDGES_SCRIPTS/../../deploy/monitoring
+readonly PYTHON=$INTEROP_TOOLS/../venv/bin/python MONITORING=$INTEROP_SCRIPTS/../../deploy/monitoring
 [[ -x $PYTHON ]] || skip "can't get the Python environment"
 
 # promtool knows groups, not the PrometheusRule around them.

@@ -5,7 +5,7 @@
 source "$(dirname "$0")/harness.sh"
 
 need helm ip setpriv crane
-readonly PYTHON=$JUDGES_TOOLS/../venv/bin/python CRDS=$JUDGES_TOOLS/../crds TOOLS=$JUDGES_SCRIPTS/../tools/helm
+readonly PYTHON=$INTEROP_TOOLS/../venv/bin/python CRDS=$INTEROP_TOOLS/../crds TOOLS=$INTEROP_SCRIPTS/../tools/helm
 [[ -x $PYTHON && -d $CRDS ]] || skip "can't get kubernetes-validate or the CRDs"
 
 # A network of its own with the node's two addresses: the chart's ports are free there.
@@ -17,7 +17,7 @@ ip address add 10.0.0.1/32 dev lo
 ip address add fd00::1/128 dev lo nodad
 readonly ADDRESSES=10.0.0.1,fd00::1
 
-cd "$JUDGES_SCRIPTS/../.."
+cd "$INTEROP_SCRIPTS/../.."
 readonly CHART=deploy/helm/d8-registry
 # Every user may look into it: the server runs as another one. It goes with the judge's mount namespace.
 mount -t tmpfs -o mode=755 tmpfs /mnt
@@ -29,12 +29,12 @@ say "lint, and what is rendered in every mode"
 for values in "$CHART"/ci/*.yaml; do
     name=$(basename "$values" .yaml)
     helm lint --strict --quiet "$CHART" --namespace d8-system -f "$values"
-    { echo "# Rendered from $values; tests/judges/chart.sh writes it."; template -f "$values"; } >"$WORK/rendered/$name.yaml"
+    { echo "# Rendered from $values; tests/interop/chart.sh writes it."; template -f "$values"; } >"$WORK/rendered/$name.yaml"
     if [[ -n ${CHART_REWRITE:-} ]]; then
         cp "$WORK/rendered/$name.yaml" "deploy/manifests/$name.yaml"
     fi
 done
-diff -ru deploy/manifests "$WORK/rendered" || fail "deploy/manifests is not what the chart renders: CHART_REWRITE=1 tests/judges/run.sh chart"
+diff -ru deploy/manifests "$WORK/rendered" || fail "deploy/manifests is not what the chart renders: CHART_REWRITE=1 tests/interop/run.sh chart"
 
 say "schemas"
 # The same with users and keys.
@@ -134,9 +134,9 @@ text = open("docs/INSTALL.md").read()
 block = textwrap.dedent(text[text.rindex("\n", 0, text.index("# node.yaml")) + 1:].split("```")[0])
 indent = " " * 10
 print(block.replace(indent + "...the authority of registry-pki...", textwrap.indent(open(sys.argv[1]).read(), indent)).replace("...", "x"))' \
-    "$JUDGES_PKI/ca.crt" >"$WORK/node.yaml"
+    "$INTEROP_PKI/ca.crt" >"$WORK/node.yaml"
 mkdir -p "$WORK/bare/etc/containerd"
-"$JUDGES_SERVER" node-config --root "$WORK/bare" --config "$WORK/node.yaml" --dry-run >"$WORK/found" 2>&1 || fail "$(cat "$WORK/found")"
+"$INTEROP_SERVER" node-config --root "$WORK/bare" --config "$WORK/node.yaml" --dry-run >"$WORK/found" 2>&1 || fail "$(cat "$WORK/found")"
 for host in 127.0.0.1:5001 10.0.0.1:5001 10.0.0.2:5001; do
     grep -q "^+.*https://$host" "$WORK/found" || fail "no $host in what node-config would write: $(cat "$WORK/found")"
 done
@@ -233,7 +233,7 @@ same "$(curl -fsS "$API/namespaces/d8-system/configmaps/d8-registry-node-proxy" 
 ! grep -E '^(PUT|PATCH|DELETE) .*registry-user-ro$' "$REQUESTS" || fail "the Secret of others was written to"
 
 say "a node without a kubelet"
-cp "$JUDGES_SERVER" /mnt/d8-registry
+cp "$INTEROP_SERVER" /mnt/d8-registry
 chmod 755 /mnt/d8-registry
 cat >"$WORK/registry-config.yaml" <<'YAML'
 apiVersion: v1
@@ -270,7 +270,7 @@ local_clients() {
     clients local-static-pod 5001 "ro rw" 127.0.0.1 10.0.0.1 '[fd00::1]'
     export SSL_CERT_FILE=$WORK/local-static-pod.ca
     crane auth login 127.0.0.1:5001 -u rw -p "$(value local-static-pod registry-user-rw password)"
-    crane push "$JUDGES_IMAGES/image" 127.0.0.1:5001/system/deckhouse/chart:v1 >/dev/null
+    crane push "$INTEROP_IMAGES/image" 127.0.0.1:5001/system/deckhouse/chart:v1 >/dev/null
     crane auth login 127.0.0.1:5001 -u ro -p "$(value local-static-pod registry-user-ro password)"
     crane digest 127.0.0.1:5001/system/deckhouse/chart:v1
     same "$(stat -c %u:%g /mnt/node/opt/deckhouse/registry/d8_data /mnt/node/opt/deckhouse/registry/local_data | xargs)" \
@@ -286,7 +286,7 @@ proxy_daemonset_clients() {
 }
 direct_clients() { clients direct 5001 "" 10.0.0.1 '[fd00::1]'; }
 export -f value same fail clients manifests local_clients proxy_daemonset_clients direct_clients
-export WORK PYTHON JUDGES_IMAGES
+export WORK PYTHON INTEROP_IMAGES
 node_runs local-static-pod bash -c 'set -euo pipefail; local_clients'
 node_runs local-daemonset bash -c 'set -euo pipefail; clients local-daemonset 5001 "ro rw" 10.0.0.1 "[fd00::1]"'
 node_runs proxy-static-pod bash -c 'set -euo pipefail; clients proxy-static-pod 5001 ro 127.0.0.1 10.0.0.1'

@@ -31,7 +31,7 @@ is_full() {
 
 readonly NAME=team/app
 crane auth login "$REGISTRY" -u "${RW%%:*}" -p "${RW#*:}"
-crane push "$JUDGES_IMAGES/image" "$REGISTRY/$NAME:$TAG"
+crane push "$INTEROP_IMAGES/image" "$REGISTRY/$NAME:$TAG"
 
 say "an upload begun in time, and the blobs of an image whose manifest comes too late"
 same "$(call POST "/v2/$NAME/blobs/uploads/")" 202 "begin"

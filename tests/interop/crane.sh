@@ -16,8 +16,8 @@ export DOCKER_CONFIG
 sign_in() { crane auth login "$REGISTRY" -u "${1%%:*}" -p "${1#*:}"; }
 
 sign_in "$RW"
-crane push "$JUDGES_IMAGES/image" "$REGISTRY/team/app:$TAG"
-crane push "$JUDGES_IMAGES/index" "$REGISTRY/team/multi:$TAG"
+crane push "$INTEROP_IMAGES/image" "$REGISTRY/team/app:$TAG"
+crane push "$INTEROP_IMAGES/index" "$REGISTRY/team/multi:$TAG"
 same "$(crane digest "$REGISTRY/team/app:$TAG")" "$(digest_of image)" "digest of the image"
 same "$(crane digest "$REGISTRY/team/multi:$TAG")" "$(digest_of index)" "digest of the index"
 
@@ -34,7 +34,7 @@ crane validate --remote "$REGISTRY/other/deeper/app:copied"
 crane validate --remote "$REGISTRY/team/multi@$(digest_of index)"
 
 say "a reader neither pushes, nor deletes, nor sees the catalog"
-refused crane push "$JUDGES_IMAGES/image" "$REGISTRY/team/app:v2"
+refused crane push "$INTEROP_IMAGES/image" "$REGISTRY/team/app:v2"
 refused crane tag "$REGISTRY/team/app:$TAG" v3
 refused crane delete "$REGISTRY/team/app@$(digest_of image)"
 refused crane catalog "$REGISTRY"

@@ -11,14 +11,14 @@ export OCI_PASSWORD
 
 # judge RUN [ENVIRONMENT...]
 judge() {
-    local run=$1 results=$JUDGES_LOGS/spec-$1 status=0
+    local run=$1 results=$INTEROP_LOGS/spec-$1 status=0
     shift
     rm -rf "$results"
     mkdir -p "$results"
     say "run $run"
     env OCI_REGISTRY="$REGISTRY" OCI_RESULTS_DIR="$results" "$@" specprobe >"$results/output.txt" 2>&1 || status=$?
     tail -n 40 "$results/output.txt"
-    verdict "$results/junit.xml" "$JUDGES_SCRIPTS/spec-skips.txt" "$run"
+    verdict "$results/junit.xml" "$INTEROP_SCRIPTS/spec-skips.txt" "$run"
     same "$status" 0 "status of the probe"
 }
 
@@ -62,7 +62,7 @@ same "$(served hit)" 0 "hits"
 say "Proxy"
 MODE=Proxy OCI_USERNAME=rw OCI_PASSWORD=$(password rw)
 eval "$roles_of_the_harness"
-sent=$JUDGES_LOGS/$JUDGE.upstream.log
+sent=$INTEROP_LOGS/$INTEROP_NAME.upstream.log
 : >"$sent"
 another_server
 judge proxy-cold

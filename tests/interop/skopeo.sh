@@ -9,9 +9,9 @@ certs=$(certs_dir)
 push() { skopeo copy --dest-cert-dir "$certs" --dest-creds "$1" "${@:2}"; }
 pull() { skopeo copy --src-cert-dir "$certs" --src-creds "$1" "${@:2}"; }
 
-push "$RW" --preserve-digests "oci:$JUDGES_IMAGES/image:$TAG" "docker://$REGISTRY/team/app:$TAG"
-push "$RW" --all --preserve-digests "oci:$JUDGES_IMAGES/index:$TAG" "docker://$REGISTRY/team/multi:$TAG"
-push "$RW" --format v2s2 "oci:$JUDGES_IMAGES/image:$TAG" "docker://$REGISTRY/team/app:docker"
+push "$RW" --preserve-digests "oci:$INTEROP_IMAGES/image:$TAG" "docker://$REGISTRY/team/app:$TAG"
+push "$RW" --all --preserve-digests "oci:$INTEROP_IMAGES/index:$TAG" "docker://$REGISTRY/team/multi:$TAG"
+push "$RW" --format v2s2 "oci:$INTEROP_IMAGES/image:$TAG" "docker://$REGISTRY/team/app:docker"
 
 say "a reader lists and pulls"
 same "$(skopeo list-tags --cert-dir "$certs" --creds "$RO" "docker://$REGISTRY/team/app" | jq -rc .Tags)" \
@@ -28,7 +28,7 @@ same "$(jq -r .mediaType "$WORK/pulled-docker/manifest.json")" \
 same "$(jq -r '.manifests[0].digest' "$WORK/multi/index.json")" "$(digest_of index)" "pulled index"
 
 say "a reader neither pushes nor deletes"
-refused push "$RO" "oci:$JUDGES_IMAGES/image:$TAG" "docker://$REGISTRY/team/app:v2"
+refused push "$RO" "oci:$INTEROP_IMAGES/image:$TAG" "docker://$REGISTRY/team/app:v2"
 refused skopeo delete --cert-dir "$certs" --creds "$RO" "docker://$REGISTRY/team/app:$TAG"
 
 skopeo delete --cert-dir "$certs" --creds "$RW" "docker://$REGISTRY/team/app:$TAG"

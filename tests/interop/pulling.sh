@@ -17,15 +17,15 @@ mode: $MODE
 listen: 127.0.0.1:$PORT
 adminListen: 127.0.0.1:$ADMIN_PORT
 tls:
-  certFile: $JUDGES_PKI/tls.crt
-  keyFile: $JUDGES_PKI/tls.key
+  certFile: $INTEROP_PKI/tls.crt
+  keyFile: $INTEROP_PKI/tls.key
 store:
   dir: $WORK/store
   reserveBytes: 0
 auth:
   token:
-    signingKeyFile: $JUDGES_PKI/token.key
-    signingCertFile: $JUDGES_PKI/token.crt
+    signingKeyFile: $INTEROP_PKI/token.key
+    signingCertFile: $INTEROP_PKI/token.crt
 $(write_users "${1:-config}")
 log:
   format: json
@@ -51,7 +51,7 @@ listens() { (: </dev/tcp/"${1%:*}"/"${1##*:}") 2>/dev/null; }
 daemon() {
     local name=$1
     shift
-    "$@" >>"$JUDGES_LOGS/$JUDGE.$name.log" 2>&1 &
+    "$@" >>"$INTEROP_LOGS/$INTEROP_NAME.$name.log" 2>&1 &
     DAEMON=$!
     DAEMONS+=("$DAEMON")
 }
@@ -81,7 +81,7 @@ fill() {
     local address=$1 layout
     shift
     for layout in "${LAYOUTS[@]}"; do
-        skopeo copy -q --all --preserve-digests "$@" "oci:$JUDGES_IMAGES/$layout:$TAG" \
+        skopeo copy -q --all --preserve-digests "$@" "oci:$INTEROP_IMAGES/$layout:$TAG" \
             "docker://$address/$REPO/app-$layout:$TAG"
     done
 }
@@ -98,13 +98,13 @@ local_upstream() {
 mode: Local
 listen: $UP
 adminListen: 127.0.0.1:$(free_port)
-tls: {certFile: $JUDGES_PKI/tls.crt, keyFile: $JUDGES_PKI/tls.key}
+tls: {certFile: $INTEROP_PKI/tls.crt, keyFile: $INTEROP_PKI/tls.key}
 store: {dir: $WORK/upstream, reserveBytes: 0}
 auth:
 $(write_users config)
 log: {format: json, access: all}
 YAML
-    daemon upstream "$JUDGES_SERVER" serve --config "$WORK/upstream.yaml"
+    daemon upstream "$INTEROP_SERVER" serve --config "$WORK/upstream.yaml"
     await listens "$UP"
     fill "$UP" --dest-cert-dir "$(certs_dir)" --dest-creds "$RW"
 }
@@ -124,10 +124,10 @@ tls_front() {
 daemon off;
 user root;
 pid $WORK/$1/pid;
-error_log $JUDGES_LOGS/$JUDGE.$1.error.log;
+error_log $INTEROP_LOGS/$INTEROP_NAME.$1.error.log;
 events {}
 http {
-    access_log $JUDGES_LOGS/$JUDGE.$1.access.log;
+    access_log $INTEROP_LOGS/$INTEROP_NAME.$1.access.log;
     client_body_temp_path $WORK/$1; proxy_temp_path $WORK/$1; fastcgi_temp_path $WORK/$1;
     uwsgi_temp_path $WORK/$1; scgi_temp_path $WORK/$1;
     server {
@@ -264,4 +264,4 @@ another_server() {
 
 SERVER_ENV=()
 # shellcheck disable=SC2317 # called by start_server
-run_server() { exec env "${SERVER_ENV[@]}" "$JUDGES_SERVER" serve --config "$WORK/config.yaml"; }
+run_server() { exec env "${SERVER_ENV[@]}" "$INTEROP_SERVER" serve --config "$WORK/config.yaml"; }
