@@ -1,6 +1,6 @@
 # d8-registry: `make run` starts it, `make test` tests it, `make check` is what a reviewer runs first.
 # Each target installs what it needs; nothing has to be there but cargo, a C compiler and, for the
-# judges that are Go programs, go. CARGO_TARGET_DIR is honoured.
+# interop tests that are Go programs, go. CARGO_TARGET_DIR is honoured.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,7 +13,7 @@ PROFILE ?= dev
 DENY_VERSION := 0.20.2
 DENY := $(CARGO_TARGET_DIR)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 STAGE := .ci/stage
-# Rows of the table for `make bench`, or its arguments altogether, names of judges for `make interop`, of benches for `make microbench`.
+# Rows of the table for `make bench`, or its arguments altogether, names of interop tests for `make interop`, of benches for `make microbench`.
 ROW ?=
 BENCH_ALL := --results loadtests/RESULTS.md --json $(CARGO_TARGET_DIR)/bench.json
 BENCH ?= rows $(if $(ROW),$(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET_DIR)/release/d8-registry
@@ -32,14 +32,14 @@ run: ## A Proxy on 127.0.0.1:5001 in front of UPSTREAM=URL (IMAGE=NAME:TAG), or 
 
 test: ## Fast tests, then the conformance program and one push and pull per client against the binary
 	@$(STAGE) "unit and integration tests" $(MAKE) --no-print-directory unit
-	@$(STAGE) "getting the judges" tests/interop/prepare.sh
-	@$(STAGE) "judges" $(MAKE) --no-print-directory interop
+	@$(STAGE) "getting the programs of the interop tests" tests/interop/prepare.sh
+	@$(STAGE) "interop tests" $(MAKE) --no-print-directory interop
 
 unit: ## Only the tests in Rust
 	cargo test --locked --workspace
 
 # The binary is the one that the integration tests start: other flags would build every dependency again.
-interop: ## Only the foreign judges; INTEROP="crane skopeo" picks some
+interop: ## Only the interop tests, foreign programs against the binary; INTEROP="crane skopeo" picks some
 	cargo test --locked --workspace --no-run --quiet
 	@tests/interop/prepare.sh
 	@tests/interop/run.sh $(INTEROP)
@@ -84,7 +84,7 @@ image: ## The container image, from the release binary, as an OCI layout in targ
 	@command -v buildah jq strip >/dev/null || tests/interop/prepare.sh
 	@deploy/image/build.sh $(CARGO_TARGET_DIR)/release/d8-registry $(CARGO_TARGET_DIR)/image
 
-e2e: ## Long form of the judges: every one against the release binary, three times over; then 4 GiB through nginx, if 10 GiB of disk are free
+e2e: ## Long form of the interop tests: every one against the release binary, three times over; then 4 GiB through nginx, if 10 GiB of disk are free
 	cargo build --locked --workspace --release --bins
 	@tests/interop/prepare.sh
 	@for round in 1 2 3; do echo "round $$round"; \

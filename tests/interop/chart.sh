@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Helm, the schemas of Kubernetes and of the CRDs, and a node without a kubelet judge the chart.
+# Helm, the schemas of Kubernetes and of the CRDs, and a node without a kubelet test the chart.
 #
 # With CHART_REWRITE=1 deploy/manifests is written anew from what helm renders; else it has to be the same.
 source "$(dirname "$0")/harness.sh"
@@ -19,7 +19,7 @@ readonly ADDRESSES=10.0.0.1,fd00::1
 
 cd "$INTEROP_SCRIPTS/../.."
 readonly CHART=deploy/helm/d8-registry
-# Every user may look into it: the server runs as another one. It goes with the judge's mount namespace.
+# Every user may look into it: the server runs as another one. It goes with the test's mount namespace.
 mount -t tmpfs -o mode=755 tmpfs /mnt
 mkdir -p "$WORK/rendered"
 
@@ -76,7 +76,7 @@ nonsense 'image' --set mode=Local
 for key in mode repository listen adminListen probeListen store.dir tls.disabled limits.drainDeadline; do
     nonsense "config: $key " -f "$CHART/ci/direct.yaml" --set "config.$key=x"
 done
-# What the chart only has a default for may be set.
+# A value for which the chart only has a default may be set.
 template -f "$CHART/ci/direct.yaml" --set config.limits.pulls=9,config.store.maxBytes=1GiB,config.tls.x=1 >/dev/null
 readonly INGRESS=(-f "$CHART/ci/local-static-pod.yaml") ROUTE=(-f "$CHART/ci/local-daemonset.yaml")
 nonsense 'reaches one of 2 masters' "${INGRESS[@]}" --set 'nodeProxy.backends={a:1,b:1}'
@@ -107,7 +107,7 @@ for mode, placement, scheme in itertools.product(["Direct", "Proxy", "Local"], [
     config = next(d for d in yaml.safe_load_all(done.stdout) if d and d["metadata"]["name"] == "d8-registry-config" and d["kind"] == "Secret")
     assert config["stringData"]["http-proxy"] == config["stringData"]["https-proxy"] == proxy, config["stringData"].keys()
     assert "HTTPS_PROXY_FILE" in done.stdout and "corp:" not in done.stdout.replace(proxy, ""), mode
-# What has no place of its own is refused. Our sentences do not repeat it; helm's own, for a pattern of the schema, do.
+# A value without a place of its own is refused. Our sentences do not repeat it; helm's own, for a pattern of the schema, do.
 key = f"-----BEGIN PRIVATE KEY-----{secret}"
 for setting in [f"upstream.imagesRepo=u:{secret}@r.example.com/ee", f"image.reference=u:{secret}@r.example.com/x", f"image.next=u:{secret}@r/x",
         f"metrics.kubeRbacProxyImage=u:{secret}@r/x", f"nodeProxy.backends={{http://u:{secret}@a:1}}", f"httpProxy.noProxy=http://u:{secret}@a",

@@ -21,9 +21,9 @@ for data in IMAGE INDEX INDEX_LIST ARTIFACT SUBJECT SUBJECT_MISSING ARTIFACT_LIS
     export "OCI_DATA_$data=true"
 done
 
-# judge RUN [VARIABLE=VALUE...]; PART tells the verdict that a part of the tests is switched off.
+# suite RUN [VARIABLE=VALUE...]; PART tells the verdict that a part of the tests is switched off.
 PART=()
-judge() {
+suite() {
     local run=$1 results=$INTEROP_LOGS/conformance-$1 status=0
     shift
     rm -rf "$results"
@@ -38,10 +38,10 @@ judge() {
 
 for version in 1.1 dev; do
     start_server config refuse
-    judge "$version" OCI_VERSION=$version OCI_DATA_SPARSE=false
+    suite "$version" OCI_VERSION=$version OCI_DATA_SPARSE=false
     stop_server
     start_server config allow
-    judge "$version-sparse" OCI_VERSION=$version OCI_DATA_SPARSE=true
+    suite "$version-sparse" OCI_VERSION=$version OCI_DATA_SPARSE=true
     stop_server
 done
 
@@ -51,7 +51,7 @@ export OCI_VERSION=1.1 OCI_DATA_SPARSE=false
 export OCI_API_BLOBS_DELETE=false OCI_API_MANIFESTS_DELETE=false OCI_API_TAGS_DELETE=false
 export OCI_API_BLOBS_ATOMIC=false OCI_API_MANIFESTS_ATOMIC=false OCI_API_TAGS_ATOMIC=false
 start_server config refuse
-judge filling
+suite filling
 OCI_RO_DATA_TAGS=$(curl -sS --cacert "$CA" -u "$RW" "https://$REGISTRY/v2/$OCI_REPO1/tags/list" | jq -r '.tags | join(" ")')
 stop_server
 mv "$WORK/store" "$WORK/upstream"
@@ -81,14 +81,14 @@ MODE=Direct OCI_USERNAME=ro OCI_PASSWORD=$(password ro)
 roles_of_the_harness=$(declare -f write_users)
 write_users() { echo "  upstreamUser: true"; }
 start_server
-judge direct-cold
-judge direct-warm
+suite direct-cold
+suite direct-warm
 
 say "Proxy"
 MODE=Proxy OCI_USERNAME=rw OCI_PASSWORD=$(password rw)
 eval "$roles_of_the_harness"
 another_server
-judge proxy-cold
+suite proxy-cold
 (($(served filled) > 0)) || fail "nothing was filled"
-judge proxy-warm
+suite proxy-warm
 (($(served hit) > 0)) || fail "nothing was hit"

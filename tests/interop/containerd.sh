@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the judges of both containerd versions share: the folder layout of Deckhouse nodes, and one
+# Shared by the interop tests of both containerd versions: the directory layout of Deckhouse nodes, and one
 # push, pull and refusal through it. Sourced after harness.sh.
 
 # On a node the images are named for the in-cluster address, and containerd goes to the balancer

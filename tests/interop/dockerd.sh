@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dockerd and the docker client, without networks. dockerd calls every loopback address insecure:
-# it speaks TLS but does not check the certificate; the other judges do.
+# it speaks TLS but does not check the certificate; the other tests do.
 source "$(dirname "$0")/harness.sh"
 
 need dockerd docker skopeo

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# What every judge has: a server of its own, users, certificates, and ways to say "must be
-# refused" and "can't be had here". Sourced by each judge; run.sh starts the judges, each in
+# Common to all interop tests: a server of its own, users, certificates, and ways to say "must be
+# refused" and "can't be had here". Sourced by each test; run.sh starts the tests, each in
 # namespaces of its own, so that mounts and processes end with it.
 #
-# From run.sh: INTEROP_NAME (name), WORK (empty folder of this judge), INTEROP_SERVER (the binary),
+# From run.sh: INTEROP_NAME (name), WORK (empty folder of this test), INTEROP_SERVER (the binary),
 # INTEROP_TOOLS (built Go tools), INTEROP_IMAGES (OCI layouts), INTEROP_PKI (certificates),
 # INTEROP_LOGS (folder for the server's log).
 
 set -euo pipefail
 
-# Used by the judges:
+# Used by the tests:
 # shellcheck disable=SC2034
 readonly CA=$INTEROP_PKI/ca.crt TAG=v1
 export SSL_CERT_FILE=$CA
@@ -22,7 +22,7 @@ password() { echo "$1-password"; }
 # shellcheck disable=SC2034
 RW=rw:$(password rw) RO=ro:$(password ro)
 
-# Processes of the judge beside the server; they are ended before it.
+# Processes of the test beside the server; they are ended before it.
 DAEMONS=()
 
 say() { echo "--- $*"; }
@@ -32,13 +32,13 @@ fail() {
     exit 1
 }
 
-# skip REASON ends the judge as one that can't be had here.
+# skip REASON ends the test as one that can't be had here.
 skip() {
     echo "$*" >"$WORK/skip"
     exit 77
 }
 
-# need COMMAND... skips the judge where a command is missing.
+# need COMMAND... skips the test where a command is missing.
 need() {
     local command
     for command; do
@@ -86,7 +86,7 @@ write_users() {
 YAML
 }
 
-# More lines below `tls` and `store` of the configuration, and how the data folder is made; a judge
+# More lines below `tls` and `store` of the configuration, and how the data folder is made; a test
 # may define them anew.
 more_tls() { :; }
 more_store() { :; }
@@ -124,7 +124,7 @@ YAML
 # The one place that knows how the server is started.
 run_server() { exec "$INTEROP_SERVER" serve --config "$WORK/config.yaml"; }
 
-# shellcheck disable=SC2120 # every judge but two is content with the defaults
+# shellcheck disable=SC2120 # every test but two is content with the defaults
 # start_server [config|files] [refuse|allow] starts the server with an empty store, with users
 # from its configuration or from files, and waits until it is ready. Sets REGISTRY and SERVER_LOG.
 start_server() {
@@ -179,12 +179,12 @@ stop_server() {
     check_store
 }
 
-# stop_all ends what the judge started, keeping the status that the judge ends with.
+# stop_all ends what the test started, keeping the status that the test ends with.
 stop_all() {
     local status=$? daemon
     trap - EXIT
     for daemon in ${DAEMONS[@]+"${DAEMONS[@]}"}; do
-        # One that a failed judge left stopped would never hear it.
+        # One that a failed test left stopped would never hear it.
         kill -CONT "$daemon" 2>/dev/null || true
         kill -TERM "$daemon" 2>/dev/null || true
         wait "$daemon" || true

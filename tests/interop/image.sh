@@ -12,7 +12,7 @@ if [[ -z ${OWN_NETWORK:-} ]]; then
     OWN_NETWORK=1 exec unshare --net "$0"
 fi
 ip link set lo up
-# The state of running containers is always in this folder; that of others, and what a killed judge left, is not ours.
+# The state of running containers is always in this folder; that of others, and what a killed test left, is not ours.
 mkdir -p /run/containerd
 mount -t tmpfs none /run/containerd
 readonly NAMES=127.0.0.53 OWNER=64535
@@ -74,7 +74,7 @@ inside() {
 }
 same "$(inside version -- --version)" "$VERSION" "version in the container"
 
-# What the container gets to see besides the image: files that its user may read, and data.
+# The container sees, besides the image: files that its user may read, and data.
 mkdir "$WORK/etc" "$WORK/data"
 cp "$CA" "$WORK/etc/ca.crt"
 printf %s "${RO#*:}" >"$WORK/etc/password"

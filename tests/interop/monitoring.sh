@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# promtool judges the alerts: each fires for its fault and stays silent for what is near it.
+# promtool tests the alerts: each fires for its fault and stays silent for what is near it.
 source "$(dirname "$0")/harness.sh"
 
 need promtool

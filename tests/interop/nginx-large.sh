@@ -51,12 +51,12 @@ flat() {
     verdict=$(awk -v limit="$LIMIT" '
         { server[NR] = $1; nginx[NR] = $2 }
         function most(of, from, to,   i, found) { for (i = from; i <= to; i++) if (of[i] > found) found = of[i]; return found + 0 }
-        function judge(name, of,   early, late) {
+        function compare(name, of,   early, late) {
             early = most(of, int(NR / 4) + 1, int(NR / 2)); late = most(of, int(NR * 3 / 4) + 1, NR)
             printf "%s %.1f MiB at most, %.1f then %.1f; ", name, most(of, 1, NR) / 1024, early / 1024, late / 1024
             if (most(of, 1, NR) > limit || late - early > limit / 8) bad = 1
         }
-        END { judge("server", server); judge("nginx", nginx); printf "%d samples", NR; exit NR < 20 || bad }' "$WORK/samples") ||
+        END { compare("server", server); compare("nginx", nginx); printf "%d samples", NR; exit NR < 20 || bad }' "$WORK/samples") ||
         fail "memory while $what: $verdict"
     say "$what: $millis ms, $((BYTES / 1000 / millis)) MB/s; $verdict"
 }

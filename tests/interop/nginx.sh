@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# What the judges with an nginx in front share: its certificates, and its configuration, which is what the
+# Shared by the interop tests with an nginx in front: its certificates, and its configuration, which is what the
 # Ingress controller makes of the chart's annotations. Sourced after harness.sh.
 
 readonly PUBLIC=registry.example.org
 # Addresses of clients that nginx lets in, and one that it does not.
-# shellcheck disable=SC2034 # used by the judges
+# shellcheck disable=SC2034 # used by the tests
 readonly SOURCES=127.0.0.0/26 OUTSIDE=127.0.0.99
 
-# leaf NAME CN SAN writes a certificate of the judges' authority.
+# leaf NAME CN SAN writes a certificate of the tests' authority.
 leaf() {
     openssl req -new -newkey rsa:2048 -nodes -keyout "$WORK/$1.key" -subj "/CN=$2" -out "$WORK/$1.csr" 2>>"$WORK/openssl.log"
     openssl x509 -req -in "$WORK/$1.csr" -CA "$CA" -CAkey "$INTEROP_PKI/ca.key" -set_serial "0x$(openssl rand -hex 8)" \
@@ -78,14 +78,14 @@ NGINX
 start_nginx() {
     local try
     mkdir -p "$WORK/nginx"
-    # shellcheck disable=SC2034 # used by the judges
+    # shellcheck disable=SC2034 # used by the tests
     DIRECT=$REGISTRY
     for try in 1 2 3 4 5; do
         # Below those of the server, which are even and their followers from 20000 on.
         FRONT=$((10000 + RANDOM % 4000 * 2)) FRONT_PLAIN=$((FRONT + 1))
         write_nginx >"$WORK/nginx.conf"
         if start_nginx_again; then
-            # shellcheck disable=SC2034 # used by the judges
+            # shellcheck disable=SC2034 # used by the tests
             REGISTRY=127.0.0.1:$FRONT
             return
         fi

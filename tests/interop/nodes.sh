@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the judges of the node's side share: servers on machines of their own at the end of slow cables, an image large
+# Shared by the interop tests of the node's side: servers on machines of their own at the end of slow cables, an image large
 # enough that a pull has a middle, and a pull in whose middle something happens. Sourced after harness.sh, containerd.sh
 # and pulling.sh.
 
@@ -7,10 +7,10 @@
 LAYERS=4 LAYER_BYTES=$((24 * 1024 * 1024)) CABLE_RATE=60mbit
 # The image as containerd names it, and how containerd pulls it.
 BIG='' PULL=()
-# What of a pull has to have come through a server's cable before it is in its middle; a layer has more.
+# A pull is in its middle when this much has come through a server's cable; a layer has more.
 MIDDLE=$((6 * 1024 * 1024))
 
-# own_network runs the judge in a network of its own: nothing of this machine's is touched, and it goes with the judge.
+# own_network runs the test in a network of its own: nothing of this machine's is touched, and it goes with the test.
 own_network() {
     if [[ -z ${OWN_NETWORK:-} ]]; then
         OWN_NETWORK=1 exec unshare --net "$0"
@@ -79,7 +79,7 @@ start_proxy() {
     shift
     PROXY_LOG=$INTEROP_LOGS/$INTEROP_NAME.proxy.log
     daemon proxy "$INTEROP_SERVER" node-proxy --listen "$REGISTRY" --backend-tls "${@/#/--backend=}"
-    # shellcheck disable=SC2034,SC2153 # for the judges; set by daemon
+    # shellcheck disable=SC2034,SC2153 # for the tests; set by daemon
     PROXY=$DAEMON
     await listens "$REGISTRY"
     await ups "$#"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Gets the programs that judge the server: Debian's packages for what is missing, and the Go tools
+# Gets the programs that test the server: Debian's packages for what is missing, and the Go tools
 # of tests/tools, each pinned by its own go.mod, built into target/tools/bin.
 #
-# What can't be had is named and left out; its judge is then skipped by run.sh.
+# A program that can't be had is named and left out; run.sh then skips its test.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -33,7 +33,7 @@ install_packages() {
     done
 }
 
-# What checks documents against schemas: a Python package that brings those of Kubernetes, in an environment of its own.
+# A Python package that checks documents against schemas and brings those of Kubernetes, in an environment of its own.
 make_venv() {
     local venv=${bin%/bin}/venv wanted=tests/tools/helm/requirements.txt
     if cmp -s "$wanted" "$venv/made-from"; then
@@ -48,7 +48,7 @@ make_venv() {
         cp "$wanted" "$venv/made-from"
     else
         rm -rf "$venv"
-        echo "can't make the Python environment: the chart is not judged" >&2
+        echo "can't make the Python environment: the chart is not tested" >&2
     fi
 }
 
@@ -108,7 +108,7 @@ build_conformance() {
 install_packages
 make_venv
 if ! command -v go >/dev/null; then
-    echo "no go command: the judges made of Go modules are left out" >&2
+    echo "no go command: the interop tests made of Go modules are left out" >&2
     exit 0
 fi
 export GOTOOLCHAIN=${GOTOOLCHAIN:-auto}

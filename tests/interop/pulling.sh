@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the judges of Direct and Proxy share: real upstreams, what stands between, and pulls by three
+# Shared by the interop tests of Direct and Proxy: real upstreams, what stands between, and pulls by three
 # clients. Sourced after harness.sh and containerd.sh.
 
 readonly REPO=deckhouse/ee LICENSE=puller:sesame-of-the-upstream
@@ -169,7 +169,7 @@ CONF
     await listens "$GATEWAY"
 }
 
-# own_hosts NAME... makes names stand for 127.0.0.1 in this judge's namespace.
+# own_hosts NAME... makes names stand for 127.0.0.1 in this test's namespace.
 own_hosts() {
     { cat /etc/hosts && printf '127.0.0.1 %s\n' "$@"; } >"$WORK/hosts"
     mount --bind "$WORK/hosts" /etc/hosts
@@ -244,7 +244,7 @@ local_never_twice() {
     [[ -z $twice ]] || fail "the upstream sent content more than once: $twice"
 }
 
-# shellcheck disable=SC2034 # TOOK is for the judges
+# shellcheck disable=SC2034 # TOOK is for the tests
 # milliseconds COMMAND... runs it and sets TOOK.
 milliseconds() {
     local begin
@@ -253,7 +253,7 @@ milliseconds() {
     TOOK=$((($(date +%s%N) - begin) / 1000000))
 }
 
-# shellcheck disable=SC2120 # most judges want no environment
+# shellcheck disable=SC2120 # most tests want no environment
 # another_server [ENVIRONMENT...] ends the server under test and starts it anew with an empty store.
 another_server() {
     stop_server

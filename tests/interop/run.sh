@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Lets foreign programs judge the server: each pushes and pulls over TLS with users.
+# Runs foreign programs against the server: each pushes and pulls over TLS with users.
 #
-#   tests/interop/run.sh [NAME...]      all judges, or these
+#   tests/interop/run.sh [NAME...]      all interop tests, or these
 #
-# Needs root (it asks sudo): container engines mount file systems. Each judge runs in mount and
+# Needs root (it asks sudo): container engines mount file systems. Each test runs in mount and
 # process namespaces of its own and in an own folder, so nothing is left behind whatever happens.
-# Logs stay in target/interop. A judge that can't be had is listed as skipped; with CI=true that is
+# Logs stay in target/interop. A test that can't be had is listed as skipped; with CI=true that is
 # a failure, unless unobtainable.txt names it. tests/interop/prepare.sh gets the programs beforehand.
 #
 #   INTEROP_SERVER   the binary under test (default: target/debug/d8-registry)
-#   INTEROP_LIMIT    seconds that one judge may take (default 900)
+#   INTEROP_LIMIT    seconds that one test may take (default 900)
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -21,10 +21,10 @@ INTEROP_LOGS=$target/interop
 INTEROP_LIMIT=${INTEROP_LIMIT:-900}
 
 # Clients first that say the most about the protocol.
-judges=(conformance spec d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
+tests=(conformance spec d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
     proxy-containerd-2 node-proxy node-config nginx-push nginx-cut full-disk lost-writes image chart
     monitoring)
-(($#)) && judges=("$@")
+(($#)) && tests=("$@")
 
 if ((EUID != 0)); then
     exec sudo --preserve-env=CARGO_TARGET_DIR,INTEROP_SERVER,INTEROP_LIMIT,CI PATH="$PATH" "$0" "$@"
@@ -66,33 +66,33 @@ make_pki || {
 "$INTEROP_TOOLS/testimages" "$INTEROP_IMAGES"
 
 passed=0 failed=0 skipped=()
-for judge in "${judges[@]}"; do
-    script=$INTEROP_SCRIPTS/$judge.sh log=$INTEROP_LOGS/$judge.log
+for test in "${tests[@]}"; do
+    script=$INTEROP_SCRIPTS/$test.sh log=$INTEROP_LOGS/$test.log
     [[ -x $script ]] || {
-        echo "no such judge: $judge" >&2
+        echo "no such interop test: $test" >&2
         exit 2
     }
-    export INTEROP_NAME=$judge WORK=$scratch/$judge
+    export INTEROP_NAME=$test WORK=$scratch/$test
     mkdir "$WORK"
-    rm -f "$INTEROP_LOGS/$judge".*log
+    rm -f "$INTEROP_LOGS/$test".*log
     begin=$SECONDS status=0
     timeout --kill-after=10 "$INTEROP_LIMIT" \
         unshare --mount --pid --fork --kill-child --mount-proc "$script" >"$log" 2>&1 </dev/null || status=$?
     took=$((SECONDS - begin))
     case $status in
         0)
-            echo "ok $judge ($took s)"
+            echo "ok $test ($took s)"
             passed=$((passed + 1))
             ;;
         77)
             reason=$(cat "$WORK/skip" 2>/dev/null || echo "no reason given")
-            echo "skip $judge: $reason"
-            skipped+=("$judge: $reason")
+            echo "skip $test: $reason"
+            skipped+=("$test: $reason")
             ;;
         *)
-            echo "FAIL $judge (status $status, $took s); the end of its log and of the server's:"
+            echo "FAIL $test (status $status, $took s); the end of its log and of the server's:"
             tail -n 60 "$log" | sed 's/^/    /'
-            tail -n 15 "$INTEROP_LOGS/$judge.server.log" 2>/dev/null | cut -c1-400 | sed 's/^/    server: /' || true
+            tail -n 15 "$INTEROP_LOGS/$test.server.log" 2>/dev/null | cut -c1-400 | sed 's/^/    server: /' || true
             failed=$((failed + 1))
             ;;
     esac
@@ -102,14 +102,14 @@ done
 
 unexpected=0
 for one in ${skipped[@]+"${skipped[@]}"}; do
-    echo "not judged by $one"
+    echo "not tested by $one"
     grep -q "^${one%%:*} " "$INTEROP_SCRIPTS/unobtainable.txt" || unexpected=$((unexpected + 1))
 done
-echo "judges: $passed passed, $failed failed, ${#skipped[@]} skipped" | tee "$INTEROP_LOGS/summary"
+echo "interop tests: $passed passed, $failed failed, ${#skipped[@]} skipped" | tee "$INTEROP_LOGS/summary"
 if ((failed > 0)); then
     exit 1
 fi
 if [[ ${CI:-} == true ]] && ((unexpected > 0)); then
-    echo "CI=true: a skipped judge is a failure" >&2
+    echo "CI=true: a skipped interop test is a failure" >&2
     exit 1
 fi

@@ -9,8 +9,8 @@ export OCI_USERNAME=rw OCI_REPO1=conformance/first OCI_REPO2=conformance/second
 OCI_PASSWORD=$(password rw)
 export OCI_PASSWORD
 
-# judge RUN [ENVIRONMENT...]
-judge() {
+# suite RUN [ENVIRONMENT...]
+suite() {
     local run=$1 results=$INTEROP_LOGS/spec-$1 status=0
     shift
     rm -rf "$results"
@@ -23,13 +23,13 @@ judge() {
 }
 
 start_server config refuse
-judge push PROBE_KEEP="$WORK/kept"
+suite push PROBE_KEEP="$WORK/kept"
 stop_server
 mv "$WORK/store" "$WORK/upstream"
 
 # The client of Go speaks HTTP/2 unless it is told otherwise.
 start_server config allow
-judge push-sparse OCI_DATA_SPARSE=true GODEBUG=http2client=0
+suite push-sparse OCI_DATA_SPARSE=true GODEBUG=http2client=0
 stop_server
 
 source "$(dirname "$0")/pulling.sh"
@@ -37,14 +37,14 @@ source "$(dirname "$0")/pulling.sh"
 source "$WORK/kept"
 export OCI_API_PUSH=false
 
-# What the upstream has was pushed by the first run.
+# The first run pushed the upstream's content.
 # shellcheck disable=SC2317 # called by local_upstream
 fill() { :; }
 local_upstream
 REGISTRY=$UP
-judge local
+suite local
 
-# What both modes read, for this judge; they have the repository under their alias.
+# Both modes read this; they have the repository under their alias.
 UPSTREAM="imagesRepo: '$UP/conformance', caFile: $CA, username: ro, password: $(password ro)"
 OCI_REPO1=system/deckhouse/first
 export OCI_API_MANIFESTS_DELETE=false
@@ -54,8 +54,8 @@ MODE=Direct OCI_USERNAME=ro OCI_PASSWORD=$(password ro)
 roles_of_the_harness=$(declare -f write_users)
 write_users() { echo "  upstreamUser: true"; }
 start_server
-judge direct-cold
-judge direct-warm
+suite direct-cold
+suite direct-warm
 (($(served relayed) > 0)) || fail "nothing was relayed"
 same "$(served hit)" 0 "hits"
 
@@ -65,11 +65,11 @@ eval "$roles_of_the_harness"
 sent=$INTEROP_LOGS/$INTEROP_NAME.upstream.log
 : >"$sent"
 another_server
-judge proxy-cold
+suite proxy-cold
 (($(served filled) > 0)) || fail "nothing was filled"
 local_never_twice "$sent"
 : >"$sent"
-judge proxy-warm
+suite proxy-warm
 (($(served hit) > 0)) || fail "nothing was hit"
 for digest in $OCI_RO_DATA_BLOBS; do
     ! grep -q "$digest" "$sent" || fail "the upstream was asked again for $digest"

@@ -1,4 +1,4 @@
-//! `pki issue` before other judges: openssl, and clients of a server that shows the certificate.
+//! `pki issue` before other programs: openssl, and clients of a server that shows the certificate.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

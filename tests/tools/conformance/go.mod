@@ -1,4 +1,4 @@
-// The conformance program of the OCI distribution-spec, as a judge of the server.
+// The conformance program of the OCI distribution-spec, run against the server.
 //
 // The module has no tags: the version is a commit, and the go command writes the pseudo-version of
 // it when it fetches the module (tests/interop/prepare.sh does that in a copy of this file).

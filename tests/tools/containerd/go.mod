@@ -1,4 +1,4 @@
-// containerd 2.x and its client ctr, as judges of the server.
+// containerd 2.x and its client ctr, run against the server.
 module d8-registry/tests/tools/containerd
 
 go 1.26.6

@@ -1,4 +1,4 @@
-// The crane client of go-containerregistry, as a judge of the server.
+// The crane client of go-containerregistry, run against the server.
 module d8-registry/tests/tools/crane
 
 go 1.25.0

@@ -1,4 +1,4 @@
-// The helm command, as a judge of the chart.
+// The helm command, run against the chart.
 module d8-registry/tests/tools/helm
 
 go 1.26.0

@@ -28,7 +28,7 @@ import (
 type probe struct {
 	wire   *wire
 	base   string // https://HOST:PORT
-	repo   string // the repository that is judged
+	repo   string // the repository under test
 	other  string // blobs are mounted from here
 	sparse bool
 	trials []*trial

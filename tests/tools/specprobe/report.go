@@ -28,7 +28,7 @@ type trial struct {
 	faults  []string
 }
 
-// run judges one case. The section tells the reader of a failure where to look.
+// run checks one case. The section tells the reader of a failure where to look.
 func (p *probe) run(name, section string, f func(*trial)) {
 	t := &trial{probe: p, name: "spec/" + name, section: section, status: passed}
 	p.trials = append(p.trials, t)

@@ -17,7 +17,7 @@ type pushed struct {
 
 func (b pushed) honest() bool { return b.digest == digestOf(algorithmOf(b.digest), b.content) }
 
-// closed judges the answer to the request that ends an upload.
+// closed checks the answer to the request that ends an upload.
 func (b pushed) closed(a *answer, what, otherwise string) {
 	if !b.honest() {
 		if b.want(a, what+" with the digest of other content", 400) {

@@ -1,4 +1,4 @@
-// The images that the judges push and pull; standard library only.
+// The images that the interop tests push and pull; standard library only.
 module d8-registry/tests/tools/testimages
 
 go 1.25

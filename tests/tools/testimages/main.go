@@ -1,4 +1,4 @@
-// Testimages writes the images that the judges push and pull, as OCI image layouts. It needs no
+// Testimages writes the images that the interop tests push and pull, as OCI image layouts. It needs no
 // network, and the same call writes the same bytes on every machine.
 //
 //	testimages DIR

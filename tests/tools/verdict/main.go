@@ -1,4 +1,4 @@
-// Verdict reads the junit.xml of the OCI conformance program and judges it.
+// Verdict reads the junit.xml of the OCI conformance program and checks it.
 //
 //	verdict JUNIT.XML EXPECTED-SKIPS RUN [switched-off]
 //
@@ -47,13 +47,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: verdict JUNIT.XML EXPECTED-SKIPS RUN [switched-off]")
 		os.Exit(2)
 	}
-	if err := judge(os.Args[1], os.Args[2], os.Args[3], part); err != nil {
+	if err := check(os.Args[1], os.Args[2], os.Args[3], part); err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL", os.Args[3]+":", err)
 		os.Exit(1)
 	}
 }
 
-func judge(junit, skips, run string, part bool) error {
+func check(junit, skips, run string, part bool) error {
 	content, err := os.ReadFile(junit)
 	if err != nil {
 		return err
