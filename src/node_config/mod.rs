@@ -1,8 +1,41 @@
 //! What a node's containerd needs to pull from the registry: `d8-registry node-config`.
 //!
-//! `settings` is what is wanted, `hosts_toml` renders it, `state` remembers what was written, `plan` holds the two against
-//! the disk, `steps` carries the plan out, `diff` shows it, `preflight` looks for what would work against it. Files that
-//! are not this part's own are never written, moved or removed; containerd's own configuration is only read.
+//! `settings` is what is wanted, `hosts_toml` renders it, `state` remembers what was written, `plan` compares both with
+//! the disk, `steps` carries the plan out, `diff` shows it, `preflight` looks for settings that work against it. Files
+//! that are not this part's own are never written, moved or removed; containerd's own configuration is only read.
+//!
+//! # Decisions
+//!
+//! The configuration is the content of the Secret `registry-bashible-config` as it is. A schema of modes would have to
+//! know what the mirrors of a mode are, which whoever renders the Secret knows.
+//!
+//! What is rendered:
+//! - CA files are named in `hosts.toml` without their directory; containerd looks beside the file. Absolute paths are
+//!   not true below another `--root`.
+//! - A mirror with `http` gets no `skip_verify`: with it containerd tries HTTPS first, unverified.
+//! - There is no `server`: after the mirrors containerd asks the host itself. The last mirror as `server` is one
+//!   repetition more in containerd 2, and another layout than the one on nodes today.
+//! - `extensions` is false by default: plain containerd passes over `auth` without a word, while the header works with
+//!   both kinds.
+//!
+//! Whose a file is:
+//! - A foreign file in the way stops everything, also the files of other hosts: writing the rest would leave half a
+//!   transition with a version hash. There is no `--force`: whoever wants that removes the file.
+//! - A changed file of a host that nobody wants any more stays, with the files that it names, and is no finding: the
+//!   node has what is wanted.
+//! - A file with exactly the wanted content is ours, whoever wrote it: nothing could be done about a finding.
+//! - Before files are changed the state holds the old and the new hash of each, afterwards the new one. State last: the
+//!   files of a killed run would be foreign. State first: its old files would count as changed by hand.
+//! - The version hash covers secrets: without them a rotation would not be seen. A reader of the node's annotation could
+//!   try guesses of a password; generated ones can't be guessed.
+//! - Below another `--root` than `/` a link is refused. Following it, `--check` would read the caller's own files and a
+//!   write would go there. Resolved below the root, the same name would be one file here and another on the node.
+//!
+//! What `--check` reads:
+//! - containerd's files, and not `containerd config dump`: that needs the node's binary below `--root`, and does not say
+//!   which file a setting is from.
+//! - A drop-in counts where `config.toml` imports it. containerd 2.2 to 2.4 show `conf.d` among the imports, but don't
+//!   read it.
 
 mod diff;
 mod hosts_toml;

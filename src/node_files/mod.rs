@@ -3,6 +3,16 @@
 //! A static pod can read neither Secrets nor ConfigMaps. So a pod that has them mounted keeps copies of them on the
 //! node, and the pod's manifest where the kubelet looks for it. Owns the folders that carry its mark and that one
 //! manifest; never writes into a folder that somebody else filled, and knows nothing of what the files mean.
+//!
+//! # Decisions
+//!
+//! - A DaemonSet that runs our own image puts the manifest and the copies on the node. A shell script in another image
+//!   is one more image that has to be there before the registry. A file per Secret by hand is changed by nobody after a
+//!   rotation. The directories carry a mark; in one without it nothing is changed.
+//! - `own-folder` gives away only a store's directory or an empty one. Any directory: a path that is one segment short
+//!   would take the present registry's data from it.
+//! - In a copied directory links are files and are removed; `own-folder` gives away the links themselves. Following
+//!   them, root would remove, write or give away files where the copies' owner points.
 
 mod copy;
 mod owner;
