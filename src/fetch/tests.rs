@@ -60,3 +60,39 @@ async fn work_for_an_upstream_that_says_nothing_ends_with_the_server() {
     tasks.wait().await;
     assert_eq!(waiting.await, (None, true));
 }
+
+/// A content that was last used two hours ago goes for its age, but only after a good probe of its upstream.
+#[tokio::test]
+async fn nothing_goes_for_its_age_while_it_could_not_be_fetched_again() {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use crate::oci::{Algorithm, RepoName, UpstreamId};
+    use crate::store::{Reserve, Store, StoreOptions};
+
+    let (dir, hour) = (tempfile::tempdir().unwrap(), Duration::from_secs(3600));
+    let options = StoreOptions {
+        dir: dir.path().to_owned(),
+        max_bytes: None,
+        reserve: Reserve::Bytes(0),
+        must_exist: false,
+        upload_idle: hour,
+        write_rate: None,
+    };
+    let store = Store::open(&options).unwrap();
+    let repo = RepoName::cached(UpstreamId::of("registry.example.com", "deckhouse"), "").unwrap();
+    let digest = Algorithm::Sha256.digest(b"content");
+    let partial = store.begin_fill(digest).await.unwrap();
+    partial.append(vec![bytes::Bytes::from_static(b"content")]).await.unwrap();
+    partial.verify().unwrap();
+    partial.commit(vec![repo], &CancellationToken::new()).await.unwrap();
+    let hex = digest.hex();
+    let file = std::fs::File::open(dir.path().join(format!("blobs/sha256/{}/{hex}", &hex[..2]))).unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::from_millis(crate::clock::now().as_millis()) - 2 * hour).unwrap();
+    let room = super::Room::new(store.clone(), crate::telemetry::Metrics::new().unwrap());
+    room.set_ttl(hour);
+    room.remove_old().await;
+    assert!(store.has_content(digest).await.unwrap());
+    room.set_replaceable(true);
+    room.remove_old().await;
+    assert!(!store.has_content(digest).await.unwrap());
+}

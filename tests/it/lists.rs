@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Image, Registry, Setup, header};
+use crate::support::{Client, Image, Registry, Setup, digest, header};
 
 /// Asks again while the index is being built, which a 503 with `Retry-After` says.
 async fn list(client: &Client, path: &str) -> reqwest::Response {
@@ -137,4 +137,32 @@ async fn lists_are_the_same_after_the_index_is_deleted() {
         assert_eq!(list(&client, path).await.text().await.unwrap(), before, "{path}");
     }
     registry.stop();
+}
+
+/// A file stands where the index would be, so there is none; only lists say so.
+#[tokio::test]
+async fn pulls_pushes_and_deletes_need_no_index() {
+    let registry = Registry::start(&Setup::open());
+    let (folder, index) = (registry.folder(), registry.data().join("index"));
+    registry.stop();
+    std::fs::remove_dir_all(&index).unwrap();
+    std::fs::write(&index, "in the way").unwrap();
+    let registry = Registry::start_in(folder, &Setup::open());
+    let client = registry.client();
+    let image = Image::of(1);
+    client.push_image("a", "v1", &image).await;
+    for reference in ["v1", &image.digest()] {
+        let answer = client.get(&format!("/v2/a/manifests/{reference}")).await;
+        assert_eq!(answer.bytes().await.unwrap(), image.manifest());
+    }
+    for content in image.blobs() {
+        let answer = client.get(&format!("/v2/a/blobs/{}", digest(content))).await;
+        assert_eq!(answer.bytes().await.unwrap(), *content);
+    }
+    for path in ["/v2/a/tags/list", "/v2/_catalog"] {
+        assert_eq!(client.get(path).await.status(), 503, "{path}");
+    }
+    assert_eq!(client.delete(&format!("/v2/a/manifests/{}", image.digest())).await.status(), 202);
+    assert_eq!(client.get("/v2/a/manifests/v1").await.status(), 404);
+    registry.kill();
 }

@@ -7,6 +7,7 @@
 )]
 
 mod architecture;
+mod architecture_text;
 mod auth;
 mod before_sign_in;
 mod blobs;
