@@ -20,7 +20,7 @@ BENCH ?= rows $(if $(ROW),$(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET
 INTEROP ?=
 PART ?=
 
-.PHONY: help run test unit interop check fmt clippy doc deny architecture audit bench microbench image e2e torture
+.PHONY: help run test unit interop check fmt clippy doc deny architecture reference audit bench microbench image e2e torture
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -67,6 +67,10 @@ deny: $(DENY)
 architecture:
 	cargo test --locked --workspace --test it -- architecture | tee $(CARGO_TARGET_DIR)/architecture.log
 	@grep -q 'test result: ok. [1-9]' $(CARGO_TARGET_DIR)/architecture.log || { echo 'no architecture test ran' >&2; exit 1; }
+
+reference: ## Rewrites the tables of docs/reference that are generated from the code
+	REFERENCE=rewrite cargo test --locked --test it -- reference
+	@git diff --stat -- docs/reference
 
 audit: $(DENY) ## Known vulnerabilities in dependencies; fetches the advisory database, so it needs the network
 	$(DENY) --workspace --locked check advisories

@@ -1,4 +1,4 @@
-//! The table of metric families: registration is made from it, and the README's table is compared with it.
+//! The table of metric families: registration is made from it, and docs/reference/metrics.md is written from it.
 
 /// What a family measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +69,9 @@ families! {
     DAMAGE_FOUND: "d8_registry_damage_found_total", Counter, ["cause"],
         "Files of the store found damaged: hash, unreadable, tag or list.";
     DISK_FAULT: "d8_registry_disk_fault", Gauge, [],
-        "1 while so many files were found damaged within ten minutes that the disk is at fault; nothing counts as absent for it.";
+        "1 while more than 16 files were found damaged within ten minutes: the disk is at fault, and nothing more counts as absent.";
     PUSHES_REFUSED: "d8_registry_pushes_refused_total", Counter, ["reason"],
-        "Pushes answered with 507: there is no room for them in the budget or beside the reserve.";
+        "Pushes answered with 507, for lack of budget, beside the reserve, for inodes, quota, fileTooLong or readOnly.";
     DISK_ERRORS: "d8_registry_disk_errors_total", Counter, [],
         "Answers that failed or broke off because the store's disk did.";
     STORE_UPLOADS: "d8_registry_store_uploads", Gauge, [],
@@ -91,7 +91,7 @@ families! {
     AUTH_FAILURES: "d8_registry_auth_failures_total", Counter, ["reason"],
         "Requests that were not let through. The reason missing is the normal first step of most clients.";
     TLS_FAILURES: "d8_registry_tls_failures_total", Counter, ["reason"],
-        "TLS handshakes that came to nothing. A client that does not accept the certificate is certificate_refused.";
+        "TLS handshakes that came to nothing: http (no TLS), not_tls, certificate_refused (the client does not accept ours), incompatible, client_certificate, closed (TCP probes too), timeout, other.";
     CERTIFICATE_EXPIRY: "d8_registry_certificate_expiry_timestamp_seconds", Gauge, ["use"],
         "When a certificate in force stops being valid.";
     CONFIG_VALID: "d8_registry_config_valid", Gauge, [],
@@ -99,7 +99,7 @@ families! {
     CONFIG_RELOADS: "d8_registry_config_reloads_total", Counter, ["outcome"],
         "Reloads of configuration, users or certificates.";
     CACHE_ANSWERS: "d8_registry_cache_answers_total", Counter, ["kind", "outcome"],
-        "Answers of modes Direct and Proxy by how they came about.";
+        "Answers of modes Direct and Proxy by how they came about, in the words of d8-registry-cache.";
     UPSTREAM_RECEIVED: "d8_registry_upstream_received_bytes_total", Counter, [],
         "Bytes of bodies received from the upstream. Bytes sent to clients divided by these is what the cache saves.";
     UPSTREAM_REQUESTS: "d8_registry_upstream_requests_total", Counter, ["outcome"],
@@ -109,19 +109,19 @@ families! {
     UPSTREAM_CIRCUITS: "d8_registry_upstream_circuits_open", Gauge, [],
         "Upstream hosts that are not asked for now, because they are down.";
     UPSTREAM_PROBES: "d8_registry_upstream_probes_total", Counter, ["outcome"],
-        "Probes of the upstream and its credentials.";
+        "Probes of the upstream and its credentials: ok, unreachable, auth or notFound.";
     UPSTREAM_ACCEPTED: "d8_registry_upstream_accepted_timestamp_seconds", Gauge, [],
         "When the upstream last gave what it was asked for; 0 before the first time.";
     FILLS_RUNNING: "d8_registry_fills_running", Gauge, [],
         "Blobs being fetched into the store now.";
     FILL_ERRORS: "d8_registry_fill_errors_total", Counter, ["cause"],
-        "Fetches into the store that failed.";
+        "Fetches into the store that failed, for upstream, digest, disk, full, readOnly or descriptors.";
     STALE_ANSWERS: "d8_registry_stale_answers_total", Counter, ["cause"],
         "Answers from the store although they should have been revalidated, by what the upstream did.";
     EVICTIONS: "d8_registry_evictions_total", Counter, ["cause"],
-        "Cached blobs removed.";
+        "Cached blobs removed, for room or for their ttl.";
     EVICTED_BYTES: "d8_registry_evicted_bytes_total", Counter, ["cause"],
-        "Bytes of cached blobs removed.";
+        "Bytes of cached blobs removed, for room or for their ttl.";
     LOG_DROPPED: "d8_registry_log_lines_dropped_total", Counter, [],
         "Log lines lost because whoever reads the log was too slow.";
     PROCESS_CPU: "process_cpu_seconds_total", Counter, [],

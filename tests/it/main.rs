@@ -40,6 +40,7 @@ mod proxy_room;
 mod proxy_tags;
 mod proxy_ways;
 mod readme;
+mod reference;
 mod relayed;
 mod scopes;
 mod seed;
