@@ -49,7 +49,8 @@ pub fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
-/// Now, or up to a tick of the system (1 to 10 ms) ago: no clock is read for it. For what is told in seconds.
+/// Now, or up to a tick of the system (1 to 10 ms) ago: reads `CLOCK_REALTIME_COARSE`, which is cheaper than the clock
+/// itself. For times that are told in seconds.
 #[must_use]
 pub fn tick() -> Timestamp {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);

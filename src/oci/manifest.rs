@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::media_type::{essence, is_schema1};
 use super::{Digest, ManifestKind, is_foreign_layer};
 
-/// What a manifest says of one piece of content (image-spec, descriptor.md), as far as needed here.
+/// The descriptor of one piece of content in a manifest (image-spec, descriptor.md), as far as needed here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {

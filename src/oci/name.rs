@@ -74,7 +74,7 @@ impl RepoName {
 pub struct UpstreamId(u64);
 
 impl UpstreamId {
-    /// What the written form begins with; sorts behind every letter of a name.
+    /// First character of the written form; sorts behind every letter of a name.
     pub(crate) const SIGN: char = '~';
 
     /// The identity of `host[:port]` and the path of its repository (`imagesRepo`).

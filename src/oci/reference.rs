@@ -1,4 +1,4 @@
-//! What stands after `/manifests/`: a tag or a digest.
+//! The part of a path after `/manifests/`: a tag or a digest.
 
 use std::fmt;
 use std::str::FromStr;

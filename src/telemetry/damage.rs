@@ -17,7 +17,7 @@ pub struct DamageSample {
     pub contents: u64,
     /// Bytes of them that lie on the disk.
     pub bytes: u64,
-    /// So many files were found damaged within ten minutes that the disk is at fault.
+    /// More than 16 files were found damaged within ten minutes: the disk is at fault.
     pub disk_fault: bool,
     /// Files found damaged since the start, by cause.
     pub found: [u64; DamageCause::ALL.len()],

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A disk on which operations wait and none has ended for so long stands still.
+/// A disk stands still when operations wait and none has ended for 10 s.
 pub const STANDSTILL: Duration = Duration::from_secs(10);
 
 static PROCESS: Operations = Operations::new();

@@ -57,7 +57,7 @@ pub struct StoreSample {
 pub enum IndexSample {
     /// Not opened yet.
     Closed,
-    /// Being rebuilt; so many objects are through.
+    /// Being rebuilt; `done` objects are through.
     Rebuilding {
         /// Manifests and tags read so far.
         done: u64,

@@ -25,7 +25,7 @@ struct Seen<T> {
 /// What to do with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Write it; so many equal ones were held back before it.
+    /// Write it; `held_back` equal ones came before it and were not written.
     Write {
         /// Held back since the last one that was written.
         held_back: u64,

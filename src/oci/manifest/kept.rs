@@ -1,7 +1,7 @@
 //! A manifest that others made and that its digest vouches for: whatever of it can be read.
 //!
 //! A cache gives the bytes as they came, so it is as lenient as the clients and registries that they came through.
-//! What is pushed here is read strictly, by [`Manifest::parse`].
+//! A pushed manifest is read strictly, by [`Manifest::parse`].
 
 use serde_json::{Map, Value};
 
@@ -11,7 +11,7 @@ use super::{Descriptor, InvalidManifest, Manifest};
 /// Docker's schema 1, with and without its signatures.
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 const SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
-/// What JSON is that says nothing of itself.
+/// The media type of JSON that names none.
 const JSON: &str = "application/json";
 
 impl Manifest {
