@@ -10,7 +10,7 @@ use super::state::{STATE_FILE, State};
 use super::{Finding, NodeConfigError, REGISTRY_D};
 use crate::config::Secret;
 
-/// No file that is looked at is larger; of one that is, only so much counts.
+/// Files of the node have less than 1 MiB; of a larger one only the first MiB counts.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// A file to write.

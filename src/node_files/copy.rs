@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{NodeFilesError, Owner, Placed};
 use crate::fs::replace_file;
 
-/// So much one file may hold: a Secret can't hold more.
+/// Largest file in bytes: a Secret can't hold more.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 /// The mark of a folder that is ours, an empty file: what else is in the folder may be removed. The marker of a store has
 /// the same name, but is not empty.

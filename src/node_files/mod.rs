@@ -30,7 +30,7 @@ pub use owner::{InvalidOwner, Owner, own_folder};
 use crate::fs::{self, FsError};
 use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging, with_causes};
 
-/// A difference is looked for so often: the kubelet itself brings a changed Secret only after a minute.
+/// Pause between two comparisons. The kubelet itself brings a changed Secret only after a minute.
 const EVERY: Duration = Duration::from_secs(2);
 /// Manifests in `/etc/kubernetes/manifests` are root's alone.
 const MANIFEST_MODE: u32 = 0o600;

@@ -9,15 +9,15 @@ use tokio::net::{TcpStream, lookup_host};
 
 use super::target::Target;
 
-/// So long one address has to take a connection. Masters are near; the client waits meanwhile.
+/// Longest attempt to connect to one address. Masters are near; the client waits meanwhile.
 const CONNECT: Duration = Duration::from_secs(1);
-/// So long the look-up of a name may take.
+/// Longest look-up of a name.
 const LOOKUP: Duration = Duration::from_secs(2);
 /// Probes after 3, 5 and 7 s of silence; the fourth would come at 9 s and finds [`SILENCE`] over.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(3)).with_interval(Duration::from_secs(2)).with_retries(3);
-/// A server that acknowledges nothing for so long is gone: TCP_USER_TIMEOUT (RFC 5482) replaces both the count of probes
-/// and the quarter of an hour of retransmissions. It also ends a connection whose server took no byte for so long.
+/// A server that acknowledges nothing for 8.5 s is gone: TCP_USER_TIMEOUT (RFC 5482) replaces both the count of probes
+/// and the quarter of an hour of retransmissions. It also ends a connection whose server took no byte for 8.5 s.
 /// A little less than the fourth probe's time, or rounding would leave the matter to the fifth.
 const SILENCE: Duration = Duration::from_millis(8500);
 

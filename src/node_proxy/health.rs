@@ -21,11 +21,11 @@ use super::target::Target;
 
 /// Pause between two checks of a server.
 const EVERY: Duration = Duration::from_secs(2);
-/// So long one check may take.
+/// Longest check.
 const LIMIT: Duration = Duration::from_secs(2);
-/// So many failures in a row make a server down; one success makes it up.
+/// Failures in a row after which a server is down; one success makes it up.
 const FAILURES: u32 = 2;
-/// Of an answer so much is read at most.
+/// Most bytes that are read of an answer.
 const MAX_ANSWER: u64 = 16 * 1024;
 
 /// A check failed.

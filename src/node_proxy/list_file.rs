@@ -13,7 +13,7 @@ use super::target::{Target, TargetError};
 use crate::config::watch::Watcher;
 use crate::telemetry::with_causes;
 
-/// The file is looked at so often.
+/// Pause between two looks at the file.
 const EVERY: Duration = Duration::from_secs(1);
 /// Longest file.
 const MAX_BYTES: u64 = 64 * 1024;

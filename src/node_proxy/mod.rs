@@ -39,9 +39,9 @@ use health::Prober;
 use pool::Pool;
 use relay::Ended;
 
-/// The line "no backend" comes once in so long.
+/// Pause between two lines "no backend".
 const NO_BACKEND_EVERY: Duration = Duration::from_secs(10);
-/// Connections that the drain deadline ends have so long to be closed in order.
+/// Connections that the drain deadline ends have 5 s to be closed in order.
 const LAST_CLOSE: Duration = Duration::from_secs(5);
 /// Threads: copying is the kernel's work, and a node has other things to do.
 const WORKERS: usize = 2;

@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 /// Held only while bytes come: an idle connection costs no buffer.
 const BUFFER: usize = 64 * 1024;
-/// A connection on which nothing moves for so long is closed.
+/// A connection on which nothing moves for an hour is closed.
 const IDLE: Duration = Duration::from_secs(3600);
 /// The same after the server said that it sends no more.
 const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
-/// After our FIN, so long a client may send nothing before the socket is closed under it, ...
+/// After our FIN a client may send nothing for 5 s before the socket is closed under it, ...
 const CLOSE_IDLE: Duration = Duration::from_secs(5);
-/// ... and so long it may go on sending.
+/// ... and may go on sending for 30 s.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How a connection came to its end.
