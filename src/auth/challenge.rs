@@ -1,4 +1,4 @@
-//! What a refused client is told to do (RFC 9110, 11.6.1; Docker's token specification).
+//! The challenge of a refused client (RFC 9110, 11.6.1; Docker's token specification).
 
 use std::fmt::Write as _;
 

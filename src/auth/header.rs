@@ -1,4 +1,4 @@
-//! What an `Authorization` header says (RFC 9110, 11.6.2; RFC 7617; RFC 6750). Pure.
+//! Reads an `Authorization` header (RFC 9110, 11.6.2; RFC 7617; RFC 6750). Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::AuthFailure;
 
-/// What a client shows of itself.
+/// The credentials that a client shows.
 pub(super) enum Shown<'a> {
     /// User and password.
     Basic(Pair),

@@ -1,4 +1,4 @@
-//! Who asks, and what that user may do. No HTTP server here: the edge hands in header values.
+//! The sign-in of a client and its rights. No HTTP server here: the edge hands in header values.
 //!
 //! `header` (what is shown) → `users` (who there is) → `passwords` (is it right? whose turn is it: `waiting`) → `tokens`
 //! (signed, checked; `own_key`: the key where none is given) → `rights` (who may do what) → `challenge` (what a refused
@@ -40,7 +40,7 @@ use self::waiting::Net;
 use crate::clock::{self, Timestamp};
 use crate::oci::RepoName;
 
-/// What is remembered of sign-ins: two kinds of verdicts on passwords, some hundred bytes each, and tokens with their claims.
+/// Most bytes remembered of sign-ins: two kinds of verdicts on passwords, 256 each, and tokens with their claims, 4 KiB each.
 pub const REMEMBERED_BYTES: u64 = 2 * passwords::REMEMBERED as u64 * 256 + tokens::REMEMBERED as u64 * 4096;
 
 /// A user from the configuration file.
@@ -50,7 +50,7 @@ pub struct UserSpec {
     pub name: String,
     /// A bcrypt hash.
     pub password_hash: SecretString,
-    /// What the user is for.
+    /// Its role.
     pub role: Role,
 }
 
@@ -65,7 +65,7 @@ pub struct TokenOptions {
     pub signing_key_file: Option<PathBuf>,
     /// PEM of its certificate: only to prove that it belongs to the key.
     pub signing_cert_file: Option<PathBuf>,
-    /// Where a made key is kept; `None`: nowhere, it lasts as long as the process.
+    /// Directory in which a made key is kept; `None`: nowhere, it lasts as long as the process.
     pub key_dir: Option<PathBuf>,
 }
 
@@ -82,12 +82,12 @@ pub struct AuthOptions {
     pub token: TokenOptions,
 }
 
-/// Who asks, proven.
+/// A client whose credentials were proven.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The user's name; `None` for anonymous.
     pub user: Option<Arc<str>>,
-    /// What the token that was shown is good for; `None`: no token, the role alone counts.
+    /// Rights of the token that was shown; `None`: no token, the role alone counts.
     scopes: Option<Arc<Scopes>>,
     /// The pair, if it is the upstream's.
     upstream: Option<PairId>,
@@ -124,7 +124,7 @@ pub struct SignIn {
 }
 
 impl SignIn {
-    /// Who it is.
+    /// The client.
     #[must_use]
     pub const fn who(&self) -> &Identity {
         &self.who
@@ -252,7 +252,7 @@ impl Authenticator {
         self.0.policy.load().tokens.is_some()
     }
 
-    /// What an administrator should know of the users in force; sentences without secrets.
+    /// Warnings for the administrator about the users in force; sentences without secrets.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         self.0.policy.load().users.warnings().to_vec()
@@ -409,7 +409,7 @@ impl Authenticator {
         }
     }
 
-    /// What somebody without a right may do, in words.
+    /// The rights that a refused client does have, in words.
     fn limits(&self, policy: &Policy, who: &Identity) -> String {
         let name = who.user.as_deref().unwrap_or_default();
         let role = match who.upstream {

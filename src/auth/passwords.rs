@@ -26,8 +26,8 @@ use zeroize::Zeroizing;
 
 use super::waiting::{Crowded, MOST, Name, Net, Waiting};
 
-/// bcrypt reads so many bytes of a password and no more. A longer one is checked by its beginning, as by every other
-/// program that reads such hashes.
+/// bcrypt reads 72 bytes of a password and no more. A longer one is checked by its beginning, as by every other program
+/// that reads such hashes.
 pub(super) const BCRYPT_BYTES: usize = 72;
 
 /// Highest cost that is taken: a check takes some ten seconds of a core.
@@ -52,7 +52,7 @@ pub(super) const NOBODY: &str = "$2y$10$lSdExLUrU9br1yjOEt5pk.IpKA8KyBIr.OvmG2/t
 /// A keyed hash of user, password and stored hash.
 type Pair = [u8; 32];
 
-/// What a password is held against.
+/// The secret of a user that a password is compared with.
 pub(super) enum Secret {
     /// A bcrypt hash.
     Hashed(Arc<str>),
@@ -93,7 +93,7 @@ impl Secret {
         }
     }
 
-    /// What a check of the hash costs: two to the power of this many rounds.
+    /// The cost of a check of the hash: it takes two to the power of this many rounds.
     pub(super) fn cost(&self) -> Option<u32> {
         bcrypt::HashParts::from_str(self.hash()?).ok().map(|parts| parts.get_cost())
     }
@@ -103,7 +103,7 @@ impl Secret {
         matches!(self, Self::Plain(expected) if verify_slices_are_equal(&sha256(password), expected).is_ok())
     }
 
-    /// What changes when the password does, the same in every process.
+    /// Bytes that change when the password does, the same in every process.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Hashed(hash) => hash.as_bytes(),
@@ -141,7 +141,7 @@ struct Pending {
 /// A pair whose verdict is waited for.
 struct Wanted {
     waiting: Vec<oneshot::Sender<Result<bool, TooMany>>>,
-    /// Where it has a place: one at each address that it was sent from, so that none waits behind another's crowd.
+    /// Addresses at which it has a place: all that it was sent from, so that none waits behind another's crowd.
     nets: Vec<Net>,
     /// Taken when the check begins.
     check: Option<Check>,
@@ -384,7 +384,7 @@ impl Check {
     }
 }
 
-/// What bcrypt reads of a password.
+/// The part of a password that bcrypt reads.
 fn read_of(password: &str) -> &[u8] {
     let bytes = password.as_bytes();
     &bytes[..bytes.len().min(BCRYPT_BYTES)]

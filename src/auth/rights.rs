@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::RepoName;
 
-/// What someone without credentials may do.
+/// Rights of a client without credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Anonymous {
     /// Nothing.
@@ -17,7 +17,7 @@ pub enum Anonymous {
     Push,
 }
 
-/// What a user is for.
+/// The role of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `ro`: pull.
@@ -72,7 +72,7 @@ impl Role {
         }
     }
 
-    /// What it does not cover, in words that go behind a user's name.
+    /// The limits of the role, in words that go behind a user's name.
     pub(super) const fn limits(self) -> &'static str {
         match self {
             Self::Ro => "may only pull",
@@ -116,7 +116,7 @@ pub fn needed_scope(action: Action, repo: Option<&RepoName>) -> String {
     }
 }
 
-/// What a token is good for: the `access` claim of Docker's token specification.
+/// The rights that a token carries: the `access` claim of Docker's token specification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Scopes(Vec<Scope>);

@@ -21,10 +21,10 @@ use super::rights::Scopes;
 use super::{AuthError, IssuedToken, SERVICE, TokenOptions};
 use crate::clock::Timestamp;
 
-/// Who issues tokens, as Deckhouse's registry names it.
+/// The issuer of tokens, as Deckhouse's registry names it.
 const ISSUER: &str = "Registry server";
 
-/// Clocks of a cluster differ by so much, in seconds.
+/// Largest difference between the clocks of a cluster that a token survives, in seconds.
 const LEEWAY: u64 = 60;
 
 /// Longest token that is looked at: one with 64 long scopes.
@@ -43,12 +43,12 @@ struct Claims {
     exp: u64,
     jti: String,
     access: Scopes,
-    /// What of the password the token was given for; see [`TokenService::fingerprint`].
+    /// Fingerprint of the password that the token was given for; see [`TokenService::fingerprint`].
     #[serde(default)]
     pwd: String,
 }
 
-/// What a valid token says.
+/// The claims of a valid token.
 #[derive(Debug)]
 pub(super) struct Verified {
     /// `None`: anonymous.
@@ -70,7 +70,7 @@ impl Verified {
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) name: &'a str,
-    /// What changes with the password.
+    /// Bytes that change with the password.
     pub(super) secret: &'a [u8],
 }
 
@@ -143,7 +143,7 @@ impl TokenService {
         }
     }
 
-    /// What ties a token to the password of its user: another password, and the token is worth nothing.
+    /// Ties a token to the password of its user: with another password the token is worth nothing.
     pub(super) fn fingerprint(&self, secret: &[u8]) -> String {
         URL_SAFE_NO_PAD.encode(&hmac::sign(&self.fingerprints, secret).as_ref()[..12])
     }
@@ -183,7 +183,7 @@ impl TokenService {
         decode::<Claims>(token, &self.decoding, &validation).ok().map(|token| token.claims.sub)
     }
 
-    /// What the token says, if it is ours and holds now.
+    /// The claims of the token, if it is ours and holds now.
     pub(super) fn verify(&self, token: &str, now: Timestamp) -> Option<Arc<Verified>> {
         if token.len() > TOKEN_BYTES {
             return None;

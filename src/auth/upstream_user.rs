@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Context, SHA256};
 
-/// For so long a pair is accepted after another took its place: clients learn of the change one after another.
+/// A pair is accepted for 15 minutes after another took its place: clients learn of the change one after another.
 pub(super) const GRACE: Duration = Duration::from_secs(15 * 60);
 
 /// Pairs that are remembered beside the present one; a source that changes more often forgets the oldest.
@@ -52,7 +52,7 @@ impl PairId {
         Self(id)
     }
 
-    /// What changes when name or password do, the same in every process.
+    /// Bytes that change when name or password do, the same in every process.
     pub(super) const fn bytes(&self) -> &[u8] {
         &self.0
     }

@@ -23,7 +23,7 @@ pub(super) struct User {
     pub(super) name: Arc<str>,
     pub(super) role: Role,
     pub(super) secret: Secret,
-    /// Where it stands, for messages.
+    /// The file or key that the user is from, for messages.
     origin: String,
 }
 
@@ -142,7 +142,7 @@ impl Users {
         Ok(())
     }
 
-    /// What the passwords of a name are held against that nobody has: a hash of one of the users, always the same one for
+    /// The hash that passwords of a name are compared with that no user has: the hash of a user, always the same one for
     /// the same name, in every process. So the time of an answer tells nothing of a name, whatever the hashes cost.
     pub(super) fn stand_in(&self, name: &str) -> Arc<str> {
         let Some(last) = self.hashes.len().checked_sub(1) else { return Arc::from(NOBODY) };
@@ -155,7 +155,7 @@ impl Users {
         Arc::clone(&self.hashes[at])
     }
 
-    /// What an administrator should know; sentences without secrets.
+    /// Warnings for the administrator; sentences without secrets.
     pub(super) fn warnings(&self) -> &[String] {
         &self.warnings
     }

@@ -1,4 +1,4 @@
-//! Who waits for a check of a password, and who is next.
+//! The queue of passwords that wait for a check, and its order.
 //!
 //! Nobody knows which password is right before it was checked, so the wait is shared out: addresses take turns, and at
 //! an address the names that are tried there. Whether a name exists plays no part in it. When all places are taken, the
@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr};
 /// another address for the checks of as many addresses as there are before it.
 pub(super) const MOST: usize = 1024;
 
-/// Whose turn it is: an address, of IPv6 the first 64 bits, which is what one host has at the least (RFC 4291, 2.5.1).
+/// One source of passwords: an address, of IPv6 its first 64 bits, the least that one host has (RFC 4291, 2.5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Net(IpAddr);
 
@@ -137,7 +137,7 @@ impl<T> Waiting<T> {
         Ok(gone)
     }
 
-    /// Who is next: the oldest place of the name whose turn it is at the address whose turn it is.
+    /// Takes the next one: the oldest place of the name whose turn it is at the address whose turn it is.
     pub(super) fn pop(&mut self) -> Option<T> {
         let net = self.turns.pop_front()?;
         let names = self.nets.get_mut(&net)?;
