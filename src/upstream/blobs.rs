@@ -30,7 +30,7 @@ pub struct Patience {
     pub asking: Instant,
     /// Until then the head of a blob's answer, or all of a list, is waited for behind the usual limit, as long as the
     /// host answers others: a proxy that looks for viruses gives the first byte when it has the last. Of several
-    /// endpoints only the last is waited for so long.
+    /// endpoints only the last is waited for until then.
     pub answer: Instant,
 }
 

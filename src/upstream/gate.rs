@@ -14,7 +14,7 @@ use super::failure::seconds;
 use super::options::UpstreamLimits;
 use crate::telemetry::UpstreamCause;
 
-/// Who is turned away asks again after so long.
+/// A request that is turned away is told to come back after this.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The places of an endpoint, and the queue before them.

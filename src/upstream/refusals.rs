@@ -17,13 +17,13 @@ use super::error::{Asked, Facts, UpstreamError};
 use super::options::UpstreamLimits;
 use crate::telemetry::UpstreamCause;
 
-/// Who finds out whether a refusal still holds is waited for this long; then it is another's turn.
+/// One request finds out whether a refusal still holds; after 15 s without its answer another one may.
 const CLAIM: Duration = Duration::from_secs(15);
 /// Repositories whose refusals are remembered.
 const MAX_REPOSITORIES: usize = 1024;
 /// Single contents of a repository that are.
 const MAX_TARGETS: usize = 64;
-/// So long after a sign-in was accepted many may sign in at once; later one goes first, so that a password that was
+/// Within 3 s after an accepted sign-in many may sign in at once. Later one goes first, so that a password that was
 /// changed meanwhile is refused once and not to all who come together.
 const PROVEN: Duration = Duration::from_secs(3);
 /// A limit is looked after as often as this.

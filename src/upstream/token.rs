@@ -20,7 +20,7 @@ use super::secrets::Secrets;
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 /// No token is used longer, whatever its server says.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// A token is renewed so long before its end, or a fifth of its life if that is shorter.
+/// A token is renewed 30 s before its end, or a fifth of its life if that is shorter.
 const MARGIN: Duration = Duration::from_secs(30);
 /// Longest token: some are huge, and still have to fit into a header.
 const MAX_TOKEN: usize = 32 << 10;
