@@ -147,7 +147,7 @@ const METADATA_NAMES: [&str; 8] = [
     "instance-data.ec2.internal",
 ];
 
-/// Where clouds hand out the secrets of a machine, however the address is written.
+/// Whether clouds hand out the secrets of a machine at the address, however it is written.
 pub(super) fn is_metadata(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_metadata_v4(v4),

@@ -46,9 +46,9 @@ impl From<Instant> for Patience {
 pub struct UpstreamBlob {
     /// Whether the upstream sends only the part that was asked for, or the beginning of it.
     pub status_partial: bool,
-    /// Where the body begins in the blob: 0 if the range was ignored.
+    /// Offset of the body in the blob: 0 if the range was ignored.
     pub offset: u64,
-    /// Where the body ends in the blob, if the upstream told it. May be before the end that was asked for (RFC 9110,
+    /// End of the body in the blob, if the upstream told it. May be before the end that was asked for (RFC 9110,
     /// 15.3.7): the rest has to be asked for.
     pub end: Option<u64>,
     /// Length of the whole blob, if the upstream told it.

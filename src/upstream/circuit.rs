@@ -50,7 +50,7 @@ struct Open {
     next_trial: Instant,
 }
 
-/// What to do with a request.
+/// The circuit's decision on a request.
 pub(super) enum Admission {
     /// Send it.
     Closed,
@@ -95,7 +95,7 @@ impl Circuits {
         }))
     }
 
-    /// What a circuit belongs to.
+    /// The origin that a circuit belongs to.
     pub(super) fn key(url: &Url) -> String {
         url.origin().ascii_serialization()
     }

@@ -160,7 +160,7 @@ fn failed(name: &str, reason: &str) -> LookupFailed {
     LookupFailed { name: name.to_owned(), reason: reason.to_owned() }
 }
 
-/// What getaddrinfo said, without what Rust puts before it.
+/// The words of getaddrinfo, without the prefix that Rust adds.
 fn said(error: &io::Error) -> String {
     let text = error.to_string();
     text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()

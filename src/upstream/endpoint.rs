@@ -72,7 +72,7 @@ impl Call {
     }
 }
 
-/// Whose answer it is, and whether it was asked for with credentials or a token.
+/// The side that answers, and whether it was asked with credentials or a token.
 #[derive(Clone, Copy)]
 struct Side {
     own: bool,
@@ -82,7 +82,7 @@ struct Side {
 /// A good answer.
 pub(super) struct Answer {
     pub(super) response: Response,
-    /// Who gave it, after redirects.
+    /// The host that gave it, after redirects.
     pub(super) host: String,
     /// The place among the requests to the endpoint, until a small body is read.
     place: Option<OwnedSemaphorePermit>,
@@ -338,7 +338,7 @@ impl Endpoint {
         facts.into()
     }
 
-    /// What came of an error's body; `None` if it did not come whole or is longer than `error_bytes`.
+    /// The body of an error; `None` if it did not come whole or is longer than `error_bytes`.
     pub(super) async fn refused_body(&self, response: Response, host: &str, deadline: Instant) -> Option<Bytes> {
         let deadline = deadline.min(Instant::now() + self.shared.limits.connect);
         let body = self.body(response, host);

@@ -1,4 +1,4 @@
-//! What went wrong with an upstream, in words for an administrator and as facts for the code.
+//! Failures of an upstream, in words for an administrator and as facts for the code.
 //!
 //! No error carries a secret or the query of a URL.
 
@@ -24,11 +24,11 @@ pub struct UpstreamError(Arc<Facts>);
 pub(super) struct Facts {
     pub(super) cause: UpstreamCause,
     pub(super) host: String,
-    /// What follows the host in the sentence.
+    /// The rest of the sentence, behind the host.
     pub(super) what: String,
     pub(super) status: Option<StatusCode>,
     pub(super) retry_after: Option<Duration>,
-    /// What the upstream said, cut and cleaned.
+    /// The upstream's own words, cut and cleaned.
     pub(super) words: Option<String>,
     /// Not asked at all: its circuit is open, or it refused the same a moment ago.
     pub(super) circuit_open: bool,
@@ -43,7 +43,7 @@ pub(super) struct Facts {
     pub(super) is_registrys: bool,
 }
 
-/// Whose answer an error is.
+/// The side whose answer an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     /// Nobody's: no whole answer came, or none was asked for.
@@ -235,7 +235,7 @@ pub enum UpstreamSetupError {
     NoAuthorities {
         /// Whose.
         host: String,
-        /// What the search found.
+        /// The failure of the search.
         reason: String,
     },
     /// A proxy of the environment that can't be used.
@@ -251,7 +251,7 @@ pub enum UpstreamSetupError {
     Client(String),
 }
 
-/// What a registry says in the body of an error (distribution-spec, "Error Codes"), cut and cleaned; `None` when it
+/// The words of a registry in the body of an error (distribution-spec, "Error Codes"), cut and cleaned; `None` when it
 /// says nothing that people read.
 pub(super) fn words(content_type: &str, body: &[u8], secrets: &Secrets) -> Option<String> {
     let text = match serde_json::from_slice::<serde_json::Value>(body) {

@@ -1,4 +1,4 @@
-//! What a failed exchange means. The HTTP client's own error hides its cause and shows the address, signature and all,
+//! The meaning of a failed exchange. The HTTP client's own error hides its cause and shows the address, signature and all,
 //! so its chain is read and its text is never used whole.
 
 use std::error::Error;

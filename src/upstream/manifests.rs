@@ -30,7 +30,7 @@ pub struct UpstreamManifest {
     pub bytes: Bytes,
 }
 
-/// What a HEAD of a manifest tells. Nothing of it is proven by bytes.
+/// Facts that a HEAD of a manifest tells. None is proven by bytes.
 #[derive(Clone, Debug)]
 pub struct ManifestFacts {
     /// Digest as the upstream told it, or as its bytes have it where it did not.
@@ -41,7 +41,7 @@ pub struct ManifestFacts {
     pub content_type: String,
 }
 
-/// What a tag names now.
+/// The manifest that a tag names now.
 #[derive(Clone, Debug)]
 pub struct Resolved {
     /// Digest of the manifest.
@@ -229,7 +229,8 @@ fn may_differ_from_get(error: &UpstreamError) -> bool {
     is_head_refused(error) || (error.cause() == UpstreamCause::NotFound && !error.is_registrys_own())
 }
 
-/// What the head of an answer says of the manifest `reference`; `None` if it lacks something or contradicts the digest asked for.
+/// The facts of the manifest `reference` in the head of an answer; `None` if one is missing or contradicts the digest that
+/// was asked for.
 fn facts(headers: &HeaderMap, reference: &Reference) -> Option<ManifestFacts> {
     let (told, size) = (told_digest(headers)?, announced(headers)?);
     let content_type = ManifestKind::of(&header(headers, CONTENT_TYPE))?.as_str().to_owned();

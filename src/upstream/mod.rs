@@ -64,8 +64,8 @@ use self::tls::SystemAuthorities;
 use crate::clock::Timestamp;
 use crate::telemetry::Metrics;
 
-/// What begins a child that is a whole name at the upstream, not one below the configured repository. Mirrors are not asked
-/// for it. No client's name begins so.
+/// First character of a child that is a whole name at the upstream, not one below the configured repository. Mirrors are
+/// not asked for it. No client's name begins so.
 pub const WHOLE: char = '/';
 
 /// A registry and its mirrors. Cheap to clone; never changes: a change of the configuration makes another one, and
@@ -78,7 +78,7 @@ struct Inner {
     shared: Arc<Shared>,
 }
 
-/// What all endpoints have in common.
+/// Shared by all endpoints.
 struct Shared {
     limits: UpstreamLimits,
     metrics: Metrics,

@@ -1,4 +1,4 @@
-//! What an [`Upstream`](super::Upstream) is made of: plain values, no defaults that depend on the machine.
+//! The options of an [`Upstream`](super::Upstream): plain values, no defaults that depend on the machine.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Scheme {
     }
 }
 
-/// Who we are for an upstream. `Debug` shows no password.
+/// Our credentials for an upstream. `Debug` shows no password.
 #[derive(Clone, Debug)]
 pub enum Credentials {
     /// Nobody.
@@ -54,7 +54,7 @@ pub struct EndpointOptions {
     pub path: String,
     /// PEM: authorities, and servers' own certificates, that are trusted beside those of the system.
     pub ca: Option<String>,
-    /// Who we are.
+    /// Our credentials.
     pub credentials: Credentials,
 }
 

@@ -15,7 +15,7 @@ use super::request::share;
 use crate::oci::{Digest, Reference};
 use crate::telemetry::{ProbeOutcome, UpstreamCause};
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Clone, Debug)]
 pub struct Probe {
     /// Its class, counted in the metrics already.

@@ -1,4 +1,4 @@
-//! Where a redirect leads, and whether we go there. Which addresses may be reached is checked when connecting. Pure.
+//! Decides whether a redirect is followed. Which addresses may be reached is checked when connecting. Pure.
 
 use reqwest::Url;
 
@@ -59,7 +59,7 @@ pub(super) fn next_page(from: &Url, links: &[&str]) -> Result<Option<String>, No
     Ok(Some(format!("{}{query}", url.path())))
 }
 
-/// What a list is one of, whatever name its repository has before and behind a proxy.
+/// The kind and subject of a list, whatever name its repository has before and behind a proxy.
 fn list_of(url: &Url) -> Option<(String, String)> {
     let mut parts = url.path().trim_end_matches('/').rsplit('/');
     let (last, kind) = (parts.next()?, parts.next()?);
@@ -90,7 +90,7 @@ fn next_target(links: &str) -> Option<&str> {
     }
 }
 
-/// Where such characters stand outside of double quotes.
+/// Positions of the wanted characters outside of double quotes.
 fn outside_quotes(text: &str, wanted: impl Fn(char) -> bool) -> impl Iterator<Item = usize> {
     let mut quoted = false;
     text.char_indices().filter_map(move |(at, c)| {

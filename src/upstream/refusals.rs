@@ -1,4 +1,4 @@
-//! What an endpoint refused, and until when it is not asked for it again.
+//! The refusals of an endpoint, and until when it is not asked again.
 //!
 //! A refusal that is repeated at every request locks an account and keeps a limit in force. So there is a memory of the
 //! pair (the sign-in itself was refused), of limits (429) and of single repositories (401 or 403 although we had signed
@@ -78,7 +78,7 @@ struct Refused {
     claimed: Option<Instant>,
 }
 
-/// What a request is about.
+/// The subject of a request.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) repository: &'a str,
@@ -125,7 +125,7 @@ impl Memory {
         }
     }
 
-    /// Who went to find out learnt nothing.
+    /// The request that went to find out learnt nothing.
     fn release(&mut self) {
         if let Some(refused) = &mut self.0 {
             refused.claimed = None;
@@ -138,7 +138,7 @@ impl Memory {
 }
 
 impl Refused {
-    /// What those hear who are not let through.
+    /// The error for requests that are not let through.
     fn told(&self, now: Instant) -> UpstreamError {
         let left = self.until.saturating_duration_since(now).max(Duration::from_secs(1));
         let why = self.error.facts();
@@ -195,7 +195,7 @@ impl Refusals {
     /// Whether a question may go out.
     ///
     /// # Errors
-    /// What the endpoint said when it was asked last, and how long it is left alone.
+    /// The endpoint's last refusal, and how long it is left alone.
     pub(super) fn admit(&self, subject: Subject<'_>) -> Result<(), UpstreamError> {
         let (mut state, now) = (self.state(), Instant::now());
         let State { limit, repositories, .. } = &mut *state;
@@ -211,7 +211,7 @@ impl Refusals {
     /// Whether a sign-in may be tried. The probe is first when the time has come.
     ///
     /// # Errors
-    /// What was said to the last one, and how long the next one is away.
+    /// The refusal of the last sign-in, and how long the next one is away.
     pub(super) fn admit_sign_in(&self) -> Result<(), UpstreamError> {
         let (mut state, now) = (self.state(), Instant::now());
         let held = self.held.load(Ordering::Relaxed);

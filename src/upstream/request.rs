@@ -20,7 +20,7 @@ const LIMIT_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) type Attempt<'a, T> = BoxFuture<'a, Result<T, UpstreamError>>;
 
 impl Upstream {
-    /// Where a mirror has a whole name nobody knows: it is asked of the upstream alone.
+    /// The endpoints to ask. A whole name is asked of the upstream alone: nobody knows where a mirror has it.
     fn endpoints(&self, child: &str) -> &[Arc<Endpoint>] {
         let all = &self.0.endpoints;
         if child.starts_with(WHOLE) { all.get(..1).unwrap_or_default() } else { all }

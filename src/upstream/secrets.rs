@@ -1,4 +1,4 @@
-//! What must not leave: our credentials, in whatever form an upstream shows them to us.
+//! Hides our credentials, in whatever form an upstream shows them to us.
 //!
 //! An upstream, its token server or a proxy before it may put a request's headers or its own signed addresses into an
 //! error. Their words reach our clients, the log and `/status`, so they pass through here first. What is known (the
@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::options::Credentials;
 
-/// What stands in place of a secret.
+/// Stands in the place of a secret.
 const MASK: &str = "***";
 /// Shorter secrets are looked for only as a whole pair: a password of one letter stands in every sentence.
 const MIN_SECRET: usize = 4;
@@ -28,7 +28,7 @@ const DEPTH: usize = 3;
 
 /// Schemes whose credentials follow them (RFC 9110, 11.4).
 const SCHEMES: [&str; 4] = ["basic", "bearer", "negotiate", "ntlm"];
-/// What may stand between a scheme and its credentials.
+/// Separators between a scheme and its credentials.
 const SEPARATORS: [&str; 17] = [
     " ", "\t", ":", "=", "\"", "'", "+", "\\", "%20", "%3a", "%3d", "%22", "%09", "&#32;", "&nbsp;", "&quot;", "&#x20;",
 ];
@@ -170,7 +170,7 @@ pub(super) fn pair(credentials: &Credentials) -> Option<(&str, &SecretString)> {
     }
 }
 
-/// What becomes of the next word.
+/// The treatment of the next word.
 #[derive(Clone, Copy)]
 enum Next {
     Shown,
@@ -180,7 +180,7 @@ enum Next {
     Authorization,
 }
 
-/// Where `needle` stands, in whatever case of letters.
+/// Position of `needle`, in whatever case of letters.
 fn find(text: &str, needle: &str) -> Option<usize> {
     let (text, needle) = (text.as_bytes(), needle.as_bytes());
     if needle.is_empty() {
@@ -235,7 +235,7 @@ fn without_credentials(text: &str) -> String {
     out
 }
 
-/// Where the credentials begin, if the name of a scheme stands at `at`.
+/// Position of the credentials, if the name of a scheme stands at `at`.
 fn credentials_after(lower: &str, at: usize) -> Option<usize> {
     if lower[..at].chars().next_back().is_some_and(char::is_alphanumeric) && !ends_in_escape(&lower[..at]) {
         return None;

@@ -1,4 +1,4 @@
-//! Who we are for a registry: what its challenges ask for, and whether our pair is taken.
+//! Our sign-in at a registry: what its challenges ask for, and whether our pair is taken.
 //!
 //! A pair that was refused is not sent again at every request, and while it is not proven one request goes first: an
 //! account is locked by few wrong sign-ins.
@@ -33,7 +33,7 @@ const TURNS: usize = 8;
 /// How long the first sign-in is waited for by those behind it; a slow one does not hold them up for longer.
 const FIRST: Duration = Duration::from_secs(3);
 
-/// What is known of signing in to an endpoint.
+/// The memory of signing in to an endpoint.
 pub(super) struct SignIn {
     learnt: Mutex<Learnt>,
     tokens: Tokens,
@@ -62,7 +62,7 @@ struct Learnt {
     scopes: HashMap<String, String>,
 }
 
-/// What a request is signed with.
+/// The header that signs a request.
 pub(super) struct Signed {
     pub(super) header: HeaderValue,
     pub(super) is_basic: bool,
@@ -97,7 +97,7 @@ impl SignIn {
 }
 
 impl Endpoint {
-    /// What to send along, by what was learnt.
+    /// The header to send along, by what was learnt.
     pub(super) async fn authorization(
         self: &Arc<Self>,
         call: &Call,

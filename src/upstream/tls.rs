@@ -188,7 +188,7 @@ fn verify_pinned(
     Ok(ServerCertVerified::assertion())
 }
 
-/// What a failed handshake means, for an administrator.
+/// The meaning of a failed handshake, for an administrator.
 pub(super) fn words(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(reason) => certificate_words(reason),

@@ -27,7 +27,7 @@ const MAX_TOKEN: usize = 32 << 10;
 /// Tokens that are kept, one per repository.
 const MAX_TOKENS: usize = 4096;
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TokenKey {
     pub(super) realm: Url,

@@ -24,7 +24,7 @@ use super::redirect::host_port;
 use super::tls::Trust;
 use crate::telemetry::UpstreamCause;
 
-/// What an answer of an upstream holds while nobody takes it: the most that hyper reads ahead of HTTP/1
+/// Most bytes that an answer of an upstream holds while nobody takes it: as many as hyper reads ahead of HTTP/1
 /// (`DEFAULT_MAX_BUFFER_SIZE`, which the client does not let us set).
 pub const TRANSFER_BYTES: u64 = 8192 + 4096 * 100;
 
@@ -69,7 +69,7 @@ pub(super) struct Outgoing {
     pub(super) patient: bool,
 }
 
-/// What is waited for, and how long.
+/// A wait, and its end.
 struct Waiting<'a> {
     url: &'a Url,
     host: &'a str,
@@ -303,7 +303,7 @@ fn literal(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
-/// What the metrics show of an answer. The challenge that tells us how to sign in is no failure.
+/// The outcome of an answer for the metrics. The challenge that tells us how to sign in is no failure.
 fn outcome(status: StatusCode, with_credentials: bool) -> Result<(), UpstreamCause> {
     let challenge = status == StatusCode::UNAUTHORIZED && !with_credentials;
     if status.as_u16() < 400 || challenge { Ok(()) } else { Err(cause_of(status)) }

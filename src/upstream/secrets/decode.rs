@@ -1,4 +1,4 @@
-//! What a text says once it is decoded: every common way to write one text inside another. Pure.
+//! Decodes a text in every common way to write one text inside another. Pure.
 
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
@@ -36,7 +36,7 @@ pub(super) fn texts(text: &str) -> Vec<String> {
     found
 }
 
-/// What the runs of `text` that may be base64 or hexadecimal stand for.
+/// The decoded runs of `text` that may be base64 or hexadecimal.
 pub(super) fn bytes(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for run in text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '-' | '_'))) {
