@@ -1,4 +1,4 @@
-//! Where a registry is: `[NAME=]http[s]://host[:port][/repository]`. Pure.
+//! The address of a registry: `[NAME=]http[s]://host[:port][/repository]`. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use crate::upstream::Scheme;
 /// A repository of a registry, as the command line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryAddress {
-    /// What messages call it: a node's name, else the host.
+    /// Its name in messages: a node's name, else the host.
     pub name: String,
     /// In clear or over TLS.
     pub scheme: Scheme,
@@ -17,7 +17,7 @@ pub struct RegistryAddress {
     pub host: String,
     /// The repository, without slashes at its ends; may be `""`.
     pub path: String,
-    /// What stands behind the repository, if anything: only where a list comes from.
+    /// The tag or digest behind the repository; only where a list comes from.
     pub reference: Option<Reference>,
 }
 

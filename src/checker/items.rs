@@ -16,13 +16,13 @@ const DECKHOUSE: &str = "deckhouse/containers/deckhouse";
 /// Something that has to be at every registry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Item {
-    /// Who needs it, for people: `module/<module>/<image>`, `deckhouse/containers/<name>`.
+    /// The part that needs it, for people: `module/<module>/<image>`, `deckhouse/containers/<name>`.
     pub source: String,
     /// The repository below the registry's own one, `""` for itself.
     pub child: String,
     /// Which manifest.
     pub reference: Reference,
-    /// What a tag has to name, if that is known.
+    /// The digest that a tag has to name, if that is known.
     pub expected: Option<Digest>,
 }
 
@@ -73,7 +73,7 @@ pub fn parse(text: &str) -> Result<Vec<Item>, InvalidList> {
     if items.is_empty() { Err(InvalidList::Empty) } else { Ok(items) }
 }
 
-/// What of a list a mode checks.
+/// The part of a list that a mode checks.
 ///
 /// # Errors
 /// [`InvalidList`] where Relax has no tag of Deckhouse.

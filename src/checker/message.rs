@@ -1,4 +1,4 @@
-//! What was found, in the words of Deckhouse's checker and as JSON. Pure.
+//! The findings, in the words of Deckhouse's checker and as JSON. Pure.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::CheckMode;
 /// Errors of a registry that the message shows; JSON has all.
 const SHOWN: usize = 5;
 
-/// What is known of all registries. `Display` is the message, without a line end behind it.
+/// The findings about all registries. `Display` is the message, without a line end behind it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// What was checked.
@@ -21,7 +21,7 @@ pub struct Report {
     pub registries: Vec<RegistryReport>,
 }
 
-/// What is known of a registry.
+/// The findings about one registry.
 #[derive(Clone, Debug, Serialize)]
 pub struct RegistryReport {
     /// Its name.
@@ -30,7 +30,7 @@ pub struct RegistryReport {
     pub items: usize,
     /// How much of that it holds for sure.
     pub processed: usize,
-    /// What is wrong, in the list's order.
+    /// Items that are not there, in the list's order.
     pub errors: Vec<Finding>,
 }
 

@@ -28,7 +28,7 @@ pub use target::{Target, required_by};
 /// Requests at once to a registry.
 const PARALLEL: usize = 3;
 
-/// What has to be there.
+/// The items that have to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CheckMode {
     /// Everything on the list.
@@ -62,7 +62,7 @@ pub enum Depth {
     Content,
 }
 
-/// What is known of an item at a registry.
+/// The state of an item at a registry.
 #[derive(Clone, Debug)]
 enum Found {
     /// Not asked yet.
@@ -124,7 +124,7 @@ impl Check {
         join_all(runs).await;
     }
 
-    /// What is known now.
+    /// The findings so far.
     #[must_use]
     pub fn report(&self) -> Report {
         let registries = self.targets.iter().map(|(target, found)| {

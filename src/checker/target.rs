@@ -37,7 +37,7 @@ impl Target {
         Self { address, upstream, proven: Mutex::default(), busy: Default::default() }
     }
 
-    /// What messages call it.
+    /// Its name in messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.address.name
