@@ -10,7 +10,7 @@ use super::plan::Plan;
 /// Keys of `hosts.toml` whose values nobody may see; each stands at the beginning of a line that we rendered.
 const SECRET_KEYS: [&str; 2] = ["auth = ", "Authorization = "];
 
-/// What the plan changes, file by file; empty if nothing.
+/// The changes of the plan, file by file; empty if there are none.
 pub(super) fn of(plan: &Plan) -> String {
     let mut text = String::new();
     for write in &plan.writes {

@@ -1,4 +1,4 @@
-//! What is wanted as files: `hosts.toml` (containerd's docs/hosts.md) and CA files. Pure.
+//! Renders the wanted files: `hosts.toml` (containerd's docs/hosts.md) and CA files. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -59,9 +59,9 @@ pub use self::settings::{ContainerdVersion, NodeConfig};
 use crate::config::ConfigError;
 use crate::fs::{self, FsError};
 
-/// Where containerd's configuration is, below the root.
+/// Directory of containerd's configuration, below the root.
 const CONTAINERD: &str = "etc/containerd";
-/// Where the folders of the hosts are, below the root.
+/// Directory of the hosts' directories, below the root.
 const REGISTRY_D: &str = "etc/containerd/registry.d";
 
 /// Something that keeps the node from pulling as it should. Names files and keys, never a value that may be secret.
@@ -71,7 +71,7 @@ pub struct Finding {
     pub file: String,
     /// The line in it, from 1.
     pub line: Option<usize>,
-    /// What it is, and what to do about it.
+    /// The finding, and what to do about it.
     pub text: String,
 }
 
@@ -86,14 +86,14 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The hash of all that is wanted; 64 hexadecimal digits.
     pub version: String,
-    /// What is in the way. If there is anything, nothing was written.
+    /// Findings. If there is one, nothing was written.
     pub findings: Vec<Finding>,
-    /// What was written, removed, or let be, a line each.
+    /// Files that were written, removed or kept, a line each.
     pub notes: Vec<String>,
 }
 
@@ -123,7 +123,7 @@ pub enum NodeConfigError {
         /// Why.
         source: io::Error,
     },
-    /// What was written before is not known.
+    /// The state of earlier runs is not known.
     #[error("{} is damaged: {reason}; remove it, then what is as wanted is taken over and the rest is reported", path.display())]
     State {
         /// The state's file.
@@ -178,7 +178,7 @@ pub fn apply(root: &Path, wanted: &NodeConfig) -> Result<Outcome, NodeConfigErro
     Ok(Outcome { version: rendering.version, findings: plan.obstacles, notes })
 }
 
-/// What [`apply`] would do, as a unified diff without secrets. Writes nothing. Blocking.
+/// Shows the changes that [`apply`] would make, as a unified diff without secrets. Writes nothing. Blocking.
 ///
 /// # Errors
 /// [`NodeConfigError`].

@@ -1,4 +1,4 @@
-//! What is wanted, what we wrote before and what is there, held against each other. Reads, and writes nothing.
+//! Compares the wanted files, those that we wrote before and those that are there. Reads, and writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Write {
     pub(super) path: String,
-    /// What is there now, for the diff.
+    /// The present content, for the diff.
     pub(super) before: Option<Secret>,
     pub(super) after: Rendered,
 }
@@ -30,7 +30,7 @@ pub(super) struct Removal {
     pub(super) before: Option<Secret>,
 }
 
-/// What has to be done.
+/// The steps that have to be done.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// In the order in which it is done: `hosts.toml` after what it names.
@@ -39,16 +39,16 @@ pub(super) struct Plan {
     pub(super) removals: Vec<Removal>,
     /// Folders that are to go if they are empty then.
     pub(super) folders: BTreeSet<String>,
-    /// What is in the way.
+    /// Findings that stop the plan.
     pub(super) obstacles: Vec<Finding>,
-    /// What is let be.
+    /// Files that are kept as they are.
     pub(super) notes: Vec<String>,
-    /// What is known before and after.
+    /// The state before and after.
     pub(super) before: State,
     pub(super) after: State,
 }
 
-/// What is at a path.
+/// A path's content.
 pub(super) enum Found {
     Nothing,
     /// No plain file: a folder, a symbolic link.
@@ -214,7 +214,7 @@ impl Plan {
     }
 }
 
-/// What is in a folder, sorted; nothing if there is none.
+/// Names in a directory, sorted; none if there is no directory.
 pub(super) fn names(folder: &Path) -> Result<Vec<String>, NodeConfigError> {
     let failed = |source| NodeConfigError::Read { path: folder.to_owned(), source };
     let entries = match std::fs::read_dir(folder) {

@@ -1,7 +1,7 @@
 //! Looks through containerd's own configuration for what works against `registry.d`. Reads only, and never shows a value
 //! but that of `config_path`.
 //!
-//! What containerd does with imports was seen by `containerd config dump`: 1.6 takes a plugin's table whole from the
+//! containerd's treatment of imports was seen by `containerd config dump`: 1.6 takes a plugin's table whole from the
 //! imported file, 2.x merges key by key. Newer 2.x name `conf.d` among the imports of `containerd config default` and
 //! `dump`, and yet read it only where a `config.toml` imports it; seen with 2.4.2 and a running daemon too.
 
@@ -19,11 +19,11 @@ use super::{CONTAINERD, Finding, NodeConfigError, REGISTRY_D};
 const PLUGINS: [(i64, &str); 3] = [(1, "cri"), (2, "io.containerd.grpc.v1.cri"), (3, "io.containerd.cri.v1.images")];
 /// Keys of such a table that are settings of their own beside `config_path`.
 const LEGACY: [&str; 4] = ["mirrors", "configs", "auths", "headers"];
-/// What `config_path` has to begin with.
+/// The beginning that `config_path` has to have.
 const WANTED_PATH: &str = "/etc/containerd/registry.d";
 /// Deckhouse's agent leaves it where it writes `registry.d` itself.
 const AGENT: &str = ".managed-by-agent";
-/// Where Deckhouse's bashible step notes the hosts that it writes.
+/// The file in which Deckhouse's bashible step notes the hosts that it writes.
 const BASHIBLE: &str = "deckhouse_hosts_state.json";
 
 /// All findings, file by file.
@@ -40,7 +40,7 @@ pub(super) fn look(root: &Path, wanted: &NodeConfig) -> Result<Vec<Finding>, Nod
     };
     let main = PathBuf::from(CONTAINERD).join("config.toml");
     let is_there = search.file(&main, Role::Main)?;
-    // What is said of `config.toml` comes before what is said of drop-ins, but may name one of them.
+    // Findings about `config.toml` come before those about drop-ins, but may name one of them.
     let place = search.findings.len();
     let drop_ins = PathBuf::from(CONTAINERD).join("conf.d");
     if !search.is_link(&drop_ins) {
@@ -107,7 +107,7 @@ impl Search<'_> {
         true
     }
 
-    /// What there is to say if `registry.d` is not read.
+    /// The finding if `registry.d` is not read.
     fn unread(&self, is_there: bool) -> Option<String> {
         if !is_there {
             let wanted = format!("registry.config_path has to be \"{WANTED_PATH}\"");
@@ -165,7 +165,7 @@ impl Search<'_> {
         Ok(true)
     }
 
-    /// What the configuration's version means for the tables that are read.
+    /// Takes the configuration's version, which decides which tables are read.
     fn version(&mut self, file: &Path, text: &str, table: &dyn TableLike) {
         let version = table.get("version").and_then(Item::as_integer).unwrap_or(1);
         let line = line_of_key(text, table, "version");

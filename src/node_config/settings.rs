@@ -1,4 +1,4 @@
-//! What is wanted on a node: the content of Deckhouse's Secret `registry-bashible-config`, and what containerd there is.
+//! The wanted settings of a node: the content of Deckhouse's Secret `registry-bashible-config`, and what containerd there is.
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -77,7 +77,7 @@ pub(super) struct Rewrite {
     pub(super) to: String,
 }
 
-/// Where containerd asks in place of a host.
+/// A mirror, which containerd asks in place of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mirror {
     /// `http` or `https`.
@@ -91,7 +91,7 @@ pub(super) struct Mirror {
     pub(super) rewrites: Vec<Rewrite>,
 }
 
-/// What is wanted on a node.
+/// The wanted settings of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
     /// By `host[:port]` of images; mirrors in the order in which they are asked.

@@ -1,4 +1,4 @@
-//! What was written here before: which files are ours, and what they held.
+//! The memory of what was written before: which files are ours, and what they held.
 
 use std::collections::BTreeMap;
 use std::path::Path;

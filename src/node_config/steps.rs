@@ -80,7 +80,7 @@ pub(super) fn carry_out(folder: &Path, step: &Step) -> Result<Option<String>, No
             Ok(was_there.then(|| format!("{REGISTRY_D}/{path} is removed")))
         }
         Step::RemoveFolder { path } => {
-            // What others have put there stays, and the folder with it.
+            // Files of others stay, and the directory with them.
             let _ = std::fs::remove_dir(folder.join(path));
             Ok(None)
         }

@@ -128,7 +128,7 @@ fn make_way(target: &Path, name: &Path) -> Result<usize, NodeFilesError> {
     Ok(removed)
 }
 
-/// What is at a path, without following a symbolic link; `None`: nothing.
+/// Kind of the file at a path, without following a symbolic link; `None`: nothing is there.
 fn kind(path: &Path) -> Result<Option<fs::FileType>, NodeFilesError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata.file_type())),

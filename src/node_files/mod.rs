@@ -35,12 +35,12 @@ const EVERY: Duration = Duration::from_secs(2);
 /// Manifests in `/etc/kubernetes/manifests` are root's alone.
 const MANIFEST_MODE: u32 = 0o600;
 
-/// Where something is and where it is to be, `SOURCE=TARGET`.
+/// A source and its target, `SOURCE=TARGET`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// Where it is.
+    /// The mounted file or directory.
     pub source: PathBuf,
-    /// Where it is to be.
+    /// Its place on the node.
     pub target: PathBuf,
 }
 
@@ -68,14 +68,14 @@ impl fmt::Display for Placed {
     }
 }
 
-/// What is wanted on the node.
+/// The files wanted on the node.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// Folders that are kept the same as others.
     pub copies: Vec<Placed>,
     /// The manifest: put last and removed first.
     pub manifest: Option<Placed>,
-    /// Whose the copies are; `None`: this process's.
+    /// Owner of the copies; `None`: this process's user.
     pub owner: Option<Owner>,
     /// Whether all of it is to be gone.
     pub remove: bool,
@@ -87,11 +87,11 @@ pub enum NodeFilesError {
     /// A file or folder can't be read, removed or given away.
     #[error("can't {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The attempt, as a verb.
         action: &'static str,
         /// With what.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A file can't be written.

@@ -33,7 +33,7 @@ impl FromStr for Owner {
 
 /// The marker of a store, and what stands in its place while the store is being laid out.
 const STORE: [&str; 2] = [".d8-registry", ".d8-registry.new"];
-/// What may be beside a store, or in a folder that becomes one: the file system's, and another registry's tree.
+/// Names that may be beside a store, or in a directory that becomes one: the file system's, and another registry's tree.
 const LOST_AND_FOUND: &str = "lost+found";
 const OTHER_REGISTRY: &str = "docker";
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::target::Target;
 
-/// What is known of a server.
+/// The state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Nothing yet; it is tried like one that is up.

@@ -55,7 +55,7 @@ impl std::fmt::Debug for Prober {
 
 impl Prober {
     /// # Errors
-    /// What rustls has against its own defaults.
+    /// An error of rustls about its own defaults.
     pub(super) fn new() -> Result<Self, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone())

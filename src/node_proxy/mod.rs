@@ -5,7 +5,7 @@
 //! `backend` (is it up, how many connections has it), `pool` (who is next), `dial`, `health`, `relay` (one connection from
 //! start to end), `list_file` (the list of servers, read again when it changes).
 //!
-//! What containerd counts on: it asks for the rest of a layer after its connection ended early (its reader then reports
+//! containerd counts on this: it asks for the rest of a layer after its connection ended early (its reader then reports
 //! an unexpected end), but gives the pull up on a reset. So whatever happens to a backend, the client sees FIN.
 
 mod backend;
@@ -48,7 +48,7 @@ const WORKERS: usize = 2;
 /// Threads for what blocks: names are looked up there, and the list is read.
 const BLOCKING_THREADS: usize = 8;
 
-/// Where the list of servers comes from.
+/// The source of the list of servers.
 #[derive(Clone, Debug)]
 pub enum Backends {
     /// From the command line; at least one, or every connection is closed at once.
@@ -57,7 +57,7 @@ pub enum Backends {
     File(PathBuf),
 }
 
-/// What a balancer is started with.
+/// The options of a balancer.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Addresses to listen on, of both families.
@@ -180,7 +180,7 @@ async fn balance(options: Options) -> Result<(), NodeProxyError> {
     Ok(())
 }
 
-/// What all connections share.
+/// Shared by all connections.
 #[derive(Debug)]
 struct Proxy {
     pool: Arc<Pool>,

@@ -21,7 +21,7 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 struct List {
     backends: Vec<Arc<Backend>>,
-    /// Where the next walk begins, so that equals take turns.
+    /// Start of the next walk, so that equals take turns.
     turn: usize,
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn relay(client: &TcpStream, backend: &TcpStream, hurry: &Cance
                 up_ended = true;
                 match ended {
                     Ok(()) => finish(backend),
-                    // What the server sent before may still be here: it is passed on, then comes the end.
+                    // Bytes that the server sent before may still be here: they are passed on, then comes the end.
                     Err(PumpError::Write(error)) => lost = Some(error),
                     Err(PumpError::Read(_)) => return Ended::ClientLost,
                 }

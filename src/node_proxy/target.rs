@@ -1,4 +1,4 @@
-//! Where a server is. Pure.
+//! The address of a server. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

@@ -75,7 +75,7 @@ impl Authority {
         KeyPair::generate_for(kept)
     }
 
-    /// What a server has to show above its own certificate: nothing where clients know the authority itself.
+    /// Certificates that a server has to show above its own: none where clients know the authority itself.
     pub(super) fn above(&self) -> &[CertificateDer<'static>] {
         if self.is_root { &[] } else { &self.chain }
     }

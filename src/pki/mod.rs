@@ -36,7 +36,7 @@ const CLOCKS: Duration = Duration::from_secs(300);
 const CERTIFICATE_MODE: u32 = 0o644;
 const KEY_MODE: u32 = 0o600;
 
-/// What is wanted.
+/// The wanted certificate.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// PEM of the authority's certificate, and of those above it.
@@ -51,7 +51,7 @@ pub struct Order {
     pub life: Option<Duration>,
 }
 
-/// What was done.
+/// The result.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The certificate's file.
