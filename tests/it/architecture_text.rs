@@ -182,6 +182,23 @@ fn every_link_between_documents_leads_somewhere() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Words like `store/layout.rs`, below the repository or below `src`. The change log tells of files as they were.
+#[test]
+fn every_source_file_that_a_document_names_exists() {
+    let (mut wrong, mut found) = (Vec::new(), 0);
+    for document in documents().iter().filter(|path| !path.ends_with("CHANGELOG.md")) {
+        let text = std::fs::read_to_string(document).unwrap();
+        for name in quoted(&text).filter(|word| word.contains('/') && word.ends_with(".rs") && !word.contains(' ')) {
+            found += 1;
+            if !root().join(name).exists() && !root().join("src").join(name).exists() {
+                wrong.push(format!("{}: {name}", document.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    assert!(found > 20, "{found}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn every_decision_has_its_parts_and_is_in_the_list() {
     let list = links(&read("docs/decisions/README.md"));
