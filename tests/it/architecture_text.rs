@@ -182,7 +182,8 @@ fn every_link_between_documents_leads_somewhere() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Words like `store/layout.rs`, below the repository or below `src`. The change log tells of files as they were.
+/// Words like `store/layout.rs`, below the repository, `src` or the document's directory. The change log tells of files as
+/// they were.
 #[test]
 fn every_source_file_that_a_document_names_exists() {
     let (mut wrong, mut found) = (Vec::new(), 0);
@@ -190,7 +191,8 @@ fn every_source_file_that_a_document_names_exists() {
         let text = std::fs::read_to_string(document).unwrap();
         for name in quoted(&text).filter(|word| word.contains('/') && word.ends_with(".rs") && !word.contains(' ')) {
             found += 1;
-            if !root().join(name).exists() && !root().join("src").join(name).exists() {
+            let bases = [root(), &root().join("src"), document.parent().unwrap()];
+            if !bases.iter().any(|base| base.join(name).exists()) {
                 wrong.push(format!("{}: {name}", document.strip_prefix(root()).unwrap().display()));
             }
         }
