@@ -35,7 +35,7 @@ use super::socket::Socket;
 use super::stop::Stop;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
-use super::turns::Turns;
+use super::send_queue::Turns;
 use crate::api::FastPath;
 use crate::api::peer::{FileWay, Peer, Standing, Stream, Watch};
 

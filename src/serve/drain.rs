@@ -23,7 +23,7 @@ use super::listener::Listener;
 use super::receiving::Receiving;
 use super::stop::Stop;
 use super::tls::Tls;
-use super::turns::Turns;
+use super::send_queue::Turns;
 use crate::api::FastPath;
 
 /// Addresses of cut connections that are named; the rest is counted.

@@ -25,7 +25,7 @@ mod stall;
 mod stop;
 mod streams;
 mod tls;
-mod turns;
+mod send_queue;
 mod validity;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::admission::Guest;
 use super::file_io::{FileSender, poll_send_before_file};
 use super::stall::Stall;
-use super::turns::{LEAST_BYTES, Place, SMALL_BYTES, TURN_BYTES, Turns};
+use super::send_queue::{LEAST_BYTES, Place, SMALL_BYTES, TURN_BYTES, Turns};
 use crate::api::peer::Stream;
 use crate::sys::stand_in;
 

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::linger::{AHEAD_BYTES, Transport};
 use super::super::socket::Socket;
-use super::super::turns::Turns;
+use super::super::send_queue::Turns;
 use super::*;
 use crate::api::fast_path;
 use crate::api::peer::{FileWay, Peer, Standing};
