@@ -100,7 +100,7 @@ fn millis() -> u64 {
 pub enum FileWay {
     /// Read into buffers.
     Read,
-    /// By bytes that stand for parts of the file, which the connection sends from the file (`sys::stand_in`).
+    /// By bytes that stand for parts of the file, which the connection sends from the file (`sys::sendfile_token`).
     StandIn,
 }
 

@@ -17,7 +17,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::sys::stand_in::FilePart;
+use crate::sys::sendfile_token::FilePart;
 
 /// Bytes that are read at once to bring a part into memory.
 const WARM_BYTES: usize = 64 * 1024;

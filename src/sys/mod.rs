@@ -1,6 +1,6 @@
 //! What needs `unsafe`, and nothing else: behind functions that can't be used wrongly.
 #![allow(unsafe_code, reason = "the one place; each block names what makes it sound")]
 
+pub(crate) mod sendfile_token;
 pub(crate) mod signals;
-pub(crate) mod stand_in;
 pub(crate) mod write_back;

@@ -1,6 +1,6 @@
 //! A range of a file as a body.
 //!
-//! A plain connection sends the file itself (`sys::stand_in`). Else, and always under TLS, it is read into buffers: pages
+//! A plain connection sends the file itself (`sys::sendfile_token`). Else, and always under TLS, it is read into buffers: pages
 //! that are in memory on the spot (`preadv2` with `RWF_NOWAIT`), and by a blocking thread where a read would wait for the
 //! disk, so a cold file never holds up the runtime.
 //!
@@ -23,7 +23,7 @@ use super::buffer::{BUFFER_BYTES, Buffer};
 use super::reading::Reading;
 use crate::api::peer::FileWay;
 use crate::store::Lease;
-use crate::sys::stand_in::{MAX_BYTES, Watch, watched};
+use crate::sys::sendfile_token::{MAX_BYTES, Watch, watched};
 
 /// Less than this is read and written together with the answer's head: one system call instead of two.
 const LEAST_SENT: usize = 32 * 1024;

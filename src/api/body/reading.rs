@@ -1,6 +1,6 @@
 //! A stored file on its way to a client: why it can't be read, wherever that is found out, and when the last of it is gone.
 //!
-//! The bytes of a large file are handed to the connection before they are read (`sys::stand_in`), so the body has ended when
+//! The bytes of a large file are handed to the connection before they are read (`sys::sendfile_token`), so the body has ended when
 //! the disk fails. What the answer came to is therefore told when the last of its bytes is sent or dropped.
 
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::mode::Mode;
 use crate::oci::{Digest, RepoName};
-use crate::sys::stand_in::Watch;
+use crate::sys::sendfile_token::Watch;
 use crate::telemetry::Metrics;
 
 /// What is to be done at the end, with why the file could not be read, if it could not.
