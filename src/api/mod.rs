@@ -222,7 +222,7 @@ async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Re
         if response.status() != StatusCode::REQUEST_TIMEOUT {
             read_away(&mut body, &parts.headers).await;
         }
-        // What is left can't be read past: the connection ends after this answer, in an orderly way (serve/linger.rs).
+        // What is left can't be read past: the connection ends after this answer, in an orderly way (serve/lingering_close.rs).
         if !progress.ended() && parts.version <= Version::HTTP_11 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -9,7 +9,8 @@ use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::linger::{Flow, ReadAway};
+use super::http1_state::Flow;
+use super::lingering_close::ReadAway;
 use super::stall::Stall;
 
 /// The bytes a client sends. Cut when none arrives for the stall time while the service waits for one.

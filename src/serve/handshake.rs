@@ -11,9 +11,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ConnectionLimits;
 use super::handshake_failures::Failure;
-use super::linger::{AHEAD_BYTES, Flow, Lingering, Transport};
+use super::http1_state::{AHEAD_BYTES, Flow};
+use super::lingering_close::Lingering;
 use super::socket::Socket;
 use super::tls::{Accepted, Tls};
+use super::transport::Transport;
 use crate::telemetry::TlsFailureReason;
 
 /// What who asks without TLS is told, in words that clients show.

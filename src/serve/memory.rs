@@ -2,7 +2,7 @@
 
 use super::admission::{COST, FREE_BYTES, GUEST_BYTES, READ_BYTES};
 use super::connection::{H1_TLS_BUFFER, H2_SEND_BUFFER, H2_STREAM_WINDOW};
-use super::linger::{AHEAD_BYTES, AHEAD_TLS_BYTES};
+use super::http1_state::{AHEAD_BYTES, AHEAD_TLS_BYTES};
 use super::receiving;
 use super::tls::BUFFER_LIMIT;
 

@@ -14,18 +14,20 @@ mod drain;
 mod file_io;
 mod handshake;
 mod handshake_failures;
-mod linger;
+mod http1_state;
+mod lingering_close;
 mod listener;
 pub mod memory;
 mod nofile;
 mod receiving;
 mod requests;
+mod send_queue;
 mod socket;
 mod stall;
 mod stop;
 mod streams;
 mod tls;
-mod send_queue;
+mod transport;
 mod validity;
 
 #[cfg(test)]
@@ -63,7 +65,7 @@ pub struct ConnectionLimits {
     pub max_streams: u32,
     /// Whether the kernel sends files over plain connections, and whether the fast path answers.
     pub accelerate: bool,
-    /// What a refused push still sends is read away for so long; see `linger`.
+    /// What a refused push still sends is read away for so long; see `lingering_close`.
     pub linger_time: Duration,
 }
 

@@ -21,7 +21,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::admission::{Guest, READ_BYTES};
-use super::linger::{Flow, Lingering};
+use super::http1_state::Flow;
+use super::lingering_close::Lingering;
 use super::receiving::{LEAST_READ_BYTES, Receiving};
 use crate::api::{FastLane, Verdict};
 

@@ -7,9 +7,10 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::linger::{AHEAD_BYTES, Transport};
-use super::super::socket::Socket;
+use super::super::http1_state::AHEAD_BYTES;
 use super::super::send_queue::Turns;
+use super::super::socket::Socket;
+use super::super::transport::Transport;
 use super::*;
 use crate::api::fast_path;
 use crate::api::peer::{FileWay, Peer, Standing};

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use super::body::AnswerBody;
-use super::linger::{AHEAD_BYTES, Flow};
+use super::http1_state::{AHEAD_BYTES, Flow};
 use super::*;
 
 #[tokio::test]
