@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::call::query_values;
 use super::error::ApiError;
-use super::peer::Peer;
 use super::route::Route;
 use crate::auth::{Action, AuthFailure, Authenticator, Forbidden, Identity, needed_scope};
 use crate::oci::{ErrorCode, RepoName};
+use crate::serve::Peer;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -253,9 +253,9 @@ mod tests {
             address: "192.0.2.1:5000".parse().unwrap(),
             tls: false,
             trusted_proxy,
-            file_way: super::super::peer::FileWay::Read,
+            file_way: crate::serve::FileWay::Read,
             stream: std::sync::Arc::default(),
-            standing: super::super::peer::Standing::default(),
+            standing: crate::serve::Standing::default(),
         }
     }
 

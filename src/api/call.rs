@@ -9,10 +9,10 @@ use super::Settings;
 use super::error::ApiError;
 use super::large::LargeManifests;
 use super::limits::{Gate, Gates, Holder, Place, Pool};
-use super::peer::{FileWay, Stream};
 use crate::auth::{Action, Authenticator, Identity};
 use crate::mode::Mode;
 use crate::oci::RepoName;
+use crate::serve::{FileWay, Stream};
 use crate::telemetry::Metrics;
 
 pub(super) struct Call<'a> {

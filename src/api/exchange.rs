@@ -14,10 +14,10 @@ use super::access::client_address;
 use super::body::{Finish, RequestProgress};
 use super::error::{ApiError, Origin};
 use super::limits::{Holder, Place};
-use super::peer::{LetIn, Peer, Standing};
 use super::route::Route;
 use crate::auth::{AuthFailure, Forbidden, Identity};
 use crate::mode::How;
+use crate::serve::{LetIn, Peer, Standing};
 use crate::telemetry::{self, AccessRecord, AuthFailureReason, CacheOutcome, ContentKind, InFlight};
 
 /// `X-Request-Id`.

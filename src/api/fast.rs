@@ -17,13 +17,13 @@ use memchr::memchr2;
 use super::access::authority;
 use super::content::OCTETS;
 use super::exchange::{AGENT_CHARS, Id};
-use super::peer::{Peer, Standing};
 use super::route::{Route, last_part};
 use super::{App, namespace};
 use crate::auth::{Action, SignIn};
 use crate::clock::{self, Timestamp};
 use crate::mode::{How, Mode};
 use crate::oci::{Digest, RepoName};
+use crate::serve::{Peer, Standing};
 use crate::telemetry::{self, AccessRecord, ContentKind};
 
 /// Headers of a request; one with more is left to the general way.

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 pub(super) use self::pool::{Holder, Place, Pool};
 use super::error::ApiError;
-use super::peer::Stream;
 use crate::oci::ErrorCode;
+use crate::serve::Stream;
 
 /// Uploads that are open at once and anybody's, whether or not a request writes them; some more are for those who have few.
 pub const OPEN_UPLOADS: usize = 2048;

@@ -31,6 +31,7 @@ use super::handshake;
 use super::http1_state::{AHEAD_BYTES, AHEAD_TLS_BYTES, Flow};
 use super::lingering_close::{Lingering, ReadAway};
 use super::receiving::{MOST_BYTES, Receiving};
+use super::peer::{FileWay, Peer, Standing, Stream, Watch};
 use super::requests::{HeadTimes, Requests};
 use super::socket::Socket;
 use super::stop::Stop;
@@ -39,7 +40,6 @@ use super::tls::Tls;
 use super::transport::Transport;
 use super::send_queue::Turns;
 use crate::api::FastPath;
-use crate::api::peer::{FileWay, Peer, Standing, Stream, Watch};
 
 /// hyper's buffer per connection; a request's head lies in it whole.
 const H1_BUFFER: usize = MOST_BYTES;

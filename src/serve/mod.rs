@@ -1,7 +1,7 @@
 //! Sockets, TLS, connections and their orderly end; knows nothing of registries.
 //!
 //! A [`Server`] is handed bound [`Listener`]s and a service per listener. It speaks HTTP/1.1 and, where TLS agrees on
-//! it, HTTP/2; it puts an [`crate::api::peer::Peer`] into the extensions of every request. It never looks into a
+//! it, HTTP/2; it puts an [`Peer`] into the extensions of every request. It never looks into a
 //! request, never answers one by itself (hyper's own 400 and 431 for unreadable heads, and the 400 to who asks without TLS,
 //! apart), and writes no access log.
 //! What a listener was given to answer ahead of its service ([`crate::api::FastPath`]) gets heads as they came.
@@ -19,6 +19,7 @@ mod lingering_close;
 mod listener;
 pub mod memory;
 mod nofile;
+mod peer;
 mod receiving;
 mod requests;
 mod send_queue;
@@ -40,6 +41,7 @@ pub use drain::{Drained, Server};
 pub use handshake_failures::HandshakeFailures;
 pub use listener::{BindError, Listener, bind};
 pub use nofile::{OpenFiles, raise_open_files};
+pub use peer::{FileWay, LetIn, Peer, Standing, Stream, Watch};
 pub use tls::{Tls, TlsChange, TlsError, TlsOptions};
 pub use validity::of_authorities;
 

@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 use super::admission::Guest;
 use super::file_io::{FileSender, poll_send_before_file};
 use super::stall::Stall;
+use super::peer::Stream;
 use super::send_queue::{LEAST_BYTES, Place, SMALL_BYTES, TURN_BYTES, Turns};
-use crate::api::peer::Stream;
 use crate::sys::sendfile_token;
 
 /// The socket of one connection.

@@ -15,10 +15,10 @@ use super::file::FileBody;
 use super::parts::{Parts, PartsBody, Stored};
 use super::reading::Reading;
 use super::relay::{RelayBody, too_short};
-use crate::api::peer::FileWay;
 use crate::fetch::{Beyond, FillError, FillReader, Relayed};
 use crate::mode::BlobContent;
 use crate::oci::ByteRange;
+use crate::serve::FileWay;
 
 /// The bytes of `range` of a blob of `size` bytes, or all of them where nobody knows how many there are. `way`: how the
 /// connection takes files. `reading`: hears that a file can't be read.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::reading::Reading;
-use crate::api::peer::Stream;
+use crate::serve::Stream;
 
 /// How far a request's body was read; shared by the body and the one who answers.
 #[derive(Debug, Default)]

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::buffer::{BUFFER_BYTES, Buffer};
 use super::reading::Reading;
-use crate::api::peer::FileWay;
+use crate::serve::FileWay;
 use crate::store::Lease;
 use crate::sys::sendfile_token::{MAX_BYTES, Watch, watched};
 

@@ -12,8 +12,8 @@ use http_body::{Frame, SizeHint};
 
 use super::file::FileBody;
 use super::reading::Reading;
-use crate::api::peer::FileWay;
 use crate::oci::ByteRange;
+use crate::serve::FileWay;
 use crate::store::Lease;
 
 /// What goes between the parts.

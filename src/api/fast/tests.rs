@@ -7,11 +7,11 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::api::peer::{FileWay, Standing, Watch};
 use crate::api::{GateSizes, Settings};
 use crate::auth::{Anonymous, AuthOptions, Authenticator, TokenOptions};
 use crate::mode::{Local, MissingReferences, Mode};
 use crate::oci::{Algorithm, Manifest};
+use crate::serve::{FileWay, Standing, Watch};
 use crate::store::{Reserve, Store, StoreOptions, StoredManifest};
 use crate::telemetry::{AccessLog, Metrics};
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::api::peer::Stream;
+use crate::serve::Stream;
 
 /// A stream that moved no byte for so long, and whose client it waits for, is cut when somebody else wants its place.
 pub(crate) const STANDING: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Admission, GUEST_BYTES, Need, Origin};
-use crate::api::peer::Watch;
+use crate::serve::peer::Watch;
 use crate::serve::stop::Stop;
 
 /// What a guest on HTTP/1 holds without being charged: a usual head, which takes less than a connection by itself.

@@ -4,7 +4,7 @@ use futures_util::{FutureExt as _, poll};
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::peer::Watch as _;
+use crate::serve::Watch as _;
 
 fn admission(most: usize) -> Arc<Admission> {
     Arc::new(Admission::new(most))

@@ -13,7 +13,7 @@ use super::super::socket::Socket;
 use super::super::transport::Transport;
 use super::*;
 use crate::api::fast_path;
-use crate::api::peer::{FileWay, Peer, Standing};
+use crate::serve::peer::{FileWay, Peer, Standing};
 
 const LONG: Duration = Duration::from_secs(60);
 const GET: &str = "GET /v2/a/b/manifests/v1 HTTP/1.1\r\nHost: h\r\n\r\n";

@@ -33,7 +33,6 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::api::FastPath;
-use crate::api::peer::Peer;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 

@@ -1,4 +1,4 @@
-//! What the connection knows of the other side; put into every request's extensions by `serve`.
+//! What the connection knows of the other side; put into every request's extensions.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -168,7 +168,7 @@ impl Drop for LetIn {
 
 impl Peer {
     /// A peer of which nothing is known, so nothing it says counts.
-    pub(super) fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         Self {
             address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             tls: false,
