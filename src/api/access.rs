@@ -253,7 +253,7 @@ mod tests {
             address: "192.0.2.1:5000".parse().unwrap(),
             tls: false,
             trusted_proxy,
-            file_way: crate::serve::FileWay::Read,
+            body_transport: crate::serve::BodyTransport::Copy,
             stream: std::sync::Arc::default(),
             standing: crate::serve::Standing::default(),
         }

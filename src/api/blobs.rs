@@ -30,8 +30,8 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
     let content = Content { digest, size: blob.size, media_type: OCTETS, stored };
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
     let mut response = content.respond(call.method, call.headers, |piece| match piece {
-        Piece::One(range) => blob_body(blob.content, blob.size, range, call.file_way, &reading),
-        Piece::Several(parts) => parts_body(blob.content, parts, call.file_way, &reading),
+        Piece::One(range) => blob_body(blob.content, blob.size, range, call.body_transport, &reading),
+        Piece::Several(parts) => parts_body(blob.content, parts, call.body_transport, &reading),
     })?;
     response.extensions_mut().insert(how);
     response.extensions_mut().insert(reading);

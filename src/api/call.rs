@@ -12,7 +12,7 @@ use super::limits::{Gate, Gates, Holder, Place, Pool};
 use crate::auth::{Action, Authenticator, Identity};
 use crate::mode::Mode;
 use crate::oci::RepoName;
-use crate::serve::{FileWay, Stream};
+use crate::serve::{BodyTransport, Stream};
 use crate::telemetry::Metrics;
 
 pub(super) struct Call<'a> {
@@ -23,7 +23,7 @@ pub(super) struct Call<'a> {
     pub(super) settings: Arc<Settings>,
     pub(super) auth: &'a Authenticator,
     pub(super) who: Identity,
-    pub(super) file_way: FileWay,
+    pub(super) body_transport: BodyTransport,
     pub(super) large: &'a LargeManifests,
     pub(super) metrics: &'a Metrics,
     pub(super) uploads: &'a Pool,

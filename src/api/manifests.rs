@@ -45,9 +45,9 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
     let mut response = content.respond(call.method, call.headers, |piece| match piece {
         Piece::One(range) => {
-            blob_body(source, Some(size), Some(range.unwrap_or(ByteRange::whole(size))), call.file_way, &reading)
+            blob_body(source, Some(size), Some(range.unwrap_or(ByteRange::whole(size))), call.body_transport, &reading)
         }
-        Piece::Several(parts) => parts_body(source, parts, call.file_way, &reading),
+        Piece::Several(parts) => parts_body(source, parts, call.body_transport, &reading),
     })?;
     response.extensions_mut().insert(how);
     response.extensions_mut().insert(reading);

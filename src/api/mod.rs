@@ -302,7 +302,7 @@ async fn answer(
         auth,
         who,
         metrics: &app.0.metrics,
-        file_way: peer.file_way,
+        body_transport: peer.body_transport,
         large: &app.0.large,
         uploads: &app.0.uploads,
         entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),

@@ -31,7 +31,7 @@ use super::handshake;
 use super::http1_state::{AHEAD_BYTES, AHEAD_TLS_BYTES, Flow};
 use super::lingering_close::{Lingering, ReadAway};
 use super::receiving::{MOST_BYTES, Receiving};
-use super::peer::{FileWay, Peer, Standing, Stream, Watch};
+use super::peer::{BodyTransport, Peer, Standing, Stream, Watch};
 use super::requests::{HeadTimes, Requests};
 use super::socket::Socket;
 use super::stop::Stop;
@@ -100,7 +100,7 @@ where
             address,
             tls: false,
             trusted_proxy: false,
-            file_way: if context.limits.accelerate { FileWay::StandIn } else { FileWay::Read },
+            body_transport: if context.limits.accelerate { BodyTransport::Sendfile } else { BodyTransport::Copy },
             stream,
             standing,
         };
@@ -112,7 +112,7 @@ where
     };
     let Some(accepted) = accepted else { return Ended::Orderly };
     let peer =
-        Peer { address, tls: true, trusted_proxy: accepted.trusted_proxy, file_way: FileWay::Read, stream, standing };
+        Peer { address, tls: true, trusted_proxy: accepted.trusted_proxy, body_transport: BodyTransport::Copy, stream, standing };
     guest.shook_hands(accepted.http2, accepted.certificate_bytes);
     let transport = Transport::Tls(Box::new(accepted.stream));
     if accepted.http2 {

@@ -41,7 +41,7 @@ pub use drain::{Drained, Server};
 pub use handshake_failures::HandshakeFailures;
 pub use listener::{BindError, Listener, bind};
 pub use nofile::{OpenFiles, raise_open_files};
-pub use peer::{FileWay, LetIn, Peer, Standing, Stream, Watch};
+pub use peer::{BodyTransport, LetIn, Peer, Standing, Stream, Watch};
 pub use tls::{Tls, TlsChange, TlsError, TlsOptions};
 pub use validity::of_authorities;
 

@@ -20,8 +20,8 @@ pub struct Peer {
     pub tls: bool,
     /// Whether it showed a client certificate of a trusted proxy, whose `X-Forwarded-*` and `X-Request-Id` count.
     pub trusted_proxy: bool,
-    /// How a stored file is best handed to the connection.
-    pub file_way: FileWay,
+    /// How the bytes of a stored file get to its socket.
+    pub body_transport: BodyTransport,
     /// What moves between the two.
     pub stream: Arc<Stream>,
     /// What the connection has to be told of who asks on it.
@@ -95,13 +95,13 @@ fn millis() -> u64 {
     u64::try_from(clock::running().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How a stored file is handed to a connection.
+/// How the bytes of a stored file get to a connection's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileWay {
-    /// Read into buffers.
-    Read,
-    /// By bytes that stand for parts of the file, which the connection sends from the file (`sys::sendfile_token`).
-    StandIn,
+pub enum BodyTransport {
+    /// Read into buffers and written from there.
+    Copy,
+    /// By tokens (`sys::sendfile_token`) for parts of the file, which the connection sends with `sendfile`.
+    Sendfile,
 }
 
 /// What a connection is told of the requests on it. By that it is decided what it may cost, and which connection goes
@@ -173,7 +173,7 @@ impl Peer {
             address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             tls: false,
             trusted_proxy: false,
-            file_way: FileWay::Read,
+            body_transport: BodyTransport::Copy,
             stream: Arc::default(),
             standing: Standing(None),
         }

@@ -67,7 +67,7 @@ impl Socket {
         let Some(empty) = bufs.iter().position(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
         let bufs = &bufs[empty..];
         // A file leaves by itself, and so does what is before it.
-        let file = bufs.iter().position(|buf| sendfile_token::is_stand_in(buf));
+        let file = bufs.iter().position(|buf| sendfile_token::is_token(buf));
         let now = &bufs[..file.map_or(bufs.len(), |file| file.max(1))];
         let wanted: usize = now.iter().map(|buf| buf.len()).sum();
         let turn = if wanted <= self.free && !self.place.is_asking() {
@@ -109,7 +109,7 @@ impl Socket {
         bufs: &[IoSlice<'_>],
         file: Option<usize>,
     ) -> Poll<io::Result<usize>> {
-        if let Some(part) = sendfile_token::behind(&bufs[0]) {
+        if let Some(part) = sendfile_token::file_part_of(&bufs[0]) {
             return self.files.poll_send(&self.tcp, cx, &part, bufs[0].len(), TURN_BYTES);
         }
         self.files.end(&self.tcp)?;
@@ -139,7 +139,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // Whoever writes one buffer gets the same care: a stand-in must never reach the system as bytes.
+        // Whoever writes one buffer gets the same care: a token must never reach the system as bytes.
         self.poll_write_in_turn(cx, &[IoSlice::new(buf)])
     }
 
@@ -204,7 +204,7 @@ mod tests {
         let mut socket = Socket::new(ours, Duration::from_secs(60), &turns);
         let file = tempfile::tempfile().unwrap();
         file.set_len(LEAST_CORKED as u64).unwrap();
-        let part = sendfile_token::stand_in(&Arc::new(file), 0, LEAST_CORKED, true).unwrap();
+        let part = sendfile_token::unwatched(&Arc::new(file), 0, LEAST_CORKED, true).unwrap();
         socket.write_all(b"from here on it is known to be writable").await.unwrap();
         let both = [IoSlice::new(b"head"), IoSlice::new(&part)];
         assert!(matches!(poll!(pin!(socket.write_vectored(&both))), Poll::Ready(Ok(4))));
@@ -236,7 +236,7 @@ mod tests {
     async fn other_bytes_let_go_what_the_parts_of_a_file_kept_back() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(LEAST_CORKED as u64 + 1).unwrap();
-        let part = sendfile_token::stand_in(&Arc::new(file), 0, LEAST_CORKED, false).unwrap();
+        let part = sendfile_token::unwatched(&Arc::new(file), 0, LEAST_CORKED, false).unwrap();
         let (ours, mut theirs) = pair().await;
         let mut socket = Socket::new(ours, Duration::from_secs(60), &Turns::new(1));
         let mut got = vec![1; LEAST_CORKED + 5];

@@ -18,15 +18,15 @@ use super::relay::{RelayBody, too_short};
 use crate::fetch::{Beyond, FillError, FillReader, Relayed};
 use crate::mode::BlobContent;
 use crate::oci::ByteRange;
-use crate::serve::FileWay;
+use crate::serve::BodyTransport;
 
-/// The bytes of `range` of a blob of `size` bytes, or all of them where nobody knows how many there are. `way`: how the
-/// connection takes files. `reading`: hears that a file can't be read.
+/// The bytes of `range` of a blob of `size` bytes, or all of them where nobody knows how many there are. `transport`: how
+/// the connection takes files. `reading`: hears that a file can't be read.
 pub(in crate::api) fn blob_body(
     content: BlobContent,
     size: Option<u64>,
     range: Option<ByteRange>,
-    way: FileWay,
+    transport: BodyTransport,
     reading: &Arc<Reading>,
 ) -> Body {
     let start = range.map_or(0, ByteRange::start);
@@ -39,13 +39,13 @@ pub(in crate::api) fn blob_body(
         }
         BlobContent::File(file, lease) => {
             let end = range.map_or(0, ByteRange::end);
-            Body::new(FileBody::new(file.into(), start, end, way).held_by(lease).watched_by(Some(Arc::clone(reading))))
+            Body::new(FileBody::new(file.into(), start, end, transport).held_by(lease).watched_by(Some(Arc::clone(reading))))
         }
         BlobContent::Filling(reader) => {
             let end = range.map(ByteRange::end);
-            // A body without a known length is framed in chunks, which nobody may put a stand-in into.
-            let way = if end.is_some() { way } else { FileWay::Read };
-            Body::new(GrowingBody::new(reader, start, end, way, Arc::clone(reading)))
+            // A body without a known length is framed in chunks, which nobody may put a token into.
+            let transport = if end.is_some() { transport } else { BodyTransport::Copy };
+            Body::new(GrowingBody::new(reader, start, end, transport, Arc::clone(reading)))
         }
         BlobContent::Relay { feed, offset, proof } => {
             let body = RelayBody::new(feed, start.saturating_sub(offset), range.map(ByteRange::len));
@@ -55,11 +55,11 @@ pub(in crate::api) fn blob_body(
 }
 
 /// Several ranges of a blob whose bytes are stored. A body of others breaks: nobody asks for one.
-pub(in crate::api) fn parts_body(content: BlobContent, parts: Parts, way: FileWay, reading: &Arc<Reading>) -> Body {
+pub(in crate::api) fn parts_body(content: BlobContent, parts: Parts, transport: BodyTransport, reading: &Arc<Reading>) -> Body {
     let stored = match content {
         BlobContent::Memory(bytes) => Stored::Memory(bytes),
         BlobContent::File(file, lease) => {
-            Stored::File { file: file.into(), way, _lease: lease, reading: Some(Arc::clone(reading)) }
+            Stored::File { file: file.into(), transport, _lease: lease, reading: Some(Arc::clone(reading)) }
         }
         BlobContent::None | BlobContent::Filling(_) | BlobContent::Relay { .. } => {
             return Body::from_stream(stream::iter([Err::<Bytes, _>(too_short())]));
@@ -93,9 +93,9 @@ enum Source {
 }
 
 impl GrowingBody {
-    fn new(reader: FillReader, start: u64, end: Option<u64>, way: FileWay, reading: Arc<Reading>) -> Self {
+    fn new(reader: FillReader, start: u64, end: Option<u64>, transport: BodyTransport, reading: Arc<Reading>) -> Self {
         Self {
-            window: FileBody::new(reader.file(), start, start, way).watched_by(Some(reading)),
+            window: FileBody::new(reader.file(), start, start, transport).watched_by(Some(reading)),
             end,
             source: Source::Reader(reader),
         }

@@ -21,9 +21,9 @@ use tokio::task::JoinHandle;
 
 use super::buffer::{BUFFER_BYTES, Buffer};
 use super::reading::Reading;
-use crate::serve::FileWay;
+use crate::serve::BodyTransport;
 use crate::store::Lease;
-use crate::sys::sendfile_token::{MAX_BYTES, Watch, watched};
+use crate::sys::sendfile_token::{self, FileWatch, MAX_BYTES};
 
 /// Less than this is read and written together with the answer's head: one system call instead of two.
 const LEAST_SENT: usize = 32 * 1024;
@@ -34,7 +34,7 @@ pub(super) struct FileBody {
     file: Arc<File>,
     offset: u64,
     end: u64,
-    way: FileWay,
+    transport: BodyTransport,
     /// A read on a blocking thread. Dropped with the body: the read ends by itself and is thrown away.
     waiting: Option<JoinHandle<io::Result<Bytes>>>,
     /// Keeps the content from eviction.
@@ -45,9 +45,9 @@ pub(super) struct FileBody {
 
 impl FileBody {
     /// The bytes from `offset` up to `end`.
-    /// `way`: how the connection takes it.
-    pub(super) const fn new(file: Arc<File>, offset: u64, end: u64, way: FileWay) -> Self {
-        Self { file, offset, end, way, waiting: None, _lease: None, reading: None }
+    /// `transport`: how the connection takes it.
+    pub(super) const fn new(file: Arc<File>, offset: u64, end: u64, transport: BodyTransport) -> Self {
+        Self { file, offset, end, transport, waiting: None, _lease: None, reading: None }
     }
 
     /// Holds `lease` as long as it is read.
@@ -109,21 +109,21 @@ impl FileBody {
         })
     }
 
-    /// Bytes that stand for the next part of the file.
-    fn stand_in(&self) -> Option<Bytes> {
+    /// A token for the next part of the file; `None`: it is short, or no token is free.
+    fn token(&self) -> Option<Bytes> {
         let left = self.end - self.offset;
         let length = usize::try_from(left).map_or(MAX_BYTES, |left| left.min(MAX_BYTES));
         if length < LEAST_SENT {
             return None;
         }
-        let watch = self.reading.clone().map(|reading| reading as Arc<dyn Watch>);
-        watched(&self.file, self.offset, length, length as u64 == left, watch)
+        let watch = self.reading.clone().map(|reading| reading as Arc<dyn FileWatch>);
+        sendfile_token::token_for(&self.file, self.offset, length, length as u64 == left, watch)
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        let at_once = match self.way {
-            FileWay::StandIn if self.waiting.is_none() => self.stand_in(),
-            FileWay::StandIn | FileWay::Read => None,
+        let at_once = match self.transport {
+            BodyTransport::Sendfile if self.waiting.is_none() => self.token(),
+            BodyTransport::Sendfile | BodyTransport::Copy => None,
         };
         if let Some(bytes) = at_once {
             return Poll::Ready(Ok(bytes));
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     fn file_body(file: File, start: u64, end: u64) -> FileBody {
-        FileBody::new(Arc::new(file), start, end, FileWay::Read)
+        FileBody::new(Arc::new(file), start, end, BodyTransport::Copy)
     }
 
     fn stored(content: &[u8]) -> File {

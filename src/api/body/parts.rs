@@ -13,7 +13,7 @@ use http_body::{Frame, SizeHint};
 use super::file::FileBody;
 use super::reading::Reading;
 use crate::oci::ByteRange;
-use crate::serve::FileWay;
+use crate::serve::BodyTransport;
 use crate::store::Lease;
 
 /// What goes between the parts.
@@ -57,7 +57,7 @@ pub(super) enum Stored {
     Memory(Bytes),
     File {
         file: Arc<File>,
-        way: FileWay,
+        transport: BodyTransport,
         /// Keeps the content from eviction.
         _lease: Option<Lease>,
         /// Hears that the file can't be read.
@@ -91,8 +91,8 @@ impl PartsBody {
                     let at = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                     return Some(bytes.slice(at(range.start())..at(range.end())));
                 }
-                Stored::File { file, way, reading, .. } => {
-                    let now = FileBody::new(Arc::clone(file), range.start(), range.end(), *way);
+                Stored::File { file, transport, reading, .. } => {
+                    let now = FileBody::new(Arc::clone(file), range.start(), range.end(), *transport);
                     self.now = Some(now.watched_by(reading.clone()));
                     return None;
                 }
@@ -173,7 +173,7 @@ mod tests {
             assert_eq!(parts.length(), expected.len() as u64);
             let sources = [
                 Stored::Memory(content.clone().into()),
-                Stored::File { file: Arc::clone(&file), way: FileWay::Read, _lease: None, reading: None },
+                Stored::File { file: Arc::clone(&file), transport: BodyTransport::Copy, _lease: None, reading: None },
             ];
             for stored in sources {
                 let body = PartsBody::new(stored, parts.clone());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::mode::Mode;
 use crate::oci::{Digest, RepoName};
-use crate::sys::sendfile_token::Watch;
+use crate::sys::sendfile_token::FileWatch;
 use crate::telemetry::Metrics;
 
 /// What is to be done at the end, with why the file could not be read, if it could not.
@@ -43,7 +43,7 @@ impl Reading {
     }
 }
 
-impl Watch for Reading {
+impl FileWatch for Reading {
     fn failed(&self, file: &File, error: &io::Error) {
         // The name that the system knows it by; it may be gone already.
         let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));

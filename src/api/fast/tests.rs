@@ -11,7 +11,7 @@ use crate::api::{GateSizes, Settings};
 use crate::auth::{Anonymous, AuthOptions, Authenticator, TokenOptions};
 use crate::mode::{Local, MissingReferences, Mode};
 use crate::oci::{Algorithm, Manifest};
-use crate::serve::{FileWay, Standing, Watch};
+use crate::serve::{BodyTransport, Standing, Watch};
 use crate::store::{Reserve, Store, StoreOptions, StoredManifest};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -70,7 +70,7 @@ async fn app_with(dir: &TempDir, manifest: &str, users: Vec<crate::auth::UserSpe
 
 fn peer(trusted_proxy: bool) -> Peer {
     let (address, standing) = ("192.0.2.1:5000".parse().unwrap(), Standing::default());
-    Peer { address, tls: false, trusted_proxy, file_way: FileWay::Read, stream: Arc::default(), standing }
+    Peer { address, tls: false, trusted_proxy, body_transport: BodyTransport::Copy, stream: Arc::default(), standing }
 }
 
 fn request(method: &str, target: &str, headers: &str) -> String {

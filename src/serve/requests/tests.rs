@@ -13,7 +13,7 @@ use super::super::socket::Socket;
 use super::super::transport::Transport;
 use super::*;
 use crate::api::fast_path;
-use crate::serve::peer::{FileWay, Peer, Standing};
+use crate::serve::peer::{BodyTransport, Peer, Standing};
 
 const LONG: Duration = Duration::from_secs(60);
 const GET: &str = "GET /v2/a/b/manifests/v1 HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -51,7 +51,7 @@ async fn lane(dir: &TempDir) -> Option<FastLane> {
         address: "192.0.2.1:5000".parse().unwrap(),
         tls: false,
         trusted_proxy: false,
-        file_way: FileWay::Read,
+        body_transport: BodyTransport::Copy,
         stream: Arc::default(),
         standing: Standing::default(),
     };
