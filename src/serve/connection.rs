@@ -38,7 +38,7 @@ use super::stop::Stop;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
 use super::transport::Transport;
-use super::send_queue::Turns;
+use super::send_queue::SendQueue;
 use crate::api::FastPath;
 
 /// hyper's buffer per connection; a request's head lies in it whole.
@@ -60,8 +60,8 @@ pub(super) struct Context<S> {
     pub(super) fast: Option<FastPath>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) limits: ConnectionLimits,
-    /// In which large answers are sent.
-    pub(super) turns: Turns,
+    /// Decides which large answer is sent next.
+    pub(super) send_queue: SendQueue,
     /// The bodies that come in.
     pub(super) receiving: Receiving,
     /// Finish what runs, then close.
@@ -92,7 +92,7 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let (guest, stream) = (Arc::clone(&context.guest), Arc::new(Stream::default()));
-    let socket = Socket::new(tcp, context.limits.stall_timeout, &context.turns);
+    let socket = Socket::new(tcp, context.limits.stall_timeout, &context.send_queue);
     let socket = socket.tell(Arc::clone(&stream)).charged_to(Arc::clone(&guest));
     let standing = Standing::new(Arc::clone(&guest) as Arc<dyn Watch>);
     let Some(tls) = context.tls.clone() else {

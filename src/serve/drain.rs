@@ -23,7 +23,7 @@ use super::listener::Listener;
 use super::receiving::Receiving;
 use super::stop::Stop;
 use super::tls::Tls;
-use super::send_queue::Turns;
+use super::send_queue::SendQueue;
 use crate::api::FastPath;
 
 /// Addresses of cut connections that are named; the rest is counted.
@@ -39,8 +39,8 @@ pub struct Server(Arc<Inner>);
 struct Inner {
     limits: ArcSwap<ConnectionLimits>,
     admission: Arc<Admission>,
-    /// There with the first listener: until then no runtime need be.
-    turns: OnceLock<Turns>,
+    /// Made with the first listener: a runtime need not exist before.
+    send_queue: OnceLock<SendQueue>,
     receiving: Receiving,
     stop: Stop,
     abort: CancellationToken,
@@ -66,7 +66,7 @@ impl Server {
         Self(Arc::new(Inner {
             limits: ArcSwap::from_pointee(limits),
             admission: Arc::new(Admission::new(limits.max_connections)),
-            turns: OnceLock::new(),
+            send_queue: OnceLock::new(),
             receiving: Receiving::default(),
             stop: Stop::default(),
             abort: CancellationToken::new(),
@@ -100,7 +100,8 @@ impl Server {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let inner = Arc::clone(&self.0);
-        let turns = inner.turns.get_or_init(|| Turns::new(Handle::current().metrics().num_workers())).clone();
+        let workers = || Handle::current().metrics().num_workers();
+        let send_queue = inner.send_queue.get_or_init(|| SendQueue::new(workers())).clone();
         self.0.loops.spawn(async move {
             let stop = inner.stop.clone();
             loop {
@@ -115,7 +116,7 @@ impl Server {
                     fast: fast.clone(),
                     tls: tls.clone(),
                     limits: **inner.limits.load(),
-                    turns: turns.clone(),
+                    send_queue: send_queue.clone(),
                     receiving: inner.receiving.clone(),
                     // Own children: every wake of a connection looks at its token, and must not meet the others there.
                     stop: inner.stop.child(),

@@ -299,7 +299,7 @@ pub(super) mod tests {
                     let part = FilePart { file: Arc::clone(&file), offset: at as u64, last, watch: None };
                     let most = LEAST_CORKED / 3;
                     let sent = poll_fn(|cx| sender.poll_send(&ours, cx, &part, end - at, most)).await.unwrap();
-                    assert!(sent <= most, "a turn is longer than it may be");
+                    assert!(sent <= most, "a quantum is longer than it may be");
                     at += sent;
                 }
                 assert_eq!(tcp_cork(&ours).unwrap(), !last);

@@ -1,12 +1,14 @@
-//! Who sends much next. A worker looks at the network between the turns.
+//! The queue in which connections send large answers. A worker polls the network (the runtime's I/O driver) between quanta.
 //!
-//! A turn of a large answer keeps a worker for some 200 µs. With eight downloads at full speed a small request would
-//! wait for all of them, as the runtime looks at the network only after many tasks, or when there are none left. So
-//! there are no more turns at once than workers, downloads wait for theirs in the order of asking, and when
-//! [`LOOK_BYTES`] have been sent, by whomever, the turn that sent the last of them is free again only after its worker
-//! has looked at the network: that is when the runtime wakes who yields, and the tests here hold it to that.
+//! One quantum of a large answer keeps a worker for some 200 µs. The runtime polls its I/O driver only every few tasks, or
+//! when no task is ready, so beside eight downloads at full speed a small request would wait for all eight. Three rules
+//! bound that wait:
+//! - at most as many quanta are out as there are workers; downloads get theirs in the order of asking;
+//! - a connection sends [`UNQUEUED_BYTES`] without a quantum;
+//! - after [`POLL_BYTES`], summed over all connections, the quantum that sent the last of them comes back only when its
+//!   worker has polled the driver. The runtime wakes a task that yields just then; the tests here hold it to that.
 //!
-//! Turns belong to no worker: one of several may run those of all before it looks, if nobody takes its tasks from it.
+//! A quantum belongs to no worker: one of several may run those of all before it polls, if no other takes its tasks.
 
 use std::future::Future as _;
 use std::pin::pin;
@@ -17,110 +19,118 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
-/// What of a file is sent in one turn at most, in bytes.
-pub(super) const TURN_BYTES: usize = 2 << 20;
+/// Most bytes of a file that are sent in one quantum.
+pub(super) const QUANTUM_BYTES: usize = 2 << 20;
 
-/// What a turn is good for at least, in however many pieces it is sent.
-pub(super) const LEAST_BYTES: usize = 256 * 1024;
+/// Bytes that one quantum is good for at least, in however many pieces they are sent.
+pub(super) const MIN_QUANTUM_BYTES: usize = 256 * 1024;
 
-/// What is sent before a turn waits for a look at the network.
-const LOOK_BYTES: usize = 1 << 20;
+/// Bytes sent, by all connections, before a quantum waits for a poll of the I/O driver.
+const POLL_BYTES: usize = 1 << 20;
 
-/// What a connection sends without waiting for a turn.
-pub(super) const SMALL_BYTES: usize = 64 * 1024;
+/// Bytes that a connection sends without a quantum.
+pub(super) const UNQUEUED_BYTES: usize = 64 * 1024;
 
-/// The turns of a server's connections. Cheap to clone.
+/// The queue of a server's connections. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Turns(Arc<Shared>);
+pub(super) struct SendQueue(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    free: Arc<Semaphore>,
-    /// Bytes sent since a turn last waited for a look.
+    /// A permit is the right to one quantum. Fair: permits are given in the order of asking.
+    permits: Arc<Semaphore>,
+    /// Bytes sent since a quantum last waited for a poll.
     sent: AtomicUsize,
-    /// Turns that are free again after the next look.
-    used: AtomicUsize,
+    /// Permits to be given back after the next poll.
+    spent: AtomicUsize,
 }
 
-impl Turns {
-    /// `at_once`: as many as there are workers.
-    pub(super) fn new(at_once: usize) -> Self {
-        let free = Arc::new(Semaphore::new(at_once.max(1)));
-        Self(Arc::new(Shared { free, sent: AtomicUsize::new(0), used: AtomicUsize::new(0) }))
+impl SendQueue {
+    /// A queue of `quanta` at once: the number of workers, and at least 1.
+    pub(super) fn new(quanta: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(quanta.max(1)));
+        Self(Arc::new(Shared { permits, sent: AtomicUsize::new(0), spent: AtomicUsize::new(0) }))
     }
 
-    /// The place of a connection in the row.
-    pub(super) fn place(&self) -> Place {
-        Place { waiting: self.0.free(), asked: false, used: false, shared: Arc::clone(&self.0) }
+    /// The slot of one connection.
+    pub(super) fn slot(&self) -> Slot {
+        Slot { waiting: self.0.permits(), asked: false, spent: false, shared: Arc::clone(&self.0) }
     }
 }
 
-/// A connection's place in the row.
+/// A connection's slot in the queue.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Slot {
     waiting: PollSemaphore,
-    /// It waits, or has been given its turn and does not know yet.
+    /// A quantum was asked for: it is waited for, or assigned and not yet taken.
     asked: bool,
-    /// Its last turn was followed by a look: the next one has to be too.
-    used: bool,
+    /// The last quantum waited for a poll; the next one of this slot has to wait for one too.
+    spent: bool,
     shared: Arc<Shared>,
 }
 
-/// A connection's turn, to be ended with [`Place::end`]. Must not be kept while something is waited for.
+/// The right to send one quantum, to be ended with [`Slot::end`]. Must not be held across a wait.
 #[derive(Debug)]
-#[must_use = "the turn is over when this is dropped"]
-pub(super) struct Turn(Option<OwnedSemaphorePermit>);
+#[must_use = "the quantum is over when this is dropped"]
+pub(super) struct Quantum(Option<OwnedSemaphorePermit>);
 
-impl Place {
-    /// Waits for the turn. Who has asked has to ask on or [`Place::leave`]: until then the turn may be his, and the
-    /// others wait. Inside a task of the runtime, as all here; elsewhere no look is waited for.
-    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
-        if std::mem::take(&mut self.used) && self.waiting.available_permits() > 0 {
-            behind_the_look(cx.waker());
+impl Slot {
+    /// Waits for a quantum. The caller has to poll on or call [`Slot::leave`]: a quantum that is assigned and not taken
+    /// keeps the others waiting. Polls of the I/O driver are waited for inside a task of the runtime only.
+    pub(super) fn poll_quantum(&mut self, cx: &mut Context<'_>) -> Poll<Quantum> {
+        if std::mem::take(&mut self.spent) && self.waiting.available_permits() > 0 {
+            // Another permit is free, so the acquire below would not wait: one download would take permit after permit
+            // before its worker polls.
+            wake_after_io_poll(cx.waker());
             return Poll::Pending;
         }
         self.asked = true;
         let permit = ready!(self.waiting.poll_acquire(cx));
         self.asked = false;
-        Poll::Ready(Turn(permit))
+        Poll::Ready(Quantum(permit))
     }
 
-    /// Ends the turn, in which `sent` bytes are sent.
-    pub(super) fn end(&mut self, turn: Turn, sent: usize) {
+    /// Ends the quantum, in which `sent` bytes were sent.
+    pub(super) fn end(&mut self, quantum: Quantum, sent: usize) {
         let shared = &self.shared;
-        if shared.sent.fetch_add(sent, Ordering::Relaxed) + sent < LOOK_BYTES {
+        // Relaxed: the sum orders no other memory. Bytes that another worker adds between the two operations are lost to
+        // the sum, and the next poll is late by these bytes at most.
+        if shared.sent.fetch_add(sent, Ordering::Relaxed) + sent < POLL_BYTES {
             return;
         }
         shared.sent.store(0, Ordering::Relaxed);
-        if let Some(permit) = turn.0 {
+        if let Some(permit) = quantum.0 {
+            // The permit is forgotten before it is counted as spent, and counted before the wake-up is asked for: the
+            // wake-up adds to the semaphore what it finds counted, so no permit is added twice and none is lost.
             permit.forget();
-            shared.used.fetch_add(1, Ordering::Release);
-            behind_the_look(&Waker::from(Arc::clone(shared)));
-            self.used = true;
+            shared.spent.fetch_add(1, Ordering::Release);
+            wake_after_io_poll(&Waker::from(Arc::clone(shared)));
+            self.spent = true;
         }
     }
 
-    /// Whether a turn was asked for that has not come.
-    pub(super) const fn is_asking(&self) -> bool {
+    /// Whether a quantum was asked for and not taken.
+    pub(super) const fn is_queued(&self) -> bool {
         self.asked
     }
 
-    /// No turn is wanted any more.
+    /// Gives up the quantum that was asked for, assigned or not.
     pub(super) fn leave(&mut self) {
         if std::mem::take(&mut self.asked) {
-            self.waiting = self.shared.free();
+            // Dropping the old one takes it out of the semaphore's queue, or gives an assigned permit back.
+            self.waiting = self.shared.permits();
         }
     }
 }
 
-/// Wakes when this worker has looked at the network.
-fn behind_the_look(waker: &Waker) {
+/// Wakes `waker` when this worker has polled the I/O driver: the runtime defers who yields until then.
+fn wake_after_io_poll(waker: &Waker) {
     let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(waker));
 }
 
 impl Shared {
-    fn free(&self) -> PollSemaphore {
-        PollSemaphore::new(Arc::clone(&self.free))
+    fn permits(&self) -> PollSemaphore {
+        PollSemaphore::new(Arc::clone(&self.permits))
     }
 }
 
@@ -130,8 +140,9 @@ impl Wake for Shared {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Of turns that ended on one worker the runtime wakes only one.
-        self.free.add_permits(self.used.swap(0, Ordering::Acquire));
+        // The runtime wakes one waker for all quanta that ended on a worker since its last poll, so one wake-up gives
+        // back all that are spent. Acquire pairs with the Release in `end`: what is counted was forgotten before.
+        self.permits.add_permits(self.spent.swap(0, Ordering::Acquire));
     }
 }
 
@@ -149,97 +160,97 @@ mod tests {
     use super::*;
     use crate::serve::file_io::tests::pair;
 
-    async fn turn(place: &mut Place) -> Turn {
-        poll_fn(|cx| place.poll_turn(cx)).await
+    async fn quantum(slot: &mut Slot) -> Quantum {
+        poll_fn(|cx| slot.poll_quantum(cx)).await
     }
 
-    fn is_waiting(place: &mut Place) -> bool {
-        place.poll_turn(&mut Context::from_waker(Waker::noop())).is_pending()
+    fn is_waiting(slot: &mut Slot) -> bool {
+        slot.poll_quantum(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     #[tokio::test]
-    async fn the_row_moves_on_in_the_order_of_asking_also_past_who_left() {
-        let turns = Turns::new(1);
-        let [mut first, mut second, mut third, mut fourth, mut fifth] = std::array::from_fn(|_| turns.place());
-        let sending = turn(&mut first).await;
+    async fn quanta_come_in_the_order_of_asking_also_past_slots_that_left() {
+        let queue = SendQueue::new(1);
+        let [mut first, mut second, mut third, mut fourth, mut fifth] = std::array::from_fn(|_| queue.slot());
+        let sending = quantum(&mut first).await;
         assert!([&mut second, &mut third, &mut fourth, &mut fifth].into_iter().all(is_waiting));
         drop(second);
         first.end(sending, 1);
-        assert!(is_waiting(&mut fourth), "the turn is the third's");
+        assert!(is_waiting(&mut fourth), "the quantum is the third's");
         third.leave();
-        assert!(is_waiting(&mut fifth), "the turn is the fourth's");
-        drop(turn(&mut fourth).await);
-        drop(turn(&mut fifth).await);
+        assert!(is_waiting(&mut fifth), "the quantum is the fourth's");
+        drop(quantum(&mut fourth).await);
+        drop(quantum(&mut fifth).await);
     }
 
     #[tokio::test]
-    async fn turns_that_end_together_all_come_back() {
-        let turns = Turns::new(2);
-        let [mut one, mut other] = std::array::from_fn(|_| turns.place());
+    async fn quanta_that_end_together_all_come_back() {
+        let queue = SendQueue::new(2);
+        let [mut one, mut other] = std::array::from_fn(|_| queue.slot());
         for _ in 0..3 {
-            let both = (turn(&mut one).await, turn(&mut other).await);
-            one.end(both.0, LOOK_BYTES);
-            other.end(both.1, LOOK_BYTES);
+            let both = (quantum(&mut one).await, quantum(&mut other).await);
+            one.end(both.0, POLL_BYTES);
+            other.end(both.1, POLL_BYTES);
         }
     }
 
     #[tokio::test]
-    async fn a_look_follows_the_turn_that_sends_the_last_of_what_may_go_without_one() {
-        let turns = Turns::new(1);
-        let [mut one, mut other] = std::array::from_fn(|_| turns.place());
-        let first = turn(&mut one).await;
-        one.end(first, LOOK_BYTES - 1);
-        let second = poll_fn(|cx| other.poll_turn(cx)).now_or_never().expect("nobody waits for a look");
+    async fn the_quantum_that_fills_the_bound_waits_for_a_poll() {
+        let queue = SendQueue::new(1);
+        let [mut one, mut other] = std::array::from_fn(|_| queue.slot());
+        let first = quantum(&mut one).await;
+        one.end(first, POLL_BYTES - 1);
+        let second = poll_fn(|cx| other.poll_quantum(cx)).now_or_never().expect("nothing waits for a poll yet");
         other.end(second, 1);
-        assert!(is_waiting(&mut one), "now somebody does");
-        let third = turn(&mut one).await;
-        one.end(third, TURN_BYTES);
+        assert!(is_waiting(&mut one), "now the quantum does");
+        let third = quantum(&mut one).await;
+        one.end(third, QUANTUM_BYTES);
         assert!(is_waiting(&mut other));
     }
 
     #[tokio::test]
-    async fn nobody_has_two_turns_without_a_look_between_them() {
-        let turns = Turns::new(2);
-        let [mut one, mut other] = std::array::from_fn(|_| turns.place());
-        let first = turn(&mut one).await;
-        one.end(first, LOOK_BYTES);
-        assert!(is_waiting(&mut one), "the second turn is free");
-        assert!(!one.is_asking() && !is_waiting(&mut other), "and another may have it");
+    async fn no_slot_has_two_quanta_without_a_poll_between_them() {
+        let queue = SendQueue::new(2);
+        let [mut one, mut other] = std::array::from_fn(|_| queue.slot());
+        let first = quantum(&mut one).await;
+        one.end(first, POLL_BYTES);
+        assert!(is_waiting(&mut one), "the second quantum is free");
+        assert!(!one.is_queued() && !is_waiting(&mut other), "and another may have it");
     }
 
     #[test]
-    fn the_network_is_looked_at_between_two_turns_whatever_the_interval() {
+    fn the_driver_is_polled_between_two_quanta_whatever_the_interval() {
         const ROUNDS: usize = 1000;
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().event_interval(1_000_000).build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let (mut ours, theirs) = pair().await;
             let theirs = Rc::new(theirs.into_std().unwrap());
-            // Turns until now, and those that were over when the small request was seen.
+            // Quanta until now, and their number when the small request was seen.
             let [done, seen_at] = std::array::from_fn(|_| Rc::new(Cell::new(0)));
             let (counter, seen) = (Rc::clone(&done), Rc::clone(&seen_at));
             let small = tokio::task::spawn_local(async move {
                 ours.read_u8().await.unwrap();
                 seen.set(counter.get());
             });
-            let turns = Turns::new(1);
+            let queue = SendQueue::new(1);
             for _ in 0..8 {
-                let (mut place, theirs) = (turns.place(), Rc::clone(&theirs));
+                let (mut slot, theirs) = (queue.slot(), Rc::clone(&theirs));
                 let done = Rc::clone(&done);
                 tokio::task::spawn_local(async move {
                     for _ in 0..ROUNDS {
-                        let turn = turn(&mut place).await;
+                        let quantum = quantum(&mut slot).await;
                         done.set(done.get() + 1);
                         if done.get() == ROUNDS {
                             (&*theirs).write_all(b"x").unwrap();
                         }
-                        place.end(turn, LOOK_BYTES);
+                        slot.end(quantum, POLL_BYTES);
                     }
                 });
             }
             small.await.unwrap();
             let waited = seen_at.get() - ROUNDS;
-            assert!(waited <= 2, "a small request waited for {waited} turns");
+            assert!(waited <= 2, "a small request waited for {waited} quanta");
         });
     }
 }

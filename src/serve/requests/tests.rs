@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::http1_state::AHEAD_BYTES;
-use super::super::send_queue::Turns;
+use super::super::send_queue::SendQueue;
 use super::super::socket::Socket;
 use super::super::transport::Transport;
 use super::*;
@@ -40,7 +40,7 @@ async fn narrow_pair() -> (TcpStream, TcpStream) {
 
 fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> (Requests, Arc<Flow>) {
     let flow = Arc::new(Flow::new(AHEAD_BYTES));
-    let io = Lingering::new(Transport::Plain(Socket::new(ours, LONG, &Turns::new(1))), Arc::clone(&flow), LONG);
+    let io = Lingering::new(Transport::Plain(Socket::new(ours, LONG, &SendQueue::new(1))), Arc::clone(&flow), LONG);
     let times = HeadTimes { first: head_timeout, next: head_timeout };
     let guest = Guest::alone();
     (Requests::new(io, Arc::clone(&flow), times, lane, Receiving::default(), guest), flow)
