@@ -1,4 +1,4 @@
-//! The body of a request as the service gets it, and that of an answer as hyper gets it.
+//! The body of a request as the service gets it, and that of an HTTP/1 response as hyper gets it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,38 +9,37 @@ use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::http1_state::Flow;
-use super::lingering_close::ReadAway;
+use super::http1_state::Http1State;
+use super::lingering_close::Discard;
 use super::stall::Stall;
 
 /// The bytes a client sends. Cut when none arrives for the stall time while the service waits for one.
 ///
-/// Safe to drop at any point: the client gets its answer, an HTTP/1 connection is closed behind it, and of an HTTP/2
-/// stream the rest is read away. As long as it is not polled, a client that sent `Expect: 100-continue` is not told to
-/// go on.
+/// Safe to drop at any point: the client gets its response; then an HTTP/1 connection is closed, and the rest of an HTTP/2
+/// stream is discarded. Until the first poll a client that sent `Expect: 100-continue` is not told to go on.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// There until this is dropped.
+    /// `None` only while this is dropped.
     inner: Option<Incoming>,
     stall: Stall,
     rest: Rest,
 }
 
-/// What becomes of a body that the service does not read to its end.
+/// The fate of a body that the service does not read to its end.
 #[derive(Debug)]
 pub(super) enum Rest {
-    /// HTTP/1: its connection is told of the body's end, and closed without.
-    Flow(Arc<Flow>),
-    /// HTTP/2.
-    ReadAway(ReadAway),
-    /// There is none left.
+    /// HTTP/1: the connection is told of the body's end, and is closed after the response where it is told of none.
+    Http1(Arc<Http1State>),
+    /// HTTP/2: the rest of the stream is discarded.
+    Discard(Discard),
+    /// Nothing is left to be done.
     Nothing,
 }
 
 /// Why a request's body ended early. Both are the client's or the network's doing.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
-    /// No byte arrived for so long.
+    /// No byte arrived for this time.
     #[error("the client sent no byte of its body for {} s", .0.as_secs_f32())]
     Stalled(Duration),
     /// The connection broke, or the body is malformed.
@@ -49,58 +48,59 @@ pub enum RequestBodyError {
 }
 
 impl RequestBody {
-    /// `rest`: what becomes of what is not read.
+    /// `stall_timeout`: longest wait for a byte. `rest`: the fate of what is not read.
     pub(super) fn new(inner: Incoming, stall_timeout: Duration, rest: Rest) -> Self {
         Self { inner: Some(inner), stall: Stall::new(stall_timeout), rest }
     }
 
     fn read_to_end(&mut self) {
-        if let Rest::Flow(flow) = std::mem::replace(&mut self.rest, Rest::Nothing) {
-            flow.body_read();
+        if let Rest::Http1(state) = std::mem::replace(&mut self.rest, Rest::Nothing) {
+            state.body_read();
         }
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let (Some(inner), Rest::ReadAway(rest)) =
+        if let (Some(inner), Rest::Discard(rest)) =
             (self.inner.take(), std::mem::replace(&mut self.rest, Rest::Nothing))
             && !inner.is_end_stream()
         {
-            rest.take(inner);
+            rest.start(inner);
         }
     }
 }
 
-/// The body of an HTTP/1 answer, which tells the connection how much of it hyper has taken, and when it has done with it.
+/// The body of an HTTP/1 response. Tells the connection the number of bytes that hyper has taken, and when hyper is done.
+/// HTTP/2's is [`super::streams::StreamBody`].
 #[derive(Debug)]
-pub(super) struct AnswerBody<B> {
+pub(super) struct Http1ResponseBody<B> {
     pub(super) body: B,
-    pub(super) flow: Arc<Flow>,
-    /// Of the request, by [`Flow::begin`].
+    pub(super) state: Arc<Http1State>,
+    /// Of the request, by [`Http1State::begin`].
     pub(super) number: u64,
 }
 
-impl<B> Drop for AnswerBody<B> {
+impl<B> Drop for Http1ResponseBody<B> {
     fn drop(&mut self) {
-        self.flow.over(self.number);
+        self.state.over(self.number);
     }
 }
 
-impl<B: Body + Unpin> Body for AnswerBody<B> {
+impl<B: Body + Unpin> Body for Http1ResponseBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        if self.flow.hold() {
-            // hyper flushes next, and is polled again once that is done.
+        if self.state.hold() {
+            // hyper flushes next; the flush wakes it to poll here again.
             return Poll::Pending;
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
-            self.flow.took(data.remaining());
+            self.state.took(data.remaining());
         }
         Poll::Ready(frame)
     }
@@ -136,7 +136,7 @@ impl Body for RequestBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                if matches!(self.rest, Rest::ReadAway(_)) {
+                if matches!(self.rest, Rest::Discard(_)) {
                     self.rest = Rest::Nothing;
                 }
                 Poll::Ready(Some(Err(RequestBodyError::Broken(error))))

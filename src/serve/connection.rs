@@ -26,10 +26,10 @@ use tower::{Service, ServiceExt};
 
 use super::ConnectionLimits;
 use super::admission::Guest;
-use super::body::{AnswerBody, RequestBody, Rest};
+use super::body::{Http1ResponseBody, RequestBody, Rest};
 use super::handshake;
-use super::http1_state::{AHEAD_BYTES, AHEAD_TLS_BYTES, Flow};
-use super::lingering_close::{Lingering, ReadAway};
+use super::http1_state::{AHEAD_BYTES, AHEAD_TLS_BYTES, Http1State};
+use super::lingering_close::{Discard, LingeringClose};
 use super::receiving::{MOST_BYTES, Receiving};
 use super::peer::{BodyTransport, Peer, Standing, Stream, Watch};
 use super::requests::{HeadTimes, Requests};
@@ -132,32 +132,32 @@ where
     let Context { service, fast, limits, receiving, stop, abort, guest, .. } = context;
     let (address, stream) = (peer.address, Arc::clone(&peer.stream));
     let (buffer, ahead) = if peer.tls { (H1_TLS_BUFFER, AHEAD_TLS_BYTES) } else { (H1_BUFFER, AHEAD_BYTES) };
-    let flow = Arc::new(Flow::new(ahead));
+    let state = Arc::new(Http1State::new(ahead));
     let lane = fast.filter(|_| limits.accelerate).and_then(|fast| fast.lane(&peer, limits.max_header_bytes));
-    let lingering = Lingering::new(transport, Arc::clone(&flow), limits.linger_time);
+    let lingering = LingeringClose::new(transport, Arc::clone(&state), limits.linger_time);
     // Its timer is armed for the first head: what comes later is noticed late where that has longer.
     let first = limits.first_head_timeout.min(limits.header_timeout);
     let times = HeadTimes { first, next: limits.header_timeout };
-    let requests = Requests::new(lingering, Arc::clone(&flow), times, lane, receiving.clone(), Arc::clone(&guest));
+    let requests = Requests::new(lingering, Arc::clone(&state), times, lane, receiving.clone(), Arc::clone(&guest));
     let io = TokioIo::new(requests);
-    let requests_flow = Arc::clone(&flow);
+    let requests_state = Arc::clone(&state);
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (service, flow, peer) = (service.clone(), Arc::clone(&requests_flow), peer.clone());
+        let (service, state, peer) = (service.clone(), Arc::clone(&requests_state), peer.clone());
         let has_body = !hyper::body::Body::is_end_stream(request.body());
-        let number = flow.begin(has_body);
+        let number = state.begin(has_body);
         guest.begin();
         let received = has_body.then(|| receiving.begin());
         async move {
             let _until_answered = received;
-            let body_flow = Arc::clone(&flow);
-            let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, Rest::Flow(body_flow)));
+            let rest = Rest::Http1(Arc::clone(&state));
+            let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, rest));
             request.extensions_mut().insert(peer);
             let Ok(mut response) = service.oneshot(request).await;
-            if flow.is_body_open() {
+            if state.is_body_open() {
                 // What the client still sends would have to be read to find its next request.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response.map(|body| AnswerBody { body, flow, number }))
+            Ok::<_, Infallible>(response.map(|body| Http1ResponseBody { body, state, number }))
         }
     });
     let mut connection = http1::Builder::new()
@@ -178,18 +178,18 @@ where
     let ended = match ended {
         Some(ended) => ended,
         None => {
-            flow.end();
+            state.end();
             Pin::new(&mut connection).graceful_shutdown();
             tokio::select! {
                 biased;
                 ended = &mut connection => ended,
                 () = poll_fn(|cx| stream.poll_cut(cx)) => return Ended::Orderly,
                 // All answers may be out, and only the client's end be waited for.
-                () = abort.cancelled() => return if flow.is_between() { Ended::Orderly } else { Ended::Cut },
+                () = abort.cancelled() => return if state.is_between() { Ended::Orderly } else { Ended::Cut },
             }
         }
     };
-    if ended.as_ref().is_err_and(hyper::Error::is_parse) && flow.is_between() {
+    if ended.as_ref().is_err_and(hyper::Error::is_parse) && state.is_between() {
         // hyper has no answer to what came in, as to HTTP/2's preface, and does not end the connection in order: what was
         // answered before would be lost.
         let mut io = connection.into_parts().io.into_inner();
@@ -212,10 +212,10 @@ where
     let address = peer.address;
     let streams = Arc::new(Streams::new(Arc::clone(&guest)));
     let watched = Arc::clone(&streams);
-    let read_away = ReadAway { tasks: tracker.clone(), time: limits.linger_time, guest };
+    let discard = Discard { tasks: tracker.clone(), time: limits.linger_time, guest };
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, mut peer, active) = (service.clone(), peer.clone(), watched.begin(head_bytes(&request)));
-        let rest = Rest::ReadAway(read_away.clone());
+        let rest = Rest::Discard(discard.clone());
         async move {
             peer.stream = STREAM.try_with(Arc::clone).unwrap_or_default();
             let mut request = request.map(|body| RequestBody::new(body, limits.stall_timeout, rest));

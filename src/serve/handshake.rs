@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ConnectionLimits;
 use super::handshake_failures::Failure;
-use super::http1_state::{AHEAD_BYTES, Flow};
-use super::lingering_close::Lingering;
+use super::http1_state::{AHEAD_BYTES, Http1State};
+use super::lingering_close::LingeringClose;
 use super::socket::Socket;
 use super::tls::{Accepted, Tls};
 use super::transport::Transport;
@@ -72,7 +72,7 @@ fn too_slow() -> Failure {
 
 /// Says in HTTP that it has to be HTTPS, and ends the connection so that this arrives.
 async fn refuse(socket: Socket, is_head: bool, limits: &ConnectionLimits) -> io::Result<()> {
-    let mut io = Lingering::new(Transport::Plain(socket), Arc::new(Flow::new(AHEAD_BYTES)), limits.linger_time);
+    let mut io = LingeringClose::new(Transport::Plain(socket), Arc::new(Http1State::new(AHEAD_BYTES)), limits.linger_time);
     let mut answer = format!(
         "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
          connection: close\r\n\r\n",

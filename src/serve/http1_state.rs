@@ -1,21 +1,32 @@
-//! What the I/O of an HTTP/1 connection and the requests on it tell each other.
+//! The state of an HTTP/1 connection that its I/O and its requests share: which request runs, whether bytes are unread,
+//! and what hyper holds of an answer.
+//!
+//! hyper owns the protocol and tells nobody where it stands. The parts around it know one fact each: the service when a
+//! request begins, the response's body when hyper has taken its end, the I/O when hyper has written all it had.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// hyper takes no more of an answer once it has so much that it has not written: a slow reader holds so much memory, and
-/// less than one frame of the body (64 KiB of a file) more. Its own bound is that of what it reads too, which is larger.
+/// Most bytes of a response that hyper may hold unwritten on a connection; one frame of the body (64 KiB of a file) may come
+/// on top. A slow reader costs this memory. hyper's own bound is the one for its reads too, which is larger.
 pub(super) const AHEAD_BYTES: usize = 256 * 1024;
-/// The same behind TLS, which holds ciphertext as well. One buffer of a file at a time.
+/// The same behind TLS, which holds ciphertext as well: one buffer of a file.
 pub(super) const AHEAD_TLS_BYTES: usize = 64 * 1024;
 
-/// What the connection's I/O and the requests on it tell each other. HTTP/1 has one request at a time. Everything
-/// happens in the connection's own task, but for a body that is dropped elsewhere.
+/// The shared state. HTTP/1 has one request at a time.
+///
+/// Nearly all of it happens in the connection's own task, which orders it: so most operations are relaxed, and the atomics
+/// only let the state be shared. Two calls may come from another thread, where the service handed a body to another task:
+/// - [`Http1State::over`], when a response's body is dropped there. It releases and [`Http1State::flushed`] acquires, so the
+///   connection goes on only after all that the other task did before.
+/// - [`Http1State::body_read`], when a request's body ends there. Seen late, it costs a close after the response, which is
+///   always allowed.
 #[derive(Debug)]
-pub(super) struct Flow {
-    /// What hyper takes of an answer ahead of what it writes.
+pub(super) struct Http1State {
+    /// Bytes of a response that hyper may take ahead of what it writes.
     ahead: usize,
     /// The number of the request that is being answered, or one of [`BETWEEN`] and [`OVER`].
     stage: AtomicU64,
+    /// Requests begun.
     begun: AtomicU64,
     /// Bytes came in that no request has taken to its end.
     unread: AtomicBool,
@@ -23,9 +34,9 @@ pub(super) struct Flow {
     ends_idle: AtomicBool,
     /// The request being answered has a body that was not read to its end.
     body_open: AtomicBool,
-    /// Bytes of the answer that hyper has taken since it wrote all it had.
+    /// Bytes of the response that hyper has taken since it last wrote all it had.
     taken: AtomicUsize,
-    /// The answer's body waits until hyper has written what it took.
+    /// The response's body waits until hyper has written what it took.
     held: AtomicBool,
 }
 
@@ -34,8 +45,8 @@ const BETWEEN: u64 = 0;
 /// hyper has taken the last answer, and may not have written it.
 const OVER: u64 = u64::MAX;
 
-impl Flow {
-    /// Of a connection on which nothing was asked. `ahead`: what hyper may hold of an answer, in bytes.
+impl Http1State {
+    /// The state of a connection on which nothing was asked. `ahead`: what hyper may hold of a response, in bytes.
     pub(super) fn new(ahead: usize) -> Self {
         Self {
             ahead,
@@ -49,7 +60,7 @@ impl Flow {
         }
     }
 
-    /// A request begins. Its number.
+    /// Notes that the service was called with a request. Answers the request's number.
     pub(super) fn begin(&self, has_body: bool) -> u64 {
         let number = self.handed_over();
         self.body_open.store(has_body, Ordering::Relaxed);
@@ -57,25 +68,25 @@ impl Flow {
         number
     }
 
-    /// The head of a request was handed to hyper.
+    /// Notes that the head of a request was handed to hyper. Answers the request's number.
     pub(super) fn handed_over(&self) -> u64 {
         let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
         self.stage.store(number, Ordering::Relaxed);
         number
     }
 
-    /// The body of that request's answer was taken to the end, or dropped.
+    /// Notes that the response's body of request `number` was taken to its end, or dropped.
     pub(super) fn over(&self, number: u64) {
-        // If another has begun, it counts.
+        // Not a store: a body that another task drops late must not end the request that has begun since.
         let _ = self.stage.compare_exchange(number, OVER, Ordering::Release, Ordering::Relaxed);
     }
 
-    /// hyper has taken so many bytes of the answer.
+    /// Notes that hyper has taken `bytes` of the response.
     pub(super) fn took(&self, bytes: usize) {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether the answer's body has to wait until hyper has written what it took; [`Flow::go_on`] says when.
+    /// Whether the response's body has to wait until hyper has written what it took; [`Http1State::go_on`] says when.
     pub(super) fn hold(&self) -> bool {
         let hold = self.taken.load(Ordering::Relaxed) >= self.ahead;
         if hold {
@@ -84,13 +95,14 @@ impl Flow {
         hold
     }
 
-    /// hyper has written all it had. Whether the answer's body waits for that.
+    /// Notes that hyper has written all it had. Answers whether the response's body waits for that.
     pub(super) fn go_on(&self) -> bool {
         self.taken.store(0, Ordering::Relaxed);
+        // The load first: a swap locks the cache line, and this runs at every flush.
         self.held.load(Ordering::Relaxed) && self.held.swap(false, Ordering::Relaxed)
     }
 
-    /// hyper has written all it had. Whether that was the end of an answer.
+    /// Notes that hyper has written all it had. Answers whether that was the end of a response.
     pub(super) fn flushed(&self) -> bool {
         self.stage.compare_exchange(OVER, BETWEEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
@@ -100,33 +112,33 @@ impl Flow {
         self.stage.load(Ordering::Relaxed) == BETWEEN
     }
 
-    /// The connection is told to end: at once if nothing is under way on it.
+    /// Notes that the connection is told to end: at once, if nothing is under way on it now.
     pub(super) fn end(&self) {
         self.ends_idle.store(self.is_between() && !self.unread.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Bytes came in.
-    pub(super) fn received(&self) {
-        self.unread.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether [`Flow::end`] found nothing under way.
+    /// Whether [`Http1State::end`] found nothing under way.
     pub(super) fn ends_at_once(&self) -> bool {
         self.ends_idle.load(Ordering::Relaxed)
     }
 
-    /// What came in last was a request, and was answered without hyper.
+    /// Notes that bytes came in.
+    pub(super) fn received(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the bytes which came in last were a request, which was answered without hyper.
     pub(super) fn answered(&self) {
         self.unread.store(false, Ordering::Relaxed);
     }
 
-    /// Its body was read to its end.
+    /// Notes that the request's body was read to its end.
     pub(super) fn body_read(&self) {
         self.body_open.store(false, Ordering::Relaxed);
         self.unread.store(false, Ordering::Relaxed);
     }
 
-    /// Whether its body was not read to its end.
+    /// Whether the request's body was not read to its end.
     pub(super) fn is_body_open(&self) -> bool {
         self.body_open.load(Ordering::Relaxed)
     }

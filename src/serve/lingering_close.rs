@@ -1,19 +1,19 @@
 //! The orderly close of an HTTP/1 connection whose client may still send.
 //!
-//! A socket that is closed with unread bytes, or that gets some after it was closed, answers them with a reset, and a reset
-//! may overtake the answer: a client whose push was refused early would see a broken connection instead of its status,
-//! and one that sends requests ahead would lose the end of an answer behind which the connection is closed. So the write
-//! side is closed first, then what the client still sends is read away until it ends too, then the socket is closed (RFC
-//! 9112, 9.6). Only a connection on which nothing is under way is closed at once.
+//! A socket that is closed with unread bytes, or that receives some after its close, answers with a reset, and a reset may
+//! overtake the response. A client whose push was refused early would see a broken connection instead of its status; a
+//! client that sends requests ahead would lose the end of the last response. So the write side is closed first, then
+//! input is discarded until the client closes too, then the socket is closed (RFC 9112, 9.6; nginx calls it lingering
+//! close). Only a connection on which nothing is under way is closed at once.
 //!
-//! A client that sends more than is read away stands still after it: the socket stays open and unread for the rest of
-//! the time. nginx without request buffering writes as long as it can and only then looks for an answer; closed at once
-//! it would find a broken pipe and make a 502 of our status.
+//! The socket of a client that sends more than [`LINGER_BYTES`] stays open and unread for the rest of the time. nginx
+//! without request buffering writes until it can't and only then looks for a response: closed at once, it would find a
+//! broken pipe and answer 502 instead of our status.
 //!
-//! On HTTP/2 the body of the one stream is read away by [`ReadAway`].
+//! On HTTP/2 the rest of the one stream is discarded, by [`Discard`].
 //!
-//! This sits in `poll_shutdown` and not behind hyper's `without_shutdown`: hyper calls it only after everything it
-//! has buffered is written, which `without_shutdown` does not wait for.
+//! The close sits in `poll_shutdown` and does not use hyper's `without_shutdown`: hyper calls `poll_shutdown` only after
+//! all that it holds is written, which `without_shutdown` does not wait for.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -30,21 +30,24 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::admission::Guest;
-use super::http1_state::Flow;
+use super::http1_state::Http1State;
 use super::transport::Transport;
 
-/// Most bytes that are read away, on the wire.
+/// Most bytes discarded, on the wire.
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Read away at once, on the stack: a buffer for each connection would be memory that anybody can have taken.
+/// Bytes discarded by one read. The buffer is on the stack: one on the heap for each connection would be memory that any
+/// client can claim.
 const SCRATCH: usize = 16 * 1024;
 
 #[derive(Debug)]
 enum Stage {
     Open,
-    /// `timer`: made when nothing is there to be read.
-    ReadingAway {
+    /// The write side is closed.
+    Discarding {
+        /// Made when nothing is there to be read.
         timer: Option<Pin<Box<Sleep>>>,
+        /// Bytes that may still be discarded.
         left: usize,
     },
     Done,
@@ -52,21 +55,22 @@ enum Stage {
 
 /// The I/O of one HTTP/1 connection.
 #[derive(Debug)]
-pub(super) struct Lingering {
+pub(super) struct LingeringClose {
     transport: Transport,
-    flow: Arc<Flow>,
+    state: Arc<Http1State>,
     time: Duration,
+    /// The client has closed its side.
     ended: bool,
     stage: Stage,
 }
 
-impl Lingering {
-    /// Takes the connection over. `time`: how long its end may take.
-    pub(super) const fn new(transport: Transport, flow: Arc<Flow>, time: Duration) -> Self {
-        Self { transport, flow, time, ended: false, stage: Stage::Open }
+impl LingeringClose {
+    /// Takes the connection over. `time`: longest time that the close may take.
+    pub(super) const fn new(transport: Transport, state: Arc<Http1State>, time: Duration) -> Self {
+        Self { transport, state, time, ended: false, stage: Stage::Open }
     }
 
-    fn poll_read_away(
+    fn poll_discard(
         transport: &mut Transport,
         cx: &mut Context<'_>,
         time: Duration,
@@ -86,16 +90,16 @@ impl Lingering {
     }
 }
 
-impl AsyncRead for Lingering {
+impl AsyncRead for LingeringClose {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ended {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         match ready!(Pin::new(&mut self.transport).poll_read(cx, buf)) {
-            Ok(()) if buf.filled().len() > before => self.flow.received(),
+            Ok(()) if buf.filled().len() > before => self.state.received(),
             Ok(()) => self.ended = true,
-            // TCP ended where TLS did not (RFC 9112, 9.8). A request tells its own length: what is cut is not taken for whole.
+            // TCP ended and TLS did not (RFC 9112, 9.8). A request tells its own length: one that is cut is not taken for whole.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.ended = true,
             Err(error) => return Poll::Ready(Err(error)),
         }
@@ -103,7 +107,7 @@ impl AsyncRead for Lingering {
     }
 }
 
-impl AsyncWrite for Lingering {
+impl AsyncWrite for LingeringClose {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.transport).poll_write(cx, buf)
     }
@@ -130,15 +134,15 @@ impl AsyncWrite for Lingering {
             match &mut me.stage {
                 Stage::Open => {
                     ready!(Pin::new(&mut me.transport).poll_shutdown(cx))?;
-                    me.transport.raw().read_away();
-                    me.stage = if me.ended || me.flow.ends_at_once() {
+                    me.transport.raw().charge_nobody();
+                    me.stage = if me.ended || me.state.ends_at_once() {
                         Stage::Done
                     } else {
-                        Stage::ReadingAway { timer: None, left: LINGER_BYTES }
+                        Stage::Discarding { timer: None, left: LINGER_BYTES }
                     };
                 }
-                Stage::ReadingAway { timer, left } => {
-                    ready!(Self::poll_read_away(&mut me.transport, cx, me.time, timer, left));
+                Stage::Discarding { timer, left } => {
+                    ready!(Self::poll_discard(&mut me.transport, cx, me.time, timer, left));
                     me.stage = Stage::Done;
                 }
                 Stage::Done => return Poll::Ready(Ok(())),
@@ -147,22 +151,22 @@ impl AsyncWrite for Lingering {
     }
 }
 
-/// Reads away, beside the answer, what the service left of an HTTP/2 request's body.
+/// Discards, beside the response, the rest of an HTTP/2 request's body that the service did not read.
 ///
-/// Without it the stream is reset as soon as the answer is written, and curl 7.88 then throws the answer away.
+/// Without it the stream is reset as soon as the response is written, and curl 7.88 then drops the response.
 #[derive(Clone, Debug)]
-pub(super) struct ReadAway {
-    /// Where it is done.
+pub(super) struct Discard {
+    /// The tracker that the work runs on.
     pub(super) tasks: TaskTracker,
-    /// How long it may take.
+    /// Longest time that it may take.
     pub(super) time: Duration,
-    /// To whom what comes in was charged.
+    /// Was charged with the bytes that come in.
     pub(super) guest: Arc<Guest>,
 }
 
-impl ReadAway {
-    /// Reads until the body's end, as far as bytes and time go; then the stream is reset.
-    pub(super) fn take(self, mut body: Incoming) {
+impl Discard {
+    /// Reads to the body's end, up to [`LINGER_BYTES`] and the time; then the stream is reset. Returns at once.
+    pub(super) fn start(self, mut body: Incoming) {
         let time = self.time;
         self.tasks.spawn(async move {
             let reading = async {
@@ -176,7 +180,7 @@ impl ReadAway {
                     }
                 }
             };
-            // Too slow is as good as too much.
+            // Out of time ends as out of bytes does.
             let _ = timeout(time, reading).await;
         });
     }

@@ -67,7 +67,7 @@ pub struct ConnectionLimits {
     pub max_streams: u32,
     /// Whether the kernel sends files over plain connections, and whether the fast path answers.
     pub accelerate: bool,
-    /// What a refused push still sends is read away for so long; see `lingering_close`.
+    /// Longest time for which input after a refused push is discarded; see `lingering_close`.
     pub linger_time: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! Where one request of an HTTP/1 connection ends and the next begins.
 //!
 //! Lies between hyper and the socket and sees of hyper what it needs: the service is called when a head was read
-//! ([`Flow::begin`]), the answer's body is dropped when hyper has taken its last byte ([`Flow::over`]), and hyper
+//! ([`Http1State::begin`]), the answer's body is dropped when hyper has taken its last byte ([`Http1State::over`]), and hyper
 //! flushes the socket only when all it has is written. Between the last flush and the next head two things happen here:
 //! - the time that a head may take runs (hyper's own clock makes and removes a timer for every request);
 //! - a request that memory answers is answered on the spot, and hyper never sees it (`api::FastLane`).
@@ -21,16 +21,16 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::admission::{Guest, READ_BYTES};
-use super::http1_state::Flow;
-use super::lingering_close::Lingering;
+use super::http1_state::Http1State;
+use super::lingering_close::LingeringClose;
 use super::receiving::{LEAST_READ_BYTES, Receiving};
 use crate::api::{FastLane, Verdict};
 
 /// The I/O of one HTTP/1 connection, as hyper gets it.
 #[derive(Debug)]
 pub(super) struct Requests {
-    io: Lingering,
-    flow: Arc<Flow>,
+    io: LingeringClose,
+    state: Arc<Http1State>,
     head_clock: HeadClock,
     lane: Option<FastLane>,
     unsent: Unsent,
@@ -52,15 +52,15 @@ pub(super) struct HeadTimes {
 impl Requests {
     /// Takes the connection over.
     pub(super) fn new(
-        io: Lingering,
-        flow: Arc<Flow>,
+        io: LingeringClose,
+        state: Arc<Http1State>,
         times: HeadTimes,
         lane: Option<FastLane>,
         receiving: Receiving,
         guest: Arc<Guest>,
     ) -> Self {
         let (head_clock, unsent) = (HeadClock::new(times), Unsent::default());
-        Self { io, flow, head_clock, lane, unsent, receiving, guest, in_head: false }
+        Self { io, state, head_clock, lane, unsent, receiving, guest, in_head: false }
     }
 
     /// Answers what `received` asks for. `false`: it is hyper's.
@@ -69,12 +69,12 @@ impl Requests {
         let mut head = HEAD.take();
         match lane.answer(received, &mut head) {
             Verdict::Answered(body) => {
-                self.flow.answered();
+                self.state.answered();
                 self.unsent = Unsent { head, at: 0, body, open: true, out: Some(lane.answered().into()) };
                 return true;
             }
             Verdict::Request => {
-                self.flow.handed_over();
+                self.state.handed_over();
             }
             Verdict::Other => self.lane = None,
         }
@@ -129,13 +129,13 @@ impl AsyncRead for Requests {
             ready!(me.poll_unsent(cx))?;
             if me.poll_read_some(cx, buf)?.is_pending() {
                 let late = || io::Error::new(io::ErrorKind::TimedOut, "no request came in time");
-                return if me.flow.is_between() { me.poll_late(cx).map(|()| Err(late())) } else { Poll::Pending };
+                return if me.state.is_between() { me.poll_late(cx).map(|()| Err(late())) } else { Poll::Pending };
             }
             let received = &buf.filled()[before..];
             if received.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if !me.flow.is_between() {
+            if !me.state.is_between() {
                 // hyper looks ahead: what it now holds is the beginning of a request that can't be told from here.
                 me.lane = None;
             } else if me.answer(received) {
@@ -174,10 +174,10 @@ impl AsyncWrite for Requests {
         let me = self.get_mut();
         ready!(me.poll_unsent(cx))?;
         ready!(Pin::new(&mut me.io).poll_flush(cx))?;
-        if me.flow.go_on() {
+        if me.state.go_on() {
             cx.waker().wake_by_ref();
         }
-        if me.flow.flushed() {
+        if me.state.flushed() {
             me.head_clock.start(Instant::now());
             me.between();
             // hyper does not read again before something comes in, so nobody else may ever poll it.
@@ -212,12 +212,12 @@ struct Unsent {
 }
 
 impl Unsent {
-    fn poll_out(&mut self, io: &mut Lingering, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_out(&mut self, io: &mut LingeringClose, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_write(io, cx))?;
         Pin::new(io).poll_flush(cx)
     }
 
-    fn poll_write(&mut self, io: &mut Lingering, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, io: &mut LingeringClose, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.at < self.head.len() || !self.body.is_empty() {
             let (head, io) = (&self.head[self.at..], Pin::new(&mut *io));
             let written = if self.body.is_empty() {

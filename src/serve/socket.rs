@@ -52,8 +52,8 @@ impl Socket {
         Self { guest: Some(guest), ..self }
     }
 
-    /// Charges nobody from now on: what comes in is thrown away.
-    pub(super) fn read_away(&mut self) {
+    /// Charges nobody from now on: what comes in is discarded.
+    pub(super) fn charge_nobody(&mut self) {
         self.guest = None;
     }
 

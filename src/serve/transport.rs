@@ -1,4 +1,4 @@
-//! A connection's socket, with or without TLS.
+//! A connection's socket, with or without TLS, as one type.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,17 +9,18 @@ use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
 
-/// A connection, with or without TLS.
+/// The socket of a connection, with or without TLS. An HTTP/2 connection uses it bare as its I/O: it outlives a refused push,
+/// so nothing lingers at its end.
 #[derive(Debug)]
 pub(super) enum Transport {
-    /// As it is.
+    /// Without TLS.
     Plain(Socket),
     /// Behind TLS.
     Tls(Box<TlsStream<Socket>>),
 }
 
 impl Transport {
-    /// Below TLS: what is read away needs no deciphering.
+    /// The socket below TLS: discarded bytes need no deciphering.
     pub(super) fn raw(&mut self) -> &mut Socket {
         match self {
             Self::Plain(socket) => socket,
@@ -37,7 +38,6 @@ macro_rules! forward {
     };
 }
 
-/// The I/O of one HTTP/2 connection: it outlives a refused push, nothing lingers.
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         forward!(self.get_mut(), poll_read, cx, buf)

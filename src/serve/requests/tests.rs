@@ -38,12 +38,12 @@ async fn narrow_pair() -> (TcpStream, TcpStream) {
     (ours, TcpStream::from_std(client.into()).unwrap())
 }
 
-fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> (Requests, Arc<Flow>) {
-    let flow = Arc::new(Flow::new(AHEAD_BYTES));
-    let io = Lingering::new(Transport::Plain(Socket::new(ours, LONG, &SendQueue::new(1))), Arc::clone(&flow), LONG);
+fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> (Requests, Arc<Http1State>) {
+    let state = Arc::new(Http1State::new(AHEAD_BYTES));
+    let io = LingeringClose::new(Transport::Plain(Socket::new(ours, LONG, &SendQueue::new(1))), Arc::clone(&state), LONG);
     let times = HeadTimes { first: head_timeout, next: head_timeout };
     let guest = Guest::alone();
-    (Requests::new(io, Arc::clone(&flow), times, lane, Receiving::default(), guest), flow)
+    (Requests::new(io, Arc::clone(&state), times, lane, Receiving::default(), guest), state)
 }
 
 async fn lane(dir: &TempDir) -> Option<FastLane> {
@@ -104,7 +104,7 @@ async fn the_time_for_the_next_head_begins_when_a_slow_reader_has_the_answer() {
 async fn an_answer_that_the_socket_takes_in_pieces_comes_whole_and_hyper_sees_nothing() {
     let dir = TempDir::new().unwrap();
     let (ours, mut client) = narrow_pair().await;
-    let (mut requests, flow) = requests(ours, LONG, lane(&dir).await);
+    let (mut requests, state) = requests(ours, LONG, lane(&dir).await);
     let asking = async {
         for _ in 0..3 {
             client.write_all(GET.as_bytes()).await.unwrap();
@@ -115,7 +115,7 @@ async fn an_answer_that_the_socket_takes_in_pieces_comes_whole_and_hyper_sees_no
     let mut seen = [0; 1000];
     let ((), length) = within(async { tokio::join!(asking, requests.read(&mut seen)) }).await;
     assert_eq!(&seen[..length.unwrap()], b"GET /v2/ HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert!(!flow.is_between() && requests.lane.is_some());
+    assert!(!state.is_between() && requests.lane.is_some());
 }
 
 #[tokio::test]
@@ -171,8 +171,8 @@ async fn what_is_not_one_whole_request_closes_the_lane() {
     }
     // And what hyper reads beside an answer of its own.
     let (ours, mut client) = narrow_pair().await;
-    let (mut requests, flow) = requests(ours, LONG, lane(&dir).await);
-    flow.begin(false);
+    let (mut requests, state) = requests(ours, LONG, lane(&dir).await);
+    state.begin(false);
     client.write_all(GET.as_bytes()).await.unwrap();
     let mut seen = [0; 1000];
     assert_eq!(within(requests.read(&mut seen)).await.unwrap(), GET.len());
@@ -184,12 +184,12 @@ async fn the_clock_runs_from_the_end_of_an_answer_though_nobody_reads() {
     let (ours, mut client) = narrow_pair().await;
     client.write_all(b"GET /").await.unwrap();
     ours.readable().await.unwrap();
-    let (mut requests, flow) = requests(ours, Duration::from_millis(10), None);
+    let (mut requests, state) = requests(ours, Duration::from_millis(10), None);
     // What is there at the first look needs no clock.
     assert_eq!(requests.read(&mut [0; 100]).await.unwrap(), 5);
-    let number = flow.begin(false);
+    let number = state.begin(false);
     requests.write_all(b"answer").await.unwrap();
-    flow.over(number);
+    state.over(number);
     let mut flushed = false;
     let woken = poll_fn(|cx| {
         if std::mem::replace(&mut flushed, true) {
@@ -204,11 +204,11 @@ async fn the_clock_runs_from_the_end_of_an_answer_though_nobody_reads() {
 
 #[test]
 fn an_answer_that_ends_late_does_not_end_the_next() {
-    let flow = Flow::new(AHEAD_BYTES);
-    let (first, second) = (flow.begin(false), flow.begin(false));
-    flow.over(first);
-    assert!(!flow.flushed() && !flow.is_between());
-    flow.over(second);
-    assert!(!flow.is_between());
-    assert!(flow.flushed() && flow.is_between() && !flow.flushed());
+    let state = Http1State::new(AHEAD_BYTES);
+    let (first, second) = (state.begin(false), state.begin(false));
+    state.over(first);
+    assert!(!state.flushed() && !state.is_between());
+    state.over(second);
+    assert!(!state.is_between());
+    assert!(state.flushed() && state.is_between() && !state.flushed());
 }

@@ -2,8 +2,8 @@
 
 use std::future::poll_fn;
 
-use super::body::AnswerBody;
-use super::http1_state::{AHEAD_BYTES, Flow};
+use super::body::Http1ResponseBody;
+use super::http1_state::{AHEAD_BYTES, Http1State};
 use super::*;
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn an_upload_that_stands_still_is_answered_and_cut() {
     let running = Running::start(ConnectionLimits { stall_timeout: SOON, ..LIMITS }, None);
     let mut stream = running.connect().await;
     send(&mut stream, "PUT /length HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").await;
-    // The client goes, too, once it has its answer: else the server would read away for its five seconds.
+    // The client goes, too, once it has its answer: else the server would discard for its five seconds.
     assert_eq!(read_answer(&mut stream).await, "stalled");
     stream.shutdown().await.unwrap();
     assert_eq!(read_to_end(&mut stream).await, "");
@@ -220,10 +220,10 @@ async fn what_came_over_tls_before_its_connection_broke_is_not_lost() {
 
 #[tokio::test]
 async fn hyper_takes_no_more_of_an_answer_than_a_little_ahead_of_the_socket() {
-    let flow = Arc::new(Flow::new(AHEAD_BYTES));
+    let state = Arc::new(Http1State::new(AHEAD_BYTES));
     let (events, _dropped) = mpsc::unbounded_channel();
-    let number = flow.begin(false);
-    let mut body = AnswerBody { body: Flood(events), flow: Arc::clone(&flow), number };
+    let number = state.begin(false);
+    let mut body = Http1ResponseBody { body: Flood(events), state: Arc::clone(&state), number };
     for _ in 0..3 {
         let taken = poll_fn(|cx| {
             let mut taken = 0;
@@ -233,8 +233,8 @@ async fn hyper_takes_no_more_of_an_answer_than_a_little_ahead_of_the_socket() {
             Poll::Ready(taken)
         });
         assert_eq!(taken.await, 256 << 10);
-        assert!(flow.go_on(), "nobody asks for more");
-        assert!(!flow.go_on(), "asked for twice");
+        assert!(state.go_on(), "nobody asks for more");
+        assert!(!state.go_on(), "asked for twice");
     }
 }
 

@@ -94,7 +94,7 @@ async fn who_writes_until_nothing_goes_finds_the_answer() {
     let piece = vec![b'x'; MIB];
     let mut sent = 0;
     loop {
-        // Lets the server read away what there is; afterwards a write that has to wait waits for nothing but time.
+        // Lets the server discard what there is; afterwards a write that has to wait waits for nothing but time.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -126,7 +126,7 @@ async fn an_unreadable_head_is_answered_too() {
 }
 
 #[tokio::test]
-async fn on_http2_the_rest_is_read_away() {
+async fn on_http2_the_rest_is_discarded() {
     let files = TlsFiles::new();
     let running = Running::start(LIMITS, Some(files.load()));
     let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().build().unwrap();
