@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::blobs::accepted;
-use super::body::{Reading, RequestBody, blob_body, parts_body};
+use super::body::{CountedBody, Reading, blob_body, parts_body};
 use super::call::Call;
 use super::content::{CONTENT_DIGEST, Content, Piece, text};
 use super::error::ApiError;
@@ -84,7 +84,7 @@ pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, reference: &Referen
 
 pub(super) async fn put(
     call: &Call<'_>,
-    body: &mut RequestBody,
+    body: &mut CountedBody,
     repo: &RepoName,
     reference: &Reference,
 ) -> Result<Response, ApiError> {
@@ -152,7 +152,7 @@ fn tags_to_move(call: &Call<'_>, reference: &Reference) -> Result<Vec<Tag>, ApiE
 /// The whole body, and the room that it has if it is large.
 async fn read_whole(
     call: &Call<'_>,
-    body: &mut RequestBody,
+    body: &mut CountedBody,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     let limit = call.settings.manifest_max_bytes;
     let too_large = || {

@@ -52,7 +52,7 @@ pub use limits::{GateSizes, OPEN_UPLOADS, most_at_once};
 pub use route::is_route;
 
 use self::access::Base;
-use self::body::{Reading, RequestBody, ResponseBody};
+use self::body::{CountedBody, Reading, ResponseBody};
 use self::call::{Call, Entrance, query_values};
 use self::error::ApiError;
 use self::exchange::{Exchange, Outcome};
@@ -210,7 +210,7 @@ impl http_body::Body for AnswerBody {
 /// Answers, whatever happens: a panic is a fault of ours and not the end of the connection.
 async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Response<AnswerBody> {
     let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
-    let (mut body, progress) = RequestBody::new(body, Arc::clone(&peer.stream));
+    let (mut body, progress) = CountedBody::new(body, Arc::clone(&peer.stream));
     let route = Route::parse(parts.uri.path());
     let mut exchange = Exchange::begin(&app, &parts, &peer, route.as_ref().ok(), Arc::clone(&progress));
 
@@ -239,7 +239,7 @@ async fn answer(
     parts: &http::request::Parts,
     peer: &Peer,
     route: Result<Route, ApiError>,
-    body: &mut RequestBody,
+    body: &mut CountedBody,
     exchange: &mut Exchange,
 ) -> Outcome {
     let base = Base::of(parts, peer)?;
@@ -314,7 +314,7 @@ async fn answer(
 }
 
 /// One handler for each route and method; `access::action` has let nothing else through.
-async fn handle(call: &Call<'_>, body: &mut RequestBody, route: &Route) -> Outcome {
+async fn handle(call: &Call<'_>, body: &mut CountedBody, route: &Route) -> Outcome {
     let method = call.method;
     match route {
         Route::Root | Route::Token | Route::Base => {
@@ -359,7 +359,7 @@ fn root(app: &App, method: &Method) -> Outcome {
 }
 
 /// Reads the little that is left of a body nobody wanted. A client that waits for `100 Continue` has sent none.
-async fn read_away(body: &mut RequestBody, headers: &http::HeaderMap) {
+async fn read_away(body: &mut CountedBody, headers: &http::HeaderMap) {
     let little = body.size_hint().upper().is_some_and(|left| left <= READ_AWAY_BYTES);
     if little && !headers.contains_key(EXPECT) {
         let rest = async { while let Some(Ok(_)) = body.frame().await {} };

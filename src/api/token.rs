@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use serde_json::json;
 
 use super::access::{in_log, refuse_sign_in};
-use super::body::RequestBody;
+use super::body::CountedBody;
 use super::call::query_values;
 use super::error::ApiError;
 use super::manifests::json_response;
@@ -43,7 +43,7 @@ pub(super) async fn answer(
     method: &Method,
     headers: &HeaderMap,
     query: Option<&str>,
-    body: &mut RequestBody,
+    body: &mut CountedBody,
     from: IpAddr,
 ) -> Answer {
     let refused = |error| Answer { response: Err(error), who: None, failure: None, named: None };
@@ -111,7 +111,7 @@ fn issue(auth: &Authenticator, who: &Identity, scopes: &[String]) -> Result<Resp
 ///
 /// # Errors
 /// 400 if it is no form, 413 if it is longer, 408 if it does not come in time.
-async fn read_form(headers: &HeaderMap, body: &mut RequestBody) -> Result<String, ApiError> {
+async fn read_form(headers: &HeaderMap, body: &mut CountedBody) -> Result<String, ApiError> {
     let refused = |status: StatusCode, why: &'static str| {
         ApiError::new(ErrorCode::Unsupported, format!("a POST to the token service {why}")).with_status(status)
     };

@@ -7,7 +7,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
 
-use super::body::RequestBody;
+use super::body::CountedBody;
 use super::call::Call;
 use super::content::{CONTENT_DIGEST, text};
 use super::error::ApiError;
@@ -23,7 +23,7 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const MOST_CHUNKS: usize = 128;
 
 /// POST: a mount, a whole blob, or the beginning of an upload.
-pub(super) async fn begin(call: &Call<'_>, body: &mut RequestBody, repo: &RepoName) -> Result<Response, ApiError> {
+pub(super) async fn begin(call: &Call<'_>, body: &mut CountedBody, repo: &RepoName) -> Result<Response, ApiError> {
     // A digest that is none is a blob that nobody has.
     if let Some(digest) = call.query("mount").and_then(|text| parse_digest(&text).ok())
         && mount(call, repo, digest).await?
@@ -89,7 +89,7 @@ async fn mount(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<bool,
 /// PATCH: a chunk, or the whole of a streamed upload.
 pub(super) async fn append(
     call: &Call<'_>,
-    body: &mut RequestBody,
+    body: &mut CountedBody,
     repo: &RepoName,
     id: UploadId,
 ) -> Result<Response, ApiError> {
@@ -103,7 +103,7 @@ pub(super) async fn append(
 /// PUT: the last chunk, if there is one, and the digest of the whole.
 pub(super) async fn finish(
     call: &Call<'_>,
-    body: &mut RequestBody,
+    body: &mut CountedBody,
     repo: &RepoName,
     id: UploadId,
 ) -> Result<Response, ApiError> {
@@ -186,7 +186,7 @@ fn chunk_length(call: &Call<'_>, repo: &RepoName, session: &UploadSession) -> Re
 }
 
 /// Streams the body into the upload; with `length`, exactly so many bytes. What came before a failure stays.
-async fn append_all(session: &mut UploadSession, body: &mut RequestBody, length: Option<u64>) -> Result<(), ApiError> {
+async fn append_all(session: &mut UploadSession, body: &mut CountedBody, length: Option<u64>) -> Result<(), ApiError> {
     let mut left = length;
     let mut batch: Vec<Bytes> = Vec::new();
     let mut batched = 0;

@@ -32,13 +32,13 @@ impl RequestProgress {
 }
 
 /// A request's body that counts.
-pub(in crate::api) struct RequestBody {
+pub(in crate::api) struct CountedBody {
     inner: Body,
     progress: Arc<RequestProgress>,
     stream: Arc<Stream>,
 }
 
-impl RequestBody {
+impl CountedBody {
     /// `stream`: what it comes in on; while a frame is waited for the client is to move.
     pub(in crate::api) fn new(inner: Body, stream: Arc<Stream>) -> (Self, Arc<RequestProgress>) {
         let progress = Arc::new(RequestProgress::default());
@@ -48,7 +48,7 @@ impl RequestBody {
     }
 }
 
-impl http_body::Body for RequestBody {
+impl http_body::Body for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
