@@ -23,7 +23,7 @@ use crate::auth::{Action, SignIn};
 use crate::clock::{self, Timestamp};
 use crate::mode::{How, Mode};
 use crate::oci::{Digest, RepoName};
-use crate::serve::{Peer, Standing};
+use crate::serve::{Early, EarlyAnswer, EarlyConnection, Peer, Standing};
 use crate::telemetry::{self, AccessRecord, ContentKind};
 
 /// Headers of a request; one with more is left to the general way.
@@ -43,9 +43,8 @@ impl FastPath {
         Self(app)
     }
 
-    /// The fast path of one connection, for heads of at most `max_head` bytes; none for a proxy that is trusted to speak
-    /// for others.
-    pub(crate) fn lane(&self, peer: &Peer, max_head: usize) -> Option<FastLane> {
+    /// As [`EarlyAnswer::on_connection`]. None for a proxy that is trusted to speak for others.
+    fn lane(&self, peer: &Peer, max_head: usize) -> Option<FastLane> {
         (!peer.trusted_proxy).then(|| FastLane {
             app: self.0.clone(),
             address: peer.address.ip(),
@@ -53,14 +52,20 @@ impl FastPath {
             standing: Some(peer.standing.clone()),
             sign_in: None,
             host: Vec::new(),
-            answered: Instant::now(),
+            answered_at: Instant::now(),
         })
     }
 }
 
-/// The fast path of one connection: what it remembers of the request before.
+impl EarlyAnswer for FastPath {
+    fn on_connection(&self, peer: &Peer, max_head_bytes: usize) -> Option<Box<dyn EarlyConnection>> {
+        Some(Box::new(self.lane(peer, max_head_bytes)?))
+    }
+}
+
+/// The fast path of one connection, with what it remembers of the request before.
 #[derive(Debug)]
-pub(crate) struct FastLane {
+struct FastLane {
     app: App,
     address: IpAddr,
     max_head: usize,
@@ -70,43 +75,29 @@ pub(crate) struct FastLane {
     /// A `Host` header that is an authority.
     host: Vec<u8>,
     /// When the last answer was ready.
-    answered: Instant,
+    answered_at: Instant,
 }
 
-/// What is to be done with bytes that came in between two requests.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// They were one request, and this is its answer's body; the head is in the buffer.
-    Answered(Bytes),
-    /// They are the whole head of one request without a body, and the service has to answer it.
-    Request,
-    /// Anything else: where the next request begins can't be told.
-    Other,
-}
-
-impl FastLane {
-    /// When the last answer was ready.
-    pub(crate) const fn answered(&self) -> Instant {
-        self.answered
+impl EarlyConnection for FastLane {
+    fn answered_at(&self) -> Instant {
+        self.answered_at
     }
 
-    /// Answers the request that `received` is, if it is one that memory answers. Counts and logs it then, and leaves
-    /// the head of the answer in `head`. Waits for nothing.
-    pub(crate) fn answer(&mut self, received: &[u8], head: &mut Vec<u8>) -> Verdict {
+    fn answer(&mut self, received: &[u8], head: &mut Vec<u8>) -> Early {
         let started = Instant::now();
         let mut room = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut room);
         match request.parse(received) {
             Ok(httparse::Status::Complete(length)) if length == received.len() && length <= self.max_head => {}
-            _ => return Verdict::Other,
+            _ => return Early::Other,
         }
         let method = match request.method {
             Some("GET") => telemetry::Method::Get,
             Some("HEAD") => telemetry::Method::Head,
-            _ => return Verdict::Other,
+            _ => return Early::Other,
         };
         if request.version != Some(1) {
-            return Verdict::Other;
+            return Early::Other;
         }
         let wanted = match Wanted::of(request.headers) {
             Ok(wanted) => wanted,
@@ -114,11 +105,13 @@ impl FastLane {
         };
         let target = request.path.unwrap_or_default();
         match self.find(method, target, &wanted) {
-            Some(found) => Verdict::Answered(self.respond(&found, &wanted, started, head)),
-            None => Verdict::Request,
+            Some(found) => Early::Answered(self.respond(&found, &wanted, started, head)),
+            None => Early::Request,
         }
     }
+}
 
+impl FastLane {
     fn find<'a>(&mut self, method: telemetry::Method, target: &'a str, wanted: &Wanted<'_>) -> Option<Found<'a>> {
         let mode = self.app.0.mode.load();
         if matches!(**mode, Mode::Direct(_)) {
@@ -193,8 +186,8 @@ impl FastLane {
         found.write_head(&id, head);
         let is_head = found.method == telemetry::Method::Head;
         let body = if is_head { Bytes::new() } else { found.content.bytes.clone() };
-        self.answered = Instant::now();
-        self.account(found, wanted, &id, body.len() as u64, self.answered - started);
+        self.answered_at = Instant::now();
+        self.account(found, wanted, &id, body.len() as u64, self.answered_at - started);
         body
     }
 
@@ -245,7 +238,7 @@ impl<'a> Wanted<'a> {
     ///
     /// # Errors
     /// The verdict on a request that is not for the fast path.
-    fn of(headers: &[httparse::Header<'a>]) -> Result<Self, Verdict> {
+    fn of(headers: &[httparse::Header<'a>]) -> Result<Self, Early> {
         let mut wanted = Self::default();
         for header in headers {
             let is = |name: &str| header.name.eq_ignore_ascii_case(name);
@@ -254,16 +247,16 @@ impl<'a> Wanted<'a> {
                 10 if is("user-agent") => wanted.agent = wanted.agent.or(Some(header.value)),
                 13 if is("authorization") => wanted.authorization = wanted.authorization.or(Some(header.value)),
                 10 if is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive") => {
-                    return Err(Verdict::Request);
+                    return Err(Early::Request);
                 }
-                5 if is("range") => return Err(Verdict::Request),
-                8 if is("if-range") => return Err(Verdict::Request),
-                13 if is("if-none-match") => return Err(Verdict::Request),
+                5 if is("range") => return Err(Early::Request),
+                8 if is("if-range") => return Err(Early::Request),
+                13 if is("if-none-match") => return Err(Early::Request),
                 // A body, or a promise of one.
-                6 if is("expect") => return Err(Verdict::Other),
-                7 if is("upgrade") => return Err(Verdict::Other),
-                14 if is("content-length") => return Err(Verdict::Other),
-                17 if is("transfer-encoding") => return Err(Verdict::Other),
+                6 if is("expect") => return Err(Early::Other),
+                7 if is("upgrade") => return Err(Early::Other),
+                14 if is("content-length") => return Err(Early::Other),
+                17 if is("transfer-encoding") => return Err(Early::Other),
                 _ => {}
             }
         }
@@ -340,4 +333,4 @@ fn date(now: Timestamp) -> [u8; 29] {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

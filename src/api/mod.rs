@@ -43,9 +43,6 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 pub use fast::FastPath;
-#[cfg(test)]
-pub(crate) use fast::tests::fast_path;
-pub(crate) use fast::{FastLane, Verdict};
 pub use large::{PUSHED_MANIFEST_BYTES, RELAYED_MANIFEST_BYTES};
 pub use limits::{GateSizes, OPEN_UPLOADS, most_at_once};
 #[cfg(feature = "bench")]

@@ -27,6 +27,7 @@ use tower::{Service, ServiceExt};
 use super::ConnectionLimits;
 use super::admission::Guest;
 use super::body::{Http1ResponseBody, RequestBody, Rest};
+use super::early::EarlyAnswer;
 use super::handshake;
 use super::http1_state::{AHEAD_BYTES, AHEAD_TLS_BYTES, Http1State};
 use super::lingering_close::{Discard, LingeringClose};
@@ -39,7 +40,6 @@ use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
 use super::transport::Transport;
 use super::send_queue::SendQueue;
-use crate::api::FastPath;
 
 /// hyper's buffer per connection; a request's head lies in it whole.
 const H1_BUFFER: usize = MOST_BYTES;
@@ -56,8 +56,8 @@ const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a connection is served with.
 pub(super) struct Context<S> {
     pub(super) service: S,
-    /// What answers ahead of the service.
-    pub(super) fast: Option<FastPath>,
+    /// Answers ahead of the service.
+    pub(super) early: Option<Arc<dyn EarlyAnswer>>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) limits: ConnectionLimits,
     /// Decides which large answer is sent next.
@@ -129,16 +129,17 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let Context { service, fast, limits, receiving, stop, abort, guest, .. } = context;
+    let Context { service, early, limits, receiving, stop, abort, guest, .. } = context;
     let (address, stream) = (peer.address, Arc::clone(&peer.stream));
     let (buffer, ahead) = if peer.tls { (H1_TLS_BUFFER, AHEAD_TLS_BYTES) } else { (H1_BUFFER, AHEAD_BYTES) };
     let state = Arc::new(Http1State::new(ahead));
-    let lane = fast.filter(|_| limits.accelerate).and_then(|fast| fast.lane(&peer, limits.max_header_bytes));
+    let early = early.filter(|_| limits.accelerate);
+    let early = early.and_then(|early| early.on_connection(&peer, limits.max_header_bytes));
     let lingering = LingeringClose::new(transport, Arc::clone(&state), limits.linger_time);
     // Its timer is armed for the first head: what comes later is noticed late where that has longer.
     let first = limits.first_head_timeout.min(limits.header_timeout);
     let times = HeadTimes { first, next: limits.header_timeout };
-    let requests = Requests::new(lingering, Arc::clone(&state), times, lane, receiving.clone(), Arc::clone(&guest));
+    let requests = Requests::new(lingering, Arc::clone(&state), times, early, receiving.clone(), Arc::clone(&guest));
     let io = TokioIo::new(requests);
     let requests_state = Arc::clone(&state);
     let answer = service_fn(move |request: Request<Incoming>| {

@@ -19,12 +19,12 @@ use super::ConnectionLimits;
 use super::admission::{Admission, Place};
 use super::body::RequestBody;
 use super::connection::{self, Context, Ended};
+use super::early::EarlyAnswer;
 use super::listener::Listener;
 use super::receiving::Receiving;
 use super::stop::Stop;
 use super::tls::Tls;
 use super::send_queue::SendQueue;
-use crate::api::FastPath;
 
 /// Addresses of cut connections that are named; the rest is counted.
 const NAMED: usize = 100;
@@ -91,9 +91,14 @@ impl Server {
 
     /// Serves what comes in on `listener` until [`Server::drain`]. Must be called inside a tokio runtime; returns at
     /// once. A request whose service panics ends its own connection (HTTP/1) or stream (HTTP/2) and nothing else.
-    /// `fast`: what answers ahead of the service, on HTTP/1 and under [`ConnectionLimits::accelerate`].
-    pub fn listen<S, B>(&self, listener: Listener, tls: Option<Arc<Tls>>, service: S, fast: Option<FastPath>)
-    where
+    /// `early` answers ahead of the service, on HTTP/1 and under [`ConnectionLimits::accelerate`].
+    pub fn listen<S, B>(
+        &self,
+        listener: Listener,
+        tls: Option<Arc<Tls>>,
+        service: S,
+        early: Option<Arc<dyn EarlyAnswer>>,
+    ) where
         S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -113,7 +118,7 @@ impl Server {
                 let (tcp, peer, place) = accepted;
                 let context = Context {
                     service: service.clone(),
-                    fast: fast.clone(),
+                    early: early.clone(),
                     tls: tls.clone(),
                     limits: **inner.limits.load(),
                     send_queue: send_queue.clone(),

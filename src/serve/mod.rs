@@ -1,16 +1,16 @@
 //! Sockets, TLS, connections and their orderly end; knows nothing of registries.
 //!
 //! A [`Server`] is handed bound [`Listener`]s and a service per listener. It speaks HTTP/1.1 and, where TLS agrees on
-//! it, HTTP/2; it puts an [`Peer`] into the extensions of every request. It never looks into a
-//! request, never answers one by itself (hyper's own 400 and 431 for unreadable heads, and the 400 to who asks without TLS,
-//! apart), and writes no access log.
-//! What a listener was given to answer ahead of its service ([`crate::api::FastPath`]) gets heads as they came.
+//! it, HTTP/2; it puts a [`Peer`] into the extensions of every request. It never looks into a request, never answers one by
+//! itself (except with hyper's own 400 and 431 for unreadable heads, and a 400 to clients that ask without TLS), and writes
+//! no access log. A listener may be given an [`EarlyAnswer`], which gets heads as they came ahead of the service.
 
 mod admission;
 mod body;
 mod client_cert;
 mod connection;
 mod drain;
+mod early;
 mod file_io;
 mod handshake;
 mod handshake_failures;
@@ -38,6 +38,7 @@ use std::time::Duration;
 
 pub use body::{RequestBody, RequestBodyError};
 pub use drain::{Drained, Server};
+pub use early::{Early, EarlyAnswer, EarlyConnection};
 pub use handshake_failures::HandshakeFailures;
 pub use listener::{BindError, Listener, bind};
 pub use nofile::{OpenFiles, raise_open_files};
@@ -65,7 +66,7 @@ pub struct ConnectionLimits {
     pub max_header_bytes: usize,
     /// Requests at once on one HTTP/2 connection.
     pub max_streams: u32,
-    /// Whether the kernel sends files over plain connections, and whether the fast path answers.
+    /// Whether the kernel sends files over plain connections, and whether an [`EarlyAnswer`] is asked.
     pub accelerate: bool,
     /// Longest time for which input after a refused push is discarded; see `lingering_close`.
     pub linger_time: Duration,

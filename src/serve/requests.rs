@@ -1,13 +1,13 @@
 //! Where one request of an HTTP/1 connection ends and the next begins.
 //!
-//! Lies between hyper and the socket and sees of hyper what it needs: the service is called when a head was read
-//! ([`Http1State::begin`]), the answer's body is dropped when hyper has taken its last byte ([`Http1State::over`]), and hyper
-//! flushes the socket only when all it has is written. Between the last flush and the next head two things happen here:
-//! - the time that a head may take runs (hyper's own clock makes and removes a timer for every request);
-//! - a request that memory answers is answered on the spot, and hyper never sees it (`api::FastLane`).
+//! The I/O here lies between hyper and the socket and follows hyper by three facts: the service is called when a head was
+//! read ([`Http1State::begin`]), the response's body is dropped when hyper has taken its last byte ([`Http1State::over`]), and
+//! hyper flushes the socket only when it has written all it holds. Between the last flush and the next head two things happen:
+//! - the time for a head runs (hyper's own clock makes and removes a timer for every request);
+//! - an [`EarlyConnection`] may answer a request on the spot, and hyper never sees it.
 //!
-//! The second is safe because hyper then holds nothing of either direction: what was handed to it was exactly the head
-//! of one request without a body, or the lane is closed for good, and its answer was flushed.
+//! The second is safe because hyper then holds nothing of either direction. Its input was exactly the head of one request
+//! without a body, and the response to that was flushed. Input of any other kind ends early answers for the connection.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -21,10 +21,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::admission::{Guest, READ_BYTES};
+use super::early::{Early, EarlyConnection};
 use super::http1_state::Http1State;
 use super::lingering_close::LingeringClose;
 use super::receiving::{LEAST_READ_BYTES, Receiving};
-use crate::api::{FastLane, Verdict};
 
 /// The I/O of one HTTP/1 connection, as hyper gets it.
 #[derive(Debug)]
@@ -32,20 +32,20 @@ pub(super) struct Requests {
     io: LingeringClose,
     state: Arc<Http1State>,
     head_clock: HeadClock,
-    lane: Option<FastLane>,
+    early: Option<Box<dyn EarlyConnection>>,
     unsent: Unsent,
     receiving: Receiving,
     guest: Arc<Guest>,
-    /// Bytes came in that are not yet a whole head.
+    /// Bytes came in, and are not a whole head yet.
     in_head: bool,
 }
 
-/// How long heads may take.
+/// Time limits of heads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadTimes {
-    /// The first, and of a guest's later ones what follows their first byte.
+    /// For the first head, and for a guest's later ones from their first byte.
     pub(super) first: Duration,
-    /// Later ones, from the end of an answer.
+    /// For later heads, from the end of a response.
     pub(super) next: Duration,
 }
 
@@ -55,40 +55,40 @@ impl Requests {
         io: LingeringClose,
         state: Arc<Http1State>,
         times: HeadTimes,
-        lane: Option<FastLane>,
+        early: Option<Box<dyn EarlyConnection>>,
         receiving: Receiving,
         guest: Arc<Guest>,
     ) -> Self {
         let (head_clock, unsent) = (HeadClock::new(times), Unsent::default());
-        Self { io, state, head_clock, lane, unsent, receiving, guest, in_head: false }
+        Self { io, state, head_clock, early, unsent, receiving, guest, in_head: false }
     }
 
-    /// Answers what `received` asks for. `false`: it is hyper's.
+    /// Answers the request `received` early. `false`: it is hyper's.
     fn answer(&mut self, received: &[u8]) -> bool {
-        let Some(lane) = self.lane.as_mut() else { return false };
+        let Some(early) = self.early.as_mut() else { return false };
         let mut head = HEAD.take();
-        match lane.answer(received, &mut head) {
-            Verdict::Answered(body) => {
+        match early.answer(received, &mut head) {
+            Early::Answered(body) => {
                 self.state.answered();
-                self.unsent = Unsent { head, at: 0, body, open: true, out: Some(lane.answered().into()) };
+                self.unsent = Unsent { head, at: 0, body, open: true, out: Some(early.answered_at().into()) };
                 return true;
             }
-            Verdict::Request => {
+            Early::Request => {
                 self.state.handed_over();
             }
-            Verdict::Other => self.lane = None,
+            Early::Other => self.early = None,
         }
         HEAD.set(head);
         false
     }
 
-    /// An answer is out, and the next request may begin.
+    /// Notes that a response is out, and the next request may begin.
     fn between(&mut self) {
         self.in_head = false;
         self.guest.end();
     }
 
-    /// Nothing more has come in for now of what is waited for: a head, or part of one.
+    /// Ready when the head, or the rest of a head, that is waited for is late.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.in_head && !self.guest.is_let_in() {
             self.head_clock.hurry();
@@ -96,7 +96,7 @@ impl Requests {
         self.head_clock.poll_late(cx)
     }
 
-    /// Reads, not much at once where nobody signed in yet: what is read lies in memory.
+    /// Reads; at most [`READ_BYTES`] at once where nobody signed in yet, as input lies in memory.
     fn poll_read_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let most = match self.guest.is_let_in() {
             true if buf.remaining() <= LEAST_READ_BYTES => return Pin::new(&mut self.io).poll_read(cx, buf),
@@ -106,7 +106,7 @@ impl Requests {
         Pin::new(&mut (&mut self.io).take(most as u64)).poll_read(cx, buf)
     }
 
-    /// Writes what is left of an answer; nothing else may be written or read before.
+    /// Writes the rest of an early answer; nothing else may be written or read before.
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unsent.open {
             if self.unsent.poll_out(&mut self.io, cx)?.is_pending() {
@@ -136,8 +136,8 @@ impl AsyncRead for Requests {
                 return Poll::Ready(Ok(()));
             }
             if !me.state.is_between() {
-                // hyper looks ahead: what it now holds is the beginning of a request that can't be told from here.
-                me.lane = None;
+                // hyper reads ahead: it now holds the beginning of a request whose end can't be told from here.
+                me.early = None;
             } else if me.answer(received) {
                 buf.set_filled(before);
                 continue;
@@ -180,7 +180,7 @@ impl AsyncWrite for Requests {
         if me.state.flushed() {
             me.head_clock.start(Instant::now());
             me.between();
-            // hyper does not read again before something comes in, so nobody else may ever poll it.
+            // The timer needs a waker now: hyper reads again only when something comes in, and nothing else polls it.
             let _ = me.head_clock.poll_late(cx);
         }
         Poll::Ready(Ok(()))
@@ -194,20 +194,20 @@ impl AsyncWrite for Requests {
 }
 
 thread_local! {
-    /// Heads are put together here; a connection keeps one only while its answer is not written.
+    /// The buffer for heads. A connection takes it, and keeps it only while its early answer is not written.
     static HEAD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// An answer of the fast lane on its way.
+/// An early answer on its way.
 #[derive(Debug, Default)]
 struct Unsent {
     head: Vec<u8>,
-    /// Bytes of the head that are written.
+    /// Bytes of the head written so far.
     at: usize,
     body: Bytes,
-    /// Until all is written and flushed.
+    /// Not all is written and flushed.
     open: bool,
-    /// When it was ready, if the socket took all of it at once.
+    /// When it was ready; `None` once the socket did not take all of it at once.
     out: Option<Instant>,
 }
 
@@ -221,7 +221,7 @@ impl Unsent {
         while self.at < self.head.len() || !self.body.is_empty() {
             let (head, io) = (&self.head[self.at..], Pin::new(&mut *io));
             let written = if self.body.is_empty() {
-                // Cheaper than a list with one part.
+                // `send` costs less than `writev` of one part.
                 ready!(io.poll_write(cx, head))?
             } else {
                 ready!(io.poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(&self.body)]))?
@@ -236,7 +236,7 @@ impl Unsent {
         Poll::Ready(Ok(()))
     }
 
-    /// The head's buffer, to be used again.
+    /// Ends it. Answers the head's buffer, emptied for the next use.
     fn end(&mut self) -> Vec<u8> {
         let mut head = std::mem::take(self).head;
         head.clear();
@@ -244,15 +244,15 @@ impl Unsent {
     }
 }
 
-/// How long the next head may take. One timer per connection, armed anew when it runs out and not with every request.
+/// The time limit of the next head. One timer per connection, re-armed when it runs out and not with every request.
 #[derive(Debug)]
 struct HeadClock {
     times: HeadTimes,
     deadline: Instant,
-    /// The head that is waited for has begun, and has a deadline of its own.
+    /// The head has begun, and has a deadline of its own.
     hurries: bool,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Whom the timer wakes.
+    /// The waker that the timer holds.
     waker: Option<Waker>,
 }
 
@@ -261,13 +261,13 @@ impl HeadClock {
         Self { times, deadline: Instant::now() + times.first, hurries: false, timer: None, waker: None }
     }
 
-    /// The last answer went out at `since`.
+    /// Starts the time: the last response went out at `since`.
     fn start(&mut self, since: Instant) {
         self.deadline = since + self.times.next;
         self.hurries = false;
     }
 
-    /// The head has begun.
+    /// Shortens the time: the head has begun.
     fn hurry(&mut self) {
         if std::mem::replace(&mut self.hurries, true) {
             return;
@@ -275,16 +275,16 @@ impl HeadClock {
         let deadline = Instant::now() + self.times.first;
         if deadline < self.deadline {
             self.deadline = deadline;
-            // One that is armed is armed for later.
+            // The armed timer would fire too late.
             (self.timer, self.waker) = (None, None);
         }
     }
 
-    /// To be polled while a head is waited for; ready when it is late.
+    /// Ready when the head is late. To be polled while it is waited for.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.deadline;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        // It wakes by itself, and is not asked again for every request.
+        // An armed timer wakes by itself: polling it for every request would cost a lock of the runtime's timers.
         if !timer.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Poll::Pending;
         }

@@ -253,8 +253,8 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     tasks.spawn(modes.clone().probe(stop.clone()));
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");
-        let fast = FastPath::new(app.clone());
-        registry.listen(socket, parts.tls.clone(), Edge::new(app.clone()), Some(fast));
+        let early = Arc::new(FastPath::new(app.clone()));
+        registry.listen(socket, parts.tls.clone(), Edge::new(app.clone()), Some(early));
     }
     for socket in admin_sockets {
         tracing::info!(listener = "admin", address = %socket.address(), tls = false, "listening");

@@ -18,14 +18,6 @@ use crate::telemetry::{AccessLog, Metrics};
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 const PATH: &str = "/v2/a/b/manifests/v1";
 
-/// The fast path of an open registry that has `manifest` in memory, under [`PATH`].
-pub(crate) async fn fast_path(dir: &TempDir, manifest: &str) -> FastPath {
-    let app = app(dir, manifest).await;
-    let mode = app.0.mode.load_full();
-    mode.manifest(&"a/b".parse().unwrap(), &"v1".parse().unwrap()).await.unwrap();
-    FastPath::new(app)
-}
-
 /// An open registry with one manifest, tagged `v1`.
 async fn app(dir: &TempDir, manifest: &str) -> App {
     app_with(dir, manifest, Vec::new()).await
@@ -85,19 +77,19 @@ async fn memory_answers_and_the_rest_is_left() {
     let mut ask = |text: &str| {
         let mut head = Vec::new();
         let verdict = lane.answer(text.as_bytes(), &mut head);
-        assert_eq!(head.is_empty(), !matches!(verdict, Verdict::Answered(_)));
+        assert_eq!(head.is_empty(), !matches!(verdict, Early::Answered(_)));
         verdict
     };
     let get = request("GET", PATH, "");
-    assert_eq!(ask(&get), Verdict::Request, "not in memory yet");
+    assert_eq!(ask(&get), Early::Request, "not in memory yet");
     let mode = app.0.mode.load_full();
     mode.manifest(&"a/b".parse().unwrap(), &"v1".parse().unwrap()).await.unwrap();
 
-    assert_eq!(ask(&get), Verdict::Answered(MANIFEST.into()));
-    assert_eq!(ask(&request("HEAD", PATH, "Accept: */*\r\n")), Verdict::Answered(Bytes::new()));
+    assert_eq!(ask(&get), Early::Answered(MANIFEST.into()));
+    assert_eq!(ask(&request("HEAD", PATH, "Accept: */*\r\n")), Early::Answered(Bytes::new()));
     let by_digest = format!("/v2/a/b/manifests/{}", Algorithm::Sha256.digest(MANIFEST.as_bytes()));
-    assert_eq!(ask(&request("GET", &by_digest, "")), Verdict::Answered(MANIFEST.into()));
-    assert_eq!(ask(&request("GET", &format!("{PATH}?ns=r.example%3A5001"), "")), Verdict::Answered(MANIFEST.into()));
+    assert_eq!(ask(&request("GET", &by_digest, "")), Early::Answered(MANIFEST.into()));
+    assert_eq!(ask(&request("GET", &format!("{PATH}?ns=r.example%3A5001"), "")), Early::Answered(MANIFEST.into()));
 
     for (target, headers) in [
         ("/v2/a/b/manifests/v2", ""),
@@ -109,7 +101,7 @@ async fn memory_answers_and_the_rest_is_left() {
         (&*format!("{PATH}?ns=a&n=1"), ""),
         ("http://h/v2/a/b/manifests/v1", ""),
     ] {
-        assert_eq!(ask(&request("GET", target, headers)), Verdict::Request, "{target} {headers}");
+        assert_eq!(ask(&request("GET", target, headers)), Early::Request, "{target} {headers}");
     }
     for text in [
         format!("{get}{get}"),
@@ -120,10 +112,10 @@ async fn memory_answers_and_the_rest_is_left() {
         get.replace("1.1", "1.0"),
         get.replace("Host: h", "Host h"),
     ] {
-        assert_eq!(ask(&text), Verdict::Other, "{text}");
+        assert_eq!(ask(&text), Early::Other, "{text}");
     }
-    assert_eq!(ask(&get.replace("Host: h\r\n", "")), Verdict::Request, "no host");
-    assert_eq!(ask(&get), Verdict::Answered(MANIFEST.into()));
+    assert_eq!(ask(&get.replace("Host: h\r\n", "")), Early::Request, "no host");
+    assert_eq!(ask(&get), Early::Answered(MANIFEST.into()));
 }
 
 #[tokio::test]
@@ -202,7 +194,7 @@ async fn a_connection_is_told_who_asks_on_it() {
         (&*format!("Authorization: {RIGHT}\r\n"), &[]),
     ] {
         let verdict = lane.answer(request("GET", PATH, headers).as_bytes(), &mut Vec::new());
-        assert_eq!(verdict, Verdict::Answered(MANIFEST.into()));
+        assert_eq!(verdict, Early::Answered(MANIFEST.into()));
         assert_eq!(told.take(), expected);
     }
 }
@@ -220,10 +212,10 @@ fn what_could_have_a_body_or_a_condition_is_not_for_the_fast_path() {
     for (name, value) in
         [("Content-Length", "0"), ("TRANSFER-ENCODING", "chunked"), ("expect", "x"), ("Upgrade", "h2c")]
     {
-        assert_eq!(verdict(name, value), Some(Verdict::Other), "{name}");
+        assert_eq!(verdict(name, value), Some(Early::Other), "{name}");
     }
     for (name, value) in [("Range", "bytes=0-1"), ("if-none-match", "*"), ("If-Range", "x"), ("Connection", "close")] {
-        assert_eq!(verdict(name, value), Some(Verdict::Request), "{name}");
+        assert_eq!(verdict(name, value), Some(Early::Request), "{name}");
     }
     for (name, value) in [("Accept", "*/*"), ("Connection", "Keep-Alive"), ("Accept-Encoding", "gzip")] {
         assert_eq!(verdict(name, value), None, "{name}");

@@ -3,27 +3,24 @@ use std::pin::pin;
 
 use futures_util::poll;
 use socket2::SockRef;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::super::early::EarlyAnswer as _;
+use super::super::early::tests::Canned;
 use super::super::http1_state::AHEAD_BYTES;
 use super::super::send_queue::SendQueue;
 use super::super::socket::Socket;
 use super::super::transport::Transport;
 use super::*;
-use crate::api::fast_path;
-use crate::serve::peer::{BodyTransport, Peer, Standing};
+use super::super::peer::{BodyTransport, Peer, Standing};
 
 const LONG: Duration = Duration::from_secs(60);
 const GET: &str = "GET /v2/a/b/manifests/v1 HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// An image index of a little less than 60 KiB.
-fn manifest() -> String {
-    let note = "x".repeat(60_000);
-    format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{{"a":"{note}"}}}}"#
-    )
+/// An answer of nearly 60 KiB, which no small socket buffer takes at once.
+fn body() -> String {
+    "x".repeat(60_000)
 }
 
 /// The two ends of a connection whose buffers are as small as the system lets them be.
@@ -38,15 +35,15 @@ async fn narrow_pair() -> (TcpStream, TcpStream) {
     (ours, TcpStream::from_std(client.into()).unwrap())
 }
 
-fn requests(ours: TcpStream, head_timeout: Duration, lane: Option<FastLane>) -> (Requests, Arc<Http1State>) {
+fn requests(ours: TcpStream, head_timeout: Duration, early: Option<Box<dyn EarlyConnection>>) -> (Requests, Arc<Http1State>) {
     let state = Arc::new(Http1State::new(AHEAD_BYTES));
     let io = LingeringClose::new(Transport::Plain(Socket::new(ours, LONG, &SendQueue::new(1))), Arc::clone(&state), LONG);
     let times = HeadTimes { first: head_timeout, next: head_timeout };
     let guest = Guest::alone();
-    (Requests::new(io, Arc::clone(&state), times, lane, Receiving::default(), guest), state)
+    (Requests::new(io, Arc::clone(&state), times, early, Receiving::default(), guest), state)
 }
 
-async fn lane(dir: &TempDir) -> Option<FastLane> {
+fn early() -> Option<Box<dyn EarlyConnection>> {
     let peer = Peer {
         address: "192.0.2.1:5000".parse().unwrap(),
         tls: false,
@@ -55,17 +52,17 @@ async fn lane(dir: &TempDir) -> Option<FastLane> {
         stream: Arc::default(),
         standing: Standing::default(),
     };
-    fast_path(dir, &manifest()).await.lane(&peer, 1000)
+    Canned::new("/v2/a/b/manifests/v1", &body()).on_connection(&peer, 1000)
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, work).await.expect("something that has to happen does not")
 }
 
-/// Reads one answer with the manifest as its body.
+/// Reads one answer with that body.
 async fn read_answer(client: &mut TcpStream) {
     let mut read = Vec::new();
-    while !read.ends_with(manifest().as_bytes()) {
+    while !read.ends_with(body().as_bytes()) {
         assert!(client.read_buf(&mut read).await.unwrap() > 0);
     }
     assert!(read.starts_with(b"HTTP/1.1 200 OK\r\n"));
@@ -73,9 +70,8 @@ async fn read_answer(client: &mut TcpStream) {
 
 #[tokio::test]
 async fn the_time_for_the_next_head_begins_when_a_slow_reader_has_the_answer() {
-    let dir = TempDir::new().unwrap();
     let (ours, mut client) = narrow_pair().await;
-    let (mut requests, _flow) = requests(ours, LONG, lane(&dir).await);
+    let (mut requests, _flow) = requests(ours, LONG, early());
     client.write_all(GET.as_bytes()).await.unwrap();
     let mut seen = [0; 1000];
     let mut reading = pin!(requests.read(&mut seen));
@@ -102,9 +98,8 @@ async fn the_time_for_the_next_head_begins_when_a_slow_reader_has_the_answer() {
 
 #[tokio::test]
 async fn an_answer_that_the_socket_takes_in_pieces_comes_whole_and_hyper_sees_nothing() {
-    let dir = TempDir::new().unwrap();
     let (ours, mut client) = narrow_pair().await;
-    let (mut requests, state) = requests(ours, LONG, lane(&dir).await);
+    let (mut requests, state) = requests(ours, LONG, early());
     let asking = async {
         for _ in 0..3 {
             client.write_all(GET.as_bytes()).await.unwrap();
@@ -115,15 +110,14 @@ async fn an_answer_that_the_socket_takes_in_pieces_comes_whole_and_hyper_sees_no
     let mut seen = [0; 1000];
     let ((), length) = within(async { tokio::join!(asking, requests.read(&mut seen)) }).await;
     assert_eq!(&seen[..length.unwrap()], b"GET /v2/ HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert!(!state.is_between() && requests.lane.is_some());
+    assert!(!state.is_between() && requests.early.is_some());
 }
 
 #[tokio::test]
 async fn whatever_hyper_writes_comes_after_the_answer_before() {
-    let dir = TempDir::new().unwrap();
     for close in [false, true] {
         let (ours, mut client) = narrow_pair().await;
-        let (mut requests, _) = requests(ours, LONG, lane(&dir).await);
+        let (mut requests, _) = requests(ours, LONG, early());
         client.write_all(GET.as_bytes()).await.unwrap();
         let half_sent = async {
             let mut seen = [0; 1000];
@@ -152,31 +146,30 @@ async fn whatever_hyper_writes_comes_after_the_answer_before() {
             read
         };
         let ((), read) = within(async { tokio::join!(ending, reading) }).await;
-        assert!(read.len() > manifest().len() && read.starts_with("HTTP/1.1 200 OK\r\n"));
-        assert!(read.ends_with(&(manifest() + if close { "" } else { "after" })));
+        assert!(read.len() > body().len() && read.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(read.ends_with(&(body() + if close { "" } else { "after" })));
     }
 }
 
 #[tokio::test]
-async fn what_is_not_one_whole_request_closes_the_lane() {
-    let dir = TempDir::new().unwrap();
+async fn bytes_that_are_not_one_whole_request_end_early_answers() {
     for text in [&GET[..20], &GET.repeat(2), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n"] {
         let (ours, mut client) = narrow_pair().await;
-        let (mut requests, _) = requests(ours, LONG, lane(&dir).await);
+        let (mut requests, _) = requests(ours, LONG, early());
         client.write_all(text.as_bytes()).await.unwrap();
         let mut seen = [0; 1000];
         let length = within(requests.read(&mut seen)).await.unwrap();
         assert_eq!(&seen[..length], text.as_bytes());
-        assert!(requests.lane.is_none());
+        assert!(requests.early.is_none());
     }
     // And what hyper reads beside an answer of its own.
     let (ours, mut client) = narrow_pair().await;
-    let (mut requests, state) = requests(ours, LONG, lane(&dir).await);
+    let (mut requests, state) = requests(ours, LONG, early());
     state.begin(false);
     client.write_all(GET.as_bytes()).await.unwrap();
     let mut seen = [0; 1000];
     assert_eq!(within(requests.read(&mut seen)).await.unwrap(), GET.len());
-    assert!(requests.lane.is_none());
+    assert!(requests.early.is_none());
 }
 
 #[tokio::test]

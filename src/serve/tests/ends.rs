@@ -1,9 +1,6 @@
 //! Requests that are sent ahead, and clients that shut their sending side: nobody loses an answer.
 
-use tempfile::TempDir;
-
 use super::*;
-use crate::api::fast_path;
 
 /// More than a socket holds, and than hyper reads: some of it lies unread when the connection is closed.
 const BEHIND: usize = 4 << 20;
@@ -60,21 +57,19 @@ async fn nor_over_tls() {
 }
 
 #[tokio::test]
-async fn nor_after_an_answer_from_memory() {
-    const MANIFEST: &str =
-        r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+async fn nor_after_an_early_answer() {
+    const EARLY: &str = "from memory";
     const PATH: &str = "/v2/a/b/manifests/v1";
-    let dir = TempDir::new().unwrap();
-    let running = Running::start_with(LIMITS, None, Some(fast_path(&dir, MANIFEST).await));
+    let running = Running::start_with(LIMITS, None, Some(Canned::new(PATH, EARLY)));
     for (next, answer) in malformed() {
         let good = format!("GET {PATH} HTTP/1.1\r\nHost: x\r\n\r\n");
-        // Answered by memory when it comes alone, and by the service together with what follows.
+        // Answered early when it comes alone, and by the service together with what follows.
         let mut stream = running.connect().await;
-        assert_eq!(get(&mut stream, PATH).await, MANIFEST);
+        assert_eq!(get(&mut stream, PATH).await, EARLY);
         let text = exchange(stream, format!("{good}{next}{}", "y".repeat(BEHIND))).await;
         assert!(text.contains(&format!("\r\n\r\n{PATH}")) && text.contains(answer), "{text}");
         let mut stream = running.connect().await;
-        assert_eq!(get(&mut stream, PATH).await, MANIFEST);
+        assert_eq!(get(&mut stream, PATH).await, EARLY);
         let text = exchange(stream, format!("{next}{}", "y".repeat(BEHIND))).await;
         assert!(text.starts_with(answer), "{text}");
     }
@@ -178,13 +173,11 @@ async fn also_if_the_answer_takes_its_time() {
 }
 
 #[tokio::test]
-async fn also_if_memory_answers() {
-    const MANIFEST: &str =
-        r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-    let dir = TempDir::new().unwrap();
-    let running = Running::start_with(LIMITS, None, Some(fast_path(&dir, MANIFEST).await));
+async fn also_of_an_early_answer() {
+    const EARLY: &str = "from memory";
+    let running = Running::start_with(LIMITS, None, Some(Canned::new("/v2/a/b/manifests/v1", EARLY)));
     let get = "GET /v2/a/b/manifests/v1 HTTP/1.1\r\nHost: x\r\n\r\n";
-    assert!(ask_and_shut(running.connect().await, get).await.ends_with(MANIFEST));
+    assert!(ask_and_shut(running.connect().await, get).await.ends_with(EARLY));
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 mod bounds;
 mod drain;
+mod early;
 mod ends;
-mod fast;
 mod guests;
 mod handshake;
 mod refused;
@@ -31,8 +31,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::early::tests::Canned;
 use super::*;
-use crate::api::FastPath;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -72,7 +72,7 @@ impl Running {
         Self::start_with(limits, tls, None)
     }
 
-    fn start_with(limits: ConnectionLimits, tls: Option<Arc<Tls>>, fast: Option<FastPath>) -> Self {
+    fn start_with(limits: ConnectionLimits, tls: Option<Arc<Tls>>, early: Option<Canned>) -> Self {
         let (events, received) = mpsc::unbounded_channel();
         let gate = Arc::new(Semaphore::new(0));
         let app = App { events, gate: Arc::clone(&gate) };
@@ -86,7 +86,7 @@ impl Running {
                 let app = app.clone();
                 async move { Ok::<_, Infallible>(app.answer(request).await) }
             }),
-            fast,
+            early.map(|canned| Arc::new(canned) as Arc<dyn EarlyAnswer>),
         );
         Self { server, address, events: received, gate }
     }
