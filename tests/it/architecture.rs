@@ -1,29 +1,93 @@
-//! The fences between the parts, held by a machine.
+//! The fences between the parts, held by a machine. `architecture/planted.rs` breaks each rule and sees it found.
+//!
+//! A new part is a row of [`MAY_USE`]; a directory in a part may have a row of its own (`store/contents`) and is then a part
+//! itself, which its parent may use and may be used by only as the rows say.
 
-use std::path::{Path, PathBuf};
+mod planted;
+mod rules;
+mod source;
 
-/// Which parts may use which (everyone may use `clock` and `telemetry`).
+use std::path::Path;
+
+use self::rules::{circles, crowded, fences, floors, named_badly, words};
+use self::source::Tree;
+
+/// The parts, from the ground up, and the parts that each may use. What may be used is also what may be re-exported.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("oci", &[]),
     ("clock", &[]),
-    ("telemetry", &[]),
-    ("fs", &[]),
-    ("store", &["fs", "oci"]),
-    ("upstream", &["oci"]),
-    ("auth", &["oci"]),
-    ("config", &["oci"]),
-    ("fetch", &["store", "upstream", "oci"]),
-    ("mode", &["store", "fetch", "upstream", "oci"]),
-    ("api", &["mode", "fetch", "upstream", "auth", "store", "oci"]),
-    ("serve", &["api", "mode"]),
-    ("checker", &["upstream", "oci"]),
-    ("pki", &["fs"]),
-    ("node_files", &["fs"]),
-    ("node_proxy", &["config", "serve"]),
-    ("node_config", &["config", "fs"]),
+    ("sys", &[]),
+    ("telemetry", &["clock"]),
+    ("serve", &["sys", "clock", "telemetry"]),
+    ("fs", &["sys", "clock", "telemetry"]),
+    ("store", &["fs", "oci", "sys", "clock", "telemetry"]),
+    ("upstream", &["oci", "clock", "telemetry"]),
+    ("auth", &["oci", "clock", "telemetry"]),
+    ("config", &["oci", "clock", "telemetry"]),
+    ("fetch", &["store", "upstream", "oci", "clock", "telemetry"]),
+    ("mode", &["store", "fetch", "upstream", "oci", "clock", "telemetry"]),
+    ("api", &["mode", "fetch", "upstream", "auth", "store", "serve", "oci", "sys", "clock", "telemetry"]),
+    ("checker", &["upstream", "oci", "clock", "telemetry"]),
+    ("pki", &["fs", "clock", "telemetry"]),
+    ("node_files", &["fs", "clock", "telemetry"]),
+    ("node_proxy", &["config", "serve", "clock", "telemetry"]),
+    ("node_config", &["config", "fs", "clock", "telemetry"]),
+    ("server", &["api", "auth", "config", "fetch", "mode", "serve", "store", "upstream", "oci", "clock", "telemetry"]),
+    (
+        "cli",
+        &[
+            "auth",
+            "checker",
+            "config",
+            "node_config",
+            "node_files",
+            "node_proxy",
+            "pki",
+            "server",
+            "store",
+            "upstream",
+            "sys",
+            "clock",
+            "telemetry",
+        ],
+    ),
+    ("lib", &[]),
+    ("main", &["cli"]),
 ];
 
-/// A word, and the only files in which it may stand.
+/// Circles of imports between files of one part that stand today. The list may only shrink: a circle that is gone, or has
+/// lost a file, is taken out or shortened here.
+const CIRCLES: &[&[&str]] = &[
+    &[
+        "api/access.rs",
+        "api/call.rs",
+        "api/content.rs",
+        "api/error.rs",
+        "api/exchange.rs",
+        "api/large.rs",
+        "api/limits.rs",
+        "api/route.rs",
+    ],
+    &["auth/own_key.rs", "auth/tokens.rs"],
+    &["config/docker_config.rs", "config/parse.rs", "config/rules.rs", "config/upstream.rs"],
+    &["fetch/fill.rs", "fetch/filler.rs", "fetch/fills.rs", "fetch/reader.rs"],
+    &["node_config/plan.rs", "node_config/state.rs"],
+    &[
+        "store/contents.rs",
+        "store/damage.rs",
+        "store/damage/examine.rs",
+        "store/layout.rs",
+        "store/lists.rs",
+        "store/manifests.rs",
+        "store/walk.rs",
+    ],
+    &["telemetry/access_log.rs", "telemetry/line.rs", "telemetry/logging.rs"],
+    &["telemetry/damage.rs", "telemetry/fetching.rs", "telemetry/metrics.rs", "telemetry/process.rs"],
+    &["upstream/endpoint.rs", "upstream/sign_in.rs", "upstream/token_server.rs"],
+    &["upstream/error.rs", "upstream/options.rs", "upstream/proxy.rs", "upstream/secrets.rs"],
+];
+
+/// A word, and the beginnings of the only paths in which it may stand.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe ", &["sys/"]),
     ("allow(unsafe_code", &["sys/"]),
@@ -41,77 +105,49 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("\"_tags\"", &["store/layout.rs"]),
 ];
 
-/// File names that say nothing.
+/// Names of files and directories that say nothing.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "common", "manager", "service", "models", "types", "misc"];
 
-fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+/// Most lines of a file, tests included.
+const MAX_LINES: usize = 500;
+
+fn tree() -> Tree {
+    let tree = Tree::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    assert!(tree.files().len() > 200, "the source is not where this test looks");
+    tree
 }
 
-fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            rust_files(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-/// Every source file by its path below `src`, without comments and without its tests.
-fn sources() -> Vec<(String, String)> {
-    let mut files = Vec::new();
-    rust_files(&source(), &mut files);
-    let mut sources: Vec<_> = files
-        .iter()
-        .map(|file| {
-            let name = file.strip_prefix(source()).unwrap().to_str().unwrap().to_owned();
-            let text = std::fs::read_to_string(file).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap();
-            let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-            (name, code)
-        })
-        .filter(|(name, _)| !name.ends_with("tests.rs") && !name.contains("/tests/"))
-        .collect();
-    sources.sort();
-    assert!(sources.len() > 40, "the source is not where this test looks");
-    sources
+#[track_caller]
+fn assert_none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn parts_use_only_what_they_may() {
-    let mut wrong = Vec::new();
-    for (file, code) in sources() {
-        let part = file.split(['/', '.']).next().unwrap();
-        let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == part) else { continue };
-        for (other, _) in MAY_USE {
-            let always = ["clock", "telemetry", part].contains(other) && part != "oci";
-            if !always && !allowed.contains(other) && code.contains(&format!("crate::{other}")) {
-                wrong.push(format!("{file} uses {other}"));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_none(&fences(&tree(), MAY_USE));
+}
+
+#[test]
+fn parts_stand_on_floors() {
+    assert_none(&floors(MAY_USE));
+}
+
+#[test]
+fn files_of_a_part_import_each_other_in_no_new_circle() {
+    assert_none(&circles(&tree(), MAY_USE, CIRCLES));
 }
 
 #[test]
 fn dangerous_words_stand_only_in_their_files() {
-    let mut wrong = Vec::new();
-    for (file, code) in sources() {
-        for (word, places) in ONLY_IN {
-            if code.contains(word) && !places.iter().any(|place| file.starts_with(place)) {
-                wrong.push(format!("{file} has {word:?}, which belongs in {places:?}"));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_none(&words(&tree(), ONLY_IN));
 }
 
 #[test]
 fn file_names_are_nouns_of_the_field() {
-    for (file, _) in sources() {
-        let stem = Path::new(&file).file_stem().unwrap().to_str().unwrap();
-        assert!(!EMPTY_NAMES.contains(&stem), "{file} says nothing");
-    }
+    assert_none(&named_badly(&tree(), EMPTY_NAMES));
+}
+
+#[test]
+fn files_are_short() {
+    assert_none(&crowded(&tree(), MAX_LINES));
 }
