@@ -241,7 +241,7 @@ pub(super) fn in_log(refusal: ApiError, failure: AuthFailure, named: Option<&str
 }
 
 fn header(value: &str) -> HeaderValue {
-    super::content::text(value)
+    super::headers::text(value)
 }
 
 #[cfg(test)]

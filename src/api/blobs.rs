@@ -8,8 +8,9 @@ use http::StatusCode;
 
 use super::body::{Reading, blob_body, parts_body};
 use super::call::Call;
-use super::content::{Content, OCTETS, Piece, want};
+use super::content::{Content, Piece, want};
 use super::error::ApiError;
+use super::headers::OCTETS;
 use super::limits::Gate;
 use crate::mode::{BlobContent, Served, ServedBlob};
 use crate::oci::{Digest, RepoName};

@@ -1,29 +1,24 @@
-//! An answer with content: conditional requests, ranges, and the headers every such answer carries.
+//! A response with content: conditional requests and ranges.
 
 use axum::body::Body;
 use axum::response::Response;
-use bytes::Bytes;
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::body::Parts;
 use super::error::ApiError;
+use super::headers::{self, text};
 use crate::mode::Want;
-use crate::oci::{ByteRange, Digest, ErrorCode, ManifestKind, RangeSet, RangeSpec};
+use crate::oci::{ByteRange, Digest, ErrorCode, RangeSet, RangeSpec};
 
-/// `Docker-Content-Digest`.
-pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-
-/// What a request wants of a content, before it is known what there is.
+/// The part of a content that a request asks for, before it is known whether there is any.
 pub(super) fn want(method: &Method, headers: &HeaderMap, digest: &Digest) -> Want {
-    let etag = digest.quoted();
-    Want { head: method == Method::HEAD || is_unchanged(headers, &etag), range: wanted_range(method, headers, &etag) }
+    let tag = digest.entity_tag();
+    let etag = tag.as_str();
+    Want { head: method == Method::HEAD || is_unchanged(headers, etag), range: wanted_range(method, headers, etag) }
 }
 
-/// The media type of every blob: what it is, its descriptor says.
-pub(super) const OCTETS: &str = "application/octet-stream";
-
-/// What is answered: the facts that decide status and headers.
+/// The facts of a content that decide status and headers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Content<'a> {
     pub(super) digest: Digest,
@@ -59,11 +54,10 @@ impl Content<'_> {
     pub(super) fn respond(
         self,
         method: &Method,
-        headers: &HeaderMap,
+        asked: &HeaderMap,
         body: impl FnOnce(Piece) -> Body,
     ) -> Result<Response, ApiError> {
-        let etag = self.digest.quoted();
-        let selection = self.select(method, headers, &etag)?;
+        let selection = self.select(method, asked, self.digest.entity_tag().as_str())?;
         let (status, piece) = match selection {
             Selection::NotModified => (StatusCode::NOT_MODIFIED, Piece::One(None)),
             Selection::Whole => (StatusCode::OK, Piece::One(self.size.map(ByteRange::whole))),
@@ -79,21 +73,15 @@ impl Content<'_> {
         *response.status_mut() = status;
         let out = response.headers_mut();
         out.reserve(10);
-        // One text for both: the digest is the tag without its quotes.
-        let etag = Bytes::from(etag);
-        out.insert(CONTENT_DIGEST, shared(etag.slice(1..etag.len() - 1)));
-        out.insert(ETAG, shared(etag));
-        out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        if status != StatusCode::NOT_MODIFIED {
-            out.insert(CONTENT_TYPE, media_type(self.media_type));
-        }
+        let media_type = (status != StatusCode::NOT_MODIFIED).then(|| headers::media_type(self.media_type));
+        headers::of_content(out, &self.digest, media_type);
         if let Some((content_type, length)) = parts {
             // Each part has its own Content-Range; the answer has none (RFC 9110, 15.3.7.2).
             out.insert(CONTENT_TYPE, text(&content_type));
-            out.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            headers::of_length(out, length);
         }
         if let (Some(range), Some(size)) = (range, self.size) {
-            out.insert(CONTENT_LENGTH, HeaderValue::from(range.len()));
+            headers::of_length(out, range.len());
             if status == StatusCode::PARTIAL_CONTENT {
                 out.insert(CONTENT_RANGE, text(&range.content_range(size)));
             }
@@ -163,28 +151,10 @@ fn names_etag(list: &str, etag: &str) -> bool {
     list.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-/// A header value of bytes that are ASCII without control characters by construction.
-fn shared(bytes: Bytes) -> HeaderValue {
-    HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-/// The media type as a header; the usual ones cost nothing.
-fn media_type(name: &str) -> HeaderValue {
-    ManifestKind::ALL
-        .iter()
-        .map(|kind| kind.as_str())
-        .chain([OCTETS])
-        .find(|known| *known == name)
-        .map_or_else(|| text(name), HeaderValue::from_static)
-}
-
-/// A header value of text that is ASCII without control characters by construction.
-pub(super) fn text(value: &str) -> HeaderValue {
-    HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
     use crate::oci::Algorithm;
 

@@ -9,7 +9,7 @@ use http::header::{AGE, ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use super::exchange::CACHE;
+use super::headers::CACHE;
 use crate::mode::{Absence, ModeError};
 use crate::oci::{Digest, ErrorCode};
 use crate::store::{Refusal, StoreError};
@@ -225,7 +225,7 @@ impl ApiError {
         match age {
             Some(age) => Self::new(code, message)
                 .with_header(AGE, HeaderValue::from(age.as_secs()))
-                .with_header(CACHE, HeaderValue::from_static(CacheOutcome::Stale.as_str())),
+                .with_header(CACHE.name, HeaderValue::from_static(CacheOutcome::Stale.as_str())),
             None => Self::new(code, message),
         }
     }

@@ -6,25 +6,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::response::Response;
-use http::header::{AGE, USER_AGENT};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Method, StatusCode};
 
 use super::App;
 use super::access::client_address;
 use super::body::{Finish, RequestProgress};
 use super::error::{ApiError, Origin};
+use super::headers::{REQUEST_ID, of_provenance};
 use super::limits::{Holder, Place};
 use super::route::Route;
 use crate::auth::{AuthFailure, Forbidden, Identity};
 use crate::mode::How;
 use crate::serve::{LetIn, Peer, Standing};
 use crate::telemetry::{self, AccessRecord, AuthFailureReason, CacheOutcome, ContentKind, InFlight};
-
-/// `X-Request-Id`.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// How an answer of modes Direct and Proxy came about; the words are those of the metrics.
-pub(super) const CACHE: HeaderName = HeaderName::from_static("d8-registry-cache");
 
 /// Longest id and user agent that are taken over into the log.
 const ID_CHARS: usize = 128;
@@ -63,7 +58,7 @@ impl Exchange {
         progress: Arc<RequestProgress>,
     ) -> Self {
         let readable = |value: &&HeaderValue| value.to_str().is_ok();
-        let id = parts.headers.get(REQUEST_ID).filter(|_| peer.trusted_proxy).filter(readable);
+        let id = parts.headers.get(REQUEST_ID.name).filter(|_| peer.trusted_proxy).filter(readable);
         let id = id.filter(|id| !id.is_empty() && id.len() <= ID_CHARS);
         let address = client_address(peer, &parts.headers);
         if peer.trusted_proxy {
@@ -168,11 +163,8 @@ impl Exchange {
 
     /// Says how the answer came about, in its headers and in the metrics.
     fn mark(&mut self, response: &mut Response, how: How) {
-        if let Some(age) = how.age {
-            response.headers_mut().insert(AGE, HeaderValue::from(age.as_secs()));
-        }
+        of_provenance(response.headers_mut(), how);
         let Some(outcome) = how.outcome else { return };
-        response.headers_mut().insert(CACHE, HeaderValue::from_static(outcome.as_str()));
         self.cache = Some(outcome);
         let kind = match self.route {
             Some(Route::Manifest(..)) => ContentKind::Manifest,

@@ -15,8 +15,8 @@ use http::HeaderValue;
 use memchr::memchr2;
 
 use super::access::authority;
-use super::content::OCTETS;
 use super::exchange::{AGENT_CHARS, Id};
+use super::headers::{self, OCTETS, Value};
 use super::route::{Route, last_part};
 use super::{App, namespace};
 use crate::auth::{Action, SignIn};
@@ -289,26 +289,13 @@ struct Content {
 
 impl Found<'_> {
     fn write_head(&self, id: &Id, head: &mut Vec<u8>) {
-        head.extend_from_slice(b"HTTP/1.1 200 OK\r\ndocker-content-digest: ");
-        let digest = head.len();
-        self.content.digest.write_to(head);
-        let digest = digest..head.len();
-        head.extend_from_slice(b"\r\netag: \"");
-        head.extend_from_within(digest);
-        head.extend_from_slice(b"\"\r\naccept-ranges: bytes\r\ncontent-type: ");
-        head.extend_from_slice(self.content.media_type.as_bytes());
-        if let Some(outcome) = self.how.outcome {
-            head.extend_from_slice(b"\r\nd8-registry-cache: ");
-            head.extend_from_slice(outcome.as_str().as_bytes());
-        }
-        head.extend_from_slice(b"\r\ndocker-distribution-api-version: registry/2.0\r\nx-request-id: ");
-        head.extend_from_slice(id.as_bytes());
-        if let Some(namespace) = &self.namespace {
-            head.extend_from_slice(b"\r\noci-namespace: ");
-            head.extend_from_slice(namespace.as_bytes());
-        }
-        head.extend_from_slice(b"\r\ncontent-length: ");
-        telemetry::decimal(head, self.content.bytes.len() as u64);
+        head.extend_from_slice(b"HTTP/1.1 200 OK");
+        headers::of_content(head, &self.content.digest, Some(Value::Fixed(self.content.media_type)));
+        headers::of_provenance(head, self.how);
+        headers::of_api(head, self.namespace.as_ref());
+        headers::of_request(head, Value::Ascii(id.as_bytes()));
+        headers::of_length(head, self.content.bytes.len() as u64);
+        // hyper adds the date on the slow path.
         head.extend_from_slice(b"\r\ndate: ");
         head.extend_from_slice(&date(self.now));
         head.extend_from_slice(b"\r\n\r\n");

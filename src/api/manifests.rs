@@ -14,8 +14,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::blobs::accepted;
 use super::body::{CountedBody, Reading, blob_body, parts_body};
 use super::call::Call;
-use super::content::{CONTENT_DIGEST, Content, Piece, text};
+use super::content::{Content, Piece};
 use super::error::ApiError;
+use super::headers::{CONTENT_DIGEST, text};
 use super::limits::Gate;
 use crate::mode::{BlobContent, Mode, ModeError, Served, ServedManifest, ServedManifestFacts};
 use crate::oci::{Algorithm, ByteRange, Digest, ErrorCode, Manifest, ManifestKind, Reference, RepoName, Tag};
@@ -111,7 +112,7 @@ pub(super) async fn put(
     *response.status_mut() = StatusCode::CREATED;
     let out = response.headers_mut();
     out.insert(LOCATION, text(&format!("/v2/{repo}/manifests/{digest}")));
-    out.insert(CONTENT_DIGEST, text(&digest.to_string()));
+    out.insert(CONTENT_DIGEST.name, text(&digest.to_string()));
     if let Some(subject) = subject {
         out.insert(OCI_SUBJECT, text(&subject.to_string()));
     }

@@ -13,6 +13,7 @@ mod content;
 mod error;
 mod exchange;
 mod fast;
+mod headers;
 mod large;
 mod limits;
 mod manifests;
@@ -36,7 +37,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderValue, Method, Request, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio_util::sync::CancellationToken;
@@ -61,9 +62,6 @@ use crate::mode::Mode;
 use crate::oci::ErrorCode;
 use crate::serve::Peer;
 use crate::telemetry::{AccessLog, Metrics};
-
-const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
-const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
 /// What is read away of a body that was not wanted, so that the connection can be used again.
 const READ_AWAY_BYTES: u64 = 64 * 1024;
@@ -378,12 +376,9 @@ fn head_of(response: Response) -> Response {
 fn decorate(response: &mut Response, path: &str, query: Option<&str>, exchange: &Exchange) {
     let headers = response.headers_mut();
     if path == "/v2" || path.starts_with("/v2/") {
-        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-        if let Some(namespace) = namespace(query) {
-            headers.insert(OCI_NAMESPACE, namespace);
-        }
+        headers::of_api(headers, namespace(query).as_ref());
     }
-    headers.insert(exchange::REQUEST_ID, exchange.id().clone());
+    headers::of_request(headers, headers::Value::Ready(exchange.id()));
 }
 
 /// The `ns` of a query, with which a client tells a mirror whose content it wants, to be said back in `OCI-Namespace`.
@@ -391,7 +386,7 @@ fn namespace(query: Option<&str>) -> Option<HeaderValue> {
     let query = query.filter(|query| query.contains("ns="));
     let namespace = query.and_then(|_| query_values(query, "ns").next()).filter(|namespace| namespace.len() <= 255)?;
     let authority = http::uri::Authority::try_from(namespace.as_bytes()).ok()?;
-    Some(content::text(authority.as_str()))
+    Some(headers::text(authority.as_str()))
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::call::Call;
-use super::content::text;
 use super::error::ApiError;
+use super::headers::text;
 use super::manifests::json_response;
 use crate::mode::Served;
 use crate::oci::{Digest, ManifestKind, RepoName};

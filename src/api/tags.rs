@@ -5,8 +5,8 @@ use http::header::LINK;
 use serde_json::json;
 
 use super::call::Call;
-use super::content::text;
 use super::error::ApiError;
+use super::headers::text;
 use super::manifests::json_response;
 use crate::mode::Served;
 use crate::oci::{ErrorCode, RepoName};

@@ -9,8 +9,8 @@ use http_body_util::BodyExt as _;
 
 use super::body::CountedBody;
 use super::call::Call;
-use super::content::{CONTENT_DIGEST, text};
 use super::error::ApiError;
+use super::headers::{CONTENT_DIGEST, text};
 use super::route::parse_digest;
 use crate::auth::Action;
 use crate::oci::{Algorithm, Digest, ErrorCode, RepoName, UploadId, UploadRange};
@@ -227,7 +227,7 @@ fn created(repo: &RepoName, digest: Digest) -> Response {
     *response.status_mut() = StatusCode::CREATED;
     let out = response.headers_mut();
     out.insert(LOCATION, text(&format!("/v2/{repo}/blobs/{digest}")));
-    out.insert(CONTENT_DIGEST, text(&digest.to_string()));
+    out.insert(CONTENT_DIGEST.name, text(&digest.to_string()));
     response
 }
 

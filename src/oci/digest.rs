@@ -152,7 +152,7 @@ impl Digest {
     }
 
     /// Writes the digest's text to the front of `out`.
-    fn write_text<'a>(&self, out: &'a mut [u8; TEXT_LEN]) -> &'a [u8] {
+    fn write_text<'a>(&self, out: &'a mut [u8]) -> &'a [u8] {
         let name = self.algorithm.as_str();
         let (front, hex) = out.split_at_mut(name.len() + 1);
         front[..name.len()].copy_from_slice(name.as_bytes());
@@ -161,15 +161,39 @@ impl Digest {
         &out[..length]
     }
 
-    /// Adds the digest's text to `out`.
-    pub(crate) fn write_to(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.write_text(&mut [0; TEXT_LEN]));
+    /// The entity tag of the content.
+    #[must_use]
+    pub fn entity_tag(&self) -> EntityTag {
+        let mut text = [b'"'; TEXT_LEN + 2];
+        let length = self.write_text(&mut text[1..]).len() + 2;
+        EntityTag { text, length }
+    }
+}
+
+/// A digest's text in quotes: the entity tag of its content (RFC 9110, 8.8.3). Allocates nothing.
+#[derive(Clone, Debug)]
+pub struct EntityTag {
+    text: [u8; TEXT_LEN + 2],
+    length: usize,
+}
+
+impl EntityTag {
+    /// The tag with its quotes.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        text_of(self.as_bytes())
     }
 
-    /// The digest in quotes: an entity tag (RFC 9110, 8.8.3).
+    /// The tag with its quotes, as bytes.
     #[must_use]
-    pub fn quoted(&self) -> String {
-        ["\"", text_of(self.write_text(&mut [0; TEXT_LEN])), "\""].concat()
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.length]
+    }
+
+    /// The digest's text: the tag without its quotes.
+    #[must_use]
+    pub fn digest(&self) -> &[u8] {
+        &self.text[1..self.length - 1]
     }
 }
 
@@ -329,6 +353,9 @@ mod tests {
             let algorithm = if short { Algorithm::Sha256 } else { Algorithm::Sha512 };
             let digest = Digest::from_bytes(algorithm, &raw[..algorithm.digest_len()]).unwrap();
             prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+            let (tag, text) = (digest.entity_tag(), digest.to_string());
+            prop_assert_eq!(tag.as_str(), format!("\"{text}\""));
+            prop_assert_eq!(tag.digest(), text.as_bytes());
         }
 
         #[test]

@@ -15,7 +15,7 @@ mod reference;
 mod tag;
 mod upload_id;
 
-pub use digest::{Algorithm, Digest, Hasher, HasherState, InvalidDigest};
+pub use digest::{Algorithm, Digest, EntityTag, Hasher, HasherState, InvalidDigest};
 pub use error_code::ErrorCode;
 pub use manifest::{Descriptor, InvalidManifest, Manifest};
 pub use media_type::{ManifestKind, is_foreign_layer};
