@@ -1,5 +1,6 @@
 //! One request and its answer, from the first byte to the last: what is counted, measured and logged of it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,6 +12,7 @@ use http::{HeaderValue, Method, StatusCode};
 
 use super::App;
 use super::access::client_address;
+use super::accounting::{Tally, Told, account, count_cache_answer, user_agent};
 use super::body::{Finish, RequestProgress};
 use super::error::{ApiError, Origin};
 use super::headers::{REQUEST_ID, of_provenance};
@@ -19,11 +21,10 @@ use super::route::Route;
 use crate::auth::{AuthFailure, Forbidden, Identity};
 use crate::mode::How;
 use crate::serve::{LetIn, Peer, Standing};
-use crate::telemetry::{self, AccessRecord, AuthFailureReason, CacheOutcome, ContentKind, InFlight};
+use crate::telemetry::{self, AuthFailureReason, CacheOutcome, InFlight};
 
-/// Longest id and user agent that are taken over into the log.
-const ID_CHARS: usize = 128;
-pub(super) const AGENT_CHARS: usize = 256;
+/// Longest id of a trusted proxy that is taken over, in bytes.
+const ID_BYTES: usize = 128;
 
 /// What came of a request.
 pub(super) type Outcome = Result<Response, ApiError>;
@@ -59,7 +60,7 @@ impl Exchange {
     ) -> Self {
         let readable = |value: &&HeaderValue| value.to_str().is_ok();
         let id = parts.headers.get(REQUEST_ID.name).filter(|_| peer.trusted_proxy).filter(readable);
-        let id = id.filter(|id| !id.is_empty() && id.len() <= ID_CHARS);
+        let id = id.filter(|id| !id.is_empty() && id.len() <= ID_BYTES);
         let address = client_address(peer, &parts.headers);
         if peer.trusted_proxy {
             peer.standing.speaks_for(address);
@@ -71,7 +72,7 @@ impl Exchange {
             method: parts.method.clone(),
             route: route.cloned(),
             address,
-            user_agent: parts.headers.get(USER_AGENT).filter(readable).cloned(),
+            user_agent: parts.headers.get(USER_AGENT).cloned(),
             user: None,
             failure: None,
             status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -166,13 +167,7 @@ impl Exchange {
         of_provenance(response.headers_mut(), how);
         let Some(outcome) = how.outcome else { return };
         self.cache = Some(outcome);
-        let kind = match self.route {
-            Some(Route::Manifest(..)) => ContentKind::Manifest,
-            Some(Route::Tags(_)) => ContentKind::Tags,
-            Some(Route::Referrers(..)) => ContentKind::Referrers,
-            _ => ContentKind::Blob,
-        };
-        self.app.0.metrics.cache_answer(kind, outcome);
+        count_cache_answer(&self.app, self.route.as_ref(), outcome);
     }
 
     fn log_fault(&self, error: &ApiError) {
@@ -204,43 +199,25 @@ impl Finish for Exchange {
             self.status = StatusCode::INTERNAL_SERVER_ERROR;
             self.error = Some(failure.to_owned());
         }
-        let whole = whole && failure.is_none();
-        let received = self.progress.received();
-        let duration = self.started.elapsed();
-        let metrics = &self.app.0.metrics;
-        metrics.request(
-            telemetry::Method::of(&self.method),
-            route_label(self.route.as_ref()),
-            self.status.as_u16(),
-            duration,
-        );
-        metrics.received(received);
-        metrics.sent(sent);
-        let important = self.is_important();
-        if !self.app.0.access_log.wants(self.status.as_u16(), important) {
-            return;
-        }
-        let reference = self.route.as_ref().and_then(Route::reference);
-        self.app.0.access_log.log(&AccessRecord {
+        let tally = Tally {
+            method: telemetry::Method::of(&self.method),
+            route: self.route.as_ref(),
+            status: self.status.as_u16(),
+            received: self.progress.received(),
+            sent,
+            duration: self.started.elapsed(),
+            important: self.is_important(),
+        };
+        account(&self.app, tally, || Told {
             id: text(&self.id),
             user: self.user.as_deref(),
             address: self.address,
             method: self.method.as_str(),
-            repository: self.route.as_ref().and_then(Route::repository).map(crate::oci::RepoName::as_str),
-            reference: reference.as_deref(),
-            status: self.status.as_u16(),
+            reference: self.route.as_ref().and_then(Route::reference).map(Cow::Owned),
             cache: self.cache,
-            received,
-            sent,
-            whole,
-            duration,
-            user_agent: self.user_agent.as_ref().map(|agent| {
-                let agent = text(agent);
-                // Readable text is ASCII: every byte is a character.
-                &agent[..agent.len().min(AGENT_CHARS)]
-            }),
+            whole: whole && failure.is_none(),
             error: self.error.as_deref(),
-            important,
+            user_agent: self.user_agent.as_ref().and_then(|agent| user_agent(agent.as_bytes())),
         });
     }
 }
@@ -280,20 +257,6 @@ impl Id {
 /// A value that was found readable.
 fn text(value: &HeaderValue) -> &str {
     value.to_str().unwrap_or_default()
-}
-
-const fn route_label(route: Option<&Route>) -> telemetry::Route {
-    match route {
-        Some(Route::Root | Route::Base) => telemetry::Route::Base,
-        Some(Route::Token) => telemetry::Route::Token,
-        Some(Route::Catalog) => telemetry::Route::Catalog,
-        Some(Route::Blob(..)) => telemetry::Route::Blob,
-        Some(Route::Uploads(_) | Route::Upload(..)) => telemetry::Route::Upload,
-        Some(Route::Manifest(..)) => telemetry::Route::Manifest,
-        Some(Route::Tags(_)) => telemetry::Route::Tags,
-        Some(Route::Referrers(..)) => telemetry::Route::Referrers,
-        None => telemetry::Route::Other,
-    }
 }
 
 const fn reason(failure: AuthFailure) -> AuthFailureReason {

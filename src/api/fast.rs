@@ -15,16 +15,17 @@ use http::HeaderValue;
 use memchr::memchr2;
 
 use super::access::authority;
-use super::exchange::{AGENT_CHARS, Id};
+use super::accounting::{self, Tally, Told, account, count_cache_answer};
+use super::exchange::Id;
 use super::headers::{self, OCTETS, Value};
 use super::route::{Route, last_part};
 use super::{App, namespace};
 use crate::auth::{Action, SignIn};
 use crate::clock::{self, Timestamp};
 use crate::mode::{How, Mode};
-use crate::oci::{Digest, RepoName};
+use crate::oci::Digest;
 use crate::serve::{Early, EarlyAnswer, EarlyConnection, Peer, Standing};
-use crate::telemetry::{self, AccessRecord, ContentKind};
+use crate::telemetry;
 
 /// Headers of a request; one with more is left to the general way.
 const MAX_HEADERS: usize = 32;
@@ -192,35 +193,21 @@ impl FastLane {
     }
 
     fn account(&self, found: &Found<'_>, wanted: &Wanted<'_>, id: &Id, sent: u64, duration: Duration) {
-        let (kind, route) = match found.route {
-            Route::Manifest(..) => (ContentKind::Manifest, telemetry::Route::Manifest),
-            _ => (ContentKind::Blob, telemetry::Route::Blob),
-        };
-        let metrics = &self.app.0.metrics;
+        let (method, route) = (found.method, Some(&found.route));
         if let Some(outcome) = found.how.outcome {
-            metrics.cache_answer(kind, outcome);
+            count_cache_answer(&self.app, route, outcome);
         }
-        metrics.request(found.method, route, 200, duration);
-        metrics.sent(sent);
-        if !self.app.0.access_log.wants(200, false) {
-            return;
-        }
-        self.app.0.access_log.log(&AccessRecord {
+        let tally = Tally { method, route, status: 200, received: 0, sent, duration, important: false };
+        account(&self.app, tally, || Told {
             id: id.as_str(),
             user: self.sign_in.as_ref().and_then(|sign_in| sign_in.who().user.as_deref()),
             address: self.address,
-            method: found.method.as_str(),
-            repository: found.route.repository().map(RepoName::as_str),
-            reference: last_part(found.path).map(|(_, reference)| reference),
-            status: 200,
+            method: method.as_str(),
+            reference: last_part(found.path).map(|(_, reference)| reference.into()),
             cache: found.how.outcome,
-            received: 0,
-            sent,
-            duration,
             whole: true,
             error: None,
-            user_agent: wanted.user_agent(),
-            important: false,
+            user_agent: wanted.agent.and_then(accounting::user_agent),
         });
     }
 }
@@ -261,12 +248,6 @@ impl<'a> Wanted<'a> {
             }
         }
         Ok(wanted)
-    }
-
-    /// For the log, as the general way takes it over.
-    fn user_agent(&self) -> Option<&'a str> {
-        let agent = self.agent.filter(|agent| agent.iter().all(|b| matches!(b, b' '..=b'~' | b'\t')))?;
-        std::str::from_utf8(&agent[..agent.len().min(AGENT_CHARS)]).ok()
     }
 }
 

@@ -5,6 +5,7 @@
 //! mode → an answer → `exchange`, which counts and logs when the answer's last byte is gone.
 
 mod access;
+mod accounting;
 pub mod admin;
 mod blobs;
 mod body;
