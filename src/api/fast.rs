@@ -1,10 +1,10 @@
-//! The fast path: reads that memory answers, from the bytes of the request to the bytes of the answer.
+//! The fast path: reads answered from memory, from the bytes of a request's head to the bytes of its response.
 //!
-//! Most requests of a cluster are GET and HEAD of manifests that are in memory, and for those the general way costs
-//! more than the answer: header maps, bodies and futures are made and dropped for some hundred bytes of text. Here the
-//! same decisions are taken by the same parts (`route`, `auth`, the mode, the metrics, the log) without them. What is
-//! not that simple - a body, a range, a condition, anything refused, anything not in memory - is left to the general
-//! way, so every error has one place. `tests/it/fast_path.rs` holds both ways against each other.
+//! Most requests of a cluster are GET and HEAD of manifests that are in memory. On the slow path these cost more than the
+//! answer: header maps, bodies and futures are made and dropped for some hundred bytes of text. The fast path takes the same
+//! decisions by the same parts (`route`, `auth`, the mode, `headers`, `accounting`) without them. Whatever is less simple - a
+//! body, a range, a condition, anything refused, anything not in memory - goes to the slow path, so every error has one
+//! place. `tests/it/fast_path.rs` holds the two paths against each other.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -27,13 +27,13 @@ use crate::oci::Digest;
 use crate::serve::{Early, EarlyAnswer, EarlyConnection, Peer, Standing};
 use crate::telemetry;
 
-/// Headers of a request; one with more is left to the general way.
+/// Most headers of a request; one with more goes to the slow path.
 const MAX_HEADERS: usize = 32;
 
-/// The largest answer. What is larger costs more than what is saved here.
+/// Most bytes of a response's body. Sending more costs so much that nothing is saved here.
 const MAX_BODY: usize = 64 * 1024;
 
-/// Makes the fast paths of connections. Cheap to clone.
+/// The fast path of a registry: an [`EarlyAnswer`]. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FastPath(App);
 
@@ -44,9 +44,10 @@ impl FastPath {
         Self(app)
     }
 
-    /// As [`EarlyAnswer::on_connection`]. None for a proxy that is trusted to speak for others.
-    fn lane(&self, peer: &Peer, max_head: usize) -> Option<FastLane> {
-        (!peer.trusted_proxy).then(|| FastLane {
+    /// As [`EarlyAnswer::on_connection`]. `None` for a proxy that is trusted to speak for others: its headers decide more than
+    /// is read here.
+    fn connection(&self, peer: &Peer, max_head: usize) -> Option<FastConnection> {
+        (!peer.trusted_proxy).then(|| FastConnection {
             app: self.0.clone(),
             address: peer.address.ip(),
             max_head,
@@ -60,26 +61,27 @@ impl FastPath {
 
 impl EarlyAnswer for FastPath {
     fn on_connection(&self, peer: &Peer, max_head_bytes: usize) -> Option<Box<dyn EarlyConnection>> {
-        Some(Box::new(self.lane(peer, max_head_bytes)?))
+        Some(Box::new(self.connection(peer, max_head_bytes)?))
     }
 }
 
-/// The fast path of one connection, with what it remembers of the request before.
+/// The fast path of one connection, with what it remembers of the last request.
 #[derive(Debug)]
-struct FastLane {
+struct FastConnection {
     app: App,
     address: IpAddr,
     max_head: usize,
-    /// To be told of the first sign-in; `None` once it was.
+    /// Is told of the first sign-in; `None` once it was.
     standing: Option<Standing>,
+    /// The last one, with the header that it came by.
     sign_in: Option<SignIn>,
-    /// A `Host` header that is an authority.
+    /// The last `Host` header that was an authority.
     host: Vec<u8>,
     /// When the last answer was ready.
     answered_at: Instant,
 }
 
-impl EarlyConnection for FastLane {
+impl EarlyConnection for FastConnection {
     fn answered_at(&self) -> Instant {
         self.answered_at
     }
@@ -100,35 +102,40 @@ impl EarlyConnection for FastLane {
         if request.version != Some(1) {
             return Early::Other;
         }
-        let wanted = match Wanted::of(request.headers) {
-            Ok(wanted) => wanted,
+        let request_head = match RequestHead::of(request.headers) {
+            Ok(request_head) => request_head,
             Err(verdict) => return verdict,
         };
         let target = request.path.unwrap_or_default();
-        match self.find(method, target, &wanted) {
-            Some(found) => Early::Answered(self.respond(&found, &wanted, started, head)),
+        match self.find(method, target, &request_head) {
+            Some(hit) => Early::Answered(self.respond(&hit, &request_head, started, head)),
             None => Early::Request,
         }
     }
 }
 
-impl FastLane {
-    fn find<'a>(&mut self, method: telemetry::Method, target: &'a str, wanted: &Wanted<'_>) -> Option<Found<'a>> {
+impl FastConnection {
+    fn find<'a>(
+        &mut self,
+        method: telemetry::Method,
+        target: &'a str,
+        request_head: &RequestHead<'_>,
+    ) -> Option<Hit<'a>> {
         let mode = self.app.0.mode.load();
         if matches!(**mode, Mode::Direct(_)) {
-            // It keeps nothing: looking would be work for every request of a mode that relays all of them.
+            // Direct keeps nothing in memory: a look would be wasted on every request.
             return None;
         }
         let (path, query) = match memchr2(b'?', b'%', target.as_bytes()) {
             None => (target, None),
-            // What is escaped in a path is read by the general way.
+            // An escaped path goes to the slow path.
             Some(at) => (&target[..at], Some(target[at..].strip_prefix('?')?)),
         };
-        if !self.is_authority(wanted.host?) {
+        if !self.is_authority(request_head.host?) {
             return None;
         }
         let namespace = match query {
-            // What containerd sends to a mirror; anything more is read by the general way.
+            // containerd's query to a mirror; any other goes to the slow path.
             Some(query) if query.starts_with("ns=") && !query.contains('&') => Some(namespace(Some(query))?),
             Some(_) => return None,
             None => None,
@@ -137,8 +144,8 @@ impl FastLane {
         let repo = route.repository()?;
         let now = clock::tick();
         let auth = &self.app.0.auth;
-        if !self.sign_in.as_ref().is_some_and(|before| auth.is_same(before, wanted.authorization, now)) {
-            self.sign_in = auth.sign_in(wanted.authorization, self.address);
+        if !self.sign_in.as_ref().is_some_and(|before| auth.is_same(before, request_head.authorization, now)) {
+            self.sign_in = auth.sign_in(request_head.authorization, self.address);
         }
         let who = self.sign_in.as_ref()?.who();
         auth.authorize(who, Action::Pull, Some(repo)).ok()?;
@@ -160,7 +167,7 @@ impl FastLane {
             }
             _ => return None,
         };
-        (content.bytes.len() <= MAX_BODY && how.age.is_none()).then_some(Found {
+        (content.bytes.len() <= MAX_BODY && how.age.is_none()).then_some(Hit {
             method,
             route,
             path,
@@ -171,7 +178,7 @@ impl FastLane {
         })
     }
 
-    /// Whether the `Host` header is an authority, as the general way wants it.
+    /// Whether the `Host` header is an authority, as on the slow path.
     fn is_authority(&mut self, host: &[u8]) -> bool {
         if self.host != host {
             if authority(host).is_none() {
@@ -182,19 +189,25 @@ impl FastLane {
         true
     }
 
-    fn respond(&mut self, found: &Found<'_>, wanted: &Wanted<'_>, started: Instant, head: &mut Vec<u8>) -> Bytes {
+    fn respond(
+        &mut self,
+        hit: &Hit<'_>,
+        request_head: &RequestHead<'_>,
+        started: Instant,
+        head: &mut Vec<u8>,
+    ) -> Bytes {
         let id = Id::new();
-        found.write_head(&id, head);
-        let is_head = found.method == telemetry::Method::Head;
-        let body = if is_head { Bytes::new() } else { found.content.bytes.clone() };
+        hit.write_head(&id, head);
+        let is_head = hit.method == telemetry::Method::Head;
+        let body = if is_head { Bytes::new() } else { hit.content.bytes.clone() };
         self.answered_at = Instant::now();
-        self.account(found, wanted, &id, body.len() as u64, self.answered_at - started);
+        self.account(hit, request_head, &id, body.len() as u64, self.answered_at - started);
         body
     }
 
-    fn account(&self, found: &Found<'_>, wanted: &Wanted<'_>, id: &Id, sent: u64, duration: Duration) {
-        let (method, route) = (found.method, Some(&found.route));
-        if let Some(outcome) = found.how.outcome {
+    fn account(&self, hit: &Hit<'_>, request_head: &RequestHead<'_>, id: &Id, sent: u64, duration: Duration) {
+        let (method, route) = (hit.method, Some(&hit.route));
+        if let Some(outcome) = hit.how.outcome {
             count_cache_answer(&self.app, route, outcome);
         }
         let tally = Tally { method, route, status: 200, received: 0, sent, duration, important: false };
@@ -203,43 +216,43 @@ impl FastLane {
             user: self.sign_in.as_ref().and_then(|sign_in| sign_in.who().user.as_deref()),
             address: self.address,
             method: method.as_str(),
-            reference: last_part(found.path).map(|(_, reference)| reference.into()),
-            cache: found.how.outcome,
+            reference: last_part(hit.path).map(|(_, reference)| reference.into()),
+            cache: hit.how.outcome,
             whole: true,
             error: None,
-            user_agent: wanted.agent.and_then(accounting::user_agent),
+            user_agent: request_head.agent.and_then(accounting::user_agent),
         });
     }
 }
 
-/// What counts of a request's headers; the first of each name, as everywhere.
+/// The headers of a request that count here; of each name the first, as on the slow path.
 #[derive(Default)]
-struct Wanted<'a> {
+struct RequestHead<'a> {
     host: Option<&'a [u8]>,
     authorization: Option<&'a [u8]>,
     agent: Option<&'a [u8]>,
 }
 
-impl<'a> Wanted<'a> {
-    /// Reads them.
+impl<'a> RequestHead<'a> {
+    /// Reads the headers.
     ///
     /// # Errors
-    /// The verdict on a request that is not for the fast path.
+    /// The verdict on a request that goes to the slow path.
     fn of(headers: &[httparse::Header<'a>]) -> Result<Self, Early> {
-        let mut wanted = Self::default();
+        let mut counted = Self::default();
         for header in headers {
             let is = |name: &str| header.name.eq_ignore_ascii_case(name);
             match header.name.len() {
-                4 if is("host") => wanted.host = wanted.host.or(Some(header.value)),
-                10 if is("user-agent") => wanted.agent = wanted.agent.or(Some(header.value)),
-                13 if is("authorization") => wanted.authorization = wanted.authorization.or(Some(header.value)),
+                4 if is("host") => counted.host = counted.host.or(Some(header.value)),
+                10 if is("user-agent") => counted.agent = counted.agent.or(Some(header.value)),
+                13 if is("authorization") => counted.authorization = counted.authorization.or(Some(header.value)),
                 10 if is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive") => {
                     return Err(Early::Request);
                 }
                 5 if is("range") => return Err(Early::Request),
                 8 if is("if-range") => return Err(Early::Request),
                 13 if is("if-none-match") => return Err(Early::Request),
-                // A body, or a promise of one.
+                // A body, or the promise of one.
                 6 if is("expect") => return Err(Early::Other),
                 7 if is("upgrade") => return Err(Early::Other),
                 14 if is("content-length") => return Err(Early::Other),
@@ -247,12 +260,12 @@ impl<'a> Wanted<'a> {
                 _ => {}
             }
         }
-        Ok(wanted)
+        Ok(counted)
     }
 }
 
-/// What a request asks for, found in memory.
-struct Found<'a> {
+/// A request whose content is in memory.
+struct Hit<'a> {
     method: telemetry::Method,
     route: Route,
     path: &'a str,
@@ -268,7 +281,7 @@ struct Content {
     bytes: Bytes,
 }
 
-impl Found<'_> {
+impl Hit<'_> {
     fn write_head(&self, id: &Id, head: &mut Vec<u8>) {
         head.extend_from_slice(b"HTTP/1.1 200 OK");
         headers::of_content(head, &self.content.digest, Some(Value::Fixed(self.content.media_type)));
@@ -283,7 +296,7 @@ impl Found<'_> {
     }
 }
 
-/// The `Date` header (RFC 9110, 5.6.7), made once a second.
+/// The `Date` header (RFC 9110, 5.6.7), formatted once a second on each thread.
 fn date(now: Timestamp) -> [u8; 29] {
     thread_local! {
         static LAST: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };

@@ -1,4 +1,4 @@
-//! The fast path and the general way give the same answers, counts and log lines.
+//! The fast path and the slow path give the same answers, counts and log lines.
 //!
 //! Two servers of the same content, one with `limits.acceleration: off`, are asked the same, byte for byte, on
 //! connections that live on from request to request.

@@ -1,4 +1,4 @@
-//! That the fast path answers at all: what it answers is held against the general way in `tests/it/fast_path.rs`.
+//! That the fast path answers at all. `tests/it/fast_path.rs` holds its answers against those of the slow path.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,10 +73,10 @@ fn request(method: &str, target: &str, headers: &str) -> String {
 async fn memory_answers_and_the_rest_is_left() {
     let dir = TempDir::new().unwrap();
     let app = app(&dir, MANIFEST).await;
-    let mut lane = FastPath::new(app.clone()).lane(&peer(false), 1000).unwrap();
+    let mut connection = FastPath::new(app.clone()).connection(&peer(false), 1000).unwrap();
     let mut ask = |text: &str| {
         let mut head = Vec::new();
-        let verdict = lane.answer(text.as_bytes(), &mut head);
+        let verdict = connection.answer(text.as_bytes(), &mut head);
         assert_eq!(head.is_empty(), !matches!(verdict, Early::Answered(_)));
         verdict
     };
@@ -119,9 +119,9 @@ async fn memory_answers_and_the_rest_is_left() {
 }
 
 #[tokio::test]
-async fn what_a_trusted_proxy_says_of_others_needs_the_general_way() {
+async fn what_a_trusted_proxy_says_of_others_goes_to_the_slow_path() {
     let dir = TempDir::new().unwrap();
-    assert!(FastPath::new(app(&dir, MANIFEST).await).lane(&peer(true), 1000).is_none());
+    assert!(FastPath::new(app(&dir, MANIFEST).await).connection(&peer(true), 1000).is_none());
 }
 
 /// Notes what it is told.
@@ -187,13 +187,13 @@ async fn a_connection_is_told_who_asks_on_it() {
         assert_eq!(told.take(), expected, "{trusted_proxy} {path} {authorization}");
     }
     // The fast path says it once.
-    let mut lane = FastPath::new(app).lane(&Peer { standing, ..peer(false) }, 1000).unwrap();
+    let mut connection = FastPath::new(app).connection(&Peer { standing, ..peer(false) }, 1000).unwrap();
     for (headers, expected) in [
         ("", &[][..]),
         (&*format!("Authorization: {RIGHT}\r\n"), &["signed in"]),
         (&*format!("Authorization: {RIGHT}\r\n"), &[]),
     ] {
-        let verdict = lane.answer(request("GET", PATH, headers).as_bytes(), &mut Vec::new());
+        let verdict = connection.answer(request("GET", PATH, headers).as_bytes(), &mut Vec::new());
         assert_eq!(verdict, Early::Answered(MANIFEST.into()));
         assert_eq!(told.take(), expected);
     }
@@ -208,7 +208,8 @@ fn dates_are_those_of_http() {
 
 #[test]
 fn what_could_have_a_body_or_a_condition_is_not_for_the_fast_path() {
-    let verdict = |name, value: &'static str| Wanted::of(&[httparse::Header { name, value: value.as_bytes() }]).err();
+    let verdict =
+        |name, value: &'static str| RequestHead::of(&[httparse::Header { name, value: value.as_bytes() }]).err();
     for (name, value) in
         [("Content-Length", "0"), ("TRANSFER-ENCODING", "chunked"), ("expect", "x"), ("Upgrade", "h2c")]
     {
