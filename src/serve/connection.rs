@@ -31,29 +31,29 @@ use super::early::EarlyAnswer;
 use super::handshake;
 use super::http1_state::{AHEAD_BYTES, AHEAD_TLS_BYTES, Http1State};
 use super::lingering_close::{Discard, LingeringClose};
-use super::receiving::{MOST_BYTES, Receiving};
 use super::peer::{BodyTransport, Peer, Standing, Stream, Watch};
+use super::receiving::{MOST_BYTES, Receiving};
 use super::requests::{HeadTimes, Requests};
+use super::send_queue::SendQueue;
 use super::socket::Socket;
 use super::stop::Stop;
 use super::streams::{StreamBody, Streams, TICKS, Verdict};
 use super::tls::Tls;
 use super::transport::Transport;
-use super::send_queue::SendQueue;
 
-/// hyper's buffer per connection; a request's head lies in it whole.
+/// Bytes of hyper's buffer per connection; a request's head lies in it whole.
 const H1_BUFFER: usize = MOST_BYTES;
 /// The same behind TLS. To decipher more at once would keep the worker from everything else.
 pub(super) const H1_TLS_BUFFER: usize = 256 * 1024;
-/// Window of one upload, and of all uploads on a connection: one paused upload must not stop the others.
+/// Window of one upload, in bytes. That of a connection is larger: one paused upload must not stop the others.
 pub(super) const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// What is queued per download; a slow reader holds so much memory, and less than one frame of its body more.
+/// Most bytes queued per download; one frame of its body may come on top. A slow reader costs this memory.
 pub(super) const H2_SEND_BUFFER: usize = 128 * 1024;
 const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a connection is served with.
+/// All that serving one connection takes.
 pub(super) struct Context<S> {
     pub(super) service: S,
     /// Answers ahead of the service.
@@ -62,13 +62,13 @@ pub(super) struct Context<S> {
     pub(super) limits: ConnectionLimits,
     /// Decides which large answer is sent next.
     pub(super) send_queue: SendQueue,
-    /// The bodies that come in.
+    /// The sum of the bodies that come in.
     pub(super) receiving: Receiving,
     /// Finish what runs, then close.
     pub(super) stop: Stop,
     /// Close now.
     pub(super) abort: CancellationToken,
-    /// Where the streams of HTTP/2 connections run.
+    /// Runs the streams of HTTP/2 connections.
     pub(super) streams: TaskTracker,
     /// The connection among the others.
     pub(super) guest: Arc<Guest>,
@@ -111,8 +111,14 @@ where
         () = context.stop.heard() => None,
     };
     let Some(accepted) = accepted else { return Ended::Orderly };
-    let peer =
-        Peer { address, tls: true, trusted_proxy: accepted.trusted_proxy, body_transport: BodyTransport::Copy, stream, standing };
+    let peer = Peer {
+        address,
+        tls: true,
+        trusted_proxy: accepted.trusted_proxy,
+        body_transport: BodyTransport::Copy,
+        stream,
+        standing,
+    };
     guest.shook_hands(accepted.http2, accepted.certificate_bytes);
     let transport = Transport::Tls(Box::new(accepted.stream));
     if accepted.http2 {
@@ -136,7 +142,7 @@ where
     let early = early.filter(|_| limits.accelerate);
     let early = early.and_then(|early| early.on_connection(&peer, limits.max_header_bytes));
     let lingering = LingeringClose::new(transport, Arc::clone(&state), limits.linger_time);
-    // Its timer is armed for the first head: what comes later is noticed late where that has longer.
+    // Its timer is armed for the first head, so a later head with less time would be noticed late.
     let first = limits.first_head_timeout.min(limits.header_timeout);
     let times = HeadTimes { first, next: limits.header_timeout };
     let requests = Requests::new(lingering, Arc::clone(&state), times, early, receiving.clone(), Arc::clone(&guest));
@@ -155,7 +161,7 @@ where
             request.extensions_mut().insert(peer);
             let Ok(mut response) = service.oneshot(request).await;
             if state.is_body_open() {
-                // What the client still sends would have to be read to find its next request.
+                // The next request begins behind the rest of this body, which nobody reads.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response.map(|body| Http1ResponseBody { body, state, number }))
@@ -164,12 +170,13 @@ where
     let mut connection = http1::Builder::new()
         // `Requests` has the clock.
         .header_read_timeout(None)
-        // Who shuts its sending side behind a whole request waits for the answer; in the middle of a body it is gone.
+        // A client that shuts its sending side after a whole request waits for the response; in the middle of a body it is
+        // gone.
         .half_close(true)
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(buffer.max(limits.max_header_bytes))
         .serve_connection(io, answer);
-    // The token comes first: an answer that is ready at the same moment then tells the client to come no more.
+    // The stop is polled first: a response that is ready at the same moment then tells the client to send no more.
     let ended = tokio::select! {
         biased;
         () = stop.heard() => None,
@@ -191,8 +198,8 @@ where
         }
     };
     if ended.as_ref().is_err_and(hyper::Error::is_parse) && state.is_between() {
-        // hyper has no answer to what came in, as to HTTP/2's preface, and does not end the connection in order: what was
-        // answered before would be lost.
+        // hyper has no response to this input, HTTP/2's preface for one, and does not close in order: the end of an earlier
+        // response would be lost.
         let mut io = connection.into_parts().io.into_inner();
         tokio::select! {
             _ = io.shutdown() => {}
@@ -247,7 +254,7 @@ where
             ended = connection.as_mut() => return closed(address, ended),
             () = stop.heard(), if !stopping => {
                 stopping = true;
-                // Nothing was ever asked here: the client's greeting may not even be in.
+                // Nothing was asked on it, and the client's preface may not even be in: hyper would wait for that.
                 if streams.begun() == 0 {
                     return Ended::Orderly;
                 }
@@ -282,8 +289,8 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
     target + authority + fields.sum::<usize>()
 }
 
-/// The slow clock of an HTTP/2 connection: HTTP/1's header timeout has no counterpart in hyper's HTTP/2, nor have
-/// bodies that nobody reads.
+/// The slow clock of an HTTP/2 connection. hyper's HTTP/2 has no header timeout, and no time limit for a body that the
+/// client does not read.
 struct Pace {
     ticks: tokio::time::Interval,
     idle_limit: u32,
@@ -324,7 +331,7 @@ impl Pace {
                 } else if self.idle_ticks == self.idle_limit {
                     Judgement::Retire
                 } else {
-                    // It was told, and has had a tick's time to go.
+                    // The client was told, and has had a tick's time to go.
                     Judgement::Close
                 }
             }
@@ -344,7 +351,7 @@ tokio::task_local! {
     static STREAM: Arc<Stream>;
 }
 
-/// Runs the streams of an HTTP/2 connection where they are waited for.
+/// Runs the streams of an HTTP/2 connection on a tracker, which a drain waits for.
 #[derive(Clone)]
 struct OnTracker(TaskTracker);
 

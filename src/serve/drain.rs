@@ -22,11 +22,11 @@ use super::connection::{self, Context, Ended};
 use super::early::EarlyAnswer;
 use super::listener::Listener;
 use super::receiving::Receiving;
+use super::send_queue::SendQueue;
 use super::stop::Stop;
 use super::tls::Tls;
-use super::send_queue::SendQueue;
 
-/// Addresses of cut connections that are named; the rest is counted.
+/// Most addresses of cut connections that are kept; the rest is only counted.
 const NAMED: usize = 100;
 
 /// Connections over one or more listeners that live and end together. Cheap to clone.
@@ -50,10 +50,10 @@ struct Inner {
     cut: Mutex<Drained>,
 }
 
-/// What a drain could not finish.
+/// The connections that a drain cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were cut with a request on them.
+    /// Number of connections that were cut with a request on them.
     pub cut: usize,
     /// Their peers, the first hundred.
     pub peers: Vec<SocketAddr>,
@@ -123,7 +123,7 @@ impl Server {
                     limits: **inner.limits.load(),
                     send_queue: send_queue.clone(),
                     receiving: inner.receiving.clone(),
-                    // Own children: every wake of a connection looks at its token, and must not meet the others there.
+                    // A child for each connection: every wake-up polls the token, and one token would be one contended lock.
                     stop: inner.stop.child(),
                     abort: inner.abort.child_token(),
                     streams: inner.streams.clone(),
@@ -132,7 +132,7 @@ impl Server {
                 let inner = Arc::clone(&inner);
                 let connections = inner.connections.clone();
                 connections.spawn(async move {
-                    // Dropped where it stands: what an orderly end takes is what is missing.
+                    // Dropped at once: an orderly close would take the very memory that is needed.
                     tokio::select! {
                         biased;
                         () = place.guest().told_to_leave() => {

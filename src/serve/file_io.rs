@@ -1,7 +1,7 @@
-//! A file's part on its way to a plain socket: the kernel moves it, no byte passes through this process.
+//! Parts of files sent to a plain socket by the kernel: no byte passes through this process.
 //!
-//! A part that is not in memory would hold up the runtime's thread while the disk is read, so the kernel is asked first,
-//! and a cold part is read in by a blocking thread.
+//! Sending a part that is not in memory would block the runtime's thread while the disk is read. So the kernel is asked
+//! first, and a cold part is read in by a blocking thread.
 
 use std::future::Future as _;
 use std::io::{self, IoSliceMut};
@@ -19,19 +19,19 @@ use tokio::task::JoinHandle;
 
 use crate::sys::sendfile_token::FilePart;
 
-/// Bytes that are read at once to bring a part into memory.
+/// Bytes of one read that brings a part into memory.
 const WARM_BYTES: usize = 64 * 1024;
 
 /// Sends parts of files over one socket, one after the other.
 #[derive(Debug, Default)]
 pub(super) struct FileSender {
-    /// A part that is being brought into memory. Dropped with the connection: the read ends by itself.
+    /// The read that brings a part into memory. Dropped with the connection, it ends by itself.
     warming: Option<JoinHandle<io::Result<()>>>,
-    /// What was last found, or brought, in memory: it is looked at once, not at every piece that the socket takes.
+    /// The range last found in memory, or brought there: asked for once, not for every piece that the socket takes.
     warm: Option<Warm>,
-    /// Some of the answer had to be brought in.
+    /// A part of the answer was cold.
     was_cold: bool,
-    /// The socket keeps back what fills no packet (TCP_CORK).
+    /// The socket keeps back bytes that fill no packet (TCP_CORK).
     corked: bool,
 }
 
@@ -54,18 +54,18 @@ impl Warm {
     }
 }
 
-/// What is brought into memory, or asked for there, at once.
+/// Most bytes brought into memory, or asked for, at once.
 const PART_BYTES: usize = 2 << 20;
 
-/// What is looked at together where an answer goes on for so long. A look reads a byte of a page that is in no core's
-/// cache, which takes as long as sending 20 KiB.
+/// Bytes asked for together in an answer that goes on that far. To ask reads a byte of a page that is in no core's cache,
+/// which takes as long as sending 20 KiB.
 const LOOK_AHEAD_BYTES: u64 = 8 << 20;
 
-/// Less than this leaves in so few packets that it is not worth two more system calls.
+/// Fewest bytes for which the socket is corked: fewer leave in too few packets to be worth two more system calls.
 pub(super) const LEAST_CORKED: usize = 256 * 1024;
 
 impl FileSender {
-    /// Sends some of the `length` bytes of `part`, no more than `most`; says how many.
+    /// Sends some of the `length` bytes of `part`, at most `most`; answers their number.
     pub(super) fn poll_send(
         &mut self,
         tcp: &TcpStream,
@@ -111,27 +111,27 @@ impl FileSender {
         }
     }
 
-    /// Something else than a file follows, as every answer begins: what is kept back goes, and what is known of the file
-    /// is forgotten.
+    /// Ends the file: other bytes follow, as at the beginning of every answer. Lets go the bytes kept back, and forgets what
+    /// is known of the file.
     pub(super) fn end(&mut self, tcp: &TcpStream) -> io::Result<()> {
         (self.warm, self.was_cold) = (None, false);
         self.uncork(tcp)
     }
 
-    /// Lets go what is kept back: nothing follows at once.
+    /// Lets go the bytes kept back: nothing follows at once.
     fn uncork(&mut self, tcp: &TcpStream) -> io::Result<()> {
         if self.corked { self.cork(tcp, false) } else { Ok(()) }
     }
 
-    /// The kernel sends a file in pieces of 64 KiB, and every acknowledgement that comes between two of them lets the
-    /// rest of the last one go as a packet of its own: over loopback half as many packets again.
+    /// Corks or uncorks the socket. The kernel sends a file in pieces of 64 KiB, and without a cork each acknowledgement
+    /// between two pieces lets the rest of the first one go as a packet of its own: over loopback half as many packets again.
     fn cork(&mut self, tcp: &TcpStream, corked: bool) -> io::Result<()> {
         set_tcp_cork(tcp, corked)?;
         self.corked = corked;
         Ok(())
     }
 
-    /// Waits until sending won't wait for the disk; says for how many bytes that holds.
+    /// Waits until sending won't wait for the disk; answers the number of bytes for which that holds.
     fn poll_warm(&mut self, cx: &mut Context<'_>, part: &FilePart, whole: usize) -> Poll<io::Result<usize>> {
         let length = whole.min(PART_BYTES);
         let (file, end) = (Arc::as_ptr(&part.file).addr(), part.offset + length as u64);
@@ -172,9 +172,10 @@ impl FileSender {
     }
 }
 
-/// To where the file is in memory, if that is the end of the part at least: its first (unless it `goes_on` where a warm one
-/// ended) and its last page are, or the one `ahead` of its beginning. Those between were read with them: not so where
-/// several read a cold file at several places, so nobody looks ahead in an answer of which some was cold.
+/// The offset up to which the file is in memory, if that is the end of the part at least. Only the first page is asked for
+/// (unless the part `goes_on` where a warm one ended) and the last, or the one `ahead` of the beginning: pages between were
+/// read with them. That is not so where several clients read a cold file at several places, so an answer of which a part
+/// was cold asks for nothing ahead.
 fn warm_until(part: &FilePart, length: usize, goes_on: bool, ahead: u64) -> io::Result<Option<u64>> {
     if !goes_on && is_warm(part, part.offset)? == Look::Cold {
         return Ok(None);
@@ -205,7 +206,7 @@ fn is_warm(part: &FilePart, offset: u64) -> io::Result<Look> {
         Ok(0) => Ok(Look::Nothing),
         Ok(_) => Ok(Look::Warm),
         Err(Errno::AGAIN | Errno::INTR) => Ok(Look::Cold),
-        // A file system that can't say, as one in memory: there is nothing to wait for, or no way to know.
+        // A file system that can't tell, one in memory for example: there is nothing to wait for, or no way to know.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(Look::Warm),
         Err(error) => Err(error.into()),
     }
@@ -241,7 +242,7 @@ pub(super) fn poll_send_before_file(tcp: &TcpStream, cx: &mut Context<'_>, bytes
     }
 }
 
-/// Tells who watches the file.
+/// Tells the file's watch of the error, and passes it on.
 fn unreadable(part: &FilePart, error: io::Error) -> io::Error {
     if let Some(watch) = &part.watch {
         watch.failed(&part.file, &error);
@@ -249,7 +250,7 @@ fn unreadable(part: &FilePart, error: io::Error) -> io::Error {
     error
 }
 
-/// Whether `sendfile` says that of the file and not of the socket.
+/// Whether an error of `sendfile` is the file's, and not the socket's.
 fn is_of_file(error: &io::Error) -> bool {
     let of_disks = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::NXIO, Errno::STALE, Errno::REMOTEIO];
     match error.raw_os_error() {

@@ -1,4 +1,4 @@
-//! What a TLS connection is before its first request: a handshake, or somebody who does not speak TLS.
+//! A TLS connection before its first request: a handshake, or a client that does not speak TLS.
 
 use std::error::Error as _;
 use std::io;
@@ -18,7 +18,7 @@ use super::tls::{Accepted, Tls};
 use super::transport::Transport;
 use crate::telemetry::TlsFailureReason;
 
-/// What who asks without TLS is told, in words that clients show.
+/// The response to a request without TLS, in words that clients show.
 const NOT_WITHOUT_TLS: &str = "this port speaks HTTPS, and the request came without TLS: use https://\n";
 
 /// Shakes hands within [`ConnectionLimits::handshake_timeout`]. `None`: it came to nothing, which is counted and told; who
@@ -72,7 +72,8 @@ fn too_slow() -> Failure {
 
 /// Says in HTTP that it has to be HTTPS, and ends the connection so that this arrives.
 async fn refuse(socket: Socket, is_head: bool, limits: &ConnectionLimits) -> io::Result<()> {
-    let mut io = LingeringClose::new(Transport::Plain(socket), Arc::new(Http1State::new(AHEAD_BYTES)), limits.linger_time);
+    let mut io =
+        LingeringClose::new(Transport::Plain(socket), Arc::new(Http1State::new(AHEAD_BYTES)), limits.linger_time);
     let mut answer = format!(
         "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
          connection: close\r\n\r\n",
@@ -108,7 +109,7 @@ fn reason(error: &io::Error) -> TlsFailureReason {
     }
 }
 
-/// What the client did not like (RFC 8446, 6.2).
+/// The client's complaint (RFC 8446, 6.2).
 fn of_alert(alert: AlertDescription) -> TlsFailureReason {
     match alert {
         AlertDescription::BadCertificate

@@ -1,4 +1,4 @@
-//! What connections may take of memory, for who adds it up.
+//! Most memory that connections take, for the sum that the server logs at its start.
 
 use super::admission::{COST, FREE_BYTES, GUEST_BYTES, READ_BYTES};
 use super::connection::{H1_TLS_BUFFER, H2_SEND_BUFFER, H2_STREAM_WINDOW};
@@ -11,18 +11,18 @@ use super::tls::BUFFER_LIMIT;
 /// that is not counted.
 pub const CONNECTION_BYTES: u64 = (32 << 10) + 2 * FREE_BYTES as u64;
 
-/// An answer to a client that takes nothing: what hyper holds of it, and behind TLS what is encrypted and not sent.
+/// Most bytes of a response to a client that takes nothing: hyper's, and behind TLS those encrypted and not sent.
 pub const ANSWER_BYTES: u64 =
     larger(AHEAD_BYTES as u64, larger(AHEAD_TLS_BYTES as u64, H2_SEND_BUFFER as u64) + BUFFER_LIMIT as u64);
 
-/// What guests hold together: their budget, and what may be read of each before those that have to go are gone.
+/// Most bytes of all guests together: their budget, and one read of each before the ones that have to go are gone.
 #[must_use]
 pub const fn guests(connections: u64) -> u64 {
     GUEST_BYTES as u64 + connections.saturating_mul((READ_BYTES * COST) as u64)
 }
 
-/// What bodies that come in hold together before they reach the store: on HTTP/2 a window each, on HTTP/1 behind TLS a
-/// buffer, and what is read at once.
+/// Most bytes of incoming bodies together before they reach the store: a window each on HTTP/2, a buffer each on HTTP/1
+/// behind TLS, and one read each.
 #[must_use]
 pub const fn incoming(bodies: u64) -> u64 {
     let each = H2_STREAM_WINDOW as u64 + H1_TLS_BUFFER as u64;

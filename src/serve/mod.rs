@@ -54,13 +54,13 @@ pub struct ConnectionLimits {
     pub max_connections: usize,
     /// From the accepted connection to the end of the TLS handshake.
     pub handshake_timeout: Duration,
-    /// For the first head of a connection, counted from its handshake's end, and for the rest of a head that has begun where
+    /// For the first head of a connection, from the end of its handshake; and for the rest of a head, from its first byte, where
     /// nobody signed in yet.
     pub first_head_timeout: Duration,
     /// For the head of a request, counted from the end of the last answer: it is also how long an idle connection is
     /// kept. Clients pool connections for up to 90 s (Go's default), so less than that makes them meet resets.
     pub header_timeout: Duration,
-    /// A body, in either direction, that moves no byte for so long is cut; it may take up to twice as long.
+    /// A body, in either direction, that moves no byte for this time is cut; noticing it may take up to twice the time.
     pub stall_timeout: Duration,
     /// Bytes of a request's head.
     pub max_header_bytes: usize,

@@ -1,4 +1,4 @@
-//! What the connection knows of the other side; put into every request's extensions.
+//! The other end of a connection, as requests see it: every request has a [`Peer`] in its extensions.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,43 +22,47 @@ pub struct Peer {
     pub trusted_proxy: bool,
     /// How the bytes of a stored file get to its socket.
     pub body_transport: BodyTransport,
-    /// What moves between the two.
+    /// When bytes last moved, and the way to cut the exchange.
     pub stream: Arc<Stream>,
-    /// What the connection has to be told of who asks on it.
+    /// Tells the connection of the requests on it.
     pub standing: Standing,
 }
 
-/// One exchange at a time on an HTTP/1 connection, or one stream of HTTP/2: when a byte last moved on it, whose turn it
-/// is, and the way to end it from outside. Whoever reads nothing is asked for nothing, so nobody inside could end it.
+/// One exchange: an HTTP/1 connection, which has one at a time, or one stream of HTTP/2. Knows when a byte last moved, which
+/// side has the next move, and can be cut from outside: a body whose client reads nothing is not polled, so it could not
+/// end itself.
+///
+/// The fields are independent, and a time that is a moment old decides nothing, so they are relaxed. Only `cut` is not: it
+/// is stored before the wake-up and read after the waker is registered, so one of the two sides sees the other.
 #[derive(Debug, Default)]
 pub struct Stream {
-    /// Since the machine started, in milliseconds.
+    /// Milliseconds since the machine started.
     moved: AtomicU64,
-    /// The client has to send or take something.
+    /// The client has the next move: to send or to take something.
     owed: AtomicBool,
     cut: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Stream {
-    /// A byte moved.
+    /// Notes that a byte moved.
     pub(crate) fn moved(&self) {
         self.moved.store(millis(), Ordering::Relaxed);
     }
 
-    /// The next move is the client's.
+    /// Notes that the client has the next move.
     pub(crate) fn owed(&self) {
         if !self.owed.swap(true, Ordering::Relaxed) {
             self.moved();
         }
     }
 
-    /// The next move is ours.
+    /// Notes that we have the next move.
     pub(crate) fn works(&self) {
         self.owed.store(false, Ordering::Relaxed);
     }
 
-    /// For how long the client has not done what is its to do.
+    /// Time since the client has had the next move and has not made it; zero if it is ours.
     pub(crate) fn stands(&self) -> Duration {
         if !self.owed.load(Ordering::Relaxed) {
             return Duration::ZERO;
@@ -66,13 +70,13 @@ impl Stream {
         Duration::from_millis(millis().saturating_sub(self.moved.load(Ordering::Relaxed)))
     }
 
-    /// Ends it.
+    /// Cuts it.
     pub(crate) fn cut(&self) {
         self.cut.store(true, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Ready once it is to end. One task waits for that.
+    /// Ready once it is cut. One task may wait at a time.
     pub(crate) fn poll_cut(&self, context: &mut Context<'_>) -> Poll<()> {
         self.waker.register(context.waker());
         if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
@@ -104,13 +108,13 @@ pub enum BodyTransport {
     Sendfile,
 }
 
-/// What a connection is told of the requests on it. By that it is decided what it may cost, and which connection goes
-/// when there are more than places (`serve::admission`).
+/// Hears of the requests on a connection. That decides what the connection may cost, and which one is closed when places
+/// run out (`serve::admission`).
 pub trait Watch: fmt::Debug + Send + Sync {
-    /// The request is `client`'s, for whom a trusted proxy speaks. What the request before had proven counts no more.
+    /// The request is `client`'s, for whom a trusted proxy speaks. Credentials of the request before count no more.
     fn speaks_for(&self, client: IpAddr);
 
-    /// Credentials were shown that hold.
+    /// Valid credentials were shown.
     fn signed_in(&self);
 
     /// A request may do what it asks for, and goes on until [`Watch::let_out`].
@@ -120,7 +124,7 @@ pub trait Watch: fmt::Debug + Send + Sync {
     fn let_out(&self);
 }
 
-/// Says to a connection who asks on it. Cheap to clone.
+/// Tells a connection of the requests on it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Standing(Option<Arc<dyn Watch>>);
 
@@ -141,7 +145,7 @@ impl Standing {
         }
     }
 
-    /// Credentials were shown that hold.
+    /// Valid credentials were shown.
     pub fn signed_in(&self) {
         if let Some(watch) = &self.0 {
             watch.signed_in();
@@ -167,7 +171,7 @@ impl Drop for LetIn {
 }
 
 impl Peer {
-    /// A peer of which nothing is known, so nothing it says counts.
+    /// A peer of which nothing is known, so nothing that it claims counts.
     pub(crate) fn unknown() -> Self {
         Self {
             address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),

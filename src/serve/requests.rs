@@ -1,4 +1,4 @@
-//! Where one request of an HTTP/1 connection ends and the next begins.
+//! The border between two requests of an HTTP/1 connection.
 //!
 //! The I/O here lies between hyper and the socket and follows hyper by three facts: the service is called when a head was
 //! read ([`Http1State::begin`]), the response's body is dropped when hyper has taken its last byte ([`Http1State::over`]), and

@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 
 use super::admission::Guest;
 use super::file_io::{FileSender, poll_send_before_file};
-use super::stall::Stall;
 use super::peer::Stream;
 use super::send_queue::{MIN_QUANTUM_BYTES, QUANTUM_BYTES, SendQueue, Slot, UNQUEUED_BYTES};
+use super::stall::Stall;
 use crate::sys::sendfile_token;
 
 /// The socket of one connection.

@@ -46,8 +46,8 @@ const BLOCKING_THREADS: usize = 64;
 /// An idle blocking thread ends after so long.
 const BLOCKING_IDLE: Duration = Duration::from_secs(5);
 
-/// Tasks that a worker runs between two looks at the network at most. Small ones: a turn of a large answer makes the
-/// worker look by itself.
+/// Most tasks that a worker runs between two polls of the network (tokio's `event_interval`). Only small tasks count on it:
+/// large sends make their worker poll (`serve::send_queue`).
 const EVENT_INTERVAL: u32 = 16;
 
 /// How long workers may take to end after the last request.

@@ -1,4 +1,4 @@
-//! What needs `unsafe`, and nothing else: behind functions that can't be used wrongly.
+//! The only `unsafe` code, behind functions that can't be used wrongly.
 #![allow(unsafe_code, reason = "the one place; each block names what makes it sound")]
 
 pub(crate) mod sendfile_token;

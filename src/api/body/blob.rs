@@ -39,7 +39,9 @@ pub(in crate::api) fn blob_body(
         }
         BlobContent::File(file, lease) => {
             let end = range.map_or(0, ByteRange::end);
-            Body::new(FileBody::new(file.into(), start, end, transport).held_by(lease).watched_by(Some(Arc::clone(reading))))
+            Body::new(
+                FileBody::new(file.into(), start, end, transport).held_by(lease).watched_by(Some(Arc::clone(reading))),
+            )
         }
         BlobContent::Filling(reader) => {
             let end = range.map(ByteRange::end);
@@ -55,7 +57,12 @@ pub(in crate::api) fn blob_body(
 }
 
 /// Several ranges of a blob whose bytes are stored. A body of others breaks: nobody asks for one.
-pub(in crate::api) fn parts_body(content: BlobContent, parts: Parts, transport: BodyTransport, reading: &Arc<Reading>) -> Body {
+pub(in crate::api) fn parts_body(
+    content: BlobContent,
+    parts: Parts,
+    transport: BodyTransport,
+    reading: &Arc<Reading>,
+) -> Body {
     let stored = match content {
         BlobContent::Memory(bytes) => Stored::Memory(bytes),
         BlobContent::File(file, lease) => {

@@ -9,11 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 use super::super::early::EarlyAnswer as _;
 use super::super::early::tests::Canned;
 use super::super::http1_state::AHEAD_BYTES;
+use super::super::peer::{BodyTransport, Peer, Standing};
 use super::super::send_queue::SendQueue;
 use super::super::socket::Socket;
 use super::super::transport::Transport;
 use super::*;
-use super::super::peer::{BodyTransport, Peer, Standing};
 
 const LONG: Duration = Duration::from_secs(60);
 const GET: &str = "GET /v2/a/b/manifests/v1 HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -35,9 +35,14 @@ async fn narrow_pair() -> (TcpStream, TcpStream) {
     (ours, TcpStream::from_std(client.into()).unwrap())
 }
 
-fn requests(ours: TcpStream, head_timeout: Duration, early: Option<Box<dyn EarlyConnection>>) -> (Requests, Arc<Http1State>) {
+fn requests(
+    ours: TcpStream,
+    head_timeout: Duration,
+    early: Option<Box<dyn EarlyConnection>>,
+) -> (Requests, Arc<Http1State>) {
     let state = Arc::new(Http1State::new(AHEAD_BYTES));
-    let io = LingeringClose::new(Transport::Plain(Socket::new(ours, LONG, &SendQueue::new(1))), Arc::clone(&state), LONG);
+    let io =
+        LingeringClose::new(Transport::Plain(Socket::new(ours, LONG, &SendQueue::new(1))), Arc::clone(&state), LONG);
     let times = HeadTimes { first: head_timeout, next: head_timeout };
     let guest = Guest::alone();
     (Requests::new(io, Arc::clone(&state), times, early, Receiving::default(), guest), state)
