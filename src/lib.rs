@@ -9,7 +9,8 @@
 //! - [`fetch`]: the miss path: fills, work done once for many, room
 //! - [`auth`]: who asks, and what that user may do
 //! - [`mode`]: what a registry operation means in the configured mode
-//! - [`api`]: the HTTP edge, the only part that speaks axum
+//! - [`api`]: the HTTP edge; it and `admin` alone speak axum
+//! - [`admin`]: health, readiness, status and metrics, on an address of their own
 //! - [`serve`]: sockets, TLS, connections, drain
 //! - [`telemetry`]: metrics, log, access log
 //! - [`config`]: the YAML file, parsed into values that can't be wrong, and its reload
@@ -21,6 +22,7 @@
 //! - [`pki`]: the certificates of the masters
 //! - [`cli`]: the command line
 
+pub mod admin;
 pub mod api;
 pub mod auth;
 pub mod checker;

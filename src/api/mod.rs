@@ -1,4 +1,4 @@
-//! The HTTP edge: requests parsed into our types, answers rendered; the only part that speaks axum.
+//! The HTTP edge: requests parsed into our types, answers rendered.
 //!
 //! A request's way, unless `fast` answers it ahead of all this: [`Edge`] → `dispatch` (below) → `Route::parse` →
 //! authentication → right → limit → one handler (`blobs`, `manifests`, `uploads`, `tags`, `referrers`, `token`) → the
@@ -6,7 +6,6 @@
 
 mod access;
 mod accounting;
-pub mod admin;
 mod blobs;
 mod body;
 mod call;

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::admin::{self, AdminState, ConfigState};
+use crate::admin::{self, AdminState, ConfigState};
 use crate::api::{App, Edge, FastPath};
 use crate::auth::{AuthError, Authenticator};
 use crate::clock;

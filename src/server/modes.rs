@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::options;
+use crate::admin::UpstreamState;
 use crate::api::App;
-use crate::api::admin::UpstreamState;
 use crate::auth::Authenticator;
 use crate::clock;
 use crate::config::{self, Config, UpstreamCredentials, UpstreamSettings};

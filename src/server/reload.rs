@@ -9,8 +9,8 @@ use arc_swap::ArcSwap;
 
 use super::modes::{Modes, Prepared};
 use super::{Parts, options, warnings};
+use crate::admin::ConfigState;
 use crate::api::App;
-use crate::api::admin::ConfigState;
 use crate::clock;
 use crate::config::reload::{Attempt, Cause, Outcome, Reload};
 use crate::config::{Config, Reloaded};

@@ -27,12 +27,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("fetch", &["store", "upstream", "oci", "clock", "telemetry"]),
     ("mode", &["store", "fetch", "upstream", "oci", "clock", "telemetry"]),
     ("api", &["mode", "fetch", "upstream", "auth", "store", "serve", "oci", "sys", "clock", "telemetry"]),
+    ("admin", &["clock", "telemetry"]),
     ("checker", &["upstream", "oci", "clock", "telemetry"]),
     ("pki", &["fs", "clock", "telemetry"]),
     ("node_files", &["fs", "clock", "telemetry"]),
     ("node_proxy", &["config", "serve", "clock", "telemetry"]),
     ("node_config", &["config", "fs", "clock", "telemetry"]),
-    ("server", &["api", "auth", "config", "fetch", "mode", "serve", "store", "upstream", "oci", "clock", "telemetry"]),
+    (
+        "server",
+        &["admin", "api", "auth", "config", "fetch", "mode", "serve", "store", "upstream", "oci", "clock", "telemetry"],
+    ),
     (
         "cli",
         &[
@@ -81,7 +85,7 @@ const CIRCLES: &[&[&str]] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe ", &["sys/"]),
     ("allow(unsafe_code", &["sys/"]),
-    ("axum::", &["api/"]),
+    ("axum::", &["api/", "admin/"]),
     ("reqwest::", &["upstream/"]),
     ("sled::", &["store/index.rs", "store/index/"]),
     ("std::fs::rename", &["fs/durable.rs"]),

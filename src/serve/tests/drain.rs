@@ -104,7 +104,7 @@ async fn a_client_that_has_its_answer_and_does_not_leave_is_not_waited_for_long_
 
 #[tokio::test]
 async fn the_admin_router_is_a_service() {
-    use crate::api::admin::{AdminState, ConfigState, router};
+    use crate::admin::{AdminState, ConfigState, router};
     use crate::clock::Timestamp;
     use crate::telemetry::{IndexSample, Metrics, StoreSample};
 
