@@ -4,6 +4,7 @@
 //!
 //! - [`oci`]: names, digests, ranges, manifests; pure
 //! - [`fs`]: files and directories, durably
+//! - [`jobs`]: the runner of what works beside requests
 //! - [`store`]: the directory tree, durable; the index beside it
 //! - [`upstream`]: the client of the registry behind modes Direct and Proxy
 //! - [`fetch`]: the miss path: fills, work done once for many, room
@@ -31,6 +32,7 @@ pub mod clock;
 pub mod config;
 pub mod fetch;
 pub mod fs;
+pub mod jobs;
 pub mod mode;
 pub mod node_config;
 pub mod node_files;
