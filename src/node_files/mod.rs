@@ -24,10 +24,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use owner::{InvalidOwner, Owner, own_folder};
 
 use crate::fs::{self, FsError};
+use crate::jobs::{Job, JobError, Run, Runner, Schedule};
 use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging, with_causes};
 
 /// Pause between two comparisons. The kubelet itself brings a changed Secret only after a minute.
@@ -170,29 +173,52 @@ pub fn keep(order: &Order) -> Result<(), NodeFilesError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("await SIGTERM in"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("await SIGINT in"))?;
         tracing::info!(remove = order.remove, "keeping the node's files");
-        let mut said = None;
-        loop {
-            // Small files, and nothing else runs on this thread.
-            match place(order) {
-                Ok(changed) => {
-                    if changed > 0 || said.is_some() {
-                        tracing::info!(files = changed, "the node's files are as they should be");
-                    }
-                    said = None;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        Runner::new(tasks.clone(), stop.clone()).start(KeepFiles { order: order.clone(), said: None });
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        Ok(())
+    })
+}
+
+/// Brings the node's files to what is wanted, again and again.
+#[derive(Debug)]
+struct KeepFiles {
+    order: Order,
+    /// Why they were not as they should be the last time.
+    said: Option<String>,
+}
+
+impl Job for KeepFiles {
+    const NAME: &'static str = "node-files";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::every(EVERY)
+    }
+
+    async fn run(&mut self, _: Run) -> Result<(), JobError> {
+        // Small files, and nothing else runs on this thread.
+        match place(&self.order) {
+            Ok(changed) => {
+                if changed > 0 || self.said.is_some() {
+                    tracing::info!(files = changed, "the node's files are as they should be");
                 }
-                Err(error) => {
-                    let reason = with_causes(&error);
-                    if said.as_ref() != Some(&reason) {
-                        tracing::error!(%reason, "the node's files are not as they should be");
-                    }
-                    said = Some(reason);
-                }
+                self.said = None;
+                Ok(())
             }
-            tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                () = tokio::time::sleep(EVERY) => {}
+            Err(error) => {
+                let reason = with_causes(&error);
+                if self.said.as_ref() != Some(&reason) {
+                    tracing::error!(%reason, "the node's files are not as they should be");
+                }
+                self.said = Some(reason.clone());
+                Err(JobError::logged(reason))
             }
         }
-    })
+    }
 }

@@ -71,9 +71,9 @@ impl Backend {
         self.removed.cancel();
     }
 
-    /// Ends when it left the list, or the process stops.
-    pub(super) async fn removed(&self) {
-        self.removed.cancelled().await;
+    /// Cancelled when it left the list, or the process stops.
+    pub(super) const fn removed(&self) -> &CancellationToken {
+        &self.removed
     }
 }
 

@@ -18,6 +18,7 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, Signature
 use super::backend::Backend;
 use super::dial;
 use super::target::Target;
+use crate::jobs::{Job, JobError, Run, Schedule};
 
 /// Pause between two checks of a server.
 const EVERY: Duration = Duration::from_secs(2);
@@ -106,29 +107,44 @@ fn status_of(answer: &[u8]) -> Option<u16> {
 }
 
 /// Checks a server until it leaves the list.
-pub(super) async fn watch(backend: Arc<Backend>, prober: Prober) {
-    let mut failures = 0;
-    loop {
-        let probed = tokio::select! {
-            () = backend.removed() => return,
-            probed = prober.probe(backend.target()) => probed,
-        };
+#[derive(Debug)]
+pub(super) struct CheckHealth {
+    backend: Arc<Backend>,
+    prober: Prober,
+    /// In a row.
+    failures: u32,
+}
+
+impl CheckHealth {
+    pub(super) const fn new(backend: Arc<Backend>, prober: Prober) -> Self {
+        Self { backend, prober, failures: 0 }
+    }
+}
+
+impl Job for CheckHealth {
+    const NAME: &'static str = "health";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::every(EVERY)
+    }
+
+    /// A server that is not well is no failure of the check.
+    async fn run(&mut self, run: Run) -> Result<(), JobError> {
+        let probe = self.prober.probe(self.backend.target());
+        let Some(probed) = run.stop().run_until_cancelled(probe).await else { return Ok(()) };
         match probed {
             Ok(()) => {
-                failures = 0;
-                backend.up();
+                self.failures = 0;
+                self.backend.up();
             }
             Err(error) => {
-                failures += 1;
-                if failures >= FAILURES {
-                    backend.down(&error);
+                self.failures += 1;
+                if self.failures >= FAILURES {
+                    self.backend.down(&error);
                 }
             }
         }
-        tokio::select! {
-            () = backend.removed() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
+        Ok(())
     }
 }
 

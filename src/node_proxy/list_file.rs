@@ -3,14 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-use tokio_util::sync::CancellationToken;
 
 use super::pool::Pool;
 use super::target::{Target, TargetError};
 use crate::config::watch::Watcher;
+use crate::jobs::{self, Job, JobError, Run, Schedule};
 use crate::telemetry::with_causes;
 
 /// Pause between two looks at the file.
@@ -73,35 +72,47 @@ fn parse(text: &str, backend_tls: bool) -> Result<Vec<Target>, ListFileError> {
     }
 }
 
-/// Brings a changed list into force until the stop. A bad one is refused and the old one stays.
-pub(super) async fn follow(
+/// Brings a changed list into force. A bad one is refused and the old one stays.
+#[derive(Debug)]
+pub(super) struct FollowList {
     path: PathBuf,
-    mut watcher: Watcher,
     backend_tls: bool,
     pool: Arc<Pool>,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
-        let file = path.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let read = watcher.poll_now().then(|| read(&file, backend_tls));
-            (watcher, read)
+    watcher: Arc<Mutex<Watcher>>,
+}
+
+impl FollowList {
+    /// `watcher`: of `path`, made before the list that is in force was read.
+    pub(super) fn new(path: PathBuf, watcher: Watcher, backend_tls: bool, pool: Arc<Pool>) -> Self {
+        Self { path, backend_tls, pool, watcher: Arc::new(Mutex::new(watcher)) }
+    }
+}
+
+impl Job for FollowList {
+    const NAME: &'static str = "backends-file";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::every(EVERY).not_at_start()
+    }
+
+    async fn run(&mut self, _: Run) -> Result<(), JobError> {
+        let (watcher, path, backend_tls) = (Arc::clone(&self.watcher), self.path.clone(), self.backend_tls);
+        let changed = jobs::blocking(move || {
+            let changed = watcher.lock().unwrap_or_else(PoisonError::into_inner).poll_now();
+            changed.then(|| read(&path, backend_tls))
         });
-        let Ok((same, read)) = looked.await else { return };
-        watcher = same;
-        match read {
-            None => {}
+        let file = self.path.display();
+        match changed.await {
+            None => Ok(()),
             Some(Ok(targets)) => {
-                tracing::info!(file = %path.display(), backends = targets.len(), "the list of backends is read again");
-                pool.replace(targets);
+                tracing::info!(%file, backends = targets.len(), "the list of backends is read again");
+                self.pool.replace(targets);
+                Ok(())
             }
             Some(Err(error)) => {
                 let error = with_causes(&error);
-                tracing::error!(file = %path.display(), error, "the list of backends is refused, the old one stays");
+                tracing::error!(%file, error, "the list of backends is refused, the old one stays");
+                Err(JobError::logged(error))
             }
         }
     }

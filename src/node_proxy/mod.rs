@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::watch::Watcher;
+use crate::jobs::Runner;
 use crate::serve::{self, BindError, Listener};
 use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging};
 
@@ -36,6 +37,7 @@ pub use list_file::ListFileError;
 pub use target::{Target, TargetError};
 
 use health::Prober;
+use list_file::FollowList;
 use pool::Pool;
 use relay::Ended;
 
@@ -140,7 +142,8 @@ async fn balance(options: Options) -> Result<(), NodeProxyError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
     let (stop, workers) = (CancellationToken::new(), TaskTracker::new());
-    let pool = Arc::new(Pool::new(Prober::new()?, workers.clone(), stop.clone()));
+    let jobs = Runner::new(workers.clone(), stop.clone());
+    let pool = Arc::new(Pool::new(Prober::new()?, jobs.clone()));
     match options.backends {
         Backends::Fixed(targets) => {
             pool.replace(targets.into_iter().map(|target| target.or_tls(options.backend_tls)).collect());
@@ -151,7 +154,7 @@ async fn balance(options: Options) -> Result<(), NodeProxyError> {
             let targets = list_file::read(&path, options.backend_tls)
                 .map_err(|source| NodeProxyError::List { path: path.clone(), source })?;
             pool.replace(targets);
-            workers.spawn(list_file::follow(path, watcher, options.backend_tls, pool.clone(), stop.clone()));
+            jobs.start(FollowList::new(path, watcher, options.backend_tls, pool.clone()));
         }
     }
     let listeners = serve::bind(&options.listen)?;

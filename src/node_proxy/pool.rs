@@ -2,20 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
 use super::backend::{Backend, Lease};
-use super::health::{self, Prober};
+use super::health::{CheckHealth, Prober};
 use super::target::Target;
+use crate::jobs::Runner;
 
 /// The list. Its lock is held for a walk over a few entries, never across an await.
 #[derive(Debug)]
 pub(super) struct Pool {
     list: Mutex<List>,
     prober: Prober,
-    workers: TaskTracker,
-    stop: CancellationToken,
+    jobs: Runner,
 }
 
 #[derive(Debug, Default)]
@@ -26,9 +23,9 @@ struct List {
 }
 
 impl Pool {
-    /// An empty list. Health checks run on `workers` until `stop`.
-    pub(super) fn new(prober: Prober, workers: TaskTracker, stop: CancellationToken) -> Self {
-        Self { list: Mutex::default(), prober, workers, stop }
+    /// An empty list. Health checks are `jobs`.
+    pub(super) fn new(prober: Prober, jobs: Runner) -> Self {
+        Self { list: Mutex::default(), prober, jobs }
     }
 
     /// Another list: who stays keeps its state and its count, who goes keeps its connections. One named twice is one.
@@ -41,8 +38,9 @@ impl Pool {
             }
             let kept = list.backends.iter().find(|backend| *backend.target() == target).cloned();
             next.push(kept.unwrap_or_else(|| {
-                let backend = Arc::new(Backend::new(target, self.stop.child_token()));
-                self.workers.spawn(health::watch(backend.clone(), self.prober.clone()));
+                let backend = Arc::new(Backend::new(target, self.jobs.stop().child_token()));
+                let jobs = self.jobs.until(backend.removed().clone());
+                jobs.start(CheckHealth::new(backend.clone(), self.prober.clone()));
                 backend
             }));
         }
@@ -71,10 +69,14 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
     use super::*;
 
     fn pool() -> Pool {
-        Pool::new(Prober::new().unwrap(), TaskTracker::new(), CancellationToken::new())
+        let jobs = Runner::new(TaskTracker::new(), CancellationToken::new());
+        Pool::new(Prober::new().unwrap(), jobs)
     }
 
     fn targets(names: &[&str]) -> Vec<Target> {
