@@ -1,22 +1,23 @@
-//! Acts on a changed file or SIGHUP: calls what reads the configuration again, and keeps calling while a swap of
-//! files is half done, or while the configuration is refused: what it lacks may come in a file that is not known yet. What is read and put into force is the caller's.
+//! Acts on a changed file, SIGHUP or an order: calls what reads the configuration again, and keeps calling while a swap of
+//! files is half done, or while the configuration is refused: what it lacks may come in a file that is not known yet. What is
+//! read and put into force is the caller's.
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
 use super::watch::Watcher;
+use crate::jobs::{self, Job, JobError, Run, Schedule};
 
 /// Why the configuration is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The content of a watched file changed, or that of one which a refused configuration names.
     FileChanged,
-    /// SIGHUP.
+    /// SIGHUP, or an order over the admin socket.
     Signal,
 }
 
@@ -49,14 +50,14 @@ pub trait Reload {
     fn report(&mut self, cause: Cause, outcome: &Outcome);
 }
 
-/// How often the loop looks, and how patient it is with a swap in progress.
+/// How often the files are looked at, and how patient a reload is with a swap in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     /// Between two looks at the files.
     pub look: Duration,
     /// Between two attempts while files don't fit each other.
     pub retry: Duration,
-    /// So many more attempts are made before that is an error.
+    /// Number of further attempts before that is an error.
     pub retries: u32,
 }
 
@@ -67,7 +68,7 @@ impl Default for Pace {
     }
 }
 
-/// The loop's ears: made early, so that no SIGHUP kills the process, and run when there is something to reload.
+/// Listens for SIGHUP: made early, so that none kills the process, and turned into a job when there is something to reload.
 #[derive(Debug)]
 pub struct Reloader {
     hangup: Signal,
@@ -83,54 +84,85 @@ impl Reloader {
         Ok(Self { hangup: signal(SignalKind::hangup())?, pace })
     }
 
-    /// Reloads through `reload` on each change of `paths` and on SIGHUP, until `stop` is cancelled.
+    /// The job that reloads through `reload` on each change of the watched paths, on SIGHUP and when it is ordered.
     /// The first look at the paths was taken by the caller, before it read them: a change since then is seen.
-    pub async fn run(mut self, watcher: Watcher, stop: CancellationToken, mut reload: impl Reload) {
-        let mut watcher = Some(watcher);
-        let mut tick = tokio::time::interval(self.pace.look);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Why the files as they are were refused.
-        let mut refused: Option<String> = None;
-        loop {
-            let cause = tokio::select! {
-                () = stop.cancelled() => return,
-                heard = self.hangup.recv() => match heard {
-                    Some(()) => Some(Cause::Signal),
-                    // The runtime is going down.
-                    None => return,
-                },
-                _ = tick.tick() => None,
-            };
-            let (looked, changed) = look(watcher.take()).await;
-            watcher = looked;
-            let cause = match cause {
-                Some(cause) => cause,
-                None if changed || refused.is_some() => Cause::FileChanged,
-                None => continue,
-            };
-            let is_again = cause == Cause::FileChanged && !changed;
-            let pace = if is_again { Pace { retries: 0, ..self.pace } } else { self.pace };
-            let attempt = tokio::select! {
-                () = stop.cancelled() => return,
-                attempt = patiently(&mut reload, cause, pace) => attempt,
-            };
-            let outcome = match attempt {
-                Attempt::Applied(paths) => {
-                    watcher = follow(watcher.take(), paths).await;
-                    refused = None;
-                    Outcome::Applied
-                }
-                Attempt::NotYet(why) | Attempt::Refused(why) => {
-                    if is_again && refused.as_ref() == Some(&why) {
-                        continue;
-                    }
-                    refused = Some(why.clone());
-                    Outcome::Refused(why)
-                }
-            };
-            reload.report(cause, &outcome);
+    pub fn job<R: Reload + Send + 'static>(self, watcher: Watcher, reload: R) -> ReloadJob<R> {
+        ReloadJob {
+            hangup: self.hangup,
+            pace: self.pace,
+            watcher: Arc::new(Mutex::new(watcher)),
+            reload,
+            refused: None,
         }
     }
+}
+
+/// Reloads on each change, on SIGHUP and when it is ordered. A run fails while the configuration on disk is refused.
+#[derive(Debug)]
+pub struct ReloadJob<R> {
+    hangup: Signal,
+    pace: Pace,
+    /// Locked by one look at a time; a look that panics leaves what was seen before.
+    watcher: Arc<Mutex<Watcher>>,
+    reload: R,
+    /// Why the files as they are were refused.
+    refused: Option<String>,
+}
+
+impl<R: Reload + Send + 'static> Job for ReloadJob<R> {
+    const NAME: &'static str = "reload";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::every(self.pace.look)
+    }
+
+    async fn run(&mut self, run: Run) -> Result<(), JobError> {
+        let changed = off_thread(&self.watcher, Watcher::poll_now).await;
+        let cause = match run.cause() {
+            jobs::Cause::Call | jobs::Cause::Order => Cause::Signal,
+            jobs::Cause::Time if changed || self.refused.is_some() => Cause::FileChanged,
+            jobs::Cause::Time => return Ok(()),
+        };
+        let is_again = cause == Cause::FileChanged && !changed;
+        let pace = if is_again { Pace { retries: 0, ..self.pace } } else { self.pace };
+        let attempt = run.stop().run_until_cancelled(patiently(&mut self.reload, cause, pace)).await;
+        let outcome = match attempt {
+            None => return Err(JobError::logged("the server is ending".to_owned())),
+            Some(Attempt::Applied(paths)) => {
+                off_thread(&self.watcher, |watcher| watcher.watch(paths)).await;
+                self.refused = None;
+                Outcome::Applied
+            }
+            Some(Attempt::NotYet(why) | Attempt::Refused(why)) => {
+                if is_again && self.refused.as_ref() == Some(&why) {
+                    return Err(JobError::logged(why));
+                }
+                self.refused = Some(why.clone());
+                Outcome::Refused(why)
+            }
+        };
+        self.reload.report(cause, &outcome);
+        match outcome {
+            Outcome::Applied => Ok(()),
+            Outcome::Refused(why) => Err(JobError::logged(why)),
+        }
+    }
+
+    async fn called(&mut self) {
+        if self.hangup.recv().await.is_none() {
+            // The runtime is going down.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Looks at the files off the runtime's threads: they may be on a file system that hangs.
+async fn off_thread<T: Send + 'static>(
+    watcher: &Arc<Mutex<Watcher>>,
+    look: impl FnOnce(&mut Watcher) -> T + Send + 'static,
+) -> T {
+    let watcher = Arc::clone(watcher);
+    jobs::blocking(move || look(&mut watcher.lock().unwrap_or_else(PoisonError::into_inner))).await
 }
 
 async fn patiently(reload: &mut impl Reload, cause: Cause, pace: Pace) -> Attempt {
@@ -143,36 +175,12 @@ async fn patiently(reload: &mut impl Reload, cause: Cause, pace: Pace) -> Attemp
     reload.attempt(cause).await
 }
 
-/// One look, off the runtime's threads: the files may be on a file system that hangs.
-async fn look(watcher: Option<Watcher>) -> (Option<Watcher>, bool) {
-    let Some(mut watcher) = watcher else { return (None, false) };
-    let looked = tokio::task::spawn_blocking(move || {
-        let changed = watcher.poll_now();
-        (watcher, changed)
-    });
-    match looked.await {
-        Ok((watcher, changed)) => (Some(watcher), changed),
-        Err(error) => {
-            tracing::error!(%error, "files are no longer watched, only SIGHUP reloads");
-            (None, false)
-        }
-    }
-}
-
-async fn follow(watcher: Option<Watcher>, paths: Vec<PathBuf>) -> Option<Watcher> {
-    let mut watcher = watcher?;
-    let followed = tokio::task::spawn_blocking(move || {
-        watcher.watch(paths);
-        watcher
-    });
-    followed.await.ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
 
     use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -216,7 +224,8 @@ mod tests {
         let script = Scripted { answers: answers.into(), attempts: attempts_in, outcomes: outcomes_in };
         let (stop, task) = (CancellationToken::new(), tokio_util::task::TaskTracker::new());
         let reloader = Reloader::new(PACE).unwrap();
-        task.spawn(reloader.run(Watcher::new(vec![file.clone()]), stop.clone(), script));
+        let job = reloader.job(Watcher::new(vec![file.clone()]), script);
+        jobs::Runner::new(task.clone(), stop.clone()).start(job);
         task.close();
         Started { file, attempts, outcomes, stop, task, _dir: dir }
     }

@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
-
+use crate::jobs::{Job, JobError, Run, Schedule};
 use crate::store::{Eviction, Refusal, Store, StoreError};
-use crate::telemetry::{EvictionCause, Metrics, with_causes};
+use crate::telemetry::{EvictionCause, Metrics};
 
-/// How often what is too old is looked for.
+/// Pause between two walks for what is too old.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
 /// After a walk that found too little, one for as much or more waits so long.
@@ -191,36 +190,40 @@ impl Room {
         Ok(evicted.hopeless)
     }
 
-    /// Removes what is too old, again and again, until `stop`.
-    pub async fn sweep(self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(SWEEP_EVERY) => self.remove_old().await,
-            }
-        }
-    }
-
-    /// Removes what was not used for `proxy.ttl`, if it could be fetched again.
-    pub async fn remove_old(&self) {
+    /// Removes what was not used for `proxy.ttl`, if it could be fetched again. Dropped meanwhile, what is being removed
+    /// still goes.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn remove_old(&self) -> Result<(), StoreError> {
         let ttl = Duration::from_secs(self.0.ttl.load(Ordering::Relaxed));
         if ttl.is_zero() || !self.0.replaceable.load(Ordering::Relaxed) {
-            return;
+            return Ok(());
         }
         let _walking = self.0.walking.lock().await;
-        match self.0.store.evict(Eviction { idle: Some(ttl), ..Eviction::default() }).await {
-            Ok(evicted) => {
-                self.0.metrics.evicted(EvictionCause::Ttl, evicted.contents, evicted.bytes);
-                if evicted.contents > 0 {
-                    tracing::info!(
-                        contents = evicted.contents,
-                        bytes = evicted.bytes,
-                        "removed what was not used for proxy.ttl"
-                    );
-                }
-            }
-            Err(error) => tracing::error!(error = %with_causes(&error), "what is too old could not be removed"),
+        let evicted = self.0.store.evict(Eviction { idle: Some(ttl), ..Eviction::default() }).await?;
+        self.0.metrics.evicted(EvictionCause::Ttl, evicted.contents, evicted.bytes);
+        if evicted.contents > 0 {
+            tracing::info!(
+                contents = evicted.contents,
+                bytes = evicted.bytes,
+                "removed what was not used for proxy.ttl"
+            );
         }
+        Ok(())
+    }
+}
+
+/// Removes what is too old.
+impl Job for Room {
+    const NAME: &'static str = "eviction";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::every(SWEEP_EVERY).not_at_start()
+    }
+
+    async fn run(&mut self, _: Run) -> Result<(), JobError> {
+        self.remove_old().await.map_err(|error| JobError::new("what is too old could not be removed", &error))
     }
 }
 

@@ -90,9 +90,9 @@ async fn nothing_goes_for_its_age_while_it_could_not_be_fetched_again() {
     file.set_modified(UNIX_EPOCH + Duration::from_millis(crate::clock::now().as_millis()) - 2 * hour).unwrap();
     let room = super::Room::new(store.clone(), crate::telemetry::Metrics::new().unwrap());
     room.set_ttl(hour);
-    room.remove_old().await;
+    room.remove_old().await.unwrap();
     assert!(store.has_content(digest).await.unwrap());
     room.set_replaceable(true);
-    room.remove_old().await;
+    room.remove_old().await.unwrap();
     assert!(!store.has_content(digest).await.unwrap());
 }

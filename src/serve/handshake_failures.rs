@@ -7,12 +7,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
+use crate::jobs::{Cause, Job, JobError, Run, Schedule};
 use crate::telemetry::{Metrics, TlsFailureReason};
 
 /// Lines in [`MINUTE`], over all addresses.
@@ -66,23 +66,40 @@ impl HandshakeFailures {
         }
     }
 
-    /// Tells the number of what was left out, a minute later at the earliest, and at the end. Runs until `stop`.
-    pub async fn report(&self, stop: CancellationToken) {
-        let stopped = stop.run_until_cancelled(async {
-            loop {
-                self.left_out.notified().await;
-                while self.lines().owes() {
-                    tokio::time::sleep(MINUTE).await;
-                    tell(self.lines().over(Instant::now()));
-                }
-            }
-        });
-        let _: Option<()> = stopped.await;
-        tell(self.lines().drain());
-    }
-
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the number of failures that were left out, a minute later at the earliest, and at the end.
+#[derive(Debug)]
+pub struct ReportFailures(pub Arc<HandshakeFailures>);
+
+impl Job for ReportFailures {
+    const NAME: &'static str = "tls-failures";
+
+    fn schedule(&self) -> Schedule {
+        // The minute begins when something was left out, and no further failure puts its end off.
+        if self.0.lines().owes() { Schedule::every(MINUTE).not_at_start() } else { Schedule::when_called() }
+    }
+
+    async fn run(&mut self, run: Run) -> Result<(), JobError> {
+        // A call only begins the minute.
+        if run.cause() != Cause::Call {
+            tell(self.0.lines().over(Instant::now()));
+        }
+        Ok(())
+    }
+
+    async fn called(&mut self) {
+        if self.0.lines().owes() {
+            std::future::pending::<()>().await;
+        }
+        self.0.left_out.notified().await;
+    }
+
+    async fn end(&mut self) {
+        tell(self.0.lines().drain());
     }
 }
 

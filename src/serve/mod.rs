@@ -39,7 +39,7 @@ use std::time::Duration;
 pub use body::{RequestBody, RequestBodyError};
 pub use drain::{Drained, Server};
 pub use early::{Early, EarlyAnswer, EarlyConnection};
-pub use handshake_failures::HandshakeFailures;
+pub use handshake_failures::{HandshakeFailures, ReportFailures};
 pub use listener::{BindError, Listener, bind};
 pub use nofile::{OpenFiles, raise_open_files};
 pub use peer::{BodyTransport, LetIn, Peer, Standing, Stream, Watch};

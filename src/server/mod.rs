@@ -3,6 +3,7 @@
 //! Only here and in `options` does anyone know all parts. Order of the start: log, store, users, TLS, sockets; nothing is
 //! answered before all of it stands. `modes` has the mode and the upstream in force. Order of the end: readiness, listeners, requests, workers, index.
 
+mod jobs;
 mod memory;
 mod modes;
 mod options;
@@ -27,6 +28,7 @@ use crate::config::reload::{Pace, Reloader};
 use crate::config::watch::Watcher;
 use crate::config::{self, Config, ConfigError, Overrides};
 use crate::fetch::{FillOptions, Fills, Room};
+use crate::jobs::Runner;
 use crate::serve::{self, BindError, Server, Tls, TlsError};
 use crate::store::{IndexState, Refusal, Store, StoreError};
 use crate::telemetry::{
@@ -242,15 +244,11 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     let readiness = Readiness::new(parts.store.clone(), tasks.clone(), stop.clone());
     let status = admin_state(&parts, &metrics, &registry, &modes, &state, &draining, readiness);
 
-    parts.store.start_workers(&tasks, &stop);
-    tasks.spawn(parts.logging.reporter().run(stop.clone()));
-    tasks.spawn(room.sweep(stop.clone()));
+    let jobs = Runner::new(tasks.clone(), stop.clone());
     if let Some(tls) = &parts.tls {
-        let (failures, stop) = (Arc::clone(tls.failures()), stop.clone());
-        failures.count_in(metrics.clone());
-        tasks.spawn(async move { failures.report(stop).await });
+        tls.failures().count_in(metrics.clone());
     }
-    tasks.spawn(modes.clone().probe(stop.clone()));
+    jobs::start(&jobs, &parts, room, &modes);
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");
         let early = Arc::new(FastPath::new(app.clone()));
@@ -266,7 +264,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     }
     let (store, deadline) = (parts.store.clone(), reload::Deadline::new(parts.config.limits.drain_deadline));
     let reloads = reload::Reloads::new(parts, app, modes, registry.clone(), metrics, state, deadline.clone());
-    tasks.spawn(reloader.run(watcher, stop.clone(), reloads));
+    jobs.start(reloader.job(watcher, reloads));
 
     tokio::select! {
         _ = terminate.recv() => {}

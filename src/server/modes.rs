@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::options;
@@ -18,6 +17,7 @@ use crate::auth::Authenticator;
 use crate::clock;
 use crate::config::{self, Config, UpstreamCredentials, UpstreamSettings};
 use crate::fetch::Fills;
+use crate::jobs::{Job, JobError, Run, Schedule};
 use crate::mode::{Direct, Local, Mode, Proxy};
 use crate::telemetry::{Metrics, ProbeOutcome};
 use crate::upstream::{Probe, Upstream, UpstreamSetupError};
@@ -195,22 +195,11 @@ impl Modes {
         }
     }
 
-    /// Probes the upstream, again and again, until `stop`.
-    pub(super) async fn probe(self, stop: CancellationToken) {
-        loop {
-            let probing = async {
-                match self.target() {
-                    Some((known, is_candidate)) => self.probe_once(known, is_candidate).await,
-                    None => PROBE_EVERY,
-                }
-            };
-            // An upstream that says nothing does not hold up the end.
-            let Some(pause) = stop.run_until_cancelled(probing).await else { return };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.0.changed.notified() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
+    /// Asks the upstream, or the candidate, once; answers the pause until the next time.
+    async fn probe(&self) -> Duration {
+        match self.target() {
+            Some((known, is_candidate)) => self.probe_once(known, is_candidate).await,
+            None => PROBE_EVERY,
         }
     }
 
@@ -279,6 +268,38 @@ impl Modes {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Probes the upstream, again and again.
+pub(super) struct ProbeUpstream {
+    modes: Modes,
+    pause: Duration,
+}
+
+impl ProbeUpstream {
+    pub(super) const fn new(modes: Modes) -> Self {
+        Self { modes, pause: PROBE_EVERY }
+    }
+}
+
+impl Job for ProbeUpstream {
+    const NAME: &'static str = "upstream-probe";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::every(self.pause)
+    }
+
+    async fn run(&mut self, run: Run) -> Result<(), JobError> {
+        // An upstream that says nothing does not hold up the end.
+        if let Some(pause) = run.stop().run_until_cancelled(self.modes.probe()).await {
+            self.pause = pause;
+        }
+        Ok(())
+    }
+
+    async fn called(&mut self) {
+        self.modes.0.changed.notified().await;
     }
 }
 

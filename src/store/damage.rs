@@ -27,7 +27,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 pub(super) use examine::{Found, Verdict, is_sound, read_exactly};
-pub(super) use mend::look_after;
+pub(super) use mend::LookAfterDamage;
 
 use super::StoreError;
 use super::contents::ContentOps;

@@ -18,6 +18,7 @@
 //! <dir>/index.stamp                   which index was closed well; removed before the first change
 //! <dir>/index.bad/                    the last index that could not be read; can be deleted
 //! <dir>/keys/                         signing key made by the server, 0700
+//! <dir>/admin.sock                    socket of a running server (`admin` makes it); a file without meaning otherwise
 //! ```
 //!
 //! A component of a repository's name never begins with `_` or `.`, so the folders of a repository and

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::index::{Index, IndexError, IndexState, IndexedReferrer};
 use super::rebuild::{Progress, Tree, rebuild, reread};
 use super::{Page, StoreError};
+use crate::jobs::{self, Job, JobError, Run, Schedule};
 use crate::oci::{Digest, RepoName, UpstreamId};
 use crate::telemetry::with_causes;
 use directory::{IndexDirectory, Stamp};
@@ -33,10 +34,10 @@ use directory::{IndexDirectory, Stamp};
 pub use by_hand::rebuild_index;
 pub(crate) use change::Change;
 
-/// The worker looks at the index this often without being called.
+/// Pause between two looks at the index that nobody called for.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// An index that heard of no change for so long is sealed: a crash while clients only pull costs no rebuild.
+/// Time without a change after which the index is sealed: a crash while clients only pull costs no rebuild.
 const SEAL_AFTER: Duration = Duration::from_secs(60);
 
 /// Pauses between attempts after a failure: the first, and the longest.
@@ -73,7 +74,7 @@ struct Slot {
 }
 
 impl Listings {
-    /// For the index below `layout`. Reads the stamp; opens nothing: see [`Listings::run`].
+    /// For the index below `layout`. Reads the stamp; opens nothing: see [`KeepIndex`].
     pub(crate) fn new(layout: &super::layout::Layout) -> Self {
         let directory = IndexDirectory::new(layout);
         let slot = Slot {
@@ -165,44 +166,6 @@ impl Listings {
         self.ask(|index| index.referrers(repo, subject, last, limit))
     }
 
-    /// Opens the index or rebuilds it, and looks after it until `stop` is cancelled. `tree` gives the tree to a
-    /// blocking thread; the listings are those of the same store.
-    ///
-    /// Safe to drop between two pieces of work; a piece that runs ends by itself when `stop` is cancelled.
-    pub(crate) async fn run<T>(tree: Arc<T>, of: fn(&T) -> (&Self, Tree<'_>), stop: CancellationToken)
-    where
-        T: Send + Sync + 'static,
-    {
-        let mut pause = RETRY.0;
-        while !stop.is_cancelled() {
-            let (store, token) = (Arc::clone(&tree), stop.clone());
-            let tended = tokio::task::spawn_blocking(move || {
-                let (listings, tree) = of(&store);
-                listings.tend(tree, &token)
-            });
-            let calm = tended.await.unwrap_or_else(|error| {
-                tracing::error!(%error, "looking after the index panicked");
-                false
-            });
-            let (listings, _) = of(&tree);
-            if calm {
-                pause = RETRY.0;
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
-                    () = listings.wake.notified() => {}
-                }
-            } else {
-                // Whoever calls meanwhile waits: a full disk is not to be tried again at once.
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(pause) => {}
-                }
-                pause = (pause * 2).min(RETRY.1);
-            }
-        }
-    }
-
     /// Seals the index, if it is whole, and closes it; blocking. Afterwards nothing answers and nothing is heard.
     pub(crate) fn close(&self) {
         if let Err(error) = self.seal() {
@@ -215,11 +178,11 @@ impl Listings {
         drop((serving, building));
     }
 
-    /// Does what there is to do now; blocking. `false`: it failed, and is to be tried again later.
-    fn tend(&self, tree: Tree<'_>, stop: &CancellationToken) -> bool {
+    /// Does what there is to do now; blocking.
+    fn tend(&self, tree: Tree<'_>, stop: &CancellationToken) -> Result<(), JobError> {
         if self.directory.is_read_only() {
             // Nothing changes, so an index that answers goes on; one that is not open can't be opened.
-            return true;
+            return Ok(());
         }
         let result = self
             .open_once(tree)
@@ -227,11 +190,8 @@ impl Listings {
             .and_then(|()| self.hear_the_unheard(tree, stop))
             .and_then(|()| self.seal_if_quiet());
         match result {
-            Ok(()) | Err(IndexError::Cancelled) => true,
-            Err(error) => {
-                tracing::error!(error = %with_causes(&error), "the index can't be kept, listings are not answered for now");
-                false
-            }
+            Ok(()) | Err(IndexError::Cancelled) => Ok(()),
+            Err(error) => Err(JobError::new("the index can't be kept, listings are not answered for now", &error)),
         }
     }
 
@@ -432,6 +392,42 @@ impl Listings {
 
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens the index or rebuilds it, and looks after it. `of` gives the tree to a blocking thread; the listings are those of the
+/// same store. A run ends early by itself when the process ends.
+pub(crate) struct KeepIndex<T> {
+    tree: Arc<T>,
+    of: fn(&T) -> (&Listings, Tree<'_>),
+}
+
+impl<T> KeepIndex<T> {
+    pub(crate) const fn new(tree: Arc<T>, of: fn(&T) -> (&Listings, Tree<'_>)) -> Self {
+        Self { tree, of }
+    }
+}
+
+impl<T: Send + Sync + 'static> Job for KeepIndex<T> {
+    const NAME: &'static str = "index";
+
+    fn schedule(&self) -> Schedule {
+        // Whoever calls behind a failure waits: a full disk is not to be tried again at once.
+        Schedule::every(LOOK_EVERY).retry(RETRY.0, RETRY.1)
+    }
+
+    async fn run(&mut self, run: Run) -> Result<(), JobError> {
+        let (tree, of) = (Arc::clone(&self.tree), self.of);
+        jobs::blocking(move || {
+            let (listings, tree) = of(&tree);
+            listings.tend(tree, run.stop())
+        })
+        .await
+    }
+
+    async fn called(&mut self) {
+        let (listings, _) = (self.of)(&self.tree);
+        listings.wake.notified().await;
     }
 }
 

@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::capacity::FOLDERS;
 use super::{Inner, Refusal, StoreError, blocking};
 use crate::clock::Timestamp;
+use crate::jobs::{Job, JobError, Run, Schedule};
 
-/// Abandoned uploads are looked for this often.
+/// Pause between two looks for abandoned uploads.
 const REAP_EVERY: Duration = Duration::from_secs(60);
 
 impl Inner {
@@ -69,12 +70,47 @@ impl Inner {
 }
 
 /// Counts what an unclean stop left uncounted; reaps uploads; writes uses down; keeps the index's size in view.
-pub(super) async fn run(store: Arc<Inner>, stop: CancellationToken) {
-    let mut was_read_only = false;
-    loop {
-        let (inner, token) = (Arc::clone(&store), stop.clone());
+pub(super) struct Maintenance {
+    store: Arc<Inner>,
+    was_read_only: bool,
+}
+
+impl Maintenance {
+    pub(super) const fn new(store: Arc<Inner>) -> Self {
+        Self { store, was_read_only: false }
+    }
+
+    /// Says it when the file system takes no write any more, or takes one again.
+    async fn look_whether_read_only(&mut self) {
+        let inner = Arc::clone(&self.store);
+        let looked = blocking(move || Ok(inner.capacity.usage().refusal == Some(Refusal::ReadOnly)));
+        let Ok(read_only) = looked.await else { return };
+        if read_only == std::mem::replace(&mut self.was_read_only, read_only) {
+            return;
+        }
+        let path = self.store.layout.root().display();
+        if read_only {
+            tracing::error!(
+                %path,
+                "the store's file system is read-only: what is stored is served, and nothing is stored"
+            );
+        } else {
+            tracing::info!(%path, "the store's file system takes writes again");
+        }
+    }
+}
+
+impl Job for Maintenance {
+    const NAME: &'static str = "store-maintenance";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::every(REAP_EVERY)
+    }
+
+    async fn run(&mut self, run: Run) -> Result<(), JobError> {
+        let inner = Arc::clone(&self.store);
         let round = blocking(move || {
-            let counted = inner.count(&token);
+            let counted = inner.count(run.stop());
             inner.capacity.set_index_bytes(inner.listings.size_on_disk());
             inner.try_to_write();
             if inner.capacity.usage().refusal == Some(Refusal::ReadOnly) {
@@ -88,30 +124,11 @@ pub(super) async fn run(store: Arc<Inner>, stop: CancellationToken) {
             let reaped = inner.reap(now)?;
             counted.map(|()| reaped)
         });
-        match round.await {
-            Ok(0) => {}
-            Ok(reaped) => tracing::info!(reaped, "abandoned uploads and fills removed"),
-            Err(error) => {
-                tracing::error!(error = %crate::telemetry::with_causes(&error), "the store could not be tidied");
-            }
+        let tidied = round.await;
+        if let Ok(reaped @ 1..) = tidied {
+            tracing::info!(reaped, "abandoned uploads and fills removed");
         }
-        let (inner, path) = (Arc::clone(&store), store.layout.root().to_path_buf());
-        let looked = blocking(move || Ok(inner.capacity.usage().refusal == Some(Refusal::ReadOnly)));
-        if let Ok(read_only) = looked.await
-            && read_only != std::mem::replace(&mut was_read_only, read_only)
-        {
-            if read_only {
-                tracing::error!(
-                    path = %path.display(),
-                    "the store's file system is read-only: what is stored is served, and nothing is stored"
-                );
-            } else {
-                tracing::info!(path = %path.display(), "the store's file system takes writes again");
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(REAP_EVERY) => {}
-        }
+        self.look_whether_read_only().await;
+        tidied.map(drop).map_err(|error| JobError::new("the store could not be tidied", &error))
     }
 }

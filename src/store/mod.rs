@@ -39,7 +39,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use error::{Refusal, StoreError};
@@ -58,13 +57,14 @@ pub use uses::Lease;
 
 use self::capacity::Capacity;
 use self::contents::{ContentOps, Contents};
-use self::damage::Damage;
+use self::damage::{Damage, LookAfterDamage};
 use self::fills::Fills;
 use self::index::{IndexError, IndexedReferrer};
 use self::large::LargeManifests;
 use self::layout::{Layout, Membership};
-use self::listings::Listings;
+use self::listings::{KeepIndex, Listings};
 use self::locks::RepositoryLocks;
+use self::maintenance::Maintenance;
 use self::manifests::Memory;
 use self::opening::{LayOut, Noted};
 use self::pace::{Pace, Turn};
@@ -73,6 +73,7 @@ use self::references::Walks;
 use self::uploads::Uploads;
 use self::uses::Uses;
 use crate::fs::Disk;
+use crate::jobs::Runner;
 use crate::oci::{Algorithm, Digest, Reference, RepoName, Tag, UploadId};
 use crate::telemetry::{DiskOperation, disk_look, disk_operation};
 
@@ -196,7 +197,7 @@ impl Store {
         Ok(fresh)
     }
 
-    /// Opens the tree; blocking. The index is not opened: see [`Store::start_workers`].
+    /// Opens the tree; blocking. The index is not opened: see [`Store::start_jobs`].
     ///
     /// # Errors
     /// [`StoreError`] with a sentence for the administrator.
@@ -244,12 +245,12 @@ impl Store {
     }
 
     /// Starts what runs beside requests: opening or rebuilding the index, looking after damage, counting after an unclean
-    /// stop, reaping of uploads. All end when `stop` is cancelled.
-    pub fn start_workers(&self, tasks: &TaskTracker, stop: &CancellationToken) {
-        let store = Arc::clone(&self.0);
-        tasks.spawn(Listings::run(Arc::clone(&store), |store| (&store.listings, store.tree()), stop.clone()));
-        tasks.spawn(damage::look_after(Arc::clone(&store), stop.clone()));
-        tasks.spawn(maintenance::run(store, stop.clone()));
+    /// stop, reaping of uploads.
+    pub fn start_jobs(&self, jobs: &Runner) {
+        let store = &self.0;
+        jobs.start(KeepIndex::new(Arc::clone(store), |store| (&store.listings, store.tree())));
+        jobs.start(LookAfterDamage(Arc::clone(store)));
+        jobs.start(Maintenance::new(Arc::clone(store)));
     }
 
     /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes

@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use testkit::media_type::{CONFIG, LAYER};
+use tokio_util::sync::CancellationToken;
 
 use super::walk::{Members, Repositories, SkippedEntries, Tags};
 use super::*;

@@ -6,7 +6,6 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
 use tracing::field::{Field, Visit};
 use tracing::{Dispatch, Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -20,7 +19,7 @@ use super::sink::{Sink, SinkGuard};
 use crate::clock;
 
 /// How late the count of repeated lines may come.
-const REPORT_EVERY: Duration = Duration::from_secs(2);
+pub const REPORT_EVERY: Duration = Duration::from_secs(2);
 const OURS: &str = "d8_registry";
 
 /// The form of a line.
@@ -198,7 +197,8 @@ impl Logging {
         move || sink.lost()
     }
 
-    /// What has to run beside the server for repeated lines to be counted in the log: spawn [`Reporter::run`].
+    /// What has to be called beside requests for repeated lines to be counted in the log: [`Reporter::report`] every
+    /// [`REPORT_EVERY`], [`Reporter::report_rest`] at the end.
     #[must_use]
     pub fn reporter(&self) -> Reporter {
         self.reporter.clone()
@@ -206,15 +206,18 @@ impl Logging {
 }
 
 impl Reporter {
-    /// Reports until `stop`, then reports the rest.
-    pub async fn run(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(REPORT_EVERY)).await.is_some() {
-            self.report(Some(Instant::now()));
-        }
-        self.report(None);
+    /// Writes the count of what was held back and is due now.
+    pub fn report(&self) {
+        self.report_due(Some(Instant::now()));
     }
 
-    fn report(&self, now: Option<Instant>) {
+    /// Writes the count of everything that was held back.
+    pub fn report_rest(&self) {
+        self.report_due(None);
+    }
+
+    /// `now`: `None` counts everything as due.
+    fn report_due(&self, now: Option<Instant>) {
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
         let over = match now {
             Some(now) => repeats.over(now),

@@ -26,7 +26,7 @@ pub use labels::{
     Method, ProbeOutcome, ReloadOutcome, RoomLack, Route, TlsFailureReason, UpstreamCause,
 };
 pub(crate) use line::decimal;
-pub use logging::{Level, LogError, LogFormat, LogOptions, Logging};
+pub use logging::{Level, LogError, LogFormat, LogOptions, Logging, REPORT_EVERY, Reporter};
 pub use metrics::{InFlight, IndexSample, Metrics, MetricsError, StoreSample};
 pub use progress::Progress;
 

@@ -7,10 +7,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use fail::fail_point;
-use tokio_util::sync::CancellationToken;
 
 use super::{Damage, lock};
 use crate::fs::stat;
+use crate::jobs::{Job, JobError, Run, Schedule};
 use crate::oci::{Digest, RepoName};
 use crate::store::contents::ContentOps;
 use crate::store::layout::Membership;
@@ -173,23 +173,27 @@ impl Inner {
     }
 }
 
-/// Looks after the list until `stop` is cancelled. Safe to drop between two rounds; a round ends by itself.
-pub(in crate::store) async fn look_after(store: Arc<Inner>, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        let inner = Arc::clone(&store);
+/// Looks after the list.
+pub(in crate::store) struct LookAfterDamage(pub(in crate::store) Arc<Inner>);
+
+impl Job for LookAfterDamage {
+    const NAME: &'static str = "damage";
+
+    fn schedule(&self) -> Schedule {
+        let until_due = self.0.damage.next_due().map(|due| due.saturating_duration_since(Instant::now()));
+        Schedule::every(until_due.map_or(LOOK_EVERY, |due| due.min(LOOK_EVERY)))
+    }
+
+    async fn run(&mut self, _: Run) -> Result<(), JobError> {
+        let inner = Arc::clone(&self.0);
         let round = blocking(move || {
             inner.look_after_damage(Instant::now());
             Ok(())
         });
-        if let Err(error) = round.await {
-            tracing::error!(error = %crate::telemetry::with_causes(&error), "the list of damaged contents could not be looked after");
-        }
-        let later = Instant::now() + LOOK_EVERY;
-        let next = store.damage.next_due().map_or(later, |due| due.min(later));
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = store.damage.wake.notified() => {}
-            () = tokio::time::sleep_until(next.into()) => {}
-        }
+        round.await.map_err(|error| JobError::new("the list of damaged contents could not be looked after", &error))
+    }
+
+    async fn called(&mut self) {
+        self.0.damage.wake.notified().await;
     }
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use proptest::prelude::*;
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::oci::Tag;
@@ -16,7 +17,7 @@ fn start(bench: &Bench) -> Listings {
 }
 
 fn tend(listings: &Listings, bench: &Bench) {
-    assert!(listings.tend(bench.tree(), &CancellationToken::new()));
+    listings.tend(bench.tree(), &CancellationToken::new()).unwrap();
 }
 
 /// The directory of the index that answers: it tells an opened one from a rebuilt one.
@@ -328,7 +329,7 @@ fn a_folder_that_can_not_be_written_is_tried_again_later() {
     let bench = Bench::new();
     fs::write(bench.dir.path().join("index"), "in the way").unwrap();
     let listings = Listings::new(&bench.layout);
-    assert!(!listings.tend(bench.tree(), &CancellationToken::new()));
+    assert!(listings.tend(bench.tree(), &CancellationToken::new()).is_err());
     fs::remove_file(bench.dir.path().join("index")).unwrap();
     tend(&listings, &bench);
     assert_eq!(listings.state(), IndexState::Ready);
@@ -355,24 +356,25 @@ fn by_hand_it_is_rebuilt_and_sealed_and_a_running_server_keeps_it_out() {
 }
 
 #[tokio::test]
-async fn the_worker_opens_replaces_and_stops() {
+async fn the_job_opens_replaces_and_stops() {
     let bench = Arc::new(Bench::new());
     bench.write_tag(&"a".parse().unwrap(), &"t".parse().unwrap());
     let store = Arc::new((Listings::new(&bench.layout), Arc::clone(&bench)));
     let stop = CancellationToken::new();
-    let worker = Listings::run(Arc::clone(&store), |store| (&store.0, store.1.tree()), stop.clone());
-    let user = async {
-        for _ in 0..2 {
-            while store.0.state() != IndexState::Ready {
-                tokio::task::yield_now().await;
-            }
-            assert_eq!(tags(&store.0, "a"), ["t"]);
-            let index = store.0.slot().serving.clone().unwrap();
-            store.0.fail(&index, &IndexError::Entry("a test"));
+    let tasks = TaskTracker::new();
+    jobs::Runner::new(tasks.clone(), stop.clone())
+        .start(KeepIndex::new(Arc::clone(&store), |store| (&store.0, store.1.tree())));
+    for _ in 0..2 {
+        while store.0.state() != IndexState::Ready {
+            tokio::task::yield_now().await;
         }
-        stop.cancel();
-    };
-    tokio::join!(worker, user);
+        assert_eq!(tags(&store.0, "a"), ["t"]);
+        let index = store.0.slot().serving.clone().unwrap();
+        store.0.fail(&index, &IndexError::Entry("a test"));
+    }
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
 }
 
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) {

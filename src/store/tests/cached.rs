@@ -226,7 +226,7 @@ async fn a_content_is_named_by_the_manifests_of_its_own_repository() {
 async fn what_an_upstream_taught_is_in_no_list_of_local() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    store.start_workers(&TaskTracker::new(), &CancellationToken::new());
+    store.start_jobs(&Runner::new(TaskTracker::new(), CancellationToken::new()));
     filled(&store, &cached(""), "a", Some("v1")).await;
     filled(&store, &cached("modules/b"), "b", Some("v1")).await;
     filled(&store, &repo("mine"), "c", Some("v1")).await;

@@ -162,7 +162,7 @@ async fn a_damaged_manifest_is_absent_and_mended_with_its_lists() {
         let referrer = manifest(&testkit::with(testkit::index(&[]), &fields));
         let outer = manifest(&testkit::index(&[testkit::descriptor(INDEX, &referrer.bytes)]));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        opened.start_workers(&tasks, &stop);
+        opened.start_jobs(&Runner::new(tasks.clone(), stop.clone()));
         while opened.index_state() != IndexState::Ready {
             tokio::task::yield_now().await;
         }

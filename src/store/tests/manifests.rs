@@ -233,7 +233,7 @@ async fn listings_follow_the_tree() {
     let name = repo("a/b");
     store.put_manifest(&name, numbered(1), vec![tag("early")]).await.unwrap();
     assert!(matches!(store.tags(&name, None, 10).await, Err(StoreError::IndexNotReady { .. })));
-    store.start_workers(&tasks, &stop);
+    store.start_jobs(&Runner::new(tasks.clone(), stop.clone()));
     while store.index_state() != IndexState::Ready {
         tokio::task::yield_now().await;
     }
@@ -285,7 +285,7 @@ async fn a_delete_of_nothing_leaves_the_index_believed() {
     let name = repo("a");
     let ready = async || {
         let (store, tasks, stop) = (store(dir.path()), TaskTracker::new(), CancellationToken::new());
-        store.start_workers(&tasks, &stop);
+        store.start_jobs(&Runner::new(tasks.clone(), stop.clone()));
         while store.index_state() != IndexState::Ready {
             tokio::task::yield_now().await;
         }

@@ -49,7 +49,7 @@ fn equal_errors_come_once_and_are_counted_at_the_end() {
                 }
                 tracing::info!("said");
             }
-            logging.reporter().report(None);
+            logging.reporter().report_rest();
         });
         let count = |needle: &str| text.lines().filter(|line| line.contains(needle)).count();
         assert_eq!(count("said"), 5, "{text}");
@@ -60,8 +60,8 @@ fn equal_errors_come_once_and_are_counted_at_the_end() {
     }
 }
 
-#[tokio::test]
-async fn the_reporter_reports_the_rest_when_it_is_stopped() {
+#[test]
+fn the_rest_is_reported_at_the_end() {
     let (sink, text) = Captured::new().into_parts();
     let (dispatch, logging) = Logging::build(OPTIONS, sink, false);
     tracing::dispatcher::with_default(&dispatch, || {
@@ -69,9 +69,7 @@ async fn the_reporter_reports_the_rest_when_it_is_stopped() {
             tracing::warn!("again");
         }
     });
-    let stop = CancellationToken::new();
-    stop.cancel();
-    logging.reporter().run(stop).await;
+    logging.reporter().report_rest();
     drop(logging);
     let text = text();
     assert!(text.lines().last().unwrap().ends_with("again held_back=2"), "{text}");

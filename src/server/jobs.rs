@@ -1,0 +1,40 @@
+//! The server's jobs: what works beside requests is started here. The reload is started with what it acts on.
+
+use std::sync::Arc;
+
+use super::Parts;
+use super::modes::{Modes, ProbeUpstream};
+use crate::fetch::Room;
+use crate::jobs::{Job, JobError, Run, Runner, Schedule};
+use crate::serve::ReportFailures;
+use crate::telemetry::{REPORT_EVERY, Reporter};
+
+pub(super) fn start(jobs: &Runner, parts: &Parts, room: Room, modes: &Modes) {
+    parts.store.start_jobs(jobs);
+    jobs.start(ReportRepeats(parts.logging.reporter()));
+    jobs.start(room);
+    if let Some(tls) = &parts.tls {
+        jobs.start(ReportFailures(Arc::clone(tls.failures())));
+    }
+    jobs.start(ProbeUpstream::new(modes.clone()));
+}
+
+/// Counts in the log what was held back of repeated lines. A job of the server, as the log knows no other part.
+struct ReportRepeats(Reporter);
+
+impl Job for ReportRepeats {
+    const NAME: &'static str = "log-repeats";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::every(REPORT_EVERY).not_at_start()
+    }
+
+    async fn run(&mut self, _: Run) -> Result<(), JobError> {
+        self.0.report();
+        Ok(())
+    }
+
+    async fn end(&mut self) {
+        self.0.report_rest();
+    }
+}
