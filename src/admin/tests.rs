@@ -1,86 +1,130 @@
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::*;
+use crate::clock::Timestamp;
+use crate::jobs::{Job, JobError, Run, Runner, Schedule};
+use crate::telemetry::{self, FAMILIES, Family};
 
-struct Knobs {
+/// A server that is as it is told to be.
+struct Scripted {
     usable: AtomicBool,
-    draining: AtomicBool,
+    jobs: Runner,
 }
 
-fn admin() -> (Router, Arc<Knobs>) {
-    let knobs = Arc::new(Knobs { usable: AtomicBool::new(true), draining: AtomicBool::new(false) });
-    let (usable, draining) = (Arc::clone(&knobs), Arc::clone(&knobs));
-    let state = AdminState {
-        version: "1.2.3",
-        mode: Arc::new(|| "Proxy"),
-        upstream: Arc::new(|| {
-            Some(UpstreamState {
+impl Source for Arc<Scripted> {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            version: "1.2.3",
+            revision: "abc",
+            mode: "Proxy",
+            uptime_seconds: 12,
+            connections: 3,
+            users: 2,
+            upstream: Some(UpstreamStatus {
                 host: "registry.example.com".to_owned(),
                 outcome: Some("auth"),
                 message: Some("it refuses us".to_owned()),
                 probed: Some(6),
                 last_accepted: Some(5),
                 refused: None,
-            })
-        }),
-        started: Instant::now(),
-        check: Arc::new(move || {
-            let usable = usable.usable.load(Ordering::Relaxed);
-            Box::pin(async move { if usable { Ok(()) } else { Err("the folder is gone".to_owned()) } })
-        }),
-        draining: Arc::new(move || draining.draining.load(Ordering::Relaxed)),
-        store: Arc::new(|| StoreSample { used: None, budget: Some(9), free: 5, reserve: 3, uploads: 0, refusal: None }),
-        damage: Arc::new(crate::telemetry::DamageSample::default),
-        index: Arc::new(|| IndexSample::Rebuilding { done: 4 }),
-        users: Arc::new(|| 2),
-        connections: Arc::new(|| 3),
-        certificate_expiry: Arc::new(|| Some(Timestamp::from_millis(8_000))),
-        config: Arc::new(|| ConfigState { loaded: Timestamp::from_millis(7_000), error: Some("line 3".to_owned()) }),
-        metrics: Metrics::new().unwrap(),
-    };
-    (router(state), knobs)
+            }),
+            store: StoreStatus {
+                budget_bytes: Some(9),
+                free_bytes: 5,
+                reserve_bytes: 3,
+                writable: false,
+                refusal: Some("ReadOnly"),
+                uploads: 4,
+                damaged_contents: 2,
+                damaged_bytes: 30,
+                disk_fault: true,
+                damage_found: [5, 6, 7, 8],
+                ..StoreStatus::default()
+            },
+            index: IndexStatus { state: "rebuilding", objects_done: Some(4) },
+            certificate_expiry: Some(8),
+            config: ConfigStatus::in_force(Timestamp::from_millis(7_000)).refused("line 3".to_owned()),
+            jobs: self.jobs.status(),
+            dropped_log_lines: 11,
+            ..Snapshot::default()
+        }
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        if self.usable.load(Ordering::Relaxed) { Ok(()) } else { Err("the directory is gone".to_owned()) }
+    }
 }
 
-async fn ask(router: &Router, path: &str) -> (StatusCode, String, Response<()>) {
-    let request = Request::get(path).body(Body::empty()).unwrap();
+/// Fails at every second run, with a repository in its words.
+struct Failing(bool);
+
+impl Job for Failing {
+    const NAME: &'static str = "failing";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::when_called()
+    }
+
+    async fn run(&mut self, _: Run) -> Result<(), JobError> {
+        self.0 = !self.0;
+        if self.0 { Err(JobError::logged("a/secret/name can't be read".to_owned())) } else { Ok(()) }
+    }
+}
+
+fn scripted() -> (Admin<Arc<Scripted>>, Arc<Scripted>) {
+    let jobs = Runner::new(TaskTracker::new(), CancellationToken::new());
+    let source = Arc::new(Scripted { usable: AtomicBool::new(true), jobs });
+    (Admin::new(Arc::clone(&source), Metrics::new().unwrap()), source)
+}
+
+async fn ask(router: &Router, method: Method, path: &str) -> (StatusCode, String, Response<()>) {
+    let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
     let (parts, body) = router.clone().oneshot(request).await.unwrap().into_parts();
     let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
     (parts.status, text, Response::from_parts(parts, ()))
 }
 
+async fn get(router: &Router, path: &str) -> (StatusCode, String, Response<()>) {
+    ask(router, Method::GET, path).await
+}
+
 #[tokio::test]
-async fn ready_only_with_a_usable_folder_and_while_not_draining_but_alive_always() {
-    let (router, knobs) = admin();
-    assert_eq!(ask(&router, "/readyz").await.0, StatusCode::OK, "a rebuilding index does not count");
-    knobs.usable.store(false, Ordering::Relaxed);
-    let (status, text, response) = ask(&router, "/readyz").await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(text, "the folder is gone\n");
-    assert!(response.headers().contains_key(RETRY_AFTER));
-    knobs.usable.store(true, Ordering::Relaxed);
-    knobs.draining.store(true, Ordering::Relaxed);
-    assert_eq!(ask(&router, "/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(ask(&router, "/healthz").await.0, StatusCode::OK);
+async fn ready_only_when_the_source_is_but_alive_always() {
+    let (admin, source) = scripted();
+    for router in [router(admin.clone()), probe_router(admin.clone())] {
+        source.usable.store(true, Ordering::Relaxed);
+        assert_eq!(get(&router, "/readyz").await.0, StatusCode::OK);
+        source.usable.store(false, Ordering::Relaxed);
+        let (status, text, response) = get(&router, "/readyz").await;
+        assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "the directory is gone\n"));
+        assert!(response.headers().contains_key(RETRY_AFTER));
+        assert_eq!(get(&router, "/healthz").await.0, StatusCode::OK);
+    }
 }
 
 #[tokio::test]
 async fn the_status_document() {
-    let (router, _) = admin();
-    let (status, text, _) = ask(&router, "/status").await;
-    assert_eq!(status, StatusCode::OK);
-    let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
-    document["uptimeSeconds"] = 0.into();
+    let (admin, _) = scripted();
+    let (status, text, response) = get(&router(admin), "/status").await;
+    assert_eq!((status, &response.headers()[CACHE_CONTROL]), (StatusCode::OK, &"no-store".parse().unwrap()));
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         document,
         serde_json::json!({
             "version": "1.2.3",
             "mode": "Proxy",
-            "uptimeSeconds": 0,
+            "uptimeSeconds": 12,
             "draining": false,
             "connections": 3,
             "users": 2,
@@ -91,20 +135,84 @@ async fn the_status_document() {
                 "probed": 6,
                 "lastAccepted": 5,
             },
-            "store": { "budgetBytes": 9, "freeBytes": 5, "reserveBytes": 3, "writable": true, "damagedContents": 0, "damagedBytes": 0, "diskFault": false },
+            "store": {
+                "budgetBytes": 9, "freeBytes": 5, "reserveBytes": 3, "writable": false, "refusal": "ReadOnly",
+                "damagedContents": 2, "damagedBytes": 30, "diskFault": true,
+            },
             "index": { "state": "rebuilding", "objectsDone": 4 },
             "certificateExpiry": 8,
             "config": { "valid": false, "loaded": 7, "error": "line 3" },
+            "jobs": [],
         })
     );
 }
 
+/// The text of `/metrics` with every family in it.
+async fn metrics_text() -> String {
+    let (admin, source) = scripted();
+    source.jobs.start(Failing(true));
+    source.jobs.run_now("failing").await.unwrap();
+    // Families that have samples only behind the first request.
+    admin.metrics.request(telemetry::Method::Get, telemetry::Route::Blob, 206, Duration::from_millis(3));
+    let (status, text, response) = get(&router(admin), "/metrics").await;
+    assert_eq!(
+        (status, response.headers()[CONTENT_TYPE].as_bytes()),
+        (StatusCode::OK, Metrics::CONTENT_TYPE.as_bytes())
+    );
+    text
+}
+
 #[tokio::test]
-async fn metrics_are_text_and_nothing_else_is_served() {
-    let (router, _) = admin();
-    let (status, text, response) = ask(&router, "/metrics").await;
-    assert_eq!(status, StatusCode::OK);
-    assert_eq!(response.headers()[CONTENT_TYPE], Metrics::CONTENT_TYPE);
-    assert!(text.contains("d8_registry_http_requests_in_flight 0"));
-    assert_eq!(ask(&router, "/v2/").await.0, StatusCode::NOT_FOUND);
+async fn metrics_are_what_the_table_says_but_for_what_is_unknown() {
+    let text = metrics_text().await;
+    let lines = |prefix: &str| -> BTreeMap<String, String> {
+        text.lines()
+            .filter_map(|line| line.strip_prefix(prefix)?.split_once(' '))
+            .map(|(name, rest)| (name.to_owned(), rest.to_owned()))
+            .collect()
+    };
+    let known = || FAMILIES.iter().filter(|family| family.name != "d8_registry_store_used_bytes");
+    let table = |value: fn(&Family) -> &'static str| -> BTreeMap<String, String> {
+        known().map(|family| (family.name.to_owned(), value(family).to_owned())).collect()
+    };
+    assert_eq!(lines("# HELP "), table(|family| family.help));
+    assert_eq!(lines("# TYPE "), table(|family| family.kind.as_str()));
+    for family in known() {
+        for label in family.labels {
+            assert!(
+                text.lines().any(|line| line.starts_with(family.name) && line.contains(&format!("{label}=\""))),
+                "{} has no label {label}",
+                family.name
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_s_numbers_arrive_where_they_belong() {
+    let text = metrics_text().await;
+    for line in [
+        "d8_registry_build_info{mode=\"Proxy\",revision=\"abc\",version=\"1.2.3\"} 1",
+        "d8_registry_store_budget_bytes 9",
+        "d8_registry_store_free_bytes 5",
+        "d8_registry_store_reserve_bytes 3",
+        "d8_registry_store_writable 0",
+        "d8_registry_store_uploads 4",
+        "d8_registry_damaged_contents 2",
+        "d8_registry_damaged_bytes 30",
+        "d8_registry_disk_fault 1",
+        "d8_registry_damage_found_total{cause=\"hash\"} 5",
+        "d8_registry_damage_found_total{cause=\"list\"} 8",
+        "d8_registry_index_state{state=\"rebuilding\"} 1",
+        "d8_registry_index_state{state=\"ready\"} 0",
+        "d8_registry_certificate_expiry_timestamp_seconds{use=\"tls\"} 8",
+        "d8_registry_config_valid 0",
+        "d8_registry_log_lines_dropped_total 11",
+        "d8_registry_job_running{name=\"failing\"} 0",
+        "d8_registry_job_runs_total{name=\"failing\",result=\"ok\"} 1",
+        "d8_registry_job_runs_total{name=\"failing\",result=\"panicked\"} 0",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} is missing in:\n{text}");
+    }
+    assert!(!text.contains("store_used_bytes"), "what is unknown is absent and not zero");
 }

@@ -1,7 +1,8 @@
 //! Puts the parts together: from a configuration to a running server and its orderly end.
 //!
 //! Only here and in `options` does anyone know all parts. Order of the start: log, store, users, TLS, sockets; nothing is
-//! answered before all of it stands. `modes` has the mode and the upstream in force. Order of the end: readiness, listeners, requests, workers, index.
+//! answered before all of it stands. `modes` has the mode and the upstream in force, `jobs` what works beside requests,
+//! `snapshot` what is shown of all of it. Order of the end: readiness, listeners, requests, jobs, index.
 
 mod jobs;
 mod memory;
@@ -9,6 +10,7 @@ mod modes;
 mod options;
 mod readiness;
 mod reload;
+mod snapshot;
 mod warnings;
 
 use std::path::PathBuf;
@@ -20,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, AdminState, ConfigState};
+use crate::admin::{self, Admin, ConfigStatus};
 use crate::api::{App, Edge, FastPath};
 use crate::auth::{AuthError, Authenticator};
 use crate::clock;
@@ -30,14 +32,13 @@ use crate::config::{self, Config, ConfigError, Overrides};
 use crate::fetch::{FillOptions, Fills, Room};
 use crate::jobs::Runner;
 use crate::serve::{self, BindError, Server, Tls, TlsError};
-use crate::store::{IndexState, Refusal, Store, StoreError};
-use crate::telemetry::{
-    CertificateUse, IndexSample, LogError, Logging, Metrics, MetricsError, StoreSample, with_causes,
-};
+use crate::store::{Store, StoreError};
+use crate::telemetry::{LogError, Logging, Metrics, MetricsError, with_causes};
 use crate::upstream::{Upstream, UpstreamSetupError};
 
 use self::modes::Modes;
 use self::readiness::Readiness;
+use self::snapshot::Observer;
 
 /// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -45,14 +46,14 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Threads for work that waits for the disk. More don't make a disk faster, and each takes memory.
 const BLOCKING_THREADS: usize = 64;
 
-/// An idle blocking thread ends after so long.
+/// Idle time after which a blocking thread ends.
 const BLOCKING_IDLE: Duration = Duration::from_secs(5);
 
 /// Most tasks that a worker runs between two polls of the network (tokio's `event_interval`). Only small tasks count on it:
 /// large sends make their worker poll (`serve::send_queue`).
 const EVENT_INTERVAL: u32 = 16;
 
-/// How long workers may take to end after the last request.
+/// Longest wait for jobs and blocking threads to end after the last request.
 const WORKERS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The server could not start, or failed while it ran.
@@ -239,12 +240,22 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     let registry = Server::new(options::connections(&parts.config));
     let admin = Server::new(options::admin_connections());
     let probes = Server::new(options::probe_connections());
-    let state = Arc::new(ArcSwap::from_pointee(ConfigState { loaded: clock::now(), error: None }));
-    observe(&parts, &metrics);
-    let readiness = Readiness::new(parts.store.clone(), tasks.clone(), stop.clone());
-    let status = admin_state(&parts, &metrics, &registry, &modes, &state, &draining, readiness);
-
+    let state = Arc::new(ArcSwap::from_pointee(ConfigStatus::in_force(clock::now())));
     let jobs = Runner::new(tasks.clone(), stop.clone());
+    let observer = Observer {
+        started: Instant::now(),
+        modes: modes.clone(),
+        store: parts.store.clone(),
+        auth: parts.auth.clone(),
+        registry: registry.clone(),
+        tls: parts.tls.clone(),
+        config: Arc::clone(&state),
+        jobs: jobs.clone(),
+        logging: Arc::clone(&parts.logging),
+        readiness: Readiness::new(parts.store.clone(), tasks.clone(), stop.clone()),
+        draining: draining.clone(),
+    };
+    let seen = Admin::new(observer, metrics.clone());
     if let Some(tls) = &parts.tls {
         tls.failures().count_in(metrics.clone());
     }
@@ -256,11 +267,11 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     }
     for socket in admin_sockets {
         tracing::info!(listener = "admin", address = %socket.address(), tls = false, "listening");
-        admin.listen(socket, None, admin::router(status.clone()), None);
+        admin.listen(socket, None, admin::router(seen.clone()), None);
     }
     for socket in probe_sockets {
         tracing::info!(listener = "probe", address = %socket.address(), tls = false, "listening");
-        probes.listen(socket, None, admin::probe_router(status.clone()), None);
+        probes.listen(socket, None, admin::probe_router(seen.clone()), None);
     }
     let (store, deadline) = (parts.store.clone(), reload::Deadline::new(parts.config.limits.drain_deadline));
     let reloads = reload::Reloads::new(parts, app, modes, registry.clone(), metrics, state, deadline.clone());
@@ -302,74 +313,4 @@ async fn end(
         tracing::error!(%error, "the store was not closed well");
     }
     tracing::info!("ended");
-}
-
-/// Lets the metrics ask the parts at each scrape.
-fn observe(parts: &Parts, metrics: &Metrics) {
-    metrics.set_build(VERSION, option_env!("D8_REGISTRY_REVISION").unwrap_or("unknown"), parts.config.mode.as_str());
-    let store = parts.store.clone();
-    metrics.observe_store(move || sample(&store));
-    let store = parts.store.clone();
-    metrics.observe_damage(move || store.damage());
-    let store = parts.store.clone();
-    metrics.observe_index(move || index_sample(&store));
-    metrics.observe_dropped_lines(parts.logging.dropped_lines());
-    if let Some(tls) = &parts.tls {
-        metrics.set_certificate_expiry(CertificateUse::Tls, tls.expiry());
-    }
-}
-
-fn admin_state(
-    parts: &Parts,
-    metrics: &Metrics,
-    registry: &Server,
-    modes: &Modes,
-    config: &Arc<ArcSwap<ConfigState>>,
-    draining: &CancellationToken,
-    readiness: Readiness,
-) -> AdminState {
-    let (sampled, indexed) = (parts.store.clone(), parts.store.clone());
-    let damaged = parts.store.clone();
-    let (auth, tls, registry) = (parts.auth.clone(), parts.tls.clone(), registry.clone());
-    let (config, draining) = (Arc::clone(config), draining.clone());
-    let (moded, upstreamed) = (modes.clone(), modes.clone());
-    AdminState {
-        version: VERSION,
-        mode: Arc::new(move || moded.mode().as_str()),
-        upstream: Arc::new(move || upstreamed.upstream_state()),
-        started: Instant::now(),
-        check: Arc::new(move || {
-            let readiness = readiness.clone();
-            Box::pin(async move { readiness.check().await })
-        }),
-        draining: Arc::new(move || draining.is_cancelled()),
-        store: Arc::new(move || sample(&sampled)),
-        damage: Arc::new(move || damaged.damage()),
-        index: Arc::new(move || index_sample(&indexed)),
-        users: Arc::new(move || auth.user_count()),
-        connections: Arc::new(move || registry.connections()),
-        certificate_expiry: Arc::new(move || tls.as_ref().map(|tls| tls.expiry())),
-        config: Arc::new(move || config.load().as_ref().clone()),
-        metrics: metrics.clone(),
-    }
-}
-
-fn sample(store: &Store) -> StoreSample {
-    let usage = store.usage();
-    StoreSample {
-        used: usage.used,
-        budget: usage.budget,
-        free: usage.free,
-        reserve: usage.reserve,
-        uploads: usage.uploads,
-        refusal: usage.refusal.map(Refusal::as_str),
-    }
-}
-
-fn index_sample(store: &Store) -> IndexSample {
-    match store.index_state() {
-        IndexState::Closed => IndexSample::Closed,
-        IndexState::Rebuilding { done } => IndexSample::Rebuilding { done },
-        IndexState::Ready => IndexSample::Ready,
-    }
 }

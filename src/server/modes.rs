@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::options;
-use crate::admin::UpstreamState;
+use crate::admin::UpstreamStatus;
 use crate::api::App;
 use crate::auth::Authenticator;
 use crate::clock;
@@ -168,7 +168,6 @@ impl Modes {
     fn rebuild(&self, state: &mut State) {
         let parts = Parts { fills: &self.0.fills, metrics: &self.0.metrics, tasks: &self.0.tasks };
         state.mode = parts.mode(&state.config, state.upstream.as_ref());
-        self.0.metrics.set_mode(state.mode.as_str());
     }
 
     /// Tells everyone of the state.
@@ -249,10 +248,10 @@ impl Modes {
     }
 
     /// What the status shows; `None` in mode Local.
-    pub(super) fn upstream_state(&self) -> Option<UpstreamState> {
+    pub(super) fn upstream_status(&self) -> Option<UpstreamStatus> {
         let state = self.state();
         let known = state.upstream.as_ref().filter(|_| state.config.mode != config::Mode::Local)?;
-        Some(UpstreamState {
+        Some(UpstreamStatus {
             host: known.upstream.host().to_owned(),
             outcome: known.outcome().map(ProbeOutcome::as_str),
             message: known.probed.as_ref().map(|probed| probed.probe.words.clone()),

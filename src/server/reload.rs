@@ -9,13 +9,13 @@ use arc_swap::ArcSwap;
 
 use super::modes::{Modes, Prepared};
 use super::{Parts, options, warnings};
-use crate::admin::ConfigState;
+use crate::admin::ConfigStatus;
 use crate::api::App;
 use crate::clock;
 use crate::config::reload::{Attempt, Cause, Outcome, Reload};
 use crate::config::{Config, Reloaded};
 use crate::serve::Server;
-use crate::telemetry::{CertificateUse, Metrics, ReloadOutcome, with_causes};
+use crate::telemetry::{Metrics, ReloadOutcome, with_causes};
 
 /// The drain deadline in force; shared with the end of the server.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Reloads {
     modes: Modes,
     registry: Server,
     metrics: Metrics,
-    state: Arc<ArcSwap<ConfigState>>,
+    state: Arc<ArcSwap<ConfigStatus>>,
     deadline: Deadline,
     said: Vec<String>,
 }
@@ -57,7 +57,7 @@ impl Reloads {
         modes: Modes,
         registry: Server,
         metrics: Metrics,
-        state: Arc<ArcSwap<ConfigState>>,
+        state: Arc<ArcSwap<ConfigStatus>>,
         deadline: Deadline,
     ) -> Self {
         let config = Arc::new(ArcSwap::from_pointee(parts.config.clone()));
@@ -73,9 +73,6 @@ impl Reloads {
         self.app.set_settings(options::api(&config));
         self.modes.apply(&config, upstream);
         self.deadline.store(config.limits.drain_deadline);
-        if let Some(tls) = &held.tls {
-            self.metrics.set_certificate_expiry(CertificateUse::Tls, tls.expiry());
-        }
         let paths = config.watched_paths(held.source.file.as_deref());
         self.parts.store(Arc::new(config));
         paths
@@ -125,17 +122,17 @@ impl Reload for Reloads {
     }
 
     fn report(&mut self, cause: Cause, outcome: &Outcome) {
-        let loaded = self.state.load().loaded;
         match outcome {
             Outcome::Applied => {
                 tracing::info!(?cause, "the configuration was read again and is in force");
                 self.metrics.config_reload(ReloadOutcome::Applied);
-                self.state.store(Arc::new(ConfigState { loaded: clock::now(), error: None }));
+                self.state.store(Arc::new(ConfigStatus::in_force(clock::now())));
             }
             Outcome::Refused(why) => {
                 tracing::error!(?cause, why, "the changed configuration is refused, the one before stays in force");
                 self.metrics.config_reload(ReloadOutcome::Rejected);
-                self.state.store(Arc::new(ConfigState { loaded, error: Some(why.clone()) }));
+                let before = self.state.load_full();
+                self.state.store(Arc::new(before.refused(why.clone())));
             }
         }
     }

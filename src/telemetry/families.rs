@@ -1,4 +1,4 @@
-//! The table of metric families: registration is made from it, and docs/reference/metrics.md is written from it.
+//! The table of metric families: names, helps and labels are shown from it, and docs/reference/metrics.md is written from it.
 
 /// What a family measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ const fn family(name: &'static str, kind: Kind, help: &'static str, labels: &'st
 
 macro_rules! families {
     ($($constant:ident: $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)+) => {
-        $(pub(super) const $constant: Family = family($name, Kind::$kind, $help, &[$($label),*]);)+
+        $(pub(crate) const $constant: Family = family($name, Kind::$kind, $help, &[$($label),*]);)+
 
         /// Every family there is.
         pub const FAMILIES: &[Family] = &[$($constant),+];
@@ -122,6 +122,12 @@ families! {
         "Cached blobs removed, for room or for their ttl.";
     EVICTED_BYTES: "d8_registry_evicted_bytes_total", Counter, ["cause"],
         "Bytes of cached blobs removed, for room or for their ttl.";
+    JOB_RUNS: "d8_registry_job_runs_total", Counter, ["name", "result"],
+        "Runs of what works beside requests: ok, failed or panicked.";
+    JOB_RUNNING: "d8_registry_job_running", Gauge, ["name"],
+        "1 while the job runs.";
+    JOB_LAST_SUCCESS: "d8_registry_job_last_success_timestamp_seconds", Gauge, ["name"],
+        "When a run of the job last did its work; 0 before the first time.";
     LOG_DROPPED: "d8_registry_log_lines_dropped_total", Counter, [],
         "Log lines lost because whoever reads the log was too slow.";
     PROCESS_CPU: "process_cpu_seconds_total", Counter, [],

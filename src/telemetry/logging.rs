@@ -191,10 +191,10 @@ impl Logging {
         self.access.set_mode(access);
     }
 
-    /// The number of lost lines, to be asked at each scrape.
-    pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
-        let sink = self.sink.clone();
-        move || sink.lost()
+    /// The number of lost lines.
+    #[must_use]
+    pub fn dropped_lines(&self) -> u64 {
+        self.sink.lost()
     }
 
     /// What has to be called beside requests for repeated lines to be counted in the log: [`Reporter::report`] every

@@ -1,5 +1,5 @@
 //! Metrics, the log, the access log and progress lines. Imports nothing of the house but the clock, so that everyone
-//! may use it; what it shows of other modules is handed in as closures.
+//! may use it; what it shows of other parts is handed in as values ([`Samples`]).
 
 pub mod access_log;
 mod damage;
@@ -14,6 +14,7 @@ mod process;
 pub mod progress;
 pub mod repeats;
 mod rfc3339;
+mod samples;
 mod sink;
 
 pub use access_log::{AccessLog, AccessMode, AccessRecord};
@@ -27,8 +28,9 @@ pub use labels::{
 };
 pub(crate) use line::decimal;
 pub use logging::{Level, LogError, LogFormat, LogOptions, Logging, REPORT_EVERY, Reporter};
-pub use metrics::{InFlight, IndexSample, Metrics, MetricsError, StoreSample};
+pub use metrics::{InFlight, Metrics, MetricsError};
 pub use progress::Progress;
+pub use samples::Samples;
 
 /// Lines of the log that wait for a slow reader, and those that are being written.
 pub const LOG_BYTES: u64 = 2 * sink::MOST as u64;

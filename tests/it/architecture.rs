@@ -92,7 +92,7 @@ const CIRCLES: &[&[&str]] = &[
         "store/walk.rs",
     ],
     &["telemetry/access_log.rs", "telemetry/line.rs", "telemetry/logging.rs"],
-    &["telemetry/damage.rs", "telemetry/fetching.rs", "telemetry/metrics.rs", "telemetry/process.rs"],
+    &["telemetry/fetching.rs", "telemetry/metrics.rs", "telemetry/process.rs"],
     &["upstream/endpoint.rs", "upstream/sign_in.rs", "upstream/token_server.rs"],
     &["upstream/error.rs", "upstream/options.rs", "upstream/proxy.rs", "upstream/secrets.rs"],
 ];

@@ -1,0 +1,61 @@
+//! What is answered where: a path is one line of one of the routers below, and a function.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+
+use super::{Admin, Source};
+use crate::telemetry::{Metrics, with_causes};
+
+/// The admin listener's routes: `/healthz`, `/readyz`, `/status`, `/metrics`; for GET and HEAD.
+pub fn router<S: Source>(admin: Admin<S>) -> Router {
+    let routes = probes().route("/status", get(status::<S>)).route("/metrics", get(metrics::<S>));
+    routes.with_state(admin)
+}
+
+/// The probe listener's routes: `/healthz` and `/readyz`; for GET and HEAD. Whoever reaches them learns nothing else.
+pub fn probe_router<S: Source>(admin: Admin<S>) -> Router {
+    probes().with_state(admin)
+}
+
+fn probes<S: Source>() -> Router<Admin<S>> {
+    Router::new()
+        .route("/healthz", get(|| async { plain(StatusCode::OK, "ok\n".to_owned()) }))
+        .route("/readyz", get(ready::<S>))
+}
+
+async fn ready<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    match admin.source.ready().await {
+        Ok(()) => plain(StatusCode::OK, "ok\n".to_owned()),
+        Err(reason) => unavailable(format!("{reason}\n")),
+    }
+}
+
+async fn status<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    fresh(Json(admin.source.snapshot().for_anyone()))
+}
+
+async fn metrics<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    match admin.metrics.render_with(admin.source.snapshot().samples()) {
+        Ok(text) => ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::error!(error = with_causes(&error), "can't render the metrics");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be rendered\n".to_owned())
+        }
+    }
+}
+
+fn fresh(answer: impl IntoResponse) -> Response {
+    ([(CACHE_CONTROL, "no-store")], answer).into_response()
+}
+
+fn plain(status: StatusCode, text: String) -> Response {
+    (status, [(CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+fn unavailable(text: String) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, [(CACHE_CONTROL, "no-store"), (RETRY_AFTER, "5")], text).into_response()
+}

@@ -1,0 +1,151 @@
+//! The server at one moment, in the form in which `/status` shows it. Times are seconds since 1970-01-01T00:00:00Z, sizes
+//! bytes. What `/status` does not show is for the metrics alone.
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::jobs::JobStatus;
+use crate::telemetry::DamageCause;
+
+/// The server at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// The program's version.
+    pub version: &'static str,
+    /// The commit that it was built from.
+    #[serde(skip)]
+    pub revision: &'static str,
+    /// The name of the mode in force.
+    pub mode: &'static str,
+    /// Since the server began to serve.
+    pub uptime_seconds: u64,
+    /// Whether it is ending.
+    pub draining: bool,
+    /// Open connections of the registry's listeners.
+    pub connections: usize,
+    /// Number of users.
+    pub users: usize,
+    /// The upstream; `None` in mode Local.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamStatus>,
+    /// The store's room, and what is known of damage in it.
+    pub store: StoreStatus,
+    /// What the index does.
+    pub index: IndexStatus,
+    /// When the certificate in force ends; `None` without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_expiry: Option<u64>,
+    /// The configuration.
+    pub config: ConfigStatus,
+    /// What works beside requests.
+    pub jobs: Vec<JobStatus>,
+    /// Log lines lost since the start because the log's reader was too slow.
+    #[serde(skip)]
+    pub dropped_log_lines: u64,
+}
+
+impl Snapshot {
+    /// Without what may name repositories: for readers who have not proven who they are.
+    #[must_use]
+    pub fn for_anyone(mut self) -> Self {
+        for error in self.jobs.iter_mut().filter_map(|job| job.last_error.as_mut()) {
+            error.message = None;
+        }
+        self
+    }
+}
+
+/// The upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamStatus {
+    /// `host[:port]`.
+    pub host: String,
+    /// What the last probe found, as the metrics call it; `None` before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'static str>,
+    /// The same in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probed: Option<u64>,
+    /// When the upstream last gave what it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_accepted: Option<u64>,
+    /// Why a changed upstream, or changed credentials, is not in force yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// The store's room, and what is known of damage in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// Bytes in use; `None` until they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
+    /// The budget, if one is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_bytes: Option<u64>,
+    /// Free bytes of the file system.
+    pub free_bytes: u64,
+    /// Bytes of it that stay free.
+    pub reserve_bytes: u64,
+    /// Whether a write would be taken.
+    pub writable: bool,
+    /// Why not, as the answers to refused pushes name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<&'static str>,
+    /// Uploads that are open.
+    #[serde(skip)]
+    pub uploads: usize,
+    /// Damaged contents, which count as absent.
+    pub damaged_contents: u64,
+    /// Bytes of them that lie on the disk.
+    pub damaged_bytes: u64,
+    /// Whether more files were found damaged at once than damage explains.
+    pub disk_fault: bool,
+    /// Files found damaged since the start, by cause.
+    #[serde(skip)]
+    pub damage_found: [u64; DamageCause::ALL.len()],
+}
+
+/// What the index does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexStatus {
+    /// In the metrics' word.
+    pub state: &'static str,
+    /// Manifests and tags that a rebuild has read; `None` while none goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objects_done: Option<u64>,
+}
+
+/// The configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigStatus {
+    /// Whether the one on disk is in force.
+    pub valid: bool,
+    /// When the one in force was loaded.
+    pub loaded: u64,
+    /// Why the one on disk was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl ConfigStatus {
+    /// The one on disk was read and is in force.
+    #[must_use]
+    pub const fn in_force(now: Timestamp) -> Self {
+        Self { valid: true, loaded: now.as_secs(), error: None }
+    }
+
+    /// The one on disk was refused, the one before stays in force.
+    #[must_use]
+    pub fn refused(&self, why: String) -> Self {
+        Self { valid: false, loaded: self.loaded, error: Some(why) }
+    }
+}
