@@ -50,7 +50,8 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up == 0/' \
     HitRatioFallen 's/^\( *\)> 0.8$/\1> 0.2/' \
     ErrorsToClients 's/> 0.05$/> 0.001/' \
     StaleAnswers 's/for: 6h/for: 30m/' \
-    ConfigInvalid 's/config_valid{job="d8-registry"} == 0/config_valid{job="d8-registry"} == 2/'
+    ConfigInvalid 's/config_valid{job="d8-registry"} == 0/config_valid{job="d8-registry"} == 2/' \
+    JobFailing 's/result=~"failed|panicked"/result="panicked"/'
 spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
     NoTargets 's/absent(up{job="d8-registry"})/absent(up{job="d8-registry"} == 1)/' \
     UpstreamUnreachable 's/outcome=~"ok|auth"/outcome="none"/' \
@@ -61,6 +62,7 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
     StaleAnswers 's/for: 6h/for: 12h/'
 spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/' \
     ErrorsToClients 's/route!~"base|token|other"/route!~"token|other"/' \
-    StaleAnswers 's/\[1h\])) > 0/[10m])) > 0/'
+    StaleAnswers 's/\[1h\])) > 0/[10m])) > 0/' \
+    JobFailing 's/name!="reload", //'
 spoilt ErrorsToClients 's/route!~"base|token|other"/route!~"base|token"/' \
     StoreNearlyFull 's/d8_registry_build_info{job="d8-registry", mode="Local"}/d8_registry_build_info{job="d8-registry"}/'
