@@ -1,7 +1,7 @@
 //! What an administrator asks of a running server: apart from the registry's API, and from its clients.
 //!
-//! The admin address, plain HTTP without sign-in, is meant for loopback or the pod's network: it shows no names of
-//! repositories and no secrets; the probe address is a part of it.
+//! The admin address, plain HTTP without sign-in, is meant for loopback or the pod's network: it answers
+//! GET and HEAD alone and shows no names of repositories and no secrets; the probe address is a part of it.
 //!
 //! All that is shown is a [`Snapshot`], which the server takes in one place ([`Source::snapshot`]): `snapshot` is its form
 //! as JSON, `samples` the same as metrics. `routes` says what is answered where.

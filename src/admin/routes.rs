@@ -1,30 +1,44 @@
 //! What is answered where: a path is one line of one of the routers below, and a function.
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::extract::{Request, State};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 
 use super::{Admin, Source};
 use crate::telemetry::{Metrics, with_causes};
 
-/// The admin listener's routes: `/healthz`, `/readyz`, `/status`, `/metrics`; for GET and HEAD.
+/// The admin listener's routes: `/healthz`, `/readyz`, `/status`, `/metrics`; GET and HEAD alone.
 pub fn router<S: Source>(admin: Admin<S>) -> Router {
     let routes = probes().route("/status", get(status::<S>)).route("/metrics", get(metrics::<S>));
-    routes.with_state(admin)
+    only_reading(routes.with_state(admin))
 }
 
-/// The probe listener's routes: `/healthz` and `/readyz`; for GET and HEAD. Whoever reaches them learns nothing else.
+/// The probe listener's routes: `/healthz` and `/readyz`; GET and HEAD alone. Whoever reaches them learns nothing else.
 pub fn probe_router<S: Source>(admin: Admin<S>) -> Router {
-    probes().with_state(admin)
+    only_reading(probes().with_state(admin))
 }
 
 fn probes<S: Source>() -> Router<Admin<S>> {
     Router::new()
         .route("/healthz", get(|| async { plain(StatusCode::OK, "ok\n".to_owned()) }))
         .route("/readyz", get(ready::<S>))
+}
+
+/// Refuses every method that could be an order, whatever the path: no route that comes to these listeners can take one.
+fn only_reading(routes: Router) -> Router {
+    routes.layer(middleware::from_fn(read_or_refuse))
+}
+
+async fn read_or_refuse(request: Request, next: Next) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
+    let text = "GET and HEAD only\n";
+    (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], text).into_response()
 }
 
 async fn ready<S: Source>(State(admin): State<Admin<S>>) -> Response {

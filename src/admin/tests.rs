@@ -147,6 +147,30 @@ async fn the_status_document() {
     );
 }
 
+#[tokio::test]
+async fn what_is_open_to_anyone_takes_no_order_whatever_its_path() {
+    let (admin, source) = scripted();
+    source.jobs.start(Failing(false));
+    for router in [router(admin.clone()), probe_router(admin.clone())] {
+        for path in ["/healthz", "/readyz", "/status", "/metrics", "/reload", "/jobs", "/jobs/failing/run", "/", "/any"]
+        {
+            for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get"] {
+                let method = Method::from_bytes(method.as_bytes()).unwrap();
+                let (status, _, response) = ask(&router, method.clone(), path).await;
+                assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+                assert_eq!(response.headers()["allow"], "GET, HEAD", "{method} {path}");
+            }
+            let (read, head) = (get(&router, path).await.0, ask(&router, Method::HEAD, path).await);
+            assert_eq!((head.0, head.1.as_str()), (read, ""), "{path}");
+        }
+        for path in ["/reload", "/jobs", "/jobs/failing/run", "/v2/"] {
+            assert_eq!(get(&router, path).await.0, StatusCode::NOT_FOUND, "{path}");
+        }
+    }
+    assert_eq!(get(&probe_router(admin), "/status").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(source.jobs.status()[0].last_start, None, "nothing was ordered");
+}
+
 /// The text of `/metrics` with every family in it.
 async fn metrics_text() -> String {
     let (admin, source) = scripted();
