@@ -1,21 +1,25 @@
-//! What an administrator asks of a running server: apart from the registry's API, and from its clients.
+//! What an administrator asks of a running server, and orders: apart from the registry's API, and from its clients.
 //!
-//! The admin address, plain HTTP without sign-in, is meant for loopback or the pod's network: it answers
-//! GET and HEAD alone and shows no names of repositories and no secrets; the probe address is a part of it.
+//! Two ways lead here. The admin address, plain HTTP without sign-in, is meant for loopback or the pod's network: it
+//! answers GET and HEAD alone and shows no names of repositories and no secrets; the probe address is a part of it. The
+//! socket `admin.sock` in the data directory is the only way to give orders, to root and the server's own user.
 //!
 //! All that is shown is a [`Snapshot`], which the server takes in one place ([`Source::snapshot`]): `snapshot` is its form
-//! as JSON, `samples` the same as metrics. `routes` says what is answered where.
+//! as JSON, `samples` the same as metrics. `routes` says what is answered where, `socket` is the socket.
 
 mod routes;
 mod samples;
 mod snapshot;
+mod socket;
 
 use std::future::Future;
 use std::sync::Arc;
 
-pub use routes::{probe_router, router};
+pub use routes::{order_router, probe_router, router};
 pub use snapshot::{ConfigStatus, IndexStatus, Snapshot, StoreStatus, UpstreamStatus};
+pub use socket::{Socket, SocketError, socket_path};
 
+use crate::jobs::Runner;
 use crate::telemetry::Metrics;
 
 /// The running server, as its administrator sees it.
@@ -29,6 +33,9 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// A sentence that says why not.
     fn ready(&self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// The jobs that an order can have run.
+    fn jobs(&self) -> &Runner;
 }
 
 /// Where answers come from. Cheap to clone.

@@ -1,14 +1,16 @@
 //! What is answered where: a path is one line of one of the routers below, and a function.
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 
+use super::socket::Client;
 use super::{Admin, Source};
+use crate::jobs::OrderError;
 use crate::telemetry::{Metrics, with_causes};
 
 /// The admin listener's routes: `/healthz`, `/readyz`, `/status`, `/metrics`; GET and HEAD alone.
@@ -20,6 +22,17 @@ pub fn router<S: Source>(admin: Admin<S>) -> Router {
 /// The probe listener's routes: `/healthz` and `/readyz`; GET and HEAD alone. Whoever reaches them learns nothing else.
 pub fn probe_router<S: Source>(admin: Admin<S>) -> Router {
     only_reading(probes().with_state(admin))
+}
+
+/// The socket's routes: those of the admin listener, with all that a snapshot has, and the orders.
+pub fn order_router<S: Source>(admin: Admin<S>) -> Router {
+    probes()
+        .route("/status", get(whole_status::<S>))
+        .route("/metrics", get(metrics::<S>))
+        .route("/jobs", get(jobs::<S>))
+        .route("/jobs/{name}/run", post(run::<S>))
+        .route("/reload", post(reload::<S>))
+        .with_state(admin)
 }
 
 fn probes<S: Source>() -> Router<Admin<S>> {
@@ -37,7 +50,7 @@ async fn read_or_refuse(request: Request, next: Next) -> Response {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    let text = "GET and HEAD only\n";
+    let text = "GET and HEAD only: orders go over admin.sock in the data directory\n";
     (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], text).into_response()
 }
 
@@ -52,6 +65,10 @@ async fn status<S: Source>(State(admin): State<Admin<S>>) -> Response {
     fresh(Json(admin.source.snapshot().for_anyone()))
 }
 
+async fn whole_status<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    fresh(Json(admin.source.snapshot()))
+}
+
 async fn metrics<S: Source>(State(admin): State<Admin<S>>) -> Response {
     match admin.metrics.render_with(admin.source.snapshot().samples()) {
         Ok(text) => ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
@@ -59,6 +76,32 @@ async fn metrics<S: Source>(State(admin): State<Admin<S>>) -> Response {
             tracing::error!(error = with_causes(&error), "can't render the metrics");
             plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be rendered\n".to_owned())
         }
+    }
+}
+
+async fn jobs<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    fresh(Json(admin.source.jobs().status()))
+}
+
+async fn run<S: Source>(
+    State(admin): State<Admin<S>>,
+    Extension(client): Extension<Client>,
+    Path(name): Path<String>,
+) -> Response {
+    order(&admin, client, &name).await
+}
+
+async fn reload<S: Source>(State(admin): State<Admin<S>>, Extension(client): Extension<Client>) -> Response {
+    order(&admin, client, "reload").await
+}
+
+/// Has a job run and answers with what that came to; a client that leaves meanwhile changes nothing.
+async fn order<S: Source>(admin: &Admin<S>, client: Client, job: &str) -> Response {
+    tracing::info!(job, uid = client.uid, pid = client.pid, "a job is ordered");
+    match admin.source.jobs().run_now(job).await {
+        Ok(report) => fresh(Json(report)),
+        Err(error @ OrderError::Unknown(_)) => plain(StatusCode::NOT_FOUND, format!("{error}\n")),
+        Err(error @ OrderError::Ending) => unavailable(format!("{error}\n")),
     }
 }
 

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::socket::Client;
 use super::*;
 use crate::clock::Timestamp;
-use crate::jobs::{Job, JobError, Run, Runner, Schedule};
+use crate::jobs::{Job, JobError, Run, Schedule};
 use crate::telemetry::{self, FAMILIES, Family};
 
 /// A server that is as it is told to be.
@@ -64,6 +65,10 @@ impl Source for Arc<Scripted> {
     async fn ready(&self) -> Result<(), String> {
         if self.usable.load(Ordering::Relaxed) { Ok(()) } else { Err("the directory is gone".to_owned()) }
     }
+
+    fn jobs(&self) -> &Runner {
+        &self.jobs
+    }
 }
 
 /// Fails at every second run, with a repository in its words.
@@ -99,10 +104,15 @@ async fn get(router: &Router, path: &str) -> (StatusCode, String, Response<()>) 
     ask(router, Method::GET, path).await
 }
 
+/// The socket's routes, as its connections have them.
+fn orders(admin: Admin<Arc<Scripted>>) -> Router {
+    order_router(admin).layer(axum::Extension(Client { uid: 0, pid: None }))
+}
+
 #[tokio::test]
 async fn ready_only_when_the_source_is_but_alive_always() {
     let (admin, source) = scripted();
-    for router in [router(admin.clone()), probe_router(admin.clone())] {
+    for router in [router(admin.clone()), probe_router(admin.clone()), orders(admin.clone())] {
         source.usable.store(true, Ordering::Relaxed);
         assert_eq!(get(&router, "/readyz").await.0, StatusCode::OK);
         source.usable.store(false, Ordering::Relaxed);
@@ -145,6 +155,36 @@ async fn the_status_document() {
             "jobs": [],
         })
     );
+}
+
+#[tokio::test]
+async fn orders_run_jobs_and_what_they_say_of_names_is_for_the_socket_alone() {
+    let (admin, source) = scripted();
+    source.jobs.start(Failing(false));
+    let socket = orders(admin.clone());
+    let (status, text, _) = ask(&socket, Method::POST, "/jobs/failing/run").await;
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, &report["result"]), (StatusCode::OK, &"failed".into()));
+    assert_eq!(report["error"], "a/secret/name can't be read");
+    let (status, text, _) = ask(&socket, Method::POST, "/jobs/failing/run").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(text.contains("\"result\":\"ok\""), "{text}");
+    assert_eq!(ask(&socket, Method::GET, "/jobs/failing/run").await.0, StatusCode::METHOD_NOT_ALLOWED);
+    let (status, text, _) = ask(&socket, Method::POST, "/reload").await;
+    assert_eq!((status, text.as_str()), (StatusCode::NOT_FOUND, "there is no job \"reload\"\n"));
+
+    let shown = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["jobs"][0].clone();
+    let whole = shown(&get(&socket, "/status").await.1);
+    let public = shown(&get(&router(admin), "/status").await.1);
+    assert_eq!(whole["lastError"]["message"], "a/secret/name can't be read");
+    assert_eq!(
+        (&public["lastError"]["message"], &public["lastError"]["at"]),
+        (&serde_json::Value::Null, &whole["lastError"]["at"])
+    );
+    assert_eq!(public["runs"], serde_json::json!({ "ok": 1, "failed": 1, "panicked": 0 }));
+    assert_eq!((&public["name"], &public["schedule"]), (&"failing".into(), &"when called".into()));
+    let listed: serde_json::Value = serde_json::from_str(&get(&socket, "/jobs").await.1).unwrap();
+    assert_eq!(listed, serde_json::json!([whole]));
 }
 
 #[tokio::test]

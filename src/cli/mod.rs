@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed while running or found something wrong, 2 wrong usage or configuration.
 
+mod admin;
 mod check;
 mod node_config;
 mod node_files;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+pub use self::admin::AdminCommand;
 pub use self::check::CheckArguments;
 pub use self::node_config::NodeConfigArguments;
 pub use self::node_files::{OwnFolderArguments, StaticPodArguments};
@@ -67,6 +69,13 @@ pub enum Command {
         /// What to do with it.
         #[command(subcommand)]
         command: IndexCommand,
+    },
+    /// Ask a running server, and give it orders, over the socket in its data directory: as root or as its user.
+    #[command(after_help = "Example:\n  d8-registry admin jobs --data-dir /var/lib/d8-registry")]
+    Admin {
+        /// What is asked or ordered.
+        #[command(subcommand)]
+        command: AdminCommand,
     },
     /// Say whether registries hold what a cluster needs; ends with 0 if they do, with 1 if not.
     #[command(
@@ -256,6 +265,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => serve(arguments),
         Command::Init(arguments) => init(&arguments),
         Command::Index { command: IndexCommand::Rebuild(arguments) } => rebuild_index(&arguments),
+        Command::Admin { command } => admin::run(&command),
         Command::Check(arguments) => check::run(&arguments),
         Command::Pki { command: PkiCommand::Issue(arguments) } => pki::issue(arguments),
         Command::HashPassword { cost } => hash_password(cost),

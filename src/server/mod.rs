@@ -13,7 +13,7 @@ mod reload;
 mod snapshot;
 mod warnings;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -260,6 +260,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         tls.failures().count_in(metrics.clone());
     }
     jobs::start(&jobs, &parts, room, &modes);
+    take_orders(&parts.config.store.dir, seen.clone(), &tasks, &stop);
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");
         let early = Arc::new(FastPath::new(app.clone()));
@@ -284,6 +285,17 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     draining.cancel();
     end(&registry, &[admin, probes], &tasks, &stop, store, deadline.load()).await;
     Ok(())
+}
+
+/// Makes the socket for orders. A server without it serves: only nobody can give it any.
+fn take_orders(data: &Path, seen: Admin<Observer>, tasks: &TaskTracker, stop: &CancellationToken) {
+    match admin::Socket::bind(data) {
+        Ok(socket) => {
+            tracing::info!(path = %socket.path().display(), "orders are taken");
+            tasks.spawn(socket.serve(admin::order_router(seen), tasks.clone(), stop.clone()));
+        }
+        Err(error) => tracing::warn!(error = with_causes(&error), "no orders can be given: there is no admin socket"),
+    }
 }
 
 /// Lets what runs end, in order, and closes the store.

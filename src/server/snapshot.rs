@@ -59,6 +59,10 @@ impl Source for Observer {
         }
         self.readiness.check().await
     }
+
+    fn jobs(&self) -> &Runner {
+        &self.jobs
+    }
 }
 
 fn store(store: &Store) -> StoreStatus {

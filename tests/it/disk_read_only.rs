@@ -67,6 +67,8 @@ async fn local_serves_what_it_has_and_takes_nothing_until_it_is_writable_again()
     std::fs::write(folder.path().join("data/tmp/left"), b"over").unwrap();
 
     let registry = Registry::start_in(folder.clone(), &Setup::open().read_only());
+    let told = registry.logged();
+    assert!(told.iter().any(|line| line["message"] == "no orders can be given: there is no admin socket"), "{told:?}");
     assert_pulls(&registry, "a", &image).await;
     assert_refuses_writes(&registry, &image).await;
     let patched = registry.client().request(Method::PATCH, &upload).body("more").send().await.unwrap();

@@ -6,6 +6,7 @@
     reason = "a test may panic, and its tasks die with it"
 )]
 
+mod admin;
 mod architecture;
 mod architecture_text;
 mod auth;

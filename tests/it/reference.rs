@@ -84,7 +84,7 @@ fn edge() -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    for part in ["src/api", "src/serve"] {
+    for part in ["src/api", "src/admin", "src/serve"] {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(part), &mut found);
     }
     found.retain(|path| !path.to_str().unwrap().contains("tests"));
