@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::evictor::{Stake, Wanted};
 use super::fill::{Fill, Progress};
 use super::fills::{HEAD_BUDGET, Shared};
-use super::room::{Stake, Wanted};
 use super::ways::Way;
 use super::{Asked, Feed, FillError, Gather, Part};
 use crate::oci::Hasher;

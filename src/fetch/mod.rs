@@ -4,15 +4,15 @@
 //! being written, the first one too. [`Flights`] lets many wait for one answer. [`Room`] makes room. Nothing here knows
 //! HTTP answers, names of clients or modes.
 
+mod evictor;
 mod feed;
 mod fill;
 mod filler;
 mod fills;
-mod flights;
 mod gather;
 mod proof;
 mod reader;
-mod room;
+mod singleflight;
 mod ways;
 
 #[cfg(test)]
@@ -20,14 +20,14 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use evictor::{Room, Wanted};
 pub use feed::Feed;
 pub use filler::BATCH_BYTES as FILL_BYTES;
 pub use fills::{FillOptions, Fills, Opened};
-pub use flights::Flights;
 pub use gather::Gather;
 pub use proof::{Proof, Unproven};
 pub use reader::{Beyond, FillReader, Relayed};
-pub use room::{Room, Wanted};
+pub use singleflight::Flights;
 pub use ways::{Asked, Part};
 
 use crate::oci::Digest;
