@@ -7,7 +7,7 @@
 //! - [`jobs`]: the runner of what works beside requests
 //! - [`store`]: the directory tree, durable; the index beside it
 //! - [`upstream`]: the client of the registry behind modes Direct and Proxy
-//! - [`fetch`]: the miss path: fills, work done once for many, room
+//! - [`fetch`]: the miss path: fills, work done once for many, eviction
 //! - [`auth`]: who asks, and what that user may do
 //! - [`mode`]: what a registry operation means in the configured mode
 //! - [`api`]: the HTTP edge; it and `admin` alone speak axum

@@ -15,7 +15,7 @@ use criterion::{Criterion, Throughput};
 use d8_registry::api::is_route;
 use d8_registry::auth::{Anonymous, AuthOptions, Authenticator, Role, TokenOptions, UserSpec, hash_password};
 use d8_registry::clock;
-use d8_registry::fetch::{FillOptions, Fills, Room, Source};
+use d8_registry::fetch::{Evictor, FillOptions, Fills, Source};
 use d8_registry::oci::{Algorithm, Digest, RangeSpec, RepoName};
 use d8_registry::store::{Reserve, Store, StoreOptions};
 use d8_registry::telemetry::Metrics;
@@ -210,8 +210,8 @@ fn fills(dir: &std::path::Path, port: u16, tasks: &TaskTracker, stop: &Cancellat
         limits: UpstreamLimits { stall: Duration::from_secs(3600), ..UpstreamLimits::default() },
     };
     let upstream = Upstream::new(&options, metrics.clone(), tasks.clone())?;
-    let room = Room::new(store.clone(), metrics.clone());
-    let fills = Fills::new(store, room, metrics, FillOptions::default(), tasks.clone(), stop.clone());
+    let evictor = Evictor::new(store.clone(), metrics.clone());
+    let fills = Fills::new(store, evictor, metrics, FillOptions::default(), tasks.clone(), stop.clone());
     Ok((fills, Source { upstream, child: Arc::from("") }))
 }
 

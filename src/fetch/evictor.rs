@@ -1,9 +1,9 @@
-//! Making room: what is least recently used goes when the budget or the reserve is reached, and what was not used for
-//! long goes with time. What could not be fetched again stays as long as anything else can go.
+//! Eviction: the least recently used contents go when the budget or the reserve is reached, and contents that were not
+//! used for `proxy.ttl` go with time. A content that could not be fetched again stays as long as another one can go.
 //!
-//! An upstream may say any length, or none. So for what can't fit nothing goes: the length is held against what could be
-//! freed before anything is removed. Room is made as bytes come, not for what is promised. And fills whose length no stored
-//! manifest gives hold a [`SHARE`] of the cache together at most where others have to go for them.
+//! An upstream may announce any length, or none. Therefore nothing is removed for a content that can't fit: its length is
+//! compared with all that could be freed first. Room is made as bytes come, not for a promise. Fills whose length no stored
+//! manifest gives hold at most a [`SHARE`] of the cache together, if contents have to go for them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,33 +13,33 @@ use crate::jobs::{Job, JobError, Run, Schedule};
 use crate::store::{Eviction, Refusal, Store, StoreError};
 use crate::telemetry::{EvictionCause, Metrics};
 
-/// Pause between two walks for what is too old.
+/// Pause between two walks for contents that are too old.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
-/// After a walk that found too little, one for as much or more waits so long.
-const BARREN: Duration = Duration::from_secs(10);
+/// Minimum pause after a walk that freed too little, before the next one for as much or more.
+const EVICT_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Beyond what is needed at once so much is freed, a part of the budget, so that not every batch walks the tree; never more
-/// than the rest of the content takes.
+/// One walk frees this part of the budget beyond the need, so that not every batch walks the tree; never more than the
+/// rest of the content takes.
 const SLACK: u64 = 64;
 
-/// What lies about lengths cost of the cache at most, together: a third.
+/// Fills that lie about their length cost at most a third of the cache, together.
 const SHARE: u64 = 3;
 
-/// Where inodes are wanted so many contents go.
+/// Contents that go at once when the file system has no inode left.
 const INODES: u64 = 64;
 
-/// What room is wanted for, in bytes.
+/// A demand for room, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// What comes next.
+    /// For the bytes that come next.
     pub now: u64,
-    /// All that is still to come, as far as that is known: nothing goes for what can't fit whole.
+    /// For all bytes still to come, as far as their number is known: nothing goes for a content that can't fit whole.
     pub all: u64,
 }
 
 impl Wanted {
-    /// Room for something that is there.
+    /// For content whose bytes are all there.
     #[must_use]
     pub const fn whole(bytes: u64) -> Self {
         Self { now: bytes, all: bytes }
@@ -48,28 +48,29 @@ impl Wanted {
 
 /// Makes room in a store. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Room(Arc<Inner>);
+pub struct Evictor(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     store: Store,
     metrics: Metrics,
-    /// Whether what is removed could be fetched again: the last probe of the upstream was good.
+    /// Whether a removed content could be fetched again: the last probe of the upstream was good. Relaxed: no other memory
+    /// is published with it, and a walk that sees the value of a moment ago is one that began a moment ago.
     replaceable: AtomicBool,
-    /// `proxy.ttl` in seconds; 0: nothing is ever too old.
+    /// `proxy.ttl` in seconds; 0: nothing is ever too old. Relaxed, as `replaceable`.
     ttl: AtomicU64,
     /// One walk at a time.
     walking: tokio::sync::Mutex<()>,
-    /// When a walk last found too little, and for how much.
-    barren: Mutex<Option<(Instant, u64)>>,
-    /// Bytes that fills of unknown length hold, of those for which something had to go.
+    /// When a walk last freed too little, and the bytes it was for.
+    failed_walk: Mutex<Option<(Instant, u64)>>,
+    /// Bytes held by those fills of unnamed length for which contents had to go.
     staked: AtomicU64,
 }
 
-/// What a fill of unknown length holds of the share that all of them have; given back when it is dropped.
+/// Part of the [`SHARE`] that one fill of unnamed length holds; given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Stake {
-    room: Room,
+    evictor: Evictor,
     bytes: u64,
 }
 
@@ -77,9 +78,9 @@ impl Stake {
     /// Holds `bytes` in all from now on.
     ///
     /// # Errors
-    /// [`StoreError::Full`]: others would hold too much with it. What was held before is held still.
+    /// [`StoreError::Full`]: all fills together would hold more than the share. The stake stays as it was.
     pub(super) async fn raise(&mut self, bytes: u64) -> Result<(), StoreError> {
-        let (inner, more) = (&self.room.0, bytes.saturating_sub(self.bytes));
+        let (inner, more) = (&self.evictor.0, bytes.saturating_sub(self.bytes));
         let share = inner.store.measure() / SHARE;
         let held = inner.staked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
             held.checked_add(more).filter(|held| *held <= share)
@@ -89,7 +90,7 @@ impl Stake {
                 self.bytes += more;
                 Ok(())
             }
-            // In the words of the limit that was reached.
+            // The client hears of the limit that was reached, if one was.
             Err(_) => match inner.store.admit(u64::MAX).await {
                 Err(error) => Err(error),
                 Ok(()) => Err(StoreError::Full(Refusal::ReserveExhausted { reserve: 0, free: 0, wanted: bytes })),
@@ -100,12 +101,12 @@ impl Stake {
 
 impl Drop for Stake {
     fn drop(&mut self) {
-        self.room.0.staked.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.evictor.0.staked.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
-impl Room {
-    /// Over `store`. Until told otherwise nothing counts as replaceable and nothing as too old.
+impl Evictor {
+    /// Makes room in `store`. Until told otherwise no content counts as replaceable and none as too old.
     #[must_use]
     pub fn new(store: Store, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
@@ -114,38 +115,40 @@ impl Room {
             replaceable: AtomicBool::new(false),
             ttl: AtomicU64::new(0),
             walking: tokio::sync::Mutex::new(()),
-            barren: Mutex::new(None),
+            failed_walk: Mutex::new(None),
             staked: AtomicU64::new(0),
         }))
     }
 
-    /// Says whether what is removed could be fetched again.
+    /// Says whether a removed content could be fetched again.
     pub fn set_replaceable(&self, replaceable: bool) {
         self.0.replaceable.store(replaceable, Ordering::Relaxed);
     }
 
-    /// Removes what was not used for so long from now on; zero: never.
+    /// Removes contents that were not used for `ttl` from now on; zero: never.
     pub fn set_ttl(&self, ttl: Duration) {
         self.0.ttl.store(ttl.as_secs(), Ordering::Relaxed);
     }
 
     /// A stake that holds nothing yet.
     pub(super) fn stake(&self) -> Stake {
-        Stake { room: self.clone(), bytes: 0 }
+        Stake { evictor: self.clone(), bytes: 0 }
     }
 
-    /// Makes room for what comes now, if all of it can have room. Dropped meanwhile, what is being removed still goes.
+    /// Makes room for the bytes that come now, if all of the content can have room. Safe to drop: the walk goes on.
     ///
     /// # Errors
     /// [`StoreError::Full`] if there is no room afterwards, or of the disk.
-    pub async fn make(&self, wanted: Wanted) -> Result<(), StoreError> {
+    pub async fn make_room(&self, wanted: Wanted) -> Result<(), StoreError> {
         let store = &self.0.store;
         let _walking = self.0.walking.lock().await;
         let goal = store.shortfall(wanted.all.max(wanted.now)).await?;
         if goal == 0 {
             return Ok(());
         }
-        if lock(&self.0.barren).is_some_and(|(since, for_goal)| goal >= for_goal && since.elapsed() < BARREN) {
+        if lock(&self.0.failed_walk)
+            .is_some_and(|(since, for_goal)| goal >= for_goal && since.elapsed() < EVICT_BACKOFF)
+        {
             return store.admit(wanted.all.max(wanted.now)).await;
         }
         let need = match store.shortfall(wanted.now).await? {
@@ -155,18 +158,21 @@ impl Room {
         let hopeless = self.evict(Eviction { need, goal, ..Eviction::default() }).await?;
         let admitted = store.admit(if hopeless { wanted.all.max(wanted.now) } else { wanted.now }).await;
         if admitted.is_err() {
-            *lock(&self.0.barren) = Some((Instant::now(), goal));
+            *lock(&self.0.failed_walk) = Some((Instant::now(), goal));
         }
         admitted
     }
 
-    /// Makes what was refused possible, as far as something may go for it; for a content or manifest of `bytes`.
+    /// Makes room for a content or manifest of `bytes` that the store refused, if eviction can help. Safe to drop: the walk
+    /// goes on.
     ///
     /// # Errors
-    /// [`StoreError::Full`] if nothing can be made of it, or of the disk.
-    pub async fn make_after(&self, refusal: Refusal, bytes: u64) -> Result<(), StoreError> {
+    /// [`StoreError::Full`] if it can't, or of the disk.
+    pub async fn make_room_after(&self, refusal: Refusal, bytes: u64) -> Result<(), StoreError> {
         match refusal {
-            Refusal::BudgetExhausted { .. } | Refusal::ReserveExhausted { .. } => self.make(Wanted::whole(bytes)).await,
+            Refusal::BudgetExhausted { .. } | Refusal::ReserveExhausted { .. } => {
+                self.make_room(Wanted::whole(bytes)).await
+            }
             Refusal::InodesExhausted { .. } => {
                 let _walking = self.0.walking.lock().await;
                 self.evict(Eviction { contents: INODES, ..Eviction::default() }).await.map(drop)
@@ -175,7 +181,7 @@ impl Room {
         }
     }
 
-    /// Removes what is least recently used; says whether nothing was because too little can be.
+    /// Removes the least recently used contents. `true`: none was, because all that may go would free too little.
     async fn evict(&self, wanted: Eviction) -> Result<bool, StoreError> {
         let spare_tagged = !self.0.replaceable.load(Ordering::Relaxed);
         let evicted = self.0.store.evict(Eviction { spare_tagged, ..wanted }).await?;
@@ -190,8 +196,7 @@ impl Room {
         Ok(evicted.hopeless)
     }
 
-    /// Removes what was not used for `proxy.ttl`, if it could be fetched again. Dropped meanwhile, what is being removed
-    /// still goes.
+    /// Removes contents that were not used for `proxy.ttl`, if they could be fetched again. Safe to drop: the walk goes on.
     ///
     /// # Errors
     /// Of the disk.
@@ -214,8 +219,8 @@ impl Room {
     }
 }
 
-/// Removes what is too old.
-impl Job for Room {
+/// Removes contents that are too old.
+impl Job for Evictor {
     const NAME: &'static str = "eviction";
 
     fn schedule(&self) -> Schedule {

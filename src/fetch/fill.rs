@@ -233,7 +233,7 @@ async fn fetch(shared: &Shared, fill: &Fill) -> Result<Option<PartialBlob>, Fill
     }
     let partial = match shared.store.begin_fill(fill.digest).await {
         Err(StoreError::Full(refusal)) => {
-            shared.room.make_after(refusal, 1).await?;
+            shared.evictor.make_room_after(refusal, 1).await?;
             shared.store.begin_fill(fill.digest).await?
         }
         begun => begun?,

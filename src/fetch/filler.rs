@@ -24,18 +24,17 @@ const TRIES: u32 = 5;
 /// From this try on without a byte in between, a range that fails is asked for in another way.
 const SAME_WAY_TRIES: u32 = 2;
 
-/// How long a fill waits for the first byte of an answer, whether or not a client still waits: a proxy that looks for
-/// viruses gives it when it has the last. So many fills wait so long at once: [`super::fills::MOST_SLOW`].
+/// Longest wait for the first byte of an answer, whether or not a client still waits: a proxy that looks for viruses gives
+/// it when it has the last one. At most [`super::fills::MOST_SLOW`] fills wait longer than [`HEAD_BUDGET`] at once.
 const FIRST_BYTE_PATIENCE: Duration = Duration::from_secs(600);
 
-/// Bytes that are written in one go, if so many are there: each time costs two changes of threads, and a wake of every
-/// follower.
+/// Most bytes of one write to the file. Each write costs two changes of threads and a wake of every follower.
 pub const BATCH_BYTES: usize = 1024 * 1024;
 
-/// So many bytes are ahead of the disk at most: the fills of small layers never wait for it.
+/// Most bytes that were written and not sent to the disk: the fills of small layers never wait for it.
 const AHEAD_BYTES: u64 = 8 * 1024 * 1024;
 
-/// How long room is waited for: clients go on without the store then, and want headers in time.
+/// Longest wait for room: clients go on without the store then, and want headers in time.
 const ROOM_BUDGET: Duration = Duration::from_secs(5);
 
 /// Whether asking again may help.
@@ -293,18 +292,18 @@ impl<'a> Filler<'a> {
         }
     }
 
-    /// Makes room for `now` more bytes, for [`ROOM_BUDGET`] at most: what goes then goes on going, for the next fill.
+    /// Makes room for `now` more bytes, for [`ROOM_BUDGET`] at most. The walk goes on behind it, for the next fill.
     async fn make_room(&mut self, refusal: Refusal, now: u64) -> Result<(), FillError> {
         if !matches!(refusal, Refusal::BudgetExhausted { .. } | Refusal::ReserveExhausted { .. }) {
-            return Ok(self.shared.room.make_after(refusal, now).await?);
+            return Ok(self.shared.evictor.make_room_after(refusal, now).await?);
         }
         let written = self.partial.written();
         let left = self.length.map_or(now, |length| length.saturating_sub(written)).max(now);
         if !self.is_named(written + now).await {
-            self.stake.get_or_insert_with(|| self.shared.room.stake()).raise(written + left).await?;
+            self.stake.get_or_insert_with(|| self.shared.evictor.stake()).raise(written + left).await?;
         }
-        let (room, wanted) = (self.shared.room.clone(), Wanted { now, all: left });
-        let mut making = self.shared.tasks.spawn(async move { room.make(wanted).await });
+        let (evictor, wanted) = (self.shared.evictor.clone(), Wanted { now, all: left });
+        let mut making = self.shared.tasks.spawn(async move { evictor.make_room(wanted).await });
         match tokio::time::timeout(ROOM_BUDGET, &mut making).await {
             Ok(made) => Ok(made.unwrap_or(Err(StoreError::Full(refusal)))?),
             Err(_) => Ok(self.partial.admit(now).await?),

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::fill::{Fill, Progress, run};
 use super::reader::FillReader;
-use super::{FillError, Room, Source};
+use super::{Evictor, FillError, Source};
 use crate::oci::{Digest, RepoName};
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -21,14 +21,14 @@ use crate::telemetry::Metrics;
 /// How long the upstream may take for the head of an answer: containerd gives up on headers after 30 s.
 pub(super) const HEAD_BUDGET: Duration = Duration::from_secs(20);
 
-/// How many fills wait at once for a first byte that takes longer than that: others still find a place.
+/// Most fills that wait at once for a first byte later than [`HEAD_BUDGET`]: others still find a place.
 pub(super) const MOST_SLOW: usize = 32;
 
 /// How long a fill of another upstream that has not answered yet is waited for before one goes on without it.
 const FOREIGN_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A content up to so many bytes is handed out after its digest was verified, if it comes in time: then a part of it that
-/// does not reach its end is right too.
+/// Longest content in bytes that is handed out only after its digest was verified, if it comes in time: then a part of it
+/// that does not reach its end is right too.
 pub(super) const HELD_BYTES: u64 = 1 << 20;
 
 /// What bounds fills.
@@ -53,7 +53,7 @@ pub struct Fills(Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) store: Store,
-    pub(super) room: Room,
+    pub(super) evictor: Evictor,
     pub(super) metrics: Metrics,
     pub(super) options: FillOptions,
     pub(super) stop: CancellationToken,
@@ -87,7 +87,7 @@ impl Fills {
     #[must_use]
     pub fn new(
         store: Store,
-        room: Room,
+        evictor: Evictor,
         metrics: Metrics,
         options: FillOptions,
         tasks: TaskTracker,
@@ -96,7 +96,7 @@ impl Fills {
         let permits = Semaphore::new(options.at_once);
         let slow = Semaphore::new(MOST_SLOW.min(options.at_once.div_ceil(4)));
         let running = DashMap::new();
-        Self(Arc::new(Shared { store, room, metrics, options, stop, permits, slow, tasks, running }))
+        Self(Arc::new(Shared { store, evictor, metrics, options, stop, permits, slow, tasks, running }))
     }
 
     /// The store that is filled.
@@ -111,10 +111,10 @@ impl Fills {
         &self.0.stop
     }
 
-    /// The room that fills are given.
+    /// Makes room for fills.
     #[must_use]
-    pub fn room(&self) -> &Room {
-        &self.0.room
+    pub fn evictor(&self) -> &Evictor {
+        &self.0.evictor
     }
 
     /// Joins the fill of `digest` or begins it, and waits until its first bytes can be read. The content becomes a blob

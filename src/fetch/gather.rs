@@ -22,7 +22,7 @@ type Yield = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub struct Gather<E> {
     /// Bytes from which a batch is enough.
     bytes: usize,
-    /// A chunk of so many bytes waits for no other.
+    /// A chunk of at least this many bytes waits for no other.
     alone: usize,
     gathered: Vec<Bytes>,
     yielding: Option<Yield>,
@@ -108,7 +108,7 @@ mod tests {
         stream::unfold(receiver, |mut receiver| async { Some((Ok(receiver.recv().await?), receiver)) }).boxed()
     }
 
-    /// Chunks of so many bytes that another task hands over one at a time.
+    /// `chunks` chunks of `length` bytes that another task hands over one at a time.
     fn handed_over(chunks: usize, length: usize) -> Chunks {
         let (sender, receiver) = mpsc::channel(1);
         TaskTracker::new().spawn(async move {

@@ -1,8 +1,8 @@
 //! The miss path: what is not stored comes in once, whoever asks and however many.
 //!
 //! [`Fills`] brings blobs into the store, one detached task per digest; everyone who asks is a [`FillReader`] of the file
-//! being written, the first one too. [`Flights`] lets many wait for one answer. [`Room`] makes room. Nothing here knows
-//! HTTP answers, names of clients or modes.
+//! being written, the first one too. [`SingleFlight`] lets many wait for one answer. [`Evictor`] makes room. Nothing here
+//! knows HTTP answers, names of clients or modes.
 
 mod evictor;
 mod feed;
@@ -20,14 +20,14 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use evictor::{Room, Wanted};
+pub use evictor::{Evictor, Wanted};
 pub use feed::Feed;
 pub use filler::BATCH_BYTES as FILL_BYTES;
 pub use fills::{FillOptions, Fills, Opened};
 pub use gather::Gather;
 pub use proof::{Proof, Unproven};
 pub use reader::{Beyond, FillReader, Relayed};
-pub use singleflight::Flights;
+pub use singleflight::SingleFlight;
 pub use ways::{Asked, Part};
 
 use crate::oci::Digest;
@@ -69,7 +69,7 @@ pub enum FillError {
     /// An answer does not fit what came before it; which of both is wrong is not known.
     #[error("the upstream contradicts itself: {0}")]
     Unfit(&'static str),
-    /// So many fills run that this one did not begin.
+    /// As many fills run as may; this one did not begin.
     #[error("too many blobs are being fetched")]
     Busy,
     /// No byte came in time.

@@ -11,13 +11,13 @@ use tokio_util::task::TaskTracker;
 
 /// Work in progress by key. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Flights<K: Eq + Hash, V> {
+pub struct SingleFlight<K: Eq + Hash, V> {
     running: Arc<DashMap<K, watch::Receiver<Option<V>>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-impl<K, V> Flights<K, V>
+impl<K, V> SingleFlight<K, V>
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
@@ -28,9 +28,8 @@ where
         Self { running: Arc::new(DashMap::new()), tasks, stop }
     }
 
-    /// The outcome of the work for `key`: of the work that runs, or of `work`, which then runs to its end even if the
-    /// caller is dropped. Says whether this caller began it. `None`: the work panicked, or the
-    /// server is shutting down.
+    /// The outcome of the work for `key`: of the work that runs, or of `work`, which then begins. Says whether this caller
+    /// began it. `None`: the work panicked, or the server is shutting down. Safe to drop: the work runs to its end.
     pub async fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> (Option<V>, bool)
     where
         F: Future<Output = V> + Send + 'static,
@@ -40,13 +39,13 @@ where
             Entry::Vacant(free) => {
                 let (sender, receiver) = watch::channel(None);
                 free.insert(receiver.clone());
-                let landing = Landing { running: Arc::clone(&self.running), key };
+                let guard = FlightGuard { running: Arc::clone(&self.running), key };
                 let work = work();
                 let stop = self.stop.clone();
                 self.tasks.spawn(async move {
                     let Some(value) = stop.run_until_cancelled(work).await else { return };
-                    // Off the list first: who comes from now on sees what the work has stored.
-                    drop(landing);
+                    // Off the list first: a caller from now on begins anew and sees what the work has stored.
+                    drop(guard);
                     sender.send_replace(Some(value));
                 });
                 (receiver, true)
@@ -57,13 +56,13 @@ where
     }
 }
 
-/// Takes work off the list, however it ends.
-struct Landing<K: Eq + Hash, V> {
+/// Takes its work off the list, however that ends.
+struct FlightGuard<K: Eq + Hash, V> {
     running: Arc<DashMap<K, watch::Receiver<Option<V>>>>,
     key: K,
 }
 
-impl<K: Eq + Hash, V> Drop for Landing<K, V> {
+impl<K: Eq + Hash, V> Drop for FlightGuard<K, V> {
     fn drop(&mut self) {
         self.running.remove(&self.key);
     }

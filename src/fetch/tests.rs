@@ -8,20 +8,20 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Flights;
+use super::SingleFlight;
 
 #[tokio::test]
 async fn many_who_ask_get_the_outcome_of_one_piece_of_work() {
-    let flights: Flights<&str, usize> = Flights::new(TaskTracker::new(), CancellationToken::new());
+    let single_flight: SingleFlight<&str, usize> = SingleFlight::new(TaskTracker::new(), CancellationToken::new());
     let (runs, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let ask = || {
-        let (flights, runs, go) = (flights.clone(), Arc::clone(&runs), Arc::clone(&go));
+        let (single_flight, runs, go) = (single_flight.clone(), Arc::clone(&runs), Arc::clone(&go));
         async move {
             let work = || async move {
                 let _ = go.acquire().await;
                 runs.fetch_add(1, Ordering::SeqCst) + 1
             };
-            flights.join("key", work).await
+            single_flight.join("key", work).await
         }
     };
     // The first one gives up: the work goes on without it.
@@ -43,17 +43,17 @@ async fn many_who_ask_get_the_outcome_of_one_piece_of_work() {
 
 #[tokio::test]
 async fn work_that_panics_keeps_nobody_waiting() {
-    let flights: Flights<u8, u8> = Flights::new(TaskTracker::new(), CancellationToken::new());
-    let (outcome, began) = flights.join(1, || async { panic!("on purpose") }).await;
+    let single_flight: SingleFlight<u8, u8> = SingleFlight::new(TaskTracker::new(), CancellationToken::new());
+    let (outcome, began) = single_flight.join(1, || async { panic!("on purpose") }).await;
     assert_eq!((outcome, began), (None, true));
-    assert_eq!(flights.join(1, || async { 2 }).await, (Some(2), true));
+    assert_eq!(single_flight.join(1, || async { 2 }).await, (Some(2), true));
 }
 
 #[tokio::test]
 async fn work_for_an_upstream_that_says_nothing_ends_with_the_server() {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let flights: Flights<u8, u8> = Flights::new(tasks.clone(), stop.clone());
-    let mut waiting = Box::pin(flights.join(1, std::future::pending));
+    let single_flight: SingleFlight<u8, u8> = SingleFlight::new(tasks.clone(), stop.clone());
+    let mut waiting = Box::pin(single_flight.join(1, std::future::pending));
     assert!(waiting.as_mut().now_or_never().is_none());
     stop.cancel();
     tasks.close();
@@ -88,11 +88,11 @@ async fn nothing_goes_for_its_age_while_it_could_not_be_fetched_again() {
     let hex = digest.hex();
     let file = std::fs::File::open(dir.path().join(format!("blobs/sha256/{}/{hex}", &hex[..2]))).unwrap();
     file.set_modified(UNIX_EPOCH + Duration::from_millis(crate::clock::now().as_millis()) - 2 * hour).unwrap();
-    let room = super::Room::new(store.clone(), crate::telemetry::Metrics::new().unwrap());
-    room.set_ttl(hour);
-    room.remove_old().await.unwrap();
+    let evictor = super::Evictor::new(store.clone(), crate::telemetry::Metrics::new().unwrap());
+    evictor.set_ttl(hour);
+    evictor.remove_old().await.unwrap();
     assert!(store.has_content(digest).await.unwrap());
-    room.set_replaceable(true);
-    room.remove_old().await.unwrap();
+    evictor.set_replaceable(true);
+    evictor.remove_old().await.unwrap();
     assert!(!store.has_content(digest).await.unwrap());
 }

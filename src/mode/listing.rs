@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{BUDGET, ModeError, Served};
-use crate::fetch::Flights;
+use crate::fetch::SingleFlight;
 use crate::upstream::Patience;
 
 /// How long a list may take, whoever waits.
@@ -53,7 +53,7 @@ struct Times {
 #[derive(Clone, Debug)]
 pub(super) struct Listing<K: Eq + Hash> {
     times: Times,
-    flights: Flights<K, Outcome>,
+    single_flight: SingleFlight<K, Outcome>,
     long: Arc<Semaphore>,
     late: Arc<Mutex<Vec<Late<K>>>>,
 }
@@ -80,7 +80,7 @@ where
     pub(super) fn new(tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self {
             times: Times { usual: BUDGET + MARGIN, margin: MARGIN, late: LATE_TTL },
-            flights: Flights::new(tasks, stop),
+            single_flight: SingleFlight::new(tasks, stop),
             long: Arc::new(Semaphore::new(MOST_LONG)),
             late: Arc::default(),
         }
@@ -117,7 +117,7 @@ where
                 outcome
             }
         };
-        match timeout(budget + margin, self.flights.join(key, bounded)).await {
+        match timeout(budget + margin, self.single_flight.join(key, bounded)).await {
             Ok((Some(outcome), began)) => outcome.map(|list| (list, began)),
             Ok((None, _)) => Err(ModeError::Stopping),
             Err(_) => Err(ModeError::UpstreamTimeout),

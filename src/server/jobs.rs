@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use super::Parts;
 use super::modes::{Modes, ProbeUpstream};
-use crate::fetch::Room;
+use crate::fetch::Evictor;
 use crate::jobs::{Job, JobError, Run, Runner, Schedule};
 use crate::serve::ReportFailures;
 use crate::telemetry::{REPORT_EVERY, Reporter};
 
-pub(super) fn start(jobs: &Runner, parts: &Parts, room: Room, modes: &Modes) {
+pub(super) fn start(jobs: &Runner, parts: &Parts, evictor: Evictor, modes: &Modes) {
     parts.store.start_jobs(jobs);
     jobs.start(ReportRepeats(parts.logging.reporter()));
-    jobs.start(room);
+    jobs.start(evictor);
     if let Some(tls) = &parts.tls {
         jobs.start(ReportFailures(Arc::clone(tls.failures())));
     }

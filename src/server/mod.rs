@@ -29,7 +29,7 @@ use crate::clock;
 use crate::config::reload::{Pace, Reloader};
 use crate::config::watch::Watcher;
 use crate::config::{self, Config, ConfigError, Overrides};
-use crate::fetch::{FillOptions, Fills, Room};
+use crate::fetch::{Evictor, FillOptions, Fills};
 use crate::jobs::Runner;
 use crate::serve::{self, BindError, Server, Tls, TlsError};
 use crate::store::{Store, StoreError};
@@ -218,10 +218,10 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
 
     let (stop, draining, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let metrics = Metrics::new()?;
-    let room = Room::new(parts.store.clone(), metrics.clone());
+    let evictor = Evictor::new(parts.store.clone(), metrics.clone());
     let fills = Fills::new(
         parts.store.clone(),
-        room.clone(),
+        evictor.clone(),
         metrics.clone(),
         FillOptions::default(),
         tasks.clone(),
@@ -259,7 +259,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     if let Some(tls) = &parts.tls {
         tls.failures().count_in(metrics.clone());
     }
-    jobs::start(&jobs, &parts, room, &modes);
+    jobs::start(&jobs, &parts, evictor, &modes);
     take_orders(&parts.config.store.dir, seen.clone(), &tasks, &stop);
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");

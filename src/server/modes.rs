@@ -175,10 +175,10 @@ impl Modes {
         if let Some(known) = &state.upstream {
             known.upstream.hold_refused(state.candidate.is_some());
         }
-        let room = self.0.fills.room();
-        room.set_ttl(state.config.proxy.ttl);
+        let evictor = self.0.fills.evictor();
+        evictor.set_ttl(state.config.proxy.ttl);
         let outcome = state.upstream.as_ref().and_then(Known::outcome);
-        room.set_replaceable(state.config.mode == config::Mode::Proxy && outcome == Some(ProbeOutcome::Ok));
+        evictor.set_replaceable(state.config.mode == config::Mode::Proxy && outcome == Some(ProbeOutcome::Ok));
         let login =
             state.upstream.as_ref().filter(|_| state.config.auth.upstream_user).and_then(|known| {
                 match &known.settings.endpoint.credentials {

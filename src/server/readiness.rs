@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fetch::Flights;
+use crate::fetch::SingleFlight;
 use crate::store::Store;
 use crate::telemetry::{disk_standstill, with_causes};
 
@@ -16,12 +16,12 @@ const LOOK: Duration = Duration::from_millis(1500);
 #[derive(Clone)]
 pub(super) struct Readiness {
     store: Store,
-    looks: Flights<(), Result<(), String>>,
+    looks: SingleFlight<(), Result<(), String>>,
 }
 
 impl Readiness {
     pub(super) fn new(store: Store, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { store, looks: Flights::new(tasks, stop) }
+        Self { store, looks: SingleFlight::new(tasks, stop) }
     }
 
     /// A sentence if the data folder can't be used, or the disk stands still. Answers within 2 s; a disk that is slow and

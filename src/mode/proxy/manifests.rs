@@ -221,7 +221,7 @@ impl Proxy {
         let put = || self.store().put_manifest(cached, stored.clone(), tag.cloned().into_iter().collect());
         let kept = match put().await {
             Err(StoreError::Full(refusal)) => {
-                match self.0.fills.room().make_after(refusal, stored.bytes.len() as u64).await {
+                match self.0.fills.evictor().make_room_after(refusal, stored.bytes.len() as u64).await {
                     Ok(()) => put().await,
                     Err(error) => Err(error),
                 }

@@ -20,7 +20,7 @@ use super::listing::Listing;
 use super::mapping::{Home, Mapping};
 use super::{ModeError, Served, ServedManifest};
 use crate::clock::{self, Timestamp};
-use crate::fetch::{Fills, Flights, Source};
+use crate::fetch::{Fills, SingleFlight, Source};
 use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::store::{ListKind, Page, Store, StoreError, VerifiedTag};
 use crate::telemetry::{CacheOutcome, Metrics, UpstreamCause, with_causes};
@@ -60,7 +60,7 @@ struct Inner {
     metrics: Metrics,
     tags: Cache<(RepoName, Tag), VerifiedTag>,
     negatives: Negatives,
-    manifests: Flights<(RepoName, Reference), Result<Served<ServedManifest>, ModeError>>,
+    manifests: SingleFlight<(RepoName, Reference), Result<Served<ServedManifest>, ModeError>>,
     lists: Listing<(RepoName, ListKind)>,
     /// The manifest that came last from the upstream, for its probe.
     seen: Mutex<Option<(String, Digest)>>,
@@ -86,7 +86,7 @@ impl Proxy {
             metrics,
             tags: Cache::new(TAGS_IN_MEMORY),
             negatives: Negatives::new(),
-            manifests: Flights::new(tasks.clone(), stop.clone()),
+            manifests: SingleFlight::new(tasks.clone(), stop.clone()),
             lists: Listing::new(tasks, stop),
             seen: Mutex::new(None),
         }))
