@@ -15,7 +15,7 @@ use criterion::{Criterion, Throughput};
 use d8_registry::api::is_route;
 use d8_registry::auth::{Anonymous, AuthOptions, Authenticator, Role, TokenOptions, UserSpec, hash_password};
 use d8_registry::clock;
-use d8_registry::fetch::{Evictor, FillOptions, Fills, Source};
+use d8_registry::fetch::{Evictor, FillOptions, Fills, Opened, Source};
 use d8_registry::oci::{Algorithm, Digest, RangeSpec, RepoName};
 use d8_registry::store::{Reserve, Store, StoreOptions};
 use d8_registry::telemetry::Metrics;
@@ -161,9 +161,11 @@ fn joins(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
         fills.open(&source, &repository, digest, true, deadline).await
     };
     let first = runtime.block_on(open())?;
-    anyhow::ensure!(first.began && first.length == Some(HELD_BYTES as u64), "the fill did not begin: {first:?}");
+    let is_whole = |length: Option<u64>| length == Some(HELD_BYTES as u64);
+    let has_begun = matches!(first, Opened::Filling { began: true, length, .. } if is_whole(length));
+    anyhow::ensure!(has_begun, "the fill did not begin: {first:?}");
     let joined = runtime.block_on(open())?;
-    anyhow::ensure!(!joined.began, "a fill of its own began");
+    anyhow::ensure!(matches!(joined, Opened::Filling { began: false, .. }), "a fill of its own began");
     drop(joined);
     criterion.bench_function("fill/join", |bencher| {
         bencher.iter_custom(|times| {
@@ -178,7 +180,7 @@ fn joins(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
         });
     });
     let last = runtime.block_on(open())?;
-    anyhow::ensure!(!last.began, "the fill ended while it was measured");
+    anyhow::ensure!(matches!(last, Opened::Filling { began: false, .. }), "the fill ended while it was measured");
     stop.cancel();
     tasks.close();
     drop((first, last));

@@ -27,7 +27,7 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
             call.mode.blob(repo, digest, want).await?
         }
     };
-    let stored = matches!(blob.content, BlobContent::Memory(_) | BlobContent::File(..));
+    let stored = matches!(blob.content, BlobContent::Memory(_) | BlobContent::File(_));
     let content = Content { digest, size: blob.size, media_type: OCTETS, stored };
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
     let mut response = content.respond(call.method, call.headers, |piece| match piece {

@@ -71,9 +71,9 @@ async fn source(call: &Call<'_>, repo: &RepoName, digest: Digest, bytes: Bytes) 
         return Ok(BlobContent::None);
     }
     if Store::is_large_manifest(bytes.len())
-        && let Some(file) = call.mode.manifest_file(repo, digest).await
+        && let Some(blob) = call.mode.manifest_file(repo, digest).await
     {
-        return Ok(BlobContent::File(file, None));
+        return Ok(BlobContent::File(blob));
     }
     Ok(BlobContent::Memory(call.large.share(digest, bytes)?))
 }

@@ -4,7 +4,6 @@
 //! so a reader never runs ahead; the last byte is announced after the digest was verified.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::filler::Filler;
 use super::fills::Shared;
 use super::{FillError, Source};
 use crate::oci::{Digest, Hasher, RepoName};
-use crate::store::{PartialBlob, Refusal, StoreError};
+use crate::store::{Blob, PartialBlob, Refusal, StoreError};
 use crate::telemetry::{FillCause, with_causes};
 
 /// How long a fill waits until fewer run: its clients go on without the store then, and want headers in time.
@@ -76,7 +75,7 @@ pub(super) struct Fill {
     /// How far it came, once it has failed.
     left: OnceLock<Left>,
     /// The content was stored already: the fill before this one ended between a look into the store and this one.
-    stored: AtomicBool,
+    stored: OnceLock<Blob>,
     progress: watch::Sender<Progress>,
 }
 
@@ -88,7 +87,7 @@ impl Fill {
             repositories: Mutex::new(Repositories { all: vec![repo], closed: false }),
             file: OnceLock::new(),
             left: OnceLock::new(),
-            stored: AtomicBool::new(false),
+            stored: OnceLock::new(),
             progress: watch::channel(Progress::Connecting).0,
         }
     }
@@ -105,11 +104,12 @@ impl Fill {
         self.progress.subscribe()
     }
 
-    /// Whether nothing had to be fetched; known once it has settled.
-    pub(super) fn was_stored(&self) -> bool {
-        self.stored.load(Ordering::Acquire)
+    /// The content, if nothing had to be fetched; known once the fill has settled.
+    pub(super) fn stored(&self) -> Option<&Blob> {
+        self.stored.get()
     }
 
+    /// The file that is being filled; there is one once the fill has settled, unless the content was stored.
     pub(super) fn file(&self) -> Option<Arc<File>> {
         self.file.get().cloned()
     }
@@ -259,14 +259,15 @@ async fn fetch(shared: &Shared, fill: &Fill) -> Result<Option<PartialBlob>, Fill
     Ok(Some(partial))
 }
 
-/// A request that looked into the store just before the fill before this one ended finds the content there.
+/// Finds the content in the store, for a request that looked there just before the previous fill ended.
 async fn found_stored(shared: &Shared, fill: &Fill) -> bool {
     let Some(repo) = fill.repositories().all.first().cloned() else { return false };
     match shared.store.blob(&repo, fill.digest).await {
         Ok(blob) => {
-            let _ = fill.file.set(Arc::new(blob.file));
-            fill.stored.store(true, Ordering::Release);
-            fill.announce(Progress::Whole { size: blob.size });
+            let size = blob.length();
+            // Before the announcement, which wakes those who look for it.
+            let _ = fill.stored.set(blob);
+            fill.announce(Progress::Whole { size });
             true
         }
         Err(_) => false,

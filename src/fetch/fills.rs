@@ -15,7 +15,7 @@ use super::fill::{Fill, Progress, run};
 use super::reader::FillReader;
 use super::{Evictor, FillError, Source};
 use crate::oci::{Digest, RepoName};
-use crate::store::Store;
+use crate::store::{Blob, Store};
 use crate::telemetry::Metrics;
 
 /// How long the upstream may take for the head of an answer: containerd gives up on headers after 30 s.
@@ -66,13 +66,18 @@ pub(super) struct Shared {
 
 /// A content whose first bytes are there.
 #[derive(Debug)]
-pub struct Opened {
-    /// Reads it.
-    pub reader: FillReader,
-    /// Its length, if the upstream said it or it is whole.
-    pub length: Option<u64>,
-    /// Whether this call began the fill, and something had to be fetched.
-    pub began: bool,
+pub enum Opened {
+    /// Nothing had to be fetched: it was stored a moment before.
+    Stored(Blob),
+    /// It comes in, or just came.
+    Filling {
+        /// Reads it.
+        reader: FillReader,
+        /// Its length, if the upstream said it or it is whole.
+        length: Option<u64>,
+        /// Whether this call began the fill.
+        began: bool,
+    },
 }
 
 impl Shared {
@@ -153,10 +158,12 @@ impl Fills {
             Progress::Failed(error) => return Err(error),
             Progress::Connecting => None,
         };
+        if let Some(stored) = fill.stored() {
+            return Ok(Opened::Stored(stored.leased(lease)));
+        }
         let Some(file) = fill.file() else { return Err(FillError::Stopping) };
-        let began = began && !fill.was_stored();
         let reader = FillReader::new(fill, progress, file, source.clone(), lease);
-        Ok(Opened { reader, length, began })
+        Ok(Opened::Filling { reader, length, began })
     }
 
     /// The length of the content if it is being filled for `repo` and the upstream has said it.

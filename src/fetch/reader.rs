@@ -62,7 +62,7 @@ impl FillReader {
         Self { fill, progress, file, source, _lease: lease }
     }
 
-    /// The file that is being filled. It stays readable whatever becomes of the fill.
+    /// The file that is being filled, and holds this content alone. It stays readable whatever becomes of the fill.
     #[must_use]
     pub fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)

@@ -1,14 +1,13 @@
 //! What a mode answers with, before HTTP makes an answer of it.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::fetch::{Feed, FillReader, Proof};
 use crate::oci::{Digest, RangeSpec};
-use crate::store::{Lease, StoredManifest};
+use crate::store::{Blob, StoredManifest};
 use crate::telemetry::CacheOutcome;
 
 /// How an answer came about. Mode Local has nothing to say of it.
@@ -105,6 +104,12 @@ impl From<Bytes> for ServedBlob {
     }
 }
 
+impl From<Blob> for ServedBlob {
+    fn from(blob: Blob) -> Self {
+        Self { size: Some(blob.length()), content: BlobContent::File(blob) }
+    }
+}
+
 /// Where the bytes of a blob are.
 #[derive(Debug)]
 pub enum BlobContent {
@@ -112,8 +117,8 @@ pub enum BlobContent {
     None,
     /// Here.
     Memory(Bytes),
-    /// In a file.
-    File(File, Option<Lease>),
+    /// In a file, perhaps among other contents.
+    File(Blob),
     /// In a file that grows.
     Filling(FillReader),
     /// On their way from the upstream, beginning at `offset`.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{BlobContent, How, ModeError, Served, ServedBlob, ServedManifest};
+use super::{How, ModeError, Served, ServedBlob, ServedManifest};
 use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::store::{Page, Referrer, Store, StoredContent, StoredManifest};
 
@@ -38,9 +38,8 @@ impl Local {
     pub(super) async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<Served<ServedBlob>, ModeError> {
         let served = match self.store.blob_content(repo, digest).await? {
             StoredContent::Memory(bytes) => ServedBlob::from(bytes),
-            StoredContent::File(blob) => {
-                ServedBlob { size: Some(blob.size), content: BlobContent::File(blob.file, None) }
-            }
+            // Eviction leaves Local's contents alone, so no lease is needed.
+            StoredContent::File(blob) => ServedBlob::from(blob),
         };
         Ok(Served::new(served, How::default()))
     }
@@ -71,7 +70,7 @@ impl Local {
     }
 
     pub(super) async fn stored_length(&self, repo: &RepoName, digest: Digest) -> Option<u64> {
-        self.store.blob(repo, digest).await.ok().map(|blob| blob.size)
+        self.store.blob(repo, digest).await.ok().map(|blob| blob.length())
     }
 
     pub(super) async fn tags(

@@ -28,7 +28,7 @@ pub use proxy::{Proxy, ProxySettings};
 
 use crate::fetch::FillError;
 use crate::oci::{Digest, Reference, RepoName};
-use crate::store::{Page, Referrer, StoreError};
+use crate::store::{Blob, Page, Referrer, StoreError};
 use crate::upstream::UpstreamError;
 
 /// How long a client waits for the upstream at most: containerd gives up on an answer's headers after 30 s, and they
@@ -208,7 +208,7 @@ impl Mode {
     }
 
     /// The file of a manifest that [`Mode::manifest`] gave, if it is stored.
-    pub async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Option<File> {
+    pub async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Option<Blob> {
         match self {
             Self::Direct(_) => None,
             Self::Proxy(proxy) => proxy.manifest_file(repo, digest).await,
@@ -216,8 +216,8 @@ impl Mode {
         }
     }
 
-    /// Says of a stored blob of a repository that it could not be read, as whoever sent it found. Waits for nothing.
-    pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &std::fs::File, error: &std::io::Error) {
+    /// Notes that the file of a stored blob could not be read while it was sent. Waits for nothing.
+    pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &File, error: &std::io::Error) {
         match self {
             Self::Direct(_) => {}
             Self::Proxy(proxy) => proxy.note_unreadable(repo, digest, file, error),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Evicted, Eviction, KeptList, Lease, ListKind, Page, PartialBlob, Store, StoreError, StoredBlob, VerifiedTag,
-    blocking, change, contents, fills,
+    Blob, Evicted, Eviction, KeptList, Lease, ListKind, Page, PartialBlob, Store, StoreError, VerifiedTag, blocking,
+    change, contents, fills,
 };
 use crate::fs::stat;
 use crate::oci::{Digest, RepoName, Tag, UpstreamId};
@@ -83,7 +83,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::BlobUnknown`] if no repository has it, or of the disk.
-    pub async fn content(&self, digest: Digest) -> Result<StoredBlob, StoreError> {
+    pub async fn content(&self, digest: Digest) -> Result<Blob, StoreError> {
         let store = Arc::clone(&self.0);
         blocking(move || {
             let path = store.layout.content(&digest);
@@ -92,7 +92,7 @@ impl Store {
             if !facts.is_file() || store.damage.is_listed(&digest, facts.ino()) {
                 return Err(StoreError::BlobUnknown);
             }
-            Ok(StoredBlob { file, size: facts.len(), digest })
+            Ok(Blob::whole(file, facts.len()))
         })
         .await
     }

@@ -5,22 +5,21 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, Metadata, ReadDir};
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use fail::fail_point;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
-use rustix::io::{Errno, ReadWriteFlags, preadv2, retry_on_intr};
+use rustix::io::{Errno, retry_on_intr};
 
+use super::StoreError;
 use super::capacity::{Capacity, FOLDERS, folder_of};
 use super::damage::{Condemned, Damage, Found, is_sound};
 use super::layout::{Layout, Membership};
 use super::manifests::Memory;
-use super::{StoreError, StoredBlob};
 use crate::fs::{Disk, Temporary, is_absence, stat};
 use crate::oci::{Algorithm, Digest, RepoName};
 use crate::telemetry::DamageCause;
@@ -402,14 +401,6 @@ impl Counting<'_> {
 
 /// Longest blob that is kept in memory, in bytes.
 pub(super) const SMALL: u64 = 16 * 1024;
-
-/// The bytes of a small blob, if they can be had without waiting for the disk.
-pub(super) fn read_small(blob: &StoredBlob) -> Option<Bytes> {
-    let size = usize::try_from(blob.size).ok()?;
-    let mut bytes = vec![0; size];
-    let read = preadv2(&blob.file, &mut [IoSliceMut::new(&mut bytes)], 0, ReadWriteFlags::NOWAIT).ok()?;
-    (read == size).then(|| Bytes::from(bytes))
-}
 
 #[cfg(test)]
 mod tests {

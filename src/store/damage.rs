@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
-pub(super) use examine::{Found, Verdict, is_sound, read_exactly};
+pub(super) use examine::{Found, Verdict, is_sound};
 pub(super) use mend::LookAfterDamage;
 
 use super::StoreError;

@@ -1,7 +1,6 @@
 //! Manifests that are too large to be kept in memory: while any reader has one, all others share that copy, and the
 //! copies together have a bound.
 
-use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::manifests::{CACHED_MANIFEST, Found};
-use super::{Inner, Store, StoreError, StoredManifest, blocking};
+use super::{Blob, Inner, Store, StoreError, StoredManifest, blocking};
 use crate::oci::{Digest, Manifest, Reference, RepoName};
 
 /// Bytes of large manifests in memory at once; who needs more waits for others to be done with theirs. The parsed form is
@@ -136,9 +135,14 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::ManifestUnknown`], or of the disk.
-    pub async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Result<File, StoreError> {
+    pub async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Result<Blob, StoreError> {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || Ok(store.open_manifest(&repo, digest)?.ok_or(StoreError::ManifestUnknown)?.0)).await
+        blocking(move || {
+            let (file, path) = store.open_manifest(&repo, digest)?.ok_or(StoreError::ManifestUnknown)?;
+            let length = file.metadata().map_err(StoreError::io("stat", &path))?.len();
+            Ok(Blob::whole(file, length))
+        })
+        .await
     }
 
     /// Whether a manifest of so many bytes is too large to be kept in memory; such a one is better sent from its file.

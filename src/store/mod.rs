@@ -1,10 +1,11 @@
 //! The disk: a directory tree that is the truth, and an index that can be rebuilt from it.
 //!
 //! In reading order: `layout` (every path), `durable` (every rename and sync), `opening`, `contents` (bytes and who has
-//! them), `damage` (which of them are not what they should be), `reads`, `uploads`, `manifests`, `references` (is it whole?), `capacity` (is there room?), `pace` (when it goes to the
+//! them), `blob` (one as it is read), `damage` (which of them are not what they should be), `reads`, `uploads`, `manifests`, `references` (is it whole?), `capacity` (is there room?), `pace` (when it goes to the
 //! disk), `maintenance` (what runs beside requests); for what an upstream taught: `cached` (what Proxy asks), `fills`,
 //! `lists`, `uses`, `eviction`; then the index: `index` (sled), `listings` (its life), `walk` and `rebuild`.
 
+mod blob;
 mod cached;
 mod capacity;
 mod contents;
@@ -41,6 +42,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio_util::task::TaskTracker;
 
+pub use blob::Blob;
 pub use error::{Refusal, StoreError};
 pub use eviction::{Evicted, Eviction};
 pub use fills::PartialBlob;
@@ -51,7 +53,7 @@ pub use lists::{KeptList, ListKind, VerifiedTag};
 pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
 pub use pace::TURN_BYTES;
 pub use references::LONG_WALKS;
-pub use stored::{Page, StoredBlob, StoredContent, StoredManifest};
+pub use stored::{Page, StoredContent, StoredManifest};
 pub use uploads::{MOST_UPLOADS, UploadPlace, UploadSession, most_batch_bytes};
 pub use uses::Lease;
 

@@ -1,5 +1,5 @@
-//! Reading blobs: opened under the repository's name, held against the list of damaged contents and against what descriptors
-//! say of their length; small ones are hashed once and then answered from memory.
+//! Reads of blobs: each is opened under the repository's name, compared with the list of damaged contents and with the length
+//! that descriptors give; a small one is hashed once and then answered from memory.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::contents::{Contents, Looked, SMALL, read_small};
-use super::damage::{Condemned, Verdict, read_exactly};
+use super::contents::{Contents, Looked, SMALL};
+use super::damage::{Condemned, Verdict};
 use super::layout::Membership;
-use super::{Inner, Store, StoreError, StoredBlob, StoredContent, blocking};
+use super::{Blob, Inner, Store, StoreError, StoredContent, blocking};
 use crate::oci::{Digest, RepoName};
 use crate::telemetry::{DamageCause, DamageSample};
 
-/// How long a reader waits while a blob is hashed whose length is not its descriptor's. Later it gets what is there: its
-/// own check of the digest fails, if the descriptor was right.
+/// Longest wait of a reader while a blob is hashed whose length is not its descriptor's. Then it gets the bytes that are there:
+/// its own check of the digest fails, if the descriptor was right.
 const EXAMINATION: Duration = Duration::from_secs(15);
 
 impl Store {
@@ -31,32 +31,32 @@ impl Store {
         }
         let read_at = memory.stable_deletions(repo);
         let blob = self.blob(repo, digest).await?;
-        if blob.size > SMALL {
+        if blob.length() > SMALL {
             return Ok(StoredContent::File(blob));
         }
-        let (bytes, blob) = match read_small(&blob) {
+        let (bytes, blob) = match blob.read_now() {
             Some(bytes) => (bytes, blob),
-            None => self.read_from_disk(repo, blob).await?,
+            None => self.read_from_disk(repo, digest, blob).await?,
         };
-        // What is kept in memory is what its name says: it is served as long as nothing says otherwise.
+        // Hashed before it is kept: from then on memory answers for it, and nothing looks at the file.
         if digest.algorithm().digest(&bytes) != digest {
-            return Err(self.condemned(repo, blob).await);
+            return Err(self.condemned(repo, digest, blob).await);
         }
         memory.keep_blob(repo, &digest, bytes.clone(), read_at);
         Ok(StoredContent::Memory(bytes))
     }
 
-    /// Opens a blob of a repository. One whose length is not what a manifest says of it is hashed first, for up to 15 s.
+    /// Opens a blob of a repository. One whose length is not that of its descriptor is hashed first, for up to 15 s.
     ///
     /// # Errors
     /// [`StoreError::BlobUnknown`] if it is not the repository's, or is damaged; of the disk.
-    pub async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<StoredBlob, StoreError> {
+    pub async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<Blob, StoreError> {
         let (blob, is_odd) = self.open_blob(repo, digest).await?;
-        if is_odd { self.examined(repo, blob).await } else { Ok(blob) }
+        if is_odd { self.examined(repo, digest, blob).await } else { Ok(blob) }
     }
 
-    /// Says of a stored blob that it could not be read, as whoever sent it to a client found. Waits for nothing; it is read
-    /// again 10 s later.
+    /// Notes that the file of a stored blob could not be read while it was sent. Waits for nothing; the file is read again
+    /// 10 s later. It is let go then if no name of the store leads to it any more.
     pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &File, error: &std::io::Error) {
         let path = self.0.layout.member(repo, Membership::Blob, digest);
         self.0.ops().suspect(digest, file, &path, error);
@@ -69,7 +69,7 @@ impl Store {
     }
 
     /// The open blob, and whether its length is another than a descriptor says.
-    async fn open_blob(&self, repo: &RepoName, digest: Digest) -> Result<(StoredBlob, bool), StoreError> {
+    async fn open_blob(&self, repo: &RepoName, digest: Digest) -> Result<(Blob, bool), StoreError> {
         let file = match self.0.contents.open_now(repo, Membership::Blob, &digest) {
             Looked::Found(file) => Some(file),
             Looked::Absent => None,
@@ -92,18 +92,17 @@ impl Store {
             return Err(StoreError::damaged(&path(), "not a file"));
         }
         let is_odd = self.0.damage.is_length_odd(&digest, &facts);
-        Ok((StoredBlob { file, size: facts.len(), digest }, is_odd))
+        Ok((Blob::whole(file, facts.len()), is_odd))
     }
 
     /// Hashes a blob whose length is odd: one at a time, and once for all who wait.
-    async fn examined(&self, repo: &RepoName, blob: StoredBlob) -> Result<StoredBlob, StoreError> {
-        let path = self.0.layout.member(repo, Membership::Blob, &blob.digest);
-        let file = blob.file.try_clone().map_err(StoreError::io("open", &path))?;
-        let (store, digest) = (Arc::clone(&self.0), blob.digest);
+    async fn examined(&self, repo: &RepoName, digest: Digest, blob: Blob) -> Result<Blob, StoreError> {
+        let path = self.0.layout.member(repo, Membership::Blob, &digest);
+        let (store, examinee) = (Arc::clone(&self.0), blob.unleased());
         let examination = async move {
             let turn = store.damage.turn().await;
             blocking(move || {
-                let verdict = store.examine_odd(&digest, &file, &path);
+                let verdict = store.examine_odd(&digest, &examinee, &path);
                 drop(turn);
                 Ok((verdict, path))
             })
@@ -119,27 +118,27 @@ impl Store {
         }
     }
 
-    /// The bytes of a small blob, where the disk has to be waited for.
-    async fn read_from_disk(&self, repo: &RepoName, blob: StoredBlob) -> Result<(Bytes, StoredBlob), StoreError> {
+    /// The bytes of a small blob, after a wait for the disk.
+    async fn read_from_disk(&self, repo: &RepoName, digest: Digest, blob: Blob) -> Result<(Bytes, Blob), StoreError> {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || match read_exactly(&blob.file, blob.size) {
+        blocking(move || match blob.read() {
             Ok(bytes) => Ok((bytes, blob)),
             Err(error) => {
-                let path = store.layout.member(&repo, Membership::Blob, &blob.digest);
-                store.ops().suspect(&blob.digest, &blob.file, &path, &error);
+                let path = store.layout.member(&repo, Membership::Blob, &digest);
+                store.ops().suspect(&digest, blob.file(), &path, &error);
                 Err(StoreError::io("read", &path)(error))
             }
         })
         .await
     }
 
-    /// Puts a small blob whose bytes are wrong on the list; says what its reader hears.
-    async fn condemned(&self, repo: &RepoName, blob: StoredBlob) -> StoreError {
+    /// Puts a small blob whose bytes are wrong on the list; the answer is its reader's error.
+    async fn condemned(&self, repo: &RepoName, digest: Digest, blob: Blob) -> StoreError {
         let (store, repo) = (Arc::clone(&self.0), repo.clone());
         let condemned = blocking(move || {
-            let path = store.layout.member(&repo, Membership::Blob, &blob.digest);
-            let facts = blob.file.metadata().map_err(StoreError::io("stat", &path))?;
-            match store.ops().condemn(&blob.digest, &facts, &path, DamageCause::Hash) {
+            let path = store.layout.member(&repo, Membership::Blob, &digest);
+            let facts = blob.file().metadata().map_err(StoreError::io("stat", &path))?;
+            match store.ops().condemn(&digest, &facts, &path, DamageCause::Hash) {
                 Condemned::Listed | Condemned::Gone => Err(StoreError::BlobUnknown),
                 Condemned::DiskFault => Err(StoreError::damaged(&path, "the stored blob is not what its digest says")),
             }

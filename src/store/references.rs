@@ -16,7 +16,7 @@ use super::contents::open_content;
 use super::damage;
 use super::layout::Membership;
 use super::verdicts::Verdict;
-use super::{Inner, Store, StoreError, StoredManifest, blocking};
+use super::{Blob, Inner, Store, StoreError, StoredManifest, blocking};
 use crate::fs::stat;
 use crate::oci::{Descriptor, Digest, RepoName};
 
@@ -285,7 +285,8 @@ impl Walk {
                 return Ok(true);
             }
             let Some(file) = open_content(&path)? else { continue };
-            if store.ops().examine(digest, &file, &path) != damage::Verdict::Absent {
+            let length = file.metadata().map_err(StoreError::io("stat", &path))?.len();
+            if store.ops().examine(digest, &Blob::whole(file, length), &path) != damage::Verdict::Absent {
                 return Ok(true);
             }
         }

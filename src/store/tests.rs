@@ -79,10 +79,10 @@ async fn read(store: &Store, repo: &RepoName, digest: Digest) -> Option<Vec<u8>>
     }
 }
 
-fn content_of(blob: &StoredBlob) -> Vec<u8> {
+fn content_of(blob: &Blob) -> Vec<u8> {
     use std::os::unix::fs::FileExt as _;
-    let mut content = vec![0; usize::try_from(blob.size).unwrap()];
-    blob.file.read_exact_at(&mut content, 0).unwrap();
+    let mut content = vec![0; usize::try_from(blob.length()).unwrap()];
+    blob.file().read_exact_at(&mut content, blob.extent().start).unwrap();
     content
 }
 

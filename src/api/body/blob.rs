@@ -37,11 +37,10 @@ pub(in crate::api) fn blob_body(
             let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
             Body::from(bytes.slice(index(start)..index(end)))
         }
-        BlobContent::File(file, lease) => {
-            let end = range.map_or(0, ByteRange::end);
-            Body::new(
-                FileBody::new(file.into(), start, end, transport).held_by(lease).watched_by(Some(Arc::clone(reading))),
-            )
+        BlobContent::File(blob) => {
+            let range = range.unwrap_or(ByteRange::whole(blob.length()));
+            let body = FileBody::of(&blob, range, transport).holding(blob);
+            Body::new(body.watched_by(Some(Arc::clone(reading))))
         }
         BlobContent::Filling(reader) => {
             let end = range.map(ByteRange::end);
@@ -65,9 +64,7 @@ pub(in crate::api) fn parts_body(
 ) -> Body {
     let stored = match content {
         BlobContent::Memory(bytes) => Stored::Memory(bytes),
-        BlobContent::File(file, lease) => {
-            Stored::File { file: file.into(), transport, _lease: lease, reading: Some(Arc::clone(reading)) }
-        }
+        BlobContent::File(blob) => Stored::File { blob, transport, reading: Some(Arc::clone(reading)) },
         BlobContent::None | BlobContent::Filling(_) | BlobContent::Relay { .. } => {
             return Body::from_stream(stream::iter([Err::<Bytes, _>(too_short())]));
         }
@@ -82,27 +79,31 @@ fn reaches_end(end: Option<u64>, size: Option<u64>) -> bool {
 
 type Waiting = Pin<Box<dyn Future<Output = (FillReader, Result<Beyond, FillError>)> + Send>>;
 
-/// Bytes of a file that is being filled: what is there is read as from any file, what is not is waited for.
+/// Bytes of a file that is being filled: those that are there are read as from any file, the others are waited for.
 struct GrowingBody {
-    /// What can be read now.
+    /// The bytes that can be read now.
     window: FileBody,
     /// Offset behind the last byte that is wanted; `None`: the content's end, wherever that is.
     end: Option<u64>,
     source: Source,
 }
 
+/// What gives the bytes behind the window.
 enum Source {
+    /// The fill, which has not been asked for more.
     Reader(FillReader),
+    /// The fill, which is waited for.
     Waiting(Waiting),
+    /// The upstream itself: the fill has failed.
     Relay(Box<RelayBody>),
-    /// The end was reached.
+    /// Nothing: the end was reached.
     Ended,
 }
 
 impl GrowingBody {
     fn new(reader: FillReader, start: u64, end: Option<u64>, transport: BodyTransport, reading: Arc<Reading>) -> Self {
         Self {
-            window: FileBody::new(reader.file(), start, start, transport).watched_by(Some(reading)),
+            window: FileBody::growing(reader.file(), start, transport).watched_by(Some(reading)),
             end,
             source: Source::Reader(reader),
         }

@@ -1,11 +1,11 @@
-//! A range of a file as a body.
+//! A range of a blob, or of a file that is being filled, as a body.
 //!
-//! A plain connection sends the file itself (`sys::sendfile_token`). Else, and always under TLS, it is read into buffers: pages
-//! that are in memory on the spot (`preadv2` with `RWF_NOWAIT`), and by a blocking thread where a read would wait for the
-//! disk, so a cold file never holds up the runtime.
+//! A plain connection sends the file itself (`sys::sendfile_token`). Any other connection, and always one under TLS, gets bytes
+//! from buffers: pages in memory are read on the spot (`preadv2` with `RWF_NOWAIT`), the others by a blocking thread, so a
+//! cold file never holds up the runtime.
 //!
-//! No file is mapped: a mapped page that can't be read any more ends the process (SIGBUS). What can't be read ends the
-//! answer that it is part of.
+//! No file is mapped: a mapped page that can't be read any more ends the process (SIGBUS). A read that fails ends its answer
+//! alone.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -21,38 +21,67 @@ use tokio::task::JoinHandle;
 
 use super::buffer::{BUFFER_BYTES, Buffer};
 use super::reading::Reading;
+use crate::oci::ByteRange;
 use crate::serve::BodyTransport;
-use crate::store::Lease;
+use crate::store::Blob;
 use crate::sys::sendfile_token::{self, FileWatch, MAX_BYTES};
 
-/// Less than this is read and written together with the answer's head: one system call instead of two.
+/// Shortest part, in bytes, that is sent from the file. Less is read and written together with the answer's head: one system
+/// call instead of two.
 const LEAST_SENT: usize = 32 * 1024;
 
-/// Bytes of a file. A file that turns out shorter is a body error: the connection breaks, the client never takes the
-/// rest for complete.
+/// Bytes of a file. A content that turns out shorter than its range is a body error: the connection breaks, and the client
+/// never takes the rest for complete.
+///
+/// All offsets are the file's.
 pub(super) struct FileBody {
     file: Arc<File>,
-    offset: u64,
+    /// Of the content's first byte.
+    base: u64,
+    /// Of the next byte.
+    at: u64,
+    /// Behind the last byte that is to be sent.
     end: u64,
+    /// Behind the content's last byte: other contents may follow it in the file, and nothing is read from here on.
+    limit: u64,
     transport: BodyTransport,
-    /// A read on a blocking thread. Dropped with the body: the read ends by itself and is thrown away.
+    /// A read on a blocking thread. Dropped with the body: the read ends by itself and its bytes are thrown away.
     waiting: Option<JoinHandle<io::Result<Bytes>>>,
-    /// Keeps the content from eviction.
-    _lease: Option<Lease>,
+    /// Holds the blob's lease.
+    _held: Option<Blob>,
     /// Hears that the file can't be read.
     reading: Option<Arc<Reading>>,
 }
 
 impl FileBody {
-    /// The bytes from `offset` up to `end`.
-    /// `transport`: how the connection takes it.
-    pub(super) const fn new(file: Arc<File>, offset: u64, end: u64, transport: BodyTransport) -> Self {
-        Self { file, offset, end, transport, waiting: None, _lease: None, reading: None }
+    /// The bytes of `range` of `blob`, whose lease the caller holds. `transport`: how the connection takes files.
+    pub(super) fn of(blob: &Blob, range: ByteRange, transport: BodyTransport) -> Self {
+        let extent = blob.extent();
+        // Behind the limit the body breaks: a sum that is too large must not wrap round to a neighbour's bytes.
+        let at = extent.start.saturating_add(range.start());
+        let end = extent.start.saturating_add(range.end());
+        Self { base: extent.start, at, end, limit: extent.end, ..Self::growing(Arc::clone(blob.file()), 0, transport) }
     }
 
-    /// Holds `lease` as long as it is read.
-    pub(super) fn held_by(mut self, lease: Option<Lease>) -> Self {
-        self._lease = lease;
+    /// The bytes from `start` on of a file that is being filled and holds one content alone. None of them can be read before
+    /// [`FileBody::extend`].
+    pub(super) const fn growing(file: Arc<File>, start: u64, transport: BodyTransport) -> Self {
+        Self {
+            file,
+            base: 0,
+            at: start,
+            end: start,
+            limit: u64::MAX,
+            transport,
+            waiting: None,
+            _held: None,
+            reading: None,
+        }
+    }
+
+    /// Holds `blob` until it is dropped.
+    pub(super) fn holding(mut self, blob: Blob) -> Self {
+        self._held = Some(blob);
         self
     }
 
@@ -62,26 +91,34 @@ impl FileBody {
         self
     }
 
-    /// Offset of the next byte.
+    /// Offset of the next byte within the content.
     pub(super) const fn offset(&self) -> u64 {
-        self.offset
+        self.at - self.base
     }
 
-    /// More of the file can be read now: up to `end`.
+    /// More of a file that is being filled can be read now: up to `end`.
     pub(super) fn extend(&mut self, end: u64) {
         self.end = self.end.max(end);
     }
 
-    fn want(&self) -> usize {
-        usize::try_from(self.end - self.offset).map_or(BUFFER_BYTES, |left| left.min(BUFFER_BYTES))
+    /// Bytes of the next piece, at most `most`.
+    ///
+    /// # Errors
+    /// The content has ended, and the range has not.
+    fn next_piece(&self, most: usize) -> io::Result<usize> {
+        let left = self.end.min(self.limit).saturating_sub(self.at);
+        if left == 0 {
+            return Err(cut_short());
+        }
+        Ok(usize::try_from(left).map_or(most, |left| left.min(most)))
     }
 
     /// Reads without waiting; `None` if the bytes are not in memory.
     fn read_now(&self) -> io::Result<Option<Bytes>> {
-        let want = self.want();
+        let want = self.next_piece(BUFFER_BYTES)?;
         let mut buffer = Buffer::take();
         let slice = &mut buffer.space()[..want];
-        match preadv2(&self.file, &mut [IoSliceMut::new(slice)], self.offset, ReadWriteFlags::NOWAIT) {
+        match preadv2(&self.file, &mut [IoSliceMut::new(slice)], self.at, ReadWriteFlags::NOWAIT) {
             Ok(0) => Err(cut_short()),
             Ok(count) => Ok(Some(buffer.freeze(count))),
             // Not every file system and kernel has the flag.
@@ -90,12 +127,13 @@ impl FileBody {
         }
     }
 
-    fn read_later(&self) -> JoinHandle<io::Result<Bytes>> {
-        let (file, offset, want) = (Arc::clone(&self.file), self.offset, self.want());
+    /// Reads on a blocking thread.
+    fn read_later(&self) -> io::Result<JoinHandle<io::Result<Bytes>>> {
+        let (file, offset, want) = (Arc::clone(&self.file), self.at, self.next_piece(BUFFER_BYTES)?);
         let operation = crate::telemetry::disk_operation();
-        tokio::task::spawn_blocking(move || {
+        Ok(tokio::task::spawn_blocking(move || {
             let _operation = operation;
-            // Advice only: reading goes on without it.
+            // Advice only: reading goes on without it. It holds for the open file, so no end is given.
             let _ = fadvise(&*file, offset, None, Advice::Sequential);
             let mut buffer = Buffer::take();
             loop {
@@ -106,18 +144,14 @@ impl FileBody {
                     Err(error) => return Err(error.into()),
                 }
             }
-        })
+        }))
     }
 
     /// A token for the next part of the file; `None`: it is short, or no token is free.
     fn token(&self) -> Option<Bytes> {
-        let left = self.end - self.offset;
-        let length = usize::try_from(left).map_or(MAX_BYTES, |left| left.min(MAX_BYTES));
-        if length < LEAST_SENT {
-            return None;
-        }
+        let length = self.next_piece(MAX_BYTES).ok().filter(|length| *length >= LEAST_SENT)?;
         let watch = self.reading.clone().map(|reading| reading as Arc<dyn FileWatch>);
-        sendfile_token::token_for(&self.file, self.offset, length, length as u64 == left, watch)
+        sendfile_token::token_for(&self.file, self.at, length, length as u64 == self.end - self.at, watch)
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
@@ -132,7 +166,7 @@ impl FileBody {
             if let Some(bytes) = self.read_now()? {
                 return Poll::Ready(Ok(bytes));
             }
-            self.waiting = Some(self.read_later());
+            self.waiting = Some(self.read_later()?);
         }
         let Some(reading) = self.waiting.as_mut() else {
             return Poll::Ready(Err(io::Error::other("no read is waited for")));
@@ -163,16 +197,16 @@ impl http_body::Body for FileBody {
                 return Poll::Ready(Some(Err(error)));
             }
         };
-        self.offset += bytes.len() as u64;
+        self.at += bytes.len() as u64;
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.offset == self.end
+        self.at == self.end
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.end - self.offset)
+        SizeHint::with_exact(self.end - self.at)
     }
 }
 
@@ -183,11 +217,23 @@ fn cut_short() -> io::Error {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
+    use proptest::prelude::*;
 
     use super::*;
+    use crate::oci::RangeSpec;
+    use crate::sys::sendfile_token::file_part_of;
 
+    /// The bytes from `start` up to `end` of a blob that the file holds alone and that has `end` bytes.
     fn file_body(file: File, start: u64, end: u64) -> FileBody {
-        FileBody::new(Arc::new(file), start, end, BodyTransport::Copy)
+        of(&Blob::whole(file, end), start, end, BodyTransport::Copy)
+    }
+
+    fn of(blob: &Blob, start: u64, end: u64, transport: BodyTransport) -> FileBody {
+        FileBody::of(
+            blob,
+            RangeSpec::Closed { first: start, last: end - 1 }.resolve(u64::MAX).unwrap().unwrap(),
+            transport,
+        )
     }
 
     fn stored(content: &[u8]) -> File {
@@ -209,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn the_blocking_read_gives_the_same_bytes() {
         let body = file_body(stored(b"0123456789"), 2, 9);
-        assert_eq!(body.read_later().await.unwrap().unwrap(), "2345678");
+        assert_eq!(body.read_later().unwrap().await.unwrap().unwrap(), "2345678");
     }
 
     #[tokio::test]
@@ -241,5 +287,53 @@ mod tests {
     async fn what_the_disk_cannot_read_breaks_the_body() {
         let error = file_body(File::open("/proc/self/mem").unwrap(), 0, 1000).collect().await.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
+    }
+
+    /// What leaves: bytes as they are, of a token the part of the file that it stands for, and how it ended.
+    fn leaves(mut body: FileBody, runtime: &tokio::runtime::Runtime) -> (Vec<u8>, Option<io::ErrorKind>) {
+        let mut left = Vec::new();
+        loop {
+            match runtime.block_on(body.frame()).map(|frame| frame.map(|frame| frame.into_data().unwrap())) {
+                None => return (left, None),
+                Some(Err(error)) => return (left, Some(error.kind())),
+                Some(Ok(bytes)) => match file_part_of(&bytes) {
+                    None => left.extend_from_slice(&bytes),
+                    Some(part) => {
+                        let mut sent = vec![0; bytes.len()];
+                        std::os::unix::fs::FileExt::read_exact_at(&*part.file, &mut sent, part.offset).unwrap();
+                        left.extend_from_slice(&sent);
+                    }
+                },
+            }
+        }
+    }
+
+    proptest! {
+        /// Also where the range was resolved against another length than the blob's.
+        #[test]
+        fn nothing_but_the_blobs_own_bytes_ever_leaves(
+            before in 0_usize..70_000,
+            length in 1_usize..200_000,
+            behind in 0_usize..70_000,
+            a in 0_u64..210_000,
+            b in 0_u64..210_000,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let mut all = vec![255; before];
+            all.extend_from_slice(&content);
+            all.resize(before + length + behind, 255);
+            let blob = Blob::part_of(Arc::new(stored(&all)), before as u64, length as u64).unwrap();
+            let (start, end) = (a.min(b), a.max(b) + 1);
+            let there = &content[(start as usize).min(length)..(end as usize).min(length)];
+            let broken = (end > length as u64).then_some(io::ErrorKind::UnexpectedEof);
+            for transport in [BodyTransport::Copy, BodyTransport::Sendfile] {
+                let body = of(&blob, start, end, transport);
+                prop_assert_eq!(http_body::Body::size_hint(&body).exact(), Some(end - start));
+                let (left, ended) = leaves(body, &runtime);
+                prop_assert!(left == there, "{:?}: {} bytes instead of {}", transport, left.len(), there.len());
+                prop_assert_eq!(ended, broken);
+            }
+        }
     }
 }

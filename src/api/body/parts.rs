@@ -1,7 +1,6 @@
 //! Several ranges of stored bytes in one body (`multipart/byteranges`, RFC 9110, 14.6).
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,9 +13,9 @@ use super::file::FileBody;
 use super::reading::Reading;
 use crate::oci::ByteRange;
 use crate::serve::BodyTransport;
-use crate::store::Lease;
+use crate::store::Blob;
 
-/// What goes between the parts.
+/// Ranges of a content, and the text between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::api) struct Parts {
     /// Each range, behind its delimiter and header.
@@ -26,7 +25,7 @@ pub(in crate::api) struct Parts {
 }
 
 impl Parts {
-    /// `ranges` of content of `size` bytes and a media type. `boundary`: must not be in the content, so nobody may foresee it.
+    /// `ranges` of content of `size` bytes and a media type. `boundary` must not be in the content, so nobody may foresee it.
     pub(in crate::api) fn new(ranges: Vec<ByteRange>, size: u64, media_type: &str, boundary: String) -> Self {
         let mut delimiter = "--";
         let parts = ranges.into_iter().map(|range| {
@@ -52,14 +51,12 @@ impl Parts {
     }
 }
 
-/// Where the bytes are.
+/// The content that the ranges are of.
 pub(super) enum Stored {
     Memory(Bytes),
     File {
-        file: Arc<File>,
+        blob: Blob,
         transport: BodyTransport,
-        /// Keeps the content from eviction.
-        _lease: Option<Lease>,
         /// Hears that the file can't be read.
         reading: Option<Arc<Reading>>,
     },
@@ -91,9 +88,8 @@ impl PartsBody {
                     let at = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                     return Some(bytes.slice(at(range.start())..at(range.end())));
                 }
-                Stored::File { file, transport, reading, .. } => {
-                    let now = FileBody::new(Arc::clone(file), range.start(), range.end(), *transport);
-                    self.now = Some(now.watched_by(reading.clone()));
+                Stored::File { blob, transport, reading } => {
+                    self.now = Some(FileBody::of(blob, range, *transport).watched_by(reading.clone()));
                     return None;
                 }
             }
@@ -153,11 +149,15 @@ mod tests {
     use crate::oci::RangeSet;
 
     #[tokio::test]
-    async fn both_sources_give_the_same_and_what_was_said() {
+    async fn memory_and_file_give_the_same_and_what_was_said() {
         let content: Vec<u8> = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
-        io::Write::write_all(&mut file, &content).unwrap();
+        // Among other bytes, at an odd place.
+        for bytes in [&[255; 4097][..], &content, &[255; 70_000]] {
+            io::Write::write_all(&mut file, bytes).unwrap();
+        }
         let file = Arc::new(file);
+        let blob = || Blob::part_of(Arc::clone(&file), 4097, 200_000).unwrap();
         for asked in ["bytes=0-0,5-9", "bytes=150000-,0-99999", "bytes=-1,3-4,70000-140000"] {
             let ranges = RangeSet::parse(asked).unwrap().resolve(200_000).unwrap();
             let parts = Parts::new(ranges.clone(), 200_000, "a/b", "B".into());
@@ -173,7 +173,7 @@ mod tests {
             assert_eq!(parts.length(), expected.len() as u64);
             let sources = [
                 Stored::Memory(content.clone().into()),
-                Stored::File { file: Arc::clone(&file), transport: BodyTransport::Copy, _lease: None, reading: None },
+                Stored::File { blob: blob(), transport: BodyTransport::Copy, reading: None },
             ];
             for stored in sources {
                 let body = PartsBody::new(stored, parts.clone());

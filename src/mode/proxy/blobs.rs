@@ -8,12 +8,12 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Asked, Proxy, missed, unwritten};
-use crate::fetch::{FillError, Source};
+use crate::fetch::{FillError, Opened, Source};
 use crate::mode::mapping::Home;
 use crate::mode::relay::{blob_error, relay};
 use crate::mode::{BUDGET, BlobContent, ModeError, Served, ServedBlob, Want};
 use crate::oci::{Digest, RepoName};
-use crate::store::{StoreError, StoredBlob, StoredContent};
+use crate::store::{StoreError, StoredContent};
 use crate::telemetry::CacheOutcome;
 
 /// What is left at least for an answer without the store, after the store was tried: both together stay within 25 s.
@@ -52,7 +52,7 @@ impl Proxy {
 
     pub(in crate::mode) async fn stored_length(&self, repo: &RepoName, digest: Digest) -> Option<u64> {
         let home = self.0.mapping.home(repo).ok()?;
-        self.store().blob(&home.cached, digest).await.ok().map(|blob| blob.size)
+        self.store().blob(&home.cached, digest).await.ok().map(|blob| blob.length())
     }
 
     async fn stored_blob(&self, home: &Home<'_>, digest: Digest) -> Result<Option<Served<ServedBlob>>, ModeError> {
@@ -61,11 +61,10 @@ impl Proxy {
                 self.store().note_use(digest);
                 Ok(Some(Served::new(bytes.into(), CacheOutcome::Hit)))
             }
-            Ok(StoredContent::File(StoredBlob { file, size, .. })) => {
-                // Evicted just now, it can still be read to its end: the descriptor keeps the bytes.
-                let lease = self.store().lease(digest);
-                let content = BlobContent::File(file, Some(lease));
-                Ok(Some(Served::new(ServedBlob { size: Some(size), content }, CacheOutcome::Hit)))
+            Ok(StoredContent::File(blob)) => {
+                // Evicted just before the lease, it can still be read to its end: the open file keeps the bytes.
+                let leased = blob.leased(self.store().lease(digest));
+                Ok(Some(Served::new(leased.into(), CacheOutcome::Hit)))
             }
             Err(StoreError::BlobUnknown) => Ok(None),
             Err(error) => missed(&error).map_err(ModeError::from),
@@ -74,11 +73,10 @@ impl Proxy {
 
     /// A content of another repository's that somebody vouched for.
     async fn unlinked_blob(&self, digest: Digest) -> Option<Served<ServedBlob>> {
-        // First the lease: it is the last that anybody could evict now.
+        // The lease first: the content has no membership here, so eviction could remove it before it is opened.
         let lease = self.store().lease(digest);
-        let StoredBlob { file, size, .. } = self.store().content(digest).await.ok()?;
-        let served = ServedBlob { size: Some(size), content: BlobContent::File(file, Some(lease)) };
-        Some(Served::new(served, CacheOutcome::Hit))
+        let blob = self.store().content(digest).await.ok()?;
+        Some(Served::new(blob.leased(lease).into(), CacheOutcome::Hit))
     }
 
     async fn fetch_blob(
@@ -115,9 +113,10 @@ impl Proxy {
         }
         loop {
             match self.0.fills.open(source, &home.cached, digest, vouched, deadline).await {
-                Ok(opened) => {
-                    let outcome = if opened.began { CacheOutcome::Filled } else { CacheOutcome::Joined };
-                    let served = ServedBlob { size: opened.length, content: BlobContent::Filling(opened.reader) };
+                Ok(Opened::Stored(blob)) => return Ok(Served::new(blob.into(), CacheOutcome::Joined)),
+                Ok(Opened::Filling { reader, length, began }) => {
+                    let outcome = if began { CacheOutcome::Filled } else { CacheOutcome::Joined };
+                    let served = ServedBlob { size: length, content: BlobContent::Filling(reader) };
                     return Ok(Served::new(served, outcome));
                 }
                 Err(FillError::Unvouched(_)) => {

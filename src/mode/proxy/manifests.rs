@@ -1,6 +1,5 @@
 //! Manifests and tags through the cache.
 
-use std::fs::File;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -10,7 +9,7 @@ use crate::mode::direct::passed_on;
 use crate::mode::relay::{cached_error, manifest_error};
 use crate::mode::{BUDGET, ModeError, Served, ServedManifest};
 use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
-use crate::store::{StoreError, StoredManifest, VerifiedTag};
+use crate::store::{Blob, StoreError, StoredManifest, VerifiedTag};
 use crate::telemetry::CacheOutcome;
 use crate::upstream::UpstreamManifest;
 
@@ -50,7 +49,7 @@ impl Proxy {
         Some(Served::new(stored.into(), CacheOutcome::Hit))
     }
 
-    pub(in crate::mode) async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Option<File> {
+    pub(in crate::mode) async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Option<Blob> {
         let home = self.0.mapping.home(repo).ok()?;
         self.store().manifest_file(&home.cached, digest).await.ok()
     }

@@ -6,18 +6,15 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::time::Instant;
 
-use bytes::Bytes;
 use rustix::fs::{Advice, fadvise};
 
 use super::{AGAIN, Condemned, MOST_SUSPECTS, Suspect, lock};
 use crate::fs::stat;
-use crate::oci::{Algorithm, Digest, Hasher};
+use crate::oci::{Algorithm, Digest};
+use crate::store::blob::hash_file;
 use crate::store::contents::{ContentOps, open_content};
-use crate::store::{Inner, StoreError};
+use crate::store::{Blob, Inner, StoreError};
 use crate::telemetry::DamageCause;
-
-/// Bytes read at once.
-const READ_BYTES: usize = 256 << 10;
 
 /// A suspect that can't be told from a failing disk for so many tries is let go: whoever reads it next finds it again.
 const MOST_TRIES: u32 = 30;
@@ -59,13 +56,14 @@ pub(in crate::store) enum Found {
 }
 
 impl ContentOps<'_> {
-    /// Hashes an open file that was found under the name `path`, and puts it on the list if it is not the digest's.
-    pub(in crate::store) fn examine(&self, digest: &Digest, file: &File, path: &Path) -> Verdict {
+    /// Hashes a content whose file was found under the name `path`, and puts that file on the list if it is not the digest's.
+    pub(in crate::store) fn examine(&self, digest: &Digest, blob: &Blob, path: &Path) -> Verdict {
+        let file = blob.file();
         let Ok(facts) = file.metadata() else { return Verdict::Unread };
         if self.damage.is_listed(digest, facts.ino()) {
             return Verdict::Absent;
         }
-        match hash(file, digest.algorithm()) {
+        match blob.hash(digest.algorithm()) {
             Ok(actual) if actual == *digest => {
                 self.damage.note_sound(digest, &facts);
                 Verdict::Sound
@@ -99,7 +97,7 @@ impl ContentOps<'_> {
             self.condemn(digest, &facts, &path, DamageCause::Hash);
             return Ok(Found::Bad(facts.ino()));
         }
-        match self.examine(digest, &file, &path) {
+        match self.examine(digest, &Blob::whole(file, facts.len()), &path) {
             Verdict::Sound => Ok(Found::Sound(facts.ino())),
             Verdict::Absent | Verdict::DiskFault | Verdict::Unread => Ok(Found::Bad(facts.ino())),
         }
@@ -128,10 +126,10 @@ impl ContentOps<'_> {
 
 impl Inner {
     /// As [`ContentOps::examine`], unless somebody else was there before.
-    pub(in crate::store) fn examine_odd(&self, digest: &Digest, file: &File, path: &Path) -> Verdict {
-        match file.metadata() {
+    pub(in crate::store) fn examine_odd(&self, digest: &Digest, blob: &Blob, path: &Path) -> Verdict {
+        match blob.file().metadata() {
             Ok(facts) if !self.damage.is_length_odd(digest, &facts) => Verdict::Sound,
-            _ => self.ops().examine(digest, file, path),
+            _ => self.ops().examine(digest, blob, path),
         }
     }
 
@@ -147,7 +145,7 @@ impl Inner {
             let Suspect { digest, path, file, .. } = &suspect;
             // What is in memory of it says nothing of the disk.
             let _ = fadvise(file, 0, None, Advice::DontNeed);
-            let found = match (hash(file, digest.algorithm()), file.metadata()) {
+            let found = match (hash_file(file, digest.algorithm()), file.metadata()) {
                 (Ok(actual), Ok(_)) if actual == *digest => {
                     tracing::info!(path = %path.display(), %digest, "a content that could not be read can be read again");
                     continue;
@@ -197,39 +195,8 @@ fn can_be_read(file: &File) -> bool {
     file.read_at(&mut [0; 4096], 0).is_ok_and(|read| read > 0)
 }
 
-/// The first `length` bytes of a file.
-pub(in crate::store) fn read_exactly(file: &File, length: u64) -> io::Result<Bytes> {
-    let length = usize::try_from(length).map_err(io::Error::other)?;
-    let mut bytes = vec![0; length];
-    match file.read_exact_at(&mut bytes, 0) {
-        Ok(()) => Ok(bytes.into()),
-        // Cut while it was open: what it holds is not the content, and hashing says so.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Bytes::new()),
-        Err(error) => Err(error),
-    }
-}
-
 /// Whether the file at `path` is the digest's.
 pub(in crate::store) fn is_sound(path: &Path, digest: &Digest) -> Result<bool, StoreError> {
     let file = File::open(path).map_err(StoreError::io("open", path))?;
-    Ok(hash(&file, digest.algorithm()).map_err(StoreError::io("read", path))? == *digest)
-}
-
-/// The digest of all that the file holds.
-fn hash(file: &File, algorithm: Algorithm) -> io::Result<Digest> {
-    let mut hasher = Hasher::new(algorithm);
-    let mut buffer = vec![0; READ_BYTES];
-    let mut at = 0;
-    loop {
-        match file.read_at(&mut buffer, at) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(read) => {
-                hasher.update(&buffer[..read]);
-                at += read as u64;
-                crate::telemetry::disk_moved();
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    Ok(hash_file(&file, digest.algorithm()).map_err(StoreError::io("read", path))? == *digest)
 }

@@ -249,7 +249,7 @@ async fn reading_a_blob_or_a_fill_sets_no_time_of_access() {
     let digest = push(&store, &repo("a"), b"content").await;
     let blob = store.blob(&repo("a"), digest).await.unwrap();
     let fill = store.begin_fill(sha256(b"other")).await.unwrap();
-    for file in [&blob.file, &*fill.file()] {
+    for file in [blob.file(), &fill.file()] {
         assert!(rustix::fs::fcntl_getfl(file).unwrap().contains(rustix::fs::OFlags::NOATIME));
     }
 }

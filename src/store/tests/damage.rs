@@ -300,7 +300,7 @@ async fn what_ends_too_early_on_its_way_out_is_looked_at_at_once() {
     let open = store.blob(&name, digest).await.unwrap();
     Harm::Cut.strike(&store, &digest);
     let error = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-    store.note_unreadable(&name, &digest, &open.file, &error);
+    store.note_unreadable(&name, &digest, open.file(), &error);
     look_after(&store);
     assert!(content(&store, &name, digest).await.is_none());
     assert_eq!(store.damage().found[DamageCause::Hash as usize], 1);
