@@ -85,11 +85,11 @@ struct GrowingBody {
     window: FileBody,
     /// Offset behind the last byte that is wanted; `None`: the content's end, wherever that is.
     end: Option<u64>,
-    source: Source,
+    supply: Supply,
 }
 
 /// What gives the bytes behind the window.
-enum Source {
+enum Supply {
     /// The fill, which has not been asked for more.
     Reader(FillReader),
     /// The fill, which is waited for.
@@ -105,36 +105,36 @@ impl GrowingBody {
         Self {
             window: FileBody::growing(reader.file(), start, transport).watched_by(Some(reading)),
             end,
-            source: Source::Reader(reader),
+            supply: Supply::Reader(reader),
         }
     }
 
     /// Waits for what lies behind the window.
     fn poll_beyond(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (offset, end) = (self.window.offset(), self.end);
-        if let Source::Reader(_) = &self.source
-            && let Source::Reader(mut reader) = std::mem::replace(&mut self.source, Source::Ended)
+        if let Supply::Reader(_) = &self.supply
+            && let Supply::Reader(mut reader) = std::mem::replace(&mut self.supply, Supply::Ended)
         {
-            self.source = Source::Waiting(Box::pin(async move {
+            self.supply = Supply::Waiting(Box::pin(async move {
                 let beyond = reader.beyond(offset, end).await;
                 (reader, beyond)
             }));
         }
-        let Source::Waiting(waiting) = &mut self.source else { return Poll::Ready(Ok(())) };
+        let Supply::Waiting(waiting) = &mut self.supply else { return Poll::Ready(Ok(())) };
         let (reader, beyond) = ready!(waiting.as_mut().poll(context));
         match beyond {
             Ok(Beyond::Upto(ready)) => {
                 self.window.extend(self.end.map_or(ready, |end| end.min(ready)));
-                self.source = Source::Reader(reader);
+                self.supply = Supply::Reader(reader);
             }
             Ok(Beyond::End) if self.end.is_some() => return Poll::Ready(Err(too_short())),
-            Ok(Beyond::End) => self.source = Source::Ended,
+            Ok(Beyond::End) => self.supply = Supply::Ended,
             Ok(Beyond::Relay(relayed)) => {
                 let Relayed { feed, proof, length } = *relayed;
                 let left = self.end.map(|end| end.saturating_sub(offset));
                 let body = RelayBody::new(Box::new(feed), 0, left);
                 let proof = proof.filter(|_| reaches_end(self.end, length));
-                self.source = Source::Relay(Box::new(body.proven_by(proof)));
+                self.supply = Supply::Relay(Box::new(body.proven_by(proof)));
             }
             Err(error) => return Poll::Ready(Err(io::Error::other(error))),
         }
@@ -157,7 +157,7 @@ impl http_body::Body for GrowingBody {
             if self.is_end_stream() {
                 return Poll::Ready(None);
             }
-            if let Source::Relay(relay) = &mut self.source {
+            if let Supply::Relay(relay) = &mut self.supply {
                 return Pin::new(relay).poll_frame(context);
             }
             ready!(self.poll_beyond(context))?;
@@ -166,16 +166,16 @@ impl http_body::Body for GrowingBody {
 
     fn is_end_stream(&self) -> bool {
         self.window.is_end_stream()
-            && match &self.source {
-                Source::Relay(relay) => relay.is_end_stream(),
-                Source::Ended => true,
-                Source::Reader(_) | Source::Waiting(_) => self.end == Some(self.window.offset()),
+            && match &self.supply {
+                Supply::Relay(relay) => relay.is_end_stream(),
+                Supply::Ended => true,
+                Supply::Reader(_) | Supply::Waiting(_) => self.end == Some(self.window.offset()),
             }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match (&self.source, self.end) {
-            (Source::Relay(relay), _) if self.window.is_end_stream() => relay.size_hint(),
+        match (&self.supply, self.end) {
+            (Supply::Relay(relay), _) if self.window.is_end_stream() => relay.size_hint(),
             (_, Some(end)) => SizeHint::with_exact(end - self.window.offset()),
             (_, None) => SizeHint::default(),
         }
