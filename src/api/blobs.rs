@@ -8,7 +8,8 @@ use http::StatusCode;
 
 use super::body::{Reading, blob_body, parts_body};
 use super::call::Call;
-use super::content::{Content, Piece, want};
+use super::conditions::Conditions;
+use super::content::{Content, Piece};
 use super::error::ApiError;
 use super::headers::OCTETS;
 use super::limits::Gate;
@@ -19,7 +20,8 @@ use crate::oci::{Digest, RepoName};
 pub(super) const LITTLE_BYTES: u64 = 128 * 1024;
 
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
-    let want = want(call.method, call.headers, &digest);
+    let conditions = Conditions::of(call.method, call.headers, &digest);
+    let want = conditions.want();
     let Served { value: blob, how } = match call.mode.blob_in_memory(repo, &digest) {
         Some(served) => served.map(ServedBlob::from),
         None => {
@@ -28,9 +30,9 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
         }
     };
     let stored = matches!(blob.content, BlobContent::Memory(_) | BlobContent::File(_));
-    let content = Content { digest, size: blob.size, media_type: OCTETS, stored };
+    let content = Content { size: blob.size, media_type: OCTETS, stored };
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
-    let mut response = content.respond(call.method, call.headers, |piece| match piece {
+    let mut response = content.respond(&conditions, |piece| match piece {
         Piece::One(range) => blob_body(blob.content, blob.size, range, call.body_transport, &reading),
         Piece::Several(parts) => parts_body(blob.content, parts, call.body_transport, &reading),
     })?;

@@ -1,80 +1,56 @@
-//! A response with content: conditional requests and ranges.
+//! A response with content: the bytes that are sent, and its headers.
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, IF_NONE_MATCH, IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
 
 use super::body::Parts;
+use super::conditions::Conditions;
 use super::error::ApiError;
 use super::headers::{self, text};
-use crate::mode::Want;
-use crate::oci::{ByteRange, Digest, ErrorCode, RangeSet, RangeSpec};
-
-/// The part of a content that a request asks for, before it is known whether there is any.
-pub(super) fn want(method: &Method, headers: &HeaderMap, digest: &Digest) -> Want {
-    let tag = digest.entity_tag();
-    let etag = tag.as_str();
-    Want { head: method == Method::HEAD || is_unchanged(headers, etag), range: wanted_range(method, headers, etag) }
-}
+use crate::oci::{ByteRange, ErrorCode};
 
 /// The facts of a content that decide status and headers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Content<'a> {
-    pub(super) digest: Digest,
-    /// `None`: nobody knows; it is then answered whole.
+    /// Its length in bytes. `None`: nobody knows; it is then answered whole.
     pub(super) size: Option<u64>,
     pub(super) media_type: &'a str,
     /// Its bytes are stored here: several ranges of them can be given at once.
     pub(super) stored: bool,
 }
 
-/// Which bytes are sent.
+/// The bytes that are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// These; `None`: all, of which nobody knows how many there are.
+    /// One range; `None`: all bytes, of which nobody knows how many there are.
     One(Option<ByteRange>),
     Several(Parts),
 }
 
-/// What the request's headers make of it.
-#[derive(Debug, PartialEq, Eq)]
-enum Selection {
-    NotModified,
-    Whole,
-    Part(ByteRange),
-    Parts(Parts),
-}
-
 impl Content<'_> {
-    /// Answers a GET or HEAD; `body` is asked for the bytes that are sent, and only for a GET.
+    /// Answers a GET or HEAD of the content that `conditions` are about; `body` is called only if bytes are sent.
     ///
     /// # Errors
     /// 416 for a range behind the end (RFC 9110, 15.5.17).
     pub(super) fn respond(
         self,
-        method: &Method,
-        asked: &HeaderMap,
+        conditions: &Conditions,
         body: impl FnOnce(Piece) -> Body,
     ) -> Result<Response, ApiError> {
-        let selection = self.select(method, asked, self.digest.entity_tag().as_str())?;
-        let (status, piece) = match selection {
-            Selection::NotModified => (StatusCode::NOT_MODIFIED, Piece::One(None)),
-            Selection::Whole => (StatusCode::OK, Piece::One(self.size.map(ByteRange::whole))),
-            Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, Piece::One(Some(range))),
-            Selection::Parts(parts) => (StatusCode::PARTIAL_CONTENT, Piece::Several(parts)),
-        };
+        let (status, piece) = self.select(conditions)?;
         let (range, parts) = match &piece {
             Piece::One(range) => (*range, None),
             Piece::Several(parts) => (None, Some((parts.content_type(), parts.length()))),
         };
-        let has_body = method != Method::HEAD && status != StatusCode::NOT_MODIFIED;
+        let has_body = !conditions.is_head() && status != StatusCode::NOT_MODIFIED;
         let mut response = Response::new(if has_body { body(piece) } else { Body::empty() });
         *response.status_mut() = status;
         let out = response.headers_mut();
         out.reserve(10);
         let media_type = (status != StatusCode::NOT_MODIFIED).then(|| headers::media_type(self.media_type));
-        headers::of_content(out, &self.digest, media_type);
+        headers::of_content(out, conditions.tag(), media_type);
         if let Some((content_type, length)) = parts {
             // Each part has its own Content-Range; the answer has none (RFC 9110, 15.3.7.2).
             out.insert(CONTENT_TYPE, text(&content_type));
@@ -89,71 +65,35 @@ impl Content<'_> {
         Ok(response)
     }
 
-    fn select(self, method: &Method, headers: &HeaderMap, etag: &str) -> Result<Selection, ApiError> {
-        if is_unchanged(headers, etag) {
-            return Ok(Selection::NotModified);
+    /// Status and bytes of the answer. Parts that would take more bytes than the whole are not made: many small ranges ask
+    /// for a header each.
+    fn select(self, conditions: &Conditions) -> Result<(StatusCode, Piece), ApiError> {
+        let whole = || (StatusCode::OK, Piece::One(self.size.map(ByteRange::whole)));
+        if conditions.is_unchanged() {
+            return Ok((StatusCode::NOT_MODIFIED, Piece::One(None)));
         }
-        let (Some(header), Some(size)) = (range_header(method, headers, etag), self.size) else {
-            return Ok(Selection::Whole);
-        };
-        let resolved = match (RangeSpec::parse(header), RangeSet::parse(header).filter(|_| self.stored)) {
-            (Some(spec), _) => spec.resolve(size).map(Vec::from_iter),
-            (None, Some(set)) => set.resolve(size),
-            (None, None) => return Ok(Selection::Whole),
-        };
-        match resolved {
-            Ok(ranges) => Ok(self.selected(ranges, size)),
-            Err(error) => Err(ApiError::new(ErrorCode::RangeInvalid, error.to_string())
+        let Some(size) = self.size else { return Ok(whole()) };
+        let ranges = conditions.ranges(size, self.stored).map_err(|error| {
+            ApiError::new(ErrorCode::RangeInvalid, error.to_string())
                 .with_header(CONTENT_RANGE, text(&format!("bytes */{size}")))
-                .with_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"))),
-        }
-    }
-}
-
-impl Content<'_> {
-    /// What is left of the ranges that were asked for. Parts that would take more bytes than the whole are not made: many small
-    /// ranges ask for a header each.
-    fn selected(self, ranges: Vec<ByteRange>, size: u64) -> Selection {
-        match ranges.as_slice() {
-            [] => Selection::Whole,
-            [range] => Selection::Part(*range),
+                .with_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"))
+        })?;
+        Ok(match ranges.as_slice() {
+            [] => whole(),
+            [range] => (StatusCode::PARTIAL_CONTENT, Piece::One(Some(*range))),
             _ => {
                 let boundary = uuid::Uuid::new_v4().simple().to_string();
                 let parts = Parts::new(ranges, size, self.media_type, boundary);
-                if parts.length() < size { Selection::Parts(parts) } else { Selection::Whole }
+                if parts.length() < size { (StatusCode::PARTIAL_CONTENT, Piece::Several(parts)) } else { whole() }
             }
-        }
+        })
     }
-}
-
-/// Whether the client has the content already.
-fn is_unchanged(headers: &HeaderMap, etag: &str) -> bool {
-    let mut fields = headers.get_all(IF_NONE_MATCH).iter().filter_map(|field| field.to_str().ok());
-    fields.any(|condition| names_etag(condition, etag))
-}
-
-/// The one range that is asked for, if it is to be heeded.
-fn wanted_range(method: &Method, headers: &HeaderMap, etag: &str) -> Option<RangeSpec> {
-    range_header(method, headers, etag).and_then(RangeSpec::parse)
-}
-
-/// The `Range` header, if it is to be heeded.
-fn range_header<'a>(method: &Method, headers: &'a HeaderMap, etag: &str) -> Option<&'a str> {
-    // A range on HEAD is answered whole: HEAD asks what GET without a range would say (RFC 9110, 14.2).
-    let header = headers.get(RANGE).filter(|_| method == Method::GET)?.to_str().ok()?;
-    // If-Range takes a strong validator; a date never matches, there is no Last-Modified here.
-    let outdated = headers.get(IF_RANGE).is_some_and(|validator| validator.as_bytes() != etag.as_bytes());
-    (!outdated).then_some(header)
-}
-
-/// Whether a list of entity tags names `etag`, by weak comparison (RFC 9110, 13.1.2).
-fn names_etag(list: &str, etag: &str) -> bool {
-    list.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
+    use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
+    use http::{HeaderMap, HeaderName, Method};
 
     use super::*;
     use crate::oci::Algorithm;
@@ -164,8 +104,8 @@ mod tests {
             map.append(name, text(value));
         }
         let digest = Algorithm::Sha256.digest(b"");
-        let content = Content { digest, size: Some(size), media_type: "application/octet-stream", stored: true };
-        match content.respond(method, &map, |_| Body::empty()) {
+        let content = Content { size: Some(size), media_type: headers::OCTETS, stored: true };
+        match content.respond(&Conditions::of(method, &map, &digest), |_| Body::empty()) {
             Ok(response) => {
                 let range = response.headers().get(CONTENT_RANGE).map(|v| v.to_str().unwrap().to_owned());
                 (response.status().as_u16(), range)

@@ -284,7 +284,7 @@ struct Content {
 impl Hit<'_> {
     fn write_head(&self, id: &Id, head: &mut Vec<u8>) {
         head.extend_from_slice(b"HTTP/1.1 200 OK");
-        headers::of_content(head, &self.content.digest, Some(Value::Fixed(self.content.media_type)));
+        headers::of_content(head, &self.content.digest.entity_tag(), Some(Value::Fixed(self.content.media_type)));
         headers::of_provenance(head, self.how);
         headers::of_api(head, self.namespace.as_ref());
         headers::of_request(head, Value::Ascii(id.as_bytes()));

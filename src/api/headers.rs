@@ -5,7 +5,7 @@ use http::header::AGE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::mode::How;
-use crate::oci::{Digest, ManifestKind};
+use crate::oci::{EntityTag, ManifestKind};
 use crate::telemetry;
 
 /// The media type of every blob: a blob's descriptor says its own.
@@ -109,9 +109,8 @@ impl Headers for Vec<u8> {
     }
 }
 
-/// Headers of every response with content, and of a 304. `media_type`: `None` for the latter.
-pub(super) fn of_content(out: &mut impl Headers, digest: &Digest, media_type: Option<Value<'_>>) {
-    let tag = digest.entity_tag();
+/// Headers of every response with content, and of a 304. `tag`: the content's. `media_type`: `None` for a 304.
+pub(super) fn of_content(out: &mut impl Headers, tag: &EntityTag, media_type: Option<Value<'_>>) {
     out.set(CONTENT_DIGEST, Value::Ascii(tag.digest()));
     out.set(ETAG, Value::Ascii(tag.as_bytes()));
     out.set_fixed(ACCEPT_RANGES);
@@ -169,7 +168,7 @@ mod tests {
 
     /// Every header of this file, set in both forms.
     fn all(out: &mut impl Headers) {
-        of_content(out, &Algorithm::Sha512.digest(b""), Some(media_type("a/b")));
+        of_content(out, &Algorithm::Sha512.digest(b"").entity_tag(), Some(media_type("a/b")));
         of_length(out, 1_234_567);
         of_provenance(out, How { outcome: Some(CacheOutcome::Stale), age: Some(Duration::from_secs(89)) });
         of_api(out, Some(&HeaderValue::from_static("registry.example:5000")));

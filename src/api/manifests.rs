@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::blobs::accepted;
 use super::body::{CountedBody, Reading, blob_body, parts_body};
 use super::call::Call;
+use super::conditions::Conditions;
 use super::content::{Content, Piece};
 use super::error::ApiError;
 use super::headers::{CONTENT_DIGEST, text};
@@ -41,10 +42,11 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
         None => call.mode.manifest(repo, reference).await?,
     };
     let (size, stored) = (bytes.len() as u64, !matches!(*call.mode, Mode::Direct(_)));
-    let content = Content { digest, size: Some(size), media_type: &media_type, stored };
+    let content = Content { size: Some(size), media_type: &media_type, stored };
+    let conditions = Conditions::of(call.method, call.headers, &digest);
     let source = source(call, repo, digest, bytes).await?;
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
-    let mut response = content.respond(call.method, call.headers, |piece| match piece {
+    let mut response = content.respond(&conditions, |piece| match piece {
         Piece::One(range) => {
             blob_body(source, Some(size), Some(range.unwrap_or(ByteRange::whole(size))), call.body_transport, &reading)
         }
@@ -59,8 +61,9 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
 async fn read_facts(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
     let Served { value: ServedManifestFacts { digest, size, media_type }, how } =
         call.mode.manifest_facts(repo, reference).await?;
-    let content = Content { digest, size: Some(size), media_type: &media_type, stored: false };
-    let mut response = content.respond(call.method, call.headers, |_| Body::empty())?;
+    let content = Content { size: Some(size), media_type: &media_type, stored: false };
+    let conditions = Conditions::of(call.method, call.headers, &digest);
+    let mut response = content.respond(&conditions, |_| Body::empty())?;
     response.extensions_mut().insert(how);
     Ok(response)
 }

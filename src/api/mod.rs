@@ -9,6 +9,7 @@ mod accounting;
 mod blobs;
 mod body;
 mod call;
+mod conditions;
 mod content;
 mod error;
 mod exchange;
