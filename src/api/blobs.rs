@@ -15,6 +15,7 @@ use super::headers::OCTETS;
 use super::limits::Gate;
 use crate::mode::{BlobContent, Served, ServedBlob};
 use crate::oci::{Digest, RepoName};
+use crate::serve::BodyTransport;
 
 /// Stored blobs up to this many bytes are not kept back by slow downloads: an image's configuration is smaller.
 pub(super) const LITTLE_BYTES: u64 = 128 * 1024;
@@ -29,16 +30,31 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
             call.mode.blob(repo, digest, want).await?
         }
     };
-    let stored = matches!(blob.content, BlobContent::Memory(_) | BlobContent::File(_));
-    let content = Content { size: blob.size, media_type: OCTETS, stored };
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
-    let mut response = content.respond(&conditions, |piece| match piece {
-        Piece::One(range) => blob_body(blob.content, blob.size, range, call.body_transport, &reading),
-        Piece::Several(parts) => parts_body(blob.content, parts, call.body_transport, &reading),
-    })?;
+    let mut response = respond(blob, &conditions, call.body_transport, &reading)?;
     response.extensions_mut().insert(how);
     response.extensions_mut().insert(reading);
     Ok(response)
+}
+
+/// The answer with what `conditions` ask of a blob. `transport`: how the connection takes files. `reading`: hears that the file
+/// can't be read.
+///
+/// # Errors
+/// 416 for a range behind the blob's end.
+fn respond(
+    blob: ServedBlob,
+    conditions: &Conditions,
+    transport: BodyTransport,
+    reading: &Arc<Reading>,
+) -> Result<Response, ApiError> {
+    let ServedBlob { size, content: bytes } = blob;
+    let stored = matches!(bytes, BlobContent::Memory(_) | BlobContent::File(_));
+    let content = Content { size, media_type: OCTETS, stored };
+    content.respond(conditions, |piece| match piece {
+        Piece::One(range) => blob_body(bytes, size, range, transport, reading),
+        Piece::Several(parts) => parts_body(bytes, parts, transport, reading),
+    })
 }
 
 /// Takes a place. One for large blobs is good for any; where none is free, a small one that is stored needs none of them.
@@ -65,3 +81,6 @@ pub(super) fn accepted() -> Response {
     *response.status_mut() = StatusCode::ACCEPTED;
     response
 }
+
+#[cfg(test)]
+mod tests;
