@@ -21,7 +21,7 @@ const PERMIT_BUDGET: Duration = Duration::from_secs(5);
 
 /// How far a fill is.
 #[derive(Clone, Debug)]
-pub(super) enum Progress {
+pub(super) enum FillProgress {
     /// The upstream has not answered yet.
     Connecting,
     /// Bytes come in.
@@ -76,7 +76,7 @@ pub(super) struct Fill {
     left: OnceLock<Left>,
     /// The content was stored already: the fill before this one ended between a look into the store and this one.
     stored: OnceLock<Blob>,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<FillProgress>,
 }
 
 impl Fill {
@@ -88,7 +88,7 @@ impl Fill {
             file: OnceLock::new(),
             left: OnceLock::new(),
             stored: OnceLock::new(),
-            progress: watch::channel(Progress::Connecting).0,
+            progress: watch::channel(FillProgress::Connecting).0,
         }
     }
 
@@ -100,7 +100,7 @@ impl Fill {
         self.digest
     }
 
-    pub(super) fn follow(&self) -> watch::Receiver<Progress> {
+    pub(super) fn follow(&self) -> watch::Receiver<FillProgress> {
         self.progress.subscribe()
     }
 
@@ -120,9 +120,9 @@ impl Fill {
 
     pub(super) fn length(&self) -> Option<u64> {
         match *self.progress.borrow() {
-            Progress::Filling { length, .. } => length,
-            Progress::Whole { size } => Some(size),
-            Progress::Connecting | Progress::Failed(_) => None,
+            FillProgress::Filling { length, .. } => length,
+            FillProgress::Whole { size } => Some(size),
+            FillProgress::Connecting | FillProgress::Failed(_) => None,
         }
     }
 
@@ -162,15 +162,15 @@ impl Fill {
 
     pub(super) fn fail_if_unfinished(&self, error: FillError) {
         self.progress.send_if_modified(|progress| {
-            let unfinished = matches!(progress, Progress::Connecting | Progress::Filling { .. });
+            let unfinished = matches!(progress, FillProgress::Connecting | FillProgress::Filling { .. });
             if unfinished {
-                *progress = Progress::Failed(error);
+                *progress = FillProgress::Failed(error);
             }
             unfinished
         });
     }
 
-    pub(super) fn announce(&self, progress: Progress) {
+    pub(super) fn announce(&self, progress: FillProgress) {
         self.progress.send_replace(progress);
     }
 }
@@ -255,7 +255,7 @@ async fn fetch(shared: &Shared, fill: &Fill) -> Result<Option<PartialBlob>, Fill
         }
         return Err(error);
     }
-    fill.announce(Progress::Whole { size: partial.written() });
+    fill.announce(FillProgress::Whole { size: partial.written() });
     Ok(Some(partial))
 }
 
@@ -267,7 +267,7 @@ async fn found_stored(shared: &Shared, fill: &Fill) -> bool {
             let size = blob.length();
             // Before the announcement, which wakes those who look for it.
             let _ = fill.stored.set(blob);
-            fill.announce(Progress::Whole { size });
+            fill.announce(FillProgress::Whole { size });
             true
         }
         Err(_) => false,

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::evictor::{Stake, Wanted};
-use super::fill::{Fill, Progress};
+use super::fill::{Fill, FillProgress};
 use super::fills::{HEAD_BUDGET, Shared};
 use super::ways::Way;
 use super::{Asked, Feed, FillError, Gather, Part};
@@ -269,7 +269,7 @@ impl<'a> Filler<'a> {
         // Nobody is told that bytes come before one did.
         if ready > 0 {
             self.announced = true;
-            self.fill.announce(Progress::Filling { length: self.length, ready });
+            self.fill.announce(FillProgress::Filling { length: self.length, ready });
         }
     }
 

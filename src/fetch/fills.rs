@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::fill::{Fill, Progress, run};
+use super::fill::{Fill, FillProgress, run};
 use super::reader::FillReader;
 use super::{Evictor, FillError, Source};
 use crate::oci::{Digest, RepoName};
@@ -141,7 +141,7 @@ impl Fills {
             let patience = deadline.min(Instant::now() + FOREIGN_PATIENCE);
             match settled(&mut fill.follow(), patience).await {
                 // What another upstream does not give, ours may.
-                Ok(Progress::Failed(error)) if error.is_of_the_source() => {
+                Ok(FillProgress::Failed(error)) if error.is_of_the_source() => {
                     (fill, began) = self.join(source, repo, digest, vouched)?;
                 }
                 // It may wait for long; ours need not.
@@ -153,10 +153,10 @@ impl Fills {
         let mut progress = fill.follow();
         let settled = settled(&mut progress, deadline).await?;
         let length = match held(&mut progress, settled, deadline).await? {
-            Progress::Filling { length, .. } => length,
-            Progress::Whole { size } => Some(size),
-            Progress::Failed(error) => return Err(error),
-            Progress::Connecting => None,
+            FillProgress::Filling { length, .. } => length,
+            FillProgress::Whole { size } => Some(size),
+            FillProgress::Failed(error) => return Err(error),
+            FillProgress::Connecting => None,
         };
         if let Some(stored) = fill.stored() {
             return Ok(Opened::Stored(stored.leased(lease)));
@@ -207,8 +207,8 @@ impl Fills {
 }
 
 /// What a fill is once the upstream has answered.
-async fn settled(progress: &mut watch::Receiver<Progress>, deadline: Instant) -> Result<Progress, FillError> {
-    let answered = progress.wait_for(|progress| !matches!(progress, Progress::Connecting));
+async fn settled(progress: &mut watch::Receiver<FillProgress>, deadline: Instant) -> Result<FillProgress, FillError> {
+    let answered = progress.wait_for(|progress| !matches!(progress, FillProgress::Connecting));
     let answered = tokio::time::timeout_at(deadline, answered).await.map_err(|_| FillError::Timeout)?;
     Ok(answered.map_err(|_| FillError::Stopping)?.clone())
 }
@@ -216,10 +216,10 @@ async fn settled(progress: &mut watch::Receiver<Progress>, deadline: Instant) ->
 /// A content that is small is waited for until it is whole and verified, or until the deadline: then it goes out as it
 /// comes, without its last byte.
 async fn held(
-    progress: &mut watch::Receiver<Progress>,
-    settled: Progress,
+    progress: &mut watch::Receiver<FillProgress>,
+    settled: FillProgress,
     deadline: Instant,
-) -> Result<Progress, FillError> {
+) -> Result<FillProgress, FillError> {
     if !is_held(&settled) {
         return Ok(settled);
     }
@@ -232,10 +232,10 @@ async fn held(
 }
 
 /// Whether a fill is of a content that may be small, and not at its end.
-fn is_held(progress: &Progress) -> bool {
+fn is_held(progress: &FillProgress) -> bool {
     match progress {
-        Progress::Filling { length, ready } => length.unwrap_or(*ready) <= HELD_BYTES,
-        Progress::Connecting | Progress::Whole { .. } | Progress::Failed(_) => false,
+        FillProgress::Filling { length, ready } => length.unwrap_or(*ready) <= HELD_BYTES,
+        FillProgress::Connecting | FillProgress::Whole { .. } | FillProgress::Failed(_) => false,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::fill::{Fill, Progress};
+use super::fill::{Fill, FillProgress};
 use super::fills::{HEAD_BUDGET, HELD_BYTES};
 use super::{Asked, Feed, FillError, Part, Proof, Source};
 use crate::oci::{Digest, Hasher};
@@ -22,7 +22,7 @@ const HASHED_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct FillReader {
     fill: Arc<Fill>,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<FillProgress>,
     file: Arc<File>,
     /// Where to go on if the store can't take the rest.
     source: Source,
@@ -54,7 +54,7 @@ pub struct Relayed {
 impl FillReader {
     pub(super) const fn new(
         fill: Arc<Fill>,
-        progress: watch::Receiver<Progress>,
+        progress: watch::Receiver<FillProgress>,
         file: Arc<File>,
         source: Source,
         lease: Lease,
@@ -84,22 +84,24 @@ impl FillReader {
         loop {
             let progress = self.progress.borrow_and_update().clone();
             match progress {
-                Progress::Filling { ready, length } if ready > offset && !is_inside_small(end, length) => {
+                FillProgress::Filling { ready, length } if ready > offset && !is_inside_small(end, length) => {
                     return Ok(Beyond::Upto(ready));
                 }
-                Progress::Connecting | Progress::Filling { .. } => {}
-                Progress::Whole { size } if size > offset => return Ok(Beyond::Upto(size)),
-                Progress::Whole { .. } => return Ok(Beyond::End),
-                Progress::Failed(error @ FillError::Store(StoreError::DigestMismatch { .. })) => return Err(error),
+                FillProgress::Connecting | FillProgress::Filling { .. } => {}
+                FillProgress::Whole { size } if size > offset => return Ok(Beyond::Upto(size)),
+                FillProgress::Whole { .. } => return Ok(Beyond::End),
+                FillProgress::Failed(error @ FillError::Store(StoreError::DigestMismatch { .. })) => return Err(error),
                 // The upstream still has it: the client gets it without the store.
-                Progress::Failed(FillError::Store(_)) => {
+                FillProgress::Failed(FillError::Store(_)) => {
                     return self.relay(offset).await;
                 }
                 // Another upstream has failed, not the client's own.
-                Progress::Failed(FillError::Upstream(_) | FillError::Unfit(_)) if !self.fill.is_from(&self.source) => {
+                FillProgress::Failed(FillError::Upstream(_) | FillError::Unfit(_))
+                    if !self.fill.is_from(&self.source) =>
+                {
                     return self.relay(offset).await;
                 }
-                Progress::Failed(error) => return Err(error),
+                FillProgress::Failed(error) => return Err(error),
             }
             if self.progress.changed().await.is_err() {
                 return Err(FillError::Stopping);
