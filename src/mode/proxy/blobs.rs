@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Asked, Proxy, missed, unwritten};
+use super::{NegativeKey, Proxy, missed, unwritten};
 use crate::fetch::{FillError, Opened, Source};
 use crate::mode::mapping::Home;
 use crate::mode::relay::{blob_error, relay};
@@ -30,7 +30,7 @@ impl Proxy {
         if let Some(hit) = self.stored_blob(&home, digest).await? {
             return Ok(hit);
         }
-        let asked = Asked::Blob(home.cached.clone(), digest);
+        let asked = NegativeKey::Blob(home.cached.clone(), digest);
         self.refuse_unknown(&asked)?;
         let source = self.source(&home);
         let fetched = self.fetch_blob(&home, &source, digest, want).await;

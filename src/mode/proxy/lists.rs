@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{Asked, Proxy, joined, unwritten};
+use super::{NegativeKey, Proxy, joined, unwritten};
 use crate::mode::mapping::Home;
 use crate::mode::relay::{cached_error, repository_error};
 use crate::mode::{BUDGET, ModeError, Served, listing, lists};
@@ -51,12 +51,12 @@ impl Proxy {
         {
             return Ok(Served::new(kept.bytes.clone(), CacheOutcome::Hit));
         }
-        self.refuse_unknown(&Asked::List(home.cached.clone(), kind))?;
+        self.refuse_unknown(&NegativeKey::List(home.cached.clone(), kind))?;
         let budget = if kept.is_some() { LIST_REVALIDATION } else { BUDGET };
         let (proxy, child, cached) = (self.clone(), home.child.to_string(), home.cached.clone());
         let fetch = || async move {
             let fetched = proxy.fetch_list(&child, &cached, kind).await;
-            proxy.settle(Asked::List(cached, kind), fetched)
+            proxy.settle(NegativeKey::List(cached, kind), fetched)
         };
         match self.0.lists.join((home.cached.clone(), kind), budget, fetch).await {
             Ok((list, began)) => Ok(joined(list, began)),

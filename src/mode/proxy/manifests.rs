@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use tokio::time::Instant;
 
-use super::{Asked, Proxy, REVALIDATION, fault, joined, missed, unwritten};
+use super::{NegativeKey, Proxy, REVALIDATION, fault, joined, missed, unwritten};
 use crate::clock;
 use crate::mode::direct::passed_on;
 use crate::mode::relay::{cached_error, manifest_error};
@@ -23,7 +23,7 @@ impl Proxy {
         if let Some(hit) = self.believed(&home.cached, reference).await? {
             return Ok(hit);
         }
-        self.refuse_unknown(&Asked::Manifest(home.cached.clone(), reference.clone()))?;
+        self.refuse_unknown(&NegativeKey::Manifest(home.cached.clone(), reference.clone()))?;
         let (proxy, child) = (self.clone(), home.child.into_owned());
         let (cached, wanted) = (home.cached.clone(), reference.clone());
         let fetch = || async move { proxy.fetch_manifest(&child, &cached, &wanted).await };
@@ -108,7 +108,7 @@ impl Proxy {
             Reference::Digest(_) => self.fetch_whole(child, cached, reference).await,
             Reference::Tag(tag) => self.fetch_tag(child, cached, tag).await,
         };
-        self.settle(Asked::Manifest(cached.clone(), reference.clone()), fetched)
+        self.settle(NegativeKey::Manifest(cached.clone(), reference.clone()), fetched)
     }
 
     async fn fetch_whole(

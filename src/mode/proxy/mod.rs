@@ -15,7 +15,7 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use tokio_util::task::TaskTracker;
 
-use self::negatives::{Asked, Negatives};
+use self::negatives::{NegativeKey, Negatives};
 use super::listing::Listing;
 use super::mapping::{Home, Mapping};
 use super::{ModeError, Served, ServedManifest};
@@ -172,13 +172,13 @@ impl Proxy {
     }
 
     /// Whether the upstream said a moment ago that this is not there.
-    fn refuse_unknown(&self, asked: &Asked) -> Result<(), ModeError> {
+    fn refuse_unknown(&self, asked: &NegativeKey) -> Result<(), ModeError> {
         self.0.negatives.fresh(asked, self.0.settings.negative_ttl).map_or(Ok(()), Err)
     }
 
     /// Remembers what the upstream answered to a question about a repository, and repeats an earlier 404 where it gave no
     /// answer. Counts such a repetition.
-    fn settle<T>(&self, asked: Asked, fetched: Result<Served<T>, ModeError>) -> Result<Served<T>, ModeError> {
+    fn settle<T>(&self, asked: NegativeKey, fetched: Result<Served<T>, ModeError>) -> Result<Served<T>, ModeError> {
         let negatives = &self.0.negatives;
         match &fetched {
             Ok(served) if served.how.outcome == Some(CacheOutcome::Stale) => negatives.unanswered(asked.repository()),

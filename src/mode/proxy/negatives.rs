@@ -1,4 +1,4 @@
-//! What the upstream said that it has not. In memory, bounded, gone with the process.
+//! 404s of the upstream. In memory, bounded, gone with the process.
 //!
 //! A fresh 404 spares the upstream a question (`proxy.negativeTtl`). While the upstream can't be asked, an older one is
 //! repeated (`proxy.staleNegative`): tools that read a repository take 404 for "absent" and 5xx for a failure, and names
@@ -15,15 +15,15 @@ use crate::store::{ListKind, StoreError};
 /// Most 404s that are remembered, and most repositories whose outage is.
 const ENTRIES: usize = 10_000;
 
-/// What the upstream was asked for.
+/// One question to the upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Asked {
+pub(super) enum NegativeKey {
     Manifest(RepoName, Reference),
     Blob(RepoName, Digest),
     List(RepoName, ListKind),
 }
 
-impl Asked {
+impl NegativeKey {
     /// The repository, as the store has it.
     pub(super) const fn repository(&self) -> &RepoName {
         match self {
@@ -48,7 +48,7 @@ struct Entry {
     is_registrys: bool,
 }
 
-/// What is known of a repository's upstream.
+/// Answers and silence of the upstream about one repository.
 #[derive(Clone, Copy, Debug)]
 struct Outage {
     /// The last question had no answer.
@@ -60,7 +60,7 @@ struct Outage {
 /// The 404s of one upstream. Every method is quick and waits for nobody.
 #[derive(Debug)]
 pub(super) struct Negatives {
-    entries: Cache<Asked, Entry>,
+    entries: Cache<NegativeKey, Entry>,
     outages: Cache<RepoName, Outage>,
 }
 
@@ -70,14 +70,14 @@ impl Negatives {
     }
 
     /// The refusal, if the upstream said within `ttl` that it has not got this.
-    pub(super) fn fresh(&self, asked: &Asked, ttl: Duration) -> Option<ModeError> {
+    pub(super) fn fresh(&self, asked: &NegativeKey, ttl: Duration) -> Option<ModeError> {
         let entry = self.entries.get(asked)?;
         (entry.since.elapsed() < ttl).then(|| asked.absence().error())
     }
 
     /// The refusal with its age, if the registry said so within `most` and has answered nothing of the repository since an
     /// outage.
-    pub(super) fn stale(&self, asked: &Asked, most: Duration) -> Option<ModeError> {
+    pub(super) fn stale(&self, asked: &NegativeKey, most: Duration) -> Option<ModeError> {
         let entry = self.entries.get(asked).filter(|entry| entry.is_registrys)?;
         let ended = self.outages.get(asked.repository()).and_then(|outage| outage.ended);
         let age = entry.since.elapsed();
@@ -85,18 +85,18 @@ impl Negatives {
         is_true.then(|| ModeError::Absent { what: asked.absence(), age: Some(age) })
     }
 
-    /// The upstream said that it has not got this.
-    pub(super) fn note(&self, asked: Asked, is_registrys: bool) {
+    /// Notes that the upstream has not got this.
+    pub(super) fn note(&self, asked: NegativeKey, is_registrys: bool) {
         self.entries.insert(asked, Entry { since: Instant::now(), is_registrys });
     }
 
-    /// The upstream gave no answer about a repository.
+    /// Notes that the upstream gave no answer about a repository.
     pub(super) fn unanswered(&self, repo: &RepoName) {
         let ended = self.outages.get(repo).and_then(|outage| outage.ended);
         self.outages.insert(repo.clone(), Outage { lasts: true, ended });
     }
 
-    /// The upstream gave an answer about a repository: the first after an outage ends what was known before it.
+    /// Notes that the upstream gave an answer about a repository: the first after an outage ends all entries from before it.
     pub(super) fn answered(&self, repo: &RepoName) {
         if self.outages.get(repo).is_some_and(|outage| outage.lasts) {
             self.outages.insert(repo.clone(), Outage { lasts: false, ended: Some(Instant::now()) });
@@ -132,8 +132,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn asked(repo: &str, tag: &str) -> Asked {
-        Asked::Manifest(repo.parse().unwrap(), Reference::Tag(tag.parse().unwrap()))
+    fn asked(repo: &str, tag: &str) -> NegativeKey {
+        NegativeKey::Manifest(repo.parse().unwrap(), Reference::Tag(tag.parse().unwrap()))
     }
 
     #[test]
