@@ -12,7 +12,7 @@ use super::evictor::{Stake, Wanted};
 use super::fill::{Fill, FillProgress};
 use super::fills::{HEAD_BUDGET, Shared};
 use super::ways::Way;
-use super::{Asked, Feed, FillError, Gather, Part};
+use super::{Feed, FillError, Gather, Part, PartAnswer};
 use crate::oci::Hasher;
 use crate::store::{PartialBlob, Refusal, StoreError, TURN_BYTES};
 use crate::telemetry::{UpstreamCause, with_causes};
@@ -160,10 +160,10 @@ impl<'a> Filler<'a> {
             }
         };
         match asked {
-            Asked::Blob(blob) => Ok(Some(blob)),
+            PartAnswer::Blob(blob) => Ok(Some(blob)),
             // What an earlier process left is all there is, or it is not this content.
-            Asked::Behind(_) if self.partial.verify().is_ok() => Ok(None),
-            Asked::Behind(_) => {
+            PartAnswer::Behind(_) if self.partial.verify().is_ok() => Ok(None),
+            PartAnswer::Behind(_) => {
                 self.restart().await?;
                 let patience = Patience { asking: Instant::now() + HEAD_BUDGET, ..patience };
                 Ok(Some(source.upstream.blob(&source.child, digest, None, patience).await?))

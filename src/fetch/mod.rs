@@ -28,7 +28,7 @@ pub use gather::Gather;
 pub use proof::{Proof, Unproven};
 pub use reader::{Beyond, FillReader, Relayed};
 pub use singleflight::SingleFlight;
-pub use ways::{Asked, Part};
+pub use ways::{Part, PartAnswer};
 
 use crate::oci::Digest;
 use crate::store::StoreError;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::fill::{Fill, FillProgress};
 use super::fills::{HEAD_BUDGET, HELD_BYTES};
-use super::{Asked, Feed, FillError, Part, Proof, Source};
+use super::{Feed, FillError, Part, PartAnswer, Proof, Source};
 use crate::oci::{Digest, Hasher};
 use crate::store::{Lease, StoreError};
 use crate::upstream::BlobRange;
@@ -122,9 +122,9 @@ impl FillReader {
         let range = BlobRange { from: offset, to: None };
         let part = Part { length, ..Part::of(range) };
         let blob = match self.source.part(&digest, part, Instant::now() + HEAD_BUDGET).await? {
-            Asked::Blob(blob) => blob,
-            Asked::Behind(length) if length == offset => return Ok(Beyond::End),
-            Asked::Behind(_) => return Err(FillError::Unfit("the content is shorter than it was")),
+            PartAnswer::Blob(blob) => blob,
+            PartAnswer::Behind(length) if length == offset => return Ok(Beyond::End),
+            PartAnswer::Behind(_) => return Err(FillError::Unfit("the content is shorter than it was")),
         };
         let mut feed = Feed::new(blob.body);
         if !feed.skip(offset.saturating_sub(blob.offset), None).await? {

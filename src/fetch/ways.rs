@@ -45,12 +45,12 @@ pub struct Part {
     pub(super) slices: bool,
 }
 
-/// What came of asking for a part.
+/// The upstream's answer to a request for a part.
 #[derive(Debug)]
-pub enum Asked {
-    /// It, or the whole blob: `offset` says where the bytes begin.
+pub enum PartAnswer {
+    /// The part, or the whole blob: `offset` says where the bytes begin.
     Blob(UpstreamBlob),
-    /// The blob has so many bytes and ends before the part.
+    /// The blob ends before the part; this is its length in bytes.
     Behind(u64),
 }
 
@@ -96,7 +96,7 @@ impl Source {
         digest: &Digest,
         part: Part,
         patience: impl Into<Patience>,
-    ) -> Result<Asked, UpstreamError> {
+    ) -> Result<PartAnswer, UpstreamError> {
         self.part_by(digest, part, &mut Way::default(), patience.into()).await
     }
 
@@ -107,17 +107,17 @@ impl Source {
         mut part: Part,
         way: &mut Way,
         patience: Patience,
-    ) -> Result<Asked, UpstreamError> {
+    ) -> Result<PartAnswer, UpstreamError> {
         let Self { upstream, child } = self;
         loop {
             let asked = part.asked(*way);
             let refused = match upstream.blob(child, digest, asked, patience).await {
                 Ok(blob) if part.takes(&blob) => {
                     let length = blob.length.or(part.length);
-                    return Ok(Asked::Blob(UpstreamBlob { length, ..blob }));
+                    return Ok(PartAnswer::Blob(UpstreamBlob { length, ..blob }));
                 }
                 Ok(_) if asked.is_some() => None,
-                Ok(blob) => return Ok(Asked::Blob(blob)),
+                Ok(blob) => return Ok(PartAnswer::Blob(blob)),
                 // Of what is known to be there "not found" is said of the range.
                 Err(error)
                     if asked.is_some()
@@ -134,7 +134,7 @@ impl Source {
                 part.length = upstream.blob_size(child, digest, patience.asking).await.unwrap_or(None);
             }
             if let Some(length) = part.length.filter(|length| part.range.from >= *length) {
-                return Ok(Asked::Behind(length));
+                return Ok(PartAnswer::Behind(length));
             }
             let before = asked;
             *way = way.next();

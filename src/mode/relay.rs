@@ -3,13 +3,13 @@
 use tokio::time::Instant;
 
 use super::{Absence, BlobContent, ModeError, ServedBlob, Want};
-use crate::fetch::{Asked, Feed, Part, Proof, Source};
+use crate::fetch::{Feed, Part, PartAnswer, Proof, Source};
 use crate::oci::{Digest, RangeSpec};
 use crate::store::StoreError;
 use crate::telemetry::UpstreamCause;
 use crate::upstream::{BlobRange, UpstreamBlob, UpstreamError};
 
-/// A blob up to so many bytes is passed on when all of it is there and verified: it is held back to its end anyway.
+/// Longest blob in bytes that is passed on only when all of it is there and verified: its end is held back anyway.
 const SMALL_BYTES: usize = 64 * 1024;
 
 /// Asks for the part that is wanted and waits for its first bytes: an answer that has begun can't become an error. A whole
@@ -51,8 +51,8 @@ pub(super) async fn relay(
         }
     };
     let blob = match source.part(digest, Part::of(range), deadline).await.map_err(blob_error)? {
-        Asked::Blob(blob) => blob,
-        Asked::Behind(size) => return Ok(ServedBlob { size: Some(size), content: BlobContent::None }),
+        PartAnswer::Blob(blob) => blob,
+        PartAnswer::Behind(size) => return Ok(ServedBlob { size: Some(size), content: BlobContent::None }),
     };
     let UpstreamBlob { status_partial, offset, end, length, body } = blob;
     let is_whole = offset == 0 && (!status_partial || end.is_some() && end == length);
