@@ -22,12 +22,12 @@ pub(super) const LITTLE_BYTES: u64 = 128 * 1024;
 
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
     let conditions = Conditions::of(call.method, call.headers, &digest);
-    let want = conditions.want();
+    let request = conditions.blob_request();
     let Served { value: blob, how } = match call.mode.blob_in_memory(repo, &digest) {
         Some(served) => served.map(ServedBlob::from),
         None => {
-            enter(call, repo, digest, want.head).await?;
-            call.mode.blob(repo, digest, want).await?
+            enter(call, repo, digest, request.head).await?;
+            call.mode.blob(repo, digest, request).await?
         }
     };
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);

@@ -3,7 +3,7 @@
 use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method};
 
-use crate::mode::Want;
+use crate::mode::BlobRequest;
 use crate::oci::{ByteRange, Digest, EntityTag, RangeSet, RangeSpec, UnsatisfiableRange};
 
 /// A GET or HEAD of a content whose digest is known, and with it the entity tag.
@@ -34,12 +34,12 @@ impl Conditions {
     }
 
     /// What a mode has to bring for it.
-    pub(super) const fn want(&self) -> Want {
+    pub(super) const fn blob_request(&self) -> BlobRequest {
         let range = match self.ranges {
             Ranges::One(spec) => Some(spec),
             Ranges::Whole | Ranges::Several(_) => None,
         };
-        Want { head: self.is_head || self.is_unchanged, range }
+        BlobRequest { head: self.is_head || self.is_unchanged, range }
     }
 
     /// Whether the request is a HEAD.
@@ -111,15 +111,21 @@ mod tests {
     #[test]
     fn a_mode_is_asked_for_what_is_answered() {
         let tag = Algorithm::Sha256.digest(b"").entity_tag();
-        let want = |method, headers: &[_]| conditions(method, headers).want();
+        let request = |method, headers: &[_]| conditions(method, headers).blob_request();
         let part = Some(RangeSpec::Closed { first: 0, last: 1 });
         let (one, several) = ((RANGE, "bytes=0-1"), (RANGE, "bytes=0-1,3-4"));
-        assert_eq!(want(&Method::GET, std::slice::from_ref(&one)), Want { head: false, range: part });
-        assert_eq!(want(&Method::GET, &[several]), Want { head: false, range: None });
-        assert_eq!(want(&Method::GET, &[one.clone(), (IF_RANGE, "\"x\"")]), Want { head: false, range: None });
-        assert_eq!(want(&Method::HEAD, std::slice::from_ref(&one)), Want { head: true, range: None });
+        assert_eq!(request(&Method::GET, std::slice::from_ref(&one)), BlobRequest { head: false, range: part });
+        assert_eq!(request(&Method::GET, &[several]), BlobRequest { head: false, range: None });
+        assert_eq!(
+            request(&Method::GET, &[one.clone(), (IF_RANGE, "\"x\"")]),
+            BlobRequest { head: false, range: None }
+        );
+        assert_eq!(request(&Method::HEAD, std::slice::from_ref(&one)), BlobRequest { head: true, range: None });
         // The answer is 304: no bytes are needed.
-        assert_eq!(want(&Method::GET, &[one, (IF_NONE_MATCH, tag.as_str())]), Want { head: true, range: part });
+        assert_eq!(
+            request(&Method::GET, &[one, (IF_NONE_MATCH, tag.as_str())]),
+            BlobRequest { head: true, range: part }
+        );
     }
 
     #[test]

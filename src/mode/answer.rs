@@ -80,12 +80,12 @@ impl From<ServedManifest> for ServedManifestFacts {
     }
 }
 
-/// What is wanted of a blob.
+/// A read of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Want {
-    /// Only the facts, no bytes.
+pub struct BlobRequest {
+    /// Only the facts are wanted, no bytes.
     pub head: bool,
-    /// Only this part, where a mode can save the rest.
+    /// Only this part is wanted; a mode may save the rest.
     pub range: Option<RangeSpec>,
 }
 

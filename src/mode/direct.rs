@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::listing::Listing;
 use super::mapping::{Home, Mapping};
 use super::relay::{manifest_error, relay, repository_error};
-use super::{BUDGET, ModeError, Served, ServedBlob, ServedManifest, ServedManifestFacts, Want, listing, lists};
+use super::{BUDGET, BlobRequest, ModeError, Served, ServedBlob, ServedManifest, ServedManifestFacts, listing, lists};
 use crate::fetch::Source;
 use crate::oci::{Digest, Manifest, Reference, RepoName};
 use crate::store::{ListKind, Page, Referrer};
@@ -43,10 +43,10 @@ impl Direct {
         &self,
         repo: &RepoName,
         digest: &Digest,
-        want: Want,
+        request: BlobRequest,
     ) -> Result<Served<ServedBlob>, ModeError> {
         let source = self.source(&self.mapping.home(repo)?);
-        Ok(Served::new(relay(&source, digest, want, Instant::now() + BUDGET).await?, CacheOutcome::Relayed))
+        Ok(Served::new(relay(&source, digest, request, Instant::now() + BUDGET).await?, CacheOutcome::Relayed))
     }
 
     pub(super) async fn manifest(

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use answer::{BlobContent, How, Served, ServedBlob, ServedManifest, ServedManifestFacts, Want};
+pub use answer::{BlobContent, BlobRequest, How, Served, ServedBlob, ServedManifest, ServedManifestFacts};
 pub use direct::Direct;
 pub use listing::LATE_LIST_BYTES;
 pub use lists::LIST_BYTES_IN_FLIGHT;
@@ -152,10 +152,15 @@ impl Mode {
     ///
     /// # Errors
     /// [`StoreError::BlobUnknown`], of the disk or of the upstream.
-    pub async fn blob(&self, repo: &RepoName, digest: Digest, want: Want) -> Result<Served<ServedBlob>, ModeError> {
+    pub async fn blob(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        request: BlobRequest,
+    ) -> Result<Served<ServedBlob>, ModeError> {
         match self {
-            Self::Direct(direct) => direct.blob(repo, &digest, want).await,
-            Self::Proxy(proxy) => proxy.blob(repo, digest, want).await,
+            Self::Direct(direct) => direct.blob(repo, &digest, request).await,
+            Self::Proxy(proxy) => proxy.blob(repo, digest, request).await,
             Self::Local(local) => local.blob(repo, digest).await,
         }
     }

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Absence, BlobContent, ModeError, ServedBlob, Want};
+use super::{Absence, BlobContent, BlobRequest, ModeError, ServedBlob};
 use crate::fetch::{Feed, Part, PartAnswer, Proof, Source};
 use crate::oci::{Digest, RangeSpec};
 use crate::store::StoreError;
@@ -17,7 +17,7 @@ const SMALL_BYTES: usize = 64 * 1024;
 pub(super) async fn relay(
     source: &Source,
     digest: &Digest,
-    want: Want,
+    request: BlobRequest,
     deadline: Instant,
 ) -> Result<ServedBlob, ModeError> {
     let Source { upstream, child } = source;
@@ -25,11 +25,11 @@ pub(super) async fn relay(
         let size = upstream.blob_size(child, digest, deadline).await.map_err(blob_error)?;
         Ok(ServedBlob { size, content: BlobContent::None })
     };
-    if want.head {
+    if request.head {
         return facts().await;
     }
     let whole = BlobRange { from: 0, to: None };
-    let range = match want.range {
+    let range = match request.range {
         None => whole,
         Some(RangeSpec::From(from)) => BlobRange { from, to: None },
         Some(RangeSpec::Closed { first, last }) if first <= last => BlobRange { from: first, to: Some(last) },

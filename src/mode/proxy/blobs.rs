@@ -11,7 +11,7 @@ use super::{NegativeKey, Proxy, missed, unwritten};
 use crate::fetch::{FillError, Opened, Source};
 use crate::mode::mapping::Home;
 use crate::mode::relay::{blob_error, relay};
-use crate::mode::{BUDGET, BlobContent, ModeError, Served, ServedBlob, Want};
+use crate::mode::{BUDGET, BlobContent, BlobRequest, ModeError, Served, ServedBlob};
 use crate::oci::{Digest, RepoName};
 use crate::store::{StoreError, StoredContent};
 use crate::telemetry::CacheOutcome;
@@ -24,7 +24,7 @@ impl Proxy {
         &self,
         repo: &RepoName,
         digest: Digest,
-        want: Want,
+        request: BlobRequest,
     ) -> Result<Served<ServedBlob>, ModeError> {
         let home = self.0.mapping.home(repo)?;
         if let Some(hit) = self.stored_blob(&home, digest).await? {
@@ -33,7 +33,7 @@ impl Proxy {
         let asked = NegativeKey::Blob(home.cached.clone(), digest);
         self.refuse_unknown(&asked)?;
         let source = self.source(&home);
-        let fetched = self.fetch_blob(&home, &source, digest, want).await;
+        let fetched = self.fetch_blob(&home, &source, digest, request).await;
         self.settle(asked, fetched)
     }
 
@@ -84,7 +84,7 @@ impl Proxy {
         home: &Home<'_>,
         source: &Source,
         digest: Digest,
-        want: Want,
+        request: BlobRequest,
     ) -> Result<Served<ServedBlob>, ModeError> {
         let deadline = Instant::now() + BUDGET;
         let mut vouched = false;
@@ -104,12 +104,12 @@ impl Proxy {
                 return Ok(hit);
             }
         }
-        if want.head {
+        if request.head {
             if let Some(size) = self.0.fills.length(&home.cached, &digest) {
                 let facts = ServedBlob { size: Some(size), content: BlobContent::None };
                 return Ok(Served::new(facts, CacheOutcome::Joined));
             }
-            return Ok(Served::new(relay(source, &digest, want, deadline).await?, CacheOutcome::Relayed));
+            return Ok(Served::new(relay(source, &digest, request, deadline).await?, CacheOutcome::Relayed));
         }
         loop {
             match self.0.fills.open(source, &home.cached, digest, vouched, deadline).await {
@@ -127,7 +127,7 @@ impl Proxy {
                 // The store takes nothing: pulls go on without it.
                 Err(FillError::Busy | FillError::Store(_)) => {
                     let deadline = deadline.max(Instant::now() + BYPASS);
-                    let served = relay(source, &digest, want, deadline).await?;
+                    let served = relay(source, &digest, request, deadline).await?;
                     return Ok(Served::new(served, CacheOutcome::Bypassed));
                 }
                 Err(error) => return Err(error.into()),
