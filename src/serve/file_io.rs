@@ -102,7 +102,7 @@ impl FileSender {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
                 _ if sent == 0 => {}
                 _ => {
-                    if part.last && sent == length {
+                    if offset == part.end {
                         self.uncork(tcp)?;
                     }
                     return Poll::Ready(Ok(sent));
@@ -141,11 +141,10 @@ impl FileSender {
         }
         let (goes_on, mut until) = (before.is_some(), end);
         if self.warming.is_none() {
-            let ahead = match (self.was_cold, part.last) {
-                (true, _) => 0,
-                (false, true) => whole as u64,
-                (false, false) => LOOK_AHEAD_BYTES,
-            };
+            // Never behind the answer's end: the file may go on with another content, and what is in memory of that one
+            // says nothing of this one.
+            let left = part.end.saturating_sub(part.offset);
+            let ahead = if self.was_cold { 0 } else { left.min(LOOK_AHEAD_BYTES) };
             match warm_until(part, length, goes_on, ahead)? {
                 Some(found) => until = found,
                 None => {
@@ -297,7 +296,8 @@ pub(super) mod tests {
             for (begin, end) in [(0, LEAST_CORKED), (LEAST_CORKED, content.len())] {
                 let (mut at, last) = (begin, end == content.len());
                 while at < end {
-                    let part = FilePart { file: Arc::clone(&file), offset: at as u64, last, watch: None };
+                    let part =
+                        FilePart { file: Arc::clone(&file), offset: at as u64, end: content.len() as u64, watch: None };
                     let most = LEAST_CORKED / 3;
                     let sent = poll_fn(|cx| sender.poll_send(&ours, cx, &part, end - at, most)).await.unwrap();
                     assert!(sent <= most, "a quantum is longer than it may be");
@@ -315,7 +315,7 @@ pub(super) mod tests {
         const LENGTH: usize = 2 << 20;
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; 5 * LENGTH]).unwrap();
-        let part = |offset| FilePart { file: Arc::new(file.try_clone().unwrap()), offset, last: false, watch: None };
+        let part = |offset| FilePart { file: Arc::new(file.try_clone().unwrap()), offset, end: u64::MAX, watch: None };
         if is_warm(&part(0), 5 * LENGTH as u64).unwrap() == Look::Warm {
             // This file system can't say.
             return;
@@ -341,22 +341,24 @@ pub(super) mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; ENTIRE]).unwrap();
         let file = Arc::new(file);
-        let warm = async |sender: &mut FileSender, (offset, length, last)| {
-            let part = FilePart { file: Arc::clone(&file), offset, last, watch: None };
+        let warm = async |sender: &mut FileSender, (offset, length, end)| {
+            let part = FilePart { file: Arc::clone(&file), offset, end, watch: None };
             poll_fn(|cx| sender.poll_warm(cx, &part, length)).await.unwrap()
         };
-        let some = (0, PART_BYTES, false);
+        let some = (0, PART_BYTES, ENTIRE as u64);
         assert_eq!(warm(&mut FileSender::default(), some).await, LOOK_AHEAD_BYTES as usize);
-        let end = (PART_BYTES as u64, ENTIRE - PART_BYTES, true);
+        let end = (PART_BYTES as u64, ENTIRE - PART_BYTES, ENTIRE as u64);
         assert_eq!(warm(&mut FileSender::default(), end).await, ENTIRE - PART_BYTES);
-        assert_eq!(warm(&mut FileSender::default(), (0, PART_BYTES, true)).await, PART_BYTES);
+        assert_eq!(warm(&mut FileSender::default(), (0, PART_BYTES, PART_BYTES as u64)).await, PART_BYTES);
+        // More parts follow, and then the file goes on with what is not the answer's.
+        assert_eq!(warm(&mut FileSender::default(), (0, PART_BYTES, 3 * PART_BYTES as u64)).await, 3 * PART_BYTES);
         let mut sender = FileSender { was_cold: true, ..FileSender::default() };
-        assert_eq!(warm(&mut sender, (0, 4 * PART_BYTES, false)).await, PART_BYTES);
+        assert_eq!(warm(&mut sender, (0, 4 * PART_BYTES, ENTIRE as u64)).await, PART_BYTES);
         // Which says nothing of the next answer.
         sender.end(&pair().await.0).unwrap();
         assert_eq!(warm(&mut sender, some).await, LOOK_AHEAD_BYTES as usize);
         assert_eq!(
-            warm(&mut sender, (PART_BYTES as u64, PART_BYTES, false)).await,
+            warm(&mut sender, (PART_BYTES as u64, PART_BYTES, ENTIRE as u64)).await,
             LOOK_AHEAD_BYTES as usize - PART_BYTES
         );
     }
@@ -367,12 +369,12 @@ pub(super) mod tests {
         file.write_all(&[7; 2000]).unwrap();
         let (ours, _theirs) = pair().await;
         let mut sender = FileSender::default();
-        let part = FilePart { file: Arc::new(file), offset: 0, last: false, watch: None };
+        let part = FilePart { file: Arc::new(file), offset: 0, end: 1500, watch: None };
         let sent = poll_fn(|cx| sender.poll_send(&ours, cx, &part, 1000, 1000)).await.unwrap();
         assert_eq!(sent, 1000);
         let address = Arc::as_ptr(&part.file).addr();
         let is_warm = |sender: &FileSender, at| sender.warm.as_ref().is_some_and(|warm| warm.has(address, at));
-        assert!(is_warm(&sender, 0) && is_warm(&sender, 1000) && !is_warm(&sender, 1001));
+        assert!(is_warm(&sender, 0) && is_warm(&sender, 1500) && !is_warm(&sender, 1501));
         // The rest leaves as ordinary bytes.
         sender.end(&ours).unwrap();
         assert!(!is_warm(&sender, 0));

@@ -204,7 +204,7 @@ mod tests {
         let mut socket = Socket::new(ours, Duration::from_secs(60), &queue);
         let file = tempfile::tempfile().unwrap();
         file.set_len(LEAST_CORKED as u64).unwrap();
-        let part = sendfile_token::unwatched(&Arc::new(file), 0, LEAST_CORKED, true).unwrap();
+        let part = sendfile_token::unwatched(&Arc::new(file), 0, LEAST_CORKED, LEAST_CORKED as u64).unwrap();
         socket.write_all(b"from here on it is known to be writable").await.unwrap();
         let both = [IoSlice::new(b"head"), IoSlice::new(&part)];
         assert!(matches!(poll!(pin!(socket.write_vectored(&both))), Poll::Ready(Ok(4))));
@@ -236,7 +236,7 @@ mod tests {
     async fn other_bytes_let_go_what_the_parts_of_a_file_kept_back() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(LEAST_CORKED as u64 + 1).unwrap();
-        let part = sendfile_token::unwatched(&Arc::new(file), 0, LEAST_CORKED, false).unwrap();
+        let part = sendfile_token::unwatched(&Arc::new(file), 0, LEAST_CORKED, LEAST_CORKED as u64 + 1).unwrap();
         let (ours, mut theirs) = pair().await;
         let mut socket = Socket::new(ours, Duration::from_secs(60), &SendQueue::new(1));
         let mut got = vec![1; LEAST_CORKED + 5];

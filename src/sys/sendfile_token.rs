@@ -38,8 +38,9 @@ pub(crate) struct FilePart {
     pub(crate) file: Arc<File>,
     /// The part's first byte in the file.
     pub(crate) offset: u64,
-    /// No further part of the same answer follows at once.
-    pub(crate) last: bool,
+    /// Behind the last byte in the file that the same answer sends at once: with the part's own last byte it ends, or further
+    /// parts follow up to here.
+    pub(crate) end: u64,
     /// Hears that the file can't be read.
     pub(crate) watch: Option<Arc<dyn FileWatch>>,
 }
@@ -101,17 +102,17 @@ impl Drop for Slot {
 
 /// As [`token_for`], with nobody who watches.
 #[cfg(test)]
-pub(crate) fn unwatched(file: &Arc<File>, offset: u64, length: usize, last: bool) -> Option<Bytes> {
-    token_for(file, offset, length, last, None)
+pub(crate) fn unwatched(file: &Arc<File>, offset: u64, length: usize, end: u64) -> Option<Bytes> {
+    token_for(file, offset, length, end, None)
 }
 
-/// A token for `length` bytes of `file` from `offset` on. `last`: no further part follows at once. `watch`: hears that the
-/// file can't be read. `None`: `length` is 0 or over [`MAX_BYTES`], or no slot is free.
+/// A token for `length` bytes of `file` from `offset` on. Further parts of the answer follow at once up to `end`. `watch`:
+/// hears that the file can't be read. `None`: `length` is 0 or over [`MAX_BYTES`], or no slot is free.
 pub(crate) fn token_for(
     file: &Arc<File>,
     offset: u64,
     length: usize,
-    last: bool,
+    end: u64,
     watch: Option<Arc<dyn FileWatch>>,
 ) -> Option<Bytes> {
     if length == 0 || length > MAX_BYTES {
@@ -119,7 +120,7 @@ pub(crate) fn token_for(
     }
     let reserve = reserve()?;
     let index = reserve.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-    let part = FilePart { file: Arc::clone(file), offset, last, watch };
+    let part = FilePart { file: Arc::clone(file), offset, end, watch };
     *reserve.parts[index as usize].lock().unwrap_or_else(PoisonError::into_inner) = Some(part);
     Some(Bytes::from_owner(Slot { reserve, index, length }))
 }
@@ -146,7 +147,7 @@ mod tests {
     #[test]
     fn a_slice_of_a_token_stands_for_the_same_bytes() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let mut bytes = unwatched(&file, 1000, 5000, true).unwrap();
+        let mut bytes = unwatched(&file, 1000, 5000, 6000).unwrap();
         let rest = bytes.split_off(2000);
         let deep = rest.slice(10..20);
         assert_eq!(file_part_of(&bytes).unwrap().offset, 1000);
@@ -163,15 +164,15 @@ mod tests {
     #[test]
     fn ordinary_bytes_are_no_tokens() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let _some = unwatched(&file, 0, 1, true).unwrap();
+        let _some = unwatched(&file, 0, 1, 1).unwrap();
         assert!(file_part_of(b"text").is_none() && !is_token(b"text"));
-        assert!(unwatched(&file, 0, MAX_BYTES + 1, true).is_none() && unwatched(&file, 0, 0, true).is_none());
+        assert!(unwatched(&file, 0, MAX_BYTES + 1, u64::MAX).is_none() && unwatched(&file, 0, 0, 0).is_none());
     }
 
     #[test]
     fn tokens_at_once_have_a_slot_each() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let all: Vec<_> = (0..100).map(|i| unwatched(&file, i * 7, MAX_BYTES, false).unwrap()).collect();
+        let all: Vec<_> = (0..100).map(|i| unwatched(&file, i * 7, MAX_BYTES, u64::MAX).unwrap()).collect();
         for (i, bytes) in (0_u64..).zip(&all) {
             assert_eq!(file_part_of(bytes).unwrap().offset, i * 7);
             assert_eq!(file_part_of(&bytes[MAX_BYTES - 1..]).unwrap().offset, i * 7 + MAX_BYTES as u64 - 1);

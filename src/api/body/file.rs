@@ -151,7 +151,7 @@ impl FileBody {
     fn token(&self) -> Option<Bytes> {
         let length = self.next_piece(MAX_BYTES).ok().filter(|length| *length >= LEAST_SENT)?;
         let watch = self.reading.clone().map(|reading| reading as Arc<dyn FileWatch>);
-        sendfile_token::token_for(&self.file, self.at, length, length as u64 == self.end - self.at, watch)
+        sendfile_token::token_for(&self.file, self.at, length, self.end.min(self.limit), watch)
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
