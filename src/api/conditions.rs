@@ -33,7 +33,7 @@ impl Conditions {
         Self { tag, is_head: *method == Method::HEAD, is_unchanged, ranges }
     }
 
-    /// What a mode has to bring for it.
+    /// The read of a blob that it needs.
     pub(super) const fn blob_request(&self) -> BlobRequest {
         let range = match self.ranges {
             Ranges::One(spec) => Some(spec),

@@ -68,7 +68,7 @@ async fn read_facts(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> 
     Ok(response)
 }
 
-/// Where the bytes are sent from: memory, or for a large one its file, so that who reads slowly holds no memory.
+/// The bytes to be sent: those in memory, or the file of a large manifest, so that a slow reader holds no memory.
 async fn source(call: &Call<'_>, repo: &RepoName, digest: Digest, bytes: Bytes) -> Result<BlobContent, ApiError> {
     if call.method == Method::HEAD {
         return Ok(BlobContent::None);

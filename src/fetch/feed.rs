@@ -11,10 +11,10 @@ use super::FillError;
 use crate::oci::{Digest, Hasher};
 use crate::upstream::{UpstreamBody, UpstreamError};
 
-/// What comes next: bytes, the end, or the break.
+/// The next step of a body: bytes, the end, or the break.
 type Next = Result<Option<Bytes>, UpstreamError>;
 
-/// The bytes of an answer, with the next of them held if somebody has looked. Dropping it ends the transfer.
+/// The bytes of an answer; the next of them are held after a look at them. Dropping it ends the transfer.
 #[derive(Debug)]
 pub struct Feed {
     body: UpstreamBody,

@@ -1,7 +1,7 @@
 //! One fill: from the first request to the upstream to the content in the store.
 //!
-//! The task is nobody's: it goes on when every client has left. What it has written is announced after it was written,
-//! so a reader never runs ahead; the last byte is announced after the digest was verified.
+//! The task is nobody's: it goes on when every client has left. Bytes are announced after they were written, so a reader
+//! never runs ahead; the last byte is announced after the digest was verified.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,10 +16,11 @@ use crate::oci::{Digest, Hasher, RepoName};
 use crate::store::{Blob, PartialBlob, Refusal, StoreError};
 use crate::telemetry::{FillCause, with_causes};
 
-/// How long a fill waits until fewer run: its clients go on without the store then, and want headers in time.
+/// Longest wait of a fill for a place among those that run: its clients go on without the store then, and want headers in
+/// time.
 const PERMIT_BUDGET: Duration = Duration::from_secs(5);
 
-/// How far a fill is.
+/// The state of a fill, as its followers see it.
 #[derive(Clone, Debug)]
 pub(super) enum FillProgress {
     /// The upstream has not answered yet.
@@ -48,14 +49,14 @@ struct Repositories {
     closed: bool,
 }
 
-/// What a fill that failed has left in its file.
+/// The remains of a fill that failed, in its file.
 #[derive(Clone)]
 pub(super) struct Left {
     /// Bytes that can be read.
     pub(super) written: u64,
     /// Length of the whole content, if the upstream said it.
     pub(super) length: Option<u64>,
-    /// What has seen these bytes; `None`: what is in the file may not be what was written.
+    /// Has seen these bytes; `None`: the file may hold other bytes than were written.
     pub(super) hasher: Option<Hasher>,
 }
 
@@ -72,7 +73,7 @@ pub(super) struct Fill {
     source: Source,
     repositories: Mutex<Repositories>,
     file: OnceLock<Arc<File>>,
-    /// How far it came, once it has failed.
+    /// The remains, once it has failed.
     left: OnceLock<Left>,
     /// The content was stored already: the fill before this one ended between a look into the store and this one.
     stored: OnceLock<Blob>,
@@ -126,7 +127,7 @@ impl Fill {
         }
     }
 
-    /// Whether it asks where `source` leads: only then its failure says something about what is there.
+    /// Whether it asks the repository that `source` leads to: only then its failure says something of what is there.
     pub(super) fn is_from(&self, source: &Source) -> bool {
         self.source.is(source)
     }
@@ -182,7 +183,7 @@ pub(super) async fn run(shared: &Shared, fill: &Fill) {
     if let Some(cause) = cause(&error) {
         shared.metrics.fill_error(cause);
     }
-    // Of a store that takes nothing the metrics and the status tell; this would come for every blob.
+    // A store that takes nothing is told of by metrics and status; a line here would come for every blob.
     if !matches!(error, FillError::Store(StoreError::Full(Refusal::ReadOnly))) {
         tracing::warn!(
             digest = %fill.digest,
@@ -192,7 +193,7 @@ pub(super) async fn run(shared: &Shared, fill: &Fill) {
             "a blob could not be fetched into the store"
         );
     }
-    // Off the list first: who comes from now on begins anew.
+    // Off the list first: a request from now on begins anew.
     shared.forget(fill);
     fill.fail_if_unfinished(error);
 }
@@ -216,7 +217,7 @@ async fn attempt(shared: &Shared, fill: &Fill) -> Result<(), FillError> {
         fetched = fetch(shared, fill) => fetched?,
         () = shared.stop.cancelled() => return Err(FillError::Stopping),
     };
-    // What is whole is stored also when the server shuts down, without waiting for its turn then.
+    // A whole content is stored also when the server shuts down, and then without a wait for its turn.
     if let Some(partial) = fetched {
         partial.commit(fill.close(), &shared.stop).await?;
     }
@@ -243,7 +244,7 @@ async fn fetch(shared: &Shared, fill: &Fill) -> Result<Option<PartialBlob>, Fill
     let filled = filler.fill().await;
     let verified = filled.and_then(|()| Ok(partial.verify()?));
     if let Err(error) = verified {
-        // As long as something is written the fill can't be taken up again.
+        // While something is written the fill can't be taken up again.
         filler.stop_writing().await;
         let _ = fill.left.set(Left { written: partial.written(), length: filler.length(), hasher: partial.hasher() });
         if is_hopeless(&error) {

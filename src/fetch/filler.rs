@@ -1,4 +1,4 @@
-//! How a fill comes in: over as many answers as it takes, each gone on with where the one before it ended.
+//! The bytes of a fill come in: over as many answers as it takes, each asked for from where the one before it ended.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -52,24 +52,24 @@ fn is_passing(error: &FillError) -> bool {
     }
 }
 
-/// What brings a content into its file.
+/// Brings a content into its file.
 pub(super) struct Filler<'a> {
     shared: &'a Shared,
     fill: &'a Fill,
     partial: &'a PartialBlob,
     /// Length of the whole content, once the upstream said it.
     length: Option<u64>,
-    /// How the rest is asked for.
+    /// The form of request for the rest.
     way: Way,
     /// Tries since the last byte.
     tries: u32,
     /// Followers may have read bytes: what they read is never replaced by others.
     announced: bool,
-    /// What sends bytes to the disk beside the next ones.
+    /// Sends bytes to the disk while the next ones come in.
     writing: Option<JoinHandle<()>>,
     /// The length that stored manifests give the content, once somebody had to know: `None` if none does, or another.
     named: Option<Option<u64>>,
-    /// What it holds of the cache without a manifest that names its length.
+    /// Its part of the cache, if no manifest names its length.
     stake: Option<Stake>,
 }
 
@@ -140,7 +140,7 @@ impl<'a> Filler<'a> {
     }
 
     /// Asks for the content from where the file ends; `None`: the file is whole. The first byte is waited for longer than
-    /// any client waits, by so many fills at once that others still find a place.
+    /// any client waits, by [`super::fills::MOST_SLOW`] fills at once.
     async fn ask(&mut self) -> Result<Option<UpstreamBlob>, FillError> {
         let written = self.partial.written();
         if self.length.is_some_and(|length| length == written && written > 0) {
@@ -161,7 +161,7 @@ impl<'a> Filler<'a> {
         };
         match asked {
             PartAnswer::Blob(blob) => Ok(Some(blob)),
-            // What an earlier process left is all there is, or it is not this content.
+            // The bytes that an earlier process left are all of the content, or not its own.
             PartAnswer::Behind(_) if self.partial.verify().is_ok() => Ok(None),
             PartAnswer::Behind(_) => {
                 self.restart().await?;
@@ -233,7 +233,7 @@ impl<'a> Filler<'a> {
             AHEAD_BYTES.. => Ok(self.partial.write_back(AHEAD_BYTES).await?),
             TURN_BYTES.. if idle => {
                 let (work, stop) = (self.partial.write_back(TURN_BYTES), self.shared.stop.clone());
-                // What comes of it the next one hears, or the commit.
+                // Its error is heard by the next write-back, or by the commit.
                 self.writing = Some(self.shared.tasks.spawn(async move {
                     let _ = stop.run_until_cancelled(work).await;
                 }));
@@ -332,7 +332,7 @@ impl<'a> Filler<'a> {
     }
 }
 
-/// What came of an answer.
+/// The outcome of one answer.
 enum Received {
     /// All bytes up to the end.
     All,

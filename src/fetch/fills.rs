@@ -18,20 +18,20 @@ use crate::oci::{Digest, RepoName};
 use crate::store::{Blob, Store};
 use crate::telemetry::Metrics;
 
-/// How long the upstream may take for the head of an answer: containerd gives up on headers after 30 s.
+/// Longest wait for the head of an upstream's answer: containerd gives up on headers after 30 s.
 pub(super) const HEAD_BUDGET: Duration = Duration::from_secs(20);
 
 /// Most fills that wait at once for a first byte later than [`HEAD_BUDGET`]: others still find a place.
 pub(super) const MOST_SLOW: usize = 32;
 
-/// How long a fill of another upstream that has not answered yet is waited for before one goes on without it.
+/// Longest wait for a fill of another upstream that has not answered yet; then the client goes on without it.
 const FOREIGN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest content in bytes that is handed out only after its digest was verified, if it comes in time: then a part of it
 /// that does not reach its end is right too.
 pub(super) const HELD_BYTES: u64 = 1 << 20;
 
-/// What bounds fills.
+/// Bounds of fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FillOptions {
     /// Most fills at once; more wait.
@@ -58,7 +58,7 @@ pub(super) struct Shared {
     pub(super) options: FillOptions,
     pub(super) stop: CancellationToken,
     pub(super) permits: Semaphore,
-    /// For those that wait for a late first byte.
+    /// Places of fills that wait for a late first byte.
     pub(super) slow: Semaphore,
     pub(super) tasks: TaskTracker,
     running: DashMap<Digest, Arc<Fill>>,
@@ -140,7 +140,7 @@ impl Fills {
         while !began && !fill.is_from(source) {
             let patience = deadline.min(Instant::now() + FOREIGN_PATIENCE);
             match settled(&mut fill.follow(), patience).await {
-                // What another upstream does not give, ours may.
+                // Ours may give what another upstream does not.
                 Ok(FillProgress::Failed(error)) if error.is_of_the_source() => {
                     (fill, began) = self.join(source, repo, digest, vouched)?;
                 }
@@ -206,7 +206,7 @@ impl Fills {
     }
 }
 
-/// What a fill is once the upstream has answered.
+/// The state of a fill once the upstream has answered.
 async fn settled(progress: &mut watch::Receiver<FillProgress>, deadline: Instant) -> Result<FillProgress, FillError> {
     let answered = progress.wait_for(|progress| !matches!(progress, FillProgress::Connecting));
     let answered = tokio::time::timeout_at(deadline, answered).await.map_err(|_| FillError::Timeout)?;

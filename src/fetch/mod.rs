@@ -1,4 +1,4 @@
-//! The miss path: what is not stored comes in once, whoever asks and however many.
+//! The miss path: a content that is not stored comes in once, however many ask for it.
 //!
 //! [`Fills`] brings blobs into the store, one detached task per digest; everyone who asks is a [`FillReader`] of the file
 //! being written, the first one too. [`SingleFlight`] lets many wait for one answer. [`Evictor`] makes room. Nothing here
@@ -34,7 +34,7 @@ use crate::oci::Digest;
 use crate::store::StoreError;
 use crate::upstream::{Upstream, UpstreamError};
 
-/// Where a content can be fetched: a repository of an upstream.
+/// A source of contents: a repository of an upstream.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The upstream.
@@ -44,7 +44,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Whether `other` leads to the same repository of the same upstream.
+    /// Whether `other` leads to the same repository of the same upstream. Upstreams are compared by identity: two of one
+    /// host may differ in path and credentials, and the one may give what the other refuses.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         self.child == other.child && self.upstream.is(&other.upstream)
@@ -63,7 +64,7 @@ pub enum FillError {
     /// The content is being filled for another repository, and nobody vouched for it under this one.
     #[error("content {0} is being filled for another repository")]
     Unvouched(Box<Digest>),
-    /// What was stored is not the content, by the upstream's own later answers.
+    /// The stored bytes are not the content, by the upstream's own later answers.
     #[error("the upstream contradicts itself: {0}")]
     Contradiction(&'static str),
     /// An answer does not fit what came before it; which of both is wrong is not known.
@@ -81,8 +82,8 @@ pub enum FillError {
 }
 
 impl FillError {
-    /// Whether it says something about the one who was asked only: another upstream, or another repository, may give
-    /// the content all the same.
+    /// Whether it says something of the asked repository only: another upstream, or another repository, may give the
+    /// content all the same.
     pub(crate) const fn is_of_the_source(&self) -> bool {
         match self {
             Self::Upstream(_) | Self::Contradiction(_) | Self::Unfit(_) | Self::Timeout => true,

@@ -1,4 +1,4 @@
-//! What passes through without being stored, held against its digest.
+//! Bytes that pass through without being stored are compared with their digest.
 
 use super::Source;
 use crate::oci::{Digest, Hasher};
@@ -25,7 +25,7 @@ impl Proof {
         Self::behind(Hasher::new(digest.algorithm()), digest, source)
     }
 
-    /// What `hasher` has seen has passed.
+    /// The bytes that `hasher` has seen have passed.
     pub(super) const fn behind(hasher: Hasher, digest: Digest, source: Source) -> Self {
         Self { digest, source, hasher }
     }

@@ -24,12 +24,12 @@ pub struct FillReader {
     fill: Arc<Fill>,
     progress: watch::Receiver<FillProgress>,
     file: Arc<File>,
-    /// Where to go on if the store can't take the rest.
+    /// Gives the rest if the store can't take it.
     source: Source,
     _lease: Lease,
 }
 
-/// What is to be had behind an offset.
+/// The bytes that can be had behind an offset.
 #[derive(Debug)]
 pub enum Beyond {
     /// The bytes up to this offset can be read from the file.
@@ -74,9 +74,9 @@ impl FillReader {
         self.fill.digest()
     }
 
-    /// Waits until something behind `offset` can be read, or the content ends there; what is read ends at `end`, or at
-    /// the content's end. The content's last byte is never given out before the whole was verified, and of a small
-    /// content, of which the end is not wanted, no byte. Safe to drop.
+    /// Waits until a byte behind `offset` can be read, or the content ends there. `end`: where the read will end; `None`: at
+    /// the content's end. The content's last byte is never given out before the whole was verified. Of a small content, if
+    /// the read does not reach its end, no byte is. Safe to drop.
     ///
     /// # Errors
     /// [`FillError`]: the rest does not come.
@@ -109,7 +109,7 @@ impl FillReader {
         }
     }
 
-    /// What is in the file first, then the rest from the upstream.
+    /// Goes on without the fill: with the bytes in the file first, then with the rest from the upstream.
     async fn relay(&self, offset: u64) -> Result<Beyond, FillError> {
         let (digest, left) = (self.fill.digest(), self.fill.left());
         let hasher = match left {
@@ -152,7 +152,7 @@ impl FillReader {
     }
 }
 
-/// Whether what is read of a small content does not reach its end.
+/// Whether a read of a small content does not reach its end.
 fn is_inside_small(end: Option<u64>, length: Option<u64>) -> bool {
     end.zip(length).is_some_and(|(end, length)| end < length && length <= HELD_BYTES)
 }

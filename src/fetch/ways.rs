@@ -12,15 +12,15 @@ use crate::upstream::{BlobRange, Patience, UpstreamBlob, UpstreamError};
 /// Range Not Satisfiable (RFC 9110, 15.5.17).
 const UNSATISFIABLE: u16 = 416;
 
-/// How a part is asked for.
+/// The form of a request for a part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Way {
-    /// As it is wanted, without an end if it reaches to the blob's.
+    /// The range as it is wanted, without an end if it reaches the blob's.
     #[default]
     Open,
-    /// With the number of its last byte.
+    /// The range with the number of its last byte.
     Closed,
-    /// Not at all: the whole.
+    /// No range: the whole.
     Whole,
 }
 
@@ -61,7 +61,7 @@ impl Part {
         Self { range, length: None, slices: false }
     }
 
-    /// What to ask for; `None`: the whole.
+    /// The range to ask for; `None`: the whole.
     fn asked(&self, way: Way) -> Option<BlobRange> {
         let BlobRange { from, to } = self.range;
         let last = self.length.map(|length| length.saturating_sub(1));
@@ -118,7 +118,7 @@ impl Source {
                 }
                 Ok(_) if asked.is_some() => None,
                 Ok(blob) => return Ok(PartAnswer::Blob(blob)),
-                // Of what is known to be there "not found" is said of the range.
+                // The blob is known to be there: "not found" is said of the range.
                 Err(error)
                     if asked.is_some()
                         && (error.is_about_the_range()

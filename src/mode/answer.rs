@@ -1,4 +1,4 @@
-//! What a mode answers with, before HTTP makes an answer of it.
+//! Answers of a mode, before HTTP makes answers of them.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::oci::{Digest, RangeSpec};
 use crate::store::{Blob, StoredManifest};
 use crate::telemetry::CacheOutcome;
 
-/// How an answer came about. Mode Local has nothing to say of it.
+/// The origin of an answer. Mode Local has nothing to say of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct How {
-    /// From where.
+    /// From cache, upstream or both.
     pub outcome: Option<CacheOutcome>,
-    /// How long ago the upstream said so, if it could not be asked now.
+    /// Age of the upstream's word, if it could not be asked now.
     pub age: Option<Duration>,
 }
 
@@ -25,12 +25,12 @@ impl From<CacheOutcome> for How {
     }
 }
 
-/// An answer and how it came about.
+/// An answer and its origin.
 #[derive(Clone, Debug)]
 pub struct Served<T> {
     /// The answer.
     pub value: T,
-    /// How it came about.
+    /// Its origin.
     pub how: How,
 }
 
@@ -63,7 +63,7 @@ impl From<StoredManifest> for ServedManifest {
     }
 }
 
-/// What a HEAD of a manifest tells.
+/// The facts that a HEAD of a manifest tells.
 #[derive(Clone, Debug)]
 pub struct ServedManifestFacts {
     /// Digest of the bytes.
@@ -94,7 +94,7 @@ pub struct BlobRequest {
 pub struct ServedBlob {
     /// Its length in bytes; `None`: the upstream did not say it.
     pub size: Option<u64>,
-    /// Where its bytes are.
+    /// Its bytes.
     pub content: BlobContent,
 }
 
@@ -110,12 +110,12 @@ impl From<Blob> for ServedBlob {
     }
 }
 
-/// Where the bytes of a blob are.
+/// The bytes of a blob, wherever they are.
 #[derive(Debug)]
 pub enum BlobContent {
     /// None were wanted.
     None,
-    /// Here.
+    /// In memory.
     Memory(Bytes),
     /// In a file, perhaps among other contents.
     File(Blob),
@@ -125,9 +125,9 @@ pub enum BlobContent {
     Relay {
         /// The bytes. The first of them are there.
         feed: Box<Feed>,
-        /// Where in the blob they begin.
+        /// Offset in the blob of the first of them.
         offset: u64,
-        /// For bytes from the blob's first to its last: holds them against the digest.
+        /// Compares them with the digest, if they go from the blob's first byte to its last.
         proof: Option<Proof>,
     },
 }

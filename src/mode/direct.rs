@@ -118,7 +118,7 @@ impl Direct {
     }
 }
 
-/// Who waited for another's list was served by it.
+/// A client that waited for another one's list was served by it.
 const fn outcome(began: bool) -> CacheOutcome {
     if began { CacheOutcome::Relayed } else { CacheOutcome::Joined }
 }

@@ -19,20 +19,21 @@ use super::{BUDGET, ModeError, Served};
 use crate::fetch::SingleFlight;
 use crate::upstream::Patience;
 
-/// How long a list may take, whoever waits.
+/// Longest time for a list, whoever waits.
 const LIST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Lists that may take longer than a client waits, at once: fewer than there is room for, so that others are fetched
 /// meanwhile.
 const MOST_LONG: usize = 2;
 
-/// A client waits so much longer than the upstream is asked: the cause of a failure says more than the time.
+/// Time that a client waits longer than the upstream is asked: the cause of a failure says more than the time.
 const MARGIN: Duration = Duration::from_secs(2);
 
-/// How long a list that came after its clients had left is there for those who ask again, how many of them, and how large
-/// they are at most in bytes.
+/// Time that a list is kept which came after its clients had left, for those who ask again.
 const LATE_TTL: Duration = Duration::from_secs(60);
+/// Most of such lists.
 const MOST_LATE: usize = 4;
+/// Most bytes of one of them.
 const LATE_BYTES: usize = 8 << 20;
 
 /// Most bytes of all of them.
@@ -43,7 +44,7 @@ type Outcome = Result<Served<Bytes>, ModeError>;
 /// Times of lists.
 #[derive(Clone, Copy, Debug)]
 struct Times {
-    /// What takes longer needs one of the places of long lists.
+    /// Places of lists that take longer.
     usual: Duration,
     margin: Duration,
     late: Duration,
@@ -66,7 +67,7 @@ struct Late<K> {
     came: Instant,
 }
 
-/// How long the upstream is asked for a list, and how long it may take for it. `budget`: how long a client waits.
+/// Deadlines of a list: until when the upstream is asked, and until when it may answer. `budget`: the wait of a client.
 pub(super) fn patience(budget: Duration) -> Patience {
     let now = Instant::now();
     Patience { asking: now + budget, answer: now + LIST_PATIENCE }

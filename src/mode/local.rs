@@ -6,7 +6,7 @@ use super::{How, ModeError, Served, ServedBlob, ServedManifest};
 use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::store::{Page, Referrer, Store, StoredContent, StoredManifest};
 
-/// What to do with a manifest that references content its repository lacks (`manifests.missingReferences`).
+/// Treatment of a manifest that references content its repository lacks (`manifests.missingReferences`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingReferences {
     /// Neither taken nor answered: clients that ask nothing but HEAD would take half an image for a whole one.

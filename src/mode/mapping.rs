@@ -1,4 +1,4 @@
-//! Names: what clients call a repository, and what the upstream calls it.
+//! Names of repositories: the clients', the upstream's and the store's.
 
 use std::borrow::Cow;
 
@@ -59,7 +59,7 @@ impl Mapping {
         self
     }
 
-    /// Where a client's name leads.
+    /// The repository that a client's name leads to.
     ///
     /// # Errors
     /// [`ModeError::NotServed`] for a name outside all aliases.
@@ -97,7 +97,7 @@ impl Mapping {
         }
     }
 
-    /// Where the cached repositories of all aliases lie behind a client's `last`.
+    /// The cached repositories of all aliases, behind a client's `last`.
     pub(super) fn shelves(&self, last: Option<&str>) -> Vec<Shelf<'_>> {
         let shelf = |entry| {
             let last = place(entry, last)?.map(str::to_owned);

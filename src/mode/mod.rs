@@ -1,4 +1,4 @@
-//! What a registry operation means in the configured mode.
+//! Modes: each gives every registry operation its meaning.
 //!
 //! The set of modes is closed by the product, so it is an enum with an exhaustive `match` per operation: a new
 //! operation makes the compiler ask for every mode's answer. Writes go through [`Mode::writable`], which a mode
@@ -31,7 +31,7 @@ use crate::oci::{Digest, Reference, RepoName};
 use crate::store::{Blob, Page, Referrer, StoreError};
 use crate::upstream::UpstreamError;
 
-/// How long a client waits for the upstream at most: containerd gives up on an answer's headers after 30 s, and they
+/// Longest wait of a client for the upstream: containerd gives up on an answer's headers after 30 s, and they
 /// are promised within 25 s.
 const BUDGET: Duration = Duration::from_secs(20);
 
@@ -55,7 +55,7 @@ pub enum ModeError {
     /// The manifest is stored, but what it references is not all there; it is not answered until it is.
     #[error("the manifest references content that the repository lacks")]
     Incomplete {
-        /// What is missing, at most 100 digests.
+        /// The missing contents, at most 100.
         missing: Vec<Digest>,
     },
     /// There is no such repository.
@@ -65,15 +65,15 @@ pub enum ModeError {
     /// registry's.
     #[error("not found upstream")]
     Absent {
-        /// What was asked for.
+        /// The kind of thing that was asked for.
         what: Absence,
-        /// How long ago the registry said so; `None`: just now, and perhaps not the registry.
+        /// Age of the registry's word; `None`: it is of now, and perhaps another one's.
         age: Option<Duration>,
     },
     /// The name does not lead to the upstream.
     #[error("{alias} and what is below it is served here")]
     NotServed {
-        /// What leads there.
+        /// The alias that leads there.
         alias: RepoName,
         /// Whether the alias itself does, or only what is below it.
         has_root: bool,
@@ -98,7 +98,7 @@ pub enum ModeError {
     Stopping,
 }
 
-/// What is not there.
+/// A kind of thing that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
     /// A manifest or a tag.

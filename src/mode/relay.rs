@@ -82,17 +82,17 @@ pub(super) async fn relay(
     Ok(ServedBlob { size: length, content: BlobContent::Relay { feed: Box::new(feed), offset, proof } })
 }
 
-/// What the upstream says of a blob, in our words.
+/// The upstream's error about a blob, in our words.
 pub(super) fn blob_error(error: UpstreamError) -> ModeError {
     absent_or(error, Absence::Blob, || StoreError::BlobUnknown.into())
 }
 
-/// What the upstream says of a manifest or tag, in our words.
+/// The upstream's error about a manifest or tag, in our words.
 pub(super) fn manifest_error(error: UpstreamError) -> ModeError {
     absent_or(error, Absence::Manifest, || StoreError::ManifestUnknown.into())
 }
 
-/// What the upstream says of a repository, in our words.
+/// The upstream's error about a repository, in our words.
 pub(super) fn repository_error(error: UpstreamError) -> ModeError {
     absent_or(error, Absence::Repository, || ModeError::RepositoryUnknown)
 }

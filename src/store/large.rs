@@ -11,14 +11,14 @@ use super::manifests::{CACHED_MANIFEST, Found};
 use super::{Blob, Inner, Store, StoreError, StoredManifest, blocking};
 use crate::oci::{Digest, Manifest, Reference, RepoName};
 
-/// Bytes of large manifests in memory at once; who needs more waits for others to be done with theirs. The parsed form is
-/// about as large again.
+/// Most bytes of large manifests in memory at once; a reader that needs more waits until others are done with theirs. The
+/// parsed form is about as large again.
 pub const LARGE_MANIFEST_BYTES: usize = 32 << 20;
 
-/// What room is counted in.
+/// Bytes that room is counted in.
 const UNIT: usize = 1024;
 
-/// Ended entries are looked for when there are more than so many.
+/// Number of entries above which ended ones are looked for.
 const MOST_SLOTS: usize = 64;
 
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Store {
         .await
     }
 
-    /// Whether a manifest of so many bytes is too large to be kept in memory; such a one is better sent from its file.
+    /// Whether a manifest of this many bytes is too large to be kept in memory; such a one is better sent from its file.
     #[must_use]
     pub const fn is_large_manifest(bytes: usize) -> bool {
         bytes > CACHED_MANIFEST

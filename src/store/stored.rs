@@ -1,4 +1,4 @@
-//! What is read from the store.
+//! Answers of the store.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct StoredManifest {
     pub digest: Digest,
     /// The bytes as they were pushed.
     pub bytes: Bytes,
-    /// What they say.
+    /// The bytes, parsed.
     pub manifest: Arc<Manifest>,
 }
 

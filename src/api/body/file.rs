@@ -282,14 +282,14 @@ mod tests {
         assert_eq!((came, error.kind()), (LENGTH / 2, io::ErrorKind::UnexpectedEof));
     }
 
-    /// What a process reads where it has no memory is EIO, as what a disk can't read is.
+    /// A read where a process has no memory fails with EIO, as that of a bad disk does.
     #[tokio::test]
     async fn what_the_disk_cannot_read_breaks_the_body() {
         let error = file_body(File::open("/proc/self/mem").unwrap(), 0, 1000).collect().await.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
     }
 
-    /// What leaves: bytes as they are, of a token the part of the file that it stands for, and how it ended.
+    /// The bytes that leave, of a token those of its part of the file, and the error that ended them.
     fn leaves(mut body: FileBody, runtime: &tokio::runtime::Runtime) -> (Vec<u8>, Option<io::ErrorKind>) {
         let mut left = Vec::new();
         loop {

@@ -16,7 +16,7 @@ use crate::oci::{Digest, RepoName};
 use crate::store::{StoreError, StoredContent};
 use crate::telemetry::CacheOutcome;
 
-/// What is left at least for an answer without the store, after the store was tried: both together stay within 25 s.
+/// Least time for an answer without the store, after the store was tried: both together stay within 25 s.
 const BYPASS: Duration = Duration::from_secs(4);
 
 impl Proxy {

@@ -14,7 +14,7 @@ use crate::oci::{Digest, RepoName};
 use crate::store::{KeptList, ListKind, Page, Referrer};
 use crate::telemetry::CacheOutcome;
 
-/// How long a list may take where an older one can be served; it may have many pages.
+/// Longest time for a list if an older one can be served; it may have many pages.
 const LIST_REVALIDATION: Duration = Duration::from_secs(10);
 
 impl Proxy {

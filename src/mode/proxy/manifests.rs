@@ -54,7 +54,7 @@ impl Proxy {
         self.store().manifest_file(&home.cached, digest).await.ok()
     }
 
-    /// What is stored and needs no question to the upstream.
+    /// The stored manifest, if the upstream need not be asked.
     async fn believed(
         &self,
         cached: &RepoName,
@@ -82,7 +82,7 @@ impl Proxy {
         }
     }
 
-    /// Where a tag pointed when the upstream was asked last.
+    /// The digest that a tag pointed to when the upstream was asked last.
     async fn verified(&self, cached: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, ModeError> {
         let key = (cached.clone(), tag.clone());
         if let Some(known) = self.0.tags.get(&key) {

@@ -1,4 +1,4 @@
-//! Mode Proxy: what was fetched once is kept, and served when the upstream can't be asked.
+//! Mode Proxy: content that was fetched once is kept, and served when the upstream can't be asked.
 //!
 //! Everything learnt lies in the store under names of that upstream ([`RepoName::cached`]), so nothing learnt from one
 //! is ever served for another. `blobs`, `manifests` and `lists` are the three kinds of answers; what they share is here:
@@ -26,24 +26,24 @@ use crate::store::{ListKind, Page, Store, StoreError, VerifiedTag};
 use crate::telemetry::{CacheOutcome, Metrics, UpstreamCause, with_causes};
 use crate::upstream::Upstream;
 
-/// How long the upstream may take where something is stored that can be served instead.
+/// Longest wait for the upstream if something is stored that can be served instead.
 const REVALIDATION: Duration = Duration::from_secs(3);
 
 /// Tags whose state is held in memory; others are looked up in the tree.
 const TAGS_IN_MEMORY: usize = 10_000;
 
-/// What the cache believes for how long.
+/// Terms of the cache's belief.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxySettings {
-    /// A tag or list is not asked for again for so long.
+    /// Time during which a tag or list is not asked for again.
     pub tag_ttl: Duration,
-    /// A 404 of the upstream is believed for so long.
+    /// Time during which a 404 of the upstream is believed.
     pub negative_ttl: Duration,
-    /// A 404 of the upstream is repeated for so long while the upstream can't be asked.
+    /// Time during which a 404 of the upstream is repeated while the upstream can't be asked.
     pub stale_negative: Duration,
-    /// What was true so long ago at most is served when the upstream can't be asked; `None`: without end.
+    /// Largest age of what is served when the upstream can't be asked; `None`: any.
     pub max_stale: Option<Duration>,
-    /// What counts as "can't be asked".
+    /// The failures that count as "can't be asked".
     pub stale_on: Vec<UpstreamCause>,
 }
 
@@ -156,7 +156,7 @@ impl Proxy {
         self.0.settings.stale_on.contains(&cause).then_some(cause)
     }
 
-    /// How old what was true at `then` is, if it may be served because of `error`. Counts the answer.
+    /// Marks an answer that was true at `then` with its age, if it may be served because of `error`. Counts the answer.
     fn stale(&self, error: &ModeError, then: Timestamp) -> Option<Served<()>> {
         let cause = self.outage(error)?;
         let age = clock::now().since(then);
@@ -209,7 +209,7 @@ fn fault() -> ModeError {
     StoreError::Bug("a request to the upstream ended without an outcome".into()).into()
 }
 
-/// What the disk does not give is as good as not there: the upstream has it.
+/// A content that the disk does not give is as good as not there: the upstream has it.
 fn missed<T>(error: &StoreError) -> Result<Option<T>, StoreError> {
     if !matches!(error, StoreError::Io { .. }) {
         return Err(error.clone());
@@ -229,7 +229,7 @@ fn unwritten(error: &StoreError, what: &'static str) {
     }
 }
 
-/// Who waited for another's fetch was served by it, not by its own.
+/// A client that waited for another one's fetch was served by it, not by its own.
 fn joined<T>(mut served: Served<T>, began: bool) -> Served<T> {
     if !began && served.how.outcome == Some(CacheOutcome::Filled) {
         served.how.outcome = Some(CacheOutcome::Joined);
