@@ -1,4 +1,4 @@
-//! What the system said of a file.
+//! Errors of files and directories.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use std::sync::Arc;
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{operation} {path}")]
 pub struct FsError {
-    /// What was tried.
+    /// The operation that was tried.
     pub operation: &'static str,
-    /// On what.
+    /// The file or directory.
     pub path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     #[source]
     pub source: Arc<io::Error>,
 }

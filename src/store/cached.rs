@@ -1,14 +1,21 @@
-//! What mode Proxy asks of the store beside what every mode does: fills, leases, eviction, times of tags, kept lists.
+//! The store for mode Proxy, beside what every mode asks: fills, leases, eviction, times of tags, kept lists.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{
-    Blob, Evicted, Eviction, KeptList, Lease, ListKind, Page, PartialBlob, Store, StoreError, VerifiedTag, blocking,
-    change, contents, fills,
-};
+use super::contents::blob::Blob;
+use super::contents::changes::blocking;
+use super::contents::fills::{self, PartialBlob};
+use super::contents::open::open_content;
+use super::contents::uses::Lease;
+use super::error::StoreError;
+use super::face::Store;
+use super::repositories::eviction::{Evicted, Eviction, Evictor};
+use super::repositories::lists::{self, KeptList};
+use super::repositories::tags::{self, VerifiedTag};
+use super::stored::{ListKind, Page};
 use crate::fs::stat;
 use crate::oci::{Digest, RepoName, Tag, UpstreamId};
 
@@ -24,7 +31,7 @@ impl Store {
         limit: usize,
     ) -> Result<Page, StoreError> {
         let last = last.map(str::to_owned);
-        self.ask(move |store| store.listings.cached_repositories(upstream, last.as_deref(), limit)).await
+        self.ask(move |listings| listings.cached_repositories(upstream, last.as_deref(), limit)).await
     }
 
     /// Takes up the fill of a content, or begins it, and holds it. Reads and hashes what an earlier process left. While
@@ -33,16 +40,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::FillBusy`], or of the disk.
     pub async fn begin_fill(&self, digest: Digest) -> Result<PartialBlob, StoreError> {
-        let deadline = tokio::time::Instant::now() + fills::BUSY;
-        loop {
-            // Before the look: who lets go in between is heard.
-            let freed = self.0.fills.freed();
-            let begun = change(Arc::clone(&self.0), move |store| fills::begin(store, digest)).await;
-            if !matches!(begun, Err(StoreError::FillBusy(_))) || tokio::time::timeout_at(deadline, freed).await.is_err()
-            {
-                return begun;
-            }
-        }
+        fills::begin(&self.0.fills, &self.0.contents, digest).await
     }
 
     /// Whether `bytes` more would be taken now.
@@ -50,8 +48,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Full`].
     pub async fn admit(&self, bytes: u64) -> Result<(), StoreError> {
-        let store = Arc::clone(&self.0);
-        blocking(move || store.capacity.admit(bytes)).await
+        let contents = Arc::clone(&self.0.contents);
+        blocking(move || contents.capacity.admit(bytes)).await
     }
 
     /// Bytes that have to go before `bytes` more are taken; 0: none.
@@ -59,14 +57,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Bug`] only.
     pub async fn shortfall(&self, bytes: u64) -> Result<u64, StoreError> {
-        let store = Arc::clone(&self.0);
-        blocking(move || Ok(store.capacity.shortfall(bytes))).await
+        let contents = Arc::clone(&self.0.contents);
+        blocking(move || Ok(contents.capacity.shortfall(bytes))).await
     }
 
-    /// What a share of the cache is measured by, in bytes: the budget, or without one all that is stored.
+    /// Bytes that a share of the cache is measured by: the budget, or without one all that is stored.
     #[must_use]
     pub fn measure(&self) -> u64 {
-        self.0.capacity.measure()
+        self.0.contents.capacity.measure()
     }
 
     /// The lengths that manifests stored in the repository give for a blob. Reads all of them: for the rare case.
@@ -74,22 +72,22 @@ impl Store {
     /// # Errors
     /// Of the disk.
     pub async fn named_lengths(&self, repo: &RepoName, digest: Digest) -> Result<Vec<u64>, StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || store.named_lengths(&repo, &digest)).await
+        let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
+        blocking(move || manifests.named_lengths(&repo, &digest)).await
     }
 
-    /// Opens a content that is stored in some repository. Whoever asks has made sure that the client's repository may have
-    /// it: for when that can't be written down.
+    /// Opens a content that is stored in some repository. The caller has made sure that the client's repository may have it:
+    /// for when that can't be written down.
     ///
     /// # Errors
     /// [`StoreError::BlobUnknown`] if no repository has it, or of the disk.
     pub async fn content(&self, digest: Digest) -> Result<Blob, StoreError> {
-        let store = Arc::clone(&self.0);
+        let contents = Arc::clone(&self.0.contents);
         blocking(move || {
-            let path = store.layout.content(&digest);
-            let file = contents::open_content(&path)?.ok_or(StoreError::BlobUnknown)?;
+            let path = contents.layout.content(&digest);
+            let file = open_content(&path)?.ok_or(StoreError::BlobUnknown)?;
             let facts = file.metadata().map_err(StoreError::io("stat", &path))?;
-            if !facts.is_file() || store.damage.is_listed(&digest, facts.ino()) {
+            if !facts.is_file() || contents.damage.is_listed(&digest, facts.ino()) {
                 return Err(StoreError::BlobUnknown);
             }
             Ok(Blob::whole(file, facts.len()))
@@ -102,10 +100,10 @@ impl Store {
     /// # Errors
     /// Of the disk.
     pub async fn has_content(&self, digest: Digest) -> Result<bool, StoreError> {
-        let store = Arc::clone(&self.0);
+        let contents = Arc::clone(&self.0.contents);
         blocking(move || {
-            let found = stat(&store.layout.content(&digest))?;
-            Ok(found.is_some_and(|found| !store.damage.is_listed(&digest, found.ino())))
+            let found = stat(&contents.layout.content(&digest))?;
+            Ok(found.is_some_and(|found| !contents.damage.is_listed(&digest, found.ino())))
         })
         .await
     }
@@ -115,14 +113,14 @@ impl Store {
     /// # Errors
     /// Of the disk.
     pub async fn is_named(&self, repo: &RepoName, digest: Digest) -> Result<bool, StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || store.is_named(&repo, &digest)).await
+        let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
+        blocking(move || manifests.is_named(&repo, &digest)).await
     }
 
     /// Notes that the content is used now, and keeps it from eviction until the lease is dropped. Waits for nothing.
     #[must_use]
     pub fn lease(&self, digest: Digest) -> Lease {
-        Lease::take(&self.0, digest)
+        Lease::take(&self.0.uses, digest)
     }
 
     /// Notes that the content is used now. Waits for nothing.
@@ -136,16 +134,21 @@ impl Store {
     /// # Errors
     /// Of the disk.
     pub async fn evict(&self, wanted: Eviction) -> Result<Evicted, StoreError> {
-        change(Arc::clone(&self.0), move |store| store.evict(&wanted, crate::clock::now())).await
+        let store = Arc::clone(&self.0);
+        let evict = move || {
+            let evictor = Evictor { manifests: &store.manifests, fills: &store.fills, uses: &store.uses };
+            evictor.evict(&wanted, crate::clock::now())
+        };
+        self.0.contents.change(evict).await
     }
 
-    /// Where a tag points, and when that was last known to be true.
+    /// The digest that a tag points at, and when that was last known to be true.
     ///
     /// # Errors
     /// Of the disk.
     pub async fn verified_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<VerifiedTag>, StoreError> {
-        let (store, repo, tag) = (Arc::clone(&self.0), repo.clone(), tag.clone());
-        blocking(move || store.verified_tag(&repo, &tag)).await
+        let (contents, repo, tag) = (Arc::clone(&self.0.contents), repo.clone(), tag.clone());
+        blocking(move || tags::verified_tag(&contents, &repo, &tag)).await
     }
 
     /// Notes that a tag was found to be true now.
@@ -153,8 +156,9 @@ impl Store {
     /// # Errors
     /// Of the disk.
     pub async fn verify_tag(&self, repo: &RepoName, tag: &Tag) -> Result<(), StoreError> {
-        let (store, repo, tag) = (Arc::clone(&self.0), repo.clone(), tag.clone());
-        change(store, move |store| store.verify_tag(&repo, &tag, crate::clock::now())).await
+        let (contents, repo, tag) = (Arc::clone(&self.0.contents), repo.clone(), tag.clone());
+        let verify = move || tags::verify_tag(&contents.layout, &repo, &tag, crate::clock::now());
+        self.0.contents.change(verify).await
     }
 
     /// Keeps a list as the upstream gave it.
@@ -162,8 +166,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Full`], or of the disk.
     pub async fn keep_list(&self, repo: &RepoName, kind: ListKind, bytes: Bytes) -> Result<(), StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        change(store, move |store| store.keep_list(&repo, kind, &bytes)).await
+        let (contents, repo) = (Arc::clone(&self.0.contents), repo.clone());
+        self.0.contents.change(move || lists::keep(&contents, &repo, kind, &bytes)).await
     }
 
     /// A list that was kept.
@@ -171,8 +175,8 @@ impl Store {
     /// # Errors
     /// Of the disk.
     pub async fn kept_list(&self, repo: &RepoName, kind: ListKind) -> Result<Option<KeptList>, StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || store.kept_list(&repo, kind)).await
+        let (contents, repo) = (Arc::clone(&self.0.contents), repo.clone());
+        blocking(move || lists::kept(&contents, &repo, kind)).await
     }
 
     /// Forgets a kept list.
@@ -180,7 +184,7 @@ impl Store {
     /// # Errors
     /// Of the disk.
     pub async fn drop_list(&self, repo: &RepoName, kind: ListKind) -> Result<(), StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        change(store, move |store| store.drop_list(&repo, kind)).await
+        let (contents, repo) = (Arc::clone(&self.0.contents), repo.clone());
+        self.0.contents.change(move || lists::forget(&contents, &repo, kind)).await
     }
 }

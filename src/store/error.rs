@@ -1,4 +1,4 @@
-//! What can go wrong on the disk.
+//! Errors of the disk, and refusals for lack of room.
 
 use std::fmt;
 use std::io;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::fs::FsError;
 use crate::oci::{Digest, UploadId};
 
-/// Why nothing can be written, for lack of room mostly. What is stored is read all the same. Displayed: what does not fit and
-/// what is left, a sentence without its end.
+/// A reason why nothing can be written, lack of room mostly. Stored content is read all the same. Displayed: what does not fit
+/// and what is left, a sentence without its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// `store.maxBytes` would be exceeded.
@@ -150,22 +150,22 @@ pub enum StoreError {
     /// The process, or the system, has no file descriptor left (`EMFILE`, `ENFILE`). The disk is not at fault.
     #[error("no file descriptor is left to {operation} {path}")]
     Descriptors {
-        /// What was tried.
+        /// The operation that was tried.
         operation: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: Arc<io::Error>,
     },
     /// The disk failed.
     #[error("{operation} {path}")]
     Io {
-        /// What was tried.
+        /// The operation that was tried.
         operation: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: Arc<io::Error>,
     },
@@ -186,7 +186,7 @@ impl StoreError {
         Self::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 
-    /// What the system said of why it writes nothing, if that is why; see [`super::capacity::Capacity::explain`].
+    /// The system's reason for writing nothing, if that is the error; see [`super::contents::capacity::Capacity::explain`].
     pub(super) fn unwritable(&self) -> Option<Unwritable> {
         let Self::Io { source, .. } = self else { return None };
         match source.kind() {

@@ -26,7 +26,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::lists::ListKind;
+use super::stored::ListKind;
 use crate::oci::{Algorithm, Digest, RepoName, Tag, UploadId};
 
 /// How a content belongs to a repository.
@@ -179,7 +179,7 @@ impl Layout {
         self.upload(id).join("state")
     }
 
-    /// Where the state is written before it takes its place.
+    /// The file in which the state is written before it takes its place.
     pub(super) fn upload_state_in_making(&self, id: UploadId) -> PathBuf {
         self.upload(id).join("state.new")
     }
@@ -202,7 +202,7 @@ impl Layout {
         self.root.join("index.stamp")
     }
 
-    /// Where the last index that could not be read is kept for whoever wants to know why.
+    /// The last index that could not be read, kept for whoever wants to know why.
     pub(super) fn index_bad(&self) -> PathBuf {
         self.root.join("index.bad")
     }
@@ -211,7 +211,7 @@ impl Layout {
         self.root.join("keys")
     }
 
-    /// Where another registry (CNCF distribution, and Deckhouse's earlier registry) keeps its store.
+    /// The store of another registry (CNCF distribution, and Deckhouse's earlier registry).
     pub(super) fn foreign(&self) -> PathBuf {
         self.root.join("docker/registry/v2")
     }

@@ -1,39 +1,53 @@
-//! What looks after the store beside requests: the count after an unclean stop, the reaping of uploads and fills, the
+//! Work beside requests: the count after an unclean stop, the reaping of uploads and fills, the
 //! writing down of uses.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
-use super::capacity::FOLDERS;
-use super::{Inner, Refusal, StoreError, blocking};
+use super::contents::changes::blocking;
+use super::contents::files::Contents;
+use super::contents::fills::Fills;
+use super::contents::uploads::table::Uploads;
+use super::contents::uses::Uses;
+use super::error::{Refusal, StoreError};
+use super::repositories::manifests::Manifests;
 use crate::clock::Timestamp;
 use crate::jobs::{Job, JobError, Run, Schedule};
 
 /// Pause between two looks for abandoned uploads.
 const REAP_EVERY: Duration = Duration::from_secs(60);
 
-impl Inner {
+/// The parts that are looked after.
+#[derive(Clone, Debug)]
+pub(super) struct Maintenance {
+    pub(super) contents: Arc<Contents>,
+    pub(super) manifests: Arc<Manifests>,
+    pub(super) uploads: Arc<Uploads>,
+    pub(super) fills: Arc<Fills>,
+    pub(super) uses: Arc<Uses>,
+}
+
+impl Maintenance {
     /// Removes abandoned uploads and fills; says how many. Blocking.
     pub(super) fn reap(&self, now: Timestamp) -> Result<usize, StoreError> {
-        let idle = self.capacity.limits().upload_idle;
-        let (fills, _) = self.fills.reap(self.ops(), Some(idle), now)?;
-        Ok(fills + self.uploads.reap(self.ops(), idle, now)?)
+        let idle = self.contents.capacity.limits().upload_idle;
+        let (fills, _) = self.fills.reap(&self.contents, Some(idle), now)?;
+        Ok(fills + self.uploads.reap(&self.contents, idle, now)?)
     }
 
     /// Writes next to nothing, so that a file system that takes no write any more is known of before somebody needs it, and
     /// one that takes some again too. Blocking.
     fn try_to_write(&self) {
-        let tried = if self.capacity.is_to_be_tried() {
+        let Contents { layout, disk, capacity, .. } = &*self.contents;
+        let tried = if capacity.is_to_be_tried() {
             // An inode may be what is wanted.
-            self.disk.write_temporary(self.layout.temporary(), &[0; 4096]).map(drop)
+            disk.write_temporary(layout.temporary(), &[0; 4096]).map(drop)
         } else {
-            self.disk.touch_directory(&self.layout.temporaries())
+            disk.touch_directory(&layout.temporaries())
         };
         match tried {
-            Ok(()) => self.capacity.note_tried(),
-            Err(error) => match self.capacity.explain(error.into()) {
+            Ok(()) => capacity.note_tried(),
+            Err(error) => match capacity.explain(error.into()) {
                 StoreError::Full(_) => {}
                 error => {
                     tracing::error!(error = %crate::telemetry::with_causes(&error), "the store's disk takes no write");
@@ -42,53 +56,38 @@ impl Inner {
         }
     }
 
-    /// Where damage was found the note of a clean stop is wrong by what went. Blocking.
+    /// Removes the note of a clean stop where damage was found: it is wrong by the bytes that went. Blocking.
     pub(super) fn forget_doubtful(&self) {
-        if self.damage.is_doubtful()
-            && let Err(error) = self.noted.forget(&self.layout, &self.disk)
+        let Contents { layout, disk, damage, changes, .. } = &*self.contents;
+        if damage.is_doubtful()
+            && let Err(error) = changes.forget_note(layout, disk)
         {
             tracing::warn!(error = %crate::telemetry::with_causes(&error), "what the store uses is noted and not true any more");
         }
     }
-
-    /// Adds up all contents, and says so if it takes long. Blocking.
-    pub(super) fn count(&self, stop: &CancellationToken) -> Result<(), StoreError> {
-        if self.capacity.all_counted() {
-            return Ok(());
-        }
-        let progress = crate::telemetry::Progress::new("counting the store's content");
-        for folder in 0..FOLDERS {
-            if stop.is_cancelled() {
-                return Ok(());
-            }
-            self.ops().count_folder(folder)?;
-            progress.tick(folder as u64 + 1, Some(FOLDERS as u64));
-        }
-        self.capacity.set_all_counted();
-        Ok(())
-    }
 }
 
 /// Counts what an unclean stop left uncounted; reaps uploads; writes uses down; keeps the index's size in view.
-pub(super) struct Maintenance {
-    store: Arc<Inner>,
+#[derive(Debug)]
+pub(super) struct Maintain {
+    parts: Maintenance,
     was_read_only: bool,
 }
 
-impl Maintenance {
-    pub(super) const fn new(store: Arc<Inner>) -> Self {
-        Self { store, was_read_only: false }
+impl Maintain {
+    pub(super) const fn new(parts: Maintenance) -> Self {
+        Self { parts, was_read_only: false }
     }
 
     /// Says it when the file system takes no write any more, or takes one again.
     async fn look_whether_read_only(&mut self) {
-        let inner = Arc::clone(&self.store);
-        let looked = blocking(move || Ok(inner.capacity.usage().refusal == Some(Refusal::ReadOnly)));
+        let contents = Arc::clone(&self.parts.contents);
+        let looked = blocking(move || Ok(contents.capacity.usage().refusal == Some(Refusal::ReadOnly)));
         let Ok(read_only) = looked.await else { return };
         if read_only == std::mem::replace(&mut self.was_read_only, read_only) {
             return;
         }
-        let path = self.store.layout.root().display();
+        let path = self.parts.contents.layout.root().display();
         if read_only {
             tracing::error!(
                 %path,
@@ -100,7 +99,7 @@ impl Maintenance {
     }
 }
 
-impl Job for Maintenance {
+impl Job for Maintain {
     const NAME: &'static str = "store-maintenance";
 
     fn schedule(&self) -> Schedule {
@@ -108,20 +107,20 @@ impl Job for Maintenance {
     }
 
     async fn run(&mut self, run: Run) -> Result<(), JobError> {
-        let inner = Arc::clone(&self.store);
+        let parts = self.parts.clone();
         let round = blocking(move || {
-            let counted = inner.count(run.stop());
-            inner.capacity.set_index_bytes(inner.listings.size_on_disk());
-            inner.try_to_write();
-            if inner.capacity.usage().refusal == Some(Refusal::ReadOnly) {
-                // What was noted of uses waits until they can be written down.
+            let counted = parts.contents.count(run.stop());
+            parts.contents.capacity.set_index_bytes(parts.manifests.listings.size_on_disk());
+            parts.try_to_write();
+            if parts.contents.capacity.usage().refusal == Some(Refusal::ReadOnly) {
+                // Noted uses wait until they can be written down.
                 return counted.map(|()| 0);
             }
-            inner.forget_doubtful();
+            parts.forget_doubtful();
             // A disk that can't be counted still has uploads to reap.
             let now = crate::clock::now();
-            inner.write_uses();
-            let reaped = inner.reap(now)?;
+            parts.uses.write_down(|digest| parts.contents.layout.content(digest));
+            let reaped = parts.reap(now)?;
             counted.map(|()| reaped)
         });
         let tidied = round.await;

@@ -3,12 +3,10 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::StoreError;
+use super::error::StoreError;
 use super::layout::Layout;
 use crate::fs::{Disk, is_absence, stat};
 use crate::oci::Algorithm;
@@ -29,7 +27,7 @@ pub(super) struct Opened {
     pub(super) fresh: bool,
 }
 
-/// Where a folder without marker may become a store.
+/// The directories without marker that may become a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LayOut {
     /// Nowhere: `store.mustExist`.
@@ -227,35 +225,6 @@ fn empty_temporaries(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
 /// The note of a clean stop: bytes of all contents. Without it they are counted.
 pub(super) fn usage(layout: &Layout) -> Option<u64> {
     std::fs::read_to_string(layout.usage()).ok().and_then(|text| text.trim().parse().ok())
-}
-
-/// Whether that note is on the disk. It stays until the first change, so a store that can't be written is not counted at
-/// each start.
-#[derive(Debug)]
-pub(super) struct Noted {
-    is_there: AtomicBool,
-    removing: Mutex<()>,
-}
-
-impl Noted {
-    pub(super) fn new(layout: &Layout) -> Self {
-        Self { is_there: AtomicBool::new(layout.usage().exists()), removing: Mutex::default() }
-    }
-
-    /// Removes the note, durably, if it is there; before anything is changed.
-    pub(super) fn forget(&self, layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
-        if !self.is_there.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let _removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_there.load(Ordering::Acquire) {
-            let path = layout.usage();
-            disk.unlink(&path)?;
-            disk.sync_directory_of(&path)?;
-            self.is_there.store(false, Ordering::Release);
-        }
-        Ok(())
-    }
 }
 
 /// The folder of keys that the server makes, laid out where it is missing. On a read-only file system it may be missing:

@@ -1,16 +1,16 @@
-//! What a store is opened with, and what it says of its room.
+//! Options and limits of a store, and its use of room.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Refusal;
+use super::error::Refusal;
 
 /// How much of the file system stays free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserve {
-    /// So many bytes.
+    /// In bytes.
     Bytes(u64),
-    /// So many percent of the file system's size.
+    /// In percent of the file system's size.
     Percent(u8),
 }
 
@@ -25,18 +25,18 @@ impl Reserve {
     }
 }
 
-/// What a store is opened with.
+/// Options that a store is opened with.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// The data folder.
     pub dir: PathBuf,
     /// Most bytes the store may use, index and uploads counted in; `None`: no budget.
     pub max_bytes: Option<u64>,
-    /// What every write leaves free on the file system.
+    /// Space that every write leaves free on the file system.
     pub reserve: Reserve,
     /// Refuse a folder without marker instead of laying it out.
     pub must_exist: bool,
-    /// An upload that got no byte for so long is reaped.
+    /// Time without a byte after which an upload is reaped.
     pub upload_idle: Duration,
     /// Most bytes a second that are sent to the disk, of blobs; `None`: as fast as it takes them, one turn at a time.
     pub write_rate: Option<u64>,
@@ -55,7 +55,7 @@ impl StoreOptions {
     }
 }
 
-/// What may be changed while the store is open.
+/// Limits that may be changed while the store is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
     /// As [`StoreOptions::max_bytes`].

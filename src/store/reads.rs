@@ -1,23 +1,25 @@
-//! Reads of blobs: each is opened under the repository's name, compared with the list of damaged contents and with the length
-//! that descriptors give; a small one is hashed once and then answered from memory.
+//! Reads: blobs, manifests, lists.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::contents::{Contents, Looked, SMALL};
-use super::damage::{Condemned, Verdict};
-use super::layout::Membership;
-use super::{Blob, Inner, Store, StoreError, StoredContent, blocking};
-use crate::oci::{Digest, RepoName};
-use crate::telemetry::{DamageCause, DamageSample};
+use super::contents::blob::Blob;
+use super::contents::changes::blocking;
+use super::error::StoreError;
+use super::face::Store;
+use super::repositories::blobs::StoredContent;
+use super::repositories::index::{IndexError, IndexedReferrer, Referrer};
+use super::repositories::listings::Listings;
+use super::repositories::manifests::Found;
+use super::repositories::memory::CACHED_MANIFEST;
+use super::repositories::walk::holds_anything;
+use super::stored::{Page, StoredManifest};
+use crate::oci::{Digest, Reference, RepoName};
 
-/// Longest wait of a reader while a blob is hashed whose length is not its descriptor's. Then it gets the bytes that are there:
-/// its own check of the digest fails, if the descriptor was right.
-const EXAMINATION: Duration = Duration::from_secs(15);
+/// Seconds after which a client that hears that the index is being rebuilt asks again.
+const INDEX_RETRY: u64 = 5;
 
 impl Store {
     /// A blob of a repository: small ones from memory, others opened.
@@ -25,25 +27,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::BlobUnknown`] if it is not the repository's, or is damaged; of the disk.
     pub async fn blob_content(&self, repo: &RepoName, digest: Digest) -> Result<StoredContent, StoreError> {
-        let memory = &self.0.memory;
-        if let Some(bytes) = memory.blob(repo, &digest) {
-            return Ok(StoredContent::Memory(bytes));
-        }
-        let read_at = memory.stable_deletions(repo);
-        let blob = self.blob(repo, digest).await?;
-        if blob.length() > SMALL {
-            return Ok(StoredContent::File(blob));
-        }
-        let (bytes, blob) = match blob.read_now() {
-            Some(bytes) => (bytes, blob),
-            None => self.read_from_disk(repo, digest, blob).await?,
-        };
-        // Hashed before it is kept: from then on memory answers for it, and nothing looks at the file.
-        if digest.algorithm().digest(&bytes) != digest {
-            return Err(self.condemned(repo, digest, blob).await);
-        }
-        memory.keep_blob(repo, &digest, bytes.clone(), read_at);
-        Ok(StoredContent::Memory(bytes))
+        self.0.blobs.content(repo, digest).await
+    }
+
+    /// A small blob of a repository if it is in memory. Waits for nothing.
+    #[must_use]
+    pub fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Bytes> {
+        self.0.manifests.memory.blob(repo, digest)
     }
 
     /// Opens a blob of a repository. One whose length is not that of its descriptor is hashed first, for up to 15 s.
@@ -51,117 +41,140 @@ impl Store {
     /// # Errors
     /// [`StoreError::BlobUnknown`] if it is not the repository's, or is damaged; of the disk.
     pub async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<Blob, StoreError> {
-        let (blob, is_odd) = self.open_blob(repo, digest).await?;
-        if is_odd { self.examined(repo, digest, blob).await } else { Ok(blob) }
+        self.0.blobs.open(repo, digest).await
     }
 
     /// Notes that the file of a stored blob could not be read while it was sent. Waits for nothing; the file is read again
     /// 10 s later. It is let go then if no name of the store leads to it any more.
     pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &File, error: &std::io::Error) {
-        let path = self.0.layout.member(repo, Membership::Blob, digest);
-        self.0.ops().suspect(digest, file, &path, error);
+        self.0.blobs.note_unreadable(repo, digest, file, error);
     }
 
-    /// What is known of damage.
+    /// The manifest behind a reference if it is in memory, and whether it is known to be whole as
+    /// [`Store::missing_references`] means it. Waits for nothing.
     #[must_use]
-    pub fn damage(&self) -> DamageSample {
-        self.0.damage.sample()
+    pub fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<(StoredManifest, bool)> {
+        self.0.manifests.manifest_now(repo, reference)
     }
 
-    /// The open blob, and whether its length is another than a descriptor says.
-    async fn open_blob(&self, repo: &RepoName, digest: Digest) -> Result<(Blob, bool), StoreError> {
-        let file = match self.0.contents.open_now(repo, Membership::Blob, &digest) {
-            Looked::Found(file) => Some(file),
-            Looked::Absent => None,
-            Looked::Unknown => {
-                let (store, repo) = (Arc::clone(&self.0), repo.clone());
-                blocking(move || Contents::open(&store.layout, &repo, Membership::Blob, &digest)).await?
-            }
-        };
-        let mut file = file.ok_or(StoreError::BlobUnknown)?;
-        let path = || self.0.layout.member(repo, Membership::Blob, &digest);
-        let look = |file: &File| file.metadata().map_err(|error| StoreError::io("stat", &path())(error));
-        let mut facts = look(&file)?;
-        if self.0.damage.is_listed(&digest, facts.ino()) {
-            let (store, repo) = (Arc::clone(&self.0), repo.clone());
-            let mended = blocking(move || store.open_mended(&repo, digest)).await?;
-            file = mended.ok_or(StoreError::BlobUnknown)?;
-            facts = look(&file)?;
+    /// The manifest behind a reference, whether or not what it names is there.
+    ///
+    /// # Errors
+    /// [`StoreError::ManifestUnknown`], or of the disk.
+    pub async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<StoredManifest, StoreError> {
+        if let Some((stored, _)) = self.0.manifests.manifest_now(repo, reference) {
+            return Ok(stored);
         }
-        if !facts.is_file() {
-            return Err(StoreError::damaged(&path(), "not a file"));
-        }
-        let is_odd = self.0.damage.is_length_odd(&digest, &facts);
-        Ok((Blob::whole(file, facts.len()), is_odd))
-    }
-
-    /// Hashes a blob whose length is odd: one at a time, and once for all who wait.
-    async fn examined(&self, repo: &RepoName, digest: Digest, blob: Blob) -> Result<Blob, StoreError> {
-        let path = self.0.layout.member(repo, Membership::Blob, &digest);
-        let (store, examinee) = (Arc::clone(&self.0), blob.unleased());
-        let examination = async move {
-            let turn = store.damage.turn().await;
-            blocking(move || {
-                let verdict = store.examine_odd(&digest, &examinee, &path);
-                drop(turn);
-                Ok((verdict, path))
-            })
-            .await
-        };
-        let Ok(outcome) = tokio::time::timeout(EXAMINATION, examination).await else { return Ok(blob) };
-        match outcome? {
-            (Verdict::Sound | Verdict::Unread, _) => Ok(blob),
-            (Verdict::DiskFault, path) => {
-                Err(StoreError::damaged(&path, "the stored blob is not what its digest says"))
-            }
-            (Verdict::Absent, _) => self.open_blob(repo, digest).await.map(|(blob, _)| blob),
+        let (manifests, asked, reference) = (Arc::clone(&self.0.manifests), repo.clone(), reference.clone());
+        match blocking(move || manifests.manifest(&asked, &reference)).await? {
+            Found::Here(stored) => Ok(stored),
+            Found::Large(digest, size) => self.0.large.manifest(&self.0.manifests, repo, digest, size).await,
         }
     }
 
-    /// The bytes of a small blob, after a wait for the disk.
-    async fn read_from_disk(&self, repo: &RepoName, digest: Digest, blob: Blob) -> Result<(Bytes, Blob), StoreError> {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        blocking(move || match blob.read() {
-            Ok(bytes) => Ok((bytes, blob)),
-            Err(error) => {
-                let path = store.layout.member(&repo, Membership::Blob, &digest);
-                store.ops().suspect(&digest, blob.file(), &path, &error);
-                Err(StoreError::io("read", &path)(error))
-            }
+    /// Opens the file of a manifest, whose bytes [`Store::manifest`] has held against its digest. For large ones: whoever
+    /// reads slowly holds no memory then.
+    ///
+    /// # Errors
+    /// [`StoreError::ManifestUnknown`], or of the disk.
+    pub async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Result<Blob, StoreError> {
+        let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
+        blocking(move || {
+            let (file, path) = manifests.open_manifest(&repo, digest)?.ok_or(StoreError::ManifestUnknown)?;
+            let length = file.metadata().map_err(StoreError::io("stat", &path))?.len();
+            Ok(Blob::whole(file, length))
         })
         .await
     }
 
-    /// Puts a small blob whose bytes are wrong on the list; the answer is its reader's error.
-    async fn condemned(&self, repo: &RepoName, digest: Digest, blob: Blob) -> StoreError {
-        let (store, repo) = (Arc::clone(&self.0), repo.clone());
-        let condemned = blocking(move || {
-            let path = store.layout.member(&repo, Membership::Blob, &digest);
-            let facts = blob.file().metadata().map_err(StoreError::io("stat", &path))?;
-            match store.ops().condemn(&digest, &facts, &path, DamageCause::Hash) {
-                Condemned::Listed | Condemned::Gone => Err(StoreError::BlobUnknown),
-                Condemned::DiskFault => Err(StoreError::damaged(&path, "the stored blob is not what its digest says")),
+    /// Whether a manifest of `bytes` bytes is too large to be kept in memory; such a one is better sent from its file.
+    #[must_use]
+    pub const fn is_large_manifest(bytes: usize) -> bool {
+        bytes > CACHED_MANIFEST
+    }
+
+    /// The digests that the manifest references, down to the last child, and the repository lacks; empty when it is whole.
+    /// At most 100 digests are listed. Those who ask at once share one walk, and a verdict is remembered: that it is whole
+    /// until something in the repository is deleted, that it is not until something is added. Safe to drop: the walk goes
+    /// on for who asks next.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn missing_references(
+        &self,
+        repo: &RepoName,
+        stored: &StoredManifest,
+    ) -> Result<Vec<Digest>, StoreError> {
+        Ok(self.0.references.missing(repo, stored).await?.to_vec())
+    }
+
+    /// Whether the repository holds a manifest, a tag or a blob.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn repository_exists(&self, repo: &RepoName) -> Result<bool, StoreError> {
+        let (contents, repo) = (Arc::clone(&self.0.contents), repo.clone());
+        blocking(move || Ok(holds_anything(&contents.layout, &repo))).await
+    }
+
+    /// A page of the repository's tags in byte order, after `last`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::IndexNotReady`].
+    pub async fn tags(&self, repo: &RepoName, last: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        let (repo, last) = (repo.clone(), last.map(str::to_owned));
+        self.ask(move |listings| listings.tags(&repo, last.as_deref(), limit)).await
+    }
+
+    /// A page of the repositories that hold a manifest, in byte order, without those learnt from an upstream.
+    ///
+    /// # Errors
+    /// [`StoreError::IndexNotReady`].
+    pub async fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        let last = last.map(str::to_owned);
+        self.ask(move |listings| listings.repositories(last.as_deref(), limit)).await
+    }
+
+    /// The manifests of the repository whose subject is `subject`, in order of digest, after `last`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::IndexNotReady`].
+    pub async fn referrers(
+        &self,
+        repo: &RepoName,
+        subject: Digest,
+        last: Option<Digest>,
+        limit: usize,
+    ) -> Result<Vec<Referrer>, StoreError> {
+        let asked = repo.clone();
+        let found = self.ask(move |listings| listings.referrers(&asked, subject, last, limit)).await?;
+        let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
+        blocking(move || {
+            let mut referrers = Vec::with_capacity(found.len());
+            for entry in found {
+                match entry {
+                    IndexedReferrer::Whole(referrer) if manifests.is_damaged(&repo, &referrer.digest)? => {}
+                    IndexedReferrer::Whole(referrer) => referrers.push(referrer),
+                    IndexedReferrer::DigestOnly(digest) => {
+                        referrers.extend(manifests.find_manifest(&repo, digest)?.as_ref().map(Referrer::of));
+                    }
+                }
             }
-        });
-        condemned.await.map_or_else(|error| error, |never: std::convert::Infallible| match never {})
-    }
-}
-
-impl Inner {
-    /// Opens a blob whose name leads to a damaged file, if there is a whole one. Blocking.
-    fn open_mended(&self, repo: &RepoName, digest: Digest) -> Result<Option<File>, StoreError> {
-        if !self.mend(repo, Membership::Blob, &digest)? {
-            return Ok(None);
-        }
-        let file = Contents::open(&self.layout, repo, Membership::Blob, &digest)?;
-        Ok(file.filter(|file| !self.damage.is_listed_file(&digest, file)))
+            Ok(referrers)
+        })
+        .await
     }
 
-    /// Whether the repository has the manifest only as a damaged file. Blocking.
-    pub(super) fn is_damaged_manifest(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
-        if !self.damage.has(digest) {
-            return Ok(false);
-        }
-        Ok(!self.mend(repo, Membership::Manifest, digest)?)
+    /// Asks the index on a blocking thread.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Listings) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let manifests = Arc::clone(&self.0.manifests);
+        // The index logs its own failures and is rebuilt; to the client there just is none now.
+        blocking(move || {
+            question(&manifests.listings).map_err(|_| StoreError::IndexNotReady { retry_after: INDEX_RETRY })
+        })
+        .await
     }
 }

@@ -1,20 +1,10 @@
-//! Answers of the store.
+//! Manifests and pages as they are read from the store, and the kinds of kept lists.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Blob;
 use crate::oci::{Digest, Manifest};
-
-/// A blob as it is read.
-#[derive(Debug)]
-pub enum StoredContent {
-    /// A small one (image configurations): to open its file for every reader costs more than to keep its bytes.
-    Memory(Bytes),
-    /// Any other.
-    File(Blob),
-}
 
 /// A manifest as stored.
 #[derive(Clone, Debug)]
@@ -23,7 +13,7 @@ pub struct StoredManifest {
     pub digest: Digest,
     /// The bytes as they were pushed.
     pub bytes: Bytes,
-    /// The bytes, parsed.
+    /// Their parsed form.
     pub manifest: Arc<Manifest>,
 }
 
@@ -34,4 +24,22 @@ pub struct Page {
     pub entries: Vec<String>,
     /// Whether more follow.
     pub more: bool,
+}
+
+/// Which list of a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListKind {
+    /// Its tags.
+    Tags,
+    /// The referrers of a manifest.
+    Referrers(Digest),
+}
+
+impl ListKind {
+    pub(super) fn file_name(self) -> String {
+        match self {
+            Self::Tags => "tags".into(),
+            Self::Referrers(subject) => format!("referrers-{}-{}", subject.algorithm(), subject.hex()),
+        }
+    }
 }

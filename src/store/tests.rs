@@ -12,19 +12,26 @@ mod uploads;
 mod walks;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
 use testkit::media_type::{CONFIG, LAYER};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::walk::{Members, Repositories, SkippedEntries, Tags};
+use super::face::Parts;
+use super::layout::{Layout, Membership};
+use super::repositories::walk::{Members, Repositories, SkippedEntries, Tags};
 use super::*;
 use crate::clock::Timestamp;
-use crate::oci::Manifest;
+use crate::fs::Disk;
+use crate::jobs::Runner;
+use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId};
 
 /// Opens (and lays out) a store in `dir` that refuses nothing.
 pub(super) fn store(dir: &Path) -> Store {
@@ -115,67 +122,69 @@ fn files_in(folder: &Path) -> Vec<std::path::PathBuf> {
 /// No temporary file, no upload without bytes and note, every content is what its name says and belongs to
 /// someone, every membership has a content, every tag a manifest, and the use is the sum of what is there.
 fn assert_tidy(store: &Store) {
-    let inner = &store.0;
-    assert_eq!(files_in(&inner.layout.temporaries()), Vec::<std::path::PathBuf>::new());
+    let parts = &store.0;
+    assert_eq!(files_in(&parts.contents.layout.temporaries()), Vec::<std::path::PathBuf>::new());
     assert_eq!(damaged_names(store), Vec::<std::path::PathBuf>::new());
     assert_eq!(store.damage().contents, 0, "the list has an entry");
     let mut used = 0;
-    for upload in files_in(&inner.layout.uploads()) {
+    for upload in files_in(&parts.contents.layout.uploads()) {
         let id = upload.file_name().unwrap().to_str().unwrap().parse().unwrap();
-        assert!(inner.layout.upload_state(id).is_file(), "{upload:?} is left");
-        used += std::fs::metadata(inner.layout.upload_data(id)).unwrap().len() + super::uploads::FOOTPRINT;
+        assert!(parts.contents.layout.upload_state(id).is_file(), "{upload:?} is left");
+        used += std::fs::metadata(parts.contents.layout.upload_data(id)).unwrap().len()
+            + super::contents::uploads::table::FOOTPRINT;
     }
-    used += super::fills::bytes_on_disk(&inner.layout).unwrap();
+    used += super::contents::fills::bytes_on_disk(&parts.contents.layout).unwrap();
     let mut links = HashMap::new();
     for algorithm in Algorithm::ALL {
         for first in 0..=u8::MAX {
-            for path in files_in(&inner.layout.content_folder(algorithm, first)) {
+            for path in files_in(&parts.contents.layout.content_folder(algorithm, first)) {
                 let content = std::fs::read(&path).unwrap();
                 used += content.len() as u64;
                 let digest = algorithm.digest(&content);
-                assert_eq!(path, inner.layout.content(&digest));
+                assert_eq!(path, parts.contents.layout.content(&digest));
                 links.insert(digest, std::fs::metadata(&path).unwrap().nlink() - 1);
             }
         }
     }
     let skipped = SkippedEntries::default();
-    for repo in Repositories::new(&inner.layout, &skipped) {
-        for digest in Members::manifests(&inner.layout, &repo, &skipped) {
+    for repo in Repositories::new(&parts.contents.layout, &skipped) {
+        for digest in Members::manifests(&parts.contents.layout, &repo, &skipped) {
             *links.get_mut(&digest).unwrap() -= 1;
         }
         for algorithm in Algorithm::ALL {
-            let blobs = inner.layout.members(&repo, Membership::Blob, algorithm);
+            let blobs = parts.contents.layout.members(&repo, Membership::Blob, algorithm);
             for path in if blobs.exists() { files_in(&blobs) } else { Vec::new() } {
                 let digest = Digest::from_hex(algorithm, path.file_name().unwrap().to_str().unwrap()).unwrap();
                 *links.get_mut(&digest).unwrap() -= 1;
             }
         }
-        for tag in Tags::new(&inner.layout, &repo, &skipped) {
-            let target = std::fs::read_to_string(inner.layout.tag(&repo, &tag)).unwrap();
-            let manifest = inner.layout.member(&repo, Membership::Manifest, &target.trim_end().parse().unwrap());
+        for tag in Tags::new(&parts.contents.layout, &repo, &skipped) {
+            let target = std::fs::read_to_string(parts.contents.layout.tag(&repo, &tag)).unwrap();
+            let manifest =
+                parts.contents.layout.member(&repo, Membership::Manifest, &target.trim_end().parse().unwrap());
             assert!(manifest.is_file(), "{repo}:{tag} points at nothing");
         }
     }
     assert_eq!(skipped.count(), 0);
     assert!(links.values().all(|&left| left == 0), "links that nobody has: {links:?}");
-    let nobody = files_of_nobody(inner);
+    let nobody = files_of_nobody(parts);
     assert_eq!(nobody, Vec::<std::path::PathBuf>::new(), "contents that no repository has");
     if let Some(counted) = store.usage().used {
-        assert_eq!(counted - inner.capacity.index_bytes(), used);
+        assert_eq!(counted - parts.contents.capacity.index_bytes(), used);
     }
 }
 
 /// The list of damaged contents as it stands on the disk.
 fn damaged_names(store: &Store) -> Vec<std::path::PathBuf> {
-    let folders = Algorithm::ALL.into_iter().map(|algorithm| store.0.layout.damaged_of(algorithm));
+    let folders = Algorithm::ALL.into_iter().map(|algorithm| store.0.contents.layout.damaged_of(algorithm));
     folders.filter(|folder| folder.is_dir()).flat_map(|folder| files_in(&folder)).collect()
 }
 
-fn files_of_nobody(inner: &Inner) -> Vec<std::path::PathBuf> {
+fn files_of_nobody(parts: &Parts) -> Vec<std::path::PathBuf> {
     let folders = Algorithm::ALL
         .into_iter()
         .flat_map(|algorithm| (0..=u8::MAX).map(move |first| (algorithm, first)))
-        .map(|(algorithm, first)| inner.layout.content_folder(algorithm, first));
+        .map(|(algorithm, first)| parts.contents.layout.content_folder(algorithm, first));
     let files = folders.flat_map(|folder| files_in(&folder));
     files.filter(|path| std::fs::metadata(path).unwrap().nlink() == 1).collect()
 }

@@ -24,7 +24,7 @@ async fn what_is_no_file_is_no_blob() {
     let store = store(dir.path());
     let digest = push(&store, &repo("a"), b"content").await;
     let odd = sha256(b"odd");
-    let member = store.0.layout.member(&repo("a"), Membership::Blob, &odd);
+    let member = store.0.contents.layout.member(&repo("a"), Membership::Blob, &odd);
     let secret = dir.path().join("VERSION");
     std::os::unix::fs::symlink(&secret, &member).unwrap();
     for _again in 0..2 {
@@ -49,7 +49,7 @@ async fn a_reader_reads_on_after_the_delete() {
     assert_eq!(content_of(&open), b"content");
     assert_eq!(read(&store, &repo("a"), digest).await, None);
     assert!(matches!(store.delete_blob(&repo("a"), digest).await, Err(StoreError::BlobUnknown)));
-    assert!(!store.0.layout.content(&digest).exists());
+    assert!(!store.0.contents.layout.content(&digest).exists());
     assert_eq!(store.usage().used, Some(0));
     assert_tidy(&store);
 }
@@ -83,7 +83,7 @@ async fn a_mount_needs_a_source() {
     assert!(store.repository_exists(&repo("b")).await.unwrap());
     // A content that is in no repository can't be mounted: nobody may read it.
     store.delete_blob(&repo("a"), digest).await.unwrap();
-    let kept = store.0.layout.content(&digest);
+    let kept = store.0.contents.layout.content(&digest);
     store.delete_blob(&repo("b"), digest).await.unwrap();
     std::fs::write(&kept, b"content").unwrap();
     assert!(!store.mount_blob(None, &repo("c"), digest).await.unwrap());
@@ -96,10 +96,10 @@ async fn a_damaged_content_is_replaced_by_the_next_push() {
     let dir = tempfile::tempdir().unwrap();
     let first = store(dir.path());
     let digest = push(&first, &repo("a"), b"content").await;
-    std::fs::write(first.0.layout.content(&digest), b"cut").unwrap();
+    std::fs::write(first.0.contents.layout.content(&digest), b"cut").unwrap();
     drop(first);
     let store = store(dir.path());
-    store.0.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new()).unwrap();
     assert_eq!(store.usage().used, Some(3));
     push(&store, &repo("b"), b"content").await;
     assert_eq!(read(&store, &repo("b"), digest).await.as_deref(), Some(&b"content"[..]));
@@ -114,7 +114,7 @@ async fn a_content_with_too_many_links_goes_on_in_a_copy() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let digest = push(&store, &repo("a"), b"content").await;
-    let content = store.0.layout.content(&digest);
+    let content = store.0.contents.layout.content(&digest);
     let links = tempfile::tempdir_in(dir.path()).unwrap();
     let full = (0..70_000).any(|i| std::fs::hard_link(&content, links.path().join(i.to_string())).is_err());
     if !full {
@@ -225,7 +225,7 @@ proptest! {
                         store = super::store(dir.path());
                         // Also known if nothing was changed since a clean stop.
                         assert!(!clean || store.usage().used.is_some());
-                        store.0.count(&CancellationToken::new()).unwrap();
+                        store.0.contents.count(&CancellationToken::new()).unwrap();
                     }
                 }
                 for (index, repo) in repos.iter().enumerate() {

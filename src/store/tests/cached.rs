@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::contents::fills;
 use super::*;
 use crate::fs::set_modified;
 use crate::oci::UpstreamId;
@@ -22,7 +23,7 @@ async fn fill(store: &Store, repositories: &[RepoName], content: &[u8]) -> Diges
 
 /// Sets the last use of a content to `age` ago.
 fn last_used(store: &Store, digest: &Digest, age: Duration) {
-    let file = std::fs::File::open(store.0.layout.content(digest)).unwrap();
+    let file = std::fs::File::open(store.0.contents.layout.content(digest)).unwrap();
     let then = crate::clock::now().as_millis() - u64::try_from(age.as_millis()).unwrap();
     set_modified(&file, Timestamp::from_millis(then)).unwrap();
 }
@@ -42,7 +43,7 @@ async fn a_fill_goes_on_where_a_restart_left_it() {
         let store = store(dir.path());
         let partial = store.begin_fill(digest).await.unwrap();
         partial.append(vec![Bytes::copy_from_slice(&content[..60_000])]).await.unwrap();
-        assert!(matches!(fills::begin(&store.0, digest), Err(StoreError::FillBusy(_))));
+        assert!(matches!(fills::begin_now(&store.0.fills, &store.0.contents, digest), Err(StoreError::FillBusy(_))));
         drop(partial);
         assert_tidy(&store);
     }
@@ -73,7 +74,7 @@ async fn a_fill_with_other_bytes_is_never_a_content() {
     partial.verify().unwrap();
     partial.discard().await.unwrap();
     assert!(!store.has_content(digest).await.unwrap());
-    assert_eq!(files_in(&store.0.layout.fills_of(Algorithm::Sha256)).len(), 0);
+    assert_eq!(files_in(&store.0.contents.layout.fills_of(Algorithm::Sha256)).len(), 0);
     assert_tidy(&store);
 }
 
@@ -87,8 +88,8 @@ async fn an_abandoned_fill_is_reaped_and_a_held_one_is_not() {
     left.append(vec![Bytes::from_static(b"le")]).await.unwrap();
     drop(left);
     let later = Timestamp::from_millis(crate::clock::now().as_millis() + 2 * 3_600_000);
-    assert_eq!(store.0.reap(crate::clock::now()).unwrap(), 0);
-    assert_eq!(store.0.reap(later).unwrap(), 1);
+    assert_eq!(store.0.maintenance.reap(crate::clock::now()).unwrap(), 0);
+    assert_eq!(store.0.maintenance.reap(later).unwrap(), 1);
     held.append(vec![Bytes::from_static(b"ld")]).await.unwrap();
     held.commit(vec![cached("")], &CancellationToken::new()).await.unwrap();
     assert_tidy(&store);
@@ -129,7 +130,7 @@ async fn a_tag_remembers_when_it_was_true() {
     assert_eq!(store.verified_tag(&repo, &tag).await.unwrap(), None);
     let (digest, _) = filled(&store, &repo, "image", Some("v1")).await;
     let long_ago = Timestamp::from_millis(1_000_000);
-    store.0.verify_tag(&repo, &tag, long_ago).unwrap();
+    super::super::repositories::tags::verify_tag(&store.0.contents.layout, &repo, &tag, long_ago).unwrap();
     assert_eq!(store.verified_tag(&repo, &tag).await.unwrap(), Some(VerifiedTag { digest, verified: long_ago }));
     store.verify_tag(&repo, &tag).await.unwrap();
     assert!(store.verified_tag(&repo, &tag).await.unwrap().unwrap().verified > long_ago);

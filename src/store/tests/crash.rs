@@ -34,11 +34,11 @@ async fn a_push_that_ends_at_any_step_can_be_done_again() {
         drop(first);
 
         let second = store(dir.path());
-        second.0.count(&CancellationToken::new()).unwrap();
+        second.0.contents.count(&CancellationToken::new()).unwrap();
         let kept = second.manifest(&repo("a"), &Reference::Tag("kept".parse().unwrap())).await.unwrap();
         assert_eq!(second.missing_references(&repo("a"), &kept).await.unwrap(), [], "{point}");
         push_image(&second, b"after", "new").await.unwrap();
-        second.0.reap(Timestamp::from_millis(u64::MAX)).unwrap();
+        second.0.maintenance.reap(Timestamp::from_millis(u64::MAX)).unwrap();
         assert_tidy(&second);
     }
     scenario.teardown();
@@ -74,7 +74,7 @@ async fn a_repair_that_ends_at_any_step_can_be_done_again() {
         for name in &names {
             push(&first, name, content).await;
         }
-        std::fs::write(first.0.layout.content(&digest), b"CONTENT").unwrap();
+        std::fs::write(first.0.contents.layout.content(&digest), b"CONTENT").unwrap();
         fail::cfg(*point, "panic").unwrap();
         let mut left = 0;
         for name in &names {
@@ -85,13 +85,14 @@ async fn a_repair_that_ends_at_any_step_can_be_done_again() {
             left += usize::from(push_as(&first, name, content, digest).await.is_err());
         }
         let inner = Arc::clone(&first.0);
-        let looked = tokio::task::spawn_blocking(move || inner.look_after_damage(std::time::Instant::now())).await;
+        let looked =
+            tokio::task::spawn_blocking(move || inner.manifests.look_after_damage(std::time::Instant::now())).await;
         assert!(left > 0 || looked.is_err(), "{point} is not on the way");
         fail::remove(*point);
         drop(first);
 
         let second = store(dir.path());
-        second.0.count(&CancellationToken::new()).unwrap();
+        second.0.contents.count(&CancellationToken::new()).unwrap();
         for name in &names {
             assert!(is_right(&found(&second, name).await.unwrap()), "{point}");
         }
@@ -99,8 +100,8 @@ async fn a_repair_that_ends_at_any_step_can_be_done_again() {
             push(&second, name, content).await;
             assert_eq!(found(&second, name).await.unwrap().as_deref(), Some(&content[..]), "{point}");
         }
-        second.0.look_after_damage(std::time::Instant::now());
-        second.0.reap(Timestamp::from_millis(u64::MAX)).unwrap();
+        second.0.manifests.look_after_damage(std::time::Instant::now());
+        second.0.maintenance.reap(Timestamp::from_millis(u64::MAX)).unwrap();
         assert_tidy(&second);
     }
     scenario.teardown();

@@ -13,7 +13,7 @@ use super::*;
 use crate::oci::{Reference, Tag, UpstreamId};
 use crate::telemetry::DamageCause;
 
-const SECOND_LOOK: Duration = super::super::damage::AGAIN;
+const SECOND_LOOK: Duration = super::super::contents::damage::list::AGAIN;
 
 /// What a disk does to a file.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ const HARMS: [Harm; 5] = [Harm::Flipped, Harm::Cut, Harm::Extended, Harm::Zeroed
 impl Harm {
     /// Of every name of the content at once, as it is one file.
     fn strike(self, store: &Store, digest: &Digest) {
-        self.strike_at(&store.0.layout.content(digest));
+        self.strike_at(&store.0.contents.layout.content(digest));
     }
 
     fn strike_at(self, path: &Path) {
@@ -74,7 +74,7 @@ async fn digest_of(store: &Store, name: &RepoName, reference: &Reference) -> Opt
 
 /// Everything that runs beside requests, until it has nothing to do.
 fn look_after(store: &Store) {
-    store.0.look_after_damage(Instant::now());
+    store.0.manifests.look_after_damage(Instant::now());
 }
 
 /// Stopped and started again. How much of a content was charged that was cut is not known when nobody pushes it again, so a
@@ -84,7 +84,7 @@ fn counted(opened: Store, dir: &Path) -> Store {
     drop(opened);
     let store = store(dir);
     assert_eq!(store.usage().used, None);
-    store.0.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new()).unwrap();
     store
 }
 
@@ -133,7 +133,7 @@ async fn a_damaged_blob_is_absent_everywhere_and_a_push_mends_it_for_all() {
                 // It is on the disk, not in this process's head.
                 drop(opened);
                 opened = store(dir.path());
-                opened.0.count(&CancellationToken::new()).unwrap();
+                opened.0.contents.count(&CancellationToken::new()).unwrap();
                 assert!(read(&opened, &names[1], digest).await.is_none(), "{case}");
                 assert_eq!(opened.damage().contents, 1);
             }
@@ -174,7 +174,7 @@ async fn a_damaged_manifest_is_absent_and_mended_with_its_lists() {
         }
         harm.strike(&opened, &referrer.digest);
         // What was in memory is right, and goes with the first look at the disk.
-        opened.0.memory.forget_all();
+        opened.0.manifests.memory.forget_all();
         for name in &names {
             assert_eq!(digest_of(&opened, name, &by_digest).await, None, "{harm:?}");
             assert_eq!(digest_of(&opened, name, &Reference::Tag(tag.clone())).await, None, "{harm:?}");
@@ -207,13 +207,14 @@ async fn repositories_that_nobody_asks_for_are_mended_too() {
     assert!(content(&store, &names[3], digest).await.is_none());
     // A backup that keeps links is no repository.
     let backup = dir.path().join("backup");
-    std::fs::hard_link(store.0.layout.member(&names[0], Membership::Blob, &digest), &backup).unwrap();
+    std::fs::hard_link(store.0.contents.layout.member(&names[0], Membership::Blob, &digest), &backup).unwrap();
     push(&store, &names[3], b"content").await;
     assert_eq!(store.damage().contents, 1);
     look_after(&store);
-    let inode =
-        |name: &RepoName| std::fs::metadata(store.0.layout.member(name, Membership::Blob, &digest)).unwrap().ino();
-    let whole = std::fs::metadata(store.0.layout.content(&digest)).unwrap().ino();
+    let inode = |name: &RepoName| {
+        std::fs::metadata(store.0.contents.layout.member(name, Membership::Blob, &digest)).unwrap().ino()
+    };
+    let whole = std::fs::metadata(store.0.contents.layout.content(&digest)).unwrap().ino();
     assert!(names.iter().all(|name| inode(name) == whole));
     assert_eq!(store.damage().contents, 0);
     assert_tidy(&store);
@@ -226,7 +227,7 @@ async fn a_name_of_another_file_is_whole() {
     let digest = push(&store, &repo("a"), b"content").await;
     push(&store, &repo("b"), b"content").await;
     // Another file under one name, as a backup put back by hand, or a copy after too many links.
-    let member = store.0.layout.member(&repo("b"), Membership::Blob, &digest);
+    let member = store.0.contents.layout.member(&repo("b"), Membership::Blob, &digest);
     std::fs::remove_file(&member).unwrap();
     std::fs::write(&member, b"content").unwrap();
     Harm::Flipped.strike(&store, &digest);
@@ -245,10 +246,10 @@ async fn a_descriptor_that_is_wrong_damages_nothing_and_is_looked_into_once() {
     let digest = push(&store, &repo("a"), &blob).await;
     let lie = manifest(&testkit::image(&testkit::descriptor_of(CONFIG, digest, 7), &[]));
     store.put_manifest(&repo("a"), lie.clone(), Vec::new()).await.unwrap();
-    let facts = std::fs::metadata(store.0.layout.content(&digest)).unwrap();
-    assert!(store.0.damage.is_length_odd(&digest, &facts));
+    let facts = std::fs::metadata(store.0.contents.layout.content(&digest)).unwrap();
+    assert!(store.0.contents.damage.is_length_odd(&digest, &facts));
     assert!(content(&store, &repo("a"), digest).await.unwrap() == blob);
-    assert!(!store.0.damage.is_length_odd(&digest, &facts));
+    assert!(!store.0.contents.damage.is_length_odd(&digest, &facts));
     assert_eq!(store.missing_references(&repo("a"), &lie).await.unwrap(), []);
     assert_eq!(store.damage().contents, 0);
     // Cut afterwards it is looked at again.
@@ -261,7 +262,10 @@ async fn a_descriptor_that_is_wrong_damages_nothing_and_is_looked_into_once() {
 
 /// A file that answers a read with an error, as one on a bad sector does.
 fn unreadable(store: &Store, name: &RepoName, digest: &Digest) -> File {
-    std::fs::OpenOptions::new().write(true).open(store.0.layout.member(name, Membership::Blob, digest)).unwrap()
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(store.0.contents.layout.member(name, Membership::Blob, digest))
+        .unwrap()
 }
 
 #[tokio::test]
@@ -275,12 +279,12 @@ async fn what_can_not_be_read_twice_while_others_can_is_damaged() {
     let now = Instant::now();
     // Once is not enough, nor is a second time too soon.
     store.note_unreadable(&name, &digest, &unreadable(&store, &name, &digest), &error);
-    store.0.look_after_damage(now + SECOND_LOOK / 2);
+    store.0.manifests.look_after_damage(now + SECOND_LOOK / 2);
     assert!(content(&store, &name, digest).await.is_some());
     // One that can be read by then is well.
-    let readable = File::open(store.0.layout.content(&other)).unwrap();
+    let readable = File::open(store.0.contents.layout.content(&other)).unwrap();
     store.note_unreadable(&name, &other, &readable, &error);
-    store.0.look_after_damage(Instant::now() + SECOND_LOOK);
+    store.0.manifests.look_after_damage(Instant::now() + SECOND_LOOK);
     assert!(content(&store, &name, digest).await.is_none());
     assert!(content(&store, &repo("b"), digest).await.is_none());
     assert!(content(&store, &name, other).await.is_some());
@@ -314,16 +318,16 @@ async fn while_nothing_can_be_read_nothing_is_damaged() {
     let store = store(dir.path());
     let (name, error) = (repo("a"), std::io::Error::from_raw_os_error(5));
     let digest = push(&store, &name, b"content").await;
-    let version = store.0.layout.version();
+    let version = store.0.contents.layout.version();
     let kept = std::fs::read(&version).unwrap();
     std::fs::remove_file(&version).unwrap();
     store.note_unreadable(&name, &digest, &unreadable(&store, &name, &digest), &error);
     for tries in 1..5 {
-        store.0.look_after_damage(Instant::now() + SECOND_LOOK * tries);
+        store.0.manifests.look_after_damage(Instant::now() + SECOND_LOOK * tries);
         assert_eq!(store.damage().contents, 0);
     }
     std::fs::write(&version, kept).unwrap();
-    store.0.look_after_damage(Instant::now() + SECOND_LOOK * 6);
+    store.0.manifests.look_after_damage(Instant::now() + SECOND_LOOK * 6);
     assert_eq!(store.damage().contents, 1);
     store.delete_blob(&name, digest).await.unwrap();
     assert_tidy(&store);
@@ -354,7 +358,7 @@ async fn more_than_sixteen_are_the_disks_fault_and_pushes_still_mend() {
     // A restart does not begin to count anew.
     drop(opened);
     let store = store(dir.path());
-    store.0.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new()).unwrap();
     assert!(matches!(store.blob_content(&name, sha256(&blobs[19])).await, Err(StoreError::Io { .. })));
     for blob in &blobs {
         push(&store, &name, blob).await;
@@ -424,11 +428,11 @@ async fn whoever_reads_beside_damage_and_repair_gets_the_content_or_nothing() {
     }
     for round in 0..15 {
         HARMS[round % HARMS.len()].strike(&store, &digest);
-        store.0.memory.forget_all();
+        store.0.manifests.memory.forget_all();
         let _ = content(&store, &names[round % 3], digest).await;
         push(&store, &names[(round + 1) % 3], &blob).await;
         let inner = Arc::clone(&store.0);
-        tokio::task::spawn_blocking(move || inner.look_after_damage(Instant::now())).await.unwrap();
+        tokio::task::spawn_blocking(move || inner.manifests.look_after_damage(Instant::now())).await.unwrap();
         for name in &names {
             assert!(content(&store, name, digest).await.unwrap() == blob, "round {round}");
         }

@@ -110,9 +110,9 @@ async fn only_a_clean_stop_leaves_a_count() {
     let second = store(dir.path());
     assert_eq!(second.usage().used, None);
     // What a crash between a rename and its link leaves.
-    let orphan = second.0.layout.content(&sha256(b"orphan"));
+    let orphan = second.0.contents.layout.content(&sha256(b"orphan"));
     std::fs::write(&orphan, b"orphan").unwrap();
-    second.0.count(&CancellationToken::new()).unwrap();
+    second.0.contents.count(&CancellationToken::new()).unwrap();
     assert!(!orphan.exists());
     assert_eq!(second.usage().used, Some(7));
     second.close();
@@ -137,7 +137,7 @@ async fn a_count_beside_pushes_and_deletes_is_right() {
     let second = store(dir.path());
     let counting = tokio::task::spawn_blocking({
         let inner = Arc::clone(&second.0);
-        move || inner.count(&CancellationToken::new()).unwrap()
+        move || inner.contents.count(&CancellationToken::new()).unwrap()
     });
     for i in 0..100 {
         second.delete_blob(&name, sha256(&content(i))).await.unwrap();
@@ -193,7 +193,7 @@ proptest! {
             drop(first);
             let store = store(dir.path());
             let inner = Arc::clone(&store.0);
-            let mut counting = inner.ops().begin_count(7);
+            let mut counting = inner.contents.begin_count(7);
             for step in steps {
                 match step {
                     Beside::Count(limit) => {
@@ -203,10 +203,10 @@ proptest! {
                     }
                     Beside::Push(i) => drop(push(&store, &name, &contents[i]).await),
                     Beside::Delete(i) => drop(store.delete_blob(&name, sha256(&contents[i])).await),
-                    Beside::Again => counting = inner.ops().begin_count(7),
+                    Beside::Again => counting = inner.contents.begin_count(7),
                 }
             }
-            inner.count(&CancellationToken::new()).unwrap();
+            inner.contents.count(&CancellationToken::new()).unwrap();
             assert_tidy(&store);
         });
     }
@@ -235,7 +235,7 @@ async fn a_disk_that_was_called_full_is_not_writable_until_there_is_room() {
     let store = store(dir.path());
     assert_eq!(store.usage().refusal, None);
     let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-    let told = store.0.capacity.explain(StoreError::io("write", dir.path())(full));
+    let told = store.0.contents.capacity.explain(StoreError::io("write", dir.path())(full));
     assert!(matches!(told, StoreError::Full(Refusal::ReserveExhausted { reserve: 0, .. })), "{told}");
     assert!(store.usage().refusal.is_some());
     push(&store, &repo("a"), b"it fits").await;
@@ -301,7 +301,8 @@ fn a_first_start_that_was_killed_after_any_step_can_be_started_again() {
 async fn what_the_system_says_of_a_write_is_called_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let told = |errno: rustix::io::Errno| store.0.capacity.explain(StoreError::io("write", dir.path())(errno.into()));
+    let told =
+        |errno: rustix::io::Errno| store.0.contents.capacity.explain(StoreError::io("write", dir.path())(errno.into()));
     use rustix::io::Errno;
     assert!(matches!(told(Errno::ROFS), StoreError::Full(Refusal::ReadOnly)));
     assert_eq!(store.usage().refusal, Some(Refusal::ReadOnly));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The membership's folder can't be made: a file is in its way.
 fn block_links(store: &Store, name: &RepoName) -> std::path::PathBuf {
-    let way = store.0.layout.members(name, Membership::Blob, Algorithm::Sha256);
+    let way = store.0.contents.layout.members(name, Membership::Blob, Algorithm::Sha256);
     std::fs::create_dir_all(way.parent().unwrap()).unwrap();
     std::fs::write(&way, b"").unwrap();
     way
@@ -43,7 +43,7 @@ async fn a_finish_that_failed_leaves_no_content_of_nobody() {
     let way = block_links(&store, &repo("a"));
     assert!(push_as(&store, &repo("a"), b"content", sha256(b"content")).await.is_err());
     std::fs::remove_file(way).unwrap();
-    let _ = store.0.reap(Timestamp::from_millis(u64::MAX));
+    let _ = store.0.maintenance.reap(Timestamp::from_millis(u64::MAX));
     assert_eq!(store.usage().used, Some(0));
     assert_tidy(&store);
 }
@@ -57,11 +57,11 @@ async fn a_count_that_failed_can_be_repeated() {
     }
     drop(first);
     let second = store(dir.path());
-    let last = second.0.layout.content_folder(Algorithm::Sha512, 255);
+    let last = second.0.contents.layout.content_folder(Algorithm::Sha512, 255);
     std::fs::remove_dir(&last).unwrap();
-    assert!(second.0.count(&CancellationToken::new()).is_err());
+    assert!(second.0.contents.count(&CancellationToken::new()).is_err());
     std::fs::create_dir(&last).unwrap();
-    second.0.count(&CancellationToken::new()).unwrap();
+    second.0.contents.count(&CancellationToken::new()).unwrap();
     assert_eq!(second.usage().used, Some(500));
 }
 
@@ -143,7 +143,7 @@ async fn a_close_waits_for_what_outlived_its_request() {
         tokio::task::spawn_blocking(move || closing.close()).await.unwrap();
         let noted = std::fs::read_to_string(dir.path().join("usage")).unwrap();
         // Either it came before the close and is counted, or it never comes.
-        let now = opened.0.layout.content(&sha256(&content)).exists();
+        let now = opened.0.contents.layout.content(&sha256(&content)).exists();
         assert_eq!(noted.trim().rsplit(' ').next() != Some("0"), now, "noted {noted}");
     }
 }

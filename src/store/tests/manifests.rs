@@ -90,10 +90,10 @@ async fn a_put_that_fails_half_way_leaves_no_temporary_file() {
     let store = store(dir.path());
     store.put_manifest(&repo("a"), numbered(1), Vec::new()).await.unwrap();
     // A folder where the tag's file should go.
-    std::fs::create_dir_all(store.0.layout.tag(&repo("a"), &tag("t"))).unwrap();
+    std::fs::create_dir_all(store.0.contents.layout.tag(&repo("a"), &tag("t"))).unwrap();
     let put = store.put_manifest(&repo("a"), numbered(2), vec![tag("s"), tag("t")]).await;
     assert!(matches!(put, Err(StoreError::Io { .. })));
-    std::fs::remove_dir(store.0.layout.tag(&repo("a"), &tag("t"))).unwrap();
+    std::fs::remove_dir(store.0.contents.layout.tag(&repo("a"), &tag("t"))).unwrap();
     assert_eq!(digest_at(&store, &repo("a"), &by_tag("s")).await, Some(numbered(2).digest));
     assert_tidy(&store);
 }
@@ -106,8 +106,8 @@ async fn damage_is_told_and_repaired_by_a_put() {
     opened.put_manifest(&name, numbered(1), vec![tag("t")]).await.unwrap();
     drop(opened);
     let opened = store(dir.path());
-    std::fs::write(opened.0.layout.tag(&name, &tag("t")), b"nonsense\n").unwrap();
-    std::fs::write(opened.0.layout.content(&numbered(1).digest), b"{").unwrap();
+    std::fs::write(opened.0.contents.layout.tag(&name, &tag("t")), b"nonsense\n").unwrap();
+    std::fs::write(opened.0.contents.layout.content(&numbered(1).digest), b"{").unwrap();
     assert!(matches!(opened.manifest(&name, &by_tag("t")).await, Err(StoreError::Io { .. })));
     assert_eq!(digest_at(&opened, &name, &by_digest(&numbered(1))).await, None);
     opened.put_manifest(&name, numbered(1), vec![tag("t")]).await.unwrap();
@@ -269,7 +269,7 @@ async fn a_manifest_that_is_not_what_its_digest_says_is_never_served_and_mended_
     opened.put_manifest(&name, right.clone(), vec![tag("t")]).await.unwrap();
     drop(opened);
     let opened = store(dir.path());
-    std::fs::write(opened.0.layout.content(&right.digest), &wrong.bytes).unwrap();
+    std::fs::write(opened.0.contents.layout.content(&right.digest), &wrong.bytes).unwrap();
     for reference in [by_tag("t"), by_digest(&right)] {
         let read = opened.manifest(&name, &reference).await;
         assert!(matches!(read, Err(StoreError::ManifestUnknown)));
@@ -299,7 +299,7 @@ async fn a_delete_of_nothing_leaves_the_index_believed() {
     first.close();
     drop(first);
     let store = ready().await;
-    let stamp = store.0.layout.index_stamp();
+    let stamp = store.0.contents.layout.index_stamp();
     assert!(stamp.exists());
     for nothing in [by_tag("u"), by_digest(&numbered(2))] {
         for name in [&name, &repo("b")] {

@@ -3,7 +3,7 @@ use std::task::Poll;
 
 use proptest::prelude::*;
 
-use super::super::uploads::FOOTPRINT;
+use super::super::contents::uploads::table::FOOTPRINT;
 use super::*;
 use crate::clock::{self, Timestamp};
 
@@ -129,7 +129,7 @@ impl Model {
     }
 
     fn restart(&mut self, clean: bool, rebooted: bool, id: UploadId) {
-        let state = self.store.0.layout.upload_state(id);
+        let state = self.store.0.contents.layout.upload_state(id);
         if clean {
             self.store.close();
         }
@@ -143,7 +143,7 @@ impl Model {
             std::fs::write(&state, note.to_string()).unwrap();
         }
         self.store = store(self.dir.path());
-        self.store.0.count(&CancellationToken::new()).unwrap();
+        self.store.0.contents.count(&CancellationToken::new()).unwrap();
     }
 
     async fn finish(&mut self, session: UploadSession, right: bool, wide: bool) {
@@ -180,7 +180,7 @@ proptest! {
                 assert_tidy(&model.store);
             }
             drop(model.session.take());
-            model.store.0.reap(Timestamp::from_millis(u64::MAX)).unwrap();
+            model.store.0.maintenance.reap(Timestamp::from_millis(u64::MAX)).unwrap();
             assert!(model.store.0.uploads.is_empty());
             assert_tidy(&model.store);
         });
@@ -198,10 +198,10 @@ async fn idle_uploads_are_reaped_once_and_held_ones_are_not() {
     let id = left.id();
     drop(left);
     let later = Timestamp::from_millis(clock::now().as_millis() + 3_600_000 * 2);
-    assert_eq!(store.0.reap(clock::now()).unwrap(), 0);
+    assert_eq!(store.0.maintenance.reap(clock::now()).unwrap(), 0);
     assert_eq!(store.usage().used, Some(8 + 2 * FOOTPRINT));
-    assert_eq!(store.0.reap(later).unwrap(), 1);
-    assert_eq!(store.0.reap(later).unwrap(), 0);
+    assert_eq!(store.0.maintenance.reap(later).unwrap(), 1);
+    assert_eq!(store.0.maintenance.reap(later).unwrap(), 0);
     assert_eq!(store.usage().used, Some(4 + FOOTPRINT));
     assert!(matches!(store.upload_offset(&repo("a/b"), id).await, Err(StoreError::UploadUnknown)));
     held.finish(sha256(b"held")).await.unwrap();
@@ -267,7 +267,7 @@ async fn open_uploads_are_counted_charged_and_bounded_also_those_of_an_earlier_p
     let left = MOST_UPLOADS - 1;
     assert_eq!((again.usage().uploads, again.usage().used), (left, Some(left as u64 * FOOTPRINT + 4)));
     let later = Timestamp::from_millis(clock::now().as_millis() + 2 * 3600 * 1000);
-    assert_eq!(again.0.reap(later).unwrap(), left);
+    assert_eq!(again.0.maintenance.reap(later).unwrap(), left);
     assert_eq!((again.usage().uploads, again.usage().used), (0, Some(4)));
 }
 
@@ -295,7 +295,7 @@ async fn a_note_is_replaced_and_never_half_written() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let mut session = begin(&store, false).await;
-    let path = store.0.layout.upload_state(session.id());
+    let path = store.0.contents.layout.upload_state(session.id());
     let before = std::fs::read(&path).unwrap();
     let open = std::fs::File::open(&path).unwrap();
     session.append(vec![Bytes::from(vec![7; 17 << 20])]).await.unwrap();

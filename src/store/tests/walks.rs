@@ -39,7 +39,7 @@ async fn the_verdict_on_a_large_manifest_is_remembered_and_so_are_those_on_its_c
     let (store, name, index, children) = with_index(dir.path(), 3, 300_000).await;
     assert_eq!(store.missing_references(&name, &index).await.unwrap(), []);
     // Behind the store's back: who walks finds it missing.
-    let path = store.0.layout.member(&name, Membership::Manifest, &children[0].digest);
+    let path = store.0.contents.layout.member(&name, Membership::Manifest, &children[0].digest);
     let kept = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
     assert_eq!(store.missing_references(&name, &index).await.unwrap(), []);
@@ -59,15 +59,15 @@ async fn the_verdict_on_a_large_manifest_is_remembered_and_so_are_those_on_its_c
 async fn those_who_ask_at_once_share_a_walk_and_a_change_begins_another() {
     let dir = tempfile::tempdir().unwrap();
     let (store, name, index, _) = with_index(dir.path(), 3, 10).await;
-    let all = store.0.walks.first.available_permits();
-    let held = store.0.walks.first.acquire_many(u32::try_from(all).unwrap()).await.unwrap();
+    let all = store.0.references.first.available_permits();
+    let held = store.0.references.first.acquire_many(u32::try_from(all).unwrap()).await.unwrap();
     let mut asking: Vec<_> = (0..50).map(|_| Box::pin(store.missing_references(&name, &index))).collect();
     assert!(asking.iter_mut().all(|asking| asking.as_mut().now_or_never().is_none()));
-    assert_eq!(store.0.walks.running.len(), 1);
+    assert_eq!(store.0.references.running.len(), 1);
     push(&store, &name, b"new").await;
     let mut later = Box::pin(store.missing_references(&name, &index));
     assert!(later.as_mut().now_or_never().is_none());
-    assert_eq!(store.0.walks.running.len(), 2, "what came meanwhile counts for who asks now");
+    assert_eq!(store.0.references.running.len(), 2, "what came meanwhile counts for who asks now");
     // The walk is nobody's.
     asking.truncate(10);
     drop(held);
@@ -75,14 +75,14 @@ async fn those_who_ask_at_once_share_a_walk_and_a_change_begins_another() {
         assert_eq!(asking.await.unwrap(), []);
     }
     assert_eq!(later.await.unwrap(), []);
-    assert!(store.0.walks.running.is_empty());
+    assert!(store.0.references.running.is_empty());
 }
 
 #[tokio::test]
 async fn a_long_walk_keeps_no_short_one_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let (store, name, index, children) = with_index(dir.path(), 6, 4 << 20).await;
-    let long = store.0.walks.long.acquire_many(2).await.unwrap();
+    let long = store.0.references.long.acquire_many(2).await.unwrap();
     let walks: Vec<_> = (0..20).map(|number| super::walks::index(&children, number)).collect();
     let mut heavy: Vec<_> = walks.iter().map(|index| Box::pin(store.missing_references(&name, index))).collect();
     heavy.push(Box::pin(store.missing_references(&name, &index)));

@@ -9,15 +9,15 @@ async fn the_folder_is_the_list() {
     let (name, blob) = (repo("a"), bytes(90_000, 3));
     let digest = push(&opened, &name, &blob).await;
     // Found by an administrator's own hash, and named by hand.
-    std::fs::create_dir_all(opened.0.layout.damaged_of(Algorithm::Sha256)).unwrap();
-    let by_hand = opened.0.layout.damaged(&digest, "by-hand");
-    std::fs::hard_link(opened.0.layout.content(&digest), &by_hand).unwrap();
+    std::fs::create_dir_all(opened.0.contents.layout.damaged_of(Algorithm::Sha256)).unwrap();
+    let by_hand = opened.0.contents.layout.damaged(&digest, "by-hand");
+    std::fs::hard_link(opened.0.contents.layout.content(&digest), &by_hand).unwrap();
     look_after(&opened);
     assert!(content(&opened, &name, digest).await.is_none());
     // What is no entry harms nothing.
-    let folder = opened.0.layout.damaged_of(Algorithm::Sha256);
+    let folder = opened.0.contents.layout.damaged_of(Algorithm::Sha256);
     std::fs::write(folder.join("nonsense"), b"").unwrap();
-    std::fs::create_dir(opened.0.layout.damaged(&digest, "folder")).unwrap();
+    std::fs::create_dir(opened.0.contents.layout.damaged(&digest, "folder")).unwrap();
     drop(opened);
     let opened = store(dir.path());
     assert!(content(&opened, &name, digest).await.is_none());
@@ -33,15 +33,15 @@ async fn the_folder_is_the_list() {
     let opened = store(dir.path());
     assert!(content(&opened, &name, digest).await.unwrap() == blob);
     // It can't be written either: what is found counts all the same, and is noted when it can be.
-    Harm::Cut.strike_at(&opened.0.layout.member(&name, Membership::Blob, &digest));
-    opened.0.damage.learn(&image(&blob, &[]).manifest);
+    Harm::Cut.strike_at(&opened.0.contents.layout.member(&name, Membership::Blob, &digest));
+    opened.0.contents.damage.learn(&image(&blob, &[]).manifest);
     assert!(content(&opened, &name, digest).await.is_none());
     std::fs::remove_file(dir.path().join("damaged/sha256")).unwrap();
     look_after(&opened);
     assert_eq!(damaged_names(&opened).len(), 1);
     drop(opened);
     let store = store(dir.path());
-    store.0.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new()).unwrap();
     assert!(content(&store, &name, digest).await.is_none());
     push(&store, &name, &blob).await;
     assert_tidy(&store);
@@ -65,7 +65,7 @@ async fn a_copy_of_the_tree_without_links_is_not_misled() {
         std::fs::write(&path, copied).unwrap();
     }
     let store = store(dir.path());
-    store.0.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new()).unwrap();
     assert!(content(&store, &repo("a"), digest).await.is_none(), "hashed again");
     push(&store, &repo("a"), b"content").await;
     look_after(&store);
@@ -80,7 +80,7 @@ async fn unreadable_tags_and_lists_are_asked_for_again_and_what_is_left_of_a_fil
     let tags: [Tag; 2] = ["t".parse().unwrap(), "u".parse().unwrap()];
     store.put_manifest(&name, image(b"{}", &[]), tags.to_vec()).await.unwrap();
     for damage in [&b""[..], b"sha256:12", b"\xff\xfe"] {
-        std::fs::write(store.0.layout.tag(&name, &tags[0]), damage).unwrap();
+        std::fs::write(store.0.contents.layout.tag(&name, &tags[0]), damage).unwrap();
         assert_eq!(store.verified_tag(&name, &tags[0]).await.unwrap(), None);
     }
     assert!(store.verified_tag(&name, &tags[1]).await.unwrap().is_some());
@@ -89,7 +89,7 @@ async fn unreadable_tags_and_lists_are_asked_for_again_and_what_is_left_of_a_fil
     store.keep_list(&name, ListKind::Tags, Bytes::from_static(b"[\"t\"]")).await.unwrap();
     assert!(store.kept_list(&name, ListKind::Tags).await.unwrap().is_some());
     for damage in [&b""[..], b"[\"t", b"{}", b"\0\0\0\0\0"] {
-        std::fs::write(store.0.layout.list(&name, ListKind::Tags), damage).unwrap();
+        std::fs::write(store.0.contents.layout.list(&name, ListKind::Tags), damage).unwrap();
         assert!(store.kept_list(&name, ListKind::Tags).await.unwrap().is_none());
     }
     assert_eq!(store.damage().found[DamageCause::List as usize], 4);

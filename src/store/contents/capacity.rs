@@ -1,0 +1,444 @@
+//! Room: what the store uses, what it may use, what stays free on the file system.
+//!
+//! Bytes are charged before they are written and given back when they go, so a refusal comes before the disk is full
+//! and a broken upload is never counted twice. After an unclean stop the contents are counted again in the background,
+//! one folder of 256 at a time: what is committed to a folder whose count has not begun is left to it; while it runs,
+//! the names that it has seen tell what is charged already.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
+
+use crate::oci::Digest;
+use crate::store::error::{Refusal, StoreError, Unwritable};
+use crate::store::options::{StoreLimits, Usage};
+
+/// A look at the file system's free space is believed for this time, or until these bytes were written.
+const SAMPLE_LIFE: Duration = Duration::from_millis(200);
+const SAMPLE_BYTES: u64 = 64 << 20;
+
+/// A disk that was called full is believed to be so until this much more is free; files of our own come and go.
+const FULL_SLACK: u64 = 1 << 20;
+
+/// A file system with so few inodes free lacks them: what found none has given some back until anybody looks.
+const FEW_INODES: u64 = 64;
+
+/// Folders of contents: one for each first byte of a digest.
+pub(in crate::store) const FOLDERS: usize = 256;
+
+#[derive(Debug)]
+pub(in crate::store) struct Capacity {
+    /// The data folder.
+    root: File,
+    limits: Mutex<StoreLimits>,
+    contents: AtomicU64,
+    uploads: AtomicU64,
+    index: AtomicU64,
+    /// Bytes of damaged contents whose digest's place is another's, or nobody's.
+    damaged: AtomicU64,
+    /// Which contents of a folder are in `contents`. Changed and read under the folder's lock.
+    counts: Box<[Mutex<Count>]>,
+    all_counted: AtomicBool,
+    sample: Mutex<Sample>,
+    /// The system's reason when it last wrote nothing, and what was free then: the only sign of it where there is no
+    /// reserve, a quota, no inode, or a read-only file system that does not say so.
+    refused: Mutex<Option<(Refusal, u64)>>,
+}
+
+/// How far the count of a folder is.
+#[derive(Debug)]
+enum Count {
+    /// Nothing of it is charged.
+    Waiting,
+    /// These are charged.
+    Running(HashSet<Digest>),
+    /// All of it is.
+    Done,
+}
+
+/// Bytes charged until this is dropped.
+#[derive(Debug)]
+#[must_use = "the bytes are charged as long as this lives"]
+pub(in crate::store) struct Charge<'a> {
+    capacity: &'a Capacity,
+    bytes: u64,
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.capacity.refund_upload(self.bytes);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    taken: Option<Instant>,
+    free: u64,
+    total: u64,
+    /// Inodes that this process may use; `None`: the file system makes them as it needs them.
+    inodes: Option<u64>,
+    read_only: bool,
+    written_since: u64,
+}
+
+impl Sample {
+    fn left(&self) -> u64 {
+        self.free.saturating_sub(self.written_since)
+    }
+
+    fn refusal(&self, limits: &StoreLimits, bytes: u64) -> Option<Refusal> {
+        if self.read_only {
+            return Some(Refusal::ReadOnly);
+        }
+        let (reserve, free) = (limits.reserve.bytes(self.total), self.left());
+        (free < reserve.saturating_add(bytes)).then_some(Refusal::ReserveExhausted { reserve, free, wanted: bytes })
+    }
+}
+
+impl Sample {
+    /// Whether it is inodes that the file system lacks, and not bytes.
+    fn lacks_inodes(&self) -> bool {
+        self.inodes.is_some_and(|inodes| inodes < FEW_INODES) && self.free >= FULL_SLACK
+    }
+}
+
+impl Capacity {
+    /// `contents`: bytes of all contents, known from the last clean stop; `uploads`: bytes of uploads in progress.
+    pub(in crate::store) fn new(root: File, limits: StoreLimits, contents: Option<u64>, uploads: u64) -> Self {
+        Self {
+            root,
+            limits: Mutex::new(limits),
+            contents: AtomicU64::new(contents.unwrap_or(0)),
+            uploads: AtomicU64::new(uploads),
+            index: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+            counts: (0..FOLDERS)
+                .map(|_| Mutex::new(if contents.is_some() { Count::Done } else { Count::Waiting }))
+                .collect(),
+            all_counted: AtomicBool::new(contents.is_some()),
+            sample: Mutex::new(Sample {
+                taken: None,
+                free: 0,
+                total: 0,
+                inodes: None,
+                read_only: false,
+                written_since: 0,
+            }),
+            refused: Mutex::new(None),
+        }
+    }
+
+    pub(in crate::store) fn limits(&self) -> StoreLimits {
+        *lock(&self.limits)
+    }
+
+    pub(in crate::store) fn set_limits(&self, limits: StoreLimits) {
+        *lock(&self.limits) = limits;
+    }
+
+    pub(in crate::store) fn set_index_bytes(&self, bytes: u64) {
+        self.index.store(bytes, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(in crate::store) fn index_bytes(&self) -> u64 {
+        self.index.load(Ordering::Relaxed)
+    }
+
+    /// Whether `bytes` more would be taken now.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub(in crate::store) fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        let limits = self.limits();
+        self.admit_to_budget(&limits, bytes, 0)?;
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, false);
+        if sample.refusal(&limits, bytes).is_some() {
+            // Something may have been deleted since the look: nobody is refused on old news.
+            self.refresh(&mut sample, true);
+        }
+        sample.refusal(&limits, bytes).map_or(Ok(()), |refusal| Err(StoreError::Full(refusal)))
+    }
+
+    /// Whether the budget takes `bytes` more, of which `charged` are counted as used already.
+    fn admit_to_budget(&self, limits: &StoreLimits, bytes: u64, charged: u64) -> Result<(), StoreError> {
+        let used = self.used().saturating_sub(charged);
+        match limits.max_bytes {
+            Some(budget) if used.saturating_add(bytes) > budget => {
+                Err(StoreError::Full(Refusal::BudgetExhausted { budget, used, wanted: bytes }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that have to go before `bytes` more are taken; 0: none. If no byte would be taken however many went, as on a
+    /// read-only file system, it is as if all had to.
+    pub(in crate::store) fn shortfall(&self, bytes: u64) -> u64 {
+        let limits = self.limits();
+        let over_budget = limits.max_bytes.map_or(0, |budget| self.used().saturating_add(bytes).saturating_sub(budget));
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, true);
+        if sample.read_only {
+            return u64::MAX;
+        }
+        let reserve = limits.reserve.bytes(sample.total);
+        over_budget.max(reserve.saturating_add(bytes).saturating_sub(sample.left()))
+    }
+
+    /// Bytes that a share of the cache is measured by: the budget, or without one all that is stored.
+    pub(in crate::store) fn measure(&self) -> u64 {
+        self.limits().max_bytes.unwrap_or_else(|| self.used())
+    }
+
+    /// Charges bytes of an upload before they are written.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]; nothing is charged then.
+    pub(in crate::store) fn charge_upload(&self, bytes: u64) -> Result<(), StoreError> {
+        // Charged first and checked with all others' charges: many at once can't pass the limit together.
+        self.uploads.fetch_add(bytes, Ordering::Relaxed);
+        let limits = self.limits();
+        if let Err(error) = self.admit_to_budget(&limits, bytes, bytes) {
+            self.refund_upload(bytes);
+            return Err(error);
+        }
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, false);
+        if sample.refusal(&limits, bytes).is_some() {
+            self.refresh(&mut sample, true);
+        }
+        if let Some(refusal) = sample.refusal(&limits, bytes) {
+            drop(sample);
+            self.refund_upload(bytes);
+            return Err(StoreError::Full(refusal));
+        }
+        sample.written_since = sample.written_since.saturating_add(bytes);
+        Ok(())
+    }
+
+    /// Charges bytes for as long as the answer lives, for what is no upload and is charged as a content in the end.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]; nothing is charged then.
+    pub(in crate::store) fn charge(&self, bytes: u64) -> Result<Charge<'_>, StoreError> {
+        self.charge_upload(bytes)?;
+        Ok(Charge { capacity: self, bytes })
+    }
+
+    /// Turns what the system says of why it writes nothing into the refusal that it is.
+    pub(in crate::store) fn explain(&self, error: StoreError) -> StoreError {
+        let Some(why) = error.unwritable() else { return error };
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, true);
+        let free = sample.left();
+        let refusal = match why {
+            Unwritable::Full if sample.lacks_inodes() => Refusal::InodesExhausted { free },
+            Unwritable::Full => {
+                Refusal::ReserveExhausted { reserve: self.limits().reserve.bytes(sample.total), free, wanted: 0 }
+            }
+            Unwritable::Quota => Refusal::QuotaExhausted,
+            Unwritable::TooLong => Refusal::FileTooLong,
+            Unwritable::ReadOnly => Refusal::ReadOnly,
+        };
+        // Another file may be short enough; and what a look at the file system tells need not be remembered.
+        if refusal != Refusal::FileTooLong && !(refusal == Refusal::ReadOnly && sample.read_only) {
+            *lock(&self.refused) = Some((refusal, free));
+        }
+        StoreError::Full(refusal)
+    }
+
+    /// Whether the file system is read-only now, as far as it says so.
+    pub(in crate::store) fn is_read_only(&self) -> bool {
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, false);
+        sample.read_only
+    }
+
+    /// Something was written: what the system said before is over.
+    pub(in crate::store) fn note_written(&self) {
+        *lock(&self.refused) = None;
+    }
+
+    /// A try to write went well; it says nothing of room.
+    pub(in crate::store) fn note_tried(&self) {
+        if self.is_to_be_tried() {
+            self.note_written();
+        }
+    }
+
+    /// Whether the system wrote nothing when it was asked last, for a reason that only another try can tell the end of.
+    pub(in crate::store) fn is_to_be_tried(&self) -> bool {
+        let refused = *lock(&self.refused);
+        matches!(refused, Some((Refusal::ReadOnly | Refusal::QuotaExhausted | Refusal::InodesExhausted { .. }, _)))
+            && !self.is_read_only()
+    }
+
+    /// Gives back bytes of an upload that are gone.
+    pub(in crate::store) fn refund_upload(&self, bytes: u64) {
+        subtract(&self.uploads, bytes);
+    }
+
+    /// A content was added. Called under its folder's lock.
+    pub(in crate::store) fn add_content(&self, digest: &Digest, bytes: u64) {
+        let is_new = match &mut *lock(&self.counts[folder_of(digest)]) {
+            Count::Waiting => false,
+            Count::Running(charged) => charged.insert(*digest),
+            Count::Done => true,
+        };
+        if is_new {
+            self.contents.fetch_add(bytes, Ordering::Relaxed);
+        }
+        self.note_written();
+    }
+
+    /// A content was met by the count of its folder, or takes its own place. Called under its folder's lock.
+    pub(in crate::store) fn see_content(&self, digest: &Digest, bytes: u64) {
+        if let Count::Running(charged) = &mut *lock(&self.counts[folder_of(digest)])
+            && charged.insert(*digest)
+        {
+            self.contents.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// A content is gone. Called under its folder's lock.
+    pub(in crate::store) fn remove_content(&self, digest: &Digest, bytes: u64) {
+        let was_charged = match &mut *lock(&self.counts[folder_of(digest)]) {
+            Count::Waiting => false,
+            Count::Running(charged) => charged.remove(digest),
+            Count::Done => true,
+        };
+        if was_charged {
+            subtract(&self.contents, bytes);
+        }
+    }
+
+    /// Whether the content is in the sum. Called under its folder's lock.
+    pub(in crate::store) fn is_charged(&self, digest: &Digest) -> bool {
+        match &*lock(&self.counts[folder_of(digest)]) {
+            Count::Waiting => false,
+            Count::Running(charged) => charged.contains(digest),
+            Count::Done => true,
+        }
+    }
+
+    /// Charges a damaged content beside all others.
+    pub(in crate::store) fn charge_damaged(&self, bytes: u64) {
+        self.damaged.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back what [`Self::charge_damaged`] charged.
+    pub(in crate::store) fn refund_damaged(&self, bytes: u64) {
+        subtract(&self.damaged, bytes);
+    }
+
+    /// The count of a folder begins, or goes on. `false`: it is through. Called under the folder's lock.
+    pub(in crate::store) fn begin_count(&self, folder: usize) -> bool {
+        let mut count = lock(&self.counts[folder]);
+        if matches!(*count, Count::Waiting) {
+            *count = Count::Running(HashSet::new());
+        }
+        !matches!(*count, Count::Done)
+    }
+
+    /// All contents of a folder were met. Called under its lock.
+    pub(in crate::store) fn end_count(&self, folder: usize) {
+        *lock(&self.counts[folder]) = Count::Done;
+    }
+
+    pub(in crate::store) fn set_all_counted(&self) {
+        self.all_counted.store(true, Ordering::Relaxed);
+    }
+
+    pub(in crate::store) fn all_counted(&self) -> bool {
+        self.all_counted.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all contents; `None` while they are being counted.
+    pub(in crate::store) fn contents(&self) -> Option<u64> {
+        self.all_counted().then(|| self.contents.load(Ordering::Relaxed))
+    }
+
+    /// Room used and left. Looks at the file system.
+    pub(in crate::store) fn usage(&self) -> Usage {
+        let limits = self.limits();
+        let (free, total) = self.free();
+        Usage {
+            used: self.all_counted().then(|| self.used()),
+            budget: limits.max_bytes,
+            free,
+            reserve: limits.reserve.bytes(total),
+            uploads: 0,
+            refusal: self.refusal(free),
+        }
+    }
+
+    /// Why a write of one byte would not be taken now.
+    fn refusal(&self, free: u64) -> Option<Refusal> {
+        match self.admit(1) {
+            Err(StoreError::Full(refusal)) => Some(refusal),
+            _ => self.refused_still(free),
+        }
+    }
+
+    fn used(&self) -> u64 {
+        [&self.contents, &self.uploads, &self.index, &self.damaged]
+            .iter()
+            .map(|bytes| bytes.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// The system's reason when it last wrote nothing, if since then nothing was stored nor more than a little freed.
+    fn refused_still(&self, free: u64) -> Option<Refusal> {
+        let mut refused = lock(&self.refused);
+        *refused = refused.filter(|(refusal, at)| match refusal {
+            Refusal::InodesExhausted { .. } => lock(&self.sample).lacks_inodes(),
+            Refusal::ReadOnly => true,
+            _ => free.saturating_sub(*at) < FULL_SLACK,
+        });
+        refused.map(|(refusal, _)| refusal)
+    }
+
+    /// Free bytes (those that this process may use) and size of the file system.
+    fn free(&self) -> (u64, u64) {
+        let mut sample = lock(&self.sample);
+        self.refresh(&mut sample, false);
+        (sample.left(), sample.total)
+    }
+
+    /// Looks again if the sample is old, or `now`.
+    fn refresh(&self, sample: &mut Sample, now: bool) {
+        let fresh =
+            sample.taken.is_some_and(|taken| taken.elapsed() < SAMPLE_LIFE) && sample.written_since < SAMPLE_BYTES;
+        if (now || !fresh)
+            && let Ok(facts) = fstatvfs(&self.root)
+        {
+            *sample = Sample {
+                taken: Some(Instant::now()),
+                free: facts.f_bavail.saturating_mul(facts.f_frsize),
+                total: facts.f_blocks.saturating_mul(facts.f_frsize),
+                inodes: (facts.f_files > 0).then_some(facts.f_favail),
+                read_only: facts.f_flag.contains(StatVfsMountFlags::RDONLY),
+                written_since: 0,
+            };
+        }
+    }
+}
+
+/// Which of the 256 folders a content is in.
+pub(in crate::store) fn folder_of(digest: &Digest) -> usize {
+    usize::from(digest.as_bytes()[0])
+}
+
+fn subtract(counter: &AtomicU64, bytes: u64) {
+    // Never below zero: a count that is off by a lost file must not wrap.
+    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(bytes)));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,24 @@
+//! The lower floor: bytes by digest.
+//!
+//! A content lies once under `blobs/`; whoever has it links a further name to it. Which names those are, and what they mean,
+//! is the business of the floor above: it hands paths down, and nothing here asks upwards. The one thing that is called
+//! upwards is that a file was found damaged, by the function given to `files::Contents::new`.
+//!
+//! In reading order: `files` (adding, linking and removing a content), `changes` (work that waits for the disk, and changes
+//! of the tree), `open`, `blob` (a content as it is read), `hashing`, `count` (after an unclean stop), `damage` (the list of
+//! damaged contents), `capacity` (is there room?), `pace` (write-back in turn), `growth` (a growing file's end and hash),
+//! `uploads` and `fills` (contents on their way in), `uses` (leases, and when each was read last).
+
+pub(super) mod blob;
+pub(super) mod capacity;
+pub(super) mod changes;
+pub(super) mod count;
+pub(super) mod damage;
+pub(super) mod files;
+pub(super) mod fills;
+pub(super) mod growth;
+pub(super) mod hashing;
+pub(super) mod open;
+pub(super) mod pace;
+pub(super) mod uploads;
+pub(super) mod uses;

@@ -1,0 +1,190 @@
+//! The store as others see it, and how it is put together: the parts of both floors, opened and closed.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use super::contents::capacity::Capacity;
+use super::contents::changes::waiting;
+use super::contents::files::Contents;
+use super::contents::fills::{Fills, bytes_on_disk};
+use super::contents::uploads::table::{Uploads, at_start};
+use super::contents::uses::Uses;
+use super::error::StoreError;
+use super::layout::Layout;
+use super::maintenance::{Maintain, Maintenance};
+use super::opening::{self, LayOut};
+use super::options::{StoreLimits, StoreOptions, Usage};
+use super::repositories::blobs::Blobs;
+use super::repositories::index::IndexState;
+use super::repositories::large::LargeManifests;
+use super::repositories::listings::{KeepIndex, Listings};
+use super::repositories::manifests::Manifests;
+use super::repositories::memory::Memory;
+use super::repositories::mend::LookAfterDamage;
+use super::repositories::references::References;
+use super::repositories::upload_session::BlobUploads;
+use crate::fs::Disk;
+use crate::jobs::Runner;
+use crate::telemetry::{DamageSample, disk_look};
+
+/// The store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store(pub(super) Arc<Parts>);
+
+/// The parts, for the face alone: none of them knows this.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) contents: Arc<Contents>,
+    pub(super) uploads: Arc<Uploads>,
+    pub(super) fills: Arc<Fills>,
+    pub(super) uses: Arc<Uses>,
+    pub(super) blobs: Blobs,
+    pub(super) blob_uploads: BlobUploads,
+    pub(super) manifests: Arc<Manifests>,
+    pub(super) references: Arc<References>,
+    pub(super) large: LargeManifests,
+    pub(super) maintenance: Maintenance,
+    /// Keeps a second server out.
+    lock: File,
+}
+
+impl Store {
+    /// Lays out `dir` (made if missing). Says `false` if it was a store already. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the folder holds something else, can't be written or is in use.
+    pub fn init(dir: &Path) -> Result<bool, StoreError> {
+        let (layout, disk) = (Layout::new(dir), Disk::default());
+        let fresh = opening::open(&layout, &disk, LayOut::BesideOthers)?.fresh;
+        if fresh {
+            // Nothing is in it: the first start has nothing to count.
+            disk.replace(layout.temporary(), &layout.usage(), b"0\n")?;
+        }
+        Ok(fresh)
+    }
+
+    /// Opens the tree; blocking. The index is not opened: see [`Store::start_jobs`].
+    ///
+    /// # Errors
+    /// [`StoreError`] with a sentence for the administrator.
+    pub fn open(options: &StoreOptions) -> Result<Self, StoreError> {
+        let (layout, disk) = (Layout::new(&options.dir), Disk::default());
+        let lay_out = if options.must_exist { LayOut::Never } else { LayOut::WhereEmpty };
+        let opened = opening::open(&layout, &disk, lay_out)?;
+        let root = || File::open(layout.root()).map_err(StoreError::io("open", layout.root()));
+        // A folder that was laid out just now holds nothing.
+        let contents = opening::usage(&layout).or(opened.fresh.then_some(0));
+        let (open, uploaded) = at_start(&layout)?;
+        let coming = uploaded + bytes_on_disk(&layout)?;
+        let capacity = Capacity::new(root()?, options.limits(), contents, coming);
+        let listings = Listings::new(&layout);
+        let memory = Arc::new(Memory::default());
+        let remembered = Arc::clone(&memory);
+        let root = OwnedFd::from(root()?);
+        let contents = Arc::new(Contents::new(layout, disk, root, capacity, move || remembered.forget_all()));
+        contents.load_damaged();
+        let (uploads, fills, uses) = (Arc::new(Uploads::new(open)), Arc::default(), Arc::default());
+        let manifests = Arc::new(Manifests::new(Arc::clone(&contents), Arc::clone(&memory), listings));
+        let tasks = TaskTracker::new();
+        Ok(Self(Arc::new(Parts {
+            blobs: Blobs { contents: Arc::clone(&contents), memory: Arc::clone(&memory) },
+            blob_uploads: BlobUploads {
+                contents: Arc::clone(&contents),
+                memory,
+                uploads: Arc::clone(&uploads),
+                tasks: tasks.clone(),
+            },
+            maintenance: Maintenance {
+                contents: Arc::clone(&contents),
+                manifests: Arc::clone(&manifests),
+                uploads: Arc::clone(&uploads),
+                fills: Arc::clone(&fills),
+                uses: Arc::clone(&uses),
+            },
+            references: Arc::new(References::new(Arc::clone(&manifests), tasks)),
+            large: LargeManifests::default(),
+            contents,
+            uploads,
+            fills,
+            uses,
+            manifests,
+            lock: opened.lock,
+        })))
+    }
+
+    /// The folder for keys that the server makes itself, readable by nobody else; blocking.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn key_folder(&self) -> Result<PathBuf, StoreError> {
+        opening::keys(&self.0.contents.layout, &self.0.contents.disk)
+    }
+
+    /// Starts the jobs beside requests: opening or rebuilding the index, looking after damage, counting after an unclean
+    /// stop, reaping of uploads.
+    pub fn start_jobs(&self, jobs: &Runner) {
+        let manifests = &self.0.manifests;
+        let keep_index = KeepIndex::new(Arc::clone(manifests), |manifests| (&manifests.listings, manifests.tree()));
+        jobs.start(keep_index);
+        jobs.start(LookAfterDamage(Arc::clone(manifests)));
+        jobs.start(Maintain::new(self.0.maintenance.clone()));
+    }
+
+    /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes
+    /// that outlived their requests; none is made afterwards.
+    pub fn close(&self) {
+        let Contents { layout, disk, capacity, damage, changes, .. } = &*self.0.contents;
+        changes.close();
+        self.0.manifests.listings.close();
+        if capacity.is_read_only() {
+            return;
+        }
+        self.0.maintenance.forget_doubtful();
+        self.0.uses.write_down(|digest| layout.content(digest));
+        if let Some(bytes) = capacity.contents()
+            && !damage.is_doubtful()
+            && let Err(error) = disk.replace(layout.temporary(), &layout.usage(), format!("{bytes}\n").as_bytes())
+        {
+            tracing::warn!(%error, "what the store uses can't be noted and will be counted at the next start");
+        }
+    }
+
+    /// Puts changed limits into force.
+    pub fn set_limits(&self, limits: StoreLimits) {
+        self.0.contents.capacity.set_limits(limits);
+    }
+
+    /// Room used and left.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage { uploads: self.0.uploads.count(), ..self.0.contents.capacity.usage() }
+    }
+
+    /// The state of the index.
+    #[must_use]
+    pub fn index_state(&self) -> IndexState {
+        self.0.manifests.listings.state()
+    }
+
+    /// Whether the data folder can be read now and is the one that was opened; for readiness.
+    ///
+    /// # Errors
+    /// [`StoreError::Layout`] if the directory is gone or another was put over it, or if the disk is at fault for the number
+    /// of files found damaged; or of the disk.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.0.contents.damage.check()?;
+        let store = Arc::clone(&self.0);
+        // The bytes that it reads may be in memory: its end is no sign of the disk's life.
+        waiting(disk_look(), move || opening::check(&store.contents.layout, &store.lock)).await
+    }
+
+    /// Contents known to be damaged.
+    #[must_use]
+    pub fn damage(&self) -> DamageSample {
+        self.0.contents.damage.sample()
+    }
+}

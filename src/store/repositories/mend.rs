@@ -1,0 +1,86 @@
+//! Linking repositories to contents that were repaired, and what runs beside requests for it.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::manifests::Manifests;
+use super::walk::{Repositories, SkippedEntries};
+use crate::fs::stat;
+use crate::jobs::{Job, JobError, Run, Schedule};
+use crate::store::contents::changes::blocking;
+use crate::store::layout::Membership;
+
+/// The list is looked at this often without being called: for names that an administrator put there or took away, and for
+/// what could not be written down or mended before.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+impl Manifests {
+    /// One round of looking after the list of damaged contents; blocking.
+    pub(in crate::store) fn look_after_damage(&self, now: Instant) {
+        self.contents.keep_damage_list(now);
+        self.mend_all();
+    }
+
+    /// Links every repository that still has a damaged file to the whole content, where there is one.
+    fn mend_all(&self) {
+        let pending = self.contents.mendable();
+        if pending.is_empty() {
+            return;
+        }
+        let skipped = SkippedEntries::default();
+        let mut all = true;
+        for repo in Repositories::new(&self.contents.layout, &skipped) {
+            for digest in pending.keys() {
+                for kind in [Membership::Blob, Membership::Manifest] {
+                    let member: PathBuf = self.contents.layout.member(&repo, kind, digest);
+                    let mended = match stat(&member) {
+                        Ok(Some(at)) if self.contents.damage.is_listed(digest, at.ino()) => {
+                            self.mend(&repo, kind, digest)
+                        }
+                        Ok(_) => Ok(true),
+                        Err(error) => Err(error.into()),
+                    };
+                    all &= mended.unwrap_or_else(|error| {
+                        tracing::warn!(
+                            path = %member.display(), error = %crate::telemetry::with_causes(&error),
+                            "a repository can't be given the whole content yet"
+                        );
+                        false
+                    });
+                }
+            }
+        }
+        if all && skipped.count() == 0 {
+            self.contents.drop_nameless(&pending);
+        }
+    }
+}
+
+/// Looks after the list of damaged contents.
+#[derive(Debug)]
+pub(in crate::store) struct LookAfterDamage(pub(in crate::store) Arc<Manifests>);
+
+impl Job for LookAfterDamage {
+    const NAME: &'static str = "damage";
+
+    fn schedule(&self) -> Schedule {
+        let next = self.0.contents.damage.next_due();
+        let until_due = next.map(|due| due.saturating_duration_since(Instant::now()));
+        Schedule::every(until_due.map_or(LOOK_EVERY, |due| due.min(LOOK_EVERY)))
+    }
+
+    async fn run(&mut self, _: Run) -> Result<(), JobError> {
+        let manifests = Arc::clone(&self.0);
+        let round = blocking(move || {
+            manifests.look_after_damage(Instant::now());
+            Ok(())
+        });
+        round.await.map_err(|error| JobError::new("the list of damaged contents could not be looked after", &error))
+    }
+
+    async fn called(&mut self) {
+        self.0.contents.damage.called().await;
+    }
+}

@@ -1,0 +1,25 @@
+//! The upper floor: which repository has what.
+//!
+//! In reading order: `walk` (the tree as it is), `memory` with `generations` and `verdicts` (what is remembered, and until
+//! when), `blobs`, `upload_session`, `manifests`, `tags`, `large` (manifests that memory does not keep), `references` (is a
+//! manifest whole?), `mend` (names of damaged contents led to whole ones); for what an upstream taught: `lists`, `named`,
+//! `eviction`; then the index: `index` (sled), `listings` (its life), `rebuild`.
+
+pub(super) mod blobs;
+pub(super) mod eviction;
+pub(super) mod generations;
+pub(super) mod index;
+pub(super) mod large;
+pub(super) mod listings;
+pub(super) mod lists;
+pub(super) mod locks;
+pub(super) mod manifests;
+pub(super) mod memory;
+pub(super) mod mend;
+pub(super) mod named;
+pub(super) mod rebuild;
+pub(super) mod references;
+pub(super) mod tags;
+pub(super) mod upload_session;
+pub(super) mod verdicts;
+pub(super) mod walk;
