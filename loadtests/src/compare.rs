@@ -248,10 +248,11 @@ impl Comparison {
         self.limit.map(|limit| format!("{sign} {limit:.2}")).unwrap_or_default()
     }
 
-    /// `median ± standard error (number of pairs)`.
+    /// `median ± standard error (number of pairs)`, the error where it is known.
     pub(crate) fn ratio_text(&self) -> String {
         let Estimate { median, error } = self.ratio();
-        format!("{median:.2} ± {error:.3} ({})", self.ours.len().min(self.theirs.len()))
+        let error = if error.is_finite() { format!(" ± {error:.3}") } else { String::new() };
+        format!("{median:.2}{error} ({})", self.ours.len().min(self.theirs.len()))
     }
 
     /// A condition that has to be known about the figures.
@@ -341,6 +342,7 @@ mod tests {
     #[test]
     fn nothing_measured_is_a_miss() {
         assert!(!comparison(Measure::CpuSeconds, 1.0, &[]).verdict().unwrap().is_met());
+        assert_eq!(comparison(Measure::CpuSeconds, 1.0, &[(1.0, 2.0)]).ratio_text(), "0.50 (1)");
         let nought = [(0.0, 0.0); 3];
         assert!(!comparison(Measure::AnswersPerCpuSecond, 1.0, &nought).verdict().unwrap().is_met());
     }

@@ -29,7 +29,7 @@ const SLICE: Duration = Duration::from_secs(1);
 const GROUP: u32 = 2;
 /// Rounds, plain and over TLS, where the sides differ by a hundred times. A burst of the machine's neighbours makes the p99
 /// of its sample many times as long, on whichever side it hits.
-const ROUNDS: [u32; 2] = [24, 8];
+const ROUNDS: [u32; 2] = [20, 8];
 /// Rounds to one in which the sides are measured without downloads, for information.
 const ALONE_EVERY: u32 = 4;
 /// Time that downloads are under way before the first small request of a slice.
