@@ -23,7 +23,7 @@ pub(super) const LITTLE_BYTES: u64 = 128 * 1024;
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
     let conditions = Conditions::of(call.method, call.headers, &digest);
     let request = conditions.blob_request();
-    let Served { value: blob, how } = match call.mode.blob_in_memory(repo, &digest) {
+    let Served { value: blob, provenance } = match call.mode.blob_in_memory(repo, &digest) {
         Some(served) => served.map(ServedBlob::from),
         None => {
             enter(call, repo, digest, request.head).await?;
@@ -32,7 +32,7 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Re
     };
     let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
     let mut response = respond(blob, &conditions, call.body_transport, &reading)?;
-    response.extensions_mut().insert(how);
+    response.extensions_mut().insert(provenance);
     response.extensions_mut().insert(reading);
     Ok(response)
 }

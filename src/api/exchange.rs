@@ -19,7 +19,7 @@ use super::headers::{REQUEST_ID, of_provenance};
 use super::limits::{Holder, Place};
 use super::route::Route;
 use crate::auth::{AuthFailure, Forbidden, Identity};
-use crate::mode::How;
+use crate::mode::Provenance;
 use crate::serve::{LetIn, Peer, Standing};
 use crate::telemetry::{self, AuthFailureReason, CacheOutcome, InFlight};
 
@@ -156,16 +156,16 @@ impl Exchange {
             }
         };
         self.status = response.status();
-        if let Some(how) = response.extensions_mut().remove::<How>() {
-            self.mark(&mut response, how);
+        if let Some(provenance) = response.extensions_mut().remove::<Provenance>() {
+            self.mark(&mut response, provenance);
         }
         response
     }
 
     /// Says how the answer came about, in its headers and in the metrics.
-    fn mark(&mut self, response: &mut Response, how: How) {
-        of_provenance(response.headers_mut(), how);
-        let Some(outcome) = how.outcome else { return };
+    fn mark(&mut self, response: &mut Response, provenance: Provenance) {
+        of_provenance(response.headers_mut(), provenance);
+        let Some(outcome) = provenance.outcome else { return };
         self.cache = Some(outcome);
         count_cache_answer(&self.app, self.route.as_ref(), outcome);
     }

@@ -22,7 +22,7 @@ use super::route::{Route, last_part};
 use super::{App, namespace};
 use crate::auth::{Action, SignIn};
 use crate::clock::{self, Timestamp};
-use crate::mode::{How, Mode};
+use crate::mode::{Mode, Provenance};
 use crate::oci::Digest;
 use crate::serve::{Early, EarlyAnswer, EarlyConnection, Peer, Standing};
 use crate::telemetry;
@@ -154,26 +154,26 @@ impl FastConnection {
         {
             standing.signed_in();
         }
-        let (content, how) = match &route {
+        let (content, provenance) = match &route {
             Route::Manifest(repo, reference) => {
                 let served = mode.manifest_in_memory(repo, reference)?;
                 let manifest = served.value;
                 let std::borrow::Cow::Borrowed(media_type) = manifest.media_type else { return None };
-                (Content { digest: manifest.digest, media_type, bytes: manifest.bytes }, served.how)
+                (Content { digest: manifest.digest, media_type, bytes: manifest.bytes }, served.provenance)
             }
             Route::Blob(repo, digest) => {
                 let served = mode.blob_in_memory(repo, digest)?;
-                (Content { digest: *digest, media_type: OCTETS, bytes: served.value }, served.how)
+                (Content { digest: *digest, media_type: OCTETS, bytes: served.value }, served.provenance)
             }
             _ => return None,
         };
-        (content.bytes.len() <= MAX_BODY && how.age.is_none()).then_some(Hit {
+        (content.bytes.len() <= MAX_BODY && provenance.age.is_none()).then_some(Hit {
             method,
             route,
             path,
             namespace,
             content,
-            how,
+            provenance,
             now,
         })
     }
@@ -207,7 +207,7 @@ impl FastConnection {
 
     fn account(&self, hit: &Hit<'_>, request_head: &RequestHead<'_>, id: &Id, sent: u64, duration: Duration) {
         let (method, route) = (hit.method, Some(&hit.route));
-        if let Some(outcome) = hit.how.outcome {
+        if let Some(outcome) = hit.provenance.outcome {
             count_cache_answer(&self.app, route, outcome);
         }
         let tally = Tally { method, route, status: 200, received: 0, sent, duration, important: false };
@@ -217,7 +217,7 @@ impl FastConnection {
             address: self.address,
             method: method.as_str(),
             reference: last_part(hit.path).map(|(_, reference)| reference.into()),
-            cache: hit.how.outcome,
+            cache: hit.provenance.outcome,
             whole: true,
             error: None,
             user_agent: request_head.agent.and_then(accounting::user_agent),
@@ -271,7 +271,7 @@ struct Hit<'a> {
     path: &'a str,
     namespace: Option<HeaderValue>,
     content: Content,
-    how: How,
+    provenance: Provenance,
     now: Timestamp,
 }
 
@@ -285,7 +285,7 @@ impl Hit<'_> {
     fn write_head(&self, id: &Id, head: &mut Vec<u8>) {
         head.extend_from_slice(b"HTTP/1.1 200 OK");
         headers::of_content(head, &self.content.digest.entity_tag(), Some(Value::Fixed(self.content.media_type)));
-        headers::of_provenance(head, self.how);
+        headers::of_provenance(head, self.provenance);
         headers::of_api(head, self.namespace.as_ref());
         headers::of_request(head, Value::Ascii(id.as_bytes()));
         headers::of_length(head, self.content.bytes.len() as u64);

@@ -4,7 +4,7 @@
 use http::header::AGE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::mode::How;
+use crate::mode::Provenance;
 use crate::oci::{EntityTag, ManifestKind};
 use crate::telemetry;
 
@@ -125,11 +125,11 @@ pub(super) fn of_length(out: &mut impl Headers, bytes: u64) {
 }
 
 /// How the answer came about.
-pub(super) fn of_provenance(out: &mut impl Headers, how: How) {
-    if let Some(age) = how.age {
+pub(super) fn of_provenance(out: &mut impl Headers, provenance: Provenance) {
+    if let Some(age) = provenance.age {
         out.set_number(Header { name: AGE, line: "\r\nage: " }, age.as_secs());
     }
-    if let Some(outcome) = how.outcome {
+    if let Some(outcome) = provenance.outcome {
         out.set(CACHE, Value::Fixed(outcome.as_str()));
     }
 }
@@ -170,7 +170,7 @@ mod tests {
     fn all(out: &mut impl Headers) {
         of_content(out, &Algorithm::Sha512.digest(b"").entity_tag(), Some(media_type("a/b")));
         of_length(out, 1_234_567);
-        of_provenance(out, How { outcome: Some(CacheOutcome::Stale), age: Some(Duration::from_secs(89)) });
+        of_provenance(out, Provenance { outcome: Some(CacheOutcome::Stale), age: Some(Duration::from_secs(89)) });
         of_api(out, Some(&HeaderValue::from_static("registry.example:5000")));
         of_request(out, Value::Ascii(b"0a"));
     }

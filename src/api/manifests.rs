@@ -37,7 +37,7 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
             return read_facts(call, repo, reference).await;
         }
     }
-    let Served { value: ServedManifest { digest, bytes, media_type }, how } = match in_memory {
+    let Served { value: ServedManifest { digest, bytes, media_type }, provenance } = match in_memory {
         Some(served) => served,
         None => call.mode.manifest(repo, reference).await?,
     };
@@ -52,19 +52,19 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
         }
         Piece::Several(parts) => parts_body(source, parts, call.body_transport, &reading),
     })?;
-    response.extensions_mut().insert(how);
+    response.extensions_mut().insert(provenance);
     response.extensions_mut().insert(reading);
     Ok(response)
 }
 
 /// Answers a HEAD: Direct has no bytes to answer from.
 async fn read_facts(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    let Served { value: ServedManifestFacts { digest, size, media_type }, how } =
+    let Served { value: ServedManifestFacts { digest, size, media_type }, provenance } =
         call.mode.manifest_facts(repo, reference).await?;
     let content = Content { size: Some(size), media_type: &media_type, stored: false };
     let conditions = Conditions::of(call.method, call.headers, &digest);
     let mut response = content.respond(&conditions, |_| Body::empty())?;
-    response.extensions_mut().insert(how);
+    response.extensions_mut().insert(provenance);
     Ok(response)
 }
 

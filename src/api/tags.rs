@@ -18,10 +18,10 @@ const MAX_PAGE: usize = 10_000;
 pub(super) async fn list(call: &Call<'_>, repo: &RepoName) -> Result<Response, ApiError> {
     let limit = page_size(call)?;
     let last = call.query("last");
-    let Served { value: page, how } = call.mode.tags(repo, last.as_deref(), limit).await?;
+    let Served { value: page, provenance } = call.mode.tags(repo, last.as_deref(), limit).await?;
     let body = json!({ "name": repo.as_str(), "tags": page.entries });
     let mut response = answer(&body, &format!("/v2/{repo}/tags/list"), &page, limit);
-    response.extensions_mut().insert(how);
+    response.extensions_mut().insert(provenance);
     Ok(response)
 }
 

@@ -12,14 +12,14 @@ use crate::telemetry::CacheOutcome;
 
 /// The origin of an answer. Mode Local has nothing to say of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct How {
+pub struct Provenance {
     /// From cache, upstream or both.
     pub outcome: Option<CacheOutcome>,
     /// Age of the upstream's word, if it could not be asked now.
     pub age: Option<Duration>,
 }
 
-impl From<CacheOutcome> for How {
+impl From<CacheOutcome> for Provenance {
     fn from(outcome: CacheOutcome) -> Self {
         Self { outcome: Some(outcome), age: None }
     }
@@ -31,18 +31,18 @@ pub struct Served<T> {
     /// The answer.
     pub value: T,
     /// Its origin.
-    pub how: How,
+    pub provenance: Provenance,
 }
 
 impl<T> Served<T> {
     /// An answer.
-    pub fn new(value: T, how: impl Into<How>) -> Self {
-        Self { value, how: how.into() }
+    pub fn new(value: T, provenance: impl Into<Provenance>) -> Self {
+        Self { value, provenance: provenance.into() }
     }
 
     /// The same, with another value.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Served<U> {
-        Served { value: change(self.value), how: self.how }
+        Served { value: change(self.value), provenance: self.provenance }
     }
 }
 

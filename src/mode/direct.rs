@@ -113,7 +113,7 @@ impl Direct {
             }
         };
         let (mut list, began) = self.lists.join(key, BUDGET, fetch).await?;
-        list.how = outcome(began).into();
+        list.provenance = outcome(began).into();
         Ok(list)
     }
 }

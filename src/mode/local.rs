@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{How, ModeError, Served, ServedBlob, ServedManifest};
+use super::{ModeError, Provenance, Served, ServedBlob, ServedManifest};
 use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::store::{Page, Referrer, Store, StoredContent, StoredManifest};
 
@@ -41,7 +41,7 @@ impl Local {
             // Eviction leaves Local's contents alone, so no lease is needed.
             StoredContent::File(blob) => ServedBlob::from(blob),
         };
-        Ok(Served::new(served, How::default()))
+        Ok(Served::new(served, Provenance::default()))
     }
 
     pub(super) async fn manifest(
@@ -56,17 +56,17 @@ impl Local {
                 return Err(ModeError::Incomplete { missing });
             }
         }
-        Ok(Served::new(stored.into(), How::default()))
+        Ok(Served::new(stored.into(), Provenance::default()))
     }
 
     pub(super) fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<Served<ServedManifest>> {
         let (stored, whole) = self.store.manifest_in_memory(repo, reference)?;
         let answered = whole || self.missing_references == MissingReferences::Allow;
-        answered.then(|| Served::new(stored.into(), How::default()))
+        answered.then(|| Served::new(stored.into(), Provenance::default()))
     }
 
     pub(super) fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Served<Bytes>> {
-        Some(Served::new(self.store.blob_in_memory(repo, digest)?, How::default()))
+        Some(Served::new(self.store.blob_in_memory(repo, digest)?, Provenance::default()))
     }
 
     pub(super) async fn stored_length(&self, repo: &RepoName, digest: Digest) -> Option<u64> {
@@ -83,7 +83,7 @@ impl Local {
         if page.entries.is_empty() && !self.store.repository_exists(repo).await? {
             return Err(ModeError::RepositoryUnknown);
         }
-        Ok(Served::new(page, How::default()))
+        Ok(Served::new(page, Provenance::default()))
     }
 
     pub(super) async fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, ModeError> {
@@ -97,7 +97,7 @@ impl Local {
         last: Option<Digest>,
         limit: usize,
     ) -> Result<Served<Vec<Referrer>>, ModeError> {
-        Ok(Served::new(self.store.referrers(repo, subject, last, limit).await?, How::default()))
+        Ok(Served::new(self.store.referrers(repo, subject, last, limit).await?, Provenance::default()))
     }
 
     /// Stores a manifest and moves tags to it. Says what it references and the repository lacks: always empty

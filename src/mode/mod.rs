@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use answer::{BlobContent, BlobRequest, How, Served, ServedBlob, ServedManifest, ServedManifestFacts};
+pub use answer::{BlobContent, BlobRequest, Provenance, Served, ServedBlob, ServedManifest, ServedManifestFacts};
 pub use direct::Direct;
 pub use listing::LATE_LIST_BYTES;
 pub use lists::LIST_BYTES_IN_FLIGHT;

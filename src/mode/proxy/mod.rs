@@ -167,7 +167,7 @@ impl Proxy {
         }
         self.0.metrics.stale_answer(cause);
         let mut served = Served::new((), CacheOutcome::Stale);
-        served.how.age = Some(age.unwrap_or_default());
+        served.provenance.age = Some(age.unwrap_or_default());
         Some(served)
     }
 
@@ -181,7 +181,9 @@ impl Proxy {
     fn settle<T>(&self, asked: NegativeKey, fetched: Result<Served<T>, ModeError>) -> Result<Served<T>, ModeError> {
         let negatives = &self.0.negatives;
         match &fetched {
-            Ok(served) if served.how.outcome == Some(CacheOutcome::Stale) => negatives.unanswered(asked.repository()),
+            Ok(served) if served.provenance.outcome == Some(CacheOutcome::Stale) => {
+                negatives.unanswered(asked.repository());
+            }
             Ok(_) => negatives.answered(asked.repository()),
             Err(error) => {
                 if let Some(is_registrys) = negatives::absence(error) {
@@ -231,8 +233,8 @@ fn unwritten(error: &StoreError, what: &'static str) {
 
 /// A client that waited for another one's fetch was served by it, not by its own.
 fn joined<T>(mut served: Served<T>, began: bool) -> Served<T> {
-    if !began && served.how.outcome == Some(CacheOutcome::Filled) {
-        served.how.outcome = Some(CacheOutcome::Joined);
+    if !began && served.provenance.outcome == Some(CacheOutcome::Filled) {
+        served.provenance.outcome = Some(CacheOutcome::Joined);
     }
     served
 }
