@@ -5,6 +5,7 @@
 //! - [`oci`]: names, digests, ranges, manifests; pure
 //! - [`fs`]: files and directories, durably
 //! - [`jobs`]: the runner of what works beside requests
+//! - [`values`]: sizes, durations, addresses and words as the configuration writes them; pure
 //! - [`store`]: the directory tree, durable; the index beside it
 //! - [`upstream`]: the client of the registry behind modes Direct and Proxy
 //! - [`fetch`]: the miss path: fills, work done once for many, eviction
@@ -45,3 +46,4 @@ pub mod store;
 mod sys;
 pub mod telemetry;
 pub mod upstream;
+pub mod values;

@@ -8,7 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
 use super::UpstreamCredentials;
-use super::choice::UpstreamScheme;
+use crate::values::UpstreamScheme;
 use super::images_repo::canonical;
 use super::secret::Secret;
 

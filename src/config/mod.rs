@@ -5,23 +5,19 @@
 //! credentials come in (`docker_config`, `secret_dir`). [`watch`] sees that a file changed, [`reload`] acts on it.
 //! This module opens no socket and no store; it knows the other parts' settings only as plain values.
 
-mod addresses;
-mod choice;
-mod count;
 mod docker_config;
 mod error;
 mod images_repo;
 mod one_or_many;
 mod parse;
 mod proxy;
-mod raw;
+mod keys;
 pub mod reload;
 mod rules;
 mod secret;
 mod secret_dir;
 mod settings;
 mod upstream;
-mod value;
 mod warnings;
 pub mod watch;
 mod yaml;
@@ -33,20 +29,19 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use addresses::Addresses;
-pub use choice::{
-    Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
-};
 pub use error::{ConfigError, KeyError, Position};
 pub use proxy::{ProxySettings, StaleOn};
 pub use secret::Secret;
 pub use settings::{Change, KEYS, KeyInfo, Origin, Setting};
 pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};
-pub use value::{Address, ByteSize, InvalidValue, PasswordHash, Reserve, Span};
+pub use crate::values::{
+    Acceleration, AccessLog, Address, Addresses, Anonymous, ByteSize, InvalidValue, LogFormat, LogLevel,
+    MissingReferences, Mode, PasswordHash, Reserve, Role, Span, StaleCause, UpstreamScheme,
+};
 
 use crate::oci::RepoName;
+use crate::values::FilePath;
 use settings::Origins;
-use value::FilePath;
 
 /// Largest configuration file that is read; a Kubernetes Secret can't hold more.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -394,7 +389,7 @@ impl Config {
 /// # Errors
 /// [`ConfigError`] if the file is not of the right shape.
 pub fn data_dir(path: Option<&Path>, flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
-    let raw: raw::Raw = path.map(read_yaml).transpose()?.unwrap_or_default();
+    let raw: keys::Raw = path.map(read_yaml).transpose()?.unwrap_or_default();
     let from_file = raw.store.and_then(|store| store.dir).map(|FilePath(dir)| dir);
     Ok(flag.or(from_file).unwrap_or_else(|| PathBuf::from(parse::DEFAULT_DIR)))
 }

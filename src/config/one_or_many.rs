@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserializer, Error as _, Visitor};
 
-use super::value::Text;
+use crate::values::Text;
 
 /// One value or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,14 +5,14 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choice::{Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
-use super::count::Count;
+use crate::values::{Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
+use crate::values::Count;
 use super::error::KeyError;
 use super::images_repo::canonical;
-use super::raw::{Raw, RawAuth, RawLimits, RawLog, RawManifests, RawRepository, RawStore, RawTls, RawToken, RawUser};
+use super::keys::{Raw, RawAuth, RawLimits, RawLog, RawManifests, RawRepository, RawStore, RawTls, RawToken, RawUser};
 use super::settings::{KEYS, KeyInfo, Origin, Origins};
 use super::upstream::{self, Section, UpstreamSettings};
-use super::value::{Address, Alias, ByteSize, FilePath, Reserve, Span};
+use crate::values::{Address, Alias, ByteSize, FilePath, Reserve, Span};
 use super::{
     AuthSettings, Config, Limits, LogSettings, Machine, ManifestSettings, MappedRepository, Overrides, StoreSettings,
     Tls, TlsFiles, TokenSettings, TokenSwitch, User, rules, yaml,

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::choice::StaleCause;
+use crate::values::StaleCause;
 use super::error::KeyError;
 use super::parse::{DAY, Parser, seconds, wrong};
-use super::raw::RawProxy;
+use super::keys::RawProxy;
 use super::settings::Origin;
-use super::value::Span;
+use crate::values::Span;
 
 /// Shortest life of cached content that can be asked for, as in Deckhouse's ModuleConfig.
 const LEAST_TTL: Duration = seconds(300);

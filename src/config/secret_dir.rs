@@ -6,10 +6,10 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::MAX_FILE_BYTES;
-use super::choice::UpstreamScheme;
+use crate::values::UpstreamScheme;
 use super::images_repo::ImagesRepo;
 use super::secret::Secret;
-use super::value::Span;
+use crate::values::Span;
 
 /// What the folder holds. An empty file counts as none, `checkMode` concerns others.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 
-use super::value::{ByteSize, Span};
+use crate::values::{ByteSize, Span};
 use super::{Config, Tls, TlsFiles, TokenSwitch};
 
 /// Whether a running server takes a new value.

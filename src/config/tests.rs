@@ -155,7 +155,7 @@ log: {{format: text, level: debug, access: 'off'}}
 #[test]
 fn the_documented_keys_are_the_keys_of_the_shapes() {
     let documented: Vec<&str> = KEYS.iter().map(|info| info.key).collect();
-    assert_eq!(documented, raw::shape::keys());
+    assert_eq!(documented, keys::shape::keys());
     // And each is shown by --check-config.
     let config = accepted(&format!(
         "{}repositories: [{{name: a}}]\nupstream: {{imagesRepo: a, mirrors: [{{imagesRepo: b}}]}}\n",

@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use super::choice::UpstreamScheme;
+use crate::values::UpstreamScheme;
 use super::docker_config;
 use super::error::KeyError;
 use super::images_repo::{ImagesRepo, UpstreamUrl, canonical};
 use super::parse::wrong;
-use super::raw::{RawEndpoint, RawUpstream};
+use super::keys::{RawEndpoint, RawUpstream};
 use super::secret::Secret;
 use super::secret_dir::{SecretDir, read_text};
 use super::settings::{Origin, Setting};
-use super::value::{FilePath, Span};
+use crate::values::{FilePath, Span};
 
 /// The user whose password is a licence, as Deckhouse's registry has it.
 const LICENSE_USER: &str = "license-token";

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use super::value::{Address, InvalidValue};
+use super::{Address, InvalidValue};
 
 /// Addresses of one port, `10.0.0.1,fd00::1:5001`: IPs separated by commas as Kubernetes' `status.hostIPs` has them, then the port. One
 /// address as [`Address`] has it is such a list too.

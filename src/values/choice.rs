@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::value::{InvalidValue, Text, read_as_text};
+use super::{InvalidValue, Text, read_as_text};
 
 /// An enum with one word per variant: `FromStr`, `Display`, the list of words, and reading from YAML.
 macro_rules! choices {

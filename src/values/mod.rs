@@ -1,6 +1,10 @@
 //! Values of the configuration that a bare number or string would leave open: sizes, spans of time,
 //! the reserve, addresses, paths, password hashes. Each is read from text once and can't be wrong afterwards.
 
+mod addresses;
+mod choice;
+mod count;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -11,16 +15,22 @@ use std::time::Duration;
 
 use serde::de::{Deserializer, Visitor};
 
+pub use addresses::Addresses;
+pub use choice::{
+    Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
+};
+pub(crate) use count::Count;
+
 use crate::oci::{InvalidName, RepoName};
 
 /// A type that is written as one piece of text.
-pub(super) trait Text: FromStr<Err: fmt::Display> {
+pub(crate) trait Text: FromStr<Err: fmt::Display> {
     /// What is expected, for an error: "a size such as 64MiB".
     const WHAT: &'static str;
 }
 
 /// Reads any [`Text`]; for `deserialize_with` and for the `Deserialize` of the types below.
-pub(super) fn deserialize_text<'de, D: Deserializer<'de>, T: Text>(deserializer: D) -> Result<T, D::Error> {
+pub(crate) fn deserialize_text<'de, D: Deserializer<'de>, T: Text>(deserializer: D) -> Result<T, D::Error> {
     struct TextVisitor<T>(PhantomData<T>);
 
     impl<T: Text> Visitor<'_> for TextVisitor<T> {
@@ -43,19 +53,19 @@ macro_rules! read_as_text {
     ($($type:ty),+ $(,)?) => {$(
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $crate::config::value::deserialize_text(deserializer)
+                $crate::values::deserialize_text(deserializer)
             }
         }
     )+};
 }
-pub(super) use read_as_text;
+pub(crate) use read_as_text;
 
 read_as_text!(ByteSize, Span, Reserve, Address, FilePath, PasswordHash, Alias);
 
 /// Why a text is no value; a whole sentence without the text itself where that may be secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidValue(pub(super) String);
+pub struct InvalidValue(pub(crate) String);
 
 /// A number of bytes.
 ///
@@ -250,7 +260,7 @@ impl Text for Address {
 
 /// A path that is not empty. A relative one counts from the working directory, in the file as on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FilePath(pub(super) PathBuf);
+pub(crate) struct FilePath(pub(crate) PathBuf);
 
 impl FromStr for FilePath {
     type Err = InvalidValue;
@@ -269,7 +279,7 @@ impl Text for FilePath {
 
 /// A repository name that stands for the upstream's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Alias(pub(super) RepoName);
+pub(crate) struct Alias(pub(crate) RepoName);
 
 impl FromStr for Alias {
     type Err = InvalidName;

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::value::{InvalidValue, Text, read_as_text};
+use super::{InvalidValue, Text, read_as_text};
 
 /// How many of something.
 ///
 /// Grammar: digits. Of its own and not `u32` so that what is refused is told what to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Count(pub(super) u32);
+pub(crate) struct Count(pub(crate) u32);
 
 impl FromStr for Count {
     type Err = InvalidValue;

@@ -2,14 +2,14 @@
 
 use serde::Deserialize;
 
-use super::choice::{
+use crate::values::{
     Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
 };
-use super::count::Count;
+use crate::values::Count;
 use super::images_repo::{ImagesRepo, TrustedHost};
 use super::one_or_many::OneOrMany;
 use super::secret::Secret;
-use super::value::{Address, Alias, ByteSize, FilePath, PasswordHash, Reserve, Span};
+use crate::values::{Address, Alias, ByteSize, FilePath, PasswordHash, Reserve, Span};
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
