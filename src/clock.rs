@@ -2,6 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The longest time for which a client is kept waiting for the head of its answer: by a queue here (`limits.queueWait`) and
+/// by an upstream (`mode`, `fetch`). containerd gives an answer's head up after 30 s, and ours is promised within 25 s.
+pub const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
+
 /// A moment by the wall clock, in milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);

@@ -14,12 +14,13 @@ use tokio_util::task::TaskTracker;
 use super::fill::{Fill, FillProgress, run};
 use super::reader::FillReader;
 use super::{Evictor, FillError, Source};
+use crate::clock::CLIENT_PATIENCE;
 use crate::oci::{Digest, RepoName};
 use crate::store::{Blob, Store};
 use crate::telemetry::Metrics;
 
-/// Longest wait for the head of an upstream's answer: containerd gives up on headers after 30 s.
-pub(super) const HEAD_BUDGET: Duration = Duration::from_secs(20);
+/// The longest wait for the head of the upstream's answer.
+pub(super) const HEAD_BUDGET: Duration = CLIENT_PATIENCE;
 
 /// Most fills that wait at once for a first byte later than [`HEAD_BUDGET`]: others still find a place.
 pub(super) const MOST_SLOW: usize = 32;

@@ -26,14 +26,14 @@ pub use local::{Local, MissingReferences};
 pub use mapping::Mapping;
 pub use proxy::{Proxy, ProxySettings};
 
+use crate::clock::CLIENT_PATIENCE;
 use crate::fetch::FillError;
 use crate::oci::{Digest, Reference, RepoName};
 use crate::store::{Blob, Page, Referrer, StoreError};
 use crate::upstream::UpstreamError;
 
-/// Longest wait of a client for the upstream: containerd gives up on an answer's headers after 30 s, and they
-/// are promised within 25 s.
-const BUDGET: Duration = Duration::from_secs(20);
+/// The longest wait for the upstream.
+const BUDGET: Duration = CLIENT_PATIENCE;
 
 /// The mode in force. Cheap to clone; a request keeps the one it began with.
 #[derive(Clone, Debug)]
