@@ -1,34 +1,9 @@
 //! Roles, and the scopes that tokens carry.
 
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::oci::RepoName;
-
-/// Rights of a client without credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Anonymous {
-    /// Nothing.
-    None,
-    /// Pull.
-    Pull,
-    /// Everything: the open server.
-    Push,
-}
-
-/// The role of a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// `ro`: pull.
-    Ro,
-    /// `rw`: pull, push, delete.
-    Rw,
-    /// `mirror-puller`: pull, catalog.
-    MirrorPuller,
-    /// `mirror-pusher`: everything.
-    MirrorPusher,
-}
+pub use crate::values::{Anonymous, Role};
 
 /// One thing to be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +21,7 @@ pub enum Action {
 /// The text is no role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a role is one of ro, rw, mirror-puller, mirror-pusher")]
-pub struct InvalidRole;
+pub(super) struct InvalidRole;
 
 impl Anonymous {
     /// Whether it covers `action`.
@@ -61,15 +36,12 @@ impl Anonymous {
 }
 
 impl Role {
-    /// The role's name in configuration and Secrets.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ro => "ro",
-            Self::Rw => "rw",
-            Self::MirrorPuller => "mirror-puller",
-            Self::MirrorPusher => "mirror-pusher",
-        }
+    /// The role of exactly this name, as a mounted Secret has it; case counts.
+    ///
+    /// # Errors
+    /// [`InvalidRole`] for any other text.
+    pub(super) fn named(text: &str) -> Result<Self, InvalidRole> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or(InvalidRole)
     }
 
     /// The limits of the role, in words that go behind a user's name.
@@ -91,17 +63,6 @@ impl Role {
             Self::MirrorPuller => matches!(action, Action::Pull | Action::Catalog),
             Self::MirrorPusher => true,
         }
-    }
-}
-
-impl FromStr for Role {
-    type Err = InvalidRole;
-
-    fn from_str(text: &str) -> Result<Self, InvalidRole> {
-        [Self::Ro, Self::Rw, Self::MirrorPuller, Self::MirrorPusher]
-            .into_iter()
-            .find(|role| role.as_str() == text)
-            .ok_or(InvalidRole)
     }
 }
 

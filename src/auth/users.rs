@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::str::FromStr as _;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -197,8 +196,8 @@ fn read_secret(folder: &Path, passwords: &Passwords, warnings: &mut Vec<String>)
     let name = read(folder, "name")?.ok_or("its file name is missing or empty")?;
     check_name(&name)?;
     let role = match read(folder, "role")? {
-        Some(text) => Role::from_str(&text).map_err(|error| format!("file role: {error}"))?,
-        None => Role::from_str(&name).unwrap_or(Role::Ro),
+        Some(text) => Role::named(&text).map_err(|error| format!("file role: {error}"))?,
+        None => Role::named(&name).unwrap_or(Role::Ro),
     };
     let (hash, password) = (read(folder, "passwordHash")?, read(folder, "password")?);
     let secret = match (hash, password) {

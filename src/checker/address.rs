@@ -74,7 +74,7 @@ fn split_reference(path: &str) -> Result<(&str, Option<Reference>), InvalidRegis
 
 impl fmt::Display for RegistryAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme.as_str(), self.host)?;
+        write!(f, "{}://{}", self.scheme.in_url(), self.host)?;
         if self.path.is_empty() { Ok(()) } else { write!(f, "/{}", self.path) }
     }
 }

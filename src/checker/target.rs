@@ -132,7 +132,7 @@ impl Target {
     /// A plain refusal is said as the client of Deckhouse's checker says it, anything else in our own words.
     fn words(&self, method: &str, child: &str, what: &str, which: &dyn fmt::Display, error: &UpstreamError) -> String {
         let RegistryAddress { scheme, host, .. } = &self.address;
-        let url = format!("{}://{host}/v2/{}/{what}/{which}", scheme.as_str(), self.repository(child));
+        let url = format!("{}://{host}/v2/{}/{what}/{which}", scheme.in_url(), self.repository(child));
         let status = error.status().and_then(|status| StatusCode::from_u16(status).ok());
         let plain = status.filter(|status| error.host() == host && !matches!(status.as_u16(), 401 | 403 | 407));
         match plain {

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Failure;
 use crate::checker::{self, Check, CheckMode, Depth, Item, RegistryAddress, Report, Target};
-use crate::config::{self, Secret, UpstreamCredentials, UpstreamScheme};
+use crate::config::{self, Secret, UpstreamCredentials};
 use crate::telemetry::{Metrics, with_causes};
 use crate::upstream::{
     Credentials, EndpointOptions, ProxyVariables, Scheme, Upstream, UpstreamLimits, UpstreamOptions,
@@ -248,17 +248,11 @@ impl Access {
         match &self.login {
             Login::Nobody => Ok(Credentials::Anonymous),
             Login::User { name, password } => Ok(basic(name, password)),
-            Login::DockerConfig { file, text } => {
-                let scheme = match address.scheme {
-                    Scheme::Http => UpstreamScheme::Http,
-                    Scheme::Https => UpstreamScheme::Https,
-                };
-                match config::docker_login(text, &address.host, scheme) {
-                    Ok(UpstreamCredentials::Anonymous) => Ok(Credentials::Anonymous),
-                    Ok(UpstreamCredentials::Login { username, password }) => Ok(basic(&username, password.expose())),
-                    Err(reason) => Err(Failure::usage(format!("{}: {reason}", file.display()))),
-                }
-            }
+            Login::DockerConfig { file, text } => match config::docker_login(text, &address.host, address.scheme) {
+                Ok(UpstreamCredentials::Anonymous) => Ok(Credentials::Anonymous),
+                Ok(UpstreamCredentials::Login { username, password }) => Ok(basic(&username, password.expose())),
+                Err(reason) => Err(Failure::usage(format!("{}: {reason}", file.display()))),
+            },
         }
     }
 }

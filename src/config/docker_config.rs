@@ -8,9 +8,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
 use super::UpstreamCredentials;
-use crate::values::UpstreamScheme;
 use super::images_repo::canonical;
 use super::secret::Secret;
+use crate::values::Scheme;
 
 /// So many hosts are named in an error.
 const NAMED: usize = 20;
@@ -31,7 +31,7 @@ struct Entry {
 /// The login of the entry whose key is `host` (`host[:port]`), also when written as `https://host`, `host/v1/` or
 /// `host/v2/`, as docker does. An entry without a login is an anonymous one: Deckhouse leaves `auth` out then.
 /// The error is a sentence that names hosts and no secret.
-pub(super) fn login(text: &str, host: &str, scheme: UpstreamScheme) -> Result<UpstreamCredentials, String> {
+pub(super) fn login(text: &str, host: &str, scheme: Scheme) -> Result<UpstreamCredentials, String> {
     // The parser's own words may quote a value.
     let config: DockerConfig = serde_json::from_str(text).map_err(|error| {
         format!("is no .dockerconfigjson: wrong at line {} column {}", error.line(), error.column())

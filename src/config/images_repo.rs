@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
-use crate::values::UpstreamScheme;
 use super::secret::Secret;
+use crate::values::Scheme;
 use crate::values::{Address, InvalidValue, Text, read_as_text};
 
 /// The name under which a cluster's clients reach this server.
@@ -54,7 +54,7 @@ impl fmt::Display for ImagesRepo {
 }
 
 impl Text for ImagesRepo {
-    const WHAT: &'static str = "an address of the form host[:port][/path]";
+    const EXPECTED: &'static str = "an address of the form host[:port][/path]";
 }
 
 /// A host with or without a port, as in `trustedHosts`.
@@ -73,7 +73,7 @@ impl FromStr for TrustedHost {
 }
 
 impl Text for TrustedHost {
-    const WHAT: &'static str = "a host, or host:port";
+    const EXPECTED: &'static str = "a host, or host:port";
 }
 
 read_as_text!(ImagesRepo, TrustedHost);
@@ -107,7 +107,7 @@ fn is_port(text: &str) -> bool {
 /// What `--upstream` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UpstreamUrl {
-    pub(super) scheme: UpstreamScheme,
+    pub(super) scheme: Scheme,
     pub(super) images_repo: ImagesRepo,
     /// User and password, if the URL has them.
     pub(super) login: Option<(String, Secret)>,
@@ -143,7 +143,7 @@ impl UpstreamUrl {
 
 /// `host[:port]` in lower case, without the port that the scheme implies and without the dot that ends a whole name; an IPv6
 /// address in its shortest form.
-pub(super) fn canonical(host: &str, scheme: UpstreamScheme) -> String {
+pub(super) fn canonical(host: &str, scheme: Scheme) -> String {
     let host = host.to_ascii_lowercase();
     let (name, port) = split_port(&host);
     let name = match bare(name).parse::<Ipv6Addr>() {
@@ -156,10 +156,10 @@ pub(super) fn canonical(host: &str, scheme: UpstreamScheme) -> String {
     }
 }
 
-const fn implied_port(scheme: UpstreamScheme) -> u16 {
+const fn implied_port(scheme: Scheme) -> u16 {
     match scheme {
-        UpstreamScheme::Https => 443,
-        UpstreamScheme::Http => 80,
+        Scheme::Https => 443,
+        Scheme::Http => 80,
     }
 }
 
@@ -170,7 +170,7 @@ fn bare(name: &str) -> &str {
 
 /// Whether `host[:port]` is this server itself: the name that clients use, or an address it listens on. What other
 /// names lead here is not known.
-pub(super) fn is_own(host: &str, scheme: UpstreamScheme, listen: &[Address]) -> bool {
+pub(super) fn is_own(host: &str, scheme: Scheme, listen: &[Address]) -> bool {
     let host = host.to_ascii_lowercase();
     let (name, port) = split_port(&host);
     let name = name.strip_suffix('.').unwrap_or(name);

@@ -2,14 +2,14 @@
 
 use serde::Deserialize;
 
-use crate::values::{
-    Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role, StaleCause, UpstreamScheme,
-};
-use crate::values::Count;
 use super::images_repo::{ImagesRepo, TrustedHost};
 use super::one_or_many::OneOrMany;
 use super::secret::Secret;
-use crate::values::{Address, Alias, ByteSize, FilePath, PasswordHash, Reserve, Span};
+use crate::values::Count;
+use crate::values::{
+    Acceleration, AccessMode, Anonymous, Level, LogFormat, MissingReferences, Mode, Role, Scheme, StaleCause,
+};
+use crate::values::{Address, Alias, ByteSize, ConfigDuration, FilePath, PasswordHash, Reserve};
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -63,7 +63,7 @@ pub(super) struct RawStore {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawUpstream {
     pub(super) images_repo: Option<ImagesRepo>,
-    pub(super) scheme: Option<UpstreamScheme>,
+    pub(super) scheme: Option<Scheme>,
     pub(super) ca: Option<String>,
     pub(super) ca_file: Option<FilePath>,
     pub(super) license: Option<Secret>,
@@ -82,7 +82,7 @@ pub(super) struct RawUpstream {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawEndpoint {
     pub(super) images_repo: Option<ImagesRepo>,
-    pub(super) scheme: Option<UpstreamScheme>,
+    pub(super) scheme: Option<Scheme>,
     pub(super) ca: Option<String>,
     pub(super) ca_file: Option<FilePath>,
     pub(super) license: Option<Secret>,
@@ -117,11 +117,11 @@ impl RawUpstream {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawProxy {
-    pub(super) ttl: Option<Span>,
-    pub(super) tag_ttl: Option<Span>,
-    pub(super) negative_ttl: Option<Span>,
-    pub(super) stale_negative: Option<Span>,
-    pub(super) max_stale: Option<Span>,
+    pub(super) ttl: Option<ConfigDuration>,
+    pub(super) tag_ttl: Option<ConfigDuration>,
+    pub(super) negative_ttl: Option<ConfigDuration>,
+    pub(super) stale_negative: Option<ConfigDuration>,
+    pub(super) max_stale: Option<ConfigDuration>,
     pub(super) stale_on: Option<Vec<StaleCause>>,
 }
 
@@ -147,7 +147,7 @@ pub(super) struct RawUser {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawToken {
     pub(super) enabled: Option<bool>,
-    pub(super) ttl: Option<Span>,
+    pub(super) ttl: Option<ConfigDuration>,
     pub(super) signing_key_file: Option<FilePath>,
     pub(super) signing_cert_file: Option<FilePath>,
 }
@@ -168,13 +168,13 @@ pub(super) struct RawLimits {
     pub(super) uploads: Option<Count>,
     pub(super) listings: Option<Count>,
     pub(super) password_checks: Option<Count>,
-    pub(super) queue_wait: Option<Span>,
-    pub(super) upload_idle: Option<Span>,
+    pub(super) queue_wait: Option<ConfigDuration>,
+    pub(super) upload_idle: Option<ConfigDuration>,
     pub(super) write_bytes_per_second: Option<ByteSize>,
-    pub(super) stall_timeout: Option<Span>,
-    pub(super) request_header_timeout: Option<Span>,
-    pub(super) tls_handshake_timeout: Option<Span>,
-    pub(super) drain_deadline: Option<Span>,
+    pub(super) stall_timeout: Option<ConfigDuration>,
+    pub(super) request_header_timeout: Option<ConfigDuration>,
+    pub(super) tls_handshake_timeout: Option<ConfigDuration>,
+    pub(super) drain_deadline: Option<ConfigDuration>,
     pub(super) header_bytes: Option<ByteSize>,
     pub(super) acceleration: Option<Acceleration>,
 }
@@ -183,8 +183,8 @@ pub(super) struct RawLimits {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawLog {
     pub(super) format: Option<LogFormat>,
-    pub(super) level: Option<LogLevel>,
-    pub(super) access: Option<AccessLog>,
+    pub(super) level: Option<Level>,
+    pub(super) access: Option<AccessMode>,
 }
 
 /// Every key of the file, found by asking each shape for its fields; the tests hold the documented list against it.

@@ -8,10 +8,10 @@
 mod docker_config;
 mod error;
 mod images_repo;
+mod keys;
 mod one_or_many;
 mod parse;
 mod proxy;
-mod keys;
 pub mod reload;
 mod rules;
 mod secret;
@@ -29,15 +29,15 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::values::{
+    Acceleration, AccessMode, Address, Addresses, Anonymous, ByteSize, ConfigDuration, InvalidValue, Level, LogFormat,
+    MissingReferences, Mode, PasswordHash, Reserve, Role, Scheme, StaleCause,
+};
 pub use error::{ConfigError, KeyError, Position};
 pub use proxy::{ProxySettings, StaleOn};
 pub use secret::Secret;
 pub use settings::{Change, KEYS, KeyInfo, Origin, Setting};
 pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};
-pub use crate::values::{
-    Acceleration, AccessLog, Address, Addresses, Anonymous, ByteSize, InvalidValue, LogFormat, LogLevel,
-    MissingReferences, Mode, PasswordHash, Reserve, Role, Span, StaleCause, UpstreamScheme,
-};
 
 use crate::oci::RepoName;
 use crate::values::FilePath;
@@ -234,9 +234,9 @@ pub struct LogSettings {
     /// Form of a line.
     pub format: LogFormat,
     /// Least severe messages shown.
-    pub level: LogLevel,
+    pub level: Level,
     /// Which requests get a line.
-    pub access: AccessLog,
+    pub access: AccessMode,
 }
 
 /// What the command line says; it wins over the file.
@@ -421,6 +421,6 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
 ///
 /// # Errors
 /// A sentence that names hosts and no secret: another text, or no entry of the host.
-pub fn docker_login(text: &str, host: &str, scheme: UpstreamScheme) -> Result<UpstreamCredentials, String> {
+pub fn docker_login(text: &str, host: &str, scheme: Scheme) -> Result<UpstreamCredentials, String> {
     docker_config::login(text, host, scheme)
 }

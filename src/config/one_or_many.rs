@@ -19,7 +19,7 @@ impl<'de, T: Text + serde::Deserialize<'de>> serde::Deserialize<'de> for OneOrMa
             type Value = OneOrMany<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}, or a list of such", T::WHAT)
+                write!(f, "{}, or a list of such", T::EXPECTED)
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<OneOrMany<T>, E> {

@@ -5,19 +5,19 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::values::{Acceleration, AccessLog, Anonymous, LogFormat, LogLevel, MissingReferences, Mode, Role};
-use crate::values::Count;
 use super::error::KeyError;
 use super::images_repo::canonical;
 use super::keys::{Raw, RawAuth, RawLimits, RawLog, RawManifests, RawRepository, RawStore, RawTls, RawToken, RawUser};
 use super::settings::{KEYS, KeyInfo, Origin, Origins};
 use super::upstream::{self, Section, UpstreamSettings};
-use crate::values::{Address, Alias, ByteSize, FilePath, Reserve, Span};
 use super::{
     AuthSettings, Config, Limits, LogSettings, Machine, ManifestSettings, MappedRepository, Overrides, StoreSettings,
     Tls, TlsFiles, TokenSettings, TokenSwitch, User, rules, yaml,
 };
 use crate::oci::{InvalidName, RepoName};
+use crate::values::Count;
+use crate::values::{Acceleration, AccessMode, Anonymous, Level, LogFormat, MissingReferences, Mode, Role};
+use crate::values::{Address, Alias, ByteSize, ConfigDuration, FilePath, Reserve};
 
 /// What the cluster's clients pull from.
 const DEFAULT_REPOSITORY: &str = "system/deckhouse";
@@ -145,12 +145,12 @@ impl Parser {
     pub(super) fn span(
         &mut self,
         key: &'static str,
-        value: Option<Span>,
+        value: Option<ConfigDuration>,
         default: Duration,
         bounds: RangeInclusive<Duration>,
     ) -> Result<Duration, KeyError> {
-        let bounds = Span(*bounds.start())..=Span(*bounds.end());
-        within(key, self.pick(key, value, Span(default)), bounds).map(|span| span.0)
+        let bounds = ConfigDuration(*bounds.start())..=ConfigDuration(*bounds.end());
+        within(key, self.pick(key, value, ConfigDuration(default)), bounds).map(|span| span.0)
     }
 
     fn bytes(
@@ -392,8 +392,8 @@ impl Parser {
         let format = if machine.terminal { LogFormat::Text } else { LogFormat::Json };
         LogSettings {
             format: self.pick("log.format", raw.format, format),
-            level: self.pick("log.level", raw.level, LogLevel::Info),
-            access: self.pick("log.access", raw.access, AccessLog::All),
+            level: self.pick("log.level", raw.level, Level::Info),
+            access: self.pick("log.access", raw.access, AccessMode::All),
         }
     }
 }

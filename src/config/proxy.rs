@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::values::StaleCause;
 use super::error::KeyError;
-use super::parse::{DAY, Parser, seconds, wrong};
 use super::keys::RawProxy;
+use super::parse::{DAY, Parser, seconds, wrong};
 use super::settings::Origin;
-use crate::values::Span;
+use crate::values::ConfigDuration;
+use crate::values::StaleCause;
 
 /// Shortest life of cached content that can be asked for, as in Deckhouse's ModuleConfig.
 const LEAST_TTL: Duration = seconds(300);
@@ -64,7 +64,11 @@ impl fmt::Debug for StaleOn {
 
 impl Parser {
     /// `from_secret`: the `ttl` of the mounted Secret.
-    pub(super) fn proxy(&mut self, raw: RawProxy, from_secret: Option<Span>) -> Result<ProxySettings, KeyError> {
+    pub(super) fn proxy(
+        &mut self,
+        raw: RawProxy,
+        from_secret: Option<ConfigDuration>,
+    ) -> Result<ProxySettings, KeyError> {
         let ttl = match (self.optional("proxy.ttl", raw.ttl), from_secret) {
             (Some(ttl), Some(other)) if ttl != other => {
                 let message = format!("{ttl} here, but {other} in upstream.secretDir; leave one of the two out");
@@ -74,10 +78,10 @@ impl Parser {
                 self.origins.set("proxy.ttl", Origin::SecretDir);
                 ttl
             }
-            (ttl, _) => ttl.unwrap_or(Span(Duration::ZERO)),
+            (ttl, _) => ttl.unwrap_or(ConfigDuration(Duration::ZERO)),
         };
         if !ttl.0.is_zero() && ttl.0 < LEAST_TTL {
-            let message = format!("{ttl} is less than {}; 0s means never", Span(LEAST_TTL));
+            let message = format!("{ttl} is less than {}; 0s means never", ConfigDuration(LEAST_TTL));
             return Err(match self.origins.of("proxy.ttl") {
                 Origin::SecretDir => wrong("upstream.secretDir", format!("file ttl: {message}")),
                 _ => wrong("proxy.ttl", message),

@@ -44,7 +44,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Text for Secret {
-    const WHAT: &'static str = "text";
+    const EXPECTED: &'static str = "text";
 }
 
 read_as_text!(Secret);

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::MAX_FILE_BYTES;
-use crate::values::UpstreamScheme;
 use super::images_repo::ImagesRepo;
 use super::secret::Secret;
-use crate::values::Span;
+use crate::values::ConfigDuration;
+use crate::values::Scheme;
 
 /// What the folder holds. An empty file counts as none, `checkMode` concerns others.
 #[derive(Clone, Debug, Default)]
@@ -17,11 +17,11 @@ pub(super) struct SecretDir {
     /// As written: it counts only if neither file nor flag says another.
     pub(super) mode: Option<String>,
     pub(super) images_repo: Option<ImagesRepo>,
-    pub(super) scheme: Option<UpstreamScheme>,
+    pub(super) scheme: Option<Scheme>,
     pub(super) ca: Option<String>,
     pub(super) username: Option<String>,
     pub(super) password: Option<Secret>,
-    pub(super) ttl: Option<Span>,
+    pub(super) ttl: Option<ConfigDuration>,
 }
 
 impl SecretDir {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 
-use crate::values::{ByteSize, Span};
 use super::{Config, Tls, TlsFiles, TokenSwitch};
+use crate::values::{ByteSize, ConfigDuration};
 
 /// Whether a running server takes a new value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,11 +244,11 @@ impl Config {
 
     fn proxy_settings(&self, list: &mut List<'_>) {
         let proxy = &self.proxy;
-        list.add("proxy.ttl", Span(proxy.ttl));
-        list.add("proxy.tagTtl", Span(proxy.tag_ttl));
-        list.add("proxy.negativeTtl", Span(proxy.negative_ttl));
-        list.add("proxy.staleNegative", Span(proxy.stale_negative));
-        list.add_option("proxy.maxStale", proxy.max_stale.map(Span));
+        list.add("proxy.ttl", ConfigDuration(proxy.ttl));
+        list.add("proxy.tagTtl", ConfigDuration(proxy.tag_ttl));
+        list.add("proxy.negativeTtl", ConfigDuration(proxy.negative_ttl));
+        list.add("proxy.staleNegative", ConfigDuration(proxy.stale_negative));
+        list.add_option("proxy.maxStale", proxy.max_stale.map(ConfigDuration));
         list.add_list("proxy.staleOn", &proxy.stale_on.iter().collect::<Vec<_>>());
     }
 
@@ -272,7 +272,7 @@ impl Config {
             TokenSwitch::Off => "false",
         };
         list.add("auth.token.enabled", enabled);
-        list.add("auth.token.ttl", Span(token.ttl));
+        list.add("auth.token.ttl", ConfigDuration(token.ttl));
         list.add_path("auth.token.signingKeyFile", token.signing_key_file.as_ref());
         list.add_path("auth.token.signingCertFile", token.signing_cert_file.as_ref());
     }
@@ -285,13 +285,13 @@ impl Config {
         list.add("limits.uploads", limits.uploads);
         list.add("limits.listings", limits.listings);
         list.add("limits.passwordChecks", limits.password_checks);
-        list.add("limits.queueWait", Span(limits.queue_wait));
-        list.add("limits.uploadIdle", Span(limits.upload_idle));
+        list.add("limits.queueWait", ConfigDuration(limits.queue_wait));
+        list.add("limits.uploadIdle", ConfigDuration(limits.upload_idle));
         list.add_option("limits.writeBytesPerSecond", limits.write_rate.map(ByteSize));
-        list.add("limits.stallTimeout", Span(limits.stall_timeout));
-        list.add("limits.requestHeaderTimeout", Span(limits.request_header_timeout));
-        list.add("limits.tlsHandshakeTimeout", Span(limits.tls_handshake_timeout));
-        list.add("limits.drainDeadline", Span(limits.drain_deadline));
+        list.add("limits.stallTimeout", ConfigDuration(limits.stall_timeout));
+        list.add("limits.requestHeaderTimeout", ConfigDuration(limits.request_header_timeout));
+        list.add("limits.tlsHandshakeTimeout", ConfigDuration(limits.tls_handshake_timeout));
+        list.add("limits.drainDeadline", ConfigDuration(limits.drain_deadline));
         list.add("limits.headerBytes", ByteSize(u64::from(limits.header_bytes)));
         list.add("limits.acceleration", limits.acceleration);
     }

@@ -394,7 +394,7 @@ fn a_reload_takes_live_keys_and_names_the_others() {
     let Reloaded { config, restart_keys } = result.unwrap();
     assert_eq!(restart_keys, ["store.dir", "limits.workerThreads", "limits.passwordChecks", "log.format"]);
     assert_eq!(config.limits, Limits { pulls: 2, ..old.limits });
-    assert_eq!(config.log, LogSettings { level: LogLevel::Debug, ..old.log });
+    assert_eq!(config.log, LogSettings { level: Level::Debug, ..old.log });
     assert_eq!(config.store, StoreSettings { max_bytes: Some(1 << 30), ..old.store.clone() });
     assert_eq!(Config::restart_keys_changed(&old, &old), Vec::<&str>::new());
 }

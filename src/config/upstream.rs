@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use crate::values::UpstreamScheme;
 use super::docker_config;
 use super::error::KeyError;
 use super::images_repo::{ImagesRepo, UpstreamUrl, canonical};
-use super::parse::wrong;
 use super::keys::{RawEndpoint, RawUpstream};
+use super::parse::wrong;
 use super::secret::Secret;
 use super::secret_dir::{SecretDir, read_text};
 use super::settings::{Origin, Setting};
-use crate::values::{FilePath, Span};
+use crate::values::Scheme;
+use crate::values::{ConfigDuration, FilePath};
 
 /// The user whose password is a licence, as Deckhouse's registry has it.
 const LICENSE_USER: &str = "license-token";
@@ -38,7 +38,7 @@ pub struct UpstreamSettings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSettings {
     /// How it is spoken to.
-    pub scheme: UpstreamScheme,
+    pub scheme: Scheme,
     /// `host[:port]`, as written.
     pub host: String,
     /// The path of its repository, without slashes at the ends; may be empty.
@@ -79,7 +79,7 @@ pub(super) struct Section {
     pub(super) settings: Option<UpstreamSettings>,
     pub(super) has_secret_dir: bool,
     pub(super) mode: Option<String>,
-    pub(super) ttl: Option<Span>,
+    pub(super) ttl: Option<ConfigDuration>,
     pub(super) notes: Notes,
 }
 
@@ -165,7 +165,7 @@ impl<'a> Endpoint<'a> {
                 either(&self.key("scheme"), raw.scheme.as_ref(), self.secret.scheme.as_ref())?,
             ),
         };
-        let scheme = (scheme.0.unwrap_or(UpstreamScheme::Https), scheme.1);
+        let scheme = (scheme.0.unwrap_or(Scheme::Https), scheme.1);
         self.show(notes, (repo.0.as_ref(), repo.1), scheme);
         let ca = self.ca(scheme.0)?;
         let Some(ImagesRepo { host, path }) = repo.0 else { return Ok(None) };
@@ -177,7 +177,7 @@ impl<'a> Endpoint<'a> {
         format!("{}.{name}", self.prefix)
     }
 
-    fn show(&self, notes: &mut Notes, repo: (Option<&ImagesRepo>, Origin), scheme: (UpstreamScheme, Origin)) {
+    fn show(&self, notes: &mut Notes, repo: (Option<&ImagesRepo>, Origin), scheme: (Scheme, Origin)) {
         let (raw, secret, login) = (&self.raw, &self.secret, self.url.and_then(|url| url.login.as_ref()));
         let mut show = |name, value: Option<String>, origin| {
             let origin = if value.is_some() { origin } else { Origin::Default };
@@ -210,7 +210,7 @@ impl<'a> Endpoint<'a> {
         show("secretDir", path(&raw.secret_dir), Origin::File);
     }
 
-    fn ca(&self, scheme: UpstreamScheme) -> Result<Option<String>, KeyError> {
+    fn ca(&self, scheme: Scheme) -> Result<Option<String>, KeyError> {
         let (name, pem) = match (&self.raw.ca, &self.raw.ca_file, &self.secret.ca) {
             (Some(_), Some(_), _) => return Err(self.wrong("caFile", "ca is given too; leave one of the two out")),
             (Some(pem), None, _) => ("ca", pem.clone()),
@@ -221,14 +221,14 @@ impl<'a> Endpoint<'a> {
         if self.secret.ca.as_ref().is_some_and(|other| other.trim() != pem.trim()) {
             return Err(self.wrong(name, "secretDir has another ca; leave one of the two out"));
         }
-        if scheme == UpstreamScheme::Http {
+        if scheme == Scheme::Http {
             return Err(self.wrong(name, "a ca can't be given with scheme HTTP: there is no certificate to check"));
         }
         check_pem(&pem).map_err(|message| self.wrong(name, message))?;
         Ok(Some(pem))
     }
 
-    fn credentials(&self, host: &str, scheme: UpstreamScheme) -> Result<UpstreamCredentials, KeyError> {
+    fn credentials(&self, host: &str, scheme: Scheme) -> Result<UpstreamCredentials, KeyError> {
         self.check_pairs()?;
         let sources = self.sources();
         if let [first, second, ..] = sources[..] {
@@ -307,7 +307,7 @@ impl<'a> Endpoint<'a> {
     }
 
     /// A URL on the command line may lead elsewhere than the file; the file's credentials don't go with it.
-    fn host_of_credentials(&self, host: &str, scheme: UpstreamScheme) -> Result<(), KeyError> {
+    fn host_of_credentials(&self, host: &str, scheme: Scheme) -> Result<(), KeyError> {
         let Some(repo) = self.url.and(self.raw.images_repo.as_ref().or(self.secret.images_repo.as_ref())) else {
             return Ok(());
         };

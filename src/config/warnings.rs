@@ -2,7 +2,7 @@
 //! looked at by who reads them.
 
 use super::settings::Origin;
-use super::{Config, Mode, Reserve, TokenSwitch, UpstreamScheme};
+use super::{Config, Mode, Reserve, Scheme, TokenSwitch};
 
 /// A reserve below this is a number of percent whose sign was left out.
 const LEAST_RESERVE: u64 = 1 << 20;
@@ -40,9 +40,9 @@ impl Config {
             .collect();
         found.extend(endpoints.iter().filter_map(|(key, endpoint)| {
             let other = match endpoint.scheme {
-                UpstreamScheme::Https if endpoint.host.ends_with(":80") => "HTTP",
-                UpstreamScheme::Http if endpoint.host.ends_with(":443") => "HTTPS",
-                UpstreamScheme::Https | UpstreamScheme::Http => return None,
+                Scheme::Https if endpoint.host.ends_with(":80") => "HTTP",
+                Scheme::Http if endpoint.host.ends_with(":443") => "HTTPS",
+                Scheme::Https | Scheme::Http => return None,
             };
             let (host, scheme) = (&endpoint.host, endpoint.scheme);
             Some(format!(

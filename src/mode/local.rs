@@ -5,15 +5,7 @@ use bytes::Bytes;
 use super::{ModeError, Provenance, Served, ServedBlob, ServedManifest};
 use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::store::{Page, Referrer, Store, StoredContent, StoredManifest};
-
-/// Treatment of a manifest that references content its repository lacks (`manifests.missingReferences`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MissingReferences {
-    /// Neither taken nor answered: clients that ask nothing but HEAD would take half an image for a whole one.
-    Refuse,
-    /// Taken and answered as it is.
-    Allow,
-}
+pub use crate::values::MissingReferences;
 
 /// Standalone storage: filled by pushes, read by nodes.
 #[derive(Clone, Debug)]

@@ -351,7 +351,7 @@ impl Parts<'_> {
     /// The mode that a configuration names. Without an upstream there is only Local: the configuration asks for one in
     /// the other modes.
     fn mode(&self, config: &Config, upstream: Option<&Known>) -> Mode {
-        let local = || Mode::Local(Local::new(self.fills.store().clone(), options::missing_references(config)));
+        let local = || Mode::Local(Local::new(self.fills.store().clone(), config.manifests.missing_references));
         let Some(Known { settings, upstream, .. }) = upstream else { return local() };
         let endpoint = &settings.endpoint;
         let mapping = || options::mapping(config, endpoint);

@@ -7,15 +7,14 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::api::{GateSizes, Settings};
-use crate::auth::{self, AuthOptions, TokenOptions, UserSpec};
-use crate::config::{
-    self, Address, Config, EndpointSettings, StaleCause, TokenSwitch, UpstreamCredentials, UpstreamSettings,
-};
-use crate::mode::{Mapping, MissingReferences, ProxySettings};
+use crate::auth::{AuthOptions, TokenOptions, UserSpec};
+use crate::config::{Config, EndpointSettings, LogSettings, Tls, TokenSwitch, UpstreamCredentials, UpstreamSettings};
+use crate::mode::{Mapping, ProxySettings};
 use crate::serve::{ConnectionLimits, TlsOptions};
-use crate::store::{Reserve, StoreLimits, StoreOptions};
-use crate::telemetry::{AccessMode, Level, LogFormat, LogOptions, UpstreamCause};
-use crate::upstream::{Credentials, EndpointOptions, ProxyVariables, Scheme, UpstreamLimits, UpstreamOptions};
+use crate::store::{StoreLimits, StoreOptions};
+use crate::telemetry::{LogOptions, UpstreamCause};
+use crate::upstream::{Credentials, EndpointOptions, ProxyVariables, UpstreamLimits, UpstreamOptions};
+use crate::values::{Acceleration, Address, StaleCause};
 
 /// Connections of the admin listener: a scraper, some probes, an administrator.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -28,31 +27,8 @@ fn count(number: u32) -> usize {
 }
 
 pub(super) fn log(config: &Config) -> LogOptions {
-    LogOptions {
-        format: match config.log.format {
-            config::LogFormat::Text => LogFormat::Text,
-            config::LogFormat::Json => LogFormat::Json,
-        },
-        level: level(config),
-        access: access(config),
-    }
-}
-
-pub(super) const fn level(config: &Config) -> Level {
-    match config.log.level {
-        config::LogLevel::Error => Level::Error,
-        config::LogLevel::Warn => Level::Warn,
-        config::LogLevel::Info => Level::Info,
-        config::LogLevel::Debug => Level::Debug,
-    }
-}
-
-pub(super) const fn access(config: &Config) -> AccessMode {
-    match config.log.access {
-        config::AccessLog::All => AccessMode::All,
-        config::AccessLog::Errors => AccessMode::Errors,
-        config::AccessLog::Off => AccessMode::Off,
-    }
+    let LogSettings { format, level, access } = config.log;
+    LogOptions { format, level, access }
 }
 
 pub(super) fn store(config: &Config) -> StoreOptions {
@@ -64,10 +40,7 @@ pub(super) fn store(config: &Config) -> StoreOptions {
 pub(super) const fn store_limits(config: &Config) -> StoreLimits {
     StoreLimits {
         max_bytes: config.store.max_bytes,
-        reserve: match config.store.reserve {
-            config::Reserve::Bytes(bytes) => Reserve::Bytes(bytes),
-            config::Reserve::Percent(percent) => Reserve::Percent(percent),
-        },
+        reserve: config.store.reserve,
         upload_idle: config.limits.upload_idle,
         write_rate: config.limits.write_rate,
     }
@@ -78,19 +51,10 @@ pub(super) fn auth(config: &Config, keys: Option<&Path>) -> AuthOptions {
     let users = settings.users.iter().map(|user| UserSpec {
         name: user.name.clone(),
         password_hash: SecretString::from(user.password_hash.expose()),
-        role: match user.role {
-            config::Role::Ro => auth::Role::Ro,
-            config::Role::Rw => auth::Role::Rw,
-            config::Role::MirrorPuller => auth::Role::MirrorPuller,
-            config::Role::MirrorPusher => auth::Role::MirrorPusher,
-        },
+        role: user.role,
     });
     AuthOptions {
-        anonymous: match settings.anonymous {
-            config::Anonymous::None => auth::Anonymous::None,
-            config::Anonymous::Pull => auth::Anonymous::Pull,
-            config::Anonymous::Push => auth::Anonymous::Push,
-        },
+        anonymous: settings.anonymous,
         users: users.collect(),
         users_dir: settings.users_dir.clone(),
         token: TokenOptions {
@@ -110,10 +74,7 @@ pub(super) fn auth(config: &Config, keys: Option<&Path>) -> AuthOptions {
 
 pub(super) fn upstream(settings: &UpstreamSettings) -> UpstreamOptions {
     let endpoints = std::iter::once(&settings.endpoint).chain(&settings.mirrors).map(|endpoint| EndpointOptions {
-        scheme: match endpoint.scheme {
-            config::UpstreamScheme::Http => Scheme::Http,
-            config::UpstreamScheme::Https => Scheme::Https,
-        },
+        scheme: endpoint.scheme,
         host: endpoint.host.clone(),
         path: endpoint.path.clone(),
         ca: endpoint.ca.clone(),
@@ -172,8 +133,8 @@ pub(super) fn password_checks(config: &Config) -> usize {
 
 pub(super) fn tls(config: &Config) -> Option<TlsOptions> {
     match &config.tls {
-        config::Tls::Off { .. } => None,
-        config::Tls::On(files) => Some(TlsOptions {
+        Tls::Off { .. } => None,
+        Tls::On(files) => Some(TlsOptions {
             cert_file: files.cert_file.clone(),
             key_file: files.key_file.clone(),
             client_ca_file: files.client_ca_file.clone(),
@@ -184,13 +145,6 @@ pub(super) fn tls(config: &Config) -> Option<TlsOptions> {
 
 pub(super) fn addresses(listen: &[Address]) -> Vec<SocketAddr> {
     listen.iter().map(|address| address.0).collect()
-}
-
-pub(super) const fn missing_references(config: &Config) -> MissingReferences {
-    match config.manifests.missing_references {
-        config::MissingReferences::Refuse => MissingReferences::Refuse,
-        config::MissingReferences::Allow => MissingReferences::Allow,
-    }
 }
 
 pub(super) fn api(config: &Config) -> Settings {
@@ -214,7 +168,7 @@ pub(super) fn connections(config: &Config) -> ConnectionLimits {
         header_timeout: limits.request_header_timeout,
         stall_timeout: limits.stall_timeout,
         max_header_bytes: count(limits.header_bytes),
-        accelerate: limits.acceleration == config::Acceleration::Sendfile,
+        accelerate: limits.acceleration == Acceleration::Sendfile,
         ..ConnectionLimits::default()
     }
 }

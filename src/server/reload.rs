@@ -67,7 +67,7 @@ impl Reloads {
 
     fn apply(&self, config: Config, upstream: Prepared) -> Vec<PathBuf> {
         let held = &self.held;
-        held.logging.set(options::level(&config), options::access(&config));
+        held.logging.set(config.log.level, config.log.access);
         held.store.set_limits(options::store_limits(&config));
         self.registry.set_limits(options::connections(&config));
         self.app.set_settings(options::api(&config));

@@ -4,15 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::Refusal;
-
-/// How much of the file system stays free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reserve {
-    /// In bytes.
-    Bytes(u64),
-    /// In percent of the file system's size.
-    Percent(u8),
-}
+pub use crate::values::Reserve;
 
 impl Reserve {
     /// In bytes, on a file system of `total` bytes.

@@ -7,22 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::labels::CacheOutcome;
 use super::line::{Line, Lines};
-use super::logging::Level;
 use super::repeats::{Repeats, Verdict};
 use crate::clock::{self, Timestamp};
+use crate::values::{AccessMode, Level};
 
 const TARGET: &str = "access";
-
-/// Which requests are logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccessMode {
-    /// Every request.
-    All,
-    /// Those answered with 400 or more.
-    Errors,
-    /// None.
-    Off,
-}
 
 /// A request that was answered. Text may be as the client sent it: it is escaped and cut at 512 bytes here.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +101,7 @@ impl AccessLog {
     #[cfg(test)]
     pub(crate) fn unread() -> Self {
         let (sink, _) = super::sink::Sink::start(std::io::sink()).unwrap();
-        Self::new(Lines::new(sink, super::logging::LogFormat::Json), AccessMode::All)
+        Self::new(Lines::new(sink, crate::values::LogFormat::Json), AccessMode::All)
     }
 
     /// Puts a changed mode into force.
@@ -173,9 +162,9 @@ impl AccessLog {
 
 #[cfg(test)]
 mod tests {
-    use super::super::logging::LogFormat;
     use super::super::sink::tests::Captured;
     use super::*;
+    use crate::values::LogFormat;
 
     const RECORD: AccessRecord<'_> = AccessRecord {
         id: "r1",

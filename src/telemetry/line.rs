@@ -6,10 +6,10 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::logging::{Level, LogFormat};
 use super::rfc3339;
 use super::sink::Sink;
 use crate::clock::Timestamp;
+use crate::values::{Level, LogFormat};
 
 /// Longest text of a client that is shown, in bytes.
 const LONGEST: usize = 512;

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,24 +11,16 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::{Registry, fmt, reload};
 
-use super::access_log::{AccessLog, AccessMode};
+use super::access_log::AccessLog;
 use super::line::Lines;
 use super::repeats::{Repeats, Verdict};
 use super::sink::{Sink, SinkGuard};
 use crate::clock;
+use crate::values::{AccessMode, Level, LogFormat};
 
 /// How late the count of repeated lines may come.
 pub const REPORT_EVERY: Duration = Duration::from_secs(2);
 const OURS: &str = "d8_registry";
-
-/// The form of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 impl LogFormat {
     /// Text on a terminal, else JSON.
@@ -39,34 +30,7 @@ impl LogFormat {
     }
 }
 
-/// Least urgent lines that are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Something failed.
-    Error,
-    /// Something is not as it should be.
-    Warn,
-    /// What an operator wants to know.
-    Info,
-    /// What a developer wants to know.
-    Debug,
-}
-
 impl Level {
-    /// Every level.
-    pub const ALL: &'static [Self] = &[Self::Error, Self::Warn, Self::Info, Self::Debug];
-
-    /// As it stands in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-        }
-    }
-
     /// As it stands in a line.
     pub(super) const fn as_upper_str(self) -> &'static str {
         match self {
@@ -92,15 +56,6 @@ impl Level {
     }
 }
 
-impl FromStr for Level {
-    type Err = LogError;
-
-    fn from_str(text: &str) -> Result<Self, LogError> {
-        let found = Self::ALL.iter().find(|level| level.as_str().eq_ignore_ascii_case(text));
-        found.copied().ok_or_else(|| LogError::UnknownLevel(text.to_owned()))
-    }
-}
-
 /// How to log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
@@ -115,9 +70,6 @@ pub struct LogOptions {
 /// The log can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// No such level.
-    #[error("{0:?} is no log level: error, warn, info or debug")]
-    UnknownLevel(String),
     /// It was set up already.
     #[error("the log is set up already")]
     Twice,

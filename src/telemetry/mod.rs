@@ -1,5 +1,5 @@
-//! Metrics, the log, the access log and progress lines. Imports nothing of the house but the clock, so that everyone
-//! may use it; what it shows of other parts is handed in as values ([`Samples`]).
+//! Metrics, the log, the access log and progress lines. Imports nothing of the house but the clock and the values of
+//! the configuration, so that everyone may use it; what it shows of other parts is handed in as values ([`Samples`]).
 
 pub mod access_log;
 mod damage;
@@ -17,7 +17,7 @@ mod rfc3339;
 mod samples;
 mod sink;
 
-pub use access_log::{AccessLog, AccessMode, AccessRecord};
+pub use access_log::{AccessLog, AccessRecord};
 pub use damage::DamageSample;
 pub use disk::{DiskOperation, STANDSTILL, Standstill, disk_look, disk_moved, disk_operation, disk_standstill};
 pub use families::{FAMILIES, Family, Kind};
@@ -27,10 +27,12 @@ pub use labels::{
     Method, ProbeOutcome, ReloadOutcome, RoomLack, Route, TlsFailureReason, UpstreamCause,
 };
 pub(crate) use line::decimal;
-pub use logging::{Level, LogError, LogFormat, LogOptions, Logging, REPORT_EVERY, Reporter};
+pub use logging::{LogError, LogOptions, Logging, REPORT_EVERY, Reporter};
 pub use metrics::{InFlight, Metrics, MetricsError};
 pub use progress::Progress;
 pub use samples::Samples;
+
+pub use crate::values::{AccessMode, Level, LogFormat};
 
 /// Lines of the log that wait for a slow reader, and those that are being written.
 pub const LOG_BYTES: u64 = 2 * sink::MOST as u64;

@@ -5,23 +5,15 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::proxy::ProxyVariables;
+pub use crate::values::Scheme;
 
 /// Bytes of the pages of one list: hundreds of thousands of tags. A longer one is an error, never cut short.
 pub const MOST_LIST_BYTES: usize = 8 << 20;
 
-/// How an upstream is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// In clear.
-    Http,
-    /// Over TLS, verified.
-    Https,
-}
-
 impl Scheme {
-    /// As in a URL.
+    /// The scheme as it stands in a URL (RFC 3986, 3.1).
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn in_url(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Https => "https",

@@ -312,7 +312,7 @@ fn outcome(status: StatusCode, with_credentials: bool) -> Result<(), UpstreamCau
 /// The address of an endpoint without its path.
 pub(super) fn origin(scheme: Scheme, host: &str) -> Result<Url, UpstreamSetupError> {
     let wrong = || UpstreamSetupError::Host { host: host.to_owned() };
-    let url = Url::parse(&format!("{}://{host}/", scheme.as_str())).map_err(|_| wrong())?;
+    let url = Url::parse(&format!("{}://{host}/", scheme.in_url())).map_err(|_| wrong())?;
     let plain = url.username().is_empty() && url.password().is_none() && url.path() == "/";
     if !plain || url.query().is_some() || url.fragment().is_some() || host.contains(['/', '@', '?', '#']) {
         return Err(wrong());

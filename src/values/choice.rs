@@ -3,13 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde_json::{Value as Json, json};
+
 use super::{InvalidValue, Text, read_as_text};
 
 /// An enum with one word per variant: `FromStr`, `Display`, the list of words, and reading from YAML.
 macro_rules! choices {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)?) => {
+    ($(#[$doc:meta])* $name:ident, $expected:literal, $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)?) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name {
             $($(#[$variant_doc])* $variant,)+
         }
@@ -35,7 +37,7 @@ macro_rules! choices {
                 $(if text.eq_ignore_ascii_case($word) {
                     return Ok(Self::$variant);
                 })+
-                Err(InvalidValue(concat!("not ", $what).to_owned()))
+                Err(InvalidValue(concat!("not ", $expected).to_owned()))
             }
         }
 
@@ -46,7 +48,15 @@ macro_rules! choices {
         }
 
         impl Text for $name {
-            const WHAT: &'static str = $what;
+            const EXPECTED: &'static str = $expected;
+
+            /// The words as written here, though [`FromStr`] takes them in any case; `429` is a number too in YAML.
+            fn schema() -> Json {
+                let number = |word: &&str| word.parse::<u32>().ok().map(Json::from);
+                let words = [$($word),+];
+                let numbers = words.iter().filter_map(number);
+                json!({ "enum": words.iter().map(|word| json!(word)).chain(numbers).collect::<Vec<_>>() })
+            }
         }
 
         read_as_text!($name);
@@ -54,11 +64,11 @@ macro_rules! choices {
 }
 
 choices! {
-    /// How files reach a plain connection.
+    /// Whether the kernel sends files over plain connections, and whether memory is answered from ahead of the general way.
     Acceleration, "sendfile or off",
-    /// The kernel moves them.
+    /// Both.
     Sendfile = "sendfile",
-    /// They are read and written.
+    /// Neither: files are read and written.
     Off = "off",
 }
 
@@ -74,8 +84,8 @@ choices! {
 }
 
 choices! {
-    /// How an upstream is spoken to.
-    UpstreamScheme, "one of HTTPS, HTTP",
+    /// The protocol that an upstream speaks.
+    Scheme, "one of HTTPS, HTTP",
     /// Under TLS.
     Https = "HTTPS",
     /// In clear.
@@ -83,7 +93,7 @@ choices! {
 }
 
 choices! {
-    /// What of an upstream lets stored content be served in its place.
+    /// A state of the upstream that lets stored content be served in its place.
     StaleCause, "one of unreachable, timeout, 5xx, 429, 401, 403, invalid (a registry's 404 is an answer and never among them)",
     /// No connection, or one that broke.
     Unreachable = "unreachable",
@@ -103,35 +113,35 @@ choices! {
 }
 
 choices! {
-    /// What someone without credentials may do.
+    /// The rights of someone without credentials.
     Anonymous, "one of none, pull, push",
-    /// Nothing.
+    /// None.
     None = "none",
     /// Pull.
     Pull = "pull",
-    /// Everything.
+    /// Everything: the open server.
     Push = "push",
 }
 
 choices! {
-    /// What a user may do.
+    /// The rights of a user.
     Role, "one of the roles ro, rw, mirror-puller, mirror-pusher",
     /// Pull.
     Ro = "ro",
     /// Pull, push, delete.
     Rw = "rw",
-    /// Pull, list repositories.
+    /// Pull, list the repositories.
     MirrorPuller = "mirror-puller",
     /// Everything.
     MirrorPusher = "mirror-pusher",
 }
 
 choices! {
-    /// What becomes of a manifest whose references are not in its repository.
+    /// The treatment of a manifest that references content which its repository lacks (`manifests.missingReferences`).
     MissingReferences, "one of refuse, allow",
-    /// It can't be pushed, and doesn't answer until they are there.
+    /// Neither taken nor answered: clients that ask nothing but HEAD would take half an image for a whole one.
     Refuse = "refuse",
-    /// It can be pushed and answers.
+    /// Taken and answered as it is.
     Allow = "allow",
 }
 
@@ -146,20 +156,20 @@ choices! {
 
 choices! {
     /// The least severe messages that are logged.
-    LogLevel, "one of error, warn, info, debug",
-    /// Only what failed.
+    Level, "one of error, warn, info, debug",
+    /// Something failed.
     Error = "error",
-    /// And what is wrong but not yet failing.
+    /// Something is not as it should be.
     Warn = "warn",
-    /// And what an administrator wants to see of normal work.
+    /// Normal work that an administrator wants to see.
     Info = "info",
-    /// And what helps to look into a fault.
+    /// Details that help to look into a fault.
     Debug = "debug",
 }
 
 choices! {
-    /// Which requests get a line in the log. Pushes, deletes and refused sign-ins always do.
-    AccessLog, "one of all, errors, off",
+    /// The requests that get a line in the log. Pushes, deletes and refused sign-ins always do.
+    AccessMode, "one of all, errors, off",
     /// Every request.
     All = "all",
     /// Requests answered with 400 or more.

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde_json::{Value as Json, json};
+
 use super::{InvalidValue, Text, read_as_text};
 
-/// How many of something.
+/// A number of things.
 ///
 /// Grammar: digits. Of its own and not `u32` so that what is refused is told what to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +46,11 @@ impl fmt::Display for Count {
 }
 
 impl Text for Count {
-    const WHAT: &'static str = "a whole number such as 512";
+    const EXPECTED: &'static str = "a whole number such as 512";
+
+    fn schema() -> Json {
+        json!({ "type": "integer" })
+    }
 }
 
 read_as_text!(Count);

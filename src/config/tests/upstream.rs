@@ -53,7 +53,7 @@ fn the_least_that_can_be_said() {
         settings,
         UpstreamSettings {
             endpoint: EndpointSettings {
-                scheme: UpstreamScheme::Https,
+                scheme: Scheme::Https,
                 host: "r.example.com:5000".to_owned(),
                 path: "deckhouse/ee".to_owned(),
                 ca: None,
@@ -191,10 +191,10 @@ fn a_url_on_the_command_line_is_a_whole_upstream() {
     let plain = endpoint("http://127.0.0.1:5000/team/images/");
     assert_eq!(
         (plain.scheme, plain.host.as_str(), plain.path.as_str()),
-        (UpstreamScheme::Http, "127.0.0.1:5000", "team/images")
+        (Scheme::Http, "127.0.0.1:5000", "team/images")
     );
     assert_eq!(plain.credentials, UpstreamCredentials::Anonymous);
-    assert_eq!(endpoint("HTTPS://r").scheme, UpstreamScheme::Https);
+    assert_eq!(endpoint("HTTPS://r").scheme, Scheme::Https);
     assert_eq!(endpoint("https://u:p%40%3Ax@r/a").credentials, login("u", "p@:x"));
     assert_eq!(endpoint("https://u:p@x@r/a").credentials, login("u", "p@x"));
     let config = with("https://u:hunter2@r/a").unwrap();
@@ -221,7 +221,7 @@ fn a_url_takes_no_credentials_of_the_file_to_another_host() {
     let file = "mode: proxy\nupstream: {imagesRepo: r.example.com/a, license: L1, scheme: HTTP}\n";
     let with = |url: &str| parse_with(file, &flags(None, Some(url)));
     let same = with("https://r.example.com:443/b").unwrap().upstream.unwrap().endpoint;
-    assert_eq!((same.path.as_str(), same.scheme), ("b", UpstreamScheme::Https));
+    assert_eq!((same.path.as_str(), same.scheme), ("b", Scheme::Https));
     assert_eq!(same.credentials, login("license-token", "L1"));
     let other = with("https://u:p@other/a").unwrap().upstream.unwrap().endpoint;
     assert_eq!(other.credentials, login("u", "p"));

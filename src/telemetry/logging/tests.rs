@@ -78,7 +78,7 @@ fn the_rest_is_reported_at_the_end() {
 #[test]
 fn levels_are_read_in_any_case() {
     for level in Level::ALL {
-        assert_eq!(level.as_str().to_uppercase().parse::<Level>().unwrap(), *level);
+        assert_eq!(level.as_str().to_uppercase().parse::<Level>().unwrap(), level);
     }
     assert!("trace".parse::<Level>().is_err());
 }

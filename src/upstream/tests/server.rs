@@ -115,7 +115,7 @@ impl Server {
     }
 
     pub(super) fn url(&self, path: &str) -> String {
-        format!("{}://{}{path}", self.scheme.as_str(), self.host())
+        format!("{}://{}{path}", self.scheme.in_url(), self.host())
     }
 
     pub(super) fn seen(&self) -> Vec<Request> {
