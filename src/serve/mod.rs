@@ -71,19 +71,3 @@ pub struct ConnectionLimits {
     /// Longest time for which input after a refused push is discarded; see `lingering_close`.
     pub linger_time: Duration,
 }
-
-impl Default for ConnectionLimits {
-    fn default() -> Self {
-        Self {
-            max_connections: 8192,
-            handshake_timeout: Duration::from_secs(10),
-            first_head_timeout: Duration::from_secs(10),
-            header_timeout: Duration::from_secs(100),
-            stall_timeout: Duration::from_secs(60),
-            max_header_bytes: 64 * 1024,
-            max_streams: 200,
-            accelerate: true,
-            linger_time: Duration::from_secs(5),
-        }
-    }
-}

@@ -22,6 +22,20 @@ const ADMIN_CONNECTIONS: usize = 64;
 /// Connections of the probe listener: a kubelet, and whoever else asks.
 const PROBE_CONNECTIONS: usize = 16;
 
+/// Bounds of connections on the admin listener; those without a key hold for the registry's listener too.
+const ADMIN: ConnectionLimits = ConnectionLimits {
+    max_connections: ADMIN_CONNECTIONS,
+    handshake_timeout: Duration::from_secs(10),
+    first_head_timeout: Duration::from_secs(10),
+    // Above the 90 s for which Go's clients, Prometheus among them, keep an idle connection.
+    header_timeout: Duration::from_secs(100),
+    stall_timeout: Duration::from_secs(30),
+    max_header_bytes: 64 * 1024,
+    max_streams: 200,
+    accelerate: true,
+    linger_time: Duration::from_secs(5),
+};
+
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -169,18 +183,14 @@ pub(super) fn connections(config: &Config) -> ConnectionLimits {
         stall_timeout: limits.stall_timeout,
         max_header_bytes: count(limits.header_bytes),
         accelerate: limits.acceleration == Acceleration::Sendfile,
-        ..ConnectionLimits::default()
+        ..ADMIN
     }
 }
 
-pub(super) fn probe_connections() -> ConnectionLimits {
-    ConnectionLimits { max_connections: PROBE_CONNECTIONS, ..admin_connections() }
+pub(super) const fn probe_connections() -> ConnectionLimits {
+    ConnectionLimits { max_connections: PROBE_CONNECTIONS, ..ADMIN }
 }
 
-pub(super) fn admin_connections() -> ConnectionLimits {
-    ConnectionLimits {
-        max_connections: ADMIN_CONNECTIONS,
-        stall_timeout: Duration::from_secs(30),
-        ..ConnectionLimits::default()
-    }
+pub(super) const fn admin_connections() -> ConnectionLimits {
+    ADMIN
 }

@@ -114,7 +114,17 @@ struct Running {
 impl Running {
     fn start(dir: &TempDir, shared: &Shared, way: Way) -> Self {
         let is_tls = matches!(way, Way::TlsHttp1 | Way::TlsHttp2);
-        let limits = ConnectionLimits { accelerate: way != Way::Copied, ..ConnectionLimits::default() };
+        let limits = ConnectionLimits {
+            max_connections: 8192,
+            handshake_timeout: Duration::from_secs(10),
+            first_head_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(100),
+            stall_timeout: Duration::from_secs(60),
+            max_header_bytes: 64 * 1024,
+            max_streams: 200,
+            accelerate: way != Way::Copied,
+            linger_time: Duration::from_secs(5),
+        };
         let (server, address) = shared.serve(limits, is_tls.then(|| tls(dir)));
         let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).no_proxy();
         let client = if way == Way::TlsHttp2 { client } else { client.http1_only() };
