@@ -37,7 +37,7 @@ pub struct CheckArguments {
     /// Default: all of the list; Relax: only deckhouse/containers/deckhouse, by its tag.
     #[arg(long, value_name = "MODE", default_value = "Default", ignore_case = true, value_parser = mode())]
     pub mode: CheckMode,
-    /// Ask again until everything is there; the list's file is read anew each time.
+    /// Ask again until everything is there. A run takes 30 s at most; the list's file is read anew for each.
     #[arg(long)]
     pub watch: bool,
     /// The pause between two runs of --watch, at least 100ms.

@@ -133,6 +133,9 @@ pub enum Command {
     /// Make a folder if it is missing, and give it and all in it to a user.
     #[command(after_help = "Example:\n  d8-registry own-folder --owner 64535:64535 /data")]
     OwnFolder(OwnFolderArguments),
+    /// Print the JSON Schema (2020-12) of the configuration file, for editors and checks before a rollout.
+    #[command(after_help = "Example:\n  d8-registry schema > d8-registry.schema.json")]
+    Schema,
     /// Print completions for a shell.
     #[command(after_help = "Example:\n  d8-registry completions bash > /etc/bash_completion.d/d8-registry")]
     Completions {
@@ -273,6 +276,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::NodeProxy(arguments) => node_proxy::run(arguments),
         Command::StaticPod(arguments) => node_files::static_pod(arguments),
         Command::OwnFolder(arguments) => node_files::own_folder(&arguments),
+        Command::Schema => Ok(writeln!(io::stdout(), "{:#}", config::schema())?),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "d8-registry", &mut io::stdout());
             Ok(())
@@ -309,7 +313,7 @@ fn print_settings(config: &Config) -> Result<(), Failure> {
     for setting in settings {
         writeln!(out, "{:width$}  {}  ({})", setting.key, setting.value, setting.origin)?;
     }
-    if config.auth.open {
+    if config.is_open() {
         writeln!(out, "The server is open: everyone on this machine may pull, push and delete.")?;
     }
     Ok(out.flush()?)
@@ -343,7 +347,7 @@ fn hash_password(cost: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the command line's description comes from, for the test that holds the README against it.
+/// The command line's description, for the test that writes the reference from it.
 #[must_use]
 pub fn description() -> clap::Command {
     Arguments::command()

@@ -19,7 +19,7 @@ pub struct NodeProxyArguments {
     /// A server: `HOST:PORT`, `http://HOST:PORT` or `https://HOST:PORT`; can be given more than once.
     #[arg(long, value_name = "SERVER")]
     pub backend: Vec<Target>,
-    /// A file with a server a line, read again when it changes.
+    /// A file with a server a line, read again when it changes; a bad list is refused and the old one stays.
     #[arg(long, value_name = "FILE")]
     pub backends_file: Option<PathBuf>,
     /// Ask for health over HTTPS where a server has no scheme.

@@ -1,97 +1,195 @@
-//! The shape of the file, key by key. Every key is optional; what is absent gets its default in `parse`.
+//! Every key of the file, each defined once: name, default, bounds, whether a running server takes a new value, and its
+//! documentation, which is the reference's text and the schema's description.
+//!
+//! `section!` defines keys that are read alike, `shape!` those that are read by hand (`parse`, `upstream`).
 
-use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
 
+use super::definition::Change::{Live, Restart};
+use super::definition::{Below, Context, Key, KeyInfo, Reader, Value, Written, join, line, section, shape};
+use super::error::KeyError;
 use super::images_repo::{ImagesRepo, TrustedHost};
 use super::one_or_many::OneOrMany;
+use super::origin::List;
+use super::schema::SectionSchema;
 use super::secret::Secret;
-use crate::values::Count;
+use super::stale_on::StaleOn;
+use super::{TokenSwitch, User};
+use crate::clock::CLIENT_PATIENCE;
 use crate::values::{
-    Acceleration, AccessMode, Anonymous, Level, LogFormat, MissingReferences, Mode, Role, Scheme, StaleCause,
+    Acceleration, AccessMode, Address, Alias, Anonymous, FilePath, Level, LogFormat, MissingReferences, Mode,
+    PasswordHash, Reserve, Role, Scheme,
 };
-use crate::values::{Address, Alias, ByteSize, ConfigDuration, FilePath, PasswordHash, Reserve};
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct Raw {
-    pub(super) mode: Option<Mode>,
-    pub(super) repository: Option<Alias>,
-    pub(super) repositories: Option<Vec<RawRepository>>,
-    pub(super) listen: Option<OneOrMany<Address>>,
-    pub(super) admin_listen: Option<OneOrMany<Address>>,
-    pub(super) probe_listen: Option<OneOrMany<Address>>,
-    pub(super) tls: Option<RawTls>,
-    pub(super) store: Option<RawStore>,
-    pub(super) upstream: Option<RawUpstream>,
-    pub(super) proxy: Option<RawProxy>,
-    pub(super) auth: Option<RawAuth>,
-    pub(super) manifests: Option<RawManifests>,
-    pub(super) limits: Option<RawLimits>,
-    pub(super) log: Option<RawLog>,
+const DAY: Duration = seconds(86_400);
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawRepository {
-    pub(super) name: Alias,
-    pub(super) images_repo: Option<ImagesRepo>,
+/// The data directory where none is named.
+pub(super) const DEFAULT_DIR: &str = "./data";
+
+/// The name that the cluster's clients pull from.
+pub(super) const DEFAULT_REPOSITORY: &str = "system/deckhouse";
+
+pub(super) const MODE: Key<Mode> = Live.is(Mode::Local);
+
+/// Loopback, so that nothing is open by accident.
+pub(super) fn listen() -> Key<Vec<Address>> {
+    Restart.is(vec![Address::loopback(5001)])
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawTls {
-    pub(super) cert_file: Option<FilePath>,
-    pub(super) key_file: Option<FilePath>,
-    #[serde(rename = "clientCAFile")]
-    pub(super) client_ca_file: Option<FilePath>,
-    pub(super) trusted_proxy_names: Option<Vec<String>>,
-    pub(super) disabled: Option<bool>,
+pub(super) fn admin_listen() -> Key<Vec<Address>> {
+    Restart.is(vec![Address::loopback(5002)])
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawStore {
-    pub(super) dir: Option<FilePath>,
-    pub(super) max_bytes: Option<ByteSize>,
-    pub(super) reserve_bytes: Option<Reserve>,
-    pub(super) must_exist: Option<bool>,
+pub(super) fn probe_listen() -> Key<Vec<Address>> {
+    Restart.is(Vec::new())
 }
 
-/// The upstream: an endpoint, and what concerns all of them. Written out, as `flatten` and `deny_unknown_fields`
+fn workers(context: &Context) -> u32 {
+    context.machine.cores.clamp(1, 4)
+}
+
+fn password_checks(context: &Context) -> u32 {
+    (context.machine.cores / 2).clamp(1, 4)
+}
+
+fn log_format(context: &Context) -> LogFormat {
+    if context.machine.terminal { LogFormat::Text } else { LogFormat::Json }
+}
+
+shape! {
+    #[derive(Default)]
+    File {
+        /// `Direct` passes reads through, `Proxy` keeps what it fetched, `Local` stores what is pushed; the word in any
+        /// case.
+        "mode" mode: Option<Mode> = MODE.info(),
+        /// The name under which Direct and Proxy show the upstream. The name and everything below it are mapped, nothing
+        /// else.
+        "repository" repository: Option<Alias> = Live.value(DEFAULT_REPOSITORY),
+        /// In the place of `repository`: several names of the upstream's registry.
+        "repositories" repositories: Option<Vec<RawRepository>> = Below::info(),
+        /// Address or list of addresses of the registry; loopback, so that nothing is open by accident.
+        "listen" listen: Option<OneOrMany<Address>> = listen().info(),
+        /// Address or list of addresses of health, status and metrics; plain HTTP without sign-in.
+        "adminListen" admin_listen: Option<OneOrMany<Address>> = admin_listen().info(),
+        /// Address or list of addresses of `/healthz` and `/readyz` alone, plain HTTP, with 16 connections of its own: a
+        /// probe is answered however many connections the other addresses have. The chart's probes ask here.
+        "probeListen" probe_listen: Option<OneOrMany<Address>> = probe_listen().info(),
+        /// TLS of the registry's addresses. The admin and probe addresses always speak plain HTTP.
+        "tls" tls: Option<RawTls> = Below::info(),
+        /// The data directory.
+        "store" store: Option<RawStore> = Below::info(),
+        /// The registry behind this one.
+        "upstream" upstream: Option<RawUpstream> = Below::info(),
+        /// The cache of mode Proxy.
+        "proxy" proxy: Option<RawProxy> = Below::info(),
+        /// Users and their rights.
+        "auth" auth: Option<RawAuth> = Below::info(),
+        /// Manifests.
+        "manifests" manifests: Option<RawManifests> = Below::info(),
+        /// Bounds of the work.
+        "limits" limits: Option<RawLimits> = Below::info(),
+        /// The log.
+        "log" log: Option<RawLog> = Below::info(),
+    }
+}
+
+shape! {
+    RawRepository {
+        /// A clients' name, with everything below it; of the names that fit the longest counts.
+        "name" name: Alias = Live.words("none"),
+        /// The repository that the name leads to, on the upstream's own host; `upstream.imagesRepo` where absent. Mirrors
+        /// are asked for the latter alone.
+        "imagesRepo" images_repo: Option<ImagesRepo> = Live.words("none"),
+    }
+}
+
+section! {
+    /// The section `tls` as the file has it.
+    pub(super) TlsKeys, RawTls {
+        /// PEM of certificate and chain.
+        "certFile" cert_file: Option<PathBuf> = Live.is(None),
+        /// PEM of its key. A key that does not fit is tried again for 10 s, a swap may be under way.
+        "keyFile" key_file: Option<PathBuf> = Live.is(None),
+        /// PEM of the authorities of client certificates, which are asked for and never required.
+        "clientCAFile" client_ca_file: Option<PathBuf> = Live.is(None),
+        /// Common or alternative names of the clients whose `X-Forwarded-*` and `X-Request-Id` count.
+        "trustedProxyNames" trusted_proxy_names: Vec<String> = Live.is(Vec::new()),
+        /// `true` allows users without TLS on other addresses than loopback.
+        "disabled" disabled: bool = Restart.is(false),
+    }
+}
+
+section! {
+    /// The data directory.
+    pub StoreSettings, RawStore {
+        /// The data directory.
+        "dir" dir: PathBuf = Restart.is(PathBuf::from(DEFAULT_DIR)),
+        /// Budget of blobs, uploads and index together; `0` is none, else at least `1MiB`.
+        "maxBytes" max_bytes: Option<u64> = Live.is(None),
+        /// Space of the file system that every write leaves free, in bytes or percent; the kubelet begins to evict below
+        /// 15%.
+        "reserveBytes" reserve: Reserve = Live.is(Reserve::Percent(15)),
+        /// `true` refuses a directory that is no store: the disk may not be mounted.
+        "mustExist" must_exist: bool = Restart.is(false),
+    }
+}
+
+/// The keys of an endpoint, which the upstream and each mirror have. Twice, as serde's `flatten` and `deny_unknown_fields`
 /// don't go together.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawUpstream {
-    pub(super) images_repo: Option<ImagesRepo>,
-    pub(super) scheme: Option<Scheme>,
-    pub(super) ca: Option<String>,
-    pub(super) ca_file: Option<FilePath>,
-    pub(super) license: Option<Secret>,
-    pub(super) license_file: Option<FilePath>,
-    pub(super) username: Option<String>,
-    pub(super) password: Option<Secret>,
-    pub(super) password_file: Option<FilePath>,
-    pub(super) docker_config_file: Option<FilePath>,
-    pub(super) secret_dir: Option<FilePath>,
-    pub(super) mirrors: Option<Vec<RawEndpoint>>,
-    pub(super) trusted_hosts: Option<Vec<TrustedHost>>,
+macro_rules! endpoint {
+    ($(#[$attribute:meta])* $name:ident { $($more:tt)* }) => {
+        shape! {
+            $(#[$attribute])*
+            $name {
+                /// `host[:port][/path]`, an address of IPv6 in brackets; required in Direct and Proxy. Never this server's
+                /// own address.
+                "imagesRepo" images_repo: Option<ImagesRepo> = Live.words("none"),
+                /// `HTTPS` or `HTTP`.
+                "scheme" scheme: Option<Scheme> = Live.is(Scheme::Https).info(),
+                /// PEM that is trusted beside the system's roots; not with `HTTP`.
+                "ca" ca: Option<String> = Live.words("none"),
+                /// The same in a file.
+                "caFile" ca_file: Option<FilePath> = Live.words("none"),
+                /// Password of the user `license-token`. Of licence, username, `dockerConfigFile` and `secretDir` one can
+                /// be given.
+                "license" license: Option<Secret> = Live.words("none"),
+                /// The same in a file; a new licence in it takes effect within seconds.
+                "licenseFile" license_file: Option<FilePath> = Live.words("none"),
+                /// User; needs a password.
+                "username" username: Option<String> = Live.words("none"),
+                /// Password; needs `username`. Never shown.
+                "password" password: Option<Secret> = Live.words("none"),
+                /// The same in a file; the line end behind it doesn't count.
+                "passwordFile" password_file: Option<FilePath> = Live.words("none"),
+                /// A `.dockerconfigjson`; the entry of the host of `imagesRepo` counts, none is an error.
+                "dockerConfigFile" docker_config_file: Option<FilePath> = Live.words("none"),
+                /// Directory of the mounted Secret `registry-config`: `mode`, `imagesRepo`, `username`, `password`, `ttl`,
+                /// `scheme`, `ca`. A value that the file has too must be the same, except `mode`, where the file wins.
+                "secretDir" secret_dir: Option<FilePath> = Live.words("none"),
+                $($more)*
+            }
+        }
+    };
 }
 
-/// An endpoint of the upstream.
-#[derive(Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawEndpoint {
-    pub(super) images_repo: Option<ImagesRepo>,
-    pub(super) scheme: Option<Scheme>,
-    pub(super) ca: Option<String>,
-    pub(super) ca_file: Option<FilePath>,
-    pub(super) license: Option<Secret>,
-    pub(super) license_file: Option<FilePath>,
-    pub(super) username: Option<String>,
-    pub(super) password: Option<Secret>,
-    pub(super) password_file: Option<FilePath>,
-    pub(super) docker_config_file: Option<FilePath>,
-    pub(super) secret_dir: Option<FilePath>,
+endpoint! {
+    #[derive(Default)]
+    RawUpstream {
+        /// Other addresses of the same content, asked in this order; keys as those of the upstream.
+        "mirrors" mirrors: Option<Vec<RawEndpoint>> = Below::info(),
+        /// `host[:port]` that redirects and token services may lead to, though more internal than the upstream.
+        "trustedHosts" trusted_hosts: Option<Vec<TrustedHost>> = Live.words("none"),
+    }
+}
+
+endpoint! {
+    #[derive(Default, PartialEq)]
+    RawEndpoint {}
 }
 
 impl RawUpstream {
@@ -114,166 +212,139 @@ impl RawUpstream {
     }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawProxy {
-    pub(super) ttl: Option<ConfigDuration>,
-    pub(super) tag_ttl: Option<ConfigDuration>,
-    pub(super) negative_ttl: Option<ConfigDuration>,
-    pub(super) stale_negative: Option<ConfigDuration>,
-    pub(super) max_stale: Option<ConfigDuration>,
-    pub(super) stale_on: Option<Vec<StaleCause>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawAuth {
-    pub(super) anonymous: Option<Anonymous>,
-    pub(super) users: Option<Vec<RawUser>>,
-    pub(super) users_dir: Option<FilePath>,
-    pub(super) upstream_user: Option<bool>,
-    pub(super) token: Option<RawToken>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawUser {
-    pub(super) name: String,
-    pub(super) password_hash: PasswordHash,
-    pub(super) role: Option<Role>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawToken {
-    pub(super) enabled: Option<bool>,
-    pub(super) ttl: Option<ConfigDuration>,
-    pub(super) signing_key_file: Option<FilePath>,
-    pub(super) signing_cert_file: Option<FilePath>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawManifests {
-    pub(super) missing_references: Option<MissingReferences>,
-    pub(super) max_bytes: Option<ByteSize>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawLimits {
-    pub(super) worker_threads: Option<Count>,
-    pub(super) connections: Option<Count>,
-    pub(super) pulls: Option<Count>,
-    pub(super) uploads: Option<Count>,
-    pub(super) listings: Option<Count>,
-    pub(super) password_checks: Option<Count>,
-    pub(super) queue_wait: Option<ConfigDuration>,
-    pub(super) upload_idle: Option<ConfigDuration>,
-    pub(super) write_bytes_per_second: Option<ByteSize>,
-    pub(super) stall_timeout: Option<ConfigDuration>,
-    pub(super) request_header_timeout: Option<ConfigDuration>,
-    pub(super) tls_handshake_timeout: Option<ConfigDuration>,
-    pub(super) drain_deadline: Option<ConfigDuration>,
-    pub(super) header_bytes: Option<ByteSize>,
-    pub(super) acceleration: Option<Acceleration>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct RawLog {
-    pub(super) format: Option<LogFormat>,
-    pub(super) level: Option<Level>,
-    pub(super) access: Option<AccessMode>,
-}
-
-/// Every key of the file, found by asking each shape for its fields; the tests hold the documented list against it.
-#[cfg(test)]
-pub(super) mod shape {
-    use serde::de::value::{Error, MapDeserializer, SeqDeserializer};
-    use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer, Visitor};
-    use serde::forward_to_deserialize_any;
-
-    /// Walks down one path and reports what fields it finds at its end.
-    #[derive(Clone, Copy)]
-    struct Probe<'a> {
-        path: &'a [String],
-        found: &'a std::cell::RefCell<Vec<String>>,
+section! {
+    /// The cache of mode Proxy.
+    pub ProxySettings, RawProxy {
+        /// Content that was not used for this time is removed; `0` never, else at least `5m`.
+        "ttl" ttl: Duration = Live.is(Duration::ZERO),
+        /// A tag is answered without asking the upstream for this time.
+        "tagTtl" tag_ttl: Duration = Live.is(seconds(30)).within(Duration::ZERO..=DAY),
+        /// A 404 of the upstream is remembered for this time.
+        "negativeTtl" negative_ttl: Duration = Live.is(seconds(10)).within(Duration::ZERO..=seconds(3600)),
+        /// A 404 that the registry itself gave is repeated for this time, with `Age`, while the upstream can't be asked; at
+        /// most 10,000, in memory.
+        "staleNegative" stale_negative: Duration = Live.is(seconds(3600)).within(Duration::ZERO..=DAY),
+        /// Greatest age of an answer that is given in place of the upstream's; none, so that an outage stops nothing.
+        "maxStale" max_stale: Option<Duration> = Live.is(None),
+        /// States of the upstream in which such answers are given. `invalid`: the answer is no registry's (a login page, a
+        /// filter, an odd status). A registry's 404 is an answer and never among them.
+        "staleOn" stale_on: StaleOn = Live.is(StaleOn::ALL),
     }
+}
 
-    impl<'de> IntoDeserializer<'de, Error> for Probe<'_> {
-        type Deserializer = Self;
-
-        fn into_deserializer(self) -> Self {
-            self
-        }
+section! {
+    /// Users and their rights.
+    pub AuthSettings, RawAuth {
+        /// Rights without a sign-in: `none`, `pull` or `push`. `push` where there are no users and all addresses are
+        /// loopback.
+        "anonymous" anonymous: Anonymous = Live.is(Anonymous::None),
+        /// Users of the file; no name twice.
+        "users" users: Vec<User> = Below,
+        /// Directory of mounted Secrets, one directory a user with files `name`, `password`, `passwordHash`, `role`.
+        "usersDir" users_dir: Option<PathBuf> = Live.is(None),
+        /// `true`: user and password of the upstream sign in here with role `ro`; the pair before for 15 more minutes.
+        "upstreamUser" upstream_user: bool =
+            Live.follows(|context| context.mode == Mode::Direct, "`false`, `true` in Direct"),
+        /// The token service.
+        "token" token: TokenSettings = Below,
     }
+}
 
-    impl<'de> Deserializer<'de> for Probe<'_> {
-        type Error = Error;
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-            Err(Error::custom("the end of the path"))
-        }
-
-        fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-            visitor.visit_some(self)
-        }
-
-        fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-            match self.path.split_first() {
-                Some((step, rest)) if step == "[]" => {
-                    let inner = Probe { path: rest, ..self };
-                    visitor.visit_seq(SeqDeserializer::new(std::iter::once(inner)))
-                }
-                _ => {
-                    self.found.borrow_mut().push("[]".to_owned());
-                    Err(Error::custom("the end of the path"))
-                }
-            }
-        }
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            visitor: V,
-        ) -> Result<V::Value, Error> {
-            match self.path.split_first() {
-                Some((field, rest)) => {
-                    let inner = Probe { path: rest, ..self };
-                    visitor.visit_map(MapDeserializer::new(std::iter::once((field.as_str(), inner))))
-                }
-                None => {
-                    self.found.borrow_mut().extend(fields.iter().map(ToString::to_string));
-                    Err(Error::custom("the end of the path"))
-                }
-            }
-        }
-
-        forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-            newtype_struct tuple tuple_struct map enum identifier ignored_any
-        }
+shape! {
+    RawUser {
+        /// 1 to 255 characters, no colon.
+        "name" name: String = Live.words("none"),
+        /// bcrypt: `$2a$`, `$2b$` or `$2y$`.
+        "passwordHash" password_hash: PasswordHash = Live.words("none"),
+        /// `ro`: pull. `rw`: pull, push, delete. `mirror-puller`: pull, catalog. `mirror-pusher`: all.
+        "role" role: Option<Role> = Live.words("the name if it is a role, else `ro`"),
     }
+}
 
-    fn steps_below(path: &[String]) -> Vec<String> {
-        let found = std::cell::RefCell::default();
-        assert!(super::Raw::deserialize(Probe { path, found: &found }).is_err(), "a probe never yields a value");
-        found.into_inner()
+section! {
+    /// The token service.
+    pub TokenSettings, RawToken {
+        /// Whether there is a token service (the Bearer flow); without it the challenge is Basic.
+        "enabled" enabled: TokenSwitch = Live.follows(|_| TokenSwitch::WithUsers, "with users"),
+        /// Life of a token. Clients take less than a minute for a minute (Docker's token protocol).
+        "ttl" ttl: Duration = Live.is(seconds(900)).within(seconds(60)..=DAY),
+        /// PEM of the signing key, RSA (RS256) or P-256 (ES256); replicas need the same one.
+        "signingKeyFile" signing_key_file: Option<PathBuf> = Live.follows(|_| None, "made and kept in the store"),
+        /// PEM of its certificate, only to notice a mixed-up pair.
+        "signingCertFile" signing_cert_file: Option<PathBuf> = Live.is(None),
     }
+}
 
-    /// The paths of all keys that hold a value, `auth.users[].name`, in the order of the shapes.
-    pub(crate) fn keys() -> Vec<String> {
-        let mut keys = Vec::new();
-        let mut open = vec![Vec::new()];
-        while let Some(path) = open.pop() {
-            let below = steps_below(&path);
-            if below.is_empty() {
-                keys.push(path.join(".").replace(".[]", "[]"));
-            }
-            open.extend(below.into_iter().rev().map(|step| [path.clone(), vec![step]].concat()));
-        }
-        keys
+section! {
+    /// Manifests.
+    pub ManifestSettings, RawManifests {
+        /// `refuse`: a manifest is neither taken nor answered while content that it references is missing. `allow` does
+        /// both.
+        "missingReferences" missing_references: MissingReferences = Live.is(MissingReferences::Refuse),
+        /// Largest manifest. The default is what the specification asks for at least; a manifest is held in memory whole.
+        "maxBytes" max_bytes: u64 = Live.is(4 << 20).within(1024..=64 << 20),
+    }
+}
+
+section! {
+    /// Bounds of the work.
+    pub Limits, RawLimits {
+        /// Threads that serve requests.
+        "workerThreads" worker_threads: u32 =
+            Restart.follows(workers, "least of 4, cores and cgroup quota").within(1..=256),
+        /// Connections open at once, over all addresses. For one more a connection goes on which nobody signed in, the
+        /// longest idle of the address (IPv6: /64) that has most of them; where there is none it waits in the kernel's
+        /// queue.
+        "connections" connections: u32 = Live.is(4096).within(1..=1_000_000),
+        /// Downloads of large blobs at once, and as many other reads of manifests and blobs, HEAD too; more wait for
+        /// `limits.queueWait`, then 503. What memory answers on the spot is not counted. One user at one address (IPv6: one
+        /// /64) may hold all of them while nobody else wants one. A quarter more of each of these three limits, at least
+        /// 8, is kept for those who hold few; a place that becomes free goes to the one who holds fewest, and what stands
+        /// still for 60 s because of its client is cut when somebody else wants its place.
+        "pulls" pulls: u32 = Live.is(512).within(1..=1_000_000),
+        /// Pushes at once, shared as pulls are; more get 429.
+        "uploads" uploads: u32 = Live.is(128).within(1..=100_000),
+        /// Lists at once, shared as pulls are; more get 429.
+        "listings" listings: u32 = Live.is(16).within(1..=100_000),
+        /// bcrypt threads; one check takes tens of milliseconds of a core.
+        "passwordChecks" password_checks: u32 =
+            Restart.follows(password_checks, "half the cores, 1 to 4").within(1..=64),
+        /// Longest wait of a pull for its place, then 503; containerd gives up after 30 s.
+        "queueWait" queue_wait: Duration = Live.is(CLIENT_PATIENCE).within(Duration::ZERO..=CLIENT_PATIENCE),
+        /// An upload that got no byte for this time is removed. At most 4,096 are open at once, of one user at one address
+        /// 2,048; one more gets 429.
+        "uploadIdle" upload_idle: Duration = Live.is(seconds(3600)).within(seconds(60)..=30 * DAY),
+        /// Bytes of blobs a second that are sent to the disk, and with that the speed of pushes and first pulls. Blobs reach
+        /// the disk in pieces of 1 MiB, on a slow disk 512 KiB, one at a time, so that etcd on the same disk does not wait
+        /// behind them, with or without this limit. `0` is none, else at least `1MiB`.
+        "writeBytesPerSecond" write_rate: Option<u64> = Live.is(None),
+        /// A body that moves no byte for this time is cut.
+        "stallTimeout" stall_timeout: Duration = Live.is(seconds(120)).within(seconds(1)..=DAY),
+        /// Longest wait for a request's head, which is also the longest idle time of a connection; Go's clients keep theirs
+        /// for 90 s. A connection's first head, and any head that has begun where nobody signed in, has 10 s.
+        "requestHeaderTimeout" request_header_timeout: Duration = Live.is(seconds(120)).within(seconds(100)..=DAY),
+        /// Longest TLS handshake.
+        "tlsHandshakeTimeout" tls_handshake_timeout: Duration =
+            Live.is(seconds(10)).within(seconds(1)..=seconds(300)),
+        /// Time that requests which run at SIGTERM may still take; Kubernetes kills after 30 s.
+        "drainDeadline" drain_deadline: Duration = Live.is(seconds(25)).within(Duration::ZERO..=DAY),
+        /// Largest head of a request.
+        "headerBytes" header_bytes: u64 = Live.is(64 << 10).within(8 << 10..=1 << 20),
+        /// `sendfile`: the kernel sends files where the connection is plain, and manifests and small blobs in memory are
+        /// answered ahead of the general way. `off`: files are read into buffers, for a kernel or file system with a fault,
+        /// and everything goes the general way. Over TLS files are read into buffers with either.
+        "acceleration" acceleration: Acceleration = Live.is(Acceleration::Sendfile),
+    }
+}
+
+section! {
+    /// The log.
+    pub LogSettings, RawLog {
+        /// Form of a line.
+        "format" format: LogFormat = Restart.follows(log_format, "`json`, `text` on a terminal"),
+        /// Least severe messages shown: `error`, `warn`, `info`, `debug`.
+        "level" level: Level = Live.is(Level::Info),
+        /// Requests that get a line: `all`, `errors`, `off`; pushes, deletes and refused sign-ins always do.
+        "access" access: AccessMode = Live.is(AccessMode::All),
     }
 }

@@ -1,22 +1,37 @@
 //! The configuration: a YAML file and a few flags, read into values that can't be wrong, and read again when they change.
 //!
-//! `raw` is the shape of the file, `yaml` reads it, `parse` fills in defaults and checks each value, `rules` checks
-//! keys against each other, `warnings` says what is right and probably not meant, `settings` lists every key; `upstream` reads what is upstream, with the files that
-//! credentials come in (`docker_config`, `secret_dir`). [`watch`] sees that a file changed, [`reload`] acts on it.
-//! This module opens no socket and no store; it knows the other parts' settings only as plain values.
+//! `keys` defines every key once; `definition` has the form of a definition and what follows from one. `yaml` reads the file
+//! into the shapes, `parse` makes the [`Config`], `rules` checks keys against each other, `warnings` says what is right and
+//! probably not meant; `upstream` reads the section of that name, with the files that credentials come in (`docker_config`,
+//! `secret_dir`). `settings` lists what is in force, `schema` is the JSON Schema. [`watch`] sees that a file changed,
+//! [`reload`] acts on it. This module opens no socket and no store; it imports none of the parts.
+//!
+//! A new key that a part reads while the server runs is added in five places:
+//!
+//! 1. its definition in `keys`: name, default, bounds, `Live`, documentation;
+//! 2. the field of the part's options;
+//! 3. the line in `server/options.rs` that hands the value over;
+//! 4. the code of the part that obeys it;
+//! 5. `docs/reference/configuration.md`, which `make reference` writes.
+//!
+//! The value in force, `--check-config`, the list of known keys in errors, bounds and their errors, the schema and the reload
+//! follow from the first.
 
+mod definition;
 mod docker_config;
 mod error;
 mod images_repo;
 mod keys;
 mod one_or_many;
+mod origin;
 mod parse;
-mod proxy;
 pub mod reload;
 mod rules;
+mod schema;
 mod secret;
 mod secret_dir;
 mod settings;
+mod stale_on;
 mod upstream;
 mod warnings;
 pub mod watch;
@@ -27,21 +42,23 @@ mod tests;
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 pub use crate::values::{
     Acceleration, AccessMode, Address, Addresses, Anonymous, ByteSize, ConfigDuration, InvalidValue, Level, LogFormat,
     MissingReferences, Mode, PasswordHash, Reserve, Role, Scheme, StaleCause,
 };
+pub use definition::{Change, DefaultValue, KeyInfo};
 pub use error::{ConfigError, KeyError, Position};
-pub use proxy::{ProxySettings, StaleOn};
+pub use keys::{AuthSettings, Limits, LogSettings, ManifestSettings, ProxySettings, StoreSettings, TokenSettings};
+pub use origin::{Origin, Setting};
 pub use secret::Secret;
-pub use settings::{Change, KEYS, KeyInfo, Origin, Setting};
+pub use stale_on::StaleOn;
 pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};
 
 use crate::oci::RepoName;
 use crate::values::FilePath;
-use settings::Origins;
+use definition::{Below, Written};
+use origin::Origins;
 
 /// Largest configuration file that is read; a Kubernetes Secret can't hold more.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -119,36 +136,6 @@ pub struct TlsFiles {
     pub trusted_proxy_names: Vec<String>,
 }
 
-/// The data folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreSettings {
-    /// The folder.
-    pub dir: PathBuf,
-    /// Most bytes it may take; `None`: what the file system has.
-    pub max_bytes: Option<u64>,
-    /// What every write leaves free.
-    pub reserve: Reserve,
-    /// Refuse a folder without marker.
-    pub must_exist: bool,
-}
-
-/// Who may do what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuthSettings {
-    /// Rights without credentials, in force: [`Anonymous::Push`] where the server is open.
-    pub anonymous: Anonymous,
-    /// Whether the server is open because nothing else was said and only this machine can reach it.
-    pub open: bool,
-    /// Users of the file; no name twice.
-    pub users: Vec<User>,
-    /// A folder of mounted Secrets, one folder a user.
-    pub users_dir: Option<PathBuf>,
-    /// Whether the upstream's user may sign in here, with role `ro`; see [`Config::upstream_login`].
-    pub upstream_user: bool,
-    /// The token service.
-    pub token: TokenSettings,
-}
-
 /// A user of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -158,19 +145,6 @@ pub struct User {
     pub password_hash: PasswordHash,
     /// As configured, else the name if it is a role, else [`Role::Ro`].
     pub role: Role,
-}
-
-/// The token service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenSettings {
-    /// Whether there is one.
-    pub enabled: TokenSwitch,
-    /// Life of a token.
-    pub ttl: Duration,
-    /// PEM of the signing key; `None`: one is made and kept in the data folder.
-    pub signing_key_file: Option<PathBuf>,
-    /// PEM of its certificate.
-    pub signing_cert_file: Option<PathBuf>,
 }
 
 /// Whether there is a token service.
@@ -184,59 +158,15 @@ pub enum TokenSwitch {
     Off,
 }
 
-/// What manifests are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ManifestSettings {
-    /// What becomes of one whose references are not there.
-    pub missing_references: MissingReferences,
-    /// Largest one, in bytes.
-    pub max_bytes: u64,
-}
-
-/// What bounds the work. Counts are at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Threads that serve requests.
-    pub worker_threads: u32,
-    /// Connections open at once, over all addresses.
-    pub connections: u32,
-    /// Pulls at once; more wait for `queue_wait`.
-    pub pulls: u32,
-    /// Requests that carry content up at once; more get 429.
-    pub uploads: u32,
-    /// Listings at once; more get 429.
-    pub listings: u32,
-    /// Passwords checked at once; a check takes a core for tens of milliseconds.
-    pub password_checks: u32,
-    /// Longest wait of a pull for its turn, then 503; at most 20 s.
-    pub queue_wait: Duration,
-    /// An upload that got no byte for so long is removed.
-    pub upload_idle: Duration,
-    /// Most bytes of blobs a second that are sent to the disk; `None`: as fast as it takes them.
-    pub write_rate: Option<u64>,
-    /// A body that moved no byte for so long ends its connection.
-    pub stall_timeout: Duration,
-    /// Longest wait for a request's head, which is also the longest idle time of a connection; at least 100 s.
-    pub request_header_timeout: Duration,
-    /// Longest TLS handshake.
-    pub tls_handshake_timeout: Duration,
-    /// How long running requests may take after SIGTERM.
-    pub drain_deadline: Duration,
-    /// Largest head of a request in bytes.
-    pub header_bytes: u32,
-    /// How files reach a plain connection.
-    pub acceleration: Acceleration,
-}
-
-/// The log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogSettings {
-    /// Form of a line.
-    pub format: LogFormat,
-    /// Least severe messages shown.
-    pub level: Level,
-    /// Which requests get a line.
-    pub access: AccessMode,
+impl TokenSwitch {
+    /// The value as `--check-config` shows it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::WithUsers => "with users",
+            Self::On => "true",
+            Self::Off => "false",
+        }
+    }
 }
 
 /// What the command line says; it wins over the file.
@@ -271,7 +201,7 @@ pub struct Reloaded {
     /// What can be put into force now: the new values of live keys beside the old ones of the others.
     pub config: Config,
     /// Keys whose new value needs a restart; empty if everything is in force.
-    pub restart_keys: Vec<&'static str>,
+    pub restart_keys: Vec<String>,
 }
 
 impl Machine {
@@ -367,6 +297,13 @@ impl Config {
         paths
     }
 
+    /// Whether the server is open: nothing was said of rights and users, and only this machine can reach it. Then
+    /// `auth.anonymous` is [`Anonymous::Push`].
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.auth.anonymous == Anonymous::Push && self.origins.of("auth.anonymous") == Origin::Default
+    }
+
     /// Whether users are configured, be it that the folder of users is still empty. The upstream's user counts.
     #[must_use]
     pub fn has_users(&self) -> bool {
@@ -383,15 +320,36 @@ impl Config {
     }
 }
 
-/// The data folder that a file and a flag name, for commands that need nothing else of a configuration: the files it
+/// The data directory that a file and a flag name, for commands that need nothing else of a configuration: the files it
 /// names may not be there yet. Blocking.
 ///
 /// # Errors
 /// [`ConfigError`] if the file is not of the right shape.
 pub fn data_dir(path: Option<&Path>, flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
-    let raw: keys::Raw = path.map(read_yaml).transpose()?.unwrap_or_default();
-    let from_file = raw.store.and_then(|store| store.dir).map(|FilePath(dir)| dir);
-    Ok(flag.or(from_file).unwrap_or_else(|| PathBuf::from(parse::DEFAULT_DIR)))
+    let file: keys::File = path.map(read_yaml).transpose()?.unwrap_or_default();
+    let from_file = file.store.and_then(|store| store.dir).map(|FilePath(dir)| dir);
+    Ok(flag.or(from_file).unwrap_or_else(|| PathBuf::from(keys::DEFAULT_DIR)))
+}
+
+/// Every key of the file, in its order.
+#[must_use]
+pub fn keys() -> Vec<KeyInfo> {
+    let mut found = Vec::new();
+    keys::File::keys(Below::info(), &mut found);
+    found
+}
+
+/// The JSON Schema (2020-12) of the file, for editors and for checks before a rollout.
+///
+/// It knows each key by itself: names, types, words, bounds of numbers. Rules across keys, bounds of durations, and what lies
+/// in the files that are named are `--check-config`'s. It wants words as the reference writes them, and numbers as numbers;
+/// the program takes more.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let mut schema = keys::File::schema();
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "The configuration of d8-registry".into();
+    schema
 }
 
 /// Reads a YAML file of another shape than the server's, with the same limits and the same silence about values; an empty

@@ -1,9 +1,9 @@
 //! Rules across keys: who can reach the server, and what that demands.
 
+use super::definition::wrong;
 use super::error::KeyError;
 use super::images_repo::is_own;
-use super::parse::wrong;
-use super::settings::Origin;
+use super::origin::Origin;
 use super::{Address, Anonymous, Config, EndpointSettings, Mode, Tls};
 
 /// Decides whether the server is open and refuses what contradicts itself. Idempotent, so that a mixture of old
@@ -72,7 +72,6 @@ fn exposed(addresses: &[Address]) -> Option<Address> {
 
 fn decide_access(config: &mut Config) -> Result<(), KeyError> {
     let said = config.origins.of("auth.anonymous") != Origin::Default;
-    config.auth.open = false;
     if !said {
         config.auth.anonymous = Anonymous::None;
     }
@@ -88,7 +87,6 @@ fn decide_access(config: &mut Config) -> Result<(), KeyError> {
     match outside.or_else(|| exposed(&config.admin_listen).map(|address| ("adminListen", address))) {
         None => {
             config.auth.anonymous = Anonymous::Push;
-            config.auth.open = true;
             Ok(())
         }
         Some((key, address)) if config.mode == Mode::Direct && config.auth.upstream_user => {

@@ -60,7 +60,7 @@ fn nothing_is_the_default_of_everything() {
     assert_eq!(config.limits.worker_threads, 2);
     assert_eq!(config.limits.queue_wait, Duration::from_secs(20));
     assert_eq!(config.log.format, LogFormat::Json);
-    assert!(config.auth.open);
+    assert!(config.is_open());
     assert!(config.settings().iter().all(|setting| setting.origin == Origin::Default));
 }
 
@@ -153,19 +153,28 @@ log: {{format: text, level: debug, access: 'off'}}
 }
 
 #[test]
-fn the_documented_keys_are_the_keys_of_the_shapes() {
-    let documented: Vec<&str> = KEYS.iter().map(|info| info.key).collect();
-    assert_eq!(documented, keys::shape::keys());
-    // And each is shown by --check-config.
+fn every_key_is_shown_by_check_config() {
     let config = accepted(&format!(
         "{}repositories: [{{name: a}}]\nupstream: {{imagesRepo: a, mirrors: [{{imagesRepo: b}}]}}\n",
         users(&user("a"))
     ));
-    let mut shown: Vec<String> = config.settings().into_iter().map(|s| s.key.replace("[0]", "[]")).collect();
-    assert_eq!(shown.len(), documented.len());
-    let lists = ["tls.trustedProxyNames", "upstream.trustedHosts", "proxy.staleOn"];
-    shown.iter_mut().filter(|key| lists.contains(&key.as_str())).for_each(|key| key.push_str("[]"));
-    assert_eq!(shown, documented);
+    let shown: Vec<String> = config.settings().into_iter().map(|setting| setting.key.replace("[0]", "[]")).collect();
+    let known: Vec<String> = keys().into_iter().map(|info| info.key).collect();
+    assert_eq!(shown.len(), known.len());
+    // A list of plain values is shown in one line.
+    for (shown, known) in shown.iter().zip(&known) {
+        assert!(shown == known || *known == format!("{shown}[]"), "{shown} in the place of {known}");
+    }
+    assert!(known.len() > 70, "{known:?}");
+}
+
+#[test]
+fn every_key_is_described() {
+    for KeyInfo { key, about, bounds, .. } in keys() {
+        assert!(about.ends_with('.') && about.len() > 10, "{key}: {about}");
+        let words = bounds.map_or_else(String::new, |(least, most)| least + &most);
+        assert!(!words.contains('-'), "{key}: {words}");
+    }
 }
 
 #[test]
@@ -281,7 +290,7 @@ fn no_error_shows_a_secret() {
 
 #[test]
 fn a_server_with_nothing_said_is_open_on_loopback_alone() {
-    let open = |text: &str| accepted(text).auth.open;
+    let open = |text: &str| accepted(text).is_open();
     assert!(open("listen: [127.0.0.1:0, '[::1]:0']"));
     assert_eq!(accepted("").auth.anonymous, Anonymous::Push);
     assert!(!open("auth: {anonymous: pull}"));
@@ -351,7 +360,7 @@ fn flags_win_over_the_file() {
     assert_eq!(config.listen, flags.listen);
     assert_eq!(config.admin_listen, ["127.0.0.1:2".parse().unwrap()]);
     assert_eq!(config.store.dir, Path::new("/flag"));
-    assert!(config.auth.open, "the rules see what the flags say");
+    assert!(config.is_open(), "the rules see what the flags say");
     let origin = |key: &str| config.settings().into_iter().find(|setting| setting.key == key).unwrap().origin;
     assert_eq!(origin("listen"), Origin::Flag);
     assert_eq!(origin("adminListen"), Origin::File);
@@ -371,7 +380,7 @@ fn a_file_is_read_and_a_missing_one_named() {
     assert_eq!(Config::load(Some(&path), &Overrides::default()).unwrap().limits.pulls, 7);
     std::fs::write(&path, "#".repeat(2 << 20)).unwrap();
     assert!(matches!(Config::load(Some(&path), &Overrides::default()), Err(ConfigError::TooLarge { .. })));
-    assert!(Config::load(None, &Overrides::default()).unwrap().auth.open);
+    assert!(Config::load(None, &Overrides::default()).unwrap().is_open());
 }
 
 /// Starts with `before` and reloads with `after`.
@@ -408,9 +417,9 @@ fn a_reload_does_not_open_a_server_that_others_reach() {
     let (_, result) = reload("", "listen: 0.0.0.0:5001\nauth: {anonymous: pull}\n");
     let Reloaded { config, restart_keys } = result.unwrap();
     assert_eq!(restart_keys, ["listen"]);
-    assert_eq!((config.auth.open, config.auth.anonymous), (false, Anonymous::Pull));
+    assert_eq!((config.is_open(), config.auth.anonymous), (false, Anonymous::Pull));
     let (_, result) = reload(&users(&user("a")), "");
-    assert!(result.unwrap().config.auth.open, "without users a server on loopback is open, as after a restart");
+    assert!(result.unwrap().config.is_open(), "without users a server on loopback is open, as after a restart");
 }
 
 #[test]

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
+use super::definition::wrong;
 use super::docker_config;
 use super::error::KeyError;
 use super::images_repo::{ImagesRepo, UpstreamUrl, canonical};
 use super::keys::{RawEndpoint, RawUpstream};
-use super::parse::wrong;
+use super::origin::{Origin, Setting};
 use super::secret::Secret;
 use super::secret_dir::{SecretDir, read_text};
-use super::settings::{Origin, Setting};
 use crate::values::Scheme;
 use crate::values::{ConfigDuration, FilePath};
 

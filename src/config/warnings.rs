@@ -1,7 +1,7 @@
 //! What of a configuration is right by every rule and probably not meant so. Pure: what lies in the files that it names is
 //! looked at by who reads them.
 
-use super::settings::Origin;
+use super::origin::Origin;
 use super::{Config, Mode, Reserve, Scheme, TokenSwitch};
 
 /// A reserve below this is a number of percent whose sign was left out.

@@ -187,7 +187,7 @@ struct Parts {
 
 /// What an administrator should know of this start.
 fn announce(config: &Config, auth: &Authenticator) {
-    if config.auth.open {
+    if config.is_open() {
         match config.mode {
             config::Mode::Local => {
                 tracing::info!("no users are configured: everyone on this machine may pull, push and delete");

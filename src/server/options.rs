@@ -181,7 +181,7 @@ pub(super) fn connections(config: &Config) -> ConnectionLimits {
         handshake_timeout: limits.tls_handshake_timeout,
         header_timeout: limits.request_header_timeout,
         stall_timeout: limits.stall_timeout,
-        max_header_bytes: count(limits.header_bytes),
+        max_header_bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX),
         accelerate: limits.acceleration == Acceleration::Sendfile,
         ..ADMIN
     }

@@ -275,18 +275,18 @@ fn a_server_is_not_its_own_upstream() {
 fn the_upstreams_user_is_a_user() {
     let direct = |more: &str| format!("mode: direct\nupstream: {{imagesRepo: r, {more}}}\n");
     let config = accepted(&direct("license: L1"));
-    assert!(config.auth.upstream_user && config.has_users() && !config.auth.open);
+    assert!(config.auth.upstream_user && config.has_users() && !config.is_open());
     let (user, password) = config.upstream_login().unwrap();
     assert_eq!((user, password.expose()), ("license-token", "L1"));
     // Not elsewhere, unless that is said.
     let proxy = accepted(&direct("license: L1").replace("direct", "proxy"));
-    assert!(!proxy.auth.upstream_user && proxy.upstream_login().is_none() && proxy.auth.open);
+    assert!(!proxy.auth.upstream_user && proxy.upstream_login().is_none() && proxy.is_open());
     let said = accepted(&format!("auth: {{upstreamUser: true}}\n{}", direct("license: L1").replace("direct", "proxy")));
-    assert!(said.upstream_login().is_some() && !said.auth.open);
-    assert!(accepted(&format!("auth: {{upstreamUser: false}}\n{}", direct("license: L1"))).auth.open);
+    assert!(said.upstream_login().is_some() && !said.is_open());
+    assert!(accepted(&format!("auth: {{upstreamUser: false}}\n{}", direct("license: L1"))).is_open());
     // An anonymous upstream gives no user.
     let anonymous = accepted(&direct(""));
-    assert!(anonymous.auth.open && anonymous.upstream_login().is_none());
+    assert!(anonymous.is_open() && anonymous.upstream_login().is_none());
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn exposed_addresses_and_the_upstreams_user() {
     accepted(&format!("{}auth: {{anonymous: pull}}\n", exposed("")));
     refused_with(&exposed("license: L1"), "c.yaml:1:9: listen: passwords would cross the network readable");
     let safe = accepted(&format!("{}tls: {{certFile: c, keyFile: k}}\n", exposed("license: L1")));
-    assert_eq!((safe.auth.open, safe.auth.anonymous), (false, Anonymous::None));
+    assert_eq!((safe.is_open(), safe.auth.anonymous), (false, Anonymous::None));
     refused_with(
         &format!("{}auth: {{upstreamUser: false}}\n", exposed("license: L1")),
         "c.yaml:1:9: listen: 0.0.0.0:5001 is no loopback address: the server needs auth.users",
@@ -358,7 +358,7 @@ fn mode_repository_and_upstream_change_while_running() {
     // What the mode implies for users is implied again.
     let (_, result) = super::reload("", "mode: direct\nupstream: {imagesRepo: r, license: L}\n");
     let config = result.unwrap().config;
-    assert!(config.auth.upstream_user && !config.auth.open);
+    assert!(config.auth.upstream_user && !config.is_open());
 }
 
 #[test]
