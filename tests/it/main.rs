@@ -40,8 +40,9 @@ mod proxy_names;
 mod proxy_room;
 mod proxy_tags;
 mod proxy_ways;
-mod readme;
+
 mod reference;
+mod reference_config;
 mod relayed;
 mod scopes;
 mod seed;
