@@ -145,7 +145,8 @@ async fn a_reload_says_what_is_new() {
     let registry = Registry::start(&Setup::open().config(&auth));
     let applied = "d8_registry_config_reloads_total{outcome=\"applied\"}";
     registry.reconfigure(&Setup::open().config(&auth).config("log: { access: all }"));
-    registry.until_metric(applied, 1.0).await;
+    // The changed file may be seen before the signal: two reloads are as good as one.
+    crate::support::within(async { while registry.metric(applied).await < 1.0 {} }).await;
     write(
         folder.path(),
         &[("users/one/name", "ro"), ("users/one/password", "a"), ("users/one/passwordHash", HASH_OF_SECRET)],
