@@ -109,7 +109,7 @@ impl Job for Maintain {
     async fn run(&mut self, run: Run) -> Result<(), JobError> {
         let parts = self.parts.clone();
         let round = blocking(move || {
-            let counted = parts.contents.count(run.stop());
+            let counted = parts.contents.count(run.stop(), run.progress());
             parts.contents.capacity.set_index_bytes(parts.manifests.listings.size_on_disk());
             parts.try_to_write();
             if parts.contents.capacity.usage().refusal == Some(Refusal::ReadOnly) {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::capacity::FOLDERS;
 use super::files::Contents;
 use crate::fs::stat;
+use crate::jobs::Progress;
 use crate::oci::{Algorithm, Digest};
 use crate::store::error::StoreError;
 
@@ -17,8 +18,9 @@ use crate::store::error::StoreError;
 const COUNT_BATCH: usize = 256;
 
 impl Contents {
-    /// Adds up all contents, and says so if it takes long. Ends early when `stop` is cancelled. Blocking.
-    pub(in crate::store) fn count(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+    /// Adds up all contents, and says so if it takes long; `shown`: directories, of all. Ends early when `stop` is cancelled.
+    /// Blocking.
+    pub(in crate::store) fn count(&self, stop: &CancellationToken, shown: &Progress) -> Result<(), StoreError> {
         if self.capacity.all_counted() {
             return Ok(());
         }
@@ -29,6 +31,7 @@ impl Contents {
             }
             self.count_folder(folder)?;
             progress.tick(folder as u64 + 1, Some(FOLDERS as u64));
+            shown.set(folder as u64 + 1, Some(FOLDERS as u64));
         }
         self.capacity.set_all_counted();
         Ok(())

@@ -99,7 +99,7 @@ async fn a_damaged_content_is_replaced_by_the_next_push() {
     std::fs::write(first.0.contents.layout.content(&digest), b"cut").unwrap();
     drop(first);
     let store = store(dir.path());
-    store.0.contents.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
     assert_eq!(store.usage().used, Some(3));
     push(&store, &repo("b"), b"content").await;
     assert_eq!(read(&store, &repo("b"), digest).await.as_deref(), Some(&b"content"[..]));
@@ -225,7 +225,7 @@ proptest! {
                         store = super::store(dir.path());
                         // Also known if nothing was changed since a clean stop.
                         assert!(!clean || store.usage().used.is_some());
-                        store.0.contents.count(&CancellationToken::new()).unwrap();
+                        store.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
                     }
                 }
                 for (index, repo) in repos.iter().enumerate() {

@@ -34,7 +34,7 @@ async fn a_push_that_ends_at_any_step_can_be_done_again() {
         drop(first);
 
         let second = store(dir.path());
-        second.0.contents.count(&CancellationToken::new()).unwrap();
+        second.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
         let kept = second.manifest(&repo("a"), &Reference::Tag("kept".parse().unwrap())).await.unwrap();
         assert_eq!(second.missing_references(&repo("a"), &kept).await.unwrap(), [], "{point}");
         push_image(&second, b"after", "new").await.unwrap();
@@ -92,7 +92,7 @@ async fn a_repair_that_ends_at_any_step_can_be_done_again() {
         drop(first);
 
         let second = store(dir.path());
-        second.0.contents.count(&CancellationToken::new()).unwrap();
+        second.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
         for name in &names {
             assert!(is_right(&found(&second, name).await.unwrap()), "{point}");
         }

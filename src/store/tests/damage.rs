@@ -84,7 +84,7 @@ fn counted(opened: Store, dir: &Path) -> Store {
     drop(opened);
     let store = store(dir);
     assert_eq!(store.usage().used, None);
-    store.0.contents.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
     store
 }
 
@@ -133,7 +133,7 @@ async fn a_damaged_blob_is_absent_everywhere_and_a_push_mends_it_for_all() {
                 // It is on the disk, not in this process's head.
                 drop(opened);
                 opened = store(dir.path());
-                opened.0.contents.count(&CancellationToken::new()).unwrap();
+                opened.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
                 assert!(read(&opened, &names[1], digest).await.is_none(), "{case}");
                 assert_eq!(opened.damage().contents, 1);
             }
@@ -358,7 +358,7 @@ async fn more_than_sixteen_are_the_disks_fault_and_pushes_still_mend() {
     // A restart does not begin to count anew.
     drop(opened);
     let store = store(dir.path());
-    store.0.contents.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
     assert!(matches!(store.blob_content(&name, sha256(&blobs[19])).await, Err(StoreError::Io { .. })));
     for blob in &blobs {
         push(&store, &name, blob).await;

@@ -112,7 +112,7 @@ async fn only_a_clean_stop_leaves_a_count() {
     // What a crash between a rename and its link leaves.
     let orphan = second.0.contents.layout.content(&sha256(b"orphan"));
     std::fs::write(&orphan, b"orphan").unwrap();
-    second.0.contents.count(&CancellationToken::new()).unwrap();
+    second.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
     assert!(!orphan.exists());
     assert_eq!(second.usage().used, Some(7));
     second.close();
@@ -137,7 +137,7 @@ async fn a_count_beside_pushes_and_deletes_is_right() {
     let second = store(dir.path());
     let counting = tokio::task::spawn_blocking({
         let inner = Arc::clone(&second.0);
-        move || inner.contents.count(&CancellationToken::new()).unwrap()
+        move || inner.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap()
     });
     for i in 0..100 {
         second.delete_blob(&name, sha256(&content(i))).await.unwrap();
@@ -206,7 +206,7 @@ proptest! {
                     Beside::Again => counting = inner.contents.begin_count(7),
                 }
             }
-            inner.contents.count(&CancellationToken::new()).unwrap();
+            inner.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
             assert_tidy(&store);
         });
     }

@@ -59,9 +59,9 @@ async fn a_count_that_failed_can_be_repeated() {
     let second = store(dir.path());
     let last = second.0.contents.layout.content_folder(Algorithm::Sha512, 255);
     std::fs::remove_dir(&last).unwrap();
-    assert!(second.0.contents.count(&CancellationToken::new()).is_err());
+    assert!(second.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).is_err());
     std::fs::create_dir(&last).unwrap();
-    second.0.contents.count(&CancellationToken::new()).unwrap();
+    second.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
     assert_eq!(second.usage().used, Some(500));
 }
 

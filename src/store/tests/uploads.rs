@@ -143,7 +143,7 @@ impl Model {
             std::fs::write(&state, note.to_string()).unwrap();
         }
         self.store = store(self.dir.path());
-        self.store.0.contents.count(&CancellationToken::new()).unwrap();
+        self.store.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
     }
 
     async fn finish(&mut self, session: UploadSession, right: bool, wide: bool) {

@@ -41,7 +41,7 @@ async fn the_folder_is_the_list() {
     assert_eq!(damaged_names(&opened).len(), 1);
     drop(opened);
     let store = store(dir.path());
-    store.0.contents.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
     assert!(content(&store, &name, digest).await.is_none());
     push(&store, &name, &blob).await;
     assert_tidy(&store);
@@ -65,7 +65,7 @@ async fn a_copy_of_the_tree_without_links_is_not_misled() {
         std::fs::write(&path, copied).unwrap();
     }
     let store = store(dir.path());
-    store.0.contents.count(&CancellationToken::new()).unwrap();
+    store.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
     assert!(content(&store, &repo("a"), digest).await.is_none(), "hashed again");
     push(&store, &repo("a"), b"content").await;
     look_after(&store);
