@@ -43,7 +43,7 @@ pub(in crate::store) struct Fills {
 
 /// A content that is not whole yet, held by one writer.
 ///
-/// Safe to drop at any point: what was appended stays, and [`super::Store::begin_fill`] takes it up again.
+/// Safe to drop at any point: what was appended stays, and `Store::begin_fill` takes it up again.
 #[derive(Debug)]
 pub struct PartialBlob(Arc<Partial>);
 
