@@ -125,7 +125,7 @@ pub(crate) fn rest(pids: &[u32]) -> Result<()> {
 /// are in the cache as those that have just been received.
 pub(crate) fn sha256(bytes: u64) -> Result<f64> {
     const PIECE: usize = 256 << 10;
-    let piece = crate::seed::noise(3, PIECE);
+    let piece = testkit::noise(3, PIECE);
     on(Some(SERVER_CORE), || {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let before = ClockId::CLOCK_THREAD_CPUTIME_ID.now()?;

@@ -17,6 +17,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use d8_registry::oci::{Algorithm, Digest};
 use d8_registry::store::Store;
+use serde_json::{Value, json};
+use testkit::{descriptor_of, media_type};
 
 /// Least bytes of a file on the disk.
 const BLOCK: u64 = 4096;
@@ -25,9 +27,6 @@ const BLOCK: u64 = 4096;
 const DIRECTORY_MODE: u32 = 0o750;
 const FILE_MODE: u32 = 0o640;
 
-pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
-pub(crate) const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// The annotation that makes images differ.
 pub(crate) const NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -86,7 +85,7 @@ pub(crate) fn tag(number: u32) -> String {
 
 /// Blob `blob` of a repository: first the layers of its images, then what none of them names.
 pub(crate) fn content(repository: u32, blob: u32, size: u32) -> Vec<u8> {
-    noise(u64::from(repository) << 32 | u64::from(blob), size as usize)
+    testkit::noise(u64::from(repository) << 32 | u64::from(blob), size as usize)
 }
 
 /// Makes the store. Ends with an error soon after `stop` is set.
@@ -231,11 +230,11 @@ fn prepare(options: &SeedOptions, loose: u32) -> Result<()> {
 
 fn seed_repository(options: &SeedOptions, filler: &mut Filler, number: u32, repository: &str) -> Result<()> {
     let config = format!(r#"{{"architecture":"amd64","os":"linux","repository":"{repository}"}}"#).into_bytes();
-    let config = descriptor(CONFIG_TYPE, filler.blob(repository, &config)?, config.len());
+    let config = descriptor_of(media_type::CONFIG, filler.blob(repository, &config)?, config.len());
     let mut layers = Vec::new();
     for layer in 0..options.blobs {
         let content = content(number, layer, options.blob_size);
-        layers.push(descriptor(LAYER_TYPE, filler.blob(repository, &content)?, content.len()));
+        layers.push(descriptor_of(media_type::LAYER_GZIP, filler.blob(repository, &content)?, content.len()));
     }
     for number in 0..options.tags_of(number) {
         let tag = tag(number);
@@ -246,30 +245,8 @@ fn seed_repository(options: &SeedOptions, filler: &mut Filler, number: u32, repo
 }
 
 /// An image's manifest with one annotation.
-pub(crate) fn image(config: &str, layers: &[String], annotation: &str, value: &str) -> String {
-    format!(
-        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST_TYPE}","config":{config},"layers":[{}],"annotations":{{"{annotation}":"{value}"}}}}"#,
-        layers.join(",")
-    )
-}
-
-pub(crate) fn descriptor(media_type: &str, digest: Digest, size: usize) -> String {
-    format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#)
-}
-
-/// Bytes that don't compress and are the same for the same seed (xorshift64*), and others for any other.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    // One to one, and far apart for neighbours; nought would stay nought.
-    let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9).max(1);
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
+pub(crate) fn image(config: &Value, layers: &[Value], annotation: &str, value: &str) -> String {
+    testkit::with(testkit::image(config, layers), &json!({"annotations": {annotation: value}})).to_string()
 }
 
 #[cfg(test)]
@@ -288,14 +265,6 @@ mod tests {
             assert_eq!(spread.iter().sum::<u32>(), tags);
             assert!(spread.iter().max().unwrap() - spread.iter().min().unwrap() <= 1);
         }
-    }
-
-    #[test]
-    fn noise_is_the_same_for_the_same_seed_only() {
-        assert_eq!(noise(7, 1000), noise(7, 1000));
-        let many: std::collections::HashSet<Vec<u8>> = (0..10_000).map(|seed| noise(seed, 16)).collect();
-        assert_eq!(many.len(), 10_000, "neighbours have contents of their own");
-        assert_eq!(noise(1, 3).len(), 3);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use d8_registry::oci::{Algorithm, Digest};
 
 use super::exchange::{self, Answer, Request, fetch};
 use super::wire::Wire;
-use crate::seed;
 
 /// Contents that no store had before, cheap to make: the first bytes of a common one are changed.
 #[derive(Clone, Debug)]
@@ -16,7 +15,7 @@ pub(crate) struct Fresh {
 impl Fresh {
     /// Contents of `mebibytes` MiB.
     pub(crate) fn new(mebibytes: u32) -> Self {
-        Self { bytes: seed::noise(77, mebibytes as usize * (1 << 20)) }
+        Self { bytes: testkit::noise(77, mebibytes as usize * (1 << 20)) }
     }
 
     /// The content of that number, with its digest.

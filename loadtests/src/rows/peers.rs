@@ -3,13 +3,13 @@
 
 use anyhow::{Result, ensure};
 use d8_registry::oci::{Digest, Manifest};
+use testkit::media_type::IMAGE;
 
 use super::stored::{REPOSITORY, Stored};
 use super::{Bench, Row};
 use crate::baseline::peer::{Kind, Peer};
 use crate::client::{Request, Wire, fetch, push, verify};
 use crate::report::Report;
-use crate::seed::MANIFEST_TYPE;
 
 /// Starts all that there are and makes each ready; none with the access logs off, where they would tell nothing new.
 pub(crate) fn start(
@@ -45,7 +45,7 @@ pub(crate) fn give_image(peer: &Peer, stored: &Stored) -> Result<()> {
     for blob in Manifest::parse(None, &bytes)?.required_blobs() {
         give_blob(peer, stored, &blob.digest)?;
     }
-    let more = format!("content-type: {MANIFEST_TYPE}\r\ncontent-length: {}\r\n", bytes.len());
+    let more = format!("content-type: {IMAGE}\r\ncontent-length: {}\r\n", bytes.len());
     let put = Request::new("PUT", &Stored::tag_path(), None, &more);
     let reply = fetch(&mut Wire::connect(&peer.place)?, &put, &bytes)?;
     ensure!(reply.status == 201, "PUT of a manifest: {}", reply.answer.text());
@@ -54,5 +54,5 @@ pub(crate) fn give_image(peer: &Peer, stored: &Stored) -> Result<()> {
 
 /// A GET of the stored image by its tag: distribution answers an image of OCI only to who accepts it.
 pub(crate) fn get_manifest() -> Request {
-    Request::new("GET", &Stored::tag_path(), None, &format!("accept: {MANIFEST_TYPE}\r\n"))
+    Request::new("GET", &Stored::tag_path(), None, &format!("accept: {IMAGE}\r\n"))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use d8_registry::oci::Digest;
+use testkit::media_type;
 
 use crate::seed::{self, Filler};
 
@@ -33,14 +34,18 @@ impl Stored {
         let (dir, files) = (scratch.join("store"), scratch.join("files"));
         fs::create_dir_all(&files).with_context(|| format!("create {}", files.display()))?;
         let mut filler = Filler::init(&dir)?;
-        let blob = filler.blob(REPOSITORY, &seed::noise(1, size as usize * (1 << 20)))?;
-        let small = filler.blob(REPOSITORY, &seed::noise(2, 4096))?;
+        let blob = filler.blob(REPOSITORY, &testkit::noise(1, size as usize * (1 << 20)))?;
+        let small = filler.blob(REPOSITORY, &testkit::noise(2, 4096))?;
         let config = br#"{"architecture":"amd64","os":"linux"}"#;
-        let config = seed::descriptor(seed::CONFIG_TYPE, filler.blob(REPOSITORY, config)?, config.len());
+        let config = testkit::descriptor_of(media_type::CONFIG, filler.blob(REPOSITORY, config)?, config.len());
         let mut layers = Vec::new();
         for number in 0..LAYERS {
-            let content = seed::noise(100 + number, 1000);
-            layers.push(seed::descriptor(seed::LAYER_TYPE, filler.blob(REPOSITORY, &content)?, content.len()));
+            let content = testkit::noise(100 + number, 1000);
+            layers.push(testkit::descriptor_of(
+                media_type::LAYER_GZIP,
+                filler.blob(REPOSITORY, &content)?,
+                content.len(),
+            ));
         }
         let text = seed::image(&config, &layers, "org.opencontainers.image.title", &format!("{:a<500}", "hot"));
         let manifest = filler.manifest(REPOSITORY, text.as_bytes(), TAG)?;

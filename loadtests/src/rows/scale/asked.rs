@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use d8_registry::oci::{Algorithm, Digest};
+use testkit::media_type::IMAGE;
 
 use super::{Axis, FLAT, FLAT_CONNECTIONS, FLAT_SIZES, Probe, Step, Subject};
 use crate::client::{Load, Request, Tally, Wire, ask, histogram, nanoseconds, push, verify};
@@ -14,7 +15,6 @@ use crate::compare::Measure;
 use crate::engine::{Asking, Side, warm};
 use crate::growth::Flat;
 use crate::registry::{Content, Registry};
-use crate::seed::{self, MANIFEST_TYPE};
 
 /// Connections where those do not grow.
 const CONNECTIONS: usize = 8;
@@ -80,7 +80,7 @@ impl Subject {
                 probe("manifest PUT, a new tag"),
                 pushing(self.of(&self.middle), move |registry, wire, number| {
                     let bytes = manifest.replace(&name, &number.to_string());
-                    registry.put_manifest(wire, &format!("pushed-{number}"), MANIFEST_TYPE, bytes.as_bytes())
+                    registry.put_manifest(wire, &format!("pushed-{number}"), IMAGE, bytes.as_bytes())
                 }),
             ),
         ])
@@ -169,7 +169,7 @@ fn pushing(
 }
 
 fn push_blob(registry: &Registry, wire: &mut Wire, number: u64) -> Result<()> {
-    let content = seed::noise(number, PUSHED);
+    let content = testkit::noise(number, PUSHED);
     let digest = Algorithm::Sha256.digest(&content);
     push(wire, &registry.repository, &content, &digest, registry.authorization.as_deref())
 }
