@@ -5,7 +5,6 @@
 //! registry, and sets up no client: it is given one.
 
 mod address;
-mod content;
 mod items;
 mod message;
 mod target;

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::address::RegistryAddress;
 use super::items::Item;
-use super::{Depth, InvalidList, PARALLEL, content};
+use super::{Depth, InvalidList, PARALLEL};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{BlobFault, Upstream, UpstreamError};
 
 /// How long an answer is waited for, tries included: an error is known well within the budget of a run.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -103,10 +103,10 @@ impl Target {
             return Ok(());
         }
         if depth == Depth::Content {
-            let hashed = content::hash(&self.upstream, child, blob).await;
+            let hashed = self.upstream.verified_blob(child, blob).read_all().await;
             hashed.map_err(|fault| match fault {
-                content::Fault::Upstream(error) => self.words("GET", child, "blobs", &blob.digest, &error),
-                content::Fault::Content(sentence) => sentence,
+                BlobFault::Upstream(error) => self.words("GET", child, "blobs", &blob.digest, &error),
+                BlobFault::Content(sentence) => sentence,
             })?;
             self.proven().insert(key);
             return Ok(());

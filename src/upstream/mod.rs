@@ -9,7 +9,7 @@
 //! one, as often as its `gate` lets through and not for what it refused a moment ago (`refusals`), follows redirects
 //! (`redirect`) and signs in (`sign_in`, `challenge`, `base_challenge`, `token`, `token_server`); `transport` does one exchange
 //! (`circuit`, `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and
-//! `probe` are what is asked; `body` is what comes; `secrets` is what no error tells.
+//! `probe` are what is asked; `body` is what comes, `verified` a blob of it that is proven; `secrets` is what no error tells.
 
 mod address;
 mod base_challenge;
@@ -38,6 +38,7 @@ mod tls;
 mod token;
 mod token_server;
 mod transport;
+mod verified;
 
 use std::fmt;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub use options::{Credentials, EndpointOptions, MOST_LIST_BYTES, Scheme, Upstrea
 pub use probe::Probe;
 pub use proxy::ProxyVariables;
 pub use transport::TRANSFER_BYTES;
+pub use verified::{BlobFault, VerifiedBlob};
 
 use self::circuit::Circuits;
 use self::dns::Resolver;
