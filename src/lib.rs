@@ -20,6 +20,7 @@
 //! - [`node_files`]: a static pod's manifest and files on a node
 //! - [`node_proxy`]: the balancer on every node, a program of its own
 //! - [`server`]: all of it put together, from start to end
+//! - [`release`]: which images a release of Deckhouse needs
 //! - [`checker`]: whether registries hold what a cluster needs
 //! - [`pki`]: the certificates of the masters
 //! - [`cli`]: the command line
@@ -40,6 +41,7 @@ pub mod node_files;
 pub mod node_proxy;
 pub mod oci;
 pub mod pki;
+pub mod release;
 pub mod serve;
 pub mod server;
 pub mod store;

@@ -9,22 +9,7 @@ use serde::Deserialize;
 
 use super::CheckMode;
 use crate::oci::{Digest, Reference, RepoName};
-
-/// The label of the image that mode Relax checks.
-const DECKHOUSE: &str = "deckhouse/containers/deckhouse";
-
-/// Something that has to be at every registry.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Item {
-    /// The part that needs it, for people: `module/<module>/<image>`, `deckhouse/containers/<name>`.
-    pub source: String,
-    /// The repository below the registry's own one, `""` for itself.
-    pub child: String,
-    /// Which manifest.
-    pub reference: Reference,
-    /// The digest that a tag has to name, if that is known.
-    pub expected: Option<Digest>,
-}
+use crate::release::{DECKHOUSE, RequiredImage, module_label};
 
 /// Why a list can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +51,7 @@ struct Entry {
 ///
 /// # Errors
 /// [`InvalidList`].
-pub fn parse(text: &str) -> Result<Vec<Item>, InvalidList> {
+pub fn parse(text: &str) -> Result<Vec<RequiredImage>, InvalidList> {
     let items = if text.trim_start().starts_with(['[', '{']) { parse_json(text)? } else { parse_lines(text)? };
     let mut seen = HashSet::new();
     let items: Vec<_> = items.into_iter().filter(|item| seen.insert(item.clone())).collect();
@@ -77,7 +62,7 @@ pub fn parse(text: &str) -> Result<Vec<Item>, InvalidList> {
 ///
 /// # Errors
 /// [`InvalidList`] where Relax has no tag of Deckhouse.
-pub fn for_mode(mode: CheckMode, mut items: Vec<Item>) -> Result<Vec<Item>, InvalidList> {
+pub fn for_mode(mode: CheckMode, mut items: Vec<RequiredImage>) -> Result<Vec<RequiredImage>, InvalidList> {
     if mode == CheckMode::Relax {
         items.retain(|item| item.source == DECKHOUSE);
         if items.is_empty() {
@@ -90,7 +75,7 @@ pub fn for_mode(mode: CheckMode, mut items: Vec<Item>) -> Result<Vec<Item>, Inva
     Ok(items)
 }
 
-fn parse_lines(text: &str) -> Result<Vec<Item>, InvalidList> {
+fn parse_lines(text: &str) -> Result<Vec<RequiredImage>, InvalidList> {
     let mut items = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let words: Vec<_> = line.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
@@ -104,14 +89,12 @@ fn parse_lines(text: &str) -> Result<Vec<Item>, InvalidList> {
     Ok(items)
 }
 
-fn parse_json(text: &str) -> Result<Vec<Item>, InvalidList> {
+fn parse_json(text: &str) -> Result<Vec<RequiredImage>, InvalidList> {
     match serde_json::from_str(text).map_err(|error| InvalidList::Json(error.to_string()))? {
         Json::List(entries) => entries.into_iter().map(|entry| item(entry.source, &entry.image)).collect(),
         Json::Modules(modules) => {
             let images = modules.iter().flat_map(|(module, images)| {
-                images.iter().map(move |(image, digest)| {
-                    item(Some(format!("module/{}/{}", kebab(module), kebab(image))), digest)
-                })
+                images.iter().map(move |(image, digest)| item(Some(module_label(module, image)), digest))
             });
             images.collect()
         }
@@ -120,7 +103,7 @@ fn parse_json(text: &str) -> Result<Vec<Item>, InvalidList> {
 
 /// An image of whatever registry: its own repository doesn't count, the one it is looked for in takes its place. One
 /// that begins with a slash is a path below that.
-fn item(source: Option<String>, image: &str) -> Result<Item, InvalidList> {
+fn item(source: Option<String>, image: &str) -> Result<RequiredImage, InvalidList> {
     let wrong = || InvalidList::Image(image.to_owned());
     let (path, reference) = match image.split_once('@') {
         Some((path, digest)) => (path, digest),
@@ -138,17 +121,5 @@ fn item(source: Option<String>, image: &str) -> Result<Item, InvalidList> {
         return Err(wrong());
     }
     let source = source.unwrap_or_else(|| image.to_owned());
-    Ok(Item { source, child: child.to_owned(), reference, expected: None })
-}
-
-/// `nodeManager` as `node-manager`.
-fn kebab(name: &str) -> String {
-    let mut text = String::with_capacity(name.len() + 4);
-    for (index, letter) in name.chars().enumerate() {
-        if letter.is_ascii_uppercase() && index > 0 {
-            text.push('-');
-        }
-        text.push(letter.to_ascii_lowercase());
-    }
-    text
+    Ok(RequiredImage { source, child: child.to_owned(), reference, expected: None })
 }

@@ -20,9 +20,11 @@ use futures_util::stream;
 use tokio::time::{Instant, timeout_at};
 
 pub use address::{InvalidRegistry, RegistryAddress};
-pub use items::{InvalidList, Item, for_mode, parse};
+pub use items::{InvalidList, for_mode, parse};
 pub use message::{Finding, RegistryReport, Report};
 pub use target::{Target, required_by};
+
+use crate::release::RequiredImage;
 
 /// Requests at once to a registry.
 const PARALLEL: usize = 3;
@@ -76,7 +78,7 @@ enum Found {
 pub struct Check {
     mode: CheckMode,
     depth: Depth,
-    items: Arc<[Item]>,
+    items: Arc<[RequiredImage]>,
     targets: Vec<(Target, Vec<Found>)>,
     has_run: bool,
 }
@@ -84,7 +86,7 @@ pub struct Check {
 impl Check {
     /// A check that has not begun.
     #[must_use]
-    pub fn new(mode: CheckMode, depth: Depth, items: Vec<Item>, targets: Vec<Target>) -> Self {
+    pub fn new(mode: CheckMode, depth: Depth, items: Vec<RequiredImage>, targets: Vec<Target>) -> Self {
         let mut targets: Vec<_> =
             targets.into_iter().map(|target| (target, vec![Found::Nothing; items.len()])).collect();
         targets.sort_by(|(a, _), (b, _)| a.name().cmp(b.name()));
@@ -92,7 +94,7 @@ impl Check {
     }
 
     /// Puts another list in place and forgets what was found; does nothing if it is the same.
-    pub fn replace_items(&mut self, items: Vec<Item>) {
+    pub fn replace_items(&mut self, items: Vec<RequiredImage>) {
         if *self.items == *items {
             return;
         }
@@ -147,7 +149,7 @@ impl Check {
 async fn run_one(
     target: &Target,
     found: &mut [Found],
-    items: &[Item],
+    items: &[RequiredImage],
     depth: Depth,
     end: Option<Instant>,
     answered: &(dyn Fn() + Sync),

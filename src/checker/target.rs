@@ -10,9 +10,9 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::address::RegistryAddress;
-use super::items::Item;
 use super::{Depth, InvalidList, PARALLEL};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
+use crate::release::RequiredImage;
 use crate::upstream::{BlobFault, Upstream, UpstreamError};
 
 /// How long an answer is waited for, tries included: an error is known well within the budget of a run.
@@ -44,7 +44,7 @@ impl Target {
     }
 
     /// The item as an image of this registry.
-    pub(super) fn image(&self, item: &Item) -> String {
+    pub(super) fn image(&self, item: &RequiredImage) -> String {
         let mark = if matches!(item.reference, Reference::Digest(_)) { '@' } else { ':' };
         let repository = self.repository(&item.child);
         let slash = if repository.is_empty() { "" } else { "/" };
@@ -57,8 +57,8 @@ impl Target {
     }
 
     /// Whether the item is there, as far as `depth` goes; the error is a sentence. Safe to drop: ends the request.
-    pub(super) async fn examine(&self, item: &Item, depth: Depth) -> Result<(), String> {
-        let Item { child, reference, .. } = item;
+    pub(super) async fn examine(&self, item: &RequiredImage, depth: Depth) -> Result<(), String> {
+        let RequiredImage { child, reference, .. } = item;
         if let (Some(expected), Reference::Tag(tag)) = (&item.expected, reference) {
             let resolved = self.upstream.resolve(child, tag, deadline()).await;
             let digest = resolved.map_err(|error| self.words("HEAD", child, "manifests", reference, &error))?.digest;
@@ -164,7 +164,7 @@ fn deadline() -> Instant {
 ///
 /// # Errors
 /// A sentence: the registry gave no answer, or has nothing.
-pub async fn required_by(address: &RegistryAddress, upstream: &Upstream) -> Result<Vec<Item>, String> {
+pub async fn required_by(address: &RegistryAddress, upstream: &Upstream) -> Result<Vec<RequiredImage>, String> {
     let tags = match &address.reference {
         Some(reference @ Reference::Digest(_)) => {
             return Ok(vec![item(address, reference.clone(), None)]);
@@ -184,15 +184,15 @@ pub async fn required_by(address: &RegistryAddress, upstream: &Upstream) -> Resu
             return Ok(item(address, Reference::Digest(digest), None));
         }
         let resolved = upstream.resolve("", &tag, deadline()).await.map_err(|error| error.to_string())?;
-        Ok::<Item, String>(tagged(address, tag, resolved.digest))
+        Ok::<RequiredImage, String>(tagged(address, tag, resolved.digest))
     });
     stream::iter(asked).buffered(PARALLEL).try_collect().await
 }
 
-fn tagged(address: &RegistryAddress, tag: Tag, digest: Digest) -> Item {
+fn tagged(address: &RegistryAddress, tag: Tag, digest: Digest) -> RequiredImage {
     item(address, Reference::Tag(tag), Some(digest))
 }
 
-fn item(address: &RegistryAddress, reference: Reference, expected: Option<Digest>) -> Item {
-    Item { source: format!("{}/{}", address.host, address.path), child: String::new(), reference, expected }
+fn item(address: &RegistryAddress, reference: Reference, expected: Option<Digest>) -> RequiredImage {
+    RequiredImage { source: format!("{}/{}", address.host, address.path), child: String::new(), reference, expected }
 }

@@ -9,8 +9,10 @@ use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
 use super::Failure;
-use crate::checker::{self, Check, CheckMode, Depth, Item, RegistryAddress, Report, Target};
+use crate::checker::{self, Check, CheckMode, Depth, RegistryAddress, Report, Target};
 use crate::config::{self, Secret, UpstreamCredentials};
+use crate::oci::Tag;
+use crate::release::{self, RequiredImage};
 use crate::telemetry::{Metrics, with_causes};
 use crate::upstream::{
     Credentials, EndpointOptions, ProxyVariables, Scheme, Upstream, UpstreamLimits, UpstreamOptions,
@@ -26,11 +28,21 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 pub struct CheckArguments {
     /// What has to be there: lines of `[SOURCE] IMAGE`, a JSON array of `{"source", "image"}`, or Deckhouse's
     /// images_digests.json. Of an image only tag or digest counts, and a path that begins with a slash.
-    #[arg(long, value_name = "FILE", required_unless_present = "from_registry", conflicts_with = "from_registry")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present_any = ["from_registry", "release"],
+        conflicts_with_all = ["from_registry", "release"]
+    )]
     pub images: Option<PathBuf>,
-    /// Takes the list from a registry: every tag of a repository, or the one that the address ends with.
+    /// Takes the list from a registry: every tag of a repository, or the one that the address ends with. With --release:
+    /// the repository of its install image.
     #[arg(long, value_name = "REF")]
     pub from_registry: Option<Secret>,
+    /// Takes the list from the install image of this release of Deckhouse, a tag like v1.70.1: the images of all its modules
+    /// and its own. The install image is read from --from-registry, else from the first --registry.
+    #[arg(long, value_name = "VERSION")]
+    pub release: Option<Tag>,
     /// A registry that is checked, as `[NAME=]http[s]://host[:port][/repository]`; can be given more than once.
     #[arg(long, value_name = "URL", required = true, num_args = 1..)]
     pub registry: Vec<Secret>,
@@ -173,22 +185,56 @@ fn summary(report: &Report) -> String {
     format!("not everything is at {}", names.join(", "))
 }
 
-async fn items(arguments: &CheckArguments, access: &Access) -> Result<Vec<Item>, Failure> {
+async fn items(arguments: &CheckArguments, access: &Access) -> Result<Vec<RequiredImage>, Failure> {
     if let Some(file) = &arguments.images {
         return read_items(file, arguments.mode);
     }
-    let Some(text) = &arguments.from_registry else {
-        return Err(Failure::usage("--images or --from-registry is needed"));
+    let items = match (&arguments.release, &arguments.from_registry) {
+        (Some(release), _) => release_items(release, arguments, access).await?,
+        (None, Some(text)) => {
+            let address = address("--from-registry", text)?;
+            let client = access.client(&address)?;
+            let items = checker::required_by(&address, &client).await;
+            items.map_err(|message| Failure {
+                exit: super::EXIT_FAILED,
+                message: format!("--from-registry: {message}"),
+            })?
+        }
+        (None, None) => return Err(Failure::usage("--images, --from-registry or --release is needed")),
     };
-    let address = address("--from-registry", text)?;
-    let client = access.client(&address)?;
-    let items = checker::required_by(&address, &client).await;
-    let failed = |message| Failure { exit: super::EXIT_FAILED, message: format!("--from-registry: {message}") };
-    let items = items.map_err(failed)?;
     checker::for_mode(arguments.mode, items).map_err(|error| Failure::usage(error.to_string()))
 }
 
-fn read_items(file: &Path, mode: CheckMode) -> Result<Vec<Item>, Failure> {
+/// The list in the install image of a release.
+async fn release_items(
+    release: &Tag,
+    arguments: &CheckArguments,
+    access: &Access,
+) -> Result<Vec<RequiredImage>, Failure> {
+    let (flag, text) = match (&arguments.from_registry, arguments.registry.first()) {
+        (Some(text), _) => ("--from-registry", text),
+        (None, Some(text)) => ("--registry", text),
+        (None, None) => return Err(Failure::usage("--registry is needed")),
+    };
+    let address = address(flag, text)?;
+    if address.reference.is_some() {
+        return Err(Failure::usage(format!("{flag}: with --release it names a repository, without tag or digest")));
+    }
+    let client = access.client(&address)?;
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} of the install image read {elapsed}") {
+        bar.set_style(style);
+    }
+    let read = Box::pin(release::read_install_image(&client, release, &|bytes| bar.inc(bytes))).await;
+    bar.finish_and_clear();
+    let failed = |error| Failure {
+        exit: super::EXIT_FAILED,
+        message: format!("--release {release}: {address}: {}", with_causes(&error)),
+    };
+    Ok(read.map_err(failed)?.images)
+}
+
+fn read_items(file: &Path, mode: CheckMode) -> Result<Vec<RequiredImage>, Failure> {
     let text = read(file)?;
     let items = checker::parse(&text).and_then(|items| checker::for_mode(mode, items));
     items.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))

@@ -37,6 +37,12 @@ impl ManifestKind {
         let essence = essence(media_type);
         Self::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(essence))
     }
+
+    /// Whether manifests of this kind list other manifests.
+    #[must_use]
+    pub const fn is_index(self) -> bool {
+        matches!(self, Self::OciIndex | Self::DockerList)
+    }
 }
 
 /// A media type without its parameters.

@@ -5,6 +5,7 @@
 //! therefore text and manifests are JSON; a test that needs a parsed one parses the bytes.
 
 mod image;
+pub mod layer;
 
 use std::fmt::Display;
 

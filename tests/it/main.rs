@@ -44,6 +44,7 @@ mod proxy_ways;
 mod reference;
 mod reference_config;
 mod relayed;
+mod release;
 mod scopes;
 mod seed;
 mod support;

@@ -1,0 +1,22 @@
+//! The list of images that a release of Deckhouse needs, and its source: the release's install image.
+//!
+//! The list is one of the two files in the release's install image (`<repository>/install:vX.Y.Z`) that name every image of
+//! every module. The checker, and whoever has to know which images must not go, take it from here. Reads registries through
+//! a client that it is given; writes nothing and keeps nothing but the list.
+//!
+//! In reading order: `required` is an image of a list; `lists` reads the files; `archive` (a tar as a stream) and `layer` find
+//! them in a layer; `install_image` finds the layers. All but the last are pure: they see bytes, however hostile.
+
+mod archive;
+mod install_image;
+mod layer;
+mod lists;
+mod required;
+#[cfg(test)]
+mod tests;
+
+pub use archive::ArchiveError;
+pub use install_image::{InstallImage, ReleaseError, read_install_image};
+pub use layer::{Budget, FileInLayer, LayerError, scan};
+pub use lists::{InvalidImages, ListFile};
+pub use required::{DECKHOUSE, RequiredImage, module_label};
