@@ -131,7 +131,7 @@ fn assert_tidy(store: &Store) {
         let id = upload.file_name().unwrap().to_str().unwrap().parse().unwrap();
         assert!(parts.contents.layout.upload_state(id).is_file(), "{upload:?} is left");
         used += std::fs::metadata(parts.contents.layout.upload_data(id)).unwrap().len()
-            + super::contents::uploads::table::FOOTPRINT;
+            + super::contents::capacity::FOOTPRINT;
     }
     used += super::contents::fills::bytes_on_disk(&parts.contents.layout).unwrap();
     let mut links = HashMap::new();

@@ -21,6 +21,9 @@ use crate::store::options::{StoreLimits, Usage};
 const SAMPLE_LIFE: Duration = Duration::from_millis(200);
 const SAMPLE_BYTES: u64 = 64 << 20;
 
+/// Bytes that an upload is charged beside its content: a block for its directory, and one for its note.
+pub(in crate::store) const FOOTPRINT: u64 = 8 * 1024;
+
 /// A disk that was called full is believed to be so until this much more is free; files of our own come and go.
 const FULL_SLACK: u64 = 1 << 20;
 
@@ -377,9 +380,9 @@ impl Capacity {
         }
     }
 
-    /// Why a write of one byte would not be taken now.
+    /// Why an upload of one byte would not be taken now.
     fn refusal(&self, free: u64) -> Option<Refusal> {
-        match self.admit(1) {
+        match self.admit(FOOTPRINT + 1) {
             Err(StoreError::Full(refusal)) => Some(refusal),
             _ => self.refused_still(free),
         }

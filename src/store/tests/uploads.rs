@@ -3,7 +3,7 @@ use std::task::Poll;
 
 use proptest::prelude::*;
 
-use super::super::contents::uploads::table::FOOTPRINT;
+use super::super::contents::capacity::FOOTPRINT;
 use super::*;
 use crate::clock::{self, Timestamp};
 

@@ -12,15 +12,13 @@ use super::upload::{Hold, Upload, UploadPlace, Writer};
 use crate::clock::Timestamp;
 use crate::fs::{create, is_absence, stat};
 use crate::oci::{Algorithm, Hasher, RepoName, UploadId};
+use crate::store::contents::capacity::FOOTPRINT;
 use crate::store::contents::files::Contents;
 use crate::store::error::StoreError;
 use crate::store::layout::Layout;
 
 /// Number of uploads that may be open at once, those that an earlier process left counted in: each takes three inodes.
 pub const MOST_UPLOADS: usize = 4096;
-
-/// Bytes that an upload is charged beside its content: a block for its folder, and one for its note.
-pub(in crate::store) const FOOTPRINT: u64 = 8 * 1024;
 
 /// Uploads that this process has touched; others are on disk only.
 #[derive(Debug, Default)]
