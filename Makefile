@@ -75,7 +75,7 @@ reference: ## Rewrites the tables of docs/reference that are generated from the 
 audit: $(DENY) ## Known vulnerabilities in dependencies; fetches the advisory database, so it needs the network
 	$(DENY) --workspace --locked check advisories
 
-bench: ## Ours beside nginx, distribution and olareg, and how costs grow, into loadtests/RESULTS.md, in 25 minutes; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
+bench: ## Ours beside nginx, distribution and olareg, and how costs grow, into loadtests/RESULTS.md, in 25 to 30 minutes; ROW=NAME is one row, BENCH="NAME ARGUMENTS..." a scenario
 	@loadtests/prepare.sh
 	cargo build --locked --workspace --release --bins
 	loadtests/network.sh $(CARGO_TARGET_DIR)/release/loadtests $(BENCH)

@@ -39,7 +39,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Wait for requests after the end of a slice; one that was not answered by then counts with the time it has waited.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Times of nginx's p99, plain and over TLS.
-const LIMITS: [f64; 2] = [1.5, 1.0];
+const LIMITS: [f64; 2] = [1.0, 1.0];
 
 /// p99 while downloads run.
 pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row, tls: bool) -> Result<()> {
