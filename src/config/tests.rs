@@ -75,7 +75,7 @@ fn defaults_follow_the_machine() {
 }
 
 #[test]
-fn every_key_is_read() {
+fn keys_are_read_and_shown_as_the_file_has_them() {
     let config = accepted(&format!(
         "mode: PROXY
 repository: team/mirror
@@ -127,29 +127,60 @@ limits:
 log: {{format: text, level: debug, access: 'off'}}
 "
     ));
-    let values: Vec<String> = config.settings().into_iter().map(|setting| setting.value).collect();
+    let of_the_file = config.settings().into_iter().filter(|setting| setting.origin == Origin::File);
+    let values: Vec<String> = of_the_file.map(|setting| setting.value).collect();
     #[rustfmt::skip]
     assert_eq!(
         values,
         [
             "Proxy", "team/mirror", "0.0.0.0:5001, [::]:5001", "127.0.0.1:0", "[::]:5004", "/t/tls.crt", "/t/tls.key",
             "/t/ca.crt", "front-proxy, nginx", "false", "/d", "20GiB", "5GiB", "true",
-            "registry.example.com:5000/deckhouse/ee", "HTTP", "-", "-", "-", "-", "puller", "***", "-", "-", "-",
-            "mirror.example.com", "HTTPS", "-", "-", "***", "-", "-", "-", "-", "-", "-",
+            "registry.example.com:5000/deckhouse/ee", "HTTP", "puller", "***", "mirror.example.com", "***",
             "10.0.0.1, storage.example.com:9000", "7d", "1m", "0s", "2h", "30d", "unreachable, 5xx, 429",
-            "pull", "rw", "***", "rw", "bot", "***",
-            "mirror-pusher", "RW", "***", "ro", "/u", "true", "false", "5m", "/k", "/c", "allow", "8MiB", "3", "10", "11",
-            "12", "13", "14", "0s", "1h30m", "50MiB", "30s", "1m40s", "5s", "1m", "16KiB", "off", "text", "debug", "off",
+            "pull", "rw", "***", "rw", "bot", "***", "mirror-pusher", "RW", "***", "ro", "/u", "true", "false", "5m", "/k",
+            "/c", "allow", "8MiB", "3", "10", "11", "12", "13", "14", "0s", "1h30m", "50MiB", "30s", "1m40s", "5s", "1m",
+            "16KiB", "off", "text", "debug", "off",
         ]
     );
-    let unset = |setting: &Setting| setting.value == "-" || setting.key == "upstream.mirrors[0].scheme";
-    let mut set = config.settings().into_iter().filter(|setting| !unset(setting));
-    assert!(set.all(|setting| setting.origin == Origin::File), "{:?}", config.settings());
     assert_eq!(config.auth.users[1].password_hash.expose(), HASH);
     assert_eq!(
         config.watched_paths(Some(Path::new("c.yaml"))),
         ["c.yaml", "/t/tls.crt", "/t/tls.key", "/t/ca.crt", "/u", "/k", "/c"].map(PathBuf::from)
     );
+}
+
+/// Words that the schema has for `key`, and those that some type of key takes.
+fn words_for(key: &str) -> Vec<String> {
+    let section = |at: serde_json::Value, name: &str| at["properties"][name].clone();
+    let found = key.split('.').fold(schema(), section);
+    let listed = [&found["enum"], &found["items"]["enum"]].map(|words| words.as_array().cloned().unwrap_or_default());
+    let listed = listed.concat().into_iter().filter_map(|word| word.as_str().map(str::to_owned));
+    listed.chain(["true", "64MiB", "1h", "/file", "[one, two]"].map(str::to_owned)).collect()
+}
+
+/// What an administrator writes is what is in force: each key by itself, with its bounds and the words that it takes. Keys
+/// of lists and of `upstream` are in the test above. A new key needs no line here.
+#[test]
+fn every_key_that_is_written_is_in_force() {
+    let sections = |info: &KeyInfo| info.key.contains('.') && !info.key.contains("[]");
+    for KeyInfo { key, bounds, .. } in keys().into_iter().filter(sections) {
+        if key.starts_with("upstream.") {
+            continue;
+        }
+        let bounds = bounds.into_iter().flat_map(|(least, most)| [least, most]);
+        let shown = |config: &Config| config.settings().into_iter().find(|setting| setting.key == key).unwrap();
+        let before = shown(&accepted("")).value;
+        let takes = |word: String| {
+            let texts = [word.clone(), format!("[{word}]")];
+            let files = texts.map(|text| key.rsplit('.').fold(text, |inner, name| format!("{{{name}: {inner}}}")));
+            files.iter().any(|file| match parse(file) {
+                Ok(config) => shown(&config).origin == Origin::File && shown(&config).value != before,
+                // Of a pair of keys neither can stand alone.
+                Err(error) => error.to_string().contains(&format!("{key}: needs ")),
+            })
+        };
+        assert!(bounds.chain(words_for(&key)).any(takes), "{key} has no effect whatever is written");
+    }
 }
 
 #[test]
