@@ -17,7 +17,7 @@ use d8_registry::auth::{Anonymous, AuthOptions, Authenticator, Role, TokenOption
 use d8_registry::clock;
 use d8_registry::fetch::{Evictor, FillOptions, Fills, Opened, Source};
 use d8_registry::oci::{Algorithm, Digest, RangeSpec, RepoName};
-use d8_registry::store::{Reserve, Store, StoreOptions};
+use d8_registry::store::{Store, StoreOptions};
 use d8_registry::telemetry::Metrics;
 use d8_registry::upstream::{
     Credentials, EndpointOptions, ProxyVariables, Scheme, Upstream, UpstreamLimits, UpstreamOptions,
@@ -189,14 +189,7 @@ fn joins(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
 }
 
 fn fills(dir: &std::path::Path, port: u16, tasks: &TaskTracker, stop: &CancellationToken) -> Result<(Fills, Source)> {
-    let store = Store::open(&StoreOptions {
-        dir: dir.join("store"),
-        max_bytes: None,
-        reserve: Reserve::Bytes(0),
-        must_exist: false,
-        upload_idle: Duration::from_secs(60),
-        write_rate: None,
-    })?;
+    let store = Store::open(&StoreOptions::at(&dir.join("store")))?;
     let metrics = Metrics::new()?;
     let endpoint = EndpointOptions {
         scheme: Scheme::Http,

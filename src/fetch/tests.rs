@@ -67,18 +67,10 @@ async fn nothing_goes_for_its_age_while_it_could_not_be_fetched_again() {
     use std::time::{Duration, UNIX_EPOCH};
 
     use crate::oci::{Algorithm, RepoName, UpstreamId};
-    use crate::store::{Reserve, Store, StoreOptions};
+    use crate::store::{Store, StoreOptions};
 
     let (dir, hour) = (tempfile::tempdir().unwrap(), Duration::from_secs(3600));
-    let options = StoreOptions {
-        dir: dir.path().to_owned(),
-        max_bytes: None,
-        reserve: Reserve::Bytes(0),
-        must_exist: false,
-        upload_idle: hour,
-        write_rate: None,
-    };
-    let store = Store::open(&options).unwrap();
+    let store = Store::open(&StoreOptions::at(dir.path())).unwrap();
     let repo = RepoName::cached(UpstreamId::of("registry.example.com", "deckhouse"), "").unwrap();
     let digest = Algorithm::Sha256.digest(b"content");
     let partial = store.begin_fill(digest).await.unwrap();

@@ -46,9 +46,8 @@ pub(super) fn log(config: &Config) -> LogOptions {
 }
 
 pub(super) fn store(config: &Config) -> StoreOptions {
-    let StoreLimits { max_bytes, reserve, upload_idle, write_rate } = store_limits(config);
     let (dir, must_exist) = (config.store.dir.clone(), config.store.must_exist);
-    StoreOptions { dir, max_bytes, reserve, must_exist, upload_idle, write_rate }
+    StoreOptions { dir, must_exist, limits: store_limits(config) }
 }
 
 pub(super) const fn store_limits(config: &Config) -> StoreLimits {

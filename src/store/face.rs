@@ -80,7 +80,7 @@ impl Store {
         let contents = opening::usage(&layout).or(opened.fresh.then_some(0));
         let (open, uploaded) = at_start(&layout)?;
         let coming = uploaded + bytes_on_disk(&layout)?;
-        let capacity = Capacity::new(root()?, options.limits(), contents, coming);
+        let capacity = Capacity::new(root()?, options.limits, contents, coming);
         let listings = Listings::new(&layout);
         let memory = Arc::new(Memory::default());
         let remembered = Arc::clone(&memory);

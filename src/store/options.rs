@@ -1,6 +1,6 @@
 //! Options and limits of a store, and its use of room.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::Refusal;
@@ -22,42 +22,39 @@ impl Reserve {
 pub struct StoreOptions {
     /// The data folder.
     pub dir: PathBuf,
+    /// Refuse a folder without marker instead of laying it out.
+    pub must_exist: bool,
+    /// What may be changed later.
+    pub limits: StoreLimits,
+}
+
+impl StoreOptions {
+    /// A store in `dir`, laid out if that is empty, with [`StoreLimits::UNBOUNDED`].
+    #[must_use]
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_path_buf(), must_exist: false, limits: StoreLimits::UNBOUNDED }
+    }
+}
+
+/// Limits that may be changed while the store is open. A new one stands here, with its value in
+/// [`StoreLimits::UNBOUNDED`], and in `server/options.rs`, which reads it from the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreLimits {
     /// Most bytes the store may use, index and uploads counted in; `None`: no budget.
     pub max_bytes: Option<u64>,
     /// Space that every write leaves free on the file system.
     pub reserve: Reserve,
-    /// Refuse a folder without marker instead of laying it out.
-    pub must_exist: bool,
     /// Time without a byte after which an upload is reaped.
     pub upload_idle: Duration,
     /// Most bytes a second that are sent to the disk, of blobs; `None`: as fast as it takes them, one turn at a time.
     pub write_rate: Option<u64>,
 }
 
-impl StoreOptions {
-    /// The part that may be changed later.
-    #[must_use]
-    pub fn limits(&self) -> StoreLimits {
-        StoreLimits {
-            max_bytes: self.max_bytes,
-            reserve: self.reserve,
-            upload_idle: self.upload_idle,
-            write_rate: self.write_rate,
-        }
-    }
-}
-
-/// Limits that may be changed while the store is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreLimits {
-    /// As [`StoreOptions::max_bytes`].
-    pub max_bytes: Option<u64>,
-    /// As [`StoreOptions::reserve`].
-    pub reserve: Reserve,
-    /// As [`StoreOptions::upload_idle`].
-    pub upload_idle: Duration,
-    /// As [`StoreOptions::write_rate`].
-    pub write_rate: Option<u64>,
+impl StoreLimits {
+    /// No write is refused while the file system has space; an upload without a byte is reaped after an hour. A server's
+    /// limits are those of its configuration.
+    pub const UNBOUNDED: Self =
+        Self { max_bytes: None, reserve: Reserve::Bytes(0), upload_idle: Duration::from_secs(3600), write_rate: None };
 }
 
 /// The store's room, for `/status` and metrics.

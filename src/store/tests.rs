@@ -35,7 +35,7 @@ use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId
 
 /// Opens (and lays out) a store in `dir` that refuses nothing.
 pub(super) fn store(dir: &Path) -> Store {
-    Store::open(&options(dir)).unwrap()
+    Store::open(&StoreOptions::at(dir)).unwrap()
 }
 
 /// A folder in memory where there is one, for tests of many cases: it syncs at once.
@@ -43,19 +43,14 @@ fn quick_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-pub(super) fn options(dir: &Path) -> StoreOptions {
-    StoreOptions {
-        dir: dir.to_path_buf(),
-        max_bytes: None,
-        reserve: Reserve::Bytes(0),
-        must_exist: false,
-        upload_idle: Duration::from_secs(3600),
-        write_rate: None,
-    }
+fn limits(store: &Store, max_bytes: Option<u64>, reserve: Reserve) {
+    store.set_limits(StoreLimits { max_bytes, reserve, ..StoreLimits::UNBOUNDED });
 }
 
-fn limits(store: &Store, max_bytes: Option<u64>, reserve: Reserve) {
-    store.set_limits(StoreLimits { max_bytes, reserve, upload_idle: Duration::from_secs(3600), write_rate: None });
+/// Opens a store in `dir` with a budget.
+fn store_of(dir: &Path, max_bytes: u64) -> Store {
+    let limits = StoreLimits { max_bytes: Some(max_bytes), ..StoreLimits::UNBOUNDED };
+    Store::open(&StoreOptions { limits, ..StoreOptions::at(dir) }).unwrap()
 }
 
 fn repo(name: &str) -> RepoName {

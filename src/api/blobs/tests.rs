@@ -19,7 +19,7 @@ use crate::mode::{Local, MissingReferences, Mode};
 use crate::oci::Algorithm;
 use crate::serve::Peer;
 use crate::serve::{ConnectionLimits, RequestBody, Server, Tls, TlsOptions, bind};
-use crate::store::{Blob, Reserve, Store, StoreOptions};
+use crate::store::{Blob, Store, StoreOptions};
 use crate::telemetry::Metrics;
 
 /// What surrounds the blobs. It is in none of them, and no text of an answer has it.
@@ -27,14 +27,7 @@ const FOREIGN: u8 = 0xFF;
 
 /// What a file that can't be read is told to; it asks an empty store.
 fn reading(dir: &TempDir) -> Arc<Reading> {
-    let store = Store::open(&StoreOptions {
-        dir: dir.path().join("data"),
-        max_bytes: None,
-        reserve: Reserve::Bytes(0),
-        must_exist: false,
-        upload_idle: Duration::from_secs(3600),
-        write_rate: None,
-    });
+    let store = Store::open(&StoreOptions::at(&dir.path().join("data")));
     let mode = Mode::Local(Local::new(store.unwrap(), MissingReferences::Allow));
     Reading::new(Arc::new(mode), Metrics::new().unwrap(), "a".parse().unwrap(), Algorithm::Sha256.digest(b""))
 }

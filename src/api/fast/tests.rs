@@ -12,7 +12,7 @@ use crate::auth::{Anonymous, AuthOptions, Authenticator, TokenOptions};
 use crate::mode::{Local, MissingReferences, Mode};
 use crate::oci::{Algorithm, Manifest};
 use crate::serve::{BodyTransport, Standing, Watch};
-use crate::store::{Reserve, Store, StoreOptions, StoredManifest};
+use crate::store::{Store, StoreOptions, StoredManifest};
 use crate::telemetry::{AccessLog, Metrics};
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
@@ -25,15 +25,7 @@ async fn app(dir: &TempDir, manifest: &str) -> App {
 
 /// The same with users; their names prove something, and anonymous may pull.
 async fn app_with(dir: &TempDir, manifest: &str, users: Vec<crate::auth::UserSpec>) -> App {
-    let store = Store::open(&StoreOptions {
-        dir: dir.path().join("data"),
-        max_bytes: None,
-        reserve: Reserve::Bytes(0),
-        must_exist: false,
-        upload_idle: Duration::from_secs(3600),
-        write_rate: None,
-    })
-    .unwrap();
+    let store = Store::open(&StoreOptions::at(&dir.path().join("data"))).unwrap();
     let stored = StoredManifest {
         digest: Algorithm::Sha256.digest(manifest.as_bytes()),
         bytes: manifest.to_owned().into(),

@@ -16,7 +16,7 @@ fn an_empty_folder_is_laid_out_and_opened_again() {
     let missing = dir.path().join("not/yet");
     drop(store(&missing));
     assert_eq!(std::fs::read_to_string(missing.join("VERSION")).unwrap(), "1.0\n");
-    drop(Store::open(&StoreOptions { must_exist: true, ..options(&missing) }).unwrap());
+    drop(Store::open(&StoreOptions { must_exist: true, ..StoreOptions::at(&missing) }).unwrap());
     assert!(!Store::init(&missing).unwrap());
 
     let mounted = dir.path().join("mounted");
@@ -31,7 +31,7 @@ fn an_empty_folder_is_laid_out_and_opened_again() {
 fn a_folder_that_has_to_be_a_store_and_is_none_names_both_causes() {
     let dir = tempfile::tempdir().unwrap();
     for path in [dir.path().to_path_buf(), dir.path().join("missing")] {
-        let sentence = refusal(StoreOptions { must_exist: true, ..options(&path) });
+        let sentence = refusal(StoreOptions { must_exist: true, ..StoreOptions::at(&path) });
         assert!(sentence.contains("d8-registry init") && sentence.contains("not mounted"), "{sentence}");
     }
     assert!(!dir.path().join("missing").exists());
@@ -42,7 +42,7 @@ fn a_folder_that_has_to_be_a_store_and_is_none_names_both_causes() {
 fn what_is_not_ours_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("precious"), b"x").unwrap();
-    let sentence = refusal(options(dir.path()));
+    let sentence = refusal(StoreOptions::at(dir.path()));
     assert!(sentence.contains("neither empty"), "{sentence}");
     assert!(matches!(Store::init(dir.path()), Err(StoreError::Layout(_))));
     assert_eq!(files_in(dir.path()), [dir.path().join("precious")]);
@@ -54,7 +54,7 @@ fn another_registrys_tree_is_named_and_can_have_ours_beside_it_on_demand() {
     let theirs = dir.path().join("docker/registry/v2/blobs");
     std::fs::create_dir_all(&theirs).unwrap();
     for must_exist in [false, true] {
-        let sentence = refusal(StoreOptions { must_exist, ..options(dir.path()) });
+        let sentence = refusal(StoreOptions { must_exist, ..StoreOptions::at(dir.path()) });
         assert!(sentence.contains("docker/registry/v2"), "{sentence}");
     }
     assert_eq!(files_in(dir.path()), [dir.path().join("docker")]);
@@ -69,13 +69,13 @@ fn unknown_layouts_are_refused() {
     drop(store(dir.path()));
     for version in ["2.0\n", "0.9\n", "1.1\n", "new\n", ""] {
         std::fs::write(dir.path().join("VERSION"), version).unwrap();
-        let sentence = refusal(options(dir.path()));
+        let sentence = refusal(StoreOptions::at(dir.path()));
         assert!(sentence.contains("VERSION"), "{sentence}");
         assert!(matches!(Store::init(dir.path()), Err(StoreError::Layout(_))));
         assert_eq!(std::fs::read_to_string(dir.path().join("VERSION")).unwrap(), version);
     }
     std::fs::remove_file(dir.path().join("VERSION")).unwrap();
-    assert!(refusal(options(dir.path())).contains("missing"));
+    assert!(refusal(StoreOptions::at(dir.path())).contains("missing"));
 }
 
 #[test]
@@ -93,12 +93,12 @@ fn a_start_that_was_cut_off_while_laying_out_goes_on() {
 async fn two_servers_dont_share_a_folder() {
     let dir = tempfile::tempdir().unwrap();
     let first = store(dir.path());
-    assert!(refusal(options(dir.path())).contains("another d8-registry"));
+    assert!(refusal(StoreOptions::at(dir.path())).contains("another d8-registry"));
     first.close();
     drop(first);
     let second = store(dir.path());
     second.check().await.unwrap();
-    assert!(refusal(options(dir.path())).contains("another d8-registry"));
+    assert!(refusal(StoreOptions::at(dir.path())).contains("another d8-registry"));
 }
 
 #[tokio::test]
@@ -282,7 +282,8 @@ fn a_first_start_that_was_killed_after_any_step_can_be_started_again() {
         let root = dir.path().join(cut.to_string());
         laying_out(&root).iter().take(cut).for_each(|step| step());
         for start in 0..2 {
-            let opened = Store::open(&options(&root)).unwrap_or_else(|error| panic!("{cut}, start {start}: {error}"));
+            let opened =
+                Store::open(&StoreOptions::at(&root)).unwrap_or_else(|error| panic!("{cut}, start {start}: {error}"));
             opened.close();
         }
         assert!(!Store::init(&root).unwrap(), "{cut}");
@@ -293,7 +294,7 @@ fn a_first_start_that_was_killed_after_any_step_can_be_started_again() {
         let root = dir.path().join(format!("{cut}-init"));
         laying_out(&root).iter().take(cut).for_each(|step| step());
         Store::init(&root).unwrap();
-        Store::open(&options(&root)).unwrap();
+        Store::open(&StoreOptions::at(&root)).unwrap();
     }
 }
 

@@ -318,7 +318,7 @@ async fn puts_at_once_do_not_pass_the_budget_together() {
     let large = |number: u64| annotated(&json!({"number": number.to_string(), "padding": "x".repeat(100_000)}));
     let size = large(0).bytes.len() as u64;
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&StoreOptions { max_bytes: Some(3 * size), ..options(dir.path()) }).unwrap();
+    let store = store_of(dir.path(), 3 * size);
     let mut puts = JoinSet::new();
     for number in 0..10 {
         let store = store.clone();

@@ -214,7 +214,7 @@ async fn the_budget_counts_an_upload_once_and_gives_it_back() {
     /// An upload is charged for its folder until it ends.
     const BUDGET: u64 = 100 + FOOTPRINT;
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&StoreOptions { max_bytes: Some(BUDGET), ..options(dir.path()) }).unwrap();
+    let store = store_of(dir.path(), BUDGET);
     let full = |error| matches!(error, StoreError::Full(Refusal::BudgetExhausted { budget: BUDGET, .. }));
     assert!(full(store.begin_upload(&repo("a"), None, Some(BUDGET + 1)).await.unwrap_err()));
     let mut session = store.begin_upload(&repo("a"), None, Some(100)).await.unwrap();
