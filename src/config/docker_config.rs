@@ -9,8 +9,7 @@ use serde::Deserialize;
 
 use super::UpstreamCredentials;
 use super::images_repo::canonical;
-use super::secret::Secret;
-use crate::values::Scheme;
+use crate::values::{Scheme, Secret};
 
 /// So many hosts are named in an error.
 const NAMED: usize = 20;

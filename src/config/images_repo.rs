@@ -6,9 +6,7 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
-use super::secret::Secret;
-use crate::values::Scheme;
-use crate::values::{Address, InvalidValue, Text, read_as_text};
+use crate::values::{Address, InvalidValue, Scheme, Secret, Text, read_as_text};
 
 /// The name under which a cluster's clients reach this server.
 const OWN_NAME: &str = "registry.d8-system.svc";

@@ -13,13 +13,12 @@ use super::images_repo::{ImagesRepo, TrustedHost};
 use super::one_or_many::OneOrMany;
 use super::origin::List;
 use super::schema::SectionSchema;
-use super::secret::Secret;
 use super::stale_on::StaleOn;
 use super::{TokenSwitch, User};
 use crate::clock::CLIENT_PATIENCE;
 use crate::values::{
     Acceleration, AccessMode, Address, Alias, Anonymous, FilePath, Level, LogFormat, MissingReferences, Mode,
-    PasswordHash, Reserve, Role, Scheme,
+    PasswordHash, Reserve, Role, Scheme, Secret,
 };
 
 const DAY: Duration = seconds(86_400);

@@ -28,7 +28,6 @@ mod parse;
 pub mod reload;
 mod rules;
 mod schema;
-mod secret;
 mod secret_dir;
 mod settings;
 mod stale_on;
@@ -45,13 +44,12 @@ use std::path::{Path, PathBuf};
 
 pub use crate::values::{
     Acceleration, AccessMode, Address, Addresses, Anonymous, ByteSize, ConfigDuration, InvalidValue, Level, LogFormat,
-    MissingReferences, Mode, PasswordHash, Reserve, Role, Scheme, StaleCause,
+    MissingReferences, Mode, PasswordHash, Reserve, Role, Scheme, Secret, StaleCause,
 };
 pub use definition::{Change, DefaultValue, KeyInfo};
 pub use error::{ConfigError, KeyError, Position};
 pub use keys::{AuthSettings, Limits, LogSettings, ManifestSettings, ProxySettings, StoreSettings, TokenSettings};
 pub use origin::{Origin, Setting};
-pub use secret::Secret;
 pub use stale_on::StaleOn;
 pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};
 

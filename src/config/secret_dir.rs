@@ -7,9 +7,7 @@ use std::str::FromStr;
 
 use super::MAX_FILE_BYTES;
 use super::images_repo::ImagesRepo;
-use super::secret::Secret;
-use crate::values::ConfigDuration;
-use crate::values::Scheme;
+use crate::values::{ConfigDuration, Scheme, Secret};
 
 /// What the folder holds. An empty file counts as none, `checkMode` concerns others.
 #[derive(Clone, Debug, Default)]

@@ -15,10 +15,8 @@ use super::error::KeyError;
 use super::images_repo::{ImagesRepo, UpstreamUrl, canonical};
 use super::keys::{RawEndpoint, RawUpstream};
 use super::origin::{Origin, Setting};
-use super::secret::Secret;
 use super::secret_dir::{SecretDir, read_text};
-use crate::values::Scheme;
-use crate::values::{ConfigDuration, FilePath};
+use crate::values::{ConfigDuration, FilePath, Scheme, Secret};
 
 /// The user whose password is a licence, as Deckhouse's registry has it.
 const LICENSE_USER: &str = "license-token";

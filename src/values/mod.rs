@@ -1,5 +1,5 @@
 //! Values of the configuration that a bare number or string would leave open: sizes, durations, addresses, words, paths,
-//! password hashes. Each is read from text once and can't be wrong afterwards. Pure.
+//! password hashes, secrets. Each is read from text once and can't be wrong afterwards. Pure.
 //!
 //! They stand on the ground floor because two use them: `config`, which reads them, and the part whose option they are.
 //! What a word means is said by its part: `auth` says what a [`Role`] may do, `upstream` how a [`Scheme`] stands in a URL.
@@ -8,6 +8,7 @@ mod addresses;
 mod choice;
 mod count;
 mod measure;
+mod secret;
 mod text;
 
 use std::fmt;
@@ -23,6 +24,7 @@ pub use choice::{
 };
 pub(crate) use count::Count;
 pub use measure::{ByteSize, ConfigDuration, Reserve};
+pub use secret::Secret;
 pub use text::PasswordHash;
 pub(crate) use text::{Alias, FilePath};
 

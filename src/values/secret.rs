@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::values::{InvalidValue, Text, read_as_text};
+use super::{InvalidValue, Text, read_as_text};
 
 /// A password, a licence, or an address with a password in it. Its text is in no Debug and no error. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
