@@ -22,6 +22,7 @@
 //! - [`server`]: all of it put together, from start to end
 //! - [`release`]: which images a release of Deckhouse needs
 //! - [`checker`]: whether registries hold what a cluster needs
+//! - [`switch`]: which registry a cluster uses, changed step by step; pure
 //! - [`pki`]: the certificates of the masters
 //! - [`cli`]: the command line
 
@@ -45,6 +46,7 @@ pub mod release;
 pub mod serve;
 pub mod server;
 pub mod store;
+pub mod switch;
 mod sys;
 pub mod telemetry;
 pub mod upstream;

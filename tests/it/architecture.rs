@@ -32,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("admin", &["jobs", "values", "clock", "telemetry"]),
     ("release", &["upstream", "oci", "clock", "telemetry"]),
     ("checker", &["release", "upstream", "oci", "values", "clock", "telemetry"]),
+    ("switch", &["release", "oci", "values", "clock"]),
     ("pki", &["fs", "clock", "telemetry"]),
     ("node_files", &["jobs", "fs", "values", "clock", "telemetry"]),
     ("node_proxy", &["jobs", "config", "serve", "values", "clock", "telemetry"]),
