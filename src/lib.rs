@@ -24,6 +24,7 @@
 //! - [`checker`]: whether registries hold what a cluster needs
 //! - [`switch`]: which registry a cluster uses, changed step by step; pure
 //! - [`pki`]: the certificates of the masters
+//! - [`cluster`]: the API server of Kubernetes, read and written
 //! - [`cli`]: the command line
 
 pub mod admin;
@@ -32,6 +33,7 @@ pub mod auth;
 pub mod checker;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod fetch;
 pub mod fs;

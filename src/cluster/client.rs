@@ -1,0 +1,109 @@
+//! One call of the API server: its deadline, and its error in our words.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client};
+
+use super::{Access, ClusterError, NewSecret, SecretChange, StoredSecret, Version};
+
+/// Who wrote, in `managedFields`.
+pub(super) const FIELD_MANAGER: &str = "d8-registry";
+/// The longest that a call may take. An admission webhook has 10 s by default, 30 s at most.
+const CALL: Duration = Duration::from_secs(35);
+
+/// A client of the API server, for one namespace. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    namespace: String,
+}
+
+impl Cluster {
+    /// Sets a client up; asks nothing yet.
+    ///
+    /// # Errors
+    /// [`ClusterError::Access`] if there is no usable description of an API server.
+    pub async fn connect(access: &Access, namespace: &str) -> Result<Self, ClusterError> {
+        let config = access.read().await?;
+        let client = Client::try_from(config).map_err(|error| ClusterError::Access(error.to_string()))?;
+        Ok(Self { client, namespace: namespace.to_owned() })
+    }
+
+    /// The namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A Secret of the namespace; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; "could not be read" is never "is not there".
+    pub async fn secret(&self, name: &str) -> Result<Option<StoredSecret>, ClusterError> {
+        let found = call("get a Secret", self.secrets().get_opt(name)).await?;
+        Ok(found.map(StoredSecret::from_object))
+    }
+
+    /// Makes a Secret.
+    ///
+    /// # Errors
+    /// [`ClusterError`], [`is_conflict`](ClusterError::is_conflict) where there is one of this name.
+    pub async fn create_secret(&self, secret: NewSecret) -> Result<StoredSecret, ClusterError> {
+        let secret = secret.into_object(&self.namespace);
+        let made = call("create a Secret", self.secrets().create(&PostParams::default(), &secret)).await?;
+        Ok(StoredSecret::from_object(made))
+    }
+
+    /// Changes a Secret that still has this version.
+    ///
+    /// # Errors
+    /// [`ClusterError`], [`is_conflict`](ClusterError::is_conflict) where it was changed since.
+    pub async fn change_secret(
+        &self,
+        name: &str,
+        version: &Version,
+        change: SecretChange,
+    ) -> Result<StoredSecret, ClusterError> {
+        let patch = Patch::Merge(change.into_patch(version));
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let secrets = self.secrets();
+        let changed = call("change a Secret", secrets.patch(name, &parameters, &patch)).await?;
+        Ok(StoredSecret::from_object(changed))
+    }
+
+    /// Removes a Secret that still has this version.
+    ///
+    /// # Errors
+    /// [`ClusterError`], [`is_conflict`](ClusterError::is_conflict) where it was changed since.
+    pub async fn delete_secret(&self, name: &str, version: &Version) -> Result<(), ClusterError> {
+        let preconditions = Preconditions { resource_version: Some(version.0.clone()), uid: None };
+        let parameters = DeleteParams::default().preconditions(preconditions);
+        call("delete a Secret", self.secrets().delete(name, &parameters)).await?;
+        Ok(())
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cluster({})", self.namespace)
+    }
+}
+
+/// Waits for an answer until the deadline.
+pub(super) async fn call<T>(
+    name: &'static str,
+    future: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ClusterError> {
+    match tokio::time::timeout(CALL, future).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(ClusterError::Late { call: name, within: CALL }),
+    }
+}
