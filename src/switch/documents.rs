@@ -178,6 +178,15 @@ pub struct ModeFile {
     pub plane: Plane,
 }
 
+/// Secret `d8-registry-mode` as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundModeFile {
+    /// What it says.
+    pub file: ModeFile,
+    /// sha256 hex of its bytes, which is what servers report. A file that others wrote says the same in other bytes.
+    pub hash: String,
+}
+
 /// A Secret `registry-user-*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {

@@ -15,8 +15,8 @@ mod write;
 
 pub use conditions::{Condition, ConditionType};
 pub use documents::{
-    BashibleConfig, Coming, DeckhouseRegistry, FIXED_HOST, FIXED_PATH, Hosts, Mirror, ModeFile, NODE_HOST, Phase,
-    Plane, RegistryState, Rewrite, ServerMode, User,
+    BashibleConfig, Coming, DeckhouseRegistry, FIXED_HOST, FIXED_PATH, FoundModeFile, Hosts, Mirror, ModeFile,
+    NODE_HOST, Phase, Plane, RegistryState, Rewrite, ServerMode, User,
 };
 pub use observed::{
     Checked, DeckhousePod, ImagesAnswer, Input, Inputs, Node, Observed, Output, Outputs, ProbeAnswer, ReferencesAnswer,

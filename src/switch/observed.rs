@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::documents::{BashibleConfig, DeckhouseRegistry, ModeFile, RegistryState, User};
+use super::documents::{BashibleConfig, DeckhouseRegistry, FoundModeFile, RegistryState, User};
 use super::record::{InputSource, Record};
 use super::settings::{Settings, SwitchOptions, Target};
 use crate::clock::Timestamp;
@@ -237,7 +237,7 @@ pub struct Outputs {
     /// Secret `registry-state`.
     pub state: Output<RegistryState>,
     /// Secret `d8-registry-mode`.
-    pub mode_file: Output<ModeFile>,
+    pub mode_file: Output<FoundModeFile>,
     /// Secret `registry-bashible-config`.
     pub bashible: Output<BashibleConfig>,
     /// Secret `deckhouse-registry`.
@@ -257,6 +257,9 @@ pub struct Outputs {
 }
 
 /// Everything that a decision depends on.
+///
+/// The record is read last: outputs that are older than the record are refused when they are written, outputs that are newer
+/// would be taken for edited ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
     /// The time of the look.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::documents::{Hosts, Plane};
 use super::settings::{Params, Settings, Upstream};
 use crate::clock::Timestamp;
+use crate::values::Secret;
 
 /// Where settings come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,8 +76,13 @@ pub struct Record {
     pub deckhouse_registry: Option<Params>,
     /// The way back to bare Unmanaged: saved before `deckhouse-registry` is touched, gone when Local is reached.
     pub fallback: Option<Upstream>,
-    /// The authority that nodes were told to trust.
+    /// The repositories that images were named by since the last switch ended, and that nodes still have mirrors for:
+    /// `host[:port][/path]`.
+    pub named: BTreeSet<String>,
+    /// The authority that nodes were told to trust, while any of them may.
     pub ca: Option<String>,
+    /// The password of user `ro` that nodes were given, while any of them may use it.
+    pub ro: Option<Secret>,
     /// Nodes that the switch went on without and that may still have the old source alone.
     pub skipped: BTreeSet<String>,
     /// Answers of previous modes.

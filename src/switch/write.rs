@@ -7,7 +7,7 @@ use super::conditions::Condition;
 use super::documents::{BashibleConfig, DeckhouseRegistry, ModeFile, RegistryState};
 use super::record::Record;
 use super::settings::{CheckMode, Upstream};
-use crate::values::Role;
+use crate::values::{Role, Secret};
 
 /// One write. Writes are carried out in the order of [`Decision::writes`]; the first failure ends the run, and the next look
 /// decides anew. Each is refused by the API server where the object has another resource version than was seen.
@@ -34,8 +34,14 @@ pub enum Content {
     State(RegistryState),
     /// A Secret `registry-user-*` with a new password, made where it is written.
     NewUser(Role),
-    /// A Secret `registry-user-*` whose hash is made anew from its password.
-    RepairUserHash(Role),
+    /// A Secret `registry-user-*` with this password and a hash of it: the hash did not fit, or nodes were given this password
+    /// and the Secret has lost it.
+    RestoreUser {
+        /// Whose.
+        role: Role,
+        /// In clear.
+        password: Secret,
+    },
     /// Secret `registry-pki`, made where it is written, with ConfigMap `registry-ca`. Create only.
     NewAuthority,
     /// Selector of Service `registry`.
@@ -44,7 +50,7 @@ pub enum Content {
     PushIngress(bool),
     /// `node-proxy`'s list of masters.
     Masters(Vec<String>),
-    /// The annotation of an administrator's word is taken away.
+    /// The annotation of an administrator's word is taken away; without a resource version.
     ForgetWord,
 }
 
@@ -59,7 +65,8 @@ pub enum ImagesAt {
 }
 
 /// What the controller finds out beside the loop. It works on the questions of the newest decision alone: the answer to one
-/// that is asked no longer is forgotten, so one that is asked again begins anew. Answers go into `Observed` by `key`.
+/// that is asked no longer is forgotten, so one that is asked again begins anew; so does one whose content is another under the
+/// same key. Answers go into `Observed` by `key`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// Whether every required image is there. Failed ones are asked again after 10 s and everything again from time to time;
