@@ -22,6 +22,7 @@ mod docker_config;
 mod error;
 mod images_repo;
 mod keys;
+mod mode_file;
 mod one_or_many;
 mod origin;
 mod parse;
@@ -43,12 +44,13 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 pub use crate::values::{
-    Acceleration, AccessMode, Address, Addresses, Anonymous, ByteSize, ConfigDuration, InvalidValue, Level, LogFormat,
-    MissingReferences, Mode, PasswordHash, Reserve, Role, Scheme, Secret, StaleCause,
+    Acceleration, AccessMode, Address, Addresses, Anonymous, AnyMode, ByteSize, ConfigDuration, InvalidValue, Level,
+    LogFormat, MissingReferences, Mode, PasswordHash, Phase, Reserve, Role, Scheme, Secret, StaleCause,
 };
 pub use definition::{Change, DefaultValue, KeyInfo};
 pub use error::{ConfigError, KeyError, Position};
 pub use keys::{AuthSettings, Limits, LogSettings, ManifestSettings, ProxySettings, StoreSettings, TokenSettings};
+pub use mode_file::{Coming, FoundModeFile, InForce, MAX_PREVIOUS, ModeFile, ModeSpec};
 pub use origin::{Origin, Setting};
 pub use stale_on::StaleOn;
 pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};

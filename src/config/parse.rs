@@ -235,8 +235,7 @@ fn with_secret(
         }
         _ => {}
     }
-    if !ttl.0.is_zero() && ttl.0 < LEAST_TTL {
-        let message = format!("{ttl} is less than {}; 0s means never", ConfigDuration(LEAST_TTL));
+    if let Err(message) = least_ttl(ttl) {
         return Err(match reader.origins.of("proxy.ttl") {
             Origin::SecretDir => wrong("upstream.secretDir", format!("file ttl: {message}")),
             _ => wrong("proxy.ttl", message),
@@ -244,6 +243,14 @@ fn with_secret(
     }
     settings.ttl = ttl.0;
     Ok(settings)
+}
+
+/// A `ttl` is zero, which means never, or at least [`LEAST_TTL`].
+pub(super) fn least_ttl(ttl: ConfigDuration) -> Result<(), String> {
+    if ttl.0.is_zero() || ttl.0 >= LEAST_TTL {
+        return Ok(());
+    }
+    Err(format!("{ttl} is less than {}; 0s means never", ConfigDuration(LEAST_TTL)))
 }
 
 fn auth(settings: AuthSettings) -> Result<AuthSettings, KeyError> {

@@ -341,7 +341,7 @@ fn login(key: &str, username: &str, password: Secret) -> Result<UpstreamCredenti
 }
 
 /// What HTTP Basic can carry (RFC 7617, 2).
-fn checked(credentials: UpstreamCredentials) -> Result<UpstreamCredentials, String> {
+pub(super) fn checked(credentials: UpstreamCredentials) -> Result<UpstreamCredentials, String> {
     let UpstreamCredentials::Login { username, password } = &credentials else { return Ok(credentials) };
     if username.is_empty() || username.contains(':') || username.chars().any(char::is_control) {
         return Err("a username is not empty and has no colon and no control character".to_owned());
@@ -353,7 +353,7 @@ fn checked(credentials: UpstreamCredentials) -> Result<UpstreamCredentials, Stri
 }
 
 /// At least one certificate, all of them whole, and no key: the text is shown when settings are logged.
-fn check_pem(pem: &str) -> Result<(), &'static str> {
+pub(super) fn check_pem(pem: &str) -> Result<(), &'static str> {
     if pem.contains("PRIVATE KEY-----") {
         return Err("there is a private key in it; only certificates belong here");
     }

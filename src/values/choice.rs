@@ -84,6 +84,28 @@ choices! {
 }
 
 choices! {
+    /// What a registry operation means, or that there is none: the words of a mode file.
+    AnyMode, "one of the modes Direct, Proxy, Local, Unmanaged",
+    /// Requests go to the upstream.
+    Direct = "Direct",
+    /// A cache before the upstream.
+    Proxy = "Proxy",
+    /// The registry stores what is pushed.
+    Local = "Local",
+    /// No request of a registry is served.
+    Unmanaged = "Unmanaged",
+}
+
+choices! {
+    /// How far a coming mode is.
+    Phase, "one of filling, ready",
+    /// Users who push and check see it.
+    Filling = "filling",
+    /// What the mode in force has not is answered from it.
+    Ready = "ready",
+}
+
+choices! {
     /// The protocol that an upstream speaks.
     Scheme, "one of HTTPS, HTTP",
     /// Under TLS.

@@ -20,7 +20,8 @@ use serde_json::{Value as Json, json};
 
 pub use addresses::{Address, Addresses};
 pub use choice::{
-    Acceleration, AccessMode, Anonymous, Level, LogFormat, MissingReferences, Mode, Role, Scheme, StaleCause,
+    Acceleration, AccessMode, Anonymous, AnyMode, Level, LogFormat, MissingReferences, Mode, Phase, Role, Scheme,
+    StaleCause,
 };
 pub(crate) use count::Count;
 pub use measure::{ByteSize, ConfigDuration, Reserve};
