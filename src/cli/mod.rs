@@ -88,7 +88,7 @@ pub enum Command {
         --registry https://registry.example.org/deckhouse --deep"
     )]
     Check(CheckArguments),
-    /// Make the certificates of the masters.
+    /// Make the certificates that the cluster's authority signs.
     #[command(
         after_help = "Example:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki"
     )]
@@ -157,8 +157,9 @@ pub enum IndexCommand {
 /// What can be made.
 #[derive(Clone, Debug, Subcommand)]
 pub enum PkiCommand {
-    /// A certificate for a master, signed by the cluster's authority. One that fits is left as it is: it is made anew only
-    /// when names or chain no longer fit or less than a third of its life is left, so run this at every start.
+    /// A certificate for a master, or with --uri for a program that proves by it who it is, signed by the cluster's
+    /// authority. One that fits is left as it is: it is made anew only when names or chain no longer fit or less than a third
+    /// of its life is left, so run this at every start.
     #[command(
         after_help = "Example:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki"
     )]

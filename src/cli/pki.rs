@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::Failure;
 use crate::clock;
-use crate::pki::{self, Order, PkiError, San};
+use crate::pki::{self, ClientUri, Order, PkiError, San, Subject};
 use crate::telemetry::with_causes;
 
 /// Flags of `pki issue`.
@@ -19,8 +19,11 @@ pub struct IssueArguments {
     #[arg(long, value_name = "FILE")]
     pub ca_key: PathBuf,
     /// Addresses and names of the master, also separated by commas, beside 127.0.0.1, ::1, localhost and registry.d8-system.svc.
-    #[arg(long, value_name = "NAME", required = true, num_args = 1.., value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", required_unless_present = "uri", num_args = 1.., value_delimiter = ',')]
     pub san: Vec<San>,
+    /// In place of names of a master: a client's certificate, whose only name is this URI, such as d8-registry:controller.
+    #[arg(long, value_name = "URI", conflicts_with = "san")]
+    pub uri: Option<ClientUri>,
     /// The folder of tls.crt and tls.key.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -31,9 +34,10 @@ pub struct IssueArguments {
 
 /// Makes a certificate where one is needed.
 pub(super) fn issue(arguments: IssueArguments) -> Result<(), Failure> {
-    let IssueArguments { ca_cert, ca_key, san: sans, out, days } = arguments;
+    let IssueArguments { ca_cert, ca_key, san, uri, out, days } = arguments;
+    let subject = uri.map_or(Subject::Server(san), Subject::Client);
     let life = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 3600));
-    let issued = pki::issue(&Order { ca_cert, ca_key, sans, out, life }, clock::now())?;
+    let issued = pki::issue(&Order { ca_cert, ca_key, subject, out, life }, clock::now())?;
     let file = issued.certificate.display();
     let end = UNIX_EPOCH.checked_add(Duration::from_secs(issued.not_after));
     let end = end.map(|end| humantime::format_rfc3339_seconds(end).to_string()).unwrap_or_default();

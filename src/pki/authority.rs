@@ -1,6 +1,7 @@
 //! The authority that signs: read, held against its key, and asked whether a certificate is its own.
 
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, Issuer, KeyPair, PublicKeyData as _, RsaKeySize, SignatureAlgorithm};
 use rustls_pki_types::pem::PemObject as _;
@@ -12,7 +13,8 @@ use super::PkiError;
 use crate::clock::Timestamp;
 
 /// An authority with its key.
-pub(super) struct Authority {
+pub struct Authority {
+    path: PathBuf,
     issuer: Issuer<'static, KeyPair>,
     /// Its certificate, then those above it.
     chain: Vec<CertificateDer<'static>>,
@@ -21,8 +23,18 @@ pub(super) struct Authority {
     pub(super) not_after: u64,
 }
 
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 impl Authority {
-    pub(super) fn read(certificate: &Path, key: &Path, now: Timestamp) -> Result<Self, PkiError> {
+    /// Reads an authority from PEM files and holds the key against the certificate; blocking.
+    ///
+    /// # Errors
+    /// [`PkiError::Read`]; [`PkiError::Authority`] if it can't sign now.
+    pub fn read(certificate: &Path, key: &Path, now: Timestamp) -> Result<Self, PkiError> {
         let load = |path: &Path| {
             let read = std::fs::read(path).map(Zeroizing::new);
             read.map_err(|source| PkiError::Read { path: path.to_owned(), source })
@@ -54,7 +66,17 @@ impl Authority {
         }
         let is_root = parsed.subject() == parsed.issuer();
         let issuer = Issuer::from_ca_cert_der(first, pair)?;
-        Ok(Self { issuer, is_root, not_before, not_after, chain })
+        Ok(Self { path: certificate.to_owned(), issuer, is_root, not_before, not_after, chain })
+    }
+
+    /// PEM of the authority's own certificate, for those who are to trust it.
+    #[must_use]
+    pub fn certificate(&self) -> String {
+        self.chain.first().map(pem).unwrap_or_default()
+    }
+
+    pub(super) fn cannot_sign(&self, reason: &str) -> PkiError {
+        PkiError::Authority { path: self.path.clone(), reason: reason.to_owned() }
     }
 
     pub(super) fn is_rsa(&self) -> bool {

@@ -17,6 +17,45 @@ pub enum San {
     Ip(IpAddr),
     /// A name of DNS in lower case; its first label may be `*`.
     Dns(String),
+    /// A URI; compared byte by byte. Not read from text, see [`ClientUri`].
+    Uri(String),
+}
+
+/// Who a program is, as the certificate that it shows says it: a URI such as `d8-registry:controller`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientUri(String);
+
+/// The text is no URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a URI, such as d8-registry:controller")]
+pub struct InvalidClientUri;
+
+impl FromStr for ClientUri {
+    type Err = InvalidClientUri;
+
+    /// A scheme, a colon, and something behind it (RFC 3986, 3), without spaces.
+    fn from_str(text: &str) -> Result<Self, InvalidClientUri> {
+        let (scheme, rest) = text.split_once(':').ok_or(InvalidClientUri)?;
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.bytes().all(letter);
+        if is_scheme && !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidClientUri)
+        }
+    }
+}
+
+impl fmt::Display for ClientUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&ClientUri> for San {
+    fn from(uri: &ClientUri) -> Self {
+        Self::Uri(uri.0.clone())
+    }
 }
 
 /// The text is neither an address nor a name.
@@ -47,6 +86,7 @@ impl fmt::Display for San {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Dns(name) => name.fmt(f),
+            Self::Uri(uri) => uri.fmt(f),
         }
     }
 }
@@ -56,6 +96,7 @@ impl San {
         Ok(match self {
             Self::Ip(address) => SanType::IpAddress(*address),
             Self::Dns(name) => SanType::DnsName(name.as_str().try_into()?),
+            Self::Uri(uri) => SanType::URI(uri.as_str().try_into()?),
         })
     }
 }
@@ -76,6 +117,7 @@ pub(super) fn all(given: &[San]) -> Vec<San> {
 pub(super) fn of(certificate: &X509Certificate<'_>) -> Option<Vec<San>> {
     let names = certificate.subject_alternative_name().ok()??;
     let names = names.value.general_names.iter().map(|name| match name {
+        GeneralName::URI(uri) => Some(San::Uri((*uri).to_owned())),
         GeneralName::DNSName(name) => Some(San::Dns(name.to_ascii_lowercase())),
         GeneralName::IPAddress(bytes) => {
             let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
@@ -101,6 +143,14 @@ mod tests {
         assert!(matches!(read("fd00::1"), Ok(San::Ip(IpAddr::V6(_)))));
         for wrong in ["", "10.0.0.256", "a b", "a/b", "*", "a.*.b", "-a", "http://a", "[::1]", "a:1", "a."] {
             assert_eq!(read(wrong), Err(InvalidSan), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_programs_name_is_a_uri() {
+        assert_eq!("d8-registry:controller".parse::<ClientUri>().unwrap().to_string(), "d8-registry:controller");
+        for wrong in ["", "controller", ":controller", "d8-registry:", "8d:x", "a b:c", "a:b c", "a:\u{e4}"] {
+            assert_eq!(wrong.parse::<ClientUri>(), Err(InvalidClientUri), "{wrong}");
         }
     }
 

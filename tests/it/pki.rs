@@ -86,6 +86,33 @@ fn openssl_takes_a_certificate_of_every_kind_of_authority() {
     }
 }
 
+#[test]
+fn a_programs_certificate_has_its_uri_and_nothing_else_and_is_good_for_no_server() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    authority(folder, "ca", P256);
+    let uri = ["--uri", "d8-registry:controller", "--days", "90"];
+    assert!(said(&issue(folder, "ca", &uri)).ends_with(": there was none\n"));
+    let names = openssl(folder, "x509 -in out/tls.crt -noout -ext subjectAltName,extendedKeyUsage");
+    let lines: Vec<_> = names.lines().map(str::trim).collect();
+    assert!(
+        lines.contains(&"URI:d8-registry:controller") && lines.contains(&"TLS Web Client Authentication"),
+        "{names}"
+    );
+    assert!(!names.contains("Server"), "{names}");
+    let verify = |purpose: &str| {
+        let arguments = ["verify", "-x509_strict", "-purpose", purpose, "-CAfile", "ca.crt", "out/tls.crt"];
+        Command::new("openssl").current_dir(folder).args(arguments).output().unwrap().status.success()
+    };
+    assert!(verify("sslclient") && !verify("sslserver"));
+    let before = files(folder);
+    assert!(said(&issue(folder, "ca", &uri)).ends_with("; nothing changed\n") && files(folder) == before);
+    let other = said(&issue(folder, "ca", &["--uri", "d8-registry:peer"]));
+    assert!(other.contains("the names no longer fitted"), "{other}");
+    let both = issue(folder, "ca", &["--uri", "d8-registry:peer", "--san", "10.0.0.1"]);
+    assert_eq!(both.status.code(), Some(2), "names of both kinds");
+}
+
 /// Puts a certificate with the wanted names in place that was made long ago and ends with the authority.
 fn age(folder: &Path, ca: &str) {
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
