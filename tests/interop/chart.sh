@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Helm, the schemas of Kubernetes and of the CRDs, and a node without a kubelet test the chart.
+# Helm, the schemas of Kubernetes and of the CRDs, and a node without a kubelet test what the chart renders. What becomes of it
+# in a cluster is chart-cluster.sh's.
 #
 # With CHART_REWRITE=1 deploy/manifests is written anew from what helm renders; else it has to be the same.
 source "$(dirname "$0")/harness.sh"
@@ -68,12 +69,15 @@ done
 say "values that make no sense are refused"
 nonsense() { ! template "${@:2}" >"$WORK/out" 2>"$WORK/why" || fail "rendered: $*"; grep -q "$1" "$WORK/why" || fail "$1: $(cat "$WORK/why")"; }
 nonsense 'needs upstream' --set image.reference=x,mode=Proxy
+nonsense 'needs controller.enabled' --set image.reference=x,mode=Unmanaged,controller.enabled=false
+nonsense 'needs Kubernetes 1.30' --set image.reference=x,mode=Local --kube-version 1.29.4
+nonsense 'two of them are the same' -f "$CHART/ci/controlled-static-pod.yaml" --set ports.controller=5004
 nonsense 'takes no pushes' -f "$CHART/ci/direct.yaml" --set push.kind=Ingress,push.host=x
 nonsense 'two of them are the same' -f "$CHART/ci/direct.yaml" --set ports.admin=5001
 nonsense 'two of them are the same' -f "$CHART/ci/direct.yaml" --set ports.probe=5003
 nonsense 'additional properties' -f "$CHART/ci/direct.yaml" --set store.maxbytes=1
 nonsense 'image' --set mode=Local
-for key in mode repository listen adminListen probeListen store.dir tls.disabled limits.drainDeadline; do
+for key in mode repository listen adminListen probeListen store.dir tls.disabled limits.drainDeadline modeFile tls.controllerCAFile; do
     nonsense "config: $key " -f "$CHART/ci/direct.yaml" --set "config.$key=x"
 done
 # A value for which the chart only has a default may be set.
@@ -97,9 +101,9 @@ def render(*settings):
     return subprocess.run(["helm", "template", "d8-registry", chart, "--namespace", "d8-system", *settings], capture_output=True, text=True)
 def where(documents):
     return {d["kind"] for d in yaml.safe_load_all(documents) if d and secret in yaml.safe_dump(d)}
-for mode, placement, scheme in itertools.product(["Direct", "Proxy", "Local"], ["StaticPod", "DaemonSet"], ["http", "https"]):
+for mode, placement, scheme, controller in itertools.product(["Direct", "Proxy", "Local"], ["StaticPod", "DaemonSet"], ["http", "https"], ["true", "false"]):
     proxy = f"{scheme}://corp:{secret}@proxy.example.com:3128"
-    done = render("--set", f"mode={mode},placement={placement},image.reference=x,upstream.imagesRepo=r.example.com/ee,nodeProxy.backends={{a:1}}",
+    done = render("--set", f"controller.enabled={controller}", "--set", f"mode={mode},placement={placement},image.reference=x,upstream.imagesRepo=r.example.com/ee,nodeProxy.backends={{a:1}}",
         "--set", f"httpProxy.http={proxy},httpProxy.https={proxy}", "--set", f"upstream.username=u,upstream.password={secret}",
         "--set", f"config.auth.users[0].name=u,config.auth.users[0].passwordHash={secret}", "--set", "metrics.kubeRbacProxyImage=x")
     assert done.returncode == 0, done.stderr
@@ -144,93 +148,6 @@ done
 say "the values' descriptions"
 same "$(jq '[.. | objects | select(.properties? | type == "object") | .properties[] | select(has("description") | not)] | length' \
     "$CHART/values.schema.json")" 0 "values without a description"
-
-say "users and keys are kept: helm before an API server"
-KUBECONFIG=$WORK/kubeconfig
-export KUBECONFIG
-cat >"$KUBECONFIG" <<YAML
-apiVersion: v1
-kind: Config
-clusters: [{name: test, cluster: {server: "http://127.0.0.1:8001"}}]
-users: [{name: test, user: {}}]
-contexts: [{name: test, context: {cluster: test, user: test, namespace: d8-system}}]
-current-context: test
-YAML
-readonly API=http://127.0.0.1:8001/api/v1 REQUESTS=$WORK/requests
-"$PYTHON" "$TOOLS/api_server.py" 8001 "$REQUESTS" &
-DAEMONS+=("$!")
-end_all() {
-    local status=$? one
-    for one in "${DAEMONS[@]}"; do kill -KILL "$one" 2>/dev/null || true; done
-    exit "$status"
-}
-trap end_all EXIT
-await curl -fsS http://127.0.0.1:8001/version
-put() { curl -fsS -o /dev/null -X POST "$API/$1" -d "$2"; }
-secret() { curl -fsS "$API/namespaces/d8-system/secrets/$1" | jq -cS '{type, data}'; }
-run_helm() { helm "$@" --namespace d8-system >"$WORK/helm.out" 2>&1 || fail "helm $1: $(cat "$WORK/helm.out")"; }
-change() { run_helm upgrade d8-registry "$CHART" --disable-openapi-validation "$@"; }
-secrets_of() {
-    helm get manifest d8-registry --namespace d8-system --revision "$1" |
-        "$PYTHON" -c 'import sys, yaml, json
-print(json.dumps({d["metadata"]["name"]: d for d in yaml.safe_load_all(sys.stdin)
-    if d and d["kind"] == "Secret" and d["type"].startswith("registry/")}, sort_keys=True))'
-}
-put namespaces '{"metadata": {"name": "d8-system"}}'
-node() { put nodes "{\"metadata\": {\"name\": \"$1\", \"labels\": {$3}}, \"status\": {\"addresses\": [{\"type\": \"InternalIP\", \"address\": \"$2\"}]}}"; }
-node master-1 10.0.0.1 '"node-role.kubernetes.io/control-plane": ""'
-node master-2 fd00::2 '"node-role.kubernetes.io/control-plane": ""'
-node worker 10.0.0.9 ''
-# One of the users was made by the registry that was there before.
-put namespaces/d8-system/secrets '{"metadata": {"name": "registry-user-ro"}, "type": "registry/user",
-    "data": {"name": "cm8=", "password": "dGhlaXJz", "passwordHash": "JDJhJA=="}}'
-theirs=$(secret registry-user-ro)
-local_values=(--set image.reference=example.com/d8-registry:1)
-run_helm install d8-registry "$CHART" --disable-openapi-validation "${local_values[@]}"
-pki=$(secret registry-pki) rw=$(secret registry-user-rw)
-same "$(jq -r '.type, (.data | keys | join(" "))' <<<"$pki" | xargs)" "registry/pki ca.crt ca.key token.crt token.key" "registry-pki"
-same "$(jq -r '.type, (.data | keys | join(" "))' <<<"$rw" | xargs)" "registry/user name password passwordHash" "registry-user-rw"
-# shellcheck disable=SC2016
-jq -r '.data.passwordHash | @base64d' <<<"$rw" | grep -qE '^\$2[aby]\$10\$' || fail "no bcrypt hash of cost 10"
-jq -r '.data["ca.crt"] | @base64d' <<<"$pki" | openssl x509 -noout -text | grep -q 'ASN1 OID: prime256v1' || fail "the authority is not P-256"
-same "$(curl -fsS "$API/namespaces/d8-system/configmaps/d8-registry-node-proxy" | jq -r .data.backends | xargs)" \
-    "10.0.0.1:5001 [fd00::2]:5001" "backends that helm found"
-grep -q 'There are 2 masters' "$WORK/helm.out" || fail "the notes do not say that each master has to be pushed to: $(cat "$WORK/helm.out")"
-checksum_of() { helm get manifest d8-registry --namespace d8-system --revision "$1" | grep 'authority-checksum' | sort -u | awk '{print $2}'; }
-authority_sum() { secret registry-pki | jq -j '.data["ca.crt"]' | sha256sum | cut -d' ' -f1; }
-unchanged() {
-    same "$(secret registry-pki)" "$pki" "registry-pki after $1"
-    same "$(secret registry-user-rw)" "$rw" "registry-user-rw after $1"
-    same "$(secret registry-user-ro)" "$theirs" "the Secret of others after $1"
-}
-change "${local_values[@]}" --set drainSeconds=30
-change "${local_values[@]}" --set drainSeconds=30
-unchanged "two upgrades"
-same "$(secrets_of 2)" "$(secrets_of 1)" "Secrets that the second revision renders"
-same "$(secrets_of 3)" "$(secrets_of 1)" "Secrets that the third revision renders"
-same "$(secrets_of 3 | jq -r 'keys | join(" ")')" "registry-pki registry-user-rw" "Secrets of the release"
-same "$(checksum_of 1) $(checksum_of 3)" "$(authority_sum) $(authority_sum)" "the authority that the pods were made for"
-! helm upgrade d8-registry "$CHART" --namespace d8-system --disable-openapi-validation "${local_values[@]}" \
-    --set push.kind=Ingress,push.host=x >"$WORK/helm.out" 2>&1 || fail "pushes from outside to one of two masters"
-grep -q 'reaches one of 2 masters' "$WORK/helm.out" || fail "$(cat "$WORK/helm.out")"
-change "${local_values[@]}" --set mode=Proxy,upstream.imagesRepo=registry.example.com/ee
-unchanged "the mode Proxy, which has no user rw"
-run_helm uninstall d8-registry
-unchanged "the end of the release"
-run_helm install d8-registry "$CHART" --disable-openapi-validation "${local_values[@]}"
-unchanged "a new installation"
-
-say "another authority makes the pods anew, another master is found, at the next upgrade"
-before=$(checksum_of 1)
-curl -fsS -X PUT "$API/namespaces/d8-system/secrets/registry-pki" -o /dev/null -d "$(curl -fsS "$API/namespaces/d8-system/secrets/registry-pki" |
-    jq '.data["ca.crt"] = "b3RoZXI="')"
-node master-3 10.0.0.3 '"node-role.kubernetes.io/control-plane": ""'
-change "${local_values[@]}"
-[[ $(checksum_of 2) != "$before" ]] || fail "the pods keep the certificate of the authority that is gone"
-same "$(checksum_of 2)" "$(authority_sum)" "the authority that the pods are made for"
-same "$(curl -fsS "$API/namespaces/d8-system/configmaps/d8-registry-node-proxy" | jq -r .data.backends | xargs)" \
-    "10.0.0.1:5001 10.0.0.3:5001 [fd00::2]:5001" "backends with the new master"
-! grep -E '^(PUT|PATCH|DELETE) .*registry-user-ro$' "$REQUESTS" || fail "the Secret of others was written to"
 
 say "a node without a kubelet"
 cp "$INTEROP_SERVER" /mnt/d8-registry

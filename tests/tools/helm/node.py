@@ -127,7 +127,7 @@ class Node:
         for container in spec.get("initContainers", []):
             self.to_the_end(name, *self.command(name, spec, container, volumes, []))
         for container in spec["containers"]:
-            if container["name"] in ("kube-rbac-proxy", "next-image"):
+            if container["name"] in ("kube-rbac-proxy", "next-image", "controller-certificate"):
                 continue
             if once:
                 self.to_the_end(name, *self.command(name, spec, container, volumes, ["--once"]))

@@ -109,8 +109,12 @@ def rules(document):
             yield f"{name}: runs as root"
         if "memory" not in container.get("resources", {}).get("limits", {}):
             yield f"{name}: no memory limit"
-        if name in ("registry", "node-proxy"):
-            if spec.get("terminationGracePeriodSeconds") != 25 + 15:
+        if name == "controller-certificate" and any(m["name"] == "api-access" for one in spec["containers"] for m in one["volumeMounts"] if one is not container):
+            yield "another container has the token that writes the controller's certificate"
+        if name != "controller-certificate" and name != "certificate" and any(m["name"] == "authority" for m in container.get("volumeMounts", [])):
+            yield f"{name}: sees the authority's key"
+        if name in ("registry", "node-proxy", "controller"):
+            if name != "controller" and spec.get("terminationGracePeriodSeconds") != 25 + 15:
                 yield "the grace period is not the drain deadline and 15 s"
             for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
                 for how in ("httpGet", "tcpSocket"):

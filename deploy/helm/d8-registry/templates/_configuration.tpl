@@ -11,11 +11,11 @@
     "limits" (dict "drainDeadline" (printf "%ds" (int $v.drainSeconds)))
     "log" (dict "format" "json")
 -}}
-{{- if ne $v.mode "Direct" }}
+{{- if not (include "inPodNetwork" .) }}
   {{- /* In Direct the kubelet asks at the pod's addresses, which the pod alone knows: an argument. */ -}}
   {{- $_ := set $c "probeListen" (printf "127.0.0.1:%d" (int $v.ports.probe)) -}}
 {{- end -}}
-{{- if eq $v.mode "Direct" }}
+{{- if include "inPodNetwork" . }}
   {{- /* Nothing is stored: a token's key is given, and the room is the pod's. */ -}}
   {{- $_ := set $c "store" (dict "dir" "/data" "reserveBytes" "0") -}}
 {{- else -}}
@@ -28,6 +28,11 @@
 {{- end -}}
 {{- if include "hasUpstream" . -}}
   {{- $_ := set $c "upstream" (dict "secretDir" "/etc/d8-registry/upstream") -}}
+{{- end -}}
+{{- if include "controlled" . -}}
+  {{- /* Where the file is there mode, upstream and proxy.ttl come from it, and these keys are only what it began with. */ -}}
+  {{- $_ := set $c "modeFile" "/etc/d8-registry/mode/mode.yaml" -}}
+  {{- $_ := set $c.tls "controllerCAFile" "/etc/d8-registry/token/ca.crt" -}}
 {{- end -}}
 {{- mergeOverwrite $c (deepCopy $v.config) | toYaml -}}
 {{- end -}}

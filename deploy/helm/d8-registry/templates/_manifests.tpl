@@ -29,7 +29,7 @@ spec:
   volumes:
     - name: data
       hostPath: {path: {{ .Values.store.hostPath }}, type: DirectoryOrCreate}
-    {{- range list "config" "token" "tls" "users" "upstream" }}
+    {{- range concat (list "config" "token" "tls" "users" "upstream") (ternary (list "mode") list (eq (include "controlled" .) "true")) }}
     - name: {{ . }}
       hostPath: {path: {{ $files }}/{{ . }}, type: Directory}
     {{- end }}
@@ -77,6 +77,11 @@ spec:
   volumes:
     - name: backends
       hostPath: {path: {{ .Values.nodeProxy.files }}/backends, type: Directory}
+{{- end -}}
+
+{{- /* The ConfigMap of the masters' addresses: helm's at each upgrade, or the controller's. */ -}}
+{{- define "mastersList" -}}
+{{- ternary "d8-registry-masters" "d8-registry-node-proxy" (eq (include "controlled" .) "true") -}}
 {{- end -}}
 
 {{- /* host:port of each master, one a line; nothing where neither the values nor the cluster say. */ -}}

@@ -4,13 +4,19 @@
   {{- if ne .Release.Namespace "d8-system" -}}
     {{- fail "the chart belongs into the namespace d8-system: certificates and clients know the registry as registry.d8-system.svc" -}}
   {{- end -}}
-  {{- if and (ne .Values.mode "Local") (not .Values.upstream.secretName) (not .Values.upstream.imagesRepo) -}}
+  {{- if and (has .Values.mode (list "Direct" "Proxy")) (not .Values.upstream.secretName) (not .Values.upstream.imagesRepo) (not (include "modeInForce" .)) -}}
     {{- fail (printf "mode %s needs upstream.secretName or upstream.imagesRepo" .Values.mode) -}}
+  {{- end -}}
+  {{- if and (eq .Values.mode "Unmanaged") (not (include "controlled" .)) -}}
+    {{- fail "mode Unmanaged is one that the controller leaves: it needs controller.enabled" -}}
+  {{- end -}}
+  {{- if and (include "controlled" .) (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) -}}
+    {{- fail "controller.enabled needs Kubernetes 1.30, whose ValidatingAdmissionPolicy limits what it may create" -}}
   {{- end -}}
   {{- if and .Values.upstream.license (or .Values.upstream.username .Values.upstream.password) -}}
     {{- fail "upstream.license and upstream.username or password exclude each other" -}}
   {{- end -}}
-  {{- if and (ne .Values.push.kind "None") (ne .Values.mode "Local") -}}
+  {{- if and (ne .Values.push.kind "None") (ne .Values.mode "Local") (not (include "controlled" .)) -}}
     {{- fail (printf "mode %s takes no pushes: push.kind has to be None" .Values.mode) -}}
   {{- end -}}
   {{- if and (ne .Values.push.kind "None") (not .Values.push.host) -}}
@@ -33,7 +39,7 @@
       {{- fail "push.clientCertificate: with HTTPRoute it has to be Controller with push.gateway.alb, or None" -}}
     {{- end -}}
   {{- end -}}
-  {{- range $key, $instead := dict "mode" "mode" "repository" "repository" "listen" "ports.registry" "adminListen" "ports.admin" "probeListen" "ports.probe" "store.dir" "store.hostPath" "limits.drainDeadline" "drainSeconds" "tls.disabled" "" -}}
+  {{- range $key, $instead := dict "mode" "mode" "repository" "repository" "listen" "ports.registry" "adminListen" "ports.admin" "probeListen" "ports.probe" "store.dir" "store.hostPath" "limits.drainDeadline" "drainSeconds" "modeFile" "controller.enabled" "tls.controllerCAFile" "controller.enabled" "tls.disabled" "" -}}
     {{- $at := $.Values.config -}}
     {{- $there := true -}}
     {{- range splitList "." $key -}}
@@ -47,7 +53,10 @@
     {{- fail "push.clientCertificate needs push.trustedCA, or the server would not believe it" -}}
   {{- end -}}
   {{- $ports := list (int .Values.ports.registry) (int .Values.ports.admin) (int .Values.ports.metrics) (int .Values.ports.probe) -}}
-  {{- if ne (len (uniq $ports)) 4 -}}
+  {{- if include "controlled" . -}}
+    {{- $ports = concat $ports (list (int .Values.ports.controller) (int .Values.ports.controllerMetrics)) -}}
+  {{- end -}}
+  {{- if ne (len (uniq $ports)) (len $ports) -}}
     {{- fail "ports: two of them are the same" -}}
   {{- end -}}
   {{- /* What lands in ConfigMaps, in pods and in manifests on nodes is no place for secrets. None of the sentences repeats the value. */ -}}
@@ -96,8 +105,26 @@ app: d8-registry
 component: {{ . }}
 {{- end -}}
 
+{{- /* "true" with the controller. An empty value is yes for a new release, and at an upgrade what was so before. Found out
+  once for all templates. */ -}}
+{{- define "controlled" -}}
+{{- if not (hasKey .Values "madeControlled") -}}
+  {{- $enabled := (.Values.controller | default dict).enabled -}}
+  {{- if not (kindIs "bool" $enabled) -}}
+    {{- $enabled = or .Release.IsInstall (not (empty (lookup "apps/v1" "Deployment" .Release.Namespace "d8-registry-controller"))) -}}
+  {{- end -}}
+  {{- $_ := set .Values "madeControlled" (ternary "true" "" $enabled) -}}
+{{- end -}}
+{{- .Values.madeControlled -}}
+{{- end -}}
+
+{{- /* Direct without the controller: servers in the pod network, since only what is in the cluster asks them. */ -}}
+{{- define "inPodNetwork" -}}
+{{- if and (eq .Values.mode "Direct") (not (include "controlled" .)) }}true{{ end -}}
+{{- end -}}
+
 {{- define "isStatic" -}}
-{{- if and (ne .Values.mode "Direct") (eq .Values.placement "StaticPod") }}true{{ end -}}
+{{- if and (not (include "inPodNetwork" .)) (eq .Values.placement "StaticPod") }}true{{ end -}}
 {{- end -}}
 
 {{- define "hasUpstream" -}}
@@ -108,10 +135,13 @@ component: {{ . }}
 {{- .Values.upstream.secretName | default "d8-registry-upstream" -}}
 {{- end -}}
 
-{{- /* The users of the mode, one a word. Direct has none: its clients sign in as the upstream's user. */ -}}
+{{- /* The users of the mode, one a word; with the controller those of every mode. Direct has none: its clients sign in as the
+  upstream's user. */ -}}
 {{- define "users" -}}
+{{- if include "controlled" . }}ro rw mirror-puller mirror-pusher{{ else -}}
 {{- if ne .Values.mode "Direct" }}ro{{ end -}}
 {{- if eq .Values.mode "Local" }} rw{{ if .Values.secrets.mirrorUsers }} mirror-puller mirror-pusher{{ end }}{{ end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "pullSecrets" -}}
@@ -131,6 +161,9 @@ imagePullSecrets:
   {{- if $present -}}
     {{- $data = $present.data -}}
   {{- else if .Values.secrets.create -}}
+    {{- if and (include "controlled" .) (lookup "v1" "ConfigMap" .Release.Namespace "registry-ca") -}}
+      {{- fail "the Secret registry-pki is gone, and nodes trust its authority (ConfigMap registry-ca): with another one nothing would pull. Put the Secret back from a copy; only if no node has that authority delete the ConfigMap" -}}
+    {{- end -}}
     {{- /* As Deckhouse has them: an authority with an EC key for ten years, RSA-2048 for tokens. */ -}}
     {{- $authority := genCAWithKey "registry-ca" 3650 (genPrivateKey "ecdsa") -}}
     {{- $token := genSignedCert "registry-auth" nil (list "localhost") 3649 $authority -}}

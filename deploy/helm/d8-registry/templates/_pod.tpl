@@ -47,12 +47,12 @@ resources:
     memory: 64Mi
 {{- end -}}
 
-{{- /* What the server listens on and has a certificate for: the node's addresses, or the pod's in Direct. */ -}}
+{{- /* What the server listens on and has a certificate for: the node's addresses, or the pod's in the pod network. */ -}}
 {{- define "addresses" -}}
 - name: ADDRESSES
   valueFrom:
     fieldRef:
-      fieldPath: {{ if eq .Values.mode "Direct" }}status.podIPs{{ else }}{{ .Values.hostAddresses }}{{ end }}
+      fieldPath: {{ if include "inPodNetwork" . }}status.podIPs{{ else }}{{ .Values.hostAddresses }}{{ end }}
 {{- end -}}
 
 {{- /* An address without what stands before its last @. */ -}}
@@ -144,6 +144,9 @@ resources:
 - {name: tls, mountPath: /etc/d8-registry/tls, readOnly: true}
 - {name: users, mountPath: /etc/d8-registry/users, readOnly: true}
 - {name: upstream, mountPath: /etc/d8-registry/upstream, readOnly: true}
+{{- if include "controlled" . }}
+- {name: mode, mountPath: /etc/d8-registry/mode, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{- /* What a mode has none of is an empty folder: the node's copy of it is emptied then too. */ -}}
@@ -159,8 +162,11 @@ resources:
     items:
       - {key: token.crt, path: token.crt}
       - {key: token.key, path: token.key}
+      {{- if include "controlled" . }}
+      - {key: ca.crt, path: ca.crt}
+      {{- end }}
 - name: users
-  {{- if eq .Values.mode "Direct" }}
+  {{- if include "inPodNetwork" . }}
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
   {{- else }}
   projected:
@@ -170,6 +176,9 @@ resources:
       {{- $user := . }}
       - secret:
           name: registry-user-{{ $user }}
+          {{- if include "controlled" $ }}
+          optional: true
+          {{- end }}
           items:
             {{- range list "name" "password" "passwordHash" }}
             - {key: {{ . }}, path: registry-user-{{ $user }}/{{ . }}}
@@ -181,9 +190,20 @@ resources:
   secret:
     secretName: {{ include "upstreamSecret" . }}
     defaultMode: 0440
+    {{- if include "controlled" . }}
+    optional: true
+    {{- end }}
   {{- else }}
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
   {{- end }}
+{{- if include "controlled" . }}
+{{- /* Without it the keys of the configuration count. */}}
+- name: mode
+  secret:
+    secretName: d8-registry-mode
+    defaultMode: 0440
+    optional: true
+{{- end }}
 {{- end -}}
 
 {{- define "authorityVolumes" -}}
@@ -194,6 +214,22 @@ resources:
     items:
       - {key: ca.crt, path: ca.crt}
       - {key: ca.key, path: ca.key}
+{{- end -}}
+
+{{- /* A token of the pod's ServiceAccount, for the containers that mount it. */ -}}
+{{- define "apiAccess" -}}
+- name: api-access
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap:
+          name: kube-root-ca.crt
+          items:
+            - {key: ca.crt, path: ca.crt}
+      - downwardAPI:
+          items:
+            - {path: namespace, fieldRef: {fieldPath: metadata.namespace}}
 {{- end -}}
 
 {{- define "tlsVolume" -}}

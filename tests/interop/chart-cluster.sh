@@ -1,0 +1,273 @@
+#!/usr/bin/env bash
+# Helm before a real API server: what an upgrade keeps, what the controller's objects are left as, and what its token may do.
+#
+# No pod runs there; the test writes what the controller would, with the controller's own token.
+source "$(dirname "$0")/harness.sh"
+# shellcheck source=tests/interop/kubernetes.sh
+source "$(dirname "$0")/kubernetes.sh"
+
+need helm jq openssl
+readonly PYTHON=$INTEROP_TOOLS/../venv/bin/python CRDS=$INTEROP_TOOLS/../crds
+[[ -x $PYTHON && -d $CRDS ]] || skip "can't get the Python environment or the CRDs"
+cd "$INTEROP_SCRIPTS/../.."
+readonly CHART=deploy/helm/d8-registry
+start_kubernetes
+SERVER="https://127.0.0.1:$(cat "$KUBE_DIR/port")"
+readonly SERVER OWN=api/v1/namespaces/d8-system
+
+# ask TOKEN METHOD PATH [BODY [TYPE]] prints the answer; its status is in $WORK/status.
+ask() {
+    curl -sS --cacert "$KUBE_DIR/pki/ca.crt" -H "Authorization: Bearer $1" -X "$2" "$SERVER/$3" -o "$WORK/answer" \
+        -w '%{http_code}' -H "Content-Type: ${5:-application/json}" ${4:+--data-binary "$4"} >"$WORK/status"
+    cat "$WORK/answer"
+}
+# admin METHOD PATH [BODY [TYPE]] has to be taken.
+admin() {
+    ask admin-token "$@" >"$WORK/taken"
+    [[ $(cat "$WORK/status") == 2?? ]] || fail "$1 $2: $(cat "$WORK/status") $(cat "$WORK/taken")"
+    cat "$WORK/taken"
+}
+there() {
+    ask admin-token GET "$1" >/dev/null
+    [[ $(cat "$WORK/status") == 200 ]]
+}
+gone() { ! there "$1" || fail "is there: $1"; }
+object() { admin GET "$OWN/$1"; }
+version() { object "$1" | jq -r .metadata.resourceVersion; }
+secret() { object "secrets/$1" | jq -cS '{type, data}'; }
+value() { object "secrets/$1" | jq -r --arg key "$2" '.data[$key] | @base64d'; }
+backends() { object "configmaps/$1" | jq -r .data.backends | xargs; }
+run_helm() { helm "$@" --namespace d8-system >"$WORK/helm.out" 2>&1 || fail "helm $1: $(cat "$WORK/helm.out")"; }
+install() { run_helm install d8-registry "$CHART" "$@"; }
+change() { run_helm upgrade d8-registry "$CHART" "$@"; }
+# refused_with SENTENCE ARGUMENTS... of an upgrade.
+refused_with() {
+    ! helm upgrade d8-registry "$CHART" --namespace d8-system "${@:2}" >"$WORK/helm.out" 2>&1 || fail "was let through: ${*:2}"
+    grep -q "$1" "$WORK/helm.out" || fail "$1: $(cat "$WORK/helm.out")"
+}
+noted() { grep -qF "$1" "$WORK/helm.out" || fail "the notes have no '$1': $(cat "$WORK/helm.out")"; }
+secrets_of() {
+    helm get manifest d8-registry --namespace d8-system --revision "$1" | "$PYTHON" -c 'import sys, yaml, json
+print(json.dumps({d["metadata"]["name"]: d for d in yaml.safe_load_all(sys.stdin)
+    if d and d["kind"] == "Secret" and d["type"].startswith("registry/")}, sort_keys=True))'
+}
+node() {
+    admin POST api/v1/nodes "{\"metadata\": {\"name\": \"$1\", \"labels\": {$3}}}" >/dev/null
+    admin PATCH "api/v1/nodes/$1/status" "{\"status\": {\"addresses\": [{\"type\": \"InternalIP\", \"address\": \"$2\"}]}}" \
+        application/merge-patch+json >/dev/null
+}
+
+for name in d8-system d8-monitoring; do
+    admin POST api/v1/namespaces "{\"metadata\": {\"name\": \"$name\"}}" >/dev/null
+done
+admin POST apis/apiextensions.k8s.io/v1/customresourcedefinitions "$(<"$CRDS/monitoring.coreos.com_podmonitors.yaml")" application/yaml >/dev/null
+node master-1 10.0.0.1 '"node-role.kubernetes.io/control-plane": ""'
+node worker 10.0.0.9 ''
+
+say "without the controller: users and keys are kept"
+node master-2 fd00::2 '"node-role.kubernetes.io/control-plane": ""'
+# One of the users was made by the registry that was there before.
+admin POST "$OWN/secrets" '{"metadata": {"name": "registry-user-ro"}, "type": "registry/user",
+    "data": {"name": "cm8=", "password": "dGhlaXJz", "passwordHash": "JDJhJA=="}}' >/dev/null
+theirs=$(object secrets/registry-user-ro)
+local_values=(--set "image.reference=example.com/d8-registry:1,mode=Local")
+alone=("${local_values[@]}" --set controller.enabled=false)
+install "${alone[@]}"
+pki=$(secret registry-pki) rw=$(secret registry-user-rw)
+same "$(jq -r '.type, (.data | keys | join(" "))' <<<"$pki" | xargs)" "registry/pki ca.crt ca.key token.crt token.key" "registry-pki"
+same "$(jq -r '.type, (.data | keys | join(" "))' <<<"$rw" | xargs)" "registry/user name password passwordHash" "registry-user-rw"
+# shellcheck disable=SC2016
+value registry-user-rw passwordHash | grep -qE '^\$2[aby]\$10\$' || fail "no bcrypt hash of cost 10"
+value registry-pki ca.crt | openssl x509 -noout -text | grep -q 'ASN1 OID: prime256v1' || fail "the authority is not P-256"
+same "$(backends d8-registry-node-proxy)" "10.0.0.1:5001 [fd00::2]:5001" "backends that helm found"
+noted 'There are 2 masters'
+checksum_of() { helm get manifest d8-registry --namespace d8-system --revision "$1" | grep 'authority-checksum' | sort -u | awk '{print $2}'; }
+authority_sum() { secret registry-pki | jq -j '.data["ca.crt"]' | sha256sum | cut -d' ' -f1; }
+unchanged() {
+    same "$(secret registry-pki)" "$pki" "registry-pki after $1"
+    same "$(secret registry-user-rw)" "$rw" "registry-user-rw after $1"
+    same "$(object secrets/registry-user-ro)" "$theirs" "the Secret of others after $1"
+}
+change "${alone[@]}" --set drainSeconds=30
+# What was not set stays as it was: no controller comes by an upgrade.
+change "${local_values[@]}" --set drainSeconds=30
+gone "apis/apps/v1/namespaces/d8-system/deployments/d8-registry-controller"
+gone "$OWN/secrets/d8-registry-mode"
+unchanged "two upgrades"
+same "$(secrets_of 2)" "$(secrets_of 1)" "Secrets that the second revision renders"
+same "$(secrets_of 3)" "$(secrets_of 1)" "Secrets that the third revision renders"
+same "$(secrets_of 3 | jq -r 'keys | join(" ")')" "registry-pki registry-user-rw" "Secrets of the release"
+same "$(checksum_of 1) $(checksum_of 3)" "$(authority_sum) $(authority_sum)" "the authority that the pods were made for"
+refused_with 'reaches one of 2 masters' "${alone[@]}" --set push.kind=Ingress,push.host=x
+change "${alone[@]}" --set mode=Proxy,upstream.imagesRepo=registry.example.com/ee
+unchanged "the mode Proxy, which has no user rw"
+run_helm uninstall d8-registry
+unchanged "the end of the release"
+install "${alone[@]}"
+unchanged "a new installation"
+
+say "another authority makes the pods anew, another master is found, at the next upgrade"
+before=$(checksum_of 1)
+admin PATCH "$OWN/secrets/registry-pki" '{"data": {"ca.crt": "b3RoZXI="}}' application/merge-patch+json >/dev/null
+node master-3 10.0.0.3 '"node-role.kubernetes.io/control-plane": ""'
+change "${alone[@]}"
+[[ $(checksum_of 2) != "$before" ]] || fail "the pods keep the certificate of the authority that is gone"
+same "$(checksum_of 2)" "$(authority_sum)" "the authority that the pods are made for"
+same "$(backends d8-registry-node-proxy)" "10.0.0.1:5001 10.0.0.3:5001 [fd00::2]:5001" "backends with the new master"
+admin PATCH "$OWN/secrets/registry-pki" "$(jq -c '{data: {"ca.crt": .data["ca.crt"]}}' <<<"$pki")" application/merge-patch+json >/dev/null
+
+say "a release without a controller gets one"
+change "${alone[@]}" --set controller.enabled=true
+same "$(value d8-registry-mode mode.yaml)" "generation: 1
+inForce:
+  mode: Local
+version: 1" "the first mode file"
+gone "$OWN/configmaps/d8-registry-node-proxy"
+same "$(backends d8-registry-masters)" "10.0.0.1:5001 10.0.0.3:5001 [fd00::2]:5001" "masters that the controller begins with"
+unchanged "the controller's arrival"
+run_helm uninstall d8-registry
+for kept in secrets/d8-registry-mode configmaps/d8-registry-masters configmaps/registry-ca secrets/registry-user-mirror-puller; do
+    there "$OWN/$kept" || fail "went with the release: $kept"
+done
+
+say "nodes trust an authority whose key is gone: no other one is made"
+admin DELETE "$OWN/secrets/registry-pki" >/dev/null
+! helm install d8-registry "$CHART" --namespace d8-system "${local_values[@]}" >"$WORK/helm.out" 2>&1 || fail "another authority was made"
+grep -q 'the Secret registry-pki is gone' "$WORK/helm.out" || fail "$(cat "$WORK/helm.out")"
+gone "$OWN/secrets/registry-pki"
+
+say "a new release in Proxy has a controller"
+for name in secrets/d8-registry-mode configmaps/d8-registry-masters configmaps/registry-ca; do
+    admin DELETE "$OWN/$name" >/dev/null
+done
+proxy=(--set "image.reference=example.com/d8-registry:1,metrics.kubeRbacProxyImage=example.com/proxy:1,push.kind=Ingress,push.host=x"
+    --set "push.manyMasters=true,mode=Proxy,upstream.imagesRepo=registry.example.com/ee,config.proxy.ttl=24h")
+install "${proxy[@]}" --set upstream.license=first
+same "$(value d8-registry-mode mode.yaml)" "generation: 1
+inForce:
+  mode: Proxy
+  ttl: 24h
+  upstream:
+    imagesRepo: registry.example.com/ee
+    password: first
+    scheme: HTTPS
+    username: license-token
+version: 1" "the first mode file"
+same "$(object configmaps/registry-ca | jq -r '.data["ca.crt"]')" "$(value registry-pki ca.crt)" "the authority that the controller knows"
+same "$(object services/registry-push | jq -c .spec.selector)" null "what is behind pushes before Local"
+same "$(admin GET apis/apps/v1/namespaces/d8-system/deployments/d8-registry-controller | jq .spec.replicas)" 2 "replicas of the controller"
+# What the controller has written is its own: each of these keeps its version over upgrades.
+mine=(secrets/d8-registry-mode configmaps/d8-registry-masters)
+versions() { local one; for one in "${mine[@]}"; do echo "$one $(version "$one")"; done; }
+before=$(versions)
+node master-4 10.0.0.4 '"node-role.kubernetes.io/control-plane": ""'
+change "${proxy[@]}" --set upstream.license=second,drainSeconds=30
+same "$(versions)" "$before" "the controller's objects after an upgrade"
+noted 'the user and password of the value upstream are others'
+change "${proxy[@]}" --set upstream.license=first,upstream.imagesRepo=registry.example.com/ce,mode=Direct
+same "$(versions)" "$before" "the controller's objects after an upgrade with another mode"
+noted 'the value mode is Direct, in force is Proxy'
+noted 'the value upstream is registry.example.com/ce, in force is registry.example.com/ee'
+! grep -E 'first|second' "$WORK/helm.out" || fail "the notes show a password"
+
+token_of() {
+    admin POST "$OWN/serviceaccounts/$1/token" '{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}' | jq -r .status.token
+}
+CONTROLLER=$(token_of d8-registry-controller)
+NODE=$(token_of d8-registry-node)
+# may TOKEN METHOD PATH [BODY], and may_not SENTENCE TOKEN METHOD PATH [BODY].
+kind_of() { [[ $1 != PATCH ]] || echo application/merge-patch+json; }
+may() {
+    ask "$1" "$2" "$3" "${4:-}" "$(kind_of "$2")" >"$WORK/taken"
+    [[ $(cat "$WORK/status") == 2?? ]] || fail "refused: $2 $3 ${4:-}: $(cat "$WORK/taken")"
+}
+may_not() {
+    ask "$2" "$3" "$4" "${5:-}" "$(kind_of "$3")" >"$WORK/taken"
+    [[ $(cat "$WORK/status") == 4?? ]] || fail "was let through: ${*:3}"
+    grep -q "$1" "$WORK/taken" || fail "refused for another reason than $1: ${*:3}: $(cat "$WORK/taken")"
+}
+
+say "in the middle of a switch"
+made() { echo "{\"metadata\": {\"name\": \"$1\"}, \"type\": \"$2\", \"stringData\": {$3}}"; }
+file='version: 1\ngeneration: 7\ninForce: {mode: Proxy, upstream: {imagesRepo: registry.example.com/ee, scheme: HTTPS, username: license-token, password: first}}\ncoming: {mode: Local, phase: filling}\n'
+may "$CONTROLLER" PATCH "$OWN/secrets/d8-registry-mode" "{\"stringData\": {\"mode.yaml\": \"$file\"}}"
+may "$CONTROLLER" PATCH "$OWN/configmaps/d8-registry-masters" '{"data": {"backends": "10.0.0.1:5001\n"}}'
+may "$CONTROLLER" POST "$OWN/secrets" "$(made d8-registry-switch Opaque '"record": "version: 1"')"
+may "$CONTROLLER" POST "$OWN/secrets" "$(made registry-state registry/state '"mode": "Proxy", "target_mode": "Local"')"
+may "$CONTROLLER" POST "$OWN/secrets" "$(made registry-bashible-config Opaque '"config": "mode: Proxy"')"
+may "$CONTROLLER" PATCH "$OWN/services/registry-push" '{"spec": {"selector": {"app": "d8-registry", "component": "registry-server"}}}'
+may "$NODE" PATCH "$OWN/secrets/d8-registry-controller-tls" '{"stringData": {"tls.crt": "certificate"}}'
+mine+=(secrets/d8-registry-switch secrets/registry-state secrets/registry-bashible-config secrets/d8-registry-controller-tls)
+before=$(versions)
+change "${proxy[@]}" --set upstream.license=second,drainSeconds=20
+noted 'A switch to Local is under way.'
+change "${proxy[@]}" --set upstream.license=second,mode=Direct,nodeProxy.enabled=false
+same "$(versions)" "$before" "the controller's objects after upgrades in the middle of a switch"
+same "$(object services/registry-push | jq -r .spec.selector.component)" registry-server "what is behind pushes while Local comes"
+# A Secret that is lost is the controller's to make: it knows what was in it.
+admin DELETE "$OWN/secrets/d8-registry-mode" >/dev/null
+change "${proxy[@]}"
+gone "$OWN/secrets/d8-registry-mode"
+may "$CONTROLLER" POST "$OWN/secrets" "$(made d8-registry-mode Opaque "\"mode.yaml\": \"$file\"")"
+may "$CONTROLLER" PATCH "$OWN/services/registry-push" '{"spec": {"selector": {"component": "registry-push-off"}}}'
+change "${proxy[@]}"
+same "$(object services/registry-push | jq -r .spec.selector.component)" registry-push-off "what is behind pushes after Local"
+before=$(versions)
+pki=$(secret registry-pki)
+run_helm uninstall d8-registry
+install "${proxy[@]}" --set mode=Direct
+mine=(secrets/d8-registry-mode configmaps/d8-registry-masters secrets/d8-registry-switch secrets/registry-state secrets/registry-bashible-config)
+same "$(versions)" "$(grep -v controller-tls <<<"$before")" "the controller's objects after a new installation"
+same "$(secret registry-pki)" "$pki" "registry-pki after a new installation"
+
+say "what the controller's token may not do"
+CONTROLLER=$(token_of d8-registry-controller) NODE=$(token_of d8-registry-node)
+forbidden=$'is forbidden: User' policy="creates its own objects alone"
+may_not "$forbidden" "$CONTROLLER" GET "$OWN/secrets/registry-pki"
+may_not "$forbidden" "$CONTROLLER" PATCH "$OWN/secrets/registry-pki" '{"data": {}}'
+may_not "$forbidden" "$CONTROLLER" DELETE "$OWN/secrets/registry-pki"
+may_not "$forbidden" "$CONTROLLER" GET "$OWN/secrets"
+may_not "$forbidden" "$CONTROLLER" GET "$OWN/secrets?watch=1"
+may_not "$forbidden" "$CONTROLLER" GET "$OWN/secrets?fieldSelector=metadata.name%3Dregistry-pki"
+may_not "$forbidden" "$CONTROLLER" GET api/v1/secrets
+may_not "$forbidden" "$CONTROLLER" GET api/v1/namespaces/kube-system/secrets
+may_not "$forbidden" "$CONTROLLER" GET "$OWN/secrets/d8-registry-controller-tls"
+may_not "$forbidden" "$CONTROLLER" GET "$OWN/secrets/d8-registry-config"
+may_not "$forbidden" "$CONTROLLER" DELETE "$OWN/secrets/registry-state"
+may_not "$forbidden" "$CONTROLLER" DELETE "$OWN/secrets/registry-bashible-config"
+may_not "$forbidden" "$CONTROLLER" PATCH "$OWN/configmaps/registry-ca" '{"data": {"ca.crt": "x"}}'
+may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" "$(made another Opaque '')"
+may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" "$(made registry-config Opaque '')"
+may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" '{"metadata": {"generateName": "registry-state"}, "type": "Opaque"}'
+may_not "$policy" "$CONTROLLER" POST "$OWN/configmaps" '{"metadata": {"name": "another"}}'
+may_not "$policy" "$CONTROLLER" POST "apis/coordination.k8s.io/v1/namespaces/d8-system/leases" '{"metadata": {"name": "another"}}'
+admin DELETE "$OWN/secrets/registry-state" >/dev/null
+may_not "gives a token to" "$CONTROLLER" POST "$OWN/secrets" '{"metadata": {"name": "registry-state", "annotations":
+    {"kubernetes.io/service-account.name": "deckhouse"}}, "type": "kubernetes.io/service-account-token"}'
+for path in pods serviceaccounts services; do
+    may_not "$forbidden" "$CONTROLLER" POST "$OWN/$path" '{"metadata": {"name": "x"}}'
+done
+may_not "$forbidden" "$CONTROLLER" POST "$OWN/serviceaccounts/d8-registry-node/token" '{}'
+may_not "$forbidden" "$CONTROLLER" POST "$OWN/pods/x/exec" ''
+may_not "$forbidden" "$CONTROLLER" PATCH api/v1/nodes/master-1 '{"metadata": {"labels": {"x": "y"}}}'
+may_not "$forbidden" "$CONTROLLER" PATCH apis/apps/v1/namespaces/d8-system/deployments/d8-registry-controller '{}'
+may_not "$forbidden" "$CONTROLLER" PATCH apis/deckhouse.io/v1alpha1/moduleconfigs/deckhouse '{}'
+may_not "$forbidden" "$CONTROLLER" PATCH "apis/rbac.authorization.k8s.io/v1/namespaces/d8-system/roles/d8-registry-controller" '{}'
+may_not "$forbidden" "$CONTROLLER" DELETE apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/d8-registry-controller
+may_not "$forbidden" "$NODE" GET "$OWN/secrets/registry-pki"
+may_not "$forbidden" "$NODE" GET "$OWN/secrets"
+may_not "$forbidden" "$NODE" POST "$OWN/secrets" "$(made another Opaque '')"
+may_not "$forbidden" "$NODE" DELETE "$OWN/secrets/d8-registry-controller-tls"
+may_not "$forbidden" "$NODE" GET "$OWN/secrets/d8-registry-mode"
+
+say "and what it needs"
+may "$CONTROLLER" POST "$OWN/secrets" "$(made registry-state registry/state '"mode": "Proxy"')"
+may "$CONTROLLER" GET "$OWN/secrets?fieldSelector=metadata.name%3Dregistry-state"
+may "$CONTROLLER" POST "apis/coordination.k8s.io/v1/namespaces/d8-system/leases" '{"metadata": {"name": "d8-registry-controller"}}'
+may "$CONTROLLER" POST "$OWN/events" '{"metadata": {"name": "x", "namespace": "d8-system"}, "involvedObject": {"namespace": "d8-system"}}'
+for path in api/v1/nodes api/v1/pods apis/apps/v1/deployments apis/apps/v1/daemonsets apis/apps/v1/statefulsets apis/batch/v1/cronjobs \
+    "$OWN/configmaps/registry-ca" "$OWN/configmaps/d8-registry-masters" "$OWN/services/registry"; do
+    may "$CONTROLLER" GET "$path"
+done
+admin DELETE "$OWN/secrets/registry-pki" >/dev/null
+may "$CONTROLLER" POST "$OWN/secrets" "$(made registry-pki registry/pki '"ca.crt": "x"')"
