@@ -10,6 +10,7 @@ use reqwest::{Response, Url};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::answering_mode;
 use super::body::{UpstreamBody, check_encoding};
 use super::error::{Asked, UpstreamError, UpstreamSetupError, is_registrys_error, words};
 use super::gate::Gate;
@@ -216,6 +217,9 @@ impl Endpoint {
             }
             if let Some(signed) = &signed {
                 self.note_sign_in(signed, status, began);
+            }
+            if own && let Some(mode) = self.shared.mode {
+                answering_mode::check(&host, status, response.headers(), mode)?;
             }
             if status.is_success() {
                 // What is labelled as encoded and is not, the digest of a blob tells.

@@ -9,9 +9,10 @@
 //! one, as often as its `gate` lets through and not for what it refused a moment ago (`refusals`), follows redirects
 //! (`redirect`) and signs in (`sign_in`, `challenge`, `base_challenge`, `token`, `token_server`); `transport` does one exchange
 //! (`circuit`, `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and
-//! `probe` are what is asked; `body` is what comes, `verified` a blob of it that is proven; `secrets` is what no error tells.
+//! `probe` are what is asked, `answering_mode` is who answered; `body` is what comes, `verified` a blob of it that is proven; `secrets` is what no error tells.
 
 mod address;
+mod answering_mode;
 mod base_challenge;
 mod blobs;
 mod body;
@@ -65,6 +66,7 @@ use self::secrets::Secrets;
 use self::tls::SystemAuthorities;
 use crate::clock::Timestamp;
 use crate::telemetry::Metrics;
+use crate::values::Mode;
 
 /// First character of a child that is a whole name at the upstream, not one below the configured repository. Mirrors are
 /// not asked for it. No client's name begins so.
@@ -90,6 +92,8 @@ struct Shared {
     proxies: Proxies,
     secrets: Secrets,
     trusted_hosts: Vec<String>,
+    /// The mode of a d8-registry that has to answer.
+    mode: Option<&'static str>,
     /// When an endpoint last gave what it was asked for, in milliseconds; 0: never.
     accepted: AtomicU64,
 }
@@ -101,11 +105,36 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamSetupError`], a sentence each.
     pub fn new(options: &UpstreamOptions, metrics: Metrics, tasks: TaskTracker) -> Result<Self, UpstreamSetupError> {
-        Self::with_lookup(options, metrics, tasks, dns::system())
+        Self::set_up(options, None, metrics, tasks, dns::system())
     }
 
+    /// The same for a d8-registry of which only the answers of `mode` count: one of another mode, or one that does not say
+    /// its mode, is an error with cause `Invalid`.
+    ///
+    /// # Errors
+    /// [`UpstreamSetupError`], a sentence each.
+    pub fn in_mode(
+        mode: Mode,
+        options: &UpstreamOptions,
+        metrics: Metrics,
+        tasks: TaskTracker,
+    ) -> Result<Self, UpstreamSetupError> {
+        Self::set_up(options, Some(mode.as_str()), metrics, tasks, dns::system())
+    }
+
+    #[cfg(test)]
     fn with_lookup(
         options: &UpstreamOptions,
+        metrics: Metrics,
+        tasks: TaskTracker,
+        lookup: dns::Lookup,
+    ) -> Result<Self, UpstreamSetupError> {
+        Self::set_up(options, None, metrics, tasks, lookup)
+    }
+
+    fn set_up(
+        options: &UpstreamOptions,
+        mode: Option<&'static str>,
         metrics: Metrics,
         tasks: TaskTracker,
         lookup: dns::Lookup,
@@ -119,6 +148,7 @@ impl Upstream {
             resolver: Resolver::new(lookup, limits.dns_ttl, limits.dns_patience),
             proxies,
             trusted_hosts: options.trusted_hosts.clone(),
+            mode,
             accepted: AtomicU64::new(0),
             limits,
             metrics,
