@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::archive::ArchiveError;
 use super::layer::{Budget, FileInLayer, LayerError, scan};
 use super::lists::{InvalidImages, ListFile, once_each};
-use super::required::{DECKHOUSE, RequiredImage};
+use super::required::{DECKHOUSE, ModuleImage, RequiredImage};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag, is_foreign_layer};
 use crate::upstream::{BlobFault, Upstream, UpstreamError};
 
@@ -36,6 +36,8 @@ pub struct InstallImage {
     /// The images that the release needs: that of Deckhouse itself by its tag, then those of all modules. Each once, sorted by tag
     /// or digest.
     pub images: Vec<RequiredImage>,
+    /// Every entry of its list, in the file's order.
+    pub modules: Vec<ModuleImage>,
 }
 
 /// Why there is no list.
@@ -99,14 +101,15 @@ pub async fn read_install_image(
 ) -> Result<InstallImage, ReleaseError> {
     let (digest, manifest) = image(upstream, release).await?;
     let (file, json) = list(upstream, &manifest.layers, passed).await?;
-    let mut images = file.images(&json).map_err(|error| ReleaseError::List { path: file.path(), error })?;
+    let modules = file.images(&json).map_err(|error| ReleaseError::List { path: file.path(), error })?;
+    let mut images: Vec<RequiredImage> = modules.iter().map(RequiredImage::from).collect();
     images.push(RequiredImage {
         source: DECKHOUSE.to_owned(),
         child: String::new(),
         reference: Reference::Tag(release.clone()),
         expected: None,
     });
-    Ok(InstallImage { digest, images: once_each(images) })
+    Ok(InstallImage { digest, images: once_each(images), modules })
 }
 
 /// The manifest of an image, behind an index too; beside it the digest that the tag names.

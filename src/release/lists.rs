@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::required::{RequiredImage, module_label};
+use super::required::{ModuleImage, RequiredImage, module_label};
 use crate::oci::Reference;
 
 /// A file that names all images of a release.
@@ -57,26 +57,29 @@ impl ListFile {
     ///
     /// # Errors
     /// [`InvalidImages`].
-    pub fn images(self, json: &[u8]) -> Result<Vec<RequiredImage>, InvalidImages> {
+    pub fn images(self, json: &[u8]) -> Result<Vec<ModuleImage>, InvalidImages> {
         let modules: Entries<Entries<String>> =
             serde_json::from_slice(json).map_err(|error| InvalidImages::Json(error.to_string()))?;
         let mut images = Vec::new();
         for (module, named) in &modules.0 {
             for (image, value) in &named.0 {
-                images.push(self.image(module_label(module, image), value)?);
+                images.push(self.image(module, image, value)?);
             }
         }
         if images.is_empty() { Err(InvalidImages::Empty) } else { Ok(images) }
     }
 
-    fn image(self, source: String, value: &str) -> Result<RequiredImage, InvalidImages> {
+    fn image(self, module: &str, image: &str, value: &str) -> Result<ModuleImage, InvalidImages> {
         let (reference, kind) = match self {
             Self::Digests => (value.parse().map(Reference::Digest).ok(), "digest"),
             Self::Tags => (value.parse().map(Reference::Tag).ok(), "tag"),
         };
         match reference {
-            Some(reference) => Ok(RequiredImage { source, child: String::new(), reference, expected: None }),
-            None => Err(InvalidImages::Value { label: source, value: value.chars().take(100).collect(), kind }),
+            Some(reference) => Ok(ModuleImage { module: module.to_owned(), image: image.to_owned(), reference }),
+            None => {
+                let label = module_label(module, image);
+                Err(InvalidImages::Value { label, value: value.chars().take(100).collect(), kind })
+            }
         }
     }
 }

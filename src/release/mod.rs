@@ -4,10 +4,12 @@
 //! every module. The checker, and whoever has to know which images must not go, take it from here. Reads registries through
 //! a client that it is given; writes nothing and keeps nothing but the list.
 //!
-//! In reading order: `required` is an image of a list; `lists` reads the files; `archive` (a tar as a stream) and `layer` find
-//! them in a layer; `install_image` finds the layers. All but the last are pure: they see bytes, however hostile.
+//! In reading order: `required` is an image of a list; `lists` reads the files; `from_cluster` is what a running cluster needs of
+//! them; `archive` (a tar as a stream) and `layer` find them in a layer; `install_image` finds the layers. All but the last are
+//! pure: they see bytes, however hostile.
 
 mod archive;
+mod from_cluster;
 mod install_image;
 mod layer;
 mod lists;
@@ -16,7 +18,8 @@ mod required;
 mod tests;
 
 pub use archive::ArchiveError;
+pub use from_cluster::{ClusterContainer, ClusterListError, ClusterModule, RunningRelease};
 pub use install_image::{InstallImage, ReleaseError, read_install_image};
 pub use layer::{Budget, FileInLayer, LayerError, scan};
 pub use lists::{InvalidImages, ListFile};
-pub use required::{DECKHOUSE, RequiredImage, module_label};
+pub use required::{DECKHOUSE, ModuleImage, RequiredImage, module_label};

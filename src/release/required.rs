@@ -18,6 +18,24 @@ pub struct RequiredImage {
     pub expected: Option<Digest>,
 }
 
+/// An image of a module, as the list of a release names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleImage {
+    /// The module in the spelling of Deckhouse's values: `nodeManager`.
+    pub module: String,
+    /// The image's name, spelt so too.
+    pub image: String,
+    /// Which manifest.
+    pub reference: Reference,
+}
+
+impl From<&ModuleImage> for RequiredImage {
+    fn from(image: &ModuleImage) -> Self {
+        let source = module_label(&image.module, &image.image);
+        Self { source, child: String::new(), reference: image.reference.clone(), expected: None }
+    }
+}
+
 /// The label of a module's image: names as they stand in Deckhouse's values, in the spelling of its messages.
 #[must_use]
 pub fn module_label(module: &str, image: &str) -> String {

@@ -32,7 +32,8 @@ fn content(text: &str) -> FileInLayer {
 fn a_list_names_every_image_with_its_label() {
     let (a, b) = (digest("a"), digest("b"));
     let json = json!({"nodeManager": {"bashibleApiserver": a}, "common": {"alpine": b, "pause": a}}).to_string();
-    let images = ListFile::Digests.images(json.as_bytes()).unwrap();
+    let named = ListFile::Digests.images(json.as_bytes()).unwrap();
+    let images: Vec<_> = named.iter().map(RequiredImage::from).collect();
     let labels: Vec<_> = images.iter().map(|image| image.source.as_str()).collect();
     assert_eq!(labels, ["module/common/alpine", "module/common/pause", "module/node-manager/bashible-apiserver"]);
     assert!(images.iter().all(|image| image.child.is_empty() && image.expected.is_none()));
@@ -237,6 +238,7 @@ proptest! {
             (module, images.into_iter().map(|(image, seed)| (image, digest(&seed.to_string()))).collect())
         }).collect();
         let images = ListFile::Digests.images(json!(modules).to_string().as_bytes()).unwrap();
+        let images: Vec<_> = images.iter().map(RequiredImage::from).collect();
         let written: Vec<_> = modules.values().flat_map(|images| images.values().cloned()).collect();
         prop_assert_eq!(images.iter().map(|image| image.reference.to_string()).collect::<Vec<_>>(), written);
     }
