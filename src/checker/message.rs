@@ -65,10 +65,20 @@ impl fmt::Display for Report {
             return f.write_str("Initializing");
         }
         write!(f, "Mode: {}", self.mode.as_str())?;
+        let mut before = None;
         for registry in &self.registries {
-            write!(f, "\n{registry}")?;
+            // As Deckhouse's checker has it: blocks of errors end with an empty line.
+            let gap = if before.is_some_and(RegistryReport::shows_errors) { "\n\n" } else { "\n" };
+            write!(f, "{gap}{registry}")?;
+            before = Some(registry);
         }
         Ok(())
+    }
+}
+
+impl RegistryReport {
+    const fn shows_errors(&self) -> bool {
+        self.processed != self.items && !self.errors.is_empty()
     }
 }
 
@@ -86,6 +96,6 @@ impl fmt::Display for RegistryReport {
         for Finding { source, image, error } in errors.iter().take(SHOWN) {
             write!(f, "\n- source: {source}\n  image: {image}\n  error: {error}")?;
         }
-        if errors.len() > SHOWN { f.write_str("\n  ...and more") } else { Ok(()) }
+        if errors.len() > SHOWN { f.write_str("\n\n  ...and more") } else { Ok(()) }
     }
 }

@@ -2,11 +2,16 @@
 //!
 //! Asks each registry for each item of a list, remembers what was found, and says it in the words that Deckhouse's own
 //! checker uses. Pulls manifests, and what they name only where contents are to be hashed; keeps none of it. Never writes to a
-//! registry, and sets up no client: it is given one.
+//! registry.
+//!
+//! In reading order: `address`, `items` and `message` are pure; `target` is one registry; `repeated` is a check that goes on.
 
 mod address;
 mod items;
 mod message;
+mod repeated;
+#[cfg(test)]
+mod scripted;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -22,7 +27,8 @@ use tokio::time::{Instant, timeout_at};
 pub use address::{InvalidRegistry, RegistryAddress};
 pub use items::{InvalidList, for_mode, parse};
 pub use message::{Finding, RegistryReport, Report};
-pub use target::{Target, required_by};
+pub use repeated::{Pace, RepeatedCheck};
+pub use target::{Target, TargetOptions, required_by};
 
 use crate::release::RequiredImage;
 
@@ -69,8 +75,17 @@ enum Found {
     /// Not asked yet.
     Nothing,
     Good,
+    /// Good a while ago, to be asked again; counts as good until the answer.
+    Stale,
     /// Why not; asked again in the next run.
     Wrong(String),
+}
+
+impl Found {
+    /// Whether the registry holds it as far as is known.
+    const fn is_good(&self) -> bool {
+        matches!(self, Self::Good | Self::Stale)
+    }
 }
 
 /// A check of some registries against one list. Remembers what is good, so that it is asked for once.
@@ -93,16 +108,17 @@ impl Check {
         Self { mode, depth, items: items.into(), targets, has_run: false }
     }
 
-    /// Puts another list in place and forgets what was found; does nothing if it is the same.
-    pub fn replace_items(&mut self, items: Vec<RequiredImage>) {
+    /// Puts another list in place and forgets what was found; does nothing if it is the same. Says whether it is another.
+    pub fn replace_items(&mut self, items: Vec<RequiredImage>) -> bool {
         if *self.items == *items {
-            return;
+            return false;
         }
         for (target, found) in &mut self.targets {
             target.forget();
             *found = vec![Found::Nothing; items.len()];
         }
         self.items = items.into();
+        true
     }
 
     /// How many answers a run is to bring.
@@ -112,8 +128,18 @@ impl Check {
         self.targets.iter().map(|(_, found)| open(found)).sum()
     }
 
-    /// Asks all registries at once for what is not known to be good: first what was not asked yet, then what was wrong.
-    /// Ends when all of it is answered, or after `budget`; what was not answered by then is left for the next run.
+    /// Has everything that is good asked for again, blobs too. Until its answer it counts as good.
+    pub fn doubt(&mut self) {
+        for (target, found) in &mut self.targets {
+            target.forget();
+            for found in found.iter_mut().filter(|found| matches!(found, Found::Good)) {
+                *found = Found::Stale;
+            }
+        }
+    }
+
+    /// Asks all registries at once for what is not known to be good: first what was not asked yet, then what was good a while
+    /// ago, then what was wrong. Ends when all of it is answered, or after `budget`; what was not answered by then is left for the next run.
     /// `answered` is called for each answer.
     ///
     /// Safe to drop: ends the requests; answers that came are kept.
@@ -133,12 +159,12 @@ impl Check {
                 Found::Wrong(error) => {
                     Some(Finding { source: item.source.clone(), image: target.image(item), error: error.clone() })
                 }
-                Found::Nothing | Found::Good => None,
+                Found::Nothing | Found::Good | Found::Stale => None,
             });
             RegistryReport {
                 name: target.name().to_owned(),
                 items: found.len(),
-                processed: found.iter().filter(|found| matches!(found, Found::Good)).count(),
+                processed: found.iter().filter(|found| found.is_good()).count(),
                 errors: wrong.collect(),
             }
         });
@@ -159,6 +185,8 @@ async fn run_one(
         all.map(|(index, _)| index).collect::<Vec<_>>()
     };
     let mut open = which(|found| matches!(found, Found::Nothing));
+    open.extend(which(|found| matches!(found, Found::Stale)));
+    // Last: what does not answer takes the longest.
     open.extend(which(|found| matches!(found, Found::Wrong(_))));
     let asked = open.into_iter().filter_map(|index| items.get(index).map(|item| (index, item)));
     let asked = asked.map(|(index, item)| async move { (index, Box::pin(target.examine(item, depth)).await) });

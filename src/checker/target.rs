@@ -8,17 +8,65 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::StatusCode;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::address::RegistryAddress;
 use super::{Depth, InvalidList, PARALLEL};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
 use crate::release::RequiredImage;
-use crate::upstream::{BlobFault, Upstream, UpstreamError};
+use crate::telemetry::Metrics;
+use crate::upstream::{
+    BlobFault, Credentials, EndpointOptions, ProxyVariables, Scheme, Upstream, UpstreamError, UpstreamLimits,
+    UpstreamOptions, UpstreamSetupError,
+};
+use crate::values::Mode;
 
 /// How long an answer is waited for, tries included: an error is known well within the budget of a run.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Manifests of one item; more is no image.
 const MAX_MANIFESTS: usize = 1000;
+
+/// The way to a registry that is checked.
+#[derive(Clone, Debug)]
+pub struct TargetOptions {
+    /// Its repository, and its name in messages: that of a master's node where it is a master's own.
+    pub address: RegistryAddress,
+    /// PEM of authorities that are trusted beside the system's; passed over where the registry speaks plain HTTP.
+    pub ca: Option<String>,
+    /// Who asks.
+    pub credentials: Credentials,
+    /// The proxies on the way.
+    pub proxy: ProxyVariables,
+    /// The mode that has to answer, of a d8-registry. What another mode answers is an error, be it yes or no.
+    pub mode: Option<Mode>,
+}
+
+impl TargetOptions {
+    /// A client of the registry; asks nobody yet. Blocking: reads the certificates of the system.
+    ///
+    /// # Errors
+    /// [`UpstreamSetupError`].
+    pub fn client(&self, metrics: Metrics, tasks: TaskTracker) -> Result<Upstream, UpstreamSetupError> {
+        let RegistryAddress { scheme, host, path, .. } = &self.address;
+        let endpoint = EndpointOptions {
+            scheme: *scheme,
+            host: host.clone(),
+            path: path.clone(),
+            ca: self.ca.clone().filter(|_| *scheme == Scheme::Https),
+            credentials: self.credentials.clone(),
+        };
+        let options = UpstreamOptions {
+            endpoints: vec![endpoint],
+            trusted_hosts: Vec::new(),
+            proxy: self.proxy.clone(),
+            limits: UpstreamLimits::default(),
+        };
+        match self.mode {
+            Some(mode) => Upstream::in_mode(mode, &options, metrics, tasks),
+            None => Upstream::new(&options, metrics, tasks),
+        }
+    }
+}
 
 /// A registry that is checked.
 pub struct Target {
@@ -35,6 +83,15 @@ impl Target {
     #[must_use]
     pub fn new(address: RegistryAddress, upstream: Upstream) -> Self {
         Self { address, upstream, proven: Mutex::default(), busy: Default::default() }
+    }
+
+    /// A registry that was not asked yet. Blocking: reads the certificates of the system.
+    ///
+    /// # Errors
+    /// [`UpstreamSetupError`].
+    pub fn connect(options: TargetOptions, metrics: Metrics, tasks: TaskTracker) -> Result<Self, UpstreamSetupError> {
+        let upstream = options.client(metrics, tasks)?;
+        Ok(Self::new(options.address, upstream))
     }
 
     /// Its name in messages.

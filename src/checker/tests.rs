@@ -1,9 +1,11 @@
 //! Laws of lists, addresses and messages.
 
+use super::scripted::{ONE, Registry};
 use super::*;
 use crate::oci::Reference;
 use crate::telemetry::Metrics;
 use crate::upstream::{Credentials, EndpointOptions, ProxyVariables, Upstream, UpstreamLimits, UpstreamOptions};
+use crate::values::Mode;
 use tokio_util::task::TaskTracker;
 
 /// A registry that takes connections and never answers.
@@ -39,7 +41,30 @@ async fn what_is_not_answered_within_the_budget_is_neither_good_nor_an_error() {
     assert_eq!(check.open(), 1);
 }
 
-const ONE: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+#[tokio::test]
+async fn what_another_mode_answers_is_an_error_be_it_yes_or_no() {
+    let said = async |answering: Option<Mode>, wanted: Option<Mode>, is_full: bool| {
+        let registry = Registry::start(answering).await;
+        if !is_full {
+            registry.empty();
+        }
+        let items = parse(&format!("a {ONE}")).unwrap();
+        let mut check = Check::new(CheckMode::Default, Depth::Manifest, items, vec![registry.target(wanted)]);
+        check.run(None, &|| {}).await;
+        check.report().to_string()
+    };
+    for is_full in [true, false] {
+        let proxy = said(Some(Mode::Proxy), Some(Mode::Local), is_full).await;
+        assert!(proxy.contains(" answered by mode Proxy, not Local"), "{proxy}");
+    }
+    let silent = said(None, Some(Mode::Local), true).await;
+    assert!(silent.contains("does not say which mode answered, where Local was asked"), "{silent}");
+    for (answering, wanted) in [(Some(Mode::Local), Some(Mode::Local)), (Some(Mode::Proxy), None), (None, None)] {
+        assert_eq!(said(answering, wanted, true).await, "Mode: Default\nm: all 1 items are checked");
+    }
+    let missing = said(Some(Mode::Local), Some(Mode::Local), false).await;
+    assert!(missing.contains("unexpected status code 404 Not Found"), "{missing}");
+}
 
 fn report(processed: usize, items: usize, errors: usize) -> Report {
     let errors = (1..=errors).map(|number| Finding {
@@ -59,7 +84,14 @@ fn messages_are_the_documented_ones() {
     let five: String = (1..=5).map(block).collect();
     let head = "Mode: Default\nmaster-1: 0 of 166 items processed";
     assert_eq!(report(0, 166, 5).to_string() + "\n", format!("{head}, 5 items with errors:\n{five}"));
-    assert_eq!(report(0, 166, 166).to_string(), format!("{head}, 166 items with errors:\n{five}  ...and more"));
+    assert_eq!(report(0, 166, 166).to_string(), format!("{head}, 166 items with errors:\n{five}\n  ...and more"));
+    // A registry that lacks something is followed by an empty line, one that is not through by none.
+    for (errors, gap) in [(1, "\n\n"), (0, "\n")] {
+        let mut two = report(0, 1, errors);
+        let first = two.to_string();
+        two.registries.extend(report(1, 1, 0).registries);
+        assert_eq!(two.to_string(), format!("{first}{gap}master-1: all 1 items are checked"));
+    }
     let fresh = Check::new(CheckMode::Relax, Depth::Manifest, Vec::new(), Vec::new()).report();
     assert_eq!(fresh.to_string(), "Initializing");
     assert!(!fresh.is_good() && report(1, 1, 0).is_good() && !report(0, 1, 1).is_good());

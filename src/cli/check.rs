@@ -9,17 +9,15 @@ use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
 use super::Failure;
-use crate::checker::{self, Check, CheckMode, Depth, RegistryAddress, Report, Target};
+use crate::checker::{
+    self, Check, CheckMode, Depth, Pace, RegistryAddress, RepeatedCheck, Report, Target, TargetOptions,
+};
 use crate::config::{self, Secret, UpstreamCredentials};
 use crate::oci::Tag;
 use crate::release::{self, RequiredImage};
 use crate::telemetry::{Metrics, with_causes};
-use crate::upstream::{
-    Credentials, EndpointOptions, ProxyVariables, Scheme, Upstream, UpstreamLimits, UpstreamOptions,
-};
+use crate::upstream::{Credentials, ProxyVariables, Upstream};
 
-/// How long a run may take under `--watch`; what is not answered by then is left for the next one.
-const BUDGET: Duration = Duration::from_secs(30);
 /// The shortest pause between two runs.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -55,6 +53,10 @@ pub struct CheckArguments {
     /// The pause between two runs of --watch, at least 100ms.
     #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = humantime::parse_duration)]
     pub interval: Duration,
+    /// As --watch, and go on when everything is there: all of it is asked for again SPAN after it was last begun. A line is
+    /// printed whenever the findings change.
+    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    pub repeat: Option<Duration>,
     /// Ask for every layer of every platform too, and its length; nothing of it is downloaded, so damaged bytes pass.
     #[arg(long)]
     pub deep: bool,
@@ -111,8 +113,9 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         if targets.iter().any(|target| target.name() == address.name) {
             return Err(Failure::usage(format!("--registry: two are called {}; write NAME=URL", address.name)));
         }
-        let upstream = access.client(&address)?;
-        targets.push(Target::new(address, upstream));
+        let options = access.options(address)?;
+        let target = Target::connect(options, access.metrics.clone(), access.tasks.clone());
+        targets.push(target.map_err(|error| Failure::usage(with_causes(&error)))?);
     }
     let items = runtime.block_on(Box::pin(items(arguments, &access)))?;
     let depth = match (arguments.content, arguments.deep) {
@@ -120,34 +123,50 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         (false, true) => Depth::Layers,
         (false, false) => Depth::Manifest,
     };
-    let mut check = Check::new(arguments.mode, depth, items, targets);
-    runtime.block_on(Box::pin(check_all(&mut check, arguments)))?;
-    let report = check.report();
+    let check = Check::new(arguments.mode, depth, items, targets);
+    let report = runtime.block_on(Box::pin(check_all(check, arguments)))?;
     if report.is_good() { Ok(()) } else { Err(Failure { exit: super::EXIT_FAILED, message: summary(&report) }) }
 }
 
-async fn check_all(check: &mut Check, arguments: &CheckArguments) -> Result<(), Failure> {
-    if !arguments.watch {
-        run_once(check, None).await;
-        return print(&check.report(), arguments.json);
+async fn check_all(check: Check, arguments: &CheckArguments) -> Result<Report, Failure> {
+    let pause = arguments.interval.max(MIN_INTERVAL);
+    let is_watched = arguments.watch || arguments.repeat.is_some();
+    let pace = Pace {
+        retry: pause,
+        again: arguments.repeat.unwrap_or(Duration::MAX),
+        // A layer that takes longer than that would begin anew for ever.
+        budget: Pace::default().budget.filter(|_| is_watched && !arguments.content),
+    };
+    let mut check = RepeatedCheck::new(check, pace);
+    if !is_watched {
+        run_once(&mut check).await;
+        let report = check.report();
+        print(&report, arguments.json)?;
+        return Ok(report);
     }
     let mut said = check.report().to_string();
     if !arguments.json {
         print(&check.report(), false)?;
     }
     loop {
-        // A layer that takes longer than that would begin anew for ever.
-        run_once(check, Some(BUDGET).filter(|_| !arguments.content)).await;
+        run_once(&mut check).await;
         let report = check.report();
         let words = report.to_string();
         if words != said {
             print(&report, arguments.json)?;
             said = words;
         }
-        if report.is_good() {
-            return Ok(());
+        if report.is_good() && arguments.repeat.is_none() {
+            return Ok(report);
         }
-        tokio::time::sleep(arguments.interval.max(MIN_INTERVAL)).await;
+        wait(&mut check, arguments, pause).await?;
+    }
+}
+
+/// Until the next run is due. The list's file is read anew after each pause.
+async fn wait(check: &mut RepeatedCheck, arguments: &CheckArguments, pause: Duration) -> Result<(), Failure> {
+    loop {
+        tokio::time::sleep(pause).await;
         if let Some(file) = &arguments.images {
             match read_items(file, arguments.mode) {
                 Ok(items) => check.replace_items(items),
@@ -155,16 +174,19 @@ async fn check_all(check: &mut Check, arguments: &CheckArguments) -> Result<(), 
                 Err(failure) => writeln!(io::stderr(), "d8-registry: {}; the list before stays", failure.message)?,
             }
         }
+        if check.next().is_none_or(|next| next <= tokio::time::Instant::now()) {
+            return Ok(());
+        }
     }
 }
 
 /// A run with a bar, which is shown on a terminal only.
-async fn run_once(check: &mut Check, budget: Option<Duration>) {
+async fn run_once(check: &mut RepeatedCheck) {
     let bar = ProgressBar::new(u64::try_from(check.open()).unwrap_or(u64::MAX)).with_message("items checked");
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} {elapsed}") {
         bar.set_style(style);
     }
-    check.run(budget, &|| bar.inc(1)).await;
+    check.run(&|| bar.inc(1)).await;
     bar.finish_and_clear();
 }
 
@@ -269,21 +291,15 @@ impl Access {
     }
 
     fn client(&self, address: &RegistryAddress) -> Result<Upstream, Failure> {
-        let endpoint = EndpointOptions {
-            scheme: address.scheme,
-            host: address.host.clone(),
-            path: address.path.clone(),
-            ca: self.ca.clone().filter(|_| address.scheme == Scheme::Https),
-            credentials: self.credentials(address)?,
-        };
-        let options = UpstreamOptions {
-            endpoints: vec![endpoint],
-            trusted_hosts: Vec::new(),
-            proxy: ProxyVariables::from_environment(),
-            limits: UpstreamLimits::default(),
-        };
-        Upstream::new(&options, self.metrics.clone(), self.tasks.clone())
-            .map_err(|error| Failure::usage(with_causes(&error)))
+        let options = self.options(address.clone())?;
+        let client = options.client(self.metrics.clone(), self.tasks.clone());
+        client.map_err(|error| Failure::usage(with_causes(&error)))
+    }
+
+    fn options(&self, address: RegistryAddress) -> Result<TargetOptions, Failure> {
+        let credentials = self.credentials(&address)?;
+        let proxy = ProxyVariables::from_environment();
+        Ok(TargetOptions { address, ca: self.ca.clone(), credentials, proxy, mode: None })
     }
 
     fn credentials(&self, address: &RegistryAddress) -> Result<Credentials, Failure> {

@@ -73,8 +73,8 @@ async fn a_half_filled_local_is_told_in_the_documented_words() {
     assert_eq!(
         stdout(&found),
         format!(
-            "Mode: Default\nmaster-0: 6 of 12 items processed, 6 items with errors:\n{five}  ...and more\nmaster-1: \
-             all 12 items are checked\n"
+            "Mode: Default\nmaster-0: 6 of 12 items processed, 6 items with errors:\n{five}\n  ...and \
+             more\n\nmaster-1: all 12 items are checked\n"
         )
     );
     assert_eq!(found.status.code(), Some(1));
@@ -125,6 +125,34 @@ async fn watching_ends_when_everything_is_there() {
     registry.client().push_image(REPOSITORY, "b", &images[1]).await;
     assert_eq!(lines.collect::<Vec<_>>(), ["Mode: Default", "master-1: all 2 items are checked"]);
     assert!(watching.wait().unwrap().success());
+    registry.stop();
+}
+
+#[tokio::test]
+async fn a_repeated_check_tells_what_vanishes_and_what_comes_back() {
+    let registry = Registry::start(&Setup::open());
+    let folder = TempDir::new().unwrap();
+    let image = Image::of(1);
+    registry.client().push_image(REPOSITORY, "a", &image).await;
+    let (file, master) = (list(folder.path(), std::slice::from_ref(&image)), url("master-1", &registry));
+    let mut repeating =
+        command(&["--images", &file, "--registry", &master, "--repeat", "100ms", "--interval", "100ms"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let mut lines = BufReader::new(repeating.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let good = ["Mode: Default", "master-1: all 1 items are checked"];
+    assert_eq!(lines.next().unwrap(), "Initializing");
+    assert_eq!((&mut lines).take(2).collect::<Vec<_>>(), good);
+    let deleted = registry.client().delete(&format!("/v2/{REPOSITORY}/manifests/{}", image.digest())).await;
+    assert_eq!(deleted.status(), 202);
+    assert_eq!(lines.next().unwrap(), "Mode: Default");
+    assert_eq!(lines.next().unwrap(), "master-1: 0 of 1 items processed, 1 items with errors:");
+    assert_eq!((&mut lines).take(3).collect::<Vec<_>>().join("\n") + "\n", block(&registry, 0, &image));
+    registry.client().push_image(REPOSITORY, "a", &image).await;
+    assert_eq!((&mut lines).take(2).collect::<Vec<_>>(), good);
+    repeating.kill().unwrap();
+    repeating.wait().unwrap();
     registry.stop();
 }
 
