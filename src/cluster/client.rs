@@ -58,6 +58,18 @@ impl Cluster {
         Ok(StoredSecret::from_object(made))
     }
 
+    /// Whether a Secret could be made; makes none.
+    ///
+    /// # Errors
+    /// As of [`create_secret`](Self::create_secret): [`is_conflict`](ClusterError::is_conflict) says that there is one of this
+    /// name, without a right to read it.
+    pub async fn could_create_secret(&self, secret: NewSecret) -> Result<(), ClusterError> {
+        let secret = secret.into_object(&self.namespace);
+        let tried = PostParams { dry_run: true, ..PostParams::default() };
+        call("try to create a Secret", self.secrets().create(&tried, &secret)).await?;
+        Ok(())
+    }
+
     /// Changes a Secret that still has this version.
     ///
     /// # Errors
@@ -84,6 +96,10 @@ impl Cluster {
         let parameters = DeleteParams::default().preconditions(preconditions);
         call("delete a Secret", self.secrets().delete(name, &parameters)).await?;
         Ok(())
+    }
+
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
     }
 
     fn secrets(&self) -> Api<Secret> {

@@ -34,7 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checker", &["release", "upstream", "oci", "values", "clock", "telemetry"]),
     ("switch", &["release", "oci", "values", "clock"]),
     ("pki", &["fs", "clock", "telemetry"]),
-    ("cluster", &["clock", "telemetry"]),
+    ("cluster", &["switch", "clock", "telemetry"]),
     ("node_files", &["jobs", "fs", "values", "clock", "telemetry"]),
     ("node_proxy", &["jobs", "config", "serve", "values", "clock", "telemetry"]),
     ("node_config", &["config", "fs", "values", "clock", "telemetry"]),
