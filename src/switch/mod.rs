@@ -4,11 +4,13 @@
 //! [`Write`]s of a [`Decision`], `controller` runs the loop around both and finds out what the [`Question`]s ask.
 //!
 //! In reading order: `settings` is what the administrator wants; `documents` are the objects that are read and written;
-//! `record` is what is remembered; `observed` is the look; `conditions` and `write` are what comes out.
+//! `record` is what is remembered; `observed` is the look; `conditions` and `write` are what comes out; `outputs` writes and
+//! reads the documents as the objects that they are.
 
 mod conditions;
 mod documents;
 mod observed;
+pub mod outputs;
 mod record;
 mod settings;
 mod write;

@@ -1,0 +1,34 @@
+//! Names of what a switch reads and writes in namespace `d8-system`, and the annotations of ours.
+
+/// Secret with the administrator's settings: ours with [`SOURCE_ANNOTATION`], else Deckhouse's.
+pub const CONFIG: &str = "registry-config";
+/// Secret with the state for people and programs.
+pub const STATE: &str = "registry-state";
+/// Secret with what nodes get.
+pub const BASHIBLE_CONFIG: &str = "registry-bashible-config";
+/// Secret that every component of Deckhouse reads.
+pub const DECKHOUSE_REGISTRY: &str = "deckhouse-registry";
+/// Secret with what servers hold.
+pub const MODE_FILE: &str = "d8-registry-mode";
+/// Its key, and the name of the file on the masters.
+pub const MODE_FILE_KEY: &str = "mode.yaml";
+/// Secret with what the controller remembers; an administrator's word is an annotation on it.
+pub const RECORD: &str = "d8-registry-switch";
+/// ConfigMap with `node-proxy`'s list of masters.
+pub const MASTERS: &str = "d8-registry-masters";
+/// Its key, and the name of the file on the nodes.
+pub const MASTERS_KEY: &str = "backends";
+/// ConfigMap with the authority's certificate, key `ca.crt`.
+pub const CA: &str = "registry-ca";
+/// Secret with the authority and its key.
+pub const PKI: &str = "registry-pki";
+/// Service by which pods reach the registry.
+pub const SERVICE: &str = "registry";
+
+/// On [`CONFIG`]: the Secret is ours.
+pub const SOURCE_ANNOTATION: &str = "d8-registry/source";
+/// Its value.
+pub const SOURCE_MANUAL: &str = "manual";
+
+/// Service behind the Ingress for pushes.
+pub const PUSH_SERVICE: &str = "registry-push";
