@@ -15,7 +15,7 @@ mod socket;
 use std::future::Future;
 use std::sync::Arc;
 
-pub use routes::{order_router, probe_router, router};
+pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
 pub use snapshot::{ConfigStatus, IndexStatus, Snapshot, StoreStatus, UpstreamStatus};
 pub use socket::{Socket, SocketError, socket_path};
 

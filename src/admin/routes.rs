@@ -1,4 +1,4 @@
-//! What is answered where: a path is one line of one of the routers below, and a function.
+//! What is answered where: a path is one line of one of the tables below, and a function.
 
 use axum::Router;
 use axum::extract::{Extension, Path, Request, State};
@@ -13,32 +13,56 @@ use super::{Admin, Source};
 use crate::jobs::OrderError;
 use crate::telemetry::{Metrics, with_causes};
 
-/// The admin listener's routes: `/healthz`, `/readyz`, `/status`, `/metrics`; GET and HEAD alone.
-pub fn router<S: Source>(admin: Admin<S>) -> Router {
-    let routes = probes().route("/status", get(status::<S>)).route("/metrics", get(metrics::<S>));
-    only_reading(routes.with_state(admin))
+/// Routes, and the list of their paths: the reference and the tests of what is served follow from it.
+macro_rules! routes {
+    ($(#[doc = $doc:literal])+ $paths:ident, $routes:ident { $($path:literal => $methods:expr,)+ }) => {
+        $(#[doc = $doc])+
+        pub const $paths: &[&str] = &[$($path),+];
+
+        fn $routes<S: Source>() -> Router<Admin<S>> {
+            Router::new()$(.route($path, $methods))+
+        }
+    };
 }
 
-/// The probe listener's routes: `/healthz` and `/readyz`; GET and HEAD alone. Whoever reaches them learns nothing else.
+routes! {
+    /// What everybody who reaches a listener may read: the probe listener has nothing else.
+    PROBE_PATHS, probes {
+        "/healthz" => get(healthy),
+        "/readyz" => get(ready::<S>),
+    }
+}
+
+routes! {
+    /// What the admin listener answers beside [`PROBE_PATHS`], and the socket too.
+    ADMIN_PATHS, readings {
+        "/status" => get(status::<S>),
+        "/metrics" => get(metrics::<S>),
+    }
+}
+
+routes! {
+    /// What the socket alone answers: orders, and what may name repositories.
+    SOCKET_PATHS, orders {
+        "/jobs" => get(jobs::<S>),
+        "/jobs/{name}/run" => post(run::<S>),
+        "/reload" => post(reload::<S>),
+    }
+}
+
+/// The admin listener's routes; GET and HEAD alone.
+pub fn router<S: Source>(admin: Admin<S>) -> Router {
+    only_reading(probes().merge(readings()).with_state(admin))
+}
+
+/// The probe listener's routes; GET and HEAD alone. Whoever reaches them learns nothing else.
 pub fn probe_router<S: Source>(admin: Admin<S>) -> Router {
     only_reading(probes().with_state(admin))
 }
 
 /// The socket's routes: those of the admin listener, with all that a snapshot has, and the orders.
 pub fn order_router<S: Source>(admin: Admin<S>) -> Router {
-    probes()
-        .route("/status", get(whole_status::<S>))
-        .route("/metrics", get(metrics::<S>))
-        .route("/jobs", get(jobs::<S>))
-        .route("/jobs/{name}/run", post(run::<S>))
-        .route("/reload", post(reload::<S>))
-        .with_state(admin)
-}
-
-fn probes<S: Source>() -> Router<Admin<S>> {
-    Router::new()
-        .route("/healthz", get(|| async { plain(StatusCode::OK, "ok\n".to_owned()) }))
-        .route("/readyz", get(ready::<S>))
+    probes().merge(readings()).merge(orders()).with_state(admin)
 }
 
 /// Refuses every method that could be an order, whatever the path: no route that comes to these listeners can take one.
@@ -54,6 +78,10 @@ async fn read_or_refuse(request: Request, next: Next) -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], text).into_response()
 }
 
+async fn healthy() -> Response {
+    plain(StatusCode::OK, "ok\n".to_owned())
+}
+
 async fn ready<S: Source>(State(admin): State<Admin<S>>) -> Response {
     match admin.source.ready().await {
         Ok(()) => plain(StatusCode::OK, "ok\n".to_owned()),
@@ -61,12 +89,10 @@ async fn ready<S: Source>(State(admin): State<Admin<S>>) -> Response {
     }
 }
 
-async fn status<S: Source>(State(admin): State<Admin<S>>) -> Response {
-    fresh(Json(admin.source.snapshot().for_anyone()))
-}
-
-async fn whole_status<S: Source>(State(admin): State<Admin<S>>) -> Response {
-    fresh(Json(admin.source.snapshot()))
+/// Only a client of the socket has proven who it is.
+async fn status<S: Source>(State(admin): State<Admin<S>>, client: Option<Extension<Client>>) -> Response {
+    let snapshot = admin.source.snapshot();
+    fresh(Json(if client.is_some() { snapshot } else { snapshot.for_anyone() }))
 }
 
 async fn metrics<S: Source>(State(admin): State<Admin<S>>) -> Response {

@@ -192,8 +192,8 @@ async fn what_is_open_to_anyone_takes_no_order_whatever_its_path() {
     let (admin, source) = scripted();
     source.jobs.start(Failing(false));
     for router in [router(admin.clone()), probe_router(admin.clone())] {
-        for path in ["/healthz", "/readyz", "/status", "/metrics", "/reload", "/jobs", "/jobs/failing/run", "/", "/any"]
-        {
+        for path in [PROBE_PATHS, ADMIN_PATHS, SOCKET_PATHS, &["/", "/any"]].concat() {
+            let path = &path.replace("{name}", "failing");
             for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get"] {
                 let method = Method::from_bytes(method.as_bytes()).unwrap();
                 let (status, _, response) = ask(&router, method.clone(), path).await;
@@ -203,11 +203,14 @@ async fn what_is_open_to_anyone_takes_no_order_whatever_its_path() {
             let (read, head) = (get(&router, path).await.0, ask(&router, Method::HEAD, path).await);
             assert_eq!((head.0, head.1.as_str()), (read, ""), "{path}");
         }
-        for path in ["/reload", "/jobs", "/jobs/failing/run", "/v2/"] {
-            assert_eq!(get(&router, path).await.0, StatusCode::NOT_FOUND, "{path}");
+        for path in [SOCKET_PATHS, &["/v2/"]].concat() {
+            let path = path.replace("{name}", "failing");
+            assert_eq!(get(&router, &path).await.0, StatusCode::NOT_FOUND, "{path}");
         }
     }
-    assert_eq!(get(&probe_router(admin), "/status").await.0, StatusCode::NOT_FOUND);
+    for path in ADMIN_PATHS {
+        assert_eq!(get(&probe_router(admin.clone()), path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
     assert_eq!(source.jobs.status()[0].last_start, None, "nothing was ordered");
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use d8_registry::admin::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -113,11 +114,11 @@ async fn ask(address: &str, method: &str, path: &str) -> (u16, Option<String>) {
 async fn over_tcp_nothing_but_get_and_head_is_answered() {
     let registry = Registry::start(&Setup::open().config("probeListen: 127.0.0.1:0"));
     let (admin, probe) = (registry.admin_address(), registry.probe_address());
-    let read = ["/healthz", "/readyz", "/status", "/metrics"];
-    let orders = ["/jobs", "/jobs/eviction/run", "/jobs/reload/run", "/reload", "/", "/v2/"];
-    for (address, served) in [(admin, &read[..]), (probe, &read[..2])] {
-        for path in read.iter().chain(&orders) {
+    let all = [PROBE_PATHS, ADMIN_PATHS, SOCKET_PATHS, &["/jobs/reload/run", "/", "/v2/"]].concat();
+    for (address, served) in [(admin, [PROBE_PATHS, ADMIN_PATHS].concat()), (probe, PROBE_PATHS.to_vec())] {
+        for path in &all {
             let status = if served.contains(path) { 200 } else { 404 };
+            let path = &*path.replace("{name}", "eviction");
             for method in ["GET", "HEAD"] {
                 assert_eq!(ask(address, method, path).await, (status, None), "{method} {path}");
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use d8_registry::admin::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS};
 use d8_registry::{oci, telemetry};
 use reqwest::Method;
 
@@ -134,14 +135,17 @@ fn routes() -> BTreeSet<String> {
 async fn every_endpoint_answers_its_methods_and_no_other() {
     let registry = Registry::start(&Setup::with_users());
     let (client, admin) = (registry.client_as("rw"), registry.admin());
+    let of_the_listeners: BTreeSet<String> = PROBE_PATHS.iter().chain(ADMIN_PATHS).map(ToString::to_string).collect();
+    let mut undocumented = of_the_listeners.clone();
     let mut of_the_registry = BTreeSet::new();
     for row in rows("endpoints.md", "path") {
         let pattern = quoted(&row[0]).next().unwrap();
         let documented: Vec<&str> = row[1].split(", ").collect();
-        let is_admin = ["/healthz", "/readyz", "/status", "/metrics"].contains(&&*pattern);
+        let is_admin = of_the_listeners.contains(&pattern);
         if !is_admin {
             of_the_registry.insert(pattern.clone());
         }
+        undocumented.remove(&pattern);
         let asked = pattern
             .replace("<name>", "a/b")
             .replace("<digest>", &digest(b"nothing"))
@@ -159,5 +163,14 @@ async fn every_endpoint_answers_its_methods_and_no_other() {
         }
     }
     assert_eq!(of_the_registry, routes());
+    assert_eq!(undocumented, BTreeSet::new(), "paths of the admin listener without a row");
     registry.stop();
+}
+
+#[test]
+fn every_path_of_the_socket_is_there_and_no_other() {
+    let rows = rows("endpoints.md", "path of the socket");
+    let documented: Vec<String> = rows.iter().map(|row| quoted(&row[0]).next().unwrap()).collect();
+    let served: Vec<String> = SOCKET_PATHS.iter().map(|path| path.replace('{', "<").replace('}', ">")).collect();
+    assert_eq!(documented, served);
 }
