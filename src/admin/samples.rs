@@ -2,19 +2,17 @@
 
 use super::Snapshot;
 use crate::telemetry::families::{
-    BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_VALID, DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DISK_FAULT,
-    INDEX_STATE, JOB_LAST_SUCCESS, JOB_RUNNING, JOB_RUNS, LOG_DROPPED, STORE_BUDGET, STORE_FREE, STORE_RESERVE,
-    STORE_UPLOADS, STORE_USED, STORE_WRITABLE,
+    BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_VALID, INDEX_STATE, JOB_LAST_SUCCESS, JOB_RUNNING, JOB_RUNS, LOG_DROPPED,
 };
-use crate::telemetry::{CertificateUse, DamageCause, IndexLabel, Samples};
+use crate::telemetry::{CertificateUse, IndexLabel, Samples};
 
 impl Snapshot {
-    /// Its numbers under their families. What is not known has no sample, rather than a zero.
+    /// Its numbers under their families, with those that parts sampled themselves. What is not known has no sample, rather
+    /// than a zero.
     #[must_use]
     pub fn samples(&self) -> Samples {
-        let mut samples = Samples::default();
+        let mut samples = self.sampled.clone();
         samples.add(&BUILD_INFO, &[self.version, self.revision, self.mode], 1);
-        self.store_samples(&mut samples);
         for label in IndexLabel::ALL {
             samples.add(&INDEX_STATE, &[label.as_str()], u64::from(label.as_str() == self.index.state));
         }
@@ -32,25 +30,5 @@ impl Snapshot {
         }
         samples.add(&LOG_DROPPED, &[], self.dropped_log_lines);
         samples
-    }
-
-    fn store_samples(&self, samples: &mut Samples) {
-        let store = &self.store;
-        if let Some(used) = store.used_bytes {
-            samples.add(&STORE_USED, &[], used);
-        }
-        if let Some(budget) = store.budget_bytes {
-            samples.add(&STORE_BUDGET, &[], budget);
-        }
-        samples.add(&STORE_FREE, &[], store.free_bytes);
-        samples.add(&STORE_RESERVE, &[], store.reserve_bytes);
-        samples.add(&STORE_WRITABLE, &[], u64::from(store.writable));
-        samples.add(&STORE_UPLOADS, &[], store.uploads as u64);
-        samples.add(&DAMAGED_CONTENTS, &[], store.damaged_contents);
-        samples.add(&DAMAGED_BYTES, &[], store.damaged_bytes);
-        samples.add(&DISK_FAULT, &[], u64::from(store.disk_fault));
-        for cause in DamageCause::ALL {
-            samples.add(&DAMAGE_FOUND, &[cause.as_str()], store.damage_found[*cause as usize]);
-        }
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::jobs::JobStatus;
-use crate::telemetry::DamageCause;
+use crate::telemetry::Samples;
 
 /// The server at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -43,6 +43,9 @@ pub struct Snapshot {
     /// Log lines lost since the start because the log's reader was too slow.
     #[serde(skip)]
     pub dropped_log_lines: u64,
+    /// Numbers that parts sampled themselves.
+    #[serde(skip)]
+    pub sampled: Samples,
 }
 
 impl Snapshot {
@@ -98,18 +101,12 @@ pub struct StoreStatus {
     /// Why not, as the answers to refused pushes name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<&'static str>,
-    /// Uploads that are open.
-    #[serde(skip)]
-    pub uploads: usize,
     /// Damaged contents, which count as absent.
     pub damaged_contents: u64,
     /// Bytes of them that lie on the disk.
     pub damaged_bytes: u64,
     /// Whether more files were found damaged at once than damage explains.
     pub disk_fault: bool,
-    /// Files found damaged since the start, by cause.
-    #[serde(skip)]
-    pub damage_found: [u64; DamageCause::ALL.len()],
 }
 
 /// What the index does.

@@ -50,6 +50,7 @@ impl Source for Observer {
             config: self.config.load().as_ref().clone(),
             jobs: self.jobs.status(),
             dropped_log_lines: self.logging.dropped_lines(),
+            sampled: self.store.samples(),
         }
     }
 
@@ -74,11 +75,9 @@ fn store(store: &Store) -> StoreStatus {
         reserve_bytes: usage.reserve,
         writable: usage.refusal.is_none(),
         refusal: usage.refusal.map(Refusal::as_str),
-        uploads: usage.uploads,
         damaged_contents: damage.contents,
         damaged_bytes: damage.bytes,
         disk_fault: damage.disk_fault,
-        damage_found: damage.found,
     }
 }
 

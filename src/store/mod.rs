@@ -2,7 +2,7 @@
 //!
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
 //! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `stored`. Above: `face`, which
-//! puts the parts together, with `reads`, `writes` and `cached` (what Proxy asks); `maintenance` runs beside requests. The
+//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks) and `samples` (its numbers as metrics); `maintenance` runs beside requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
 
 mod cached;
@@ -15,6 +15,7 @@ mod opening;
 mod options;
 mod reads;
 mod repositories;
+mod samples;
 mod stored;
 mod writes;
 

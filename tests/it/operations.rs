@@ -1,7 +1,9 @@
 //! What an administrator sees: health, metrics, status, reload, shutdown, exit codes.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
+use d8_registry::telemetry::FAMILIES;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -32,6 +34,30 @@ async fn the_admin_listener_tells_how_it_is() {
         "d8_registry_http_requests_total{method=\"POST\",route=\"upload\",status=\"201\"} 2",
     ] {
         assert!(metrics.contains(line), "no {line} in {metrics}");
+    }
+    registry.stop();
+}
+
+/// On a server that has all that families stand for, but what shows the progress of a job: none runs long here.
+#[tokio::test]
+async fn metrics_are_those_of_the_table_with_their_labels() {
+    let setup = Setup::with_tls().config("store: { dir: $DIR, reserveBytes: 0, maxBytes: 1GiB }");
+    let registry = Registry::start(&setup);
+    // Some families have samples only behind the first request.
+    assert_eq!(registry.client().get("/v2/").await.status(), 200);
+    registry.until_metric("d8_registry_job_runs_total{name=\"index\",result=\"ok\"}", 1.0).await;
+    let text = registry.admin().get("/metrics").await.text().await.unwrap();
+    let lines = |prefix: &str| -> BTreeMap<&str, &str> {
+        text.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once(' ')).collect()
+    };
+    let known = || FAMILIES.iter().filter(|family| !family.name.starts_with("d8_registry_job_progress_"));
+    assert_eq!(lines("# HELP "), known().map(|family| (family.name, family.help)).collect());
+    assert_eq!(lines("# TYPE "), known().map(|family| (family.name, family.kind.as_str())).collect());
+    for family in known() {
+        for label in family.labels {
+            let shows = |line: &str| line.starts_with(family.name) && line.contains(&format!("{label}=\""));
+            assert!(text.lines().any(shows), "{} has no label {label}", family.name);
+        }
     }
     registry.stop();
 }

@@ -109,6 +109,8 @@ async fn only_a_clean_stop_leaves_a_count() {
     drop(first);
     let second = store(dir.path());
     assert_eq!(second.usage().used, None);
+    let text = crate::telemetry::Metrics::new().unwrap().render_with(second.samples()).unwrap();
+    assert!(!text.contains("store_used_bytes"), "what is unknown is absent and not zero");
     // What a crash between a rename and its link leaves.
     let orphan = second.0.contents.layout.content(&sha256(b"orphan"));
     std::fs::write(&orphan, b"orphan").unwrap();

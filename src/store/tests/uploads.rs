@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::super::contents::capacity::FOOTPRINT;
 use super::*;
 use crate::clock::{self, Timestamp};
+use crate::telemetry::Metrics;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -269,6 +270,29 @@ async fn open_uploads_are_counted_charged_and_bounded_also_those_of_an_earlier_p
     let later = Timestamp::from_millis(clock::now().as_millis() + 2 * 3600 * 1000);
     assert_eq!(again.0.maintenance.reap(later).unwrap(), left);
     assert_eq!((again.usage().uploads, again.usage().used), (0, Some(4)));
+}
+
+#[tokio::test]
+async fn the_store_s_numbers_are_its_samples() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_of(dir.path(), 1 << 20);
+    push(&store, &repo("a"), b"7 bytes").await;
+    let _open = begin(&store, false).await;
+    let text = Metrics::new().unwrap().render_with(store.samples()).unwrap();
+    let used = format!("d8_registry_store_used_bytes {}", 7 + FOOTPRINT);
+    for line in [
+        used.as_str(),
+        "d8_registry_store_budget_bytes 1048576",
+        "d8_registry_store_reserve_bytes 0",
+        "d8_registry_store_writable 1",
+        "d8_registry_store_uploads 1",
+        "d8_registry_damaged_contents 0",
+        "d8_registry_damaged_bytes 0",
+        "d8_registry_disk_fault 0",
+        "d8_registry_damage_found_total{cause=\"hash\"} 0",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} is missing in:\n{text}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,35 @@
+//! The store's numbers as metrics. What a part of the store counts becomes a metric here and nowhere else: a new count is a
+//! row in `telemetry/families.rs` and a line below.
+
+use super::face::Store;
+use crate::telemetry::families::{
+    DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DISK_FAULT, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS,
+    STORE_USED, STORE_WRITABLE,
+};
+use crate::telemetry::{DamageCause, Samples};
+
+impl Store {
+    /// The store at this moment. What is not known has no sample, rather than a zero. Does not block.
+    #[must_use]
+    pub fn samples(&self) -> Samples {
+        let (usage, damage) = (self.usage(), self.damage());
+        let mut samples = Samples::default();
+        if let Some(used) = usage.used {
+            samples.add(&STORE_USED, &[], used);
+        }
+        if let Some(budget) = usage.budget {
+            samples.add(&STORE_BUDGET, &[], budget);
+        }
+        samples.add(&STORE_FREE, &[], usage.free);
+        samples.add(&STORE_RESERVE, &[], usage.reserve);
+        samples.add(&STORE_WRITABLE, &[], u64::from(usage.refusal.is_none()));
+        samples.add(&STORE_UPLOADS, &[], usage.uploads as u64);
+        samples.add(&DAMAGED_CONTENTS, &[], damage.contents);
+        samples.add(&DAMAGED_BYTES, &[], damage.bytes);
+        samples.add(&DISK_FAULT, &[], u64::from(damage.disk_fault));
+        for cause in DamageCause::ALL {
+            samples.add(&DAMAGE_FOUND, &[cause.as_str()], damage.found[*cause as usize]);
+        }
+        samples
+    }
+}
