@@ -2,7 +2,8 @@
 
 use super::Snapshot;
 use crate::telemetry::families::{
-    BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_VALID, INDEX_STATE, JOB_LAST_SUCCESS, JOB_RUNNING, JOB_RUNS, LOG_DROPPED,
+    BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_VALID, INDEX_STATE, JOB_LAST_SUCCESS, JOB_PROGRESS_DONE,
+    JOB_PROGRESS_EXPECTED, JOB_RUNNING, JOB_RUNS, LOG_DROPPED,
 };
 use crate::telemetry::{CertificateUse, IndexLabel, Samples};
 
@@ -24,6 +25,12 @@ impl Snapshot {
             samples.add(&JOB_RUNNING, &[job.name], u64::from(job.running));
             // Zero before the first time: an alert on its age then fires, as it should.
             samples.add(&JOB_LAST_SUCCESS, &[job.name], job.last_success.unwrap_or(0));
+            if let Some(progress) = job.progress {
+                samples.add(&JOB_PROGRESS_DONE, &[job.name], progress.done);
+                if let Some(total) = progress.total {
+                    samples.add(&JOB_PROGRESS_EXPECTED, &[job.name], total);
+                }
+            }
             for (result, runs) in job.runs.by_result() {
                 samples.add(&JOB_RUNS, &[job.name, result.as_str()], runs);
             }

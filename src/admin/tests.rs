@@ -93,6 +93,23 @@ impl Job for Failing {
     }
 }
 
+/// Says how far it is, and runs until the server ends.
+struct Counting;
+
+impl Job for Counting {
+    const NAME: &'static str = "counting";
+
+    fn schedule(&self) -> Schedule {
+        Schedule::continuous()
+    }
+
+    async fn run(&mut self, run: Run) -> Result<(), JobError> {
+        run.progress().set(3, Some(5));
+        run.stop().cancelled().await;
+        Ok(())
+    }
+}
+
 fn scripted() -> (Admin<Arc<Scripted>>, Arc<Scripted>) {
     let jobs = Runner::new(TaskTracker::new(), CancellationToken::new());
     let source = Arc::new(Scripted { usable: AtomicBool::new(true), jobs });
@@ -224,6 +241,10 @@ async fn metrics_text() -> String {
     let (admin, source) = scripted();
     source.jobs.start(Failing(true));
     source.jobs.run_now("failing").await.unwrap();
+    source.jobs.start(Counting);
+    while source.jobs.status()[1].progress.is_none() {
+        tokio::task::yield_now().await;
+    }
     admin.metrics.request(telemetry::Method::Get, telemetry::Route::Blob, 206, Duration::from_millis(3));
     let (status, text, response) = get(&router(admin), "/metrics").await;
     assert_eq!(
@@ -245,10 +266,14 @@ async fn a_snapshot_s_numbers_arrive_where_they_belong() {
         "d8_registry_config_valid 0",
         "d8_registry_log_lines_dropped_total 11",
         "d8_registry_job_running{name=\"failing\"} 0",
+        "d8_registry_job_running{name=\"counting\"} 1",
+        "d8_registry_job_progress_done{name=\"counting\"} 3",
+        "d8_registry_job_progress_expected{name=\"counting\"} 5",
         "d8_registry_job_runs_total{name=\"failing\",result=\"ok\"} 1",
         "d8_registry_job_runs_total{name=\"failing\",result=\"panicked\"} 0",
         "d8_registry_http_requests_total{method=\"GET\",route=\"blob\",status=\"206\"} 1",
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} is missing in:\n{text}");
     }
+    assert!(!text.contains("job_progress_done{name=\"failing\"}"), "it does not run");
 }

@@ -128,6 +128,10 @@ families! {
         "1 while the job runs.";
     JOB_LAST_SUCCESS: "d8_registry_job_last_success_timestamp_seconds", Gauge, ["name"],
         "When a run of the job last did its work; 0 before the first time.";
+    JOB_PROGRESS_DONE: "d8_registry_job_progress_done", Gauge, ["name"],
+        "How far the run of the job is, in what the job counts. Absent while none runs that says so.";
+    JOB_PROGRESS_EXPECTED: "d8_registry_job_progress_expected", Gauge, ["name"],
+        "What job_progress_done comes to at the end of the run. Absent where that is not known.";
     LOG_DROPPED: "d8_registry_log_lines_dropped_total", Counter, [],
         "Log lines lost because whoever reads the log was too slow.";
     PROCESS_CPU: "process_cpu_seconds_total", Counter, [],
