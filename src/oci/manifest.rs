@@ -58,9 +58,7 @@ pub enum InvalidManifest {
     #[error("Docker manifests of schema 1 are not accepted, push the image with a current client as schema 2 or OCI")]
     Schema1,
     /// A media type outside [`ManifestKind`].
-    #[error(
-        "manifests of type {0:?} are not accepted, known are OCI image, index and artifact, Docker schema 2 and manifest list"
-    )]
+    #[error("manifests of type {0:?} are not accepted, known are {known}", known = ManifestKind::ALL.map(ManifestKind::name).join(", "))]
     Kind(String),
     /// The request says one thing and the manifest another.
     #[error("Content-Type {content_type:?} disagrees with the manifest's mediaType {media_type:?}")]
@@ -250,6 +248,17 @@ mod tests {
         ] {
             assert!(parse(content_type, body).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn a_refusal_names_every_kind_that_is_taken() {
+        let refusal =
+            parse(Some("text/html"), r#"{"schemaVersion":2,"config":$D,"layers":[]}"#).unwrap_err().to_string();
+        assert!(
+            refusal.starts_with("manifests of type \"text/html\" are not accepted, known are OCI image, "),
+            "{refusal}"
+        );
+        assert!(ManifestKind::ALL.iter().all(|kind| refusal.contains(kind.name())), "{refusal}");
     }
 
     #[test]

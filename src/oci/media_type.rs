@@ -31,6 +31,18 @@ impl ManifestKind {
         }
     }
 
+    /// As sentences call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OciImage => "OCI image",
+            Self::OciIndex => "OCI index",
+            Self::OciArtifact => "OCI artifact",
+            Self::DockerImage => "Docker image of schema 2",
+            Self::DockerList => "Docker manifest list",
+        }
+    }
+
     /// The kind of a `Content-Type` or `mediaType`; parameters after a semicolon don't count.
     #[must_use]
     pub fn of(media_type: &str) -> Option<Self> {
