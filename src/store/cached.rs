@@ -12,7 +12,7 @@ use super::contents::open::open_content;
 use super::contents::uses::Lease;
 use super::error::StoreError;
 use super::face::Store;
-use super::repositories::eviction::{Evicted, Eviction, Evictor};
+use super::repositories::eviction::{Evicted, Eviction, EvictionWalk};
 use super::repositories::lists::{self, KeptList};
 use super::repositories::tags::{self, VerifiedTag};
 use super::stored::{ListKind, Page};
@@ -136,8 +136,8 @@ impl Store {
     pub async fn evict(&self, wanted: Eviction) -> Result<Evicted, StoreError> {
         let store = Arc::clone(&self.0);
         let evict = move || {
-            let evictor = Evictor { manifests: &store.manifests, fills: &store.fills, uses: &store.uses };
-            evictor.evict(&wanted, crate::clock::now())
+            let walk = EvictionWalk { manifests: &store.manifests, fills: &store.fills, uses: &store.uses };
+            walk.evict(&wanted, crate::clock::now())
         };
         self.0.contents.change(evict).await
     }

@@ -85,13 +85,13 @@ struct Candidates {
 
 /// The parts that an eviction looks at and removes from.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct Evictor<'a> {
+pub(in crate::store) struct EvictionWalk<'a> {
     pub(in crate::store) manifests: &'a Manifests,
     pub(in crate::store) fills: &'a Fills,
     pub(in crate::store) uses: &'a Uses,
 }
 
-impl Evictor<'_> {
+impl EvictionWalk<'_> {
     /// Removes what `wanted` names; blocking.
     pub(in crate::store) fn evict(&self, wanted: &Eviction, now: Timestamp) -> Result<Evicted, StoreError> {
         let mut evicted = Evicted::default();
