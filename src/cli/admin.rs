@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{Failure, FolderArguments, folder};
+use super::{Failure, StoreArguments};
 use crate::admin::socket_path;
 
 /// Most headers of an answer; the server sends half a dozen.
@@ -18,10 +18,10 @@ const MAX_HEADERS: usize = 32;
 pub enum AdminCommand {
     /// Show how the server is, as JSON: what `/status` shows, with the errors of jobs.
     #[command(after_help = "Example:\n  d8-registry admin status --data-dir /var/lib/d8-registry")]
-    Status(FolderArguments),
+    Status(StoreArguments),
     /// List what works beside requests: when, whether it runs, and what its last run came to.
     #[command(after_help = "Example:\n  d8-registry admin jobs --data-dir /var/lib/d8-registry")]
-    Jobs(FolderArguments),
+    Jobs(StoreArguments),
     /// Have a job run now, wait for its end, and say what it came to; ends with 1 if the run failed.
     #[command(after_help = "Example:\n  d8-registry admin run eviction --data-dir /var/lib/d8-registry")]
     Run {
@@ -30,11 +30,11 @@ pub enum AdminCommand {
         name: String,
         /// Where the server's store is.
         #[command(flatten)]
-        folder: FolderArguments,
+        folder: StoreArguments,
     },
     /// Have the configuration read again, as SIGHUP does, and say whether it is in force.
     #[command(after_help = "Example:\n  d8-registry admin reload --config /etc/d8-registry/config.yaml")]
-    Reload(FolderArguments),
+    Reload(StoreArguments),
 }
 
 /// A name that can stand in a path as it is.
@@ -95,8 +95,8 @@ fn report(run: &Value) -> Result<(), Failure> {
 }
 
 /// One request to the server of the data directory; the body of its answer.
-fn ask(arguments: &FolderArguments, method: &str, path: &str) -> Result<String, Failure> {
-    let socket = socket_path(&folder(arguments)?);
+fn ask(arguments: &StoreArguments, method: &str, path: &str) -> Result<String, Failure> {
+    let socket = socket_path(&arguments.dir()?);
     let failed = |message: String| Failure { exit: super::EXIT_FAILED, message };
     let answer = converse(&socket, method, path)
         .map_err(|error| failed(format!("no server answers at {}: {error}", socket.display())))?;

@@ -1,31 +1,45 @@
 //! The command line: a contract, others script against it.
 //!
 //! Exit codes: 0 done, 1 failed while running or found something wrong, 2 wrong usage or configuration.
+//!
+//! Each subcommand is a file of its name: its flags, and `run`. A new one is that file, and here its variant of [`Command`]
+//! with the help, and its line in `execute`.
 
 mod admin;
 mod check;
+mod completions;
+mod hash_password;
+mod index;
+mod init;
 mod node_config;
-mod node_files;
 mod node_proxy;
-mod password;
+mod own_folder;
 mod pki;
+mod schema;
+mod serve;
+mod static_pod;
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::admin::AdminCommand;
 pub use self::check::CheckArguments;
+pub use self::completions::CompletionsArguments;
+pub use self::hash_password::HashPasswordArguments;
+pub use self::index::IndexCommand;
+pub use self::init::StoreArguments;
 pub use self::node_config::NodeConfigArguments;
-pub use self::node_files::{OwnFolderArguments, StaticPodArguments};
 pub use self::node_proxy::NodeProxyArguments;
-pub use self::pki::IssueArguments;
-use crate::auth;
-use crate::config::{self, Address, Addresses, Config, Mode, Overrides, Secret};
-use crate::server::{self, ServerError, Source};
-use crate::store::{self, Store, StoreError};
+pub use self::own_folder::OwnFolderArguments;
+pub use self::pki::{IssueArguments, PkiCommand};
+pub use self::serve::ServeArguments;
+pub use self::static_pod::StaticPodArguments;
+use crate::config::ConfigError;
+use crate::node_files::NodeFilesError;
+use crate::server::ServerError;
+use crate::store::StoreError;
 use crate::telemetry::with_causes;
 
 /// Done.
@@ -62,7 +76,7 @@ pub enum Command {
     Serve(ServeArguments),
     /// Lay out an empty data folder, for a server with store.mustExist.
     #[command(after_help = "Example:\n  d8-registry init --data-dir /var/lib/d8-registry")]
-    Init(FolderArguments),
+    Init(StoreArguments),
     /// Look after the index of a store that no server uses.
     #[command(after_help = "Example:\n  d8-registry index rebuild --data-dir /var/lib/d8-registry")]
     Index {
@@ -102,11 +116,7 @@ pub enum Command {
         after_help = "The password is asked for on a terminal, unseen; else it is the first line of standard input.\n\n\
         Examples:\n  d8-registry hash-password\n  printf %s \"$PASSWORD\" | d8-registry hash-password --cost 12"
     )]
-    HashPassword {
-        /// How much a check costs: 10 is about 70 ms of a core, each step more doubles it.
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=16))]
-        cost: u32,
-    },
+    HashPassword(HashPasswordArguments),
     /// Render what this node's containerd needs to pull from the registry: hosts.toml and CA files. Prints the version hash.
     #[command(
         after_help = "The file has the form of Deckhouse's Secret registry-bashible-config, key config, and may say what\n\
@@ -140,72 +150,7 @@ pub enum Command {
     Schema,
     /// Print completions for a shell.
     #[command(after_help = "Example:\n  d8-registry completions bash > /etc/bash_completion.d/d8-registry")]
-    Completions {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
-}
-
-/// What can be done with an index.
-#[derive(Clone, Debug, Subcommand)]
-pub enum IndexCommand {
-    /// Build it anew from the tree. The server does so by itself when it has to; stop it to do it by hand.
-    #[command(after_help = "Example:\n  d8-registry index rebuild --data-dir /var/lib/d8-registry")]
-    Rebuild(FolderArguments),
-}
-
-/// What can be made.
-#[derive(Clone, Debug, Subcommand)]
-pub enum PkiCommand {
-    /// A certificate for a master, or with --uri for a program that proves by it who it is, signed by the cluster's
-    /// authority. One that fits is left as it is: it is made anew only when names or chain no longer fit or less than a third
-    /// of its life is left, so run this at every start.
-    #[command(
-        after_help = "Example:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki"
-    )]
-    Issue(IssueArguments),
-}
-
-/// Flags of `serve`. A flag wins over the file.
-#[derive(Debug, clap::Args)]
-pub struct ServeArguments {
-    /// The configuration file (YAML).
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Direct (passes through), Proxy (a cache) or Local (storage of its own), in any case [default: Local].
-    #[arg(long, value_name = "MODE")]
-    pub mode: Option<Mode>,
-    /// Address of the registry, or several of one port (`10.0.0.1,fd00::1:5001`, as Kubernetes' `status.hostIPs` has them); can
-    /// be given more than once [default: 127.0.0.1:5001].
-    #[arg(long, value_name = "ADDR")]
-    pub listen: Vec<Addresses>,
-    /// Address of health checks and metrics; can be given more than once [default: 127.0.0.1:5002].
-    #[arg(long, value_name = "ADDR")]
-    pub admin_listen: Vec<Address>,
-    /// Address of health checks alone, or several of one port as for `--listen`; can be given more than once [default: none].
-    #[arg(long, value_name = "ADDR")]
-    pub probe_listen: Vec<Addresses>,
-    /// The data folder [default: ./data].
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// The upstream of modes Direct and Proxy, an address like `https://user:password@host:port/path`. A password is
-    /// better kept in a file: every user of this machine can see command lines.
-    #[arg(long, value_name = "URL")]
-    pub upstream: Option<Secret>,
-    /// Check the configuration, print what is in force, and end.
-    #[arg(long)]
-    pub check_config: bool,
-}
-
-/// Where a store is.
-#[derive(Clone, Debug, clap::Args)]
-pub struct FolderArguments {
-    /// The configuration file, whose store.dir counts.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The data folder; wins over the file [default: ./data].
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    Completions(CompletionsArguments),
 }
 
 /// Why a command ended without having done its work.
@@ -225,8 +170,8 @@ impl Failure {
     }
 }
 
-impl From<crate::config::ConfigError> for Failure {
-    fn from(error: crate::config::ConfigError) -> Self {
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
         Self::usage(with_causes(&error))
     }
 }
@@ -240,6 +185,12 @@ impl From<ServerError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        Self::failed(&error)
+    }
+}
+
+impl From<NodeFilesError> for Failure {
+    fn from(error: NodeFilesError) -> Self {
         Self::failed(&error)
     }
 }
@@ -268,86 +219,23 @@ pub fn run() -> ExitCode {
 
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Serve(arguments) => serve(arguments),
-        Command::Init(arguments) => init(&arguments),
-        Command::Index { command: IndexCommand::Rebuild(arguments) } => rebuild_index(&arguments),
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Index { command } => index::run(&command),
         Command::Admin { command } => admin::run(&command),
         Command::Check(arguments) => check::run(&arguments),
-        Command::Pki { command: PkiCommand::Issue(arguments) } => pki::issue(arguments),
-        Command::HashPassword { cost } => hash_password(cost),
+        Command::Pki { command } => pki::run(command),
+        Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::NodeConfig(arguments) => node_config::run(&arguments),
         Command::NodeProxy(arguments) => node_proxy::run(arguments),
-        Command::StaticPod(arguments) => node_files::static_pod(arguments),
-        Command::OwnFolder(arguments) => node_files::own_folder(&arguments),
-        Command::Schema => Ok(writeln!(io::stdout(), "{:#}", config::schema())?),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "d8-registry", &mut io::stdout());
+        Command::StaticPod(arguments) => static_pod::run(arguments),
+        Command::OwnFolder(arguments) => own_folder::run(&arguments),
+        Command::Schema => schema::run(),
+        Command::Completions(arguments) => {
+            completions::run(&arguments);
             Ok(())
         }
     }
-}
-
-fn serve(arguments: ServeArguments) -> Result<(), Failure> {
-    let overrides = Overrides {
-        mode: arguments.mode,
-        listen: arguments.listen.into_iter().flat_map(|addresses| addresses.0).collect(),
-        admin_listen: arguments.admin_listen,
-        probe_listen: arguments.probe_listen.into_iter().flat_map(|addresses| addresses.0).collect(),
-        data_dir: arguments.data_dir,
-        upstream: arguments.upstream,
-    };
-    let config = Config::load(arguments.config.as_deref(), &overrides)?;
-    if arguments.check_config {
-        // A file that can't be used is wrong configuration, whatever part reads it.
-        let warnings = server::check(&config).map_err(|error| Failure::usage(with_causes(&error)))?;
-        for warning in warnings {
-            writeln!(io::stderr(), "d8-registry: warning: {warning}")?;
-        }
-        return print_settings(&config);
-    }
-    Ok(server::run(config, Source { file: arguments.config, overrides })?)
-}
-
-/// Every key with the value in force and where it comes from; secrets as `***`.
-fn print_settings(config: &Config) -> Result<(), Failure> {
-    let settings = config.settings();
-    let width = settings.iter().map(|setting| setting.key.len()).max().unwrap_or(0);
-    let mut out = io::stdout().lock();
-    for setting in settings {
-        writeln!(out, "{:width$}  {}  ({})", setting.key, setting.value, setting.origin)?;
-    }
-    if config.is_open() {
-        writeln!(out, "The server is open: everyone on this machine may pull, push and delete.")?;
-    }
-    Ok(out.flush()?)
-}
-
-fn folder(arguments: &FolderArguments) -> Result<PathBuf, Failure> {
-    Ok(config::data_dir(arguments.config.as_deref(), arguments.data_dir.clone())?)
-}
-
-fn init(arguments: &FolderArguments) -> Result<(), Failure> {
-    let folder = folder(arguments)?;
-    let fresh = Store::init(&folder)?;
-    let said = if fresh { "laid out" } else { "is a store already, nothing changed" };
-    writeln!(io::stdout(), "{} {said}", folder.display())?;
-    Ok(())
-}
-
-fn rebuild_index(arguments: &FolderArguments) -> Result<(), Failure> {
-    let folder = folder(arguments)?;
-    let bar = indicatif::ProgressBar::new_spinner().with_message("tags and manifests read");
-    let done = store::rebuild_index(&folder, |done| bar.set_position(done))?;
-    bar.finish_and_clear();
-    writeln!(io::stdout(), "the index of {} is rebuilt from {done} tags and manifests", folder.display())?;
-    Ok(())
-}
-
-fn hash_password(cost: u32) -> Result<(), Failure> {
-    let password = password::read().map_err(|error| Failure::usage(with_causes(&error)))?;
-    let hash = auth::hash_password(&password, cost).map_err(|error| Failure::usage(error.to_string()))?;
-    writeln!(io::stdout(), "{hash}")?;
-    Ok(())
 }
 
 /// The command line's description, for the test that writes the reference from it.

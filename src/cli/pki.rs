@@ -4,10 +4,24 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
+use clap::Subcommand;
+
 use super::Failure;
 use crate::clock;
 use crate::pki::{self, ClientUri, Order, PkiError, San, Subject};
 use crate::telemetry::with_causes;
+
+/// What can be made.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PkiCommand {
+    /// A certificate for a master, or with --uri for a program that proves by it who it is, signed by the cluster's
+    /// authority. One that fits is left as it is: it is made anew only when names or chain no longer fit or less than a third
+    /// of its life is left, so run this at every start.
+    #[command(
+        after_help = "Example:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki"
+    )]
+    Issue(IssueArguments),
+}
 
 /// Flags of `pki issue`.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,8 +46,13 @@ pub struct IssueArguments {
     pub days: Option<u32>,
 }
 
+pub(super) fn run(command: PkiCommand) -> Result<(), Failure> {
+    let PkiCommand::Issue(arguments) = command;
+    issue(arguments)
+}
+
 /// Makes a certificate where one is needed.
-pub(super) fn issue(arguments: IssueArguments) -> Result<(), Failure> {
+fn issue(arguments: IssueArguments) -> Result<(), Failure> {
     let IssueArguments { ca_cert, ca_key, san, uri, out, days } = arguments;
     let subject = uri.map_or(Subject::Server(san), Subject::Client);
     let life = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 3600));

@@ -1,10 +1,9 @@
-//! `static-pod` and `own-folder`: the files of a node.
+//! `static-pod`: a static pod's manifest and the copies that it needs, kept on a node.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 
 use super::Failure;
-use crate::node_files::{self, NodeFilesError, Order, Owner, Placed};
+use crate::node_files::{self, Order, Owner, Placed};
 
 /// Flags of `static-pod`.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,24 +25,7 @@ pub struct StaticPodArguments {
     pub once: bool,
 }
 
-/// Flags of `own-folder`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct OwnFolderArguments {
-    /// Whose it is to be.
-    #[arg(long, value_name = "UID:GID")]
-    pub owner: Owner,
-    /// The folder; made if it is missing.
-    #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
-}
-
-impl From<NodeFilesError> for Failure {
-    fn from(error: NodeFilesError) -> Self {
-        Self::failed(&error)
-    }
-}
-
-pub(super) fn static_pod(arguments: StaticPodArguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: StaticPodArguments) -> Result<(), Failure> {
     let StaticPodArguments { copy: copies, manifest, owner, remove, once } = arguments;
     let order = Order { copies, manifest, owner, remove };
     if once {
@@ -52,12 +34,4 @@ pub(super) fn static_pod(arguments: StaticPodArguments) -> Result<(), Failure> {
         return Ok(());
     }
     Ok(node_files::keep(&order)?)
-}
-
-pub(super) fn own_folder(arguments: &OwnFolderArguments) -> Result<(), Failure> {
-    let OwnFolderArguments { owner, folder } = arguments;
-    let changed = node_files::own_folder(folder, *owner)?;
-    let said = if changed { "given to" } else { "belongs already to" };
-    writeln!(io::stdout(), "{} {said} {}:{}", folder.display(), owner.user, owner.group)?;
-    Ok(())
 }

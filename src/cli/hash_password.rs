@@ -1,4 +1,4 @@
-//! Reads a password: from a terminal without showing it, else the first line of standard input.
+//! `hash-password`: a password from a terminal, unseen, or else from the first line of standard input, becomes its hash.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -6,12 +6,24 @@ use std::os::fd::AsFd;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
+use super::Failure;
+use crate::auth;
+use crate::telemetry::with_causes;
+
 /// Longest line read; bcrypt itself takes 72 bytes, and what is longer is refused there.
 const MAX_LINE: u64 = 4096;
 
+/// Flags of `hash-password`.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct HashPasswordArguments {
+    /// How much a check costs: 10 is about 70 ms of a core, each step more doubles it.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..=16))]
+    pub cost: u32,
+}
+
 /// No password came.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PasswordError {
+enum PasswordError {
     /// Nothing, or an empty line.
     #[error("the password is empty")]
     Empty,
@@ -23,8 +35,15 @@ pub(super) enum PasswordError {
     Input(#[source] io::Error),
 }
 
+pub(super) fn run(arguments: &HashPasswordArguments) -> Result<(), Failure> {
+    let password = read().map_err(|error| Failure::usage(with_causes(&error)))?;
+    let hash = auth::hash_password(&password, arguments.cost).map_err(|error| Failure::usage(error.to_string()))?;
+    writeln!(io::stdout(), "{hash}")?;
+    Ok(())
+}
+
 /// Asks on a terminal (twice), else reads one line.
-pub(super) fn read() -> Result<Zeroizing<String>, PasswordError> {
+fn read() -> Result<Zeroizing<String>, PasswordError> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
         return line(stdin.lock());

@@ -1,0 +1,75 @@
+//! `serve`: from flags and file to a running server, or to what is in force with `--check-config`.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use super::Failure;
+use crate::config::{Address, Addresses, Config, Mode, Overrides, Secret};
+use crate::server::{self, Source};
+use crate::telemetry::with_causes;
+
+/// Flags of `serve`. A flag wins over the file.
+#[derive(Debug, clap::Args)]
+pub struct ServeArguments {
+    /// The configuration file (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Direct (passes through), Proxy (a cache) or Local (storage of its own), in any case [default: Local].
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<Mode>,
+    /// Address of the registry, or several of one port (`10.0.0.1,fd00::1:5001`, as Kubernetes' `status.hostIPs` has them); can
+    /// be given more than once [default: 127.0.0.1:5001].
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Vec<Addresses>,
+    /// Address of health checks and metrics; can be given more than once [default: 127.0.0.1:5002].
+    #[arg(long, value_name = "ADDR")]
+    pub admin_listen: Vec<Address>,
+    /// Address of health checks alone, or several of one port as for `--listen`; can be given more than once [default: none].
+    #[arg(long, value_name = "ADDR")]
+    pub probe_listen: Vec<Addresses>,
+    /// The data folder [default: ./data].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The upstream of modes Direct and Proxy, an address like `https://user:password@host:port/path`. A password is
+    /// better kept in a file: every user of this machine can see command lines.
+    #[arg(long, value_name = "URL")]
+    pub upstream: Option<Secret>,
+    /// Check the configuration, print what is in force, and end.
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
+    let overrides = Overrides {
+        mode: arguments.mode,
+        listen: arguments.listen.into_iter().flat_map(|addresses| addresses.0).collect(),
+        admin_listen: arguments.admin_listen,
+        probe_listen: arguments.probe_listen.into_iter().flat_map(|addresses| addresses.0).collect(),
+        data_dir: arguments.data_dir,
+        upstream: arguments.upstream,
+    };
+    let config = Config::load(arguments.config.as_deref(), &overrides)?;
+    if arguments.check_config {
+        // A file that can't be used is wrong configuration, whatever part reads it.
+        let warnings = server::check(&config).map_err(|error| Failure::usage(with_causes(&error)))?;
+        for warning in warnings {
+            writeln!(io::stderr(), "d8-registry: warning: {warning}")?;
+        }
+        return print_settings(&config);
+    }
+    Ok(server::run(config, Source { file: arguments.config, overrides })?)
+}
+
+/// Every key with the value in force and where it comes from; secrets as `***`.
+fn print_settings(config: &Config) -> Result<(), Failure> {
+    let settings = config.settings();
+    let width = settings.iter().map(|setting| setting.key.len()).max().unwrap_or(0);
+    let mut out = io::stdout().lock();
+    for setting in settings {
+        writeln!(out, "{:width$}  {}  ({})", setting.key, setting.value, setting.origin)?;
+    }
+    if config.is_open() {
+        writeln!(out, "The server is open: everyone on this machine may pull, push and delete.")?;
+    }
+    Ok(out.flush()?)
+}
