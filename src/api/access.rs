@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::call::query_values;
 use super::error::ApiError;
+use super::exception::Exception;
 use super::route::Route;
 use crate::auth::{Action, AuthFailure, Authenticator, Forbidden, Identity, needed_scope};
 use crate::oci::{ErrorCode, RepoName};
@@ -80,8 +81,7 @@ impl Base {
 }
 
 fn no_host() -> ApiError {
-    ApiError::new(ErrorCode::Unsupported, "the Host header is missing or no valid authority")
-        .with_status(http::StatusCode::BAD_REQUEST)
+    ApiError::exception(Exception::NoHost, "the Host header is missing or no valid authority")
 }
 
 /// A host with or without a port.

@@ -1,4 +1,5 @@
-//! Every failure becomes a status, a code and a body here; the only such mapping.
+//! Every failure becomes a status, a code and a body here; the only such mapping. What a handler refuses has the status of
+//! its code ([`ErrorCode::status`]) or a row in [`Exception`].
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use http::header::{AGE, ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
+use super::exception::Exception;
 use super::headers::CACHE;
 use crate::mode::{Absence, ModeError};
 use crate::oci::{Digest, ErrorCode};
@@ -72,9 +74,11 @@ impl ApiError {
         }))
     }
 
-    pub(super) fn with_status(mut self, status: StatusCode) -> Self {
-        self.0.status = status;
-        self
+    /// A refusal or failure with another status than the code's own.
+    pub(super) fn exception(case: Exception, message: impl Into<Cow<'static, str>>) -> Self {
+        let mut error = Self::new(case.code(), message);
+        error.0.status = StatusCode::from_u16(case.status()).unwrap_or(error.0.status);
+        error
     }
 
     pub(super) fn with_detail(mut self, detail: Value) -> Self {
@@ -183,9 +187,7 @@ impl ApiError {
 
 impl From<ModeError> for ApiError {
     fn from(error: ModeError) -> Self {
-        let gateway = |status: StatusCode, message: String| {
-            Self::new(ErrorCode::Unavailable, message).with_status(status).with_cause(Origin::Upstream, &error)
-        };
+        let gateway = |case: Exception| Self::exception(case, error.to_string()).with_cause(Origin::Upstream, &error);
         match &error {
             ModeError::Store(error) => error.clone().into(),
             ModeError::Incomplete { missing } => {
@@ -207,8 +209,8 @@ impl From<ModeError> for ApiError {
                 format!("this registry runs in mode {mode}, which takes no pushes and deletes; push to its upstream"),
             ),
             ModeError::Upstream(upstream) => Self::from_upstream(upstream).with_cause(Origin::Upstream, &error),
-            ModeError::UpstreamTimeout => gateway(StatusCode::GATEWAY_TIMEOUT, error.to_string()),
-            ModeError::UpstreamContradiction(_) => gateway(StatusCode::BAD_GATEWAY, error.to_string()),
+            ModeError::UpstreamTimeout => gateway(Exception::UpstreamTimeout),
+            ModeError::UpstreamContradiction(_) => gateway(Exception::UpstreamFailed),
             ModeError::Stopping => Self::new(ErrorCode::Unavailable, "shutting down").retry_after(5),
         }
     }
@@ -233,7 +235,7 @@ impl ApiError {
     /// The upstream's failure as the client hears it. 401 is only ever our own challenge, and a 429 is repeated by
     /// containerd at once: neither is passed on.
     fn from_upstream(error: &UpstreamError) -> Self {
-        let status = match error.cause() {
+        let case = match error.cause() {
             UpstreamCause::Unauthorized | UpstreamCause::Forbidden => {
                 let refused =
                     Self::new(ErrorCode::Denied, format!("the upstream refuses this registry's credentials: {error}"))
@@ -250,8 +252,8 @@ impl ApiError {
                     .with_detail(error.detail())
                     .retry_after(seconds);
             }
-            UpstreamCause::NotFound => StatusCode::NOT_FOUND,
-            UpstreamCause::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            UpstreamCause::NotFound => Exception::UpstreamNotFound,
+            UpstreamCause::Timeout => Exception::UpstreamTimeout,
             UpstreamCause::RateLimited => {
                 let seconds = error.retry_after().map_or(RETRY_UPSTREAM, whole_seconds);
                 return Self::new(ErrorCode::Unavailable, error.to_string())
@@ -261,9 +263,9 @@ impl ApiError {
             UpstreamCause::Unreachable
             | UpstreamCause::ServerError
             | UpstreamCause::Invalid
-            | UpstreamCause::Refused => StatusCode::BAD_GATEWAY,
+            | UpstreamCause::Refused => Exception::UpstreamFailed,
         };
-        Self::new(ErrorCode::Unavailable, error.to_string()).with_status(status).with_detail(error.detail())
+        Self::exception(case, error.to_string()).with_detail(error.detail())
     }
 }
 
@@ -282,8 +284,7 @@ impl From<StoreError> for ApiError {
             }
             StoreError::TooManyUploads => Self::too_many_uploads(),
             StoreError::UploadBusy(_) => {
-                Self::new(ErrorCode::BlobUploadInvalid, "another request is writing this upload")
-                    .with_status(StatusCode::CONFLICT)
+                Self::exception(Exception::UploadBusy, "another request is writing this upload")
             }
             StoreError::DigestMismatch { expected, actual } => Self::digest_mismatch(expected, actual),
             StoreError::Full(refusal) => full(*refusal),

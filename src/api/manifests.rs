@@ -17,6 +17,7 @@ use super::call::Call;
 use super::conditions::Conditions;
 use super::content::{Content, Piece};
 use super::error::ApiError;
+use super::exception::Exception;
 use super::headers::{CONTENT_DIGEST, text};
 use super::limits::Gate;
 use crate::mode::{BlobContent, Mode, ModeError, Served, ServedManifest, ServedManifestFacts};
@@ -144,8 +145,7 @@ fn tags_to_move(call: &Call<'_>, reference: &Reference) -> Result<Vec<Tag>, ApiE
                     tags.push(tag);
                 }
                 if tags.len() > MAX_TAGS {
-                    return Err(ApiError::new(ErrorCode::TagInvalid, "more than 100 tags in one push")
-                        .with_status(StatusCode::URI_TOO_LONG));
+                    return Err(ApiError::exception(Exception::TooManyTags, "more than 100 tags in one push"));
                 }
             }
             Ok(tags)
@@ -160,8 +160,8 @@ async fn read_whole(
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     let limit = call.settings.manifest_max_bytes;
     let too_large = || {
-        ApiError::new(ErrorCode::SizeInvalid, format!("the manifest is larger than {limit} bytes (manifests.maxBytes)"))
-            .with_status(StatusCode::PAYLOAD_TOO_LARGE)
+        let message = format!("the manifest is larger than {limit} bytes (manifests.maxBytes)");
+        ApiError::exception(Exception::ManifestTooLarge, message)
     };
     let announced =
         call.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());

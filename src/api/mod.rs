@@ -12,6 +12,7 @@ mod call;
 mod conditions;
 mod content;
 mod error;
+mod exception;
 mod exchange;
 mod fast;
 mod headers;
@@ -44,6 +45,7 @@ use http_body_util::BodyExt as _;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+pub use exception::Exception;
 pub use fast::FastPath;
 pub use large::{PUSHED_MANIFEST_BYTES, RELAYED_MANIFEST_BYTES};
 pub use limits::{GateSizes, OPEN_UPLOADS, most_at_once};

@@ -6,6 +6,7 @@ use memchr::{memchr, memrchr};
 use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
+use super::exception::Exception;
 use crate::oci::{Digest, ErrorCode, InvalidReference, Reference, RepoName, UploadId};
 
 /// What a path names.
@@ -108,7 +109,7 @@ pub(super) fn last_part(path: &str) -> Option<(&str, &str)> {
 }
 
 fn no_endpoint() -> ApiError {
-    ApiError::new(ErrorCode::Unsupported, "no such endpoint").with_status(http::StatusCode::NOT_FOUND)
+    ApiError::exception(Exception::NoPath, "no such endpoint")
 }
 
 /// A path, percent-decoded. An encoded slash would move the borders of names and is refused.

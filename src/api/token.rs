@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::json;
@@ -15,6 +15,7 @@ use super::access::{in_log, refuse_sign_in};
 use super::body::CountedBody;
 use super::call::query_values;
 use super::error::ApiError;
+use super::exception::Exception;
 use super::manifests::json_response;
 use crate::auth::{AuthFailure, Authenticator, BASIC_CHALLENGE, Identity};
 use crate::clock;
@@ -61,10 +62,7 @@ pub(super) async fn answer(
     let parameters = form.as_deref().or(query);
     let one = |name: &str| query_values(parameters, name).next();
     if form.is_some() && one("grant_type").is_some_and(|grant| grant != "password") {
-        return refused(
-            ApiError::new(ErrorCode::Unsupported, "the only grant_type here is password")
-                .with_status(http::StatusCode::BAD_REQUEST),
-        );
+        return refused(ApiError::exception(Exception::TokenForm, "the only grant_type here is password"));
     }
     let header = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let pair = form.as_ref().and_then(|_| one("username").zip(one("password")));
@@ -112,11 +110,10 @@ fn issue(auth: &Authenticator, who: &Identity, scopes: &[String]) -> Result<Resp
 /// # Errors
 /// 400 if it is no form, 413 if it is longer, 408 if it does not come in time.
 async fn read_form(headers: &HeaderMap, body: &mut CountedBody) -> Result<String, ApiError> {
-    let refused = |status: StatusCode, why: &'static str| {
-        ApiError::new(ErrorCode::Unsupported, format!("a POST to the token service {why}")).with_status(status)
-    };
-    let malformed = || refused(StatusCode::BAD_REQUEST, "is a form, application/x-www-form-urlencoded");
-    let too_long = || refused(StatusCode::PAYLOAD_TOO_LARGE, "is a form of at most 8 KiB");
+    let refused =
+        |case: Exception, why: &'static str| ApiError::exception(case, format!("a POST to the token service {why}"));
+    let malformed = || refused(Exception::TokenForm, "is a form, application/x-www-form-urlencoded");
+    let too_long = || refused(Exception::TokenFormTooLong, "is a form of at most 8 KiB");
     let is_form = headers
         .get(CONTENT_TYPE)
         .and_then(|v| v.to_str().ok())
@@ -140,6 +137,6 @@ async fn read_form(headers: &HeaderMap, body: &mut CountedBody) -> Result<String
         Ok(())
     };
     let in_time = tokio::time::timeout(FORM_TIME, reading).await;
-    in_time.map_err(|_| refused(StatusCode::REQUEST_TIMEOUT, "has to come whole within 10 s"))??;
+    in_time.map_err(|_| refused(Exception::TokenFormLate, "has to come whole within 10 s"))??;
     String::from_utf8(form).map_err(|_| malformed())
 }

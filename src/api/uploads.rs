@@ -10,6 +10,7 @@ use http_body_util::BodyExt as _;
 use super::body::CountedBody;
 use super::call::Call;
 use super::error::ApiError;
+use super::exception::Exception;
 use super::headers::{CONTENT_DIGEST, text};
 use super::route::parse_digest;
 use crate::auth::Action;
@@ -167,11 +168,8 @@ fn chunk_length(call: &Call<'_>, repo: &RepoName, session: &UploadSession) -> Re
         .ok_or_else(|| ApiError::new(ErrorCode::BlobUploadInvalid, crate::oci::InvalidContentRange.to_string()))?;
     if range.first != session.offset() {
         let place = in_progress(StatusCode::RANGE_NOT_SATISFIABLE, repo, session.id(), session.offset());
-        let mut error = ApiError::new(
-            ErrorCode::BlobUploadInvalid,
-            format!("the chunk begins at {}, the upload is at {}", range.first, session.offset()),
-        )
-        .with_status(StatusCode::RANGE_NOT_SATISFIABLE);
+        let message = format!("the chunk begins at {}, the upload is at {}", range.first, session.offset());
+        let mut error = ApiError::exception(Exception::ChunkOutOfPlace, message);
         for (name, value) in place.headers() {
             if *name != CONTENT_LENGTH {
                 error = error.with_header(name.clone(), value.clone());

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use d8_registry::admin::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS};
+use d8_registry::api::Exception;
 use d8_registry::{oci, telemetry};
 use reqwest::Method;
 
@@ -70,6 +71,16 @@ fn the_error_codes_are_those_of_the_table() {
         writeln!(text, "| `{}` | {} | {} |", code.as_str(), code.status(), code.meaning().trim()).unwrap();
     }
     generated("errors.md", "codes", &text);
+    let mut text = "| status | code | when |\n|---|---|---|\n".to_owned();
+    for case in Exception::ALL {
+        writeln!(text, "| {} | `{}` | {} |", case.status(), case.code().as_str(), case.when().trim()).unwrap();
+    }
+    generated("errors.md", "exceptions", &text);
+    let mut text = "| code | `detail` |\n|---|---|\n".to_owned();
+    for code in oci::ErrorCode::ALL.iter().filter(|code| !code.detail().is_empty()) {
+        writeln!(text, "| `{}` | {} |", code.as_str(), code.detail()).unwrap();
+    }
+    generated("errors.md", "details", &text);
 }
 
 /// Source files whose code names headers.
