@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::contents::changes::blocking;
+use super::contents::changes::blocking_run;
 use super::contents::files::Contents;
 use super::contents::fills::Fills;
 use super::contents::uploads::table::Uploads;
@@ -82,7 +82,7 @@ impl Maintain {
     /// Says it when the file system takes no write any more, or takes one again.
     async fn look_whether_read_only(&mut self) {
         let contents = Arc::clone(&self.parts.contents);
-        let looked = blocking(move || Ok(contents.capacity.usage().refusal == Some(Refusal::ReadOnly)));
+        let looked = blocking_run(move || Ok(contents.capacity.usage().refusal == Some(Refusal::ReadOnly)));
         let Ok(read_only) = looked.await else { return };
         if read_only == std::mem::replace(&mut self.was_read_only, read_only) {
             return;
@@ -108,7 +108,7 @@ impl Job for Maintain {
 
     async fn run(&mut self, run: Run) -> Result<(), JobError> {
         let parts = self.parts.clone();
-        let round = blocking(move || {
+        let round = blocking_run(move || {
             let counted = parts.contents.count(run.stop(), run.progress());
             parts.contents.capacity.set_index_bytes(parts.manifests.listings.size_on_disk());
             parts.try_to_write();

@@ -31,6 +31,19 @@ pub(in crate::store) async fn waiting<T: Send + 'static>(
     }
 }
 
+/// As [`blocking`], for a run of a job: a panic goes on in the caller, so that the run counts as panicked.
+pub(in crate::store) async fn blocking_run<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let operation = disk_operation();
+    crate::jobs::blocking(move || {
+        let outcome = work();
+        drop(operation);
+        outcome
+    })
+    .await
+}
+
 /// Whether the tree may still be changed, and whether the note of a clean stop is still on the disk.
 #[derive(Debug)]
 pub(in crate::store) struct Changes {

@@ -9,7 +9,7 @@ use super::manifests::Manifests;
 use super::walk::{Repositories, SkippedEntries};
 use crate::fs::stat;
 use crate::jobs::{Job, JobError, Run, Schedule};
-use crate::store::contents::changes::blocking;
+use crate::store::contents::changes::blocking_run;
 use crate::store::layout::Membership;
 
 /// The list is looked at this often without being called: for names that an administrator put there or took away, and for
@@ -73,7 +73,7 @@ impl Job for LookAfterDamage {
 
     async fn run(&mut self, _: Run) -> Result<(), JobError> {
         let manifests = Arc::clone(&self.0);
-        let round = blocking(move || {
+        let round = blocking_run(move || {
             manifests.look_after_damage(Instant::now());
             Ok(())
         });

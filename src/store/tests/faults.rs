@@ -1,8 +1,13 @@
 //! What must hold when something fails half-way or two things happen at once.
 
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::FutureExt as _;
+
+use super::super::contents::changes::blocking_run;
 use super::*;
 use crate::oci::{Reference, Tag};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The membership's folder can't be made: a file is in its way.
 fn block_links(store: &Store, name: &RepoName) -> std::path::PathBuf {
@@ -163,4 +168,13 @@ async fn an_upload_that_nobody_holds_keeps_no_file_open() {
         drop(store.begin_upload(&repo("a"), None, None).await.unwrap());
     }
     assert_eq!(open(), 0);
+}
+
+#[tokio::test]
+async fn a_panic_of_a_job_on_the_thread_that_waits_for_the_disk_is_its_run_s() {
+    let panicking = blocking_run::<()>(|| panic!("as it was told"));
+    let caught =
+        AssertUnwindSafe(panicking).catch_unwind().await.map_err(|panic| *panic.downcast_ref::<&str>().unwrap());
+    assert!(matches!(caught, Err("as it was told")));
+    assert_eq!(blocking_run(|| Ok(7)).await.unwrap(), 7);
 }
