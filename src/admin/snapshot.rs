@@ -22,6 +22,9 @@ pub struct Snapshot {
     pub uptime_seconds: u64,
     /// Whether it is ending.
     pub draining: bool,
+    /// What an administrator should know of and that keeps no request from its answer, in sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<&'static str>,
     /// Open connections of the registry's listeners.
     pub connections: usize,
     /// Number of users.

@@ -13,7 +13,7 @@ mod reload;
 mod snapshot;
 mod warnings;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin, ConfigStatus};
+use crate::admin::{self, Admin, ConfigStatus, SocketError};
 use crate::api::{App, Edge, FastPath};
 use crate::auth::{AuthError, Authenticator};
 use crate::clock;
@@ -242,6 +242,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     let probes = Server::new(options::probe_connections());
     let state = Arc::new(ArcSwap::from_pointee(ConfigStatus::in_force(clock::now())));
     let jobs = Runner::new(tasks.clone(), stop.clone());
+    let socket = admin::Socket::bind(&parts.config.store.dir);
     let observer = Observer {
         started: Instant::now(),
         modes: modes.clone(),
@@ -253,6 +254,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         jobs: jobs.clone(),
         logging: Arc::clone(&parts.logging),
         readiness: Readiness::new(parts.store.clone(), tasks.clone(), stop.clone()),
+        takes_orders: socket.is_ok(),
         draining: draining.clone(),
     };
     let seen = Admin::new(observer, metrics.clone());
@@ -260,7 +262,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         tls.failures().count_in(metrics.clone());
     }
     jobs::start(&jobs, &parts, evictor, &modes);
-    take_orders(&parts.config.store.dir, seen.clone(), &tasks, &stop);
+    take_orders(socket, seen.clone(), &tasks, &stop);
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");
         let early = Arc::new(FastPath::new(app.clone()));
@@ -287,9 +289,14 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Makes the socket for orders. A server without it serves: only nobody can give it any.
-fn take_orders(data: &Path, seen: Admin<Observer>, tasks: &TaskTracker, stop: &CancellationToken) {
-    match admin::Socket::bind(data) {
+/// Answers at the socket for orders. A server without it serves: only nobody can give it any.
+fn take_orders(
+    socket: Result<admin::Socket, SocketError>,
+    seen: Admin<Observer>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    match socket {
         Ok(socket) => {
             tracing::info!(path = %socket.path().display(), "orders are taken");
             tasks.spawn(socket.serve(admin::order_router(seen), tasks.clone(), stop.clone()));

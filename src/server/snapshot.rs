@@ -17,6 +17,9 @@ use crate::serve::{Server, Tls};
 use crate::store::{IndexState, Refusal, Store};
 use crate::telemetry::{IndexLabel, Logging};
 
+/// Whoever wants to give an order learns here why nobody listens.
+const NO_ORDERS: &str = "no orders can be given: there is no admin socket, and the log of the start says why";
+
 /// The parts that are asked.
 pub(super) struct Observer {
     pub(super) started: Instant,
@@ -29,6 +32,8 @@ pub(super) struct Observer {
     pub(super) jobs: Runner,
     pub(super) logging: Arc<Logging>,
     pub(super) readiness: Readiness,
+    /// Whether there is a socket for orders.
+    pub(super) takes_orders: bool,
     /// Cancelled when the server begins to end.
     pub(super) draining: CancellationToken,
 }
@@ -41,6 +46,7 @@ impl Source for Observer {
             mode: self.modes.mode().as_str(),
             uptime_seconds: self.started.elapsed().as_secs(),
             draining: self.draining.is_cancelled(),
+            warnings: if self.takes_orders { Vec::new() } else { vec![NO_ORDERS] },
             connections: self.registry.connections(),
             users: self.auth.user_count(),
             upstream: self.modes.upstream_status(),

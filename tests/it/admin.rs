@@ -190,6 +190,9 @@ async fn a_server_that_can_have_no_socket_serves_with_a_warning() {
     let registry = Registry::start(&Setup::open().config(&store));
     assert_eq!(registry.client().get("/v2/").await.status(), 200);
     assert!(warned(&registry.logged()));
+    let status: Value = registry.admin().get("/status").await.json().await.unwrap();
+    let warnings = status["warnings"].as_array().unwrap();
+    assert!(warnings.len() == 1 && warnings[0].as_str().unwrap().contains("no admin socket"), "{warnings:?}");
     // What somebody else put there is left alone.
     registry.kill();
     let folder = Arc::new(TempDir::new().unwrap());

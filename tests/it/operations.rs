@@ -26,7 +26,7 @@ async fn the_admin_listener_tells_how_it_is() {
     assert_eq!(admin.get("/healthz").await.status(), 200);
     assert_eq!(admin.get("/readyz").await.status(), 200);
     let status: Value = admin.get("/status").await.json().await.unwrap();
-    assert_eq!(status["mode"], "Local");
+    assert_eq!((&status["mode"], status.get("warnings")), (&"Local".into(), None));
     let metrics = admin.get("/metrics").await.text().await.unwrap();
     for line in [
         "d8_registry_store_writable 1",
