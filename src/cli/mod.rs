@@ -120,7 +120,8 @@ pub enum Command {
     /// Render what this node's containerd needs to pull from the registry: hosts.toml and CA files. Prints the version hash.
     #[command(
         after_help = "The file has the form of Deckhouse's Secret registry-bashible-config, key config, and may say what\n\
-        containerd there is: `containerd: {version: v1|v2, extensions: true|false}`. Nothing is written while a file is in\n\
+        containerd there is: `containerd: {version: v1|v2, extensions: true|false}`; else its configuration and its program
+        are looked at. Nothing is written while a file is in\n\
         the way that this command did not write or that was changed since.\n\nExamples:\n  \
         Is anything in the way on this node?\n    d8-registry node-config --config node.yaml --check\n  \
         What would change?\n    d8-registry node-config --config node.yaml --dry-run\n  \

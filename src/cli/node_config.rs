@@ -16,7 +16,8 @@ pub struct NodeConfigArguments {
     /// What is wanted (YAML).
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Only look for what is in the way: registry settings in containerd's own configuration, files of others.
+    /// Only look for what is in the way: registry settings in containerd's own configuration, extensions that it lacks, files
+    /// of others.
     #[arg(long, conflicts_with = "dry_run")]
     pub check: bool,
     /// Only show what would change, without secrets.

@@ -36,9 +36,10 @@ pub(super) fn render(wanted: &NodeConfig) -> Rendering {
         );
         // containerd 1 reads no table whose name holds a bracket, and then passes over the whole file; containerd 2 takes
         // the order of the mirrors from tables alone.
+        let extensions = wanted.extensions == Some(true);
         let dotted = wanted.version == Some(ContainerdVersion::V1) && mirrors.iter().any(Mirror::is_ipv6);
         for mirror in mirrors {
-            let written = if dotted { keys(mirror, wanted.extensions) } else { table(mirror, wanted.extensions) };
+            let written = if dotted { keys(mirror, extensions) } else { table(mirror, extensions) };
             text.push_str(&written);
             if let Some(ca) = &mirror.ca {
                 let content = Secret::new(format!("{ca}\n"));

@@ -15,8 +15,11 @@
 //! - A mirror with `http` gets no `skip_verify`: with it containerd tries HTTPS first, unverified.
 //! - There is no `server`: after the mirrors containerd asks the host itself. The last mirror as `server` is one
 //!   repetition more in containerd 2, and another layout than the one on nodes today.
-//! - `extensions` is false by default: plain containerd passes over `auth` without a word, while the header works with
-//!   both kinds.
+//! - Plain containerd passes over `auth` and `rewrite` without a word, while the header works with both kinds. So where the
+//!   settings don't say which it is and its program does not show it, it counts as plain.
+//! - A mirror that rewrites names is left out for plain containerd, with a note: the Secret of mode Direct has one for
+//!   Deckhouse's containerd and the registry itself behind it, and is the same for all nodes. A host of which nothing is left
+//!   is a finding, as its images would come from nowhere.
 //!
 //! Whose a file is:
 //! - A foreign file in the way stops everything, also the files of other hosts: writing the rest would leave half a
@@ -38,6 +41,7 @@
 //!   read it.
 
 mod diff;
+mod extensions;
 mod hosts_toml;
 mod plan;
 mod preflight;
@@ -55,6 +59,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use self::hosts_toml::Rendering;
+use self::plan::Plan;
 pub use self::settings::{ContainerdVersion, NodeConfig};
 use crate::config::ConfigError;
 use crate::fs::{self, FsError};
@@ -167,8 +173,7 @@ pub fn apply(root: &Path, wanted: &NodeConfig) -> Result<Outcome, NodeConfigErro
     let folder = registry_d(root)?;
     fs::make_directory(&folder)?;
     let _held = hold(&folder)?;
-    let rendering = hosts_toml::render(wanted);
-    let plan = plan::make(&folder, &rendering)?;
+    let (rendering, plan) = prepare(root, &folder, wanted)?;
     let mut notes = plan.notes.clone();
     if plan.obstacles.is_empty() {
         for step in steps::of(&plan) {
@@ -184,24 +189,33 @@ pub fn apply(root: &Path, wanted: &NodeConfig) -> Result<Outcome, NodeConfigErro
 /// [`NodeConfigError`].
 pub fn preview(root: &Path, wanted: &NodeConfig) -> Result<(Outcome, String), NodeConfigError> {
     let folder = registry_d(root)?;
-    let rendering = hosts_toml::render(wanted);
-    let plan = plan::make(&folder, &rendering)?;
+    let (rendering, plan) = prepare(root, &folder, wanted)?;
     let diff = diff::of(&plan);
     Ok((Outcome { version: rendering.version, findings: plan.obstacles, notes: plan.notes }, diff))
 }
 
-/// Looks for what would keep containerd from pulling as wanted: own registry settings in its configuration, and files in
-/// the way. Writes nothing. Blocking.
+/// Looks for what would keep containerd from pulling as wanted: own registry settings in its configuration, extensions that it
+/// lacks, and files in the way. Writes nothing. Blocking.
 ///
 /// # Errors
 /// [`NodeConfigError`].
 pub fn check(root: &Path, wanted: &NodeConfig) -> Result<Outcome, NodeConfigError> {
     let folder = registry_d(root)?;
-    let rendering = hosts_toml::render(wanted);
-    let plan = plan::make(&folder, &rendering)?;
+    let (rendering, plan) = prepare(root, &folder, wanted)?;
     let mut findings = preflight::look(root, wanted)?;
+    findings.extend(extensions::contradiction(root, wanted)?);
     findings.extend(plan.obstacles);
     Ok(Outcome { version: rendering.version, findings, notes: plan.notes })
+}
+
+/// What of `wanted` this node's containerd can follow, rendered, and the plan for it.
+fn prepare(root: &Path, folder: &Path, wanted: &NodeConfig) -> Result<(Rendering, Plan), NodeConfigError> {
+    let fitted = extensions::fit(root, wanted)?;
+    let rendering = hosts_toml::render(&fitted.wanted);
+    let mut plan = plan::make(folder, &rendering)?;
+    plan.notes.splice(..0, fitted.notes);
+    plan.obstacles.splice(..0, fitted.obstacles);
+    Ok((rendering, plan))
 }
 
 fn registry_d(root: &Path) -> Result<PathBuf, NodeConfigError> {

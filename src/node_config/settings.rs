@@ -98,8 +98,8 @@ pub struct NodeConfig {
     pub(super) hosts: BTreeMap<String, Vec<Mirror>>,
     /// Which containerd; `None`: what its configuration looks like.
     pub(super) version: Option<ContainerdVersion>,
-    /// Whether containerd has Deckhouse's `auth` and `rewrite`.
-    pub(super) extensions: bool,
+    /// Whether containerd has Deckhouse's `auth` and `rewrite`; `None`: what its program looks like.
+    pub(super) extensions: Option<bool>,
 }
 
 impl Mirror {
@@ -125,8 +125,7 @@ impl NodeConfig {
     fn of(raw: Raw) -> Result<Self, KeyError> {
         let hosts = raw.hosts.ok_or_else(|| wrong("hosts", "is missing; `hosts: {}` takes everything away"))?;
         let containerd = raw.containerd.unwrap_or_default();
-        let extensions = containerd.extensions.unwrap_or(false);
-        let hosts = hosts.into_iter().map(|(name, host)| Ok((name.clone(), mirrors(&name, host, extensions)?)));
+        let hosts = hosts.into_iter().map(|(name, host)| Ok((name.clone(), mirrors(&name, host)?)));
         let hosts: BTreeMap<String, Vec<Mirror>> = hosts.collect::<Result<_, _>>()?;
         if containerd.version.is_none()
             && let Some((name, _)) = hosts.iter().find(|(_, mirrors)| mirrors.iter().any(Mirror::is_ipv6))
@@ -138,7 +137,7 @@ impl NodeConfig {
                 ),
             ));
         }
-        Ok(Self { hosts, version: containerd.version, extensions })
+        Ok(Self { hosts, version: containerd.version, extensions: containerd.extensions })
     }
 }
 
@@ -146,7 +145,7 @@ fn wrong(key: &str, message: &str) -> KeyError {
     KeyError { file: None, position: None, key: key.to_owned(), message: message.to_owned() }
 }
 
-fn mirrors(name: &str, host: RawHost, extensions: bool) -> Result<Vec<Mirror>, KeyError> {
+fn mirrors(name: &str, host: RawHost) -> Result<Vec<Mirror>, KeyError> {
     if !is_host(name) {
         return Err(wrong("hosts", "a key is not of the form host[:port]"));
     }
@@ -158,13 +157,6 @@ fn mirrors(name: &str, host: RawHost, extensions: bool) -> Result<Vec<Mirror>, K
     for (place, raw) in host.mirrors.into_iter().enumerate() {
         let key = format!("{key}[{place}]");
         let mirror = mirror(&key, raw)?;
-        if !mirror.rewrites.is_empty() && !extensions {
-            return Err(wrong(
-                &format!("{key}.rewrites"),
-                "containerd itself can't rewrite names: either it has Deckhouse's extensions (containerd: {extensions: \
-                 true}), or the mirror is d8-registry, which maps the path",
-            ));
-        }
         if mirrors.iter().any(|other| (other.scheme, &other.host) == (mirror.scheme, &mirror.host)) {
             return Err(wrong(
                 &key,

@@ -146,7 +146,6 @@ fn what_is_wrong_is_said_by_its_key_and_without_its_value() {
         (config(false, &[(HOST, &[mirror("https://a:1/v2", "")])]), "mirrors[0].host"),
         (config(false, &[(HOST, &[mirror("ftp://a:1", "")])]), "mirrors[0].scheme"),
         (config(false, &[(HOST, &[mirror("https://a:1", ""), mirror("HTTPS://a:1", "")])]), "mirrors[1]: an earlier"),
-        (one("rewrites: [{from: sekret, to: sekret}]"), "mirrors[0].rewrites: containerd itself"),
         (one("auth: {username: sekret}"), "mirrors[0].auth"),
         (one("auth: {username: 'sekret:x', password: y}"), "mirrors[0].auth.username"),
         (one("auth: {auth: sekret}"), "mirrors[0].auth.auth"),

@@ -363,3 +363,110 @@ fn left_over(root: &Path) -> Vec<String> {
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".new")).collect()
 }
+
+/// As the Secret of mode Direct has it: the upstream for Deckhouse's containerd, the registry behind it for all.
+const DIRECT: &str = "
+mode: Direct
+version: '1'
+imagesBase: registry.d8-system.svc:5001/system/deckhouse
+proxyEndpoints: ['10.0.0.1:5001']
+hosts:
+  registry.d8-system.svc:5001:
+    mirrors:
+      - host: registry.example
+        scheme: HTTPS
+        auth: {username: license-token, password: very-secret, auth: ''}
+        rewrites: [{from: '^system/deckhouse', to: deckhouse/ee}]
+      - {host: '127.0.0.1:5001', scheme: https, auth: {username: license-token, password: very-secret}}
+";
+/// The tags that Deckhouse's patch leaves in the program.
+const TAGS: [&str; 3] = ["toml:\"rewrite\"", "toml:\"regex\"", "toml:\"replace\""];
+
+impl Node {
+    /// Puts a containerd with these tags below the root.
+    fn program(&self, path: &str, tags: &[&str]) {
+        let file = self.root().join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, format!("\u{7f}ELF {}", tags.join("\0"))).unwrap();
+    }
+
+    /// The mirrors that containerd reads, in its order; and whether logins are extensions.
+    fn mirrors(&self) -> (Vec<String>, bool) {
+        let file = self.root().join("etc/containerd/registry.d").join(HOST).join("hosts.toml");
+        let text = std::fs::read_to_string(file).unwrap();
+        let table = |line: &str| line.strip_prefix("[host.\"")?.strip_suffix("\"]").map(str::to_owned);
+        (text.lines().filter_map(table).collect(), text.contains(".auth]"))
+    }
+}
+
+#[test]
+fn direct_has_both_mirrors_for_deckhouses_containerd_and_the_registry_alone_for_others() {
+    let (upstream, own) = ("https://registry.example".to_owned(), "https://127.0.0.1:5001".to_owned());
+    let left_out = |why: &str| {
+        format!("etc/containerd/registry.d/{HOST}: the mirror {upstream} rewrites names and is left out: {why}\n")
+    };
+    let plain = "usr/bin/containerd has none of Deckhouse's extensions";
+    let none = "there is no containerd at opt/deckhouse/bin/containerd, usr/local/bin/containerd, usr/bin/containerd that would \
+                show whether it has";
+    for (name, settings, tags, deckhouses, note) in [
+        ("said", "containerd: {extensions: true}", None, true, None),
+        ("said not", "containerd: {extensions: false}", Some(&TAGS[..]), false, Some("containerd.extensions is false")),
+        ("found", "", Some(&TAGS), true, None),
+        ("found, plain", "", Some(&TAGS[..1]), false, Some(plain)),
+        ("not found", "", None, false, Some(none)),
+    ] {
+        let node = Node::new(&format!("{DIRECT}{settings}\n"));
+        if let Some(tags) = tags {
+            node.program("usr/bin/containerd", tags);
+        }
+        let said = node.run(&[]);
+        assert_eq!(said.code, 0, "{name}: {}", said.err);
+        let expected = if deckhouses { vec![upstream.clone(), own.clone()] } else { vec![own.clone()] };
+        assert_eq!(node.mirrors(), (expected, deckhouses), "{name}");
+        match note {
+            Some(why) => assert!(said.err.starts_with(&left_out(why)), "{name}: {}", said.err),
+            None => assert!(!said.err.contains("left out"), "{name}: {}", said.err),
+        }
+        // Again: the same version, and nothing is written.
+        let again = node.run(&[]);
+        assert_eq!((again.code, &again.out), (0, &said.out), "{name}");
+        assert!(!again.err.contains("is written"), "{name}: {}", again.err);
+    }
+}
+
+#[test]
+fn another_containerd_on_the_node_changes_what_is_written() {
+    let node = Node::new(DIRECT);
+    node.program("usr/bin/containerd", &[]);
+    let plain = node.run(&[]);
+    assert_eq!(node.mirrors().0.len(), 1);
+    node.program("opt/deckhouse/bin/containerd", &TAGS);
+    let deckhouses = node.run(&[]);
+    assert_eq!(node.mirrors().0.len(), 2);
+    assert_ne!(plain.out, deckhouses.out);
+}
+
+#[test]
+fn a_host_of_which_no_mirror_is_left_is_a_finding_and_nothing_is_written() {
+    let own = DIRECT.lines().filter(|line| line.contains("127.0.0.1")).collect::<String>();
+    let node = Node::new(&DIRECT.replace(&own, ""));
+    for flags in [&[][..], &["--dry-run"], &["--check"]] {
+        let said = node.run(flags);
+        let text = format!("{}{}", said.out, said.err);
+        assert_eq!(said.code, 1, "{flags:?}: {text}");
+        assert!(text.contains(&format!("{HOST}/hosts.toml: no mirror is left, as all rewrite names")), "{text}");
+        assert!(!node.root().join("etc/containerd/registry.d").join(HOST).exists());
+    }
+}
+
+#[test]
+fn check_finds_settings_that_count_on_extensions_which_containerd_has_not() {
+    let node = Node::new(&format!("{CONFIG}containerd: {{extensions: true}}\n"));
+    assert_eq!(node.check(V2), [""; 0], "what is not there contradicts nothing");
+    node.program("usr/local/bin/containerd", &TAGS);
+    assert_eq!(node.check(V2), [""; 0]);
+    node.program("usr/local/bin/containerd", &TAGS[1..]);
+    let said = node.run(&["--check"]);
+    assert_eq!(said.code, 1);
+    assert!(said.out.starts_with("usr/local/bin/containerd: has none of Deckhouse's extensions"), "{}", said.out);
+}
