@@ -13,9 +13,13 @@ use super::{EXIT_FAILED, EXIT_USAGE, Failure};
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("servers").required(true).args(["backend", "backends_file"]))]
 pub struct NodeProxyArguments {
-    /// Address to listen on; can be given more than once.
+    /// Address to listen on; can be given more than once. One that another process holds is waited for, and taken over when it
+    /// is free.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5001")]
     pub listen: Vec<Address>,
+    /// Address of /healthz, /readyz and /metrics, in clear; can be given more than once [default: none].
+    #[arg(long, value_name = "ADDR")]
+    pub admin_listen: Vec<Address>,
     /// A server: `HOST:PORT`, `http://HOST:PORT` or `https://HOST:PORT`; can be given more than once.
     #[arg(long, value_name = "SERVER")]
     pub backend: Vec<Target>,
@@ -43,6 +47,7 @@ impl From<NodeProxyError> for Failure {
 pub(super) fn run(arguments: NodeProxyArguments) -> Result<(), Failure> {
     Ok(node_proxy::run(Options {
         listen: arguments.listen.into_iter().map(|address| address.0).collect(),
+        admin_listen: arguments.admin_listen.into_iter().map(|address| address.0).collect(),
         backends: arguments.backends_file.map_or(Backends::Fixed(arguments.backend), Backends::File),
         backend_tls: arguments.backend_tls,
         max_connections: usize::try_from(arguments.max_connections).unwrap_or(usize::MAX),

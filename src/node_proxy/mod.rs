@@ -3,17 +3,29 @@
 //! Owns the connections of containerd on `127.0.0.1:5001` and spreads them by least connections. TLS is passed through
 //! untouched: this part reads no byte of a request and stores nothing. In reading order: `target` (where a server is),
 //! `backend` (is it up, how many connections has it), `pool` (who is next), `dial`, `health`, `relay` (one connection from
-//! start to end), `list_file` (the list of servers, read again when it changes).
+//! start to end), `list_file` (the list of servers, read again when it changes), `port` (an address that another process may
+//! hold), `status` (health and metrics).
 //!
 //! containerd counts on this: it asks for the rest of a layer after its connection ended early (its reader then reports
 //! an unexpected end), but gives the pull up on a reset. So whatever happens to a backend, the client sees FIN.
+//!
+//! # Decisions
+//!
+//! - Where another process holds `127.0.0.1:5001` (bashible's `registry-proxy`, an older pod of this program), this one runs
+//!   beside it, ready, and tries again four times a second. Ending with an error would leave the node without a balancer for as
+//!   long as the kubelet backs off, up to 5 minutes after the other one is gone.
+//! - What is held is never given up: two that hand a port to and fro would cut connections each time. `SO_REUSEPORT` would let
+//!   both listen, but nginx does not ask for it, and the kernel would give clients to either.
+//! - Waiting is no failure: `/healthz` says it with 200, as a restart would change nothing; `/readyz` is 503.
 
 mod backend;
 mod dial;
 mod health;
 mod list_file;
 mod pool;
+mod port;
 mod relay;
+mod status;
 mod target;
 
 use std::net::SocketAddr;
@@ -39,7 +51,9 @@ pub use target::{Target, TargetError};
 use health::Prober;
 use list_file::FollowList;
 use pool::Pool;
+use port::Port;
 use relay::Ended;
+use status::{Status, StatusServer};
 
 /// Pause between two lines "no backend".
 const NO_BACKEND_EVERY: Duration = Duration::from_secs(10);
@@ -64,6 +78,8 @@ pub enum Backends {
 pub struct Options {
     /// Addresses to listen on, of both families.
     pub listen: Vec<SocketAddr>,
+    /// Addresses of health and metrics, in clear and without sign-in.
+    pub admin_listen: Vec<SocketAddr>,
     /// The servers.
     pub backends: Backends,
     /// Whether health checks speak HTTPS with servers that are given without a scheme.
@@ -86,7 +102,7 @@ pub enum NodeProxyError {
         #[source]
         source: ListFileError,
     },
-    /// An address is taken or not ours.
+    /// An address is not ours to listen on. One that is taken is waited for.
     #[error("listen")]
     Bind(#[from] BindError),
     /// The log can't be set up.
@@ -157,19 +173,35 @@ async fn balance(options: Options) -> Result<(), NodeProxyError> {
             jobs.start(FollowList::new(path, watcher, options.backend_tls, pool.clone()));
         }
     }
-    let listeners = serve::bind(&options.listen)?;
+    let (ports, admin) = (Port::all(&options.listen), Port::all(&options.admin_listen));
+    let listeners = try_all(&ports)?;
+    let admin_listeners = try_all(&admin)?;
     let places = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
     let proxy = Arc::new(Proxy {
-        pool,
+        pool: pool.clone(),
         connections: TaskTracker::new(),
         stop: stop.clone(),
         hurry: CancellationToken::new(),
         places,
         no_backend: Mutex::default(),
     });
-    for listener in listeners {
-        tracing::info!(address = %listener.address(), "listening");
-        workers.spawn(accept(proxy.clone(), listener));
+    for tried in listeners {
+        let proxy = proxy.clone();
+        workers.spawn(async move {
+            let Some(listener) = tried.held(&proxy.stop).await else { return };
+            tracing::info!(address = %listener.address(), "listening");
+            accept(proxy, listener).await;
+        });
+    }
+    let status = Status { ports: ports.into(), pool, stop: stop.clone() };
+    let server = Arc::new(StatusServer::new());
+    for tried in admin_listeners {
+        let (status, server, stop) = (status.clone(), server.clone(), stop.clone());
+        workers.spawn(async move {
+            let Some(listener) = tried.held(&stop).await else { return };
+            tracing::info!(address = %listener.address(), "answering for health and metrics");
+            server.listen(listener, status);
+        });
     }
     tokio::select! {
         _ = terminate.recv() => {}
@@ -180,7 +212,31 @@ async fn balance(options: Options) -> Result<(), NodeProxyError> {
     workers.close();
     workers.wait().await;
     proxy.drain(options.drain_deadline).await;
+    server.end().await;
     Ok(())
+}
+
+/// An address that was tried once.
+struct Tried {
+    port: Arc<Port>,
+    /// `None`: another process holds it.
+    listener: Option<Listener>,
+}
+
+/// Takes every address that nobody else holds.
+fn try_all(ports: &[Arc<Port>]) -> Result<Vec<Tried>, BindError> {
+    let tried = ports.iter().map(|port| Ok(Tried { port: port.clone(), listener: port.take_if_free()? }));
+    tried.collect()
+}
+
+impl Tried {
+    /// The listener, now or when the address is free; `None` at the stop.
+    async fn held(self, stop: &CancellationToken) -> Option<Listener> {
+        match self.listener {
+            Some(listener) => Some(listener),
+            None => stop.run_until_cancelled(self.port.take()).await,
+        }
+    }
 }
 
 /// Shared by all connections.

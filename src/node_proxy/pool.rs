@@ -52,6 +52,11 @@ impl Pool {
         list.backends = next;
     }
 
+    /// The servers in force, in the list's order.
+    pub(super) fn backends(&self) -> Vec<Arc<Backend>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).backends.clone()
+    }
+
     /// The server with the fewest connections that was not tried; one that is down only if no other is left, as a health
     /// check may be behind the times. Choosing and counting is one step, or a burst would all go to the same server.
     pub(super) fn pick(&self, tried: &[Arc<Backend>]) -> Option<Lease> {

@@ -26,6 +26,14 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+impl BindError {
+    /// Whether somebody else listens there.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 /// A bound socket, not yet accepting.
 #[derive(Debug)]
 pub struct Listener {
@@ -39,15 +47,18 @@ pub struct Listener {
 /// # Errors
 /// [`BindError`] for the first address that fails.
 pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<Listener>, BindError> {
-    addresses
+    addresses.iter().map(|&address| bind_one(address, addresses)).collect()
+}
+
+/// Binds one address of those that are to be bound in the end. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`BindError`].
+pub fn bind_one(address: SocketAddr, among: &[SocketAddr]) -> Result<Listener, BindError> {
+    let only_v6 = among
         .iter()
-        .map(|&address| {
-            let only_v6 = addresses.iter().any(|other| {
-                other.ip() == IpAddr::from([0, 0, 0, 0]) && other.port() == address.port() && address.is_ipv6()
-            });
-            Listener::bind(address, only_v6).map_err(|source| BindError { address, source })
-        })
-        .collect()
+        .any(|other| other.ip() == IpAddr::from([0, 0, 0, 0]) && other.port() == address.port() && address.is_ipv6());
+    Listener::bind(address, only_v6).map_err(|source| BindError { address, source })
 }
 
 impl Listener {

@@ -40,7 +40,7 @@ pub use body::{RequestBody, RequestBodyError};
 pub use drain::{Drained, Server};
 pub use early::{Early, EarlyAnswer, EarlyConnection};
 pub use handshake_failures::{HandshakeFailures, ReportFailures};
-pub use listener::{BindError, Listener, bind};
+pub use listener::{BindError, Listener, bind, bind_one};
 pub use nofile::{OpenFiles, raise_open_files};
 pub use peer::{BodyTransport, LetIn, Peer, Standing, Stream, Watch};
 pub use tls::{Tls, TlsChange, TlsError, TlsOptions};

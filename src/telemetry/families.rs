@@ -1,4 +1,4 @@
-//! The table of metric families: names, helps and labels are shown from it, and docs/reference/metrics.md is written from it.
+//! The tables of metric families, one for each program: names, helps and labels are shown from it, and docs/reference/metrics.md is written from it.
 
 /// What a family measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +41,17 @@ const fn family(name: &'static str, kind: Kind, help: &'static str, labels: &'st
 }
 
 macro_rules! families {
-    ($($constant:ident: $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)+) => {
+    ($(#[$doc:meta])* $table:ident; $($constant:ident: $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)+) => {
         $(pub(crate) const $constant: Family = family($name, Kind::$kind, $help, &[$($label),*]);)+
 
-        /// Every family there is.
-        pub const FAMILIES: &[Family] = &[$($constant),+];
+        $(#[$doc])*
+        pub const $table: &[Family] = &[$($constant),+];
     };
 }
 
 families! {
+    /// Every family of the server.
+    FAMILIES;
     BUILD_INFO: "d8_registry_build_info", Gauge, ["version", "revision", "mode"],
         "Always 1; what is running.";
     STORE_USED: "d8_registry_store_used_bytes", Gauge, [],
@@ -148,4 +150,15 @@ families! {
         "When the process was started.";
     PROCESS_THREADS: "process_threads", Gauge, [],
         "Threads.";
+}
+
+families! {
+    /// Every family of `node-proxy`.
+    NODE_PROXY_FAMILIES;
+    NODE_PROXY_LISTENING: "d8_registry_node_proxy_listening", Gauge, ["address"],
+        "1 while node-proxy holds the address, 0 while another process does and node-proxy waits beside it.";
+    NODE_PROXY_BACKEND_UP: "d8_registry_node_proxy_backend_up", Gauge, ["backend"],
+        "1 for a server that health checks reach, or about which nothing is known yet, 0 for one that is down.";
+    NODE_PROXY_CONNECTIONS: "d8_registry_node_proxy_connections", Gauge, ["backend"],
+        "Connections that lead to the server now.";
 }

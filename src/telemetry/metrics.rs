@@ -165,6 +165,14 @@ impl Metrics {
         Ok(TextEncoder::new().encode_to_string(&families)?)
     }
 
+    /// Samples alone, in the same format: of a program that counts nothing else.
+    ///
+    /// # Errors
+    /// [`MetricsError`] of the encoder.
+    pub fn render_only(samples: Samples) -> Result<String, MetricsError> {
+        Ok(TextEncoder::new().encode_to_string(&samples.into_families())?)
+    }
+
     /// The content type of [`Metrics::render`].
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 }

@@ -1,5 +1,7 @@
 //! `node-proxy`: the real binary between real sockets.
 
+mod port;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -92,6 +94,13 @@ impl Proxy {
     }
 
     async fn listening(address: &str, arguments: &[&str]) -> Self {
+        let mut proxy = Self::beginning(address, arguments);
+        proxy.address = proxy.line("listening").await["address"].as_str().unwrap().to_owned();
+        proxy
+    }
+
+    /// One that may have to wait for its address.
+    fn beginning(address: &str, arguments: &[&str]) -> Self {
         let mut process = command(&["--listen", address]).args(arguments).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (counter, lines) = watch::channel(0);
@@ -102,9 +111,15 @@ impl Proxy {
                 counter.send_modify(|count| *count += 1);
             }
         });
-        let mut proxy = Self { process, log, lines, address: String::new() };
-        proxy.address = proxy.line("listening").await["address"].as_str().unwrap().to_owned();
-        proxy
+        Self { process, log, lines, address: address.to_owned() }
+    }
+
+    /// Asks its admin address: status and body.
+    async fn admin(&self, path: &str) -> (u16, String) {
+        let line = self.line("answering for health and metrics").await;
+        let url = format!("http://{}{path}", line["address"].as_str().unwrap());
+        let answer = within(reqwest::get(url)).await.unwrap();
+        (answer.status().as_u16(), within(answer.text()).await.unwrap())
     }
 
     async fn servers(servers: &[&Server]) -> Self {
@@ -438,7 +453,6 @@ async fn exit_codes() {
     assert_eq!(code(&from_file), Some(2), "no file");
     std::fs::write(&file, "# nobody\n").unwrap();
     assert_eq!(code(&from_file), Some(2), "an empty list");
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let taken = taken.local_addr().map(|address| (address.to_string(), taken)).unwrap();
-    assert_eq!(code(&["--listen", &taken.0, "--backend", "127.0.0.1:1"]), Some(1));
+    // An address for documentation (RFC 5737), of no machine.
+    assert_eq!(code(&["--listen", "192.0.2.1:5001", "--backend", "127.0.0.1:1"]), Some(1));
 }

@@ -53,15 +53,20 @@ fn quoted(text: &str) -> impl Iterator<Item = String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned)
 }
 
-#[test]
-fn the_metrics_are_those_of_the_table() {
+fn metrics_table(families: &[telemetry::Family]) -> String {
     let mut text = "| family | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
-    for family in telemetry::FAMILIES {
+    for family in families {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, kind, labels, help) = (family.name, family.kind.as_str(), labels.join(", "), family.help);
         writeln!(text, "| `{name}` | {kind} | {labels} | {help} |").unwrap();
     }
-    generated("metrics.md", "metrics", &text);
+    text
+}
+
+#[test]
+fn the_metrics_are_those_of_the_table() {
+    generated("metrics.md", "metrics", &metrics_table(telemetry::FAMILIES));
+    generated("metrics.md", "metrics of node-proxy", &metrics_table(telemetry::NODE_PROXY_FAMILIES));
 }
 
 #[test]
