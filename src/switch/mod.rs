@@ -3,12 +3,13 @@
 //! Nothing here reads a clock, opens a socket or knows Kubernetes: `cluster` fills an [`Observed`] and carries out the
 //! [`Write`]s of a [`Decision`], `controller` runs the loop around both and finds out what the [`Question`]s ask.
 //!
-//! In reading order: `settings` is what the administrator wants; `documents` are the objects that are read and written;
-//! `record` is what is remembered; `observed` is the look; `conditions` and `write` are what comes out; `outputs` writes and
-//! reads the documents as the objects that they are.
+//! In reading order: `settings` is what the administrator wants, `inputs` reads it; `documents` are the objects that are
+//! read and written, `outputs` renders and reads them; `record` is what is remembered; `observed` is the look; `conditions`
+//! and `write` are what comes out.
 
 mod conditions;
 mod documents;
+pub mod inputs;
 mod observed;
 pub mod outputs;
 mod record;

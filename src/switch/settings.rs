@@ -90,7 +90,7 @@ pub enum Params {
     Proxy {
         /// What it caches.
         upstream: Upstream,
-        /// How long a cached content lives, at least 5 minutes.
+        /// How long a cached content lives: at least 5 minutes, or zero, which is for ever.
         ttl: Duration,
     },
     /// Local; it has no parameters.
