@@ -70,6 +70,7 @@ say "values that make no sense are refused"
 nonsense() { ! template "${@:2}" >"$WORK/out" 2>"$WORK/why" || fail "rendered: $*"; grep -q "$1" "$WORK/why" || fail "$1: $(cat "$WORK/why")"; }
 nonsense 'needs upstream' --set image.reference=x,mode=Proxy
 nonsense 'needs controller.enabled' --set image.reference=x,mode=Unmanaged,controller.enabled=false
+nonsense 'needs secrets.create' --set image.reference=x,mode=Unmanaged,secrets.create=false
 nonsense 'needs Kubernetes 1.30' --set image.reference=x,mode=Local --kube-version 1.29.4
 nonsense 'two of them are the same' -f "$CHART/ci/controlled-static-pod.yaml" --set ports.controller=5004
 nonsense 'takes no pushes' -f "$CHART/ci/direct.yaml" --set push.kind=Ingress,push.host=x

@@ -2,7 +2,7 @@
 {{- define "configuration" -}}
 {{- $v := .Values -}}
 {{- $c := dict
-    "mode" $v.mode
+    "mode" (ternary "Local" $v.mode (eq $v.mode "Unmanaged"))
     "repository" $v.repository
     "adminListen" (printf "127.0.0.1:%d" (int $v.ports.admin))
     "tls" (dict "certFile" "/etc/d8-registry/tls/tls.crt" "keyFile" "/etc/d8-registry/tls/tls.key")
@@ -30,7 +30,7 @@
   {{- $_ := set $c "upstream" (dict "secretDir" "/etc/d8-registry/upstream") -}}
 {{- end -}}
 {{- if include "controlled" . -}}
-  {{- /* Where the file is there mode, upstream and proxy.ttl come from it, and these keys are only what it began with. */ -}}
+  {{- /* Unmanaged is a word of the mode file alone. Where the file is there mode, upstream and proxy.ttl come from it, and these keys are only what it began with. */ -}}
   {{- $_ := set $c "modeFile" "/etc/d8-registry/mode/mode.yaml" -}}
   {{- $_ := set $c.tls "controllerCAFile" "/etc/d8-registry/token/ca.crt" -}}
 {{- end -}}

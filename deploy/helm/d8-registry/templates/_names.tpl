@@ -10,6 +10,9 @@
   {{- if and (eq .Values.mode "Unmanaged") (not (include "controlled" .)) -}}
     {{- fail "mode Unmanaged is one that the controller leaves: it needs controller.enabled" -}}
   {{- end -}}
+  {{- if and (eq .Values.mode "Unmanaged") (not .Values.secrets.create) -}}
+    {{- fail "mode Unmanaged stands in the Secret d8-registry-mode alone: it needs secrets.create" -}}
+  {{- end -}}
   {{- if and (include "controlled" .) (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) -}}
     {{- fail "controller.enabled needs Kubernetes 1.30, whose ValidatingAdmissionPolicy limits what it may create" -}}
   {{- end -}}
