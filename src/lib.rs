@@ -37,6 +37,7 @@ pub mod cluster;
 pub mod config;
 pub mod fetch;
 pub mod fs;
+pub mod issuer;
 pub mod jobs;
 pub mod mode;
 pub mod node_config;

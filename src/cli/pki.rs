@@ -8,6 +8,8 @@ use clap::Subcommand;
 
 use super::Failure;
 use crate::clock;
+use crate::cluster::Access;
+use crate::issuer::{self, IssuerError, Kept};
 use crate::pki::{self, ClientUri, Order, PkiError, San, Subject};
 use crate::telemetry::with_causes;
 
@@ -18,7 +20,9 @@ pub enum PkiCommand {
     /// authority. One that fits is left as it is: it is made anew only when names or chain no longer fit or less than a third
     /// of its life is left, so run this at every start.
     #[command(
-        after_help = "Example:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki"
+        after_help = "Examples:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki\n  \
+        The controller's, kept in a Secret for as long as this runs:\n    d8-registry pki issue --ca-cert ca.crt \\\n      \
+        --ca-key ca.key --uri d8-registry:controller --days 90 --secret d8-registry-controller-tls"
     )]
     Issue(IssueArguments),
 }
@@ -39,8 +43,18 @@ pub struct IssueArguments {
     #[arg(long, value_name = "URI", conflicts_with = "san")]
     pub uri: Option<ClientUri>,
     /// The folder of tls.crt and tls.key.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "secret", conflicts_with = "secret")]
+    pub out: Option<PathBuf>,
+    /// In place of a folder: an existing Secret, in which tls.crt, tls.key and ca.crt are kept until SIGTERM. The API server
+    /// is that of KUBECONFIG, in a pod that of its ServiceAccount.
+    #[arg(long, value_name = "NAME")]
+    pub secret: Option<String>,
+    /// The Secret's namespace.
+    #[arg(long, value_name = "NAME", default_value = "d8-system", requires = "secret")]
+    pub namespace: String,
+    /// With --secret: end when it is done once.
+    #[arg(long, requires = "secret")]
+    pub once: bool,
     /// The longest life in days [default: until an hour before the authority's end].
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
     pub days: Option<u32>,
@@ -53,19 +67,45 @@ pub(super) fn run(command: PkiCommand) -> Result<(), Failure> {
 
 /// Makes a certificate where one is needed.
 fn issue(arguments: IssueArguments) -> Result<(), Failure> {
-    let IssueArguments { ca_cert, ca_key, san, uri, out, days } = arguments;
+    let IssueArguments { ca_cert, ca_key, san, uri, out, secret, namespace, once, days } = arguments;
     let subject = uri.map_or(Subject::Server(san), Subject::Client);
     let life = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 3600));
+    if let Some(secret) = secret {
+        let order = issuer::Order { ca_cert, ca_key, subject, life, secret };
+        let access = Access::default();
+        if !once {
+            return Ok(issuer::keep(&access, &namespace, &order)?);
+        }
+        let name = format!("Secret {}", order.secret);
+        return match issuer::issue(&access, &namespace, &order)? {
+            Kept::Issued { reason, not_after } => say(&name, not_after, Some(&reason)),
+            Kept::Fits { not_after } => say(&name, not_after, None),
+        };
+    }
+    // clap has seen to it that there is one of the two.
+    let out = out.unwrap_or_default();
     let issued = pki::issue(&Order { ca_cert, ca_key, subject, out, life }, clock::now())?;
-    let file = issued.certificate.display();
-    let end = UNIX_EPOCH.checked_add(Duration::from_secs(issued.not_after));
+    say(&issued.certificate.display().to_string(), issued.not_after, issued.reason.as_deref())
+}
+
+fn say(place: &str, not_after: u64, reason: Option<&str>) -> Result<(), Failure> {
+    let end = UNIX_EPOCH.checked_add(Duration::from_secs(not_after));
     let end = end.map(|end| humantime::format_rfc3339_seconds(end).to_string()).unwrap_or_default();
     let mut out = io::stdout();
-    match issued.reason {
-        Some(reason) => writeln!(out, "{file} is issued until {end}: {reason}")?,
-        None => writeln!(out, "{file} still fits, until {end}; nothing changed")?,
+    match reason {
+        Some(reason) => writeln!(out, "{place} is issued until {end}: {reason}")?,
+        None => writeln!(out, "{place} still fits, until {end}; nothing changed")?,
     }
     Ok(())
+}
+
+impl From<IssuerError> for Failure {
+    fn from(error: IssuerError) -> Self {
+        match error {
+            IssuerError::Pki(error) => error.into(),
+            error => Self::failed(&error),
+        }
+    }
 }
 
 impl From<PkiError> for Failure {

@@ -282,3 +282,64 @@ done
 admin DELETE "$OWN/secrets/registry-pki" >/dev/null
 may "$CONTROLLER" POST "$OWN/secrets" '{"metadata": {"name": "registry-pki", "annotations": {"helm.sh/resource-policy": "keep"}},
     "type": "registry/pki", "stringData": {"ca.crt": "x"}}'
+
+say "a certificate in a Secret: pki issue --secret"
+admin DELETE "$OWN/secrets/d8-registry-controller-tls" >/dev/null
+NODE=$(token_of d8-registry-node)
+sed "s/admin-token/$NODE/" "$KUBE_DIR/admin.kubeconfig" >"$WORK/node.kubeconfig"
+# issue AUTHORITY [FLAG...] as the pod d8-registry-node does.
+issue() {
+    KUBECONFIG=$WORK/node.kubeconfig "$INTEROP_SERVER" pki issue --ca-cert "$1.crt" --ca-key "$1.key" --uri d8-registry:controller \
+        --days 90 --secret d8-registry-controller-tls "${@:2}" 2>&1
+}
+! issue "$INTEROP_PKI/ca" --once >"$WORK/said" || fail "a Secret was made: $(cat "$WORK/said")"
+grep -q 'there is no Secret d8-registry-controller-tls' "$WORK/said" || fail "$(cat "$WORK/said")"
+gone "$OWN/secrets/d8-registry-controller-tls"
+change "${proxy[@]}"
+issued() {
+    grep -q "$1" "$WORK/said" || fail "not $1: $(cat "$WORK/said")"
+    value d8-registry-controller-tls tls.crt >"$WORK/tls.crt"
+    value d8-registry-controller-tls tls.key >"$WORK/tls.key"
+    value d8-registry-controller-tls ca.crt >"$WORK/ca.crt"
+    openssl verify -purpose sslclient -CAfile "$WORK/ca.crt" "$WORK/tls.crt" >/dev/null || fail "no client's certificate after $1"
+    same "$(openssl x509 -in "$WORK/tls.crt" -noout -pubkey)" "$(openssl pkey -in "$WORK/tls.key" -pubout)" "the key after $1"
+    same "$(openssl x509 -in "$WORK/tls.crt" -noout -ext subjectAltName | xargs)" \
+        "X509v3 Subject Alternative Name: URI:d8-registry:controller" "the name in the certificate"
+}
+issue "$INTEROP_PKI/ca" --once >"$WORK/said" || fail "$(cat "$WORK/said")"
+issued 'there was none'
+before=$(version secrets/d8-registry-controller-tls)
+issue "$INTEROP_PKI/ca" --once >"$WORK/said" || fail "$(cat "$WORK/said")"
+issued 'nothing changed'
+same "$(version secrets/d8-registry-controller-tls)" "$before" "the version of a Secret that fits"
+change "${proxy[@]}" --set drainSeconds=30
+same "$(version secrets/d8-registry-controller-tls)" "$before" "the version of a Secret that an upgrade renders"
+admin PATCH "$OWN/secrets/d8-registry-controller-tls" '{"data": {"tls.key": null, "ca.crt": "eA=="}}' application/merge-patch+json >/dev/null
+issue "$INTEROP_PKI/ca" --once >"$WORK/said" || fail "$(cat "$WORK/said")"
+issued 'there was none'
+openssl ecparam -name prime256v1 -genkey -noout -out "$WORK/other.key"
+openssl req -x509 -new -key "$WORK/other.key" -days 9 -subj /CN=other -out "$WORK/other.crt"
+# One on each master: all end well, and leave one whole pair.
+issuers=()
+for one in 1 2 3 4; do
+    issue "$WORK/other" --once >"$WORK/said.$one" &
+    issuers+=("$!")
+done
+for one in "${issuers[@]}"; do wait "$one" || fail "an issuer beside others: $(cat "$WORK"/said.*)"; done
+cat "$WORK"/said.* >"$WORK/said"
+issued 'the chain no longer fitted'
+# Kept for as long as it runs, also when the API server is away at its start.
+admin PATCH "$OWN/secrets/d8-registry-controller-tls" '{"data": {"tls.key": null}}' application/merge-patch+json >/dev/null
+tests/interop/kube-cluster.sh pause "$KUBE_DIR"
+KUBECONFIG=$WORK/node.kubeconfig "$INTEROP_SERVER" pki issue --ca-cert "$WORK/other.crt" --ca-key "$WORK/other.key" \
+    --uri d8-registry:controller --secret d8-registry-controller-tls >"$WORK/kept" 2>&1 &
+keeper=$!
+DAEMONS+=("$keeper")
+await grep -q "can't be reached" "$WORK/kept"
+tests/interop/kube-cluster.sh resume "$KUBE_DIR"
+await grep -q 'a certificate is issued' "$WORK/kept"
+echo 'there was none' >"$WORK/said"
+issued 'there was none'
+kill -TERM "$keeper"
+wait "$keeper" || fail "the keeper ended with $?: $(cat "$WORK/kept")"
+! grep -rq 'PRIVATE KEY' "$WORK/kept" "$WORK"/said* || fail "a key was shown"
