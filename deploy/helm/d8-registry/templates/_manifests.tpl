@@ -51,8 +51,16 @@ containers:
       - --backends-file=/etc/d8-registry-node-proxy/backends
       - --backend-tls
       - --drain-deadline={{ .Values.drainSeconds }}s
+      {{- if include "controlled" . }}
+      - --admin-listen=127.0.0.1:{{ .Values.ports.nodeProxy }}
+      {{- end }}
     livenessProbe:
+      {{- /* Another process may hold the registry's address, and would answer there. */}}
+      {{- if include "controlled" . }}
+      httpGet: {host: 127.0.0.1, port: {{ .Values.ports.nodeProxy }}, path: /healthz}
+      {{- else }}
       tcpSocket: {host: 127.0.0.1, port: {{ .Values.ports.registry }}}
+      {{- end }}
       periodSeconds: 10
       timeoutSeconds: 5
       failureThreshold: 6

@@ -57,7 +57,7 @@
   {{- end -}}
   {{- $ports := list (int .Values.ports.registry) (int .Values.ports.admin) (int .Values.ports.metrics) (int .Values.ports.probe) -}}
   {{- if include "controlled" . -}}
-    {{- $ports = concat $ports (list (int .Values.ports.controller) (int .Values.ports.controllerMetrics)) -}}
+    {{- $ports = concat $ports (list (int .Values.ports.controller) (int .Values.ports.controllerMetrics) (int .Values.ports.nodeProxy)) -}}
   {{- end -}}
   {{- if ne (len (uniq $ports)) (len $ports) -}}
     {{- fail "ports: two of them are the same" -}}
