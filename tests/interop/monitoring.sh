@@ -68,14 +68,14 @@ spoilt ErrorsToClients 's/route!~"base|token|other"/route!~"base|token"/' \
     StoreNearlyFull 's/d8_registry_build_info{job="d8-registry", mode="Local"}/d8_registry_build_info{job="d8-registry"}/' \
     SwitchNoController 's/d8_registry_switch_leader{job="d8-registry-controller"}) == 1/d8_registry_switch_leader) >= 0/' \
     SwitchStuck 's/> 3600/> 7200/' \
-    SwitchHeld 's/switch_held{job="d8-registry-controller"}) == 1/switch_held) == 2/' \
+    SwitchHeld 's/reason!="module"}) == 1/reason!="module"}) == 2/' \
     SwitchBlocked 's/state="not_ready"/state="gone"/' \
     SwitchNotConverged 's/waiting|skipped/waiting/' \
     SwitchOutputEdited 's/\[30m\])) > 0/[30m])) > 5/' \
     SwitchInputLost 's/switch_input_lost{job="d8-registry-controller"}) == 1/switch_input_lost) == 2/'
 spoilt SwitchNoController 's/\[6h\]/[1m]/' \
     SwitchStuck 's/> 3600/> 1800/' \
-    SwitchHeld 's/switch_held{job="d8-registry-controller"}) == 1/switch_held) >= 0/' \
+    SwitchHeld 's/reason!="module"/reason!="x"/' \
     SwitchBlocked 's/type="Ready", status="False"} == 1/type="Ready"} == 1/' \
     SwitchNotConverged 's/for: 1h/for: 20m/' \
     SwitchOutputEdited 's/increase(d8_registry_switch_output_repairs_total{job="d8-registry-controller"}\[30m\])/d8_registry_switch_output_repairs_total/' \
