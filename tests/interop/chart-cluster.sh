@@ -281,7 +281,13 @@ for path in api/v1/nodes api/v1/pods apis/apps/v1/deployments apis/apps/v1/daemo
 done
 admin DELETE "$OWN/secrets/registry-pki" >/dev/null
 may "$CONTROLLER" POST "$OWN/secrets" '{"metadata": {"name": "registry-pki", "annotations": {"helm.sh/resource-policy": "keep"}},
-    "type": "registry/pki", "stringData": {"ca.crt": "x"}}'
+    "type": "registry/pki", "stringData": {"ca.crt": "another authority"}}'
+
+refused_with 'another authority than the ConfigMap registry-ca' "${proxy[@]}"
+admin DELETE "$OWN/configmaps/registry-ca" >/dev/null
+may "$CONTROLLER" POST "$OWN/configmaps" '{"metadata": {"name": "registry-ca"}, "data": {"ca.crt": "another authority"}}'
+change "${proxy[@]}"
+there "$OWN/configmaps/registry-ca" || fail "the ConfigMap that the controller has made is gone"
 
 say "a certificate in a Secret: pki issue --secret"
 admin DELETE "$OWN/secrets/d8-registry-controller-tls" >/dev/null

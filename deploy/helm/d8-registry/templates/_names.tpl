@@ -163,6 +163,10 @@ imagePullSecrets:
   {{- $present := lookup "v1" "Secret" .Release.Namespace "registry-pki" -}}
   {{- if $present -}}
     {{- $data = $present.data -}}
+    {{- $trusted := lookup "v1" "ConfigMap" .Release.Namespace "registry-ca" -}}
+    {{- if and (include "controlled" .) $trusted (not (contains (index $data "ca.crt" | b64dec | trim) (index ($trusted.data | default dict) "ca.crt" | default ""))) -}}
+      {{- fail "the Secret registry-pki has another authority than the ConfigMap registry-ca, which nodes trust: with certificates of the new one nothing would pull. Put the Secret back from a copy; only if no node has the old one delete the ConfigMap" -}}
+    {{- end -}}
   {{- else if .Values.secrets.create -}}
     {{- if and (include "controlled" .) (lookup "v1" "ConfigMap" .Release.Namespace "registry-ca") -}}
       {{- fail "the Secret registry-pki is gone, and nodes trust its authority (ConfigMap registry-ca): with another one nothing would pull. Put the Secret back from a copy; only if no node has that authority delete the ConfigMap" -}}
