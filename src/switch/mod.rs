@@ -5,11 +5,12 @@
 //!
 //! In reading order: `settings` is what the administrator wants, `inputs` reads it; `documents` are the objects that are
 //! read and written, `outputs` renders and reads them; `record` is what is remembered; `observed` is the look; `conditions`
-//! and `write` are what comes out.
+//! and `write` are what comes out; `machine` decides.
 
 mod conditions;
 mod documents;
 pub mod inputs;
+mod machine;
 mod observed;
 pub mod outputs;
 mod record;
@@ -21,6 +22,7 @@ pub use documents::{
     BashibleConfig, Coming, DeckhouseRegistry, FIXED_HOST, FIXED_PATH, FoundModeFile, Hosts, Mirror, ModeFile,
     NODE_HOST, Phase, Plane, RegistryState, Rewrite, ServerMode, User,
 };
+pub use machine::decide;
 pub use observed::{
     Checked, DeckhousePod, ImagesAnswer, Input, Inputs, Node, Observed, Output, Outputs, ProbeAnswer, ReferencesAnswer,
     Seen, Server, ServerModeFile, ServerState, Word,

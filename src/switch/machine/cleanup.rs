@@ -1,0 +1,126 @@
+//! The end of a switch: what servers held for the time of the switch ends.
+
+use super::run::Run;
+use super::text::{line, list, list_whole};
+use crate::switch::conditions::ConditionType;
+use crate::switch::documents::{FIXED_HOST, FIXED_PATH, Plane, ServerMode};
+use crate::switch::observed::Server;
+use crate::switch::record::Settle;
+use crate::switch::settings::Params;
+
+impl Run<'_> {
+    /// Previous modes have ended: nothing needs them, and nothing has asked them for the time of `switch.settle`.
+    pub(super) fn previous_ended(&mut self, source: &Params, kind: ConditionType) -> Option<()> {
+        let heading = match kind {
+            ConditionType::CleanupInClusterProxy => line("Stopping incluster-proxy..."),
+            _ => String::new(),
+        };
+        if self.record.plane.previous.is_empty() {
+            self.record.settle = None;
+            let waiting = self.reported().err().unwrap_or_default();
+            if waiting.is_empty() || !self.record.under_way {
+                self.shown.met(kind);
+                return Some(());
+            }
+            self.shown.unmet(kind, format!("{heading}{}", list_whole("Waiting for nodes cleanup:", &waiting)));
+            return None;
+        }
+        let mut obstacles = String::new();
+        if !self.record.accept_missing {
+            obstacles.push_str(&self.skipped_nodes());
+            if let Err(message) = self.settled() {
+                obstacles.push_str(&message);
+            }
+            let base = format!("{FIXED_HOST}/{FIXED_PATH}");
+            let at = self.images_at(source);
+            if let Err(message) = self.named_by_nobody(&base, at) {
+                obstacles.push_str(&message);
+            }
+            if let Err(message) = self.last_check(source) {
+                obstacles.push_str(&message);
+            }
+        }
+        if obstacles.is_empty() {
+            let in_force = self.record.plane.in_force.clone();
+            self.set_plane(Plane { in_force, coming: None, previous: Vec::new() });
+            self.record.settle = None;
+        }
+        let waiting: Vec<String> = self.masters().map(|node| node.name.clone()).collect();
+        self.shown.unmet(kind, format!("{heading}{}{obstacles}", list_whole("Waiting for nodes cleanup:", &waiting)));
+        None
+    }
+
+    /// Local has no upstream behind it any more once its switch has ended, so its images are looked for a last time.
+    fn last_check(&mut self, source: &Params) -> Result<(), String> {
+        match source {
+            Params::Local => self.images_again(source),
+            Params::Direct(_) | Params::Proxy { .. } | Params::Unmanaged(_) => Ok(()),
+        }
+    }
+
+    /// Nodes that may have the old source alone; `""` where there is none.
+    fn skipped_nodes(&self) -> String {
+        if self.record.skipped.is_empty() {
+            return String::new();
+        }
+        let skipped: Vec<String> = self.record.skipped.iter().cloned().collect();
+        list(&format!("{} skipped node(s) may still need the old registry:", skipped.len()), &skipped)
+    }
+
+    /// Whether no answer has come from a previous mode for long enough.
+    fn settled(&mut self) -> Result<(), String> {
+        let mut silent = Vec::new();
+        let mut counts = std::collections::BTreeMap::new();
+        for node in self.masters() {
+            match self.look.servers.get(&node.name) {
+                Some(Server::Answered(state)) => {
+                    counts.insert(node.name.clone(), (state.started, state.previous_answers));
+                }
+                Some(Server::Silent(_)) | None => silent.push(node.name.clone()),
+            }
+        }
+        // A master that is asked no more may have answered a last time.
+        let unchanged = self.record.settle.as_ref().filter(|settle| silent.is_empty() && settle.counts == counts);
+        let since = match unchanged {
+            Some(settle) => settle.since,
+            None => {
+                self.record.settle = Some(Settle { counts, since: self.look.now });
+                self.look.now
+            }
+        };
+        let still = self.ago(since);
+        let wanted = self.look.options.settle;
+        if !silent.is_empty() {
+            return Err(list_whole("Masters do not say whether they still answer from the old registry:", &silent));
+        }
+        if still >= wanted {
+            return Ok(());
+        }
+        self.wake_after(wanted.saturating_sub(still));
+        Err(line(&format!("The old registry has answered nobody for {} s of {} s", still.as_secs(), wanted.as_secs())))
+    }
+
+    /// In Unmanaged: servers answer nobody any more.
+    pub(super) fn servers_ended(&mut self) -> Option<()> {
+        let kinds = [ConditionType::CleanupNodeServices, ConditionType::CleanupInClusterProxy];
+        let ended = Plane { in_force: ServerMode::Unmanaged, coming: None, previous: Vec::new() };
+        let skipped = if self.record.accept_missing { String::new() } else { self.skipped_nodes() };
+        let waiting = if self.record.plane == ended {
+            // After the switch nobody needs them, so nothing waits for them.
+            let nobody = self.record.generation == 0 || !self.record.under_way;
+            if nobody { Vec::new() } else { self.reported().err().unwrap_or_default() }
+        } else {
+            if skipped.is_empty() {
+                self.set_plane(ended);
+            }
+            self.masters().map(|node| node.name.clone()).collect()
+        };
+        if waiting.is_empty() {
+            kinds.into_iter().for_each(|kind| self.shown.met(kind));
+            return Some(());
+        }
+        let message = format!("{}{skipped}", list_whole("Waiting for nodes cleanup:", &waiting));
+        self.shown.unmet(ConditionType::CleanupNodeServices, message);
+        None
+    }
+}

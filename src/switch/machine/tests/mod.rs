@@ -1,0 +1,5 @@
+//! The state machine in a world of its own: nodes, servers, Deckhouse and registries are played, everything else is real.
+
+mod look;
+mod random;
+mod world;

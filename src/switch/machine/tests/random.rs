@@ -1,0 +1,288 @@
+//! Random sequences of what may happen, and two laws: at every instant every node can get every image that is rendered, and
+//! the wanted mode is reached once the world stands still.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError};
+
+use super::world::{Object, RELEASE, UPSTREAMS, World, upstream};
+use crate::switch::machine::decide;
+use crate::switch::observed::{Observed, Output};
+use crate::switch::settings::{Params, SwitchOptions, UnreadyNodes};
+use crate::switch::write::Write;
+
+/// Cases where `SWITCH_CASES` does not say how many.
+const CASES: u32 = 2_000;
+
+/// Something that happens: a kind and two arguments.
+type Event = (u8, u8, u8);
+
+/// A replica of the controller that has looked and not yet written.
+struct Replica {
+    seen: Option<Observed>,
+    writes: Vec<Write>,
+}
+
+struct Play {
+    world: World,
+    replicas: [Replica; 2],
+    joined: u8,
+    trace: Vec<String>,
+}
+
+fn wanted(which: u8) -> Params {
+    let number = which / 8 % UPSTREAMS;
+    match which % 8 {
+        0 | 1 => Params::Direct(upstream(number)),
+        2 => Params::Proxy { upstream: upstream(number), ttl: Duration::from_secs(168 * 3600) },
+        3 => Params::Proxy { upstream: upstream(number), ttl: Duration::from_secs(3600) },
+        4 | 5 => Params::Local,
+        6 => Params::Unmanaged(Some(upstream(number))),
+        _ => Params::BARE,
+    }
+}
+
+impl Play {
+    fn new(shape: u8) -> Self {
+        let mut world = World::new(1 + usize::from(shape % 3), 1 + usize::from(shape / 3 % 2));
+        let unready_nodes = if shape & 64 == 0 { UnreadyNodes::Wait } else { UnreadyNodes::Skip };
+        world.options = SwitchOptions { unready_nodes, ..SwitchOptions::default() };
+        if shape & 128 != 0 {
+            // Registries 1 and 3 lack an image at first.
+            for number in [1, 3] {
+                world.held.get_mut(&number).unwrap().remove(&RELEASE[1]);
+            }
+        }
+        let idle = || Replica { seen: None, writes: Vec::new() };
+        Self { world, replicas: [idle(), idle()], joined: 0, trace: Vec::new() }
+    }
+
+    /// A whole run without anything between its look and its writes; it is killed after `writes` of them.
+    fn run(&mut self, writes: usize) -> Result<(), TestCaseError> {
+        let decision = decide(&self.world.look());
+        self.world.ask_all(&decision);
+        for write in decision.writes.iter().take(writes) {
+            if !self.world.carry_out(write) {
+                break;
+            }
+            self.law()?;
+        }
+        Ok(())
+    }
+
+    fn law(&mut self) -> Result<(), TestCaseError> {
+        self.world.every_node_can_pull().map_err(|why| {
+            let trace = self.trace.join("\n");
+            TestCaseError::fail(format!("{why}\nafter\n{trace}\nservers {:?}", self.world.servers))
+        })
+    }
+
+    fn node(&self, which: u8) -> Option<String> {
+        let count = self.world.nodes.len();
+        self.world.nodes.keys().nth(usize::from(which) % count.max(1)).cloned()
+    }
+
+    fn happens(&mut self, (kind, one, two): Event) -> Result<(), TestCaseError> {
+        let world = &mut self.world;
+        match kind {
+            // Most of what happens is the work of the controller and of those who follow it.
+            0..=19 => self.run(usize::MAX)?,
+            20..=24 => self.run(usize::from(one % 4))?,
+            25..=29 => {
+                world.now += 1_000 * u64::from(one);
+                world.find_out();
+            }
+            30..=38 => {
+                if let Some(name) = self.node(one) {
+                    self.world.apply(&name);
+                }
+            }
+            39..=44 => {
+                if let Some(name) = self.node(one) {
+                    self.world.reload(&name);
+                }
+            }
+            45..=47 => world.deckhouse_runs(),
+            48..=50 => world.render(usize::from(one)),
+            51..=53 => {
+                let params = wanted(one);
+                self.trace.push(format!("{params:?} is wanted"));
+                world.set(params);
+            }
+            54 => world.now += 1_000_000,
+            55 => {
+                if let Some(name) = self.node(one) {
+                    let node = self.world.nodes.get_mut(&name).unwrap();
+                    node.ready = !node.ready;
+                }
+            }
+            56 => {
+                if self.joined < 3 {
+                    self.joined += 1;
+                    let name = format!("joined-{}", self.joined);
+                    world.join(&name, two.is_multiple_of(2), one.is_multiple_of(2));
+                }
+            }
+            57 => {
+                let workers = world.nodes.iter().filter(|(_, node)| !node.master).count();
+                if let Some(name) = self.node(one)
+                    && (self.world.nodes[&name].master && self.world.servers.len() > 1
+                        || !self.world.nodes[&name].master && workers > 1)
+                {
+                    self.world.leave(&name);
+                }
+            }
+            58 => {
+                world.held.get_mut(&(one % UPSTREAMS)).unwrap().extend(RELEASE);
+            }
+            59 => {
+                if let Some(name) = self.node(one) {
+                    self.world.push(&name);
+                }
+            }
+            60 => {
+                // At least one server is up.
+                let up = world.servers.values().filter(|server| server.up).count();
+                if let Some(name) = self.node(one)
+                    && let Some(server) = self.world.servers.get(&name)
+                    && (!server.up || up > 1)
+                {
+                    self.world.toggle_server(&name);
+                }
+            }
+            61 => self.spoil(one),
+            62 => {
+                // A replica looks; the record is read last, so what it saw of all else may be older.
+                let replica = &mut self.replicas[usize::from(one % 2)];
+                if two.is_multiple_of(3) || replica.seen.is_none() {
+                    replica.seen = Some(self.world.look());
+                } else if let Some(mut seen) = replica.seen.take() {
+                    seen.record = self.world.look().record;
+                    replica.writes = decide(&seen).writes;
+                    replica.writes.reverse();
+                }
+            }
+            _ => {
+                let replica = &mut self.replicas[usize::from(one % 2)];
+                if let Some(write) = replica.writes.pop()
+                    && !self.world.carry_out(&write)
+                {
+                    replica.writes.clear();
+                }
+            }
+        }
+        self.law()
+    }
+
+    /// Somebody edits or deletes an output.
+    fn spoil(&mut self, what: u8) {
+        fn delete<T>(object: &mut Object<T>) {
+            if object.value.is_some() {
+                object.set(None);
+            }
+        }
+        let world = &mut self.world;
+        let managed = world.record.value.as_ref().is_some_and(|record| record.target != Params::BARE);
+        match what % 8 {
+            0 => delete(&mut world.state),
+            1 => delete(&mut world.mode_file),
+            // In bare Unmanaged that means something.
+            2 if managed => delete(&mut world.bashible),
+            3 => {
+                if let Some(mut file) = world.mode_file.value.clone() {
+                    file.file.generation += u64::from(what / 8 % 3);
+                    file.hash = file.file.hash();
+                    world.mode_file.set(Some(file));
+                }
+            }
+            4 => delete(world.users.get_mut(&crate::values::Role::Rw).unwrap()),
+            5 => delete(&mut world.masters),
+            6 => delete(&mut world.service),
+            _ => {}
+        }
+    }
+
+    /// Nobody wants anything else any more; everyone does his part.
+    fn stand_still(&mut self, last: &Params) -> Result<(), TestCaseError> {
+        self.trace.push(format!("at last {last:?} is wanted, by record {:?}", self.world.record.value));
+        self.world.set(last.clone());
+        for number in 0..UPSTREAMS {
+            self.world.held.get_mut(&number).unwrap().extend(RELEASE);
+        }
+        let names: Vec<String> = self.world.nodes.keys().cloned().collect();
+        for name in &names {
+            self.world.nodes.get_mut(name).unwrap().ready = true;
+            if self.world.servers.get(name).is_some_and(|server| !server.up) {
+                self.world.toggle_server(name);
+            }
+        }
+        for _ in 0..60 {
+            self.world.now += 61_000;
+            self.run(usize::MAX)?;
+            self.world.find_out();
+            for name in &names {
+                self.world.apply(name);
+                self.law()?;
+                self.world.reload(name);
+                self.law()?;
+                self.world.push(name);
+            }
+            self.world.deckhouse_runs();
+            (0..self.world.pods.len()).for_each(|place| self.world.render(place));
+            self.law()?;
+            if self.is_reached(last) {
+                return Ok(());
+            }
+        }
+        let decision = decide(&self.world.look());
+        let told: Vec<String> = decision.conditions.iter().map(|shown| format!("{shown:?}")).collect();
+        let trace = self.trace.join("\n");
+        Err(TestCaseError::fail(format!(
+            "{last:?} is not reached: {}\nafter\n{trace}\n{:?}",
+            told.join("\n"),
+            self.world.record.value
+        )))
+    }
+
+    fn is_reached(&self, last: &Params) -> bool {
+        let look = self.world.look();
+        let Output::Present { value: record, .. } = &look.record else { return false };
+        let ready = look.outputs.state.value().is_some_and(|state| {
+            state.conditions.last().is_some_and(|last| last.kind.as_str() == "Ready" && last.status)
+        });
+        let refused = *last == Params::BARE
+            && look.outputs.state.value().is_some_and(|state| {
+                state.conditions.iter().any(|shown| {
+                    shown.kind.as_str() == "ErrTransitionNotSupported"
+                        && shown.message == "mode transition from Local to Unmanaged not supported"
+                })
+            });
+        refused || (ready && record.completed == *last && !record.under_way)
+    }
+}
+
+fn cases() -> u32 {
+    std::env::var("SWITCH_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES)
+}
+
+proptest! {
+    #![proptest_config(Config { cases: cases(), max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn no_pull_fails_and_the_wanted_mode_is_reached(
+        shape in any::<u8>(),
+        first in any::<u8>(),
+        events in proptest::collection::vec((0_u8..64, any::<u8>(), any::<u8>()), 0..90),
+        last in any::<u8>(),
+    ) {
+        let mut play = Play::new(shape);
+        play.world.set(wanted(first));
+        play.law()?;
+        for event in events {
+            play.trace.push(format!("{event:?}"));
+            play.happens(event)?;
+        }
+        play.stand_still(&wanted(last))?;
+    }
+}

@@ -1,0 +1,480 @@
+//! A cluster as far as a switch sees it. Objects have resource versions, nodes apply what they are given when they are told to,
+//! servers answer as `docs/decisions` says of the mode file, registries hold digests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::clock::Timestamp;
+use crate::switch::documents::{
+    BashibleConfig, DeckhouseRegistry, FIXED_HOST, FIXED_PATH, FoundModeFile, Mirror, NODE_HOST, Phase, RegistryState,
+    ServerMode, User,
+};
+use crate::switch::observed::{ImagesAnswer, Input, ProbeAnswer, ReferencesAnswer};
+use crate::switch::outputs::hosts;
+use crate::switch::record::Record;
+use crate::switch::settings::{Login, Params, Settings, SwitchOptions, Upstream};
+use crate::switch::write::{Content, Question, Write};
+use crate::values::{Role, Scheme, Secret};
+
+/// The images of the release; every registry that may be switched to has them.
+pub(super) const RELEASE: [u8; 3] = [0, 1, 2];
+/// An image that the registry with this number alone has is this and its number.
+pub(super) const OWN: u8 = 10;
+pub(super) const CA: &str = "the authority";
+
+/// An object of the API server.
+#[derive(Clone, Debug)]
+pub(super) struct Object<T> {
+    pub(super) version: u64,
+    pub(super) value: Option<T>,
+}
+
+impl<T> Object<T> {
+    pub(super) const fn absent() -> Self {
+        Self { version: 0, value: None }
+    }
+
+    /// What the API server does with a write.
+    fn put(&mut self, base: &str, value: T) -> bool {
+        let found = if self.value.is_some() { self.version.to_string() } else { String::new() };
+        if found != base {
+            return false;
+        }
+        self.set(Some(value));
+        true
+    }
+
+    pub(super) fn set(&mut self, value: Option<T>) {
+        self.version += 1;
+        self.value = value;
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct SimNode {
+    pub(super) master: bool,
+    pub(super) ready: bool,
+    pub(super) schedulable: bool,
+    pub(super) ours: bool,
+    /// It has Deckhouse's containerd, which rewrites names.
+    pub(super) rewrites: bool,
+    pub(super) label: &'static str,
+    pub(super) runtime: &'static str,
+    /// What it has applied; `None`: the form of before, for the registry beside.
+    pub(super) applied: Option<BashibleConfig>,
+    pub(super) old_form: Option<Upstream>,
+    /// The switch went on without it at some time.
+    pub(super) was_skipped: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct SimServer {
+    pub(super) file: Option<FoundModeFile>,
+    pub(super) up: bool,
+    pub(super) started: u64,
+    pub(super) previous_answers: u64,
+    pub(super) stored: BTreeSet<u8>,
+}
+
+/// Everything.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) now: u64,
+    pub(super) options: SwitchOptions,
+    pub(super) manual: Input,
+    pub(super) module_config: Input,
+    pub(super) record: Object<Record>,
+    pub(super) state: Object<RegistryState>,
+    pub(super) mode_file: Object<FoundModeFile>,
+    pub(super) bashible: Object<BashibleConfig>,
+    pub(super) registry: Object<DeckhouseRegistry>,
+    pub(super) users: BTreeMap<Role, Object<User>>,
+    pub(super) ca: Object<String>,
+    pub(super) pki: bool,
+    pub(super) service: Object<BTreeMap<String, String>>,
+    pub(super) ingress: Object<bool>,
+    pub(super) masters: Object<Vec<String>>,
+    pub(super) nodes: BTreeMap<String, SimNode>,
+    pub(super) servers: BTreeMap<String, SimServer>,
+    /// By number of the registry: what it holds.
+    pub(super) held: BTreeMap<u8, BTreeSet<u8>>,
+    /// What Deckhouse runs with, and whether it is ready.
+    pub(super) deckhouse: DeckhouseRegistry,
+    pub(super) deckhouse_ready: bool,
+    pub(super) queue: Option<u64>,
+    /// Images of living pods: where they are named, and which.
+    pub(super) pods: Vec<(String, u8)>,
+    pub(super) questions: BTreeMap<String, Question>,
+    pub(super) images: BTreeMap<String, ImagesAnswer>,
+    pub(super) probes: BTreeMap<String, ProbeAnswer>,
+    pub(super) references: BTreeMap<String, ReferencesAnswer>,
+    pub(super) word: Option<crate::switch::observed::Word>,
+    pub(super) bootstrapped: bool,
+    pub(super) module_on: bool,
+}
+
+/// The registries outside; 0 and 2 are two repositories of one host.
+pub(super) fn upstream(number: u8) -> Upstream {
+    let (images_repo, user) = match number {
+        0 => ("a.example/deckhouse/ce", Some("a")),
+        1 => ("b.example:5000/deckhouse/ee", Some("b")),
+        2 => ("a.example/deckhouse/ee", Some("a")),
+        _ => ("c.example/d8", None),
+    };
+    let login =
+        user.map(|user| Login { username: user.to_owned(), password: Secret::new(format!("password-of-{user}")) });
+    Upstream { images_repo: images_repo.to_owned(), scheme: Scheme::Https, ca: None, login }
+}
+
+pub(super) const UPSTREAMS: u8 = 4;
+
+fn number_of(repo: &str) -> Option<u8> {
+    (0..UPSTREAMS).find(|number| upstream(*number).images_repo == repo)
+}
+
+impl World {
+    /// A cluster in bare Unmanaged that uses registry 0.
+    pub(super) fn new(masters: usize, workers: usize) -> Self {
+        let names = (0..masters).map(|n| (format!("master-{n}"), true));
+        let names: Vec<_> = names.chain((0..workers).map(|n| (format!("worker-{n}"), false))).collect();
+        let registry = Params::Unmanaged(Some(upstream(0)));
+        let registry = DeckhouseRegistry::of(&registry, None).unwrap();
+        let mut world = Self {
+            now: 1_700_000_000_000,
+            options: SwitchOptions::default(),
+            manual: Input::Absent,
+            module_config: Input::Absent,
+            record: Object::absent(),
+            state: Object::absent(),
+            mode_file: Object::absent(),
+            bashible: Object::absent(),
+            registry: Object { version: 7, value: Some(registry.clone()) },
+            users: Role::ALL.into_iter().map(|role| (role, Object::absent())).collect(),
+            ca: Object { version: 3, value: Some(CA.to_owned()) },
+            pki: true,
+            service: Object { version: 2, value: Some(crate::switch::outputs::services::nobody()) },
+            ingress: Object { version: 2, value: Some(false) },
+            masters: Object::absent(),
+            nodes: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            held: (0..UPSTREAMS).map(|number| (number, RELEASE.into_iter().chain([OWN + number]).collect())).collect(),
+            deckhouse: registry,
+            deckhouse_ready: true,
+            queue: None,
+            pods: RELEASE.into_iter().chain([OWN]).map(|digest| (upstream(0).images_repo, digest)).collect(),
+            questions: BTreeMap::new(),
+            images: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            references: BTreeMap::new(),
+            word: None,
+            bootstrapped: true,
+            module_on: false,
+        };
+        for (name, master) in names {
+            world.join(&name, master, !name.ends_with('1'));
+        }
+        world
+    }
+
+    /// A node comes, and is given what nodes are given now.
+    pub(super) fn join(&mut self, name: &str, master: bool, rewrites: bool) {
+        let old_form = self.registry.value.as_ref().and_then(|registry| registry.upstream().ok().flatten());
+        let node = SimNode {
+            master,
+            ready: true,
+            schedulable: true,
+            ours: true,
+            rewrites,
+            label: "default",
+            runtime: "containerd://1.7.27",
+            applied: self.bashible.value.clone(),
+            old_form,
+            was_skipped: false,
+        };
+        self.nodes.insert(name.to_owned(), node);
+        if master {
+            let (file, started) = (self.mode_file.value.clone(), self.now / 1000);
+            let server = SimServer { file, up: true, started, previous_answers: 0, stored: BTreeSet::new() };
+            self.servers.insert(name.to_owned(), server);
+        }
+    }
+
+    pub(super) fn leave(&mut self, name: &str) {
+        self.nodes.remove(name);
+        self.servers.remove(name);
+    }
+
+    pub(super) fn set(&mut self, params: Params) {
+        self.manual = Input::Valid { settings: Settings { params, check_mode: Default::default() }, generation: 0 };
+    }
+
+    /// Bashible of a node runs.
+    pub(super) fn apply(&mut self, name: &str) {
+        let unmanaged = self.registry.value.as_ref().and_then(|registry| registry.upstream().ok().flatten());
+        let Some(node) = self.nodes.get_mut(name).filter(|node| node.ready && node.ours) else { return };
+        match (&self.bashible.value, unmanaged) {
+            (Some(config), _) => node.applied = Some(config.clone()),
+            (None, Some(upstream)) => {
+                node.applied = None;
+                node.old_form = Some(upstream);
+            }
+            // Between the deletion of the Secret and its repair; the next run of bashible finds it again.
+            (None, None) => {}
+        }
+    }
+
+    /// A server reads its file.
+    pub(super) fn reload(&mut self, name: &str) {
+        let Some(server) = self.servers.get_mut(name).filter(|server| server.up) else { return };
+        let Some(file) = &self.mode_file.value else { return };
+        let newest = server.file.as_ref().map_or(0, |file| file.file.generation);
+        if file.file.generation >= newest {
+            server.file = Some(file.clone());
+        }
+    }
+
+    /// A server ends; one that begins reads its file before it listens.
+    pub(super) fn toggle_server(&mut self, name: &str) {
+        let now = self.now / 1000;
+        let Some(server) = self.servers.get_mut(name) else { return };
+        server.up = !server.up;
+        if server.up {
+            (server.started, server.previous_answers) = (now, 0);
+            self.reload(name);
+        }
+    }
+
+    /// Deckhouse notices its registry, restarts, and is ready.
+    pub(super) fn deckhouse_runs(&mut self) {
+        let Some(registry) = self.registry.value.clone() else { return };
+        if self.deckhouse == registry {
+            self.deckhouse_ready = true;
+        } else {
+            self.deckhouse = registry;
+            self.deckhouse_ready = false;
+        }
+    }
+
+    /// Deckhouse renders a workload anew, with an image that the registry in force has.
+    pub(super) fn render(&mut self, place: usize) {
+        let base = format!("{}{}", self.deckhouse.address, self.deckhouse.path);
+        let digests = self.renderable();
+        let place = place % self.pods.len();
+        if self.pods[place].0 != base || !digests.contains(&self.pods[place].1) {
+            let digest = digests.get(place % digests.len()).copied().unwrap_or(RELEASE[0]);
+            self.pods[place] = (base, digest);
+        }
+    }
+
+    /// What Deckhouse can render: the release, and what the registry that it asks alone has.
+    fn renderable(&self) -> Vec<u8> {
+        let base = format!("{}{}", self.deckhouse.address, self.deckhouse.path);
+        let own = match number_of(&base) {
+            Some(number) => Some(number),
+            None => {
+                // All servers answer tags of the mode in force; Deckhouse follows what all of them say.
+                let mut modes = self.servers.values().filter(|server| server.up).map(|server| {
+                    let in_force = server.file.as_ref().map(|file| &file.file.plane.in_force);
+                    in_force.and_then(ServerMode::upstream).and_then(|upstream| number_of(&upstream.images_repo))
+                });
+                let first = modes.next().flatten();
+                if modes.all(|mode| mode == first) { first } else { None }
+            }
+        };
+        let own = own.filter(|number| self.held[number].contains(&(OWN + number))).map(|number| OWN + number);
+        RELEASE.into_iter().chain(own).collect()
+    }
+
+    /// Someone pushes the release to a master, which takes it while Local is coming or in force there.
+    pub(super) fn push(&mut self, name: &str) {
+        let Some(server) = self.servers.get_mut(name).filter(|server| server.up) else { return };
+        let plane = server.file.as_ref().map(|file| &file.file.plane);
+        if plane.is_some_and(|plane| {
+            plane.in_force == ServerMode::Local
+                || plane.coming.as_ref().is_some_and(|coming| coming.mode == ServerMode::Local)
+        }) {
+            server.stored.extend(RELEASE);
+        }
+    }
+
+    /// One write, as the API server takes it. `false`: it was refused.
+    pub(super) fn carry_out(&mut self, write: &Write) -> bool {
+        let base = &write.base;
+        match &write.what {
+            Content::Record(record) => {
+                let done = self.record.put(base, (**record).clone());
+                if done {
+                    for name in &record.skipped {
+                        if let Some(node) = self.nodes.get_mut(name) {
+                            node.was_skipped = true;
+                        }
+                    }
+                }
+                done
+            }
+            Content::ModeFile(file) => {
+                self.mode_file.put(base, FoundModeFile { file: file.clone(), hash: file.hash() })
+            }
+            Content::Bashible(config) => self.bashible.put(base, config.clone()),
+            Content::DeckhouseRegistry(registry) => self.registry.put(base, registry.clone()),
+            Content::State(state) => self.state.put(base, state.clone()),
+            Content::NewUser(role) => {
+                let user = user(*role, &format!("{role}-of-{}", self.now));
+                self.users.get_mut(role).unwrap().put(base, user)
+            }
+            Content::RestoreUser { role, password } => {
+                let user = user(*role, password.expose());
+                self.users.get_mut(role).unwrap().put(base, user)
+            }
+            Content::NewAuthority => {
+                let made = !self.pki;
+                if made {
+                    self.pki = true;
+                    self.ca.set(Some(format!("an authority of {}", self.now)));
+                }
+                made
+            }
+            Content::Service(selector) => self.service.put(base, selector.clone()),
+            Content::PushIngress(on) => self.ingress.put(base, *on),
+            Content::Masters(masters) => self.masters.put(base, masters.clone()),
+            Content::ForgetWord => {
+                self.word = None;
+                true
+            }
+        }
+    }
+
+    /// Law: every node can get every image that is rendered, whichever server it asks, and Deckhouse's credentials are taken.
+    /// Answers by previous modes are counted as the servers do. The error is a sentence.
+    pub(super) fn every_node_can_pull(&mut self) -> Result<(), String> {
+        let base = format!("{}{}", self.deckhouse.address, self.deckhouse.path);
+        let rendered: BTreeSet<(String, u8)> =
+            self.pods.iter().cloned().chain(RELEASE.into_iter().map(|digest| (base.clone(), digest))).collect();
+        let mut previous = BTreeSet::new();
+        for (name, node) in &self.nodes {
+            for (base, digest) in &rendered {
+                self.pull(node, base, *digest, &mut previous)
+                    .map_err(|why| format!("{name} can't pull {base}@{digest}: {why}; it has {:?}", node.applied))?;
+            }
+        }
+        for registry in self.registry.value.iter().chain([&self.deckhouse]) {
+            if registry.address == FIXED_HOST {
+                for (name, server) in self.servers.iter().filter(|(_, server)| server.up) {
+                    let text = registry.docker_config.expose();
+                    let taken = self.logins_of(server).iter().any(|login| {
+                        text.contains(&format!("\"username\":\"{}\"", login.username))
+                            && text.contains(&format!("\"password\":\"{}\"", login.password.expose()))
+                    });
+                    if !taken {
+                        return Err(format!("{name} does not take the credentials of deckhouse-registry: {server:?}"));
+                    }
+                }
+            }
+        }
+        for name in previous {
+            self.servers.get_mut(&name).unwrap().previous_answers += 1;
+        }
+        Ok(())
+    }
+
+    fn pull(&self, node: &SimNode, base: &str, digest: u8, previous: &mut BTreeSet<String>) -> Result<(), String> {
+        let (host, path) = base.split_once('/').unwrap_or((base, ""));
+        let mirrors = match &node.applied {
+            Some(config) => config.hosts.get(host).cloned(),
+            None => {
+                let old = node.old_form.clone().map(|upstream| Params::Unmanaged(Some(upstream)));
+                old.and_then(|old| hosts(&old, None)).and_then(|hosts| hosts.get(host).cloned())
+            }
+        };
+        let Some(mirrors) = mirrors else {
+            // A name that it never learned, because the switch went on without it.
+            return if node.was_skipped { Ok(()) } else { Err("it knows no such host".to_owned()) };
+        };
+        let mut why = Vec::new();
+        for mirror in &mirrors {
+            if !mirror.rewrites.is_empty() && !node.rewrites {
+                continue;
+            }
+            match self.ask(mirror, path, digest, previous) {
+                Ok(()) => return Ok(()),
+                Err(reason) => why.push(reason),
+            }
+        }
+        Err(why.join("; "))
+    }
+
+    fn ask(&self, mirror: &Mirror, path: &str, digest: u8, previous: &mut BTreeSet<String>) -> Result<(), String> {
+        if mirror.host != NODE_HOST {
+            let path = match mirror.rewrites.first() {
+                Some(rewrite) => path.replacen(FIXED_PATH, &rewrite.to, 1),
+                None => path.to_owned(),
+            };
+            let repo = format!("{}/{path}", mirror.host);
+            let number = number_of(&repo).ok_or_else(|| format!("{repo} is nowhere"))?;
+            let known = upstream(number);
+            return if known.login != mirror.login {
+                Err(format!("{repo} refuses {:?}", mirror.login))
+            } else if self.held[&number].contains(&digest) {
+                Ok(())
+            } else {
+                Err(format!("{repo} has no {digest}"))
+            };
+        }
+        if mirror.ca.as_ref() != self.ca.value.as_ref() && self.ca.value.is_some() {
+            return Err("the servers' authority is not the node's".to_owned());
+        }
+        for (name, server) in self.servers.iter().filter(|(_, server)| server.up) {
+            let taken = self.logins_of(server).iter().any(|login| Some(login) == mirror.login.as_ref());
+            if !taken {
+                return Err(format!("{name} refuses {:?}", mirror.login));
+            }
+            match self.answer(server, digest) {
+                None => return Err(format!("{name} has no {digest}: {server:?}")),
+                Some(true) => {
+                    previous.insert(name.clone());
+                }
+                Some(false) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Who is answered by a server.
+    fn logins_of(&self, server: &SimServer) -> Vec<Login> {
+        let ro = self.users[&Role::Ro].value.as_ref();
+        let ro = ro.map(|user| Login { username: "ro".to_owned(), password: user.password.clone() });
+        let Some(file) = &server.file else { return Vec::new() };
+        let plane = &file.file.plane;
+        let modes = std::iter::once(&plane.in_force)
+            .chain(plane.coming.iter().map(|coming| &coming.mode))
+            .chain(&plane.previous);
+        ro.into_iter().chain(modes.filter_map(|mode| mode.upstream()?.login.clone())).collect()
+    }
+
+    /// How a server answers for a digest: `Some(true)` by a previous mode.
+    fn answer(&self, server: &SimServer, digest: u8) -> Option<bool> {
+        let plane = &server.file.as_ref()?.file.plane;
+        let has = |mode: &ServerMode| match mode {
+            ServerMode::Direct(upstream) | ServerMode::Proxy { upstream, .. } => {
+                number_of(&upstream.images_repo).is_some_and(|number| self.held[&number].contains(&digest))
+            }
+            ServerMode::Local => server.stored.contains(&digest),
+            ServerMode::Unmanaged => false,
+        };
+        if plane.in_force == ServerMode::Unmanaged {
+            return None;
+        }
+        let coming = plane.coming.as_ref().filter(|coming| coming.phase == Phase::Ready);
+        if has(&plane.in_force) || coming.is_some_and(|coming| has(&coming.mode)) {
+            return Some(false);
+        }
+        plane.previous.iter().any(has).then_some(true)
+    }
+}
+
+pub(super) fn user(role: Role, password: &str) -> User {
+    User { name: role.as_str().to_owned(), password: Secret::new(password.to_owned()), hash_fits: true }
+}
+
+pub(super) fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
