@@ -97,6 +97,8 @@ pub enum Command {
         --registry master-1=https://10.0.0.1:5001/system/deckhouse master-2=https://10.0.0.2:5001/system/deckhouse\n  \
         Does a mirror have all that a release needs?\n    \
         d8-registry check --release v1.70.1 --registry https://registry.example.org/deckhouse/ee\n  \
+        Does it have what this cluster needs?\n    \
+        d8-registry check --from-cluster --registry https://registry.example.org/deckhouse/ee\n  \
         Does the copy have what the original has, with every layer? With --content: are their bytes whole?\n    \
         d8-registry check --from-registry https://registry.example.com/deckhouse/ee \\\n      \
         --registry https://registry.example.org/deckhouse --deep"
