@@ -16,7 +16,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
-pub use snapshot::{ConfigStatus, IndexStatus, Snapshot, StoreStatus, UpstreamStatus};
+pub use snapshot::{ComingStatus, ConfigStatus, IndexStatus, ModeFileStatus, Snapshot, StoreStatus, UpstreamStatus};
 pub use socket::{Socket, SocketError, socket_path};
 
 use crate::jobs::Runner;

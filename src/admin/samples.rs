@@ -3,7 +3,7 @@
 use super::Snapshot;
 use crate::telemetry::families::{
     BUILD_INFO, CERTIFICATE_EXPIRY, CONFIG_VALID, INDEX_STATE, JOB_LAST_SUCCESS, JOB_PROGRESS_DONE,
-    JOB_PROGRESS_EXPECTED, JOB_RUNNING, JOB_RUNS, LOG_DROPPED,
+    JOB_PROGRESS_EXPECTED, JOB_RUNNING, JOB_RUNS, LOG_DROPPED, MODE_FILE_VALID,
 };
 use crate::telemetry::{CertificateUse, IndexLabel, Samples};
 
@@ -19,6 +19,9 @@ impl Snapshot {
         }
         if let Some(expiry) = self.certificate_expiry {
             samples.add(&CERTIFICATE_EXPIRY, &[CertificateUse::Tls.as_str()], expiry);
+        }
+        if let Some(file) = &self.mode_file {
+            samples.add(&MODE_FILE_VALID, &[], u64::from(file.error.is_none()));
         }
         samples.add(&CONFIG_VALID, &[], u64::from(self.config.valid));
         for job in &self.jobs {

@@ -18,6 +18,17 @@ pub struct Snapshot {
     pub revision: &'static str,
     /// The name of the mode in force.
     pub mode: &'static str,
+    /// The mode that will be in force next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coming: Option<ComingStatus>,
+    /// The modes before the one in force that still answer, the newest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub previous: Vec<&'static str>,
+    /// Answers by them since the process began.
+    pub previous_answers: u64,
+    /// The mode file; `None` where the configuration's keys count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode_file: Option<ModeFileStatus>,
     /// Since the server began to serve.
     pub uptime_seconds: u64,
     /// Whether it is ending.
@@ -60,6 +71,29 @@ impl Snapshot {
         }
         self
     }
+}
+
+/// The mode that will be in force next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ComingStatus {
+    /// Its name.
+    pub mode: &'static str,
+    /// `filling` or `ready`.
+    pub phase: &'static str,
+}
+
+/// The mode file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModeFileStatus {
+    /// SHA-256 of the one in force; empty while none was.
+    pub hash: String,
+    /// Its generation.
+    pub generation: u64,
+    /// Why the one on disk is not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// The upstream.

@@ -157,6 +157,7 @@ async fn the_status_document() {
         serde_json::json!({
             "version": "1.2.3",
             "mode": "Proxy",
+            "previousAnswers": 0,
             "uptimeSeconds": 12,
             "draining": false,
             "connections": 3,

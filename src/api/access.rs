@@ -253,6 +253,7 @@ mod tests {
             address: "192.0.2.1:5000".parse().unwrap(),
             tls: false,
             trusted_proxy,
+            controller: false,
             body_transport: crate::serve::BodyTransport::Copy,
             stream: std::sync::Arc::default(),
             standing: crate::serve::Standing::default(),

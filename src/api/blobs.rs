@@ -11,9 +11,10 @@ use super::call::Call;
 use super::conditions::Conditions;
 use super::content::{Content, Piece};
 use super::error::ApiError;
+use super::exchange::AnsweredBy;
 use super::headers::OCTETS;
 use super::limits::Gate;
-use crate::mode::{BlobContent, Served, ServedBlob};
+use crate::mode::{Answer, BlobContent, Served, ServedBlob};
 use crate::oci::{Digest, RepoName};
 use crate::serve::BodyTransport;
 
@@ -23,16 +24,18 @@ pub(super) const LITTLE_BYTES: u64 = 128 * 1024;
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
     let conditions = Conditions::of(call.method, call.headers, &digest);
     let request = conditions.blob_request();
-    let Served { value: blob, provenance } = match call.mode.blob_in_memory(repo, &digest) {
-        Some(served) => served.map(ServedBlob::from),
+    let Answer { by, served: Served { value: blob, provenance } } = match call.view.blob_in_memory(repo, &digest) {
+        Some(Answer { by, served }) => Answer { by, served: served.map(ServedBlob::from) },
         None => {
             enter(call, repo, digest, request.head).await?;
-            call.mode.blob(repo, digest, request).await?
+            call.view.blob(repo, digest, request).await?
         }
     };
-    let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
+    let mode = AnsweredBy::of(&by);
+    let reading = Reading::new(by, call.metrics.clone(), repo.clone(), digest);
     let mut response = respond(blob, &conditions, call.body_transport, &reading)?;
     response.extensions_mut().insert(provenance);
+    response.extensions_mut().insert(mode);
     response.extensions_mut().insert(reading);
     Ok(response)
 }
@@ -66,12 +69,12 @@ async fn enter(call: &Call<'_>, repo: &RepoName, digest: Digest, head: bool) -> 
     if entrance.try_enter(Gate::Blob) {
         return Ok(());
     }
-    let is_little = call.mode.stored_length(repo, digest).await.is_some_and(|length| length <= LITTLE_BYTES);
+    let is_little = call.view.stored_length(repo, digest).await.is_some_and(|length| length <= LITTLE_BYTES);
     entrance.enter(if is_little { Gate::Little } else { Gate::Blob }).await
 }
 
 pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<Response, ApiError> {
-    call.mode.writable()?.store().delete_blob(repo, digest).await?;
+    call.view.writable()?.store().delete_blob(repo, digest).await?;
     Ok(accepted())
 }
 

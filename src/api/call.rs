@@ -1,4 +1,4 @@
-//! One request, as the handlers see it: authenticated, allowed, with the mode and settings it began with.
+//! One request, as the handlers see it: authenticated, allowed, with the modes and settings it began with.
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::large::LargeManifests;
 use super::limits::{Gate, Gates, Holder, Place, Pool};
 use crate::auth::{Action, Authenticator, Identity};
-use crate::mode::Mode;
+use crate::mode::View;
 use crate::oci::RepoName;
 use crate::serve::{BodyTransport, Stream};
 use crate::telemetry::Metrics;
@@ -19,7 +19,7 @@ pub(super) struct Call<'a> {
     pub(super) method: &'a Method,
     pub(super) headers: &'a HeaderMap,
     pub(super) raw_query: Option<&'a str>,
-    pub(super) mode: Arc<Mode>,
+    pub(super) view: View,
     pub(super) settings: Arc<Settings>,
     pub(super) auth: &'a Authenticator,
     pub(super) who: Identity,

@@ -22,6 +22,9 @@ use crate::upstream::UpstreamError;
 /// After so many seconds a client asks again when the upstream has too much to do and does not say how long.
 const RETRY_UPSTREAM: u64 = 5;
 
+/// And when no request is served at all: an administrator has to change that.
+const RETRY_UNMANAGED: u64 = 60;
+
 /// And when this process has no file descriptor left.
 const RETRY_DESCRIPTORS: u64 = 1;
 
@@ -208,6 +211,7 @@ impl From<ModeError> for ApiError {
                 ErrorCode::Unsupported,
                 format!("this registry runs in mode {mode}, which takes no pushes and deletes; push to its upstream"),
             ),
+            ModeError::Unmanaged => Self::new(ErrorCode::Unavailable, error.to_string()).retry_after(RETRY_UNMANAGED),
             ModeError::Upstream(upstream) => Self::from_upstream(upstream).with_cause(Origin::Upstream, &error),
             ModeError::UpstreamTimeout => gateway(Exception::UpstreamTimeout),
             ModeError::UpstreamContradiction(_) => gateway(Exception::UpstreamFailed),

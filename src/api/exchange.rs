@@ -15,11 +15,11 @@ use super::access::client_address;
 use super::accounting::{Tally, Told, account, count_cache_answer, user_agent};
 use super::body::{Finish, RequestProgress};
 use super::error::{ApiError, Origin};
-use super::headers::{REQUEST_ID, of_provenance};
+use super::headers::{REQUEST_ID, of_mode, of_provenance};
 use super::limits::{Holder, Place};
 use super::route::Route;
 use crate::auth::{AuthFailure, Forbidden, Identity};
-use crate::mode::Provenance;
+use crate::mode::{Mode, Provenance};
 use crate::serve::{LetIn, Peer, Standing};
 use crate::telemetry::{self, AuthFailureReason, CacheOutcome, InFlight};
 
@@ -28,6 +28,16 @@ const ID_BYTES: usize = 128;
 
 /// What came of a request.
 pub(super) type Outcome = Result<Response, ApiError>;
+
+/// The name of the mode that answered; an extension of a response whose mode is not the one that the user sees first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnsweredBy(&'static str);
+
+impl AnsweredBy {
+    pub(super) const fn of(mode: &Mode) -> Self {
+        Self(mode.as_str())
+    }
+}
 
 /// A request on its way. Ends in [`Finish`], when the answer's body is sent or dropped.
 pub(super) struct Exchange {
@@ -39,6 +49,8 @@ pub(super) struct Exchange {
     address: IpAddr,
     user_agent: Option<HeaderValue>,
     user: Option<Arc<str>>,
+    /// The mode that answers, by name, once somebody signed in.
+    mode: Option<&'static str>,
     failure: Option<AuthFailure>,
     status: StatusCode,
     error: Option<String>,
@@ -74,6 +86,7 @@ impl Exchange {
             address,
             user_agent: parts.headers.get(USER_AGENT).cloned(),
             user: None,
+            mode: None,
             failure: None,
             status: StatusCode::INTERNAL_SERVER_ERROR,
             error: None,
@@ -95,11 +108,12 @@ impl Exchange {
         self.address
     }
 
-    /// Notes who asks.
-    pub(super) fn identified(&mut self, who: &Identity) {
+    /// Notes who asks, and the mode that this user sees first.
+    pub(super) fn identified(&mut self, who: &Identity, mode: &Mode) {
         self.user.clone_from(&who.user);
         if self.user.is_some() {
             self.standing.signed_in();
+            self.mode = Some(mode.as_str());
         }
     }
 
@@ -159,6 +173,12 @@ impl Exchange {
         if let Some(provenance) = response.extensions_mut().remove::<Provenance>() {
             self.mark(&mut response, provenance);
         }
+        if let Some(AnsweredBy(mode)) = response.extensions_mut().remove::<AnsweredBy>() {
+            self.mode = self.mode.and(Some(mode));
+        }
+        if let Some(mode) = self.mode {
+            of_mode(response.headers_mut(), mode);
+        }
         response
     }
 
@@ -167,6 +187,9 @@ impl Exchange {
         of_provenance(response.headers_mut(), provenance);
         let Some(outcome) = provenance.outcome else { return };
         self.cache = Some(outcome);
+        if outcome == CacheOutcome::Previous {
+            self.app.0.metrics.previous_answer();
+        }
         count_cache_answer(&self.app, self.route.as_ref(), outcome);
     }
 

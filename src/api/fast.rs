@@ -22,7 +22,7 @@ use super::route::{Route, last_part};
 use super::{App, namespace};
 use crate::auth::{Action, SignIn};
 use crate::clock::{self, Timestamp};
-use crate::mode::{Mode, Provenance};
+use crate::mode::{Audience, Provenance};
 use crate::oci::Digest;
 use crate::serve::{Early, EarlyAnswer, EarlyConnection, Peer, Standing};
 use crate::telemetry;
@@ -121,8 +121,8 @@ impl FastConnection {
         target: &'a str,
         request_head: &RequestHead<'_>,
     ) -> Option<Hit<'a>> {
-        let mode = self.app.0.mode.load();
-        if matches!(**mode, Mode::Direct(_)) {
+        let modes = self.app.0.modes.load();
+        if !modes.has_memory() {
             // Direct keeps nothing in memory: a look would be wasted on every request.
             return None;
         }
@@ -154,6 +154,12 @@ impl FastConnection {
         {
             standing.signed_in();
         }
+        // Whoever is the audience of a coming mode sees that one; outside of a switch nobody is looked up for it.
+        let mode = match modes.coming() {
+            Some(_) => modes.first(Audience::of(auth.role(who))),
+            None => modes.in_force(),
+        };
+        let told = who.user.as_ref().map(|_| mode.as_str());
         let (content, provenance) = match &route {
             Route::Manifest(repo, reference) => {
                 let served = mode.manifest_in_memory(repo, reference)?;
@@ -174,6 +180,7 @@ impl FastConnection {
             namespace,
             content,
             provenance,
+            mode: told,
             now,
         })
     }
@@ -272,6 +279,8 @@ struct Hit<'a> {
     namespace: Option<HeaderValue>,
     content: Content,
     provenance: Provenance,
+    /// The name of the mode, if somebody signed in.
+    mode: Option<&'static str>,
     now: Timestamp,
 }
 
@@ -286,6 +295,9 @@ impl Hit<'_> {
         head.extend_from_slice(b"HTTP/1.1 200 OK");
         headers::of_content(head, &self.content.digest.entity_tag(), Some(Value::Fixed(self.content.media_type)));
         headers::of_provenance(head, self.provenance);
+        if let Some(mode) = self.mode {
+            headers::of_mode(head, mode);
+        }
         headers::of_api(head, self.namespace.as_ref());
         headers::of_request(head, Value::Ascii(id.as_bytes()));
         headers::of_length(head, self.content.bytes.len() as u64);

@@ -37,6 +37,8 @@ macro_rules! header {
 pub(super) const CONTENT_DIGEST: Header = header!("docker-content-digest");
 /// How an answer of modes Direct and Proxy came about; the words are those of the metrics.
 pub(super) const CACHE: Header = header!("d8-registry-cache");
+/// The mode that answered, told to users who signed in.
+const MODE: Header = header!("d8-registry-mode");
 /// The request's id, which the log has too.
 pub(super) const REQUEST_ID: Header = header!("x-request-id");
 const ETAG: Header = header!("etag");
@@ -134,6 +136,11 @@ pub(super) fn of_provenance(out: &mut impl Headers, provenance: Provenance) {
     }
 }
 
+/// The mode that answered: a header of every response to a user who signed in.
+pub(super) fn of_mode(out: &mut impl Headers, mode: &'static str) {
+    out.set(MODE, Value::Fixed(mode));
+}
+
 /// Headers of every response of the API. `namespace`: that of a mirror's request.
 pub(super) fn of_api(out: &mut impl Headers, namespace: Option<&HeaderValue>) {
     out.set_fixed(API_VERSION);
@@ -171,6 +178,7 @@ mod tests {
         of_content(out, &Algorithm::Sha512.digest(b"").entity_tag(), Some(media_type("a/b")));
         of_length(out, 1_234_567);
         of_provenance(out, Provenance { outcome: Some(CacheOutcome::Stale), age: Some(Duration::from_secs(89)) });
+        of_mode(out, "Local");
         of_api(out, Some(&HeaderValue::from_static("registry.example:5000")));
         of_request(out, Value::Ascii(b"0a"));
     }
@@ -187,7 +195,7 @@ mod tests {
         lines.sort();
         expected.sort();
         assert_eq!(lines, expected);
-        assert_eq!(lines.len(), 10);
+        assert_eq!(lines.len(), 11);
     }
 
     #[test]

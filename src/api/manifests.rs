@@ -18,9 +18,10 @@ use super::conditions::Conditions;
 use super::content::{Content, Piece};
 use super::error::ApiError;
 use super::exception::Exception;
+use super::exchange::AnsweredBy;
 use super::headers::{CONTENT_DIGEST, text};
 use super::limits::Gate;
-use crate::mode::{BlobContent, Mode, ModeError, Served, ServedManifest, ServedManifestFacts};
+use crate::mode::{Answer, BlobContent, Mode, ModeError, Served, ServedManifest, ServedManifestFacts};
 use crate::oci::{Algorithm, ByteRange, Digest, ErrorCode, Manifest, ManifestKind, Reference, RepoName, Tag};
 use crate::store::{Store, StoredManifest};
 
@@ -31,22 +32,24 @@ const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 const MAX_TAGS: usize = 100;
 
 pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    let in_memory = call.mode.manifest_in_memory(repo, reference);
+    let in_memory = call.view.manifest_in_memory(repo, reference);
     if in_memory.is_none() {
         call.entrance.enter(Gate::Little).await?;
         if *call.method == Method::HEAD {
             return read_facts(call, repo, reference).await;
         }
     }
-    let Served { value: ServedManifest { digest, bytes, media_type }, provenance } = match in_memory {
-        Some(served) => served,
-        None => call.mode.manifest(repo, reference).await?,
+    let Answer { by, served } = match in_memory {
+        Some(answer) => answer,
+        None => call.view.manifest(repo, reference).await?,
     };
-    let (size, stored) = (bytes.len() as u64, !matches!(*call.mode, Mode::Direct(_)));
+    let Served { value: ServedManifest { digest, bytes, media_type }, provenance } = served;
+    let (size, stored) = (bytes.len() as u64, !matches!(*by, Mode::Direct(_)));
     let content = Content { size: Some(size), media_type: &media_type, stored };
     let conditions = Conditions::of(call.method, call.headers, &digest);
-    let source = source(call, repo, digest, bytes).await?;
-    let reading = Reading::new(Arc::clone(&call.mode), call.metrics.clone(), repo.clone(), digest);
+    let source = source(call, &by, repo, digest, bytes).await?;
+    let mode = AnsweredBy::of(&by);
+    let reading = Reading::new(by, call.metrics.clone(), repo.clone(), digest);
     let mut response = content.respond(&conditions, |piece| match piece {
         Piece::One(range) => {
             blob_body(source, Some(size), Some(range.unwrap_or(ByteRange::whole(size))), call.body_transport, &reading)
@@ -54,28 +57,36 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
         Piece::Several(parts) => parts_body(source, parts, call.body_transport, &reading),
     })?;
     response.extensions_mut().insert(provenance);
+    response.extensions_mut().insert(mode);
     response.extensions_mut().insert(reading);
     Ok(response)
 }
 
 /// Answers a HEAD: Direct has no bytes to answer from.
 async fn read_facts(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    let Served { value: ServedManifestFacts { digest, size, media_type }, provenance } =
-        call.mode.manifest_facts(repo, reference).await?;
+    let Answer { by, served } = call.view.manifest_facts(repo, reference).await?;
+    let Served { value: ServedManifestFacts { digest, size, media_type }, provenance } = served;
     let content = Content { size: Some(size), media_type: &media_type, stored: false };
     let conditions = Conditions::of(call.method, call.headers, &digest);
     let mut response = content.respond(&conditions, |_| Body::empty())?;
     response.extensions_mut().insert(provenance);
+    response.extensions_mut().insert(AnsweredBy::of(&by));
     Ok(response)
 }
 
 /// The bytes to be sent: those in memory, or the file of a large manifest, so that a slow reader holds no memory.
-async fn source(call: &Call<'_>, repo: &RepoName, digest: Digest, bytes: Bytes) -> Result<BlobContent, ApiError> {
+async fn source(
+    call: &Call<'_>,
+    by: &Mode,
+    repo: &RepoName,
+    digest: Digest,
+    bytes: Bytes,
+) -> Result<BlobContent, ApiError> {
     if call.method == Method::HEAD {
         return Ok(BlobContent::None);
     }
     if Store::is_large_manifest(bytes.len())
-        && let Some(blob) = call.mode.manifest_file(repo, digest).await
+        && let Some(blob) = by.manifest_file(repo, digest).await
     {
         return Ok(BlobContent::File(blob));
     }
@@ -83,7 +94,7 @@ async fn source(call: &Call<'_>, repo: &RepoName, digest: Digest, bytes: Bytes) 
 }
 
 pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    call.mode.writable()?.store().delete_manifest(repo, reference).await?;
+    call.view.writable()?.store().delete_manifest(repo, reference).await?;
     Ok(accepted())
 }
 
@@ -110,7 +121,7 @@ pub(super) async fn put(
     let subject = manifest.subject.as_ref().map(|subject| subject.digest);
     let kind = manifest.kind;
     let stored = StoredManifest { digest, bytes, manifest: Arc::new(manifest) };
-    let missing = call.mode.writable()?.put_manifest(repo, stored, tags.clone()).await.map_err(refused)?;
+    let missing = call.view.writable()?.put_manifest(repo, stored, tags.clone()).await.map_err(refused)?;
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::CREATED;

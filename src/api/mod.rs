@@ -22,6 +22,7 @@ mod manifests;
 pub mod memory;
 mod referrers;
 mod route;
+mod state;
 mod tags;
 mod token;
 mod uploads;
@@ -29,7 +30,7 @@ mod uploads;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ pub use large::{PUSHED_MANIFEST_BYTES, RELAYED_MANIFEST_BYTES};
 pub use limits::{GateSizes, OPEN_UPLOADS, most_at_once};
 #[cfg(feature = "bench")]
 pub use route::is_route;
+pub use state::{ComingState, ModeFileState, ServerState, StateSource, UpstreamState};
 
 use self::access::Base;
 use self::body::{CountedBody, Reading, ResponseBody};
@@ -61,7 +63,7 @@ use self::large::LargeManifests;
 use self::limits::{Gate, Gates, Pool};
 use self::route::Route;
 use crate::auth::{Action, Authenticator};
-use crate::mode::Mode;
+use crate::mode::{Audience, Mode, ModeError, Transition};
 use crate::oci::ErrorCode;
 use crate::serve::Peer;
 use crate::telemetry::{AccessLog, Metrics};
@@ -84,10 +86,12 @@ pub struct Settings {
 pub struct App(Arc<Inner>);
 
 struct Inner {
-    mode: ArcSwap<Mode>,
+    modes: ArcSwap<Transition>,
     auth: Authenticator,
     settings: ArcSwap<Settings>,
     gates: ArcSwap<Gates>,
+    /// Who tells the controller of this server.
+    state: OnceLock<StateSource>,
     /// Places of open uploads.
     uploads: Pool,
     large: LargeManifests,
@@ -99,7 +103,7 @@ struct Inner {
 
 impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("App").field("mode", &self.0.mode.load().as_str()).finish_non_exhaustive()
+        f.debug_struct("App").field("mode", &self.0.modes.load().in_force().as_str()).finish_non_exhaustive()
     }
 }
 
@@ -115,7 +119,8 @@ impl App {
         draining: CancellationToken,
     ) -> Self {
         Self(Arc::new(Inner {
-            mode: ArcSwap::from_pointee(mode),
+            modes: ArcSwap::from_pointee(Transition::settled(mode)),
+            state: OnceLock::new(),
             auth,
             gates: ArcSwap::from_pointee(Gates::new(settings.gates)),
             settings: ArcSwap::from_pointee(settings),
@@ -127,9 +132,14 @@ impl App {
         }))
     }
 
-    /// Puts another mode into force; requests in flight end in the one they began with.
-    pub fn set_mode(&self, mode: Mode) {
-        self.0.mode.store(Arc::new(mode));
+    /// Puts other modes into force, all in one step; requests in flight end in those they began with.
+    pub fn set_modes(&self, modes: Transition) {
+        self.0.modes.store(Arc::new(modes));
+    }
+
+    /// Has `GET /-/state` answered by `source`, to the controller alone. Until then nobody gets an answer there.
+    pub fn tell_state(&self, source: StateSource) {
+        let _ = self.0.state.set(source);
     }
 
     /// Puts changed settings into force for requests to come.
@@ -240,25 +250,31 @@ async fn answer(
     body: &mut CountedBody,
     exchange: &mut Exchange,
 ) -> Outcome {
+    if let Some(source) = app.0.state.get().filter(|_| peer.controller && parts.uri.path() == state::PATH) {
+        exchange.let_in();
+        return state::answer(source, &parts.method).await;
+    }
     let base = Base::of(parts, peer)?;
     let auth = &app.0.auth;
+    let modes = app.0.modes.load_full();
     match &route {
+        // What is not the API's tells nobody anything, so it needs no sign-in.
+        Err(error) if !parts.uri.path().starts_with("/v2/") && error.code() == ErrorCode::Unsupported => {
+            return route.map(|_| Response::default());
+        }
+        _ if modes.is_idle() => return Err(ModeError::Unmanaged.into()),
         Ok(Route::Root) => return root(app, &parts.method),
         Ok(Route::Token) => {
             access::action(&Route::Token, &parts.method)?;
             let from = exchange.address();
             let answer = token::answer(auth, &parts.method, &parts.headers, parts.uri.query(), body, from).await;
             if let Some(who) = &answer.who {
-                exchange.identified(who);
+                exchange.identified(who, modes.first(Audience::of(auth.role(who))));
             }
             if let Some(failure) = answer.failure {
                 exchange.refused(failure, answer.named);
             }
             return answer.response;
-        }
-        // What is not the API's tells nobody anything, so it needs no sign-in.
-        Err(error) if !parts.uri.path().starts_with("/v2/") && error.code() == ErrorCode::Unsupported => {
-            return route.map(|_| Response::default());
         }
         Ok(_) | Err(_) => {}
     }
@@ -277,12 +293,15 @@ async fn answer(
             return Err(access::in_log(refusal, failure, named.as_deref()));
         }
     };
-    exchange.identified(&who);
+    let view = modes.view(Audience::of(auth.role(&who)));
+    exchange.identified(&who, view.first());
     let route = route?;
-    let mode = app.0.mode.load_full();
+    if view.is_idle() {
+        return Err(ModeError::Unmanaged.into());
+    }
     if let Some(action) = access::action(&route, &parts.method)? {
         if matches!(action, Action::Push | Action::Delete) {
-            mode.writable().map_err(|error| ApiError::from(error).allow(access::reads_of(&route)))?;
+            view.writable().map_err(|error| ApiError::from(error).allow(access::reads_of(&route)))?;
         }
         let source = access::mount_source(&route, parts.uri.query());
         access::authorize(auth, &who, action, route.repository(), source.as_ref()).map_err(|lacking| {
@@ -295,7 +314,7 @@ async fn answer(
         method: &parts.method,
         headers: &parts.headers,
         raw_query: parts.uri.query(),
-        mode,
+        view,
         settings: app.0.settings.load_full(),
         auth,
         who,

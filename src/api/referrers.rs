@@ -28,7 +28,7 @@ pub(super) async fn list(call: &Call<'_>, repo: &RepoName, subject: Digest) -> R
     // A media type has no blanks: one here was a plus that the client forgot to encode.
     let filter = call.query("artifactType").filter(|text| !text.is_empty()).map(|text| text.replace(' ', "+"));
     let last: Option<Digest> = call.query("last").and_then(|text| text.parse().ok());
-    let Served { value: referrers, provenance } = call.mode.referrers(repo, subject, last, PAGE_ENTRIES).await?;
+    let Served { value: referrers, provenance } = call.view.referrers(repo, subject, last, PAGE_ENTRIES).await?;
     let taken = fitting(&referrers);
     let more = taken < referrers.len() || referrers.len() == PAGE_ENTRIES;
     let wanted = |referrer: &&Referrer| filter.is_none() || referrer.artifact_type == filter;

@@ -18,7 +18,7 @@ const MAX_PAGE: usize = 10_000;
 pub(super) async fn list(call: &Call<'_>, repo: &RepoName) -> Result<Response, ApiError> {
     let limit = page_size(call)?;
     let last = call.query("last");
-    let Served { value: page, provenance } = call.mode.tags(repo, last.as_deref(), limit).await?;
+    let Served { value: page, provenance } = call.view.tags(repo, last.as_deref(), limit).await?;
     let body = json!({ "name": repo.as_str(), "tags": page.entries });
     let mut response = answer(&body, &format!("/v2/{repo}/tags/list"), &page, limit);
     response.extensions_mut().insert(provenance);
@@ -28,7 +28,7 @@ pub(super) async fn list(call: &Call<'_>, repo: &RepoName) -> Result<Response, A
 pub(super) async fn catalog(call: &Call<'_>) -> Result<Response, ApiError> {
     let limit = page_size(call)?;
     let last = call.query("last");
-    let page = call.mode.repositories(last.as_deref(), limit).await?;
+    let page = call.view.repositories(last.as_deref(), limit).await?;
     let body = json!({ "repositories": page.entries });
     Ok(answer(&body, "/v2/_catalog", &page, limit))
 }

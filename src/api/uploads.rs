@@ -14,6 +14,7 @@ use super::exception::Exception;
 use super::headers::{CONTENT_DIGEST, text};
 use super::route::parse_digest;
 use crate::auth::Action;
+use crate::mode::Local;
 use crate::oci::{Algorithm, Digest, ErrorCode, RepoName, UploadId, UploadRange};
 use crate::store::{StoreError, UploadPlace, UploadSession};
 use crate::telemetry::with_causes;
@@ -37,14 +38,20 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut CountedBody, repo: &RepoNa
         (None, Some(name)) => Some(parse_algorithm(&name)?),
         (None, None) => None,
     };
-    let store = call.mode.writable()?.store();
+    let local = call.view.writable()?;
     let place = call.entrance.open_upload(call.uploads).ok_or_else(ApiError::too_many_uploads)?;
+    let expected = whole.and(announced(call));
+    if local.is_displacing()
+        && let Err(StoreError::Full(refusal)) = local.store().admit(expected.unwrap_or(0)).await
+    {
+        local.make_room(refusal, expected.unwrap_or(0)).await?;
+    }
     let place = Some(UploadPlace::new(place));
-    let mut session = store.begin_upload_at(place, repo, algorithm, whole.and(announced(call))).await?;
+    let mut session = local.store().begin_upload_at(place, repo, algorithm, expected).await?;
     let Some(digest) = whole else {
         return Ok(in_progress(StatusCode::ACCEPTED, repo, session.id(), 0));
     };
-    match append_all(&mut session, body, None).await {
+    match append_all(local, &mut session, body, None).await {
         Ok(()) => {
             session.finish(digest).await?;
             Ok(created(repo, digest))
@@ -61,7 +68,7 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut CountedBody, repo: &RepoNa
 /// repository name, that whoever asks may not pull from, or that the token shown is not good for, is one without the
 /// blob. It is not even looked at, so nothing of it can be told by the answer or by its time.
 async fn mount(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<bool, ApiError> {
-    let store = call.mode.writable()?.store();
+    let store = call.view.writable()?.store();
     let sources: Vec<Option<RepoName>> = match call.query("from") {
         Some(from) => {
             from.parse().ok().filter(|from| call.may(Action::Pull, Some(from))).map(Some).into_iter().collect()
@@ -94,10 +101,11 @@ pub(super) async fn append(
     repo: &RepoName,
     id: UploadId,
 ) -> Result<Response, ApiError> {
-    let mut session = call.mode.writable()?.store().resume_upload(repo, id).await?;
+    let local = call.view.writable()?;
+    let mut session = local.store().resume_upload(repo, id).await?;
     let length = chunk_length(call, repo, &session)?;
-    admit(call, &session).await?;
-    append_all(&mut session, body, length).await?;
+    admit(call, local, &session).await?;
+    append_all(local, &mut session, body, length).await?;
     Ok(in_progress(StatusCode::ACCEPTED, repo, id, session.offset()))
 }
 
@@ -112,7 +120,8 @@ pub(super) async fn finish(
         ApiError::new(ErrorCode::DigestInvalid, "the digest of the whole upload is missing in the query")
     })?;
     let digest = parse_digest(&digest)?;
-    let store = call.mode.writable()?.store();
+    let local = call.view.writable()?;
+    let store = local.store();
     let mut session = match store.resume_upload(repo, id).await {
         Ok(session) => session,
         // The answer to the first PUT was lost and the client repeats it: what it wants is there.
@@ -120,21 +129,21 @@ pub(super) async fn finish(
         Err(error) => return Err(error.into()),
     };
     let length = chunk_length(call, repo, &session)?;
-    admit(call, &session).await?;
-    append_all(&mut session, body, length).await?;
+    admit(call, local, &session).await?;
+    append_all(local, &mut session, body, length).await?;
     session.finish(digest).await?;
     Ok(created(repo, digest))
 }
 
 /// GET: how far it is.
 pub(super) async fn ask(call: &Call<'_>, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
-    let offset = call.mode.writable()?.store().upload_offset(repo, id).await?;
+    let offset = call.view.writable()?.store().upload_offset(repo, id).await?;
     Ok(in_progress(StatusCode::NO_CONTENT, repo, id, offset))
 }
 
 /// DELETE.
 pub(super) async fn cancel(call: &Call<'_>, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
-    call.mode.writable()?.store().cancel_upload(repo, id).await?;
+    call.view.writable()?.store().cancel_upload(repo, id).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
@@ -149,10 +158,13 @@ fn announced(call: &Call<'_>) -> Option<u64> {
 }
 
 /// What can't fit is refused before its body is read. A chunk of nothing needs no room: the last PUT may be one.
-async fn admit(call: &Call<'_>, session: &UploadSession) -> Result<(), ApiError> {
+async fn admit(call: &Call<'_>, local: &Local, session: &UploadSession) -> Result<(), ApiError> {
     match announced(call) {
         None | Some(0) => Ok(()),
-        Some(bytes) => Ok(session.admit(bytes).await?),
+        Some(bytes) => match session.admit(bytes).await {
+            Err(StoreError::Full(refusal)) => Ok(local.make_room(refusal, bytes).await?),
+            outcome => Ok(outcome?),
+        },
     }
 }
 
@@ -184,7 +196,12 @@ fn chunk_length(call: &Call<'_>, repo: &RepoName, session: &UploadSession) -> Re
 }
 
 /// Streams the body into the upload; with `length`, exactly so many bytes. What came before a failure stays.
-async fn append_all(session: &mut UploadSession, body: &mut CountedBody, length: Option<u64>) -> Result<(), ApiError> {
+async fn append_all(
+    local: &Local,
+    session: &mut UploadSession,
+    body: &mut CountedBody,
+    length: Option<u64>,
+) -> Result<(), ApiError> {
     let mut left = length;
     let mut batch: Vec<Bytes> = Vec::new();
     let mut batched = 0;
@@ -193,7 +210,7 @@ async fn append_all(session: &mut UploadSession, body: &mut CountedBody, length:
             Ok(frame) => frame,
             Err(error) => {
                 // The client may come back and go on from here.
-                session.append(batch).await?;
+                append_batch(local, session, batch).await?;
                 return Err(ApiError::broken_body(&error));
             }
         };
@@ -208,14 +225,26 @@ async fn append_all(session: &mut UploadSession, body: &mut CountedBody, length:
         batch.push(data);
         // One more as long as this would be too much.
         if batched + length > session.batch_bytes() || batch.len() >= MOST_CHUNKS {
-            session.append(std::mem::take(&mut batch)).await?;
+            append_batch(local, session, std::mem::take(&mut batch)).await?;
             batched = 0;
         }
     }
-    session.append(batch).await?;
+    append_batch(local, session, batch).await?;
     match left {
         None | Some(0) => Ok(()),
         Some(_) => Err(ApiError::new(ErrorCode::SizeInvalid, "the chunk is shorter than its Content-Range")),
+    }
+}
+
+/// Appends what was gathered. The pieces are shared, not copied: they may be needed once more.
+async fn append_batch(local: &Local, session: &mut UploadSession, batch: Vec<Bytes>) -> Result<(), StoreError> {
+    let again = if local.is_displacing() { batch.clone() } else { Vec::new() };
+    match session.append(batch).await {
+        Err(StoreError::Full(refusal)) if local.is_displacing() => {
+            local.make_room(refusal, again.iter().map(|piece| piece.len() as u64).sum()).await?;
+            session.append(again).await
+        }
+        outcome => outcome,
     }
 }
 

@@ -228,22 +228,23 @@ impl Authenticator {
         self.0.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Lets the upstream's user sign in with role `ro`, before any user of that name is looked for. The pair before is
-    /// accepted for 15 minutes after a change; the same pair again changes nothing. `None`: neither it nor the pairs
-    /// before are accepted, at once. Tokens end when the pair they were given for is not accepted any more.
+    /// Lets the users of upstreams sign in with role `ro`, before any user of such a name is looked for. A pair that is not
+    /// among them any more is accepted for 15 minutes after the change; the same pairs again change nothing. None at all:
+    /// neither they nor the pairs before are accepted, at once. Tokens end when the pair they were given for is not accepted
+    /// any more.
     ///
-    /// With [`TokenOptions::enabled`] left open the token service does not follow this user: say `Some(true)` there.
-    #[expect(clippy::needless_pass_by_value, reason = "taken, so that the password is wiped when it was read")]
-    pub fn set_upstream_user(&self, pair: Option<(String, SecretString)>) {
-        let pair = pair.as_ref().map(|(name, password)| (name.as_str(), password.expose_secret()));
-        self.0.upstream.set(pair, Instant::now());
+    /// With [`TokenOptions::enabled`] left open the token service does not follow these users: say `Some(true)` there.
+    pub fn set_upstream_users(&self, pairs: impl IntoIterator<Item = (String, SecretString)>) {
+        let pairs: Vec<(String, SecretString)> = pairs.into_iter().collect();
+        let pairs: Vec<_> = pairs.iter().map(|(name, password)| (name.as_str(), password.expose_secret())).collect();
+        self.0.upstream.set(&pairs, Instant::now());
         self.0.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How many users there are, the upstream's included.
+    /// How many users there are, those of upstreams included.
     #[must_use]
     pub fn user_count(&self) -> usize {
-        self.0.policy.load().users.len() + usize::from(self.0.upstream.is_set())
+        self.0.policy.load().users.len() + self.0.upstream.count()
     }
 
     /// Whether the token service is on.
@@ -407,6 +408,13 @@ impl Authenticator {
         } else {
             Err(Forbidden::Right(self.limits(&policy, who)))
         }
+    }
+
+    /// The present role of a user; `None` for anonymous, and for the upstream's pair, which is no user of ours.
+    #[must_use]
+    pub fn role(&self, who: &Identity) -> Option<Role> {
+        let name = who.user.as_deref().filter(|_| who.upstream.is_none())?;
+        self.0.policy.load().users.find(name).map(|user| user.role)
     }
 
     /// The rights that a refused client does have, in words.

@@ -154,7 +154,7 @@ async fn the_upstreams_user_pulls_and_no_more() {
     let licence = format!("{}-1", "x".repeat(100));
     let other = format!("{}-2", "x".repeat(100));
     assert!(!signs_in(&auth, "license-token", &licence).await);
-    auth.set_upstream_user(pair("license-token", &licence));
+    auth.set_upstream_users(pair("license-token", &licence));
     assert_eq!(auth.user_count(), 1);
     assert!(auth.challenge("https://r", None, None).starts_with("Bearer "));
     assert!(!signs_in(&auth, "license-token", &other).await);
@@ -190,16 +190,16 @@ async fn tokens_of_the_upstreams_user_end_with_the_pair() {
         let token = auth.issue_token(&who, &["repository:a:pull".to_owned()], clock::now()).unwrap().token;
         (who, format!("Bearer {token}"))
     };
-    auth.set_upstream_user(pair("license-token", "old"));
+    auth.set_upstream_users(pair("license-token", "old"));
     let (old, by_old) = bearer("old").await;
-    auth.set_upstream_user(pair("license-token", "new"));
+    auth.set_upstream_users(pair("license-token", "new"));
     let (_, by_new) = bearer("new").await;
     // The pair before still counts, so what was given for it does.
     for token in [&by_old, &by_new] {
         assert!(auth.authenticate(Some(token.as_bytes()), HERE).await.is_ok());
     }
     assert!(signs_in(&auth, "license-token", "old").await);
-    auth.set_upstream_user(None);
+    auth.set_upstream_users(None);
     for token in [&by_old, &by_new] {
         assert_eq!(auth.authenticate(Some(token.as_bytes()), HERE).await.unwrap_err(), AuthFailure::BadToken);
     }
@@ -226,16 +226,16 @@ async fn a_user_of_the_same_name_keeps_password_and_role() {
         let who = auth.authenticate_password(user, password, HERE).await.unwrap();
         auth.authorize(&who, Action::Push, Some(&repo)).is_ok()
     };
-    auth.set_upstream_user(pair("rw", "upstream"));
+    auth.set_upstream_users(pair("rw", "upstream"));
     assert!(pushes("rw", "own").await);
     assert!(!pushes("rw", "upstream").await);
     // Where the pairs are the same, a token given to the upstream's user never becomes one of the other.
-    auth.set_upstream_user(pair("mirror-pusher", "same"));
+    auth.set_upstream_users(pair("mirror-pusher", "same"));
     let who = auth.authenticate_password("mirror-pusher", "same", HERE).await.unwrap();
     let token = auth.issue_token(&who, &["repository:a:pull,push".to_owned()], clock::now()).unwrap().token;
     let bearer = format!("Bearer {token}");
     assert!(auth.authenticate(Some(bearer.as_bytes()), HERE).await.is_ok());
-    auth.set_upstream_user(None);
+    auth.set_upstream_users(None);
     assert_eq!(auth.authenticate(Some(bearer.as_bytes()), HERE).await.unwrap_err(), AuthFailure::BadToken);
     assert!(pushes("mirror-pusher", "same").await);
 }
@@ -278,6 +278,6 @@ async fn a_remembered_sign_in_ends_with_what_it_was_proven_by() {
     auth.commit(auth.prepare(&options).unwrap());
     assert!(!auth.is_same(&by_password, header, now) && !auth.is_same(&by_token, token, now));
     let again = auth.sign_in(header, HERE).unwrap();
-    auth.set_upstream_user(Some(("up".to_owned(), "x".to_owned().into())));
+    auth.set_upstream_users(Some(("up".to_owned(), "x".to_owned().into())));
     assert!(!auth.is_same(&again, header, now));
 }

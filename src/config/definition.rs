@@ -83,6 +83,7 @@ impl Below {
 pub(super) struct Context {
     pub(super) machine: Machine,
     pub(super) mode: Mode,
+    pub(super) has_mode_file: bool,
 }
 
 impl Change {

@@ -66,6 +66,9 @@ shape! {
         /// `Direct` passes reads through, `Proxy` keeps what it fetched, `Local` stores what is pushed; the word in any
         /// case.
         "mode" mode: Option<Mode> = MODE.info(),
+        /// A file with the modes of a switch, which the controller of a cluster writes. While it is there, `mode`, `upstream`
+        /// and `proxy.ttl` come from it and the keys of those names are not looked at.
+        "modeFile" mode_file: Option<FilePath> = Live.words("none"),
         /// The name under which Direct and Proxy show the upstream. The name and everything below it are mapped, nothing
         /// else.
         "repository" repository: Option<Alias> = Live.value(DEFAULT_REPOSITORY),
@@ -118,6 +121,9 @@ section! {
         "clientCAFile" client_ca_file: Option<PathBuf> = Live.is(None),
         /// Common or alternative names of the clients whose `X-Forwarded-*` and `X-Request-Id` count.
         "trustedProxyNames" trusted_proxy_names: Vec<String> = Live.is(Vec::new()),
+        /// PEM of the authorities under which the controller's certificate is known by its URI `d8-registry:controller`; it
+        /// alone is answered at `/-/state`.
+        "controllerCAFile" controller_ca_file: Option<PathBuf> = Live.is(None),
         /// `true` allows users without TLS on other addresses than loopback.
         "disabled" disabled: bool = Restart.is(false),
     }
@@ -241,9 +247,13 @@ section! {
         "users" users: Vec<User> = Below,
         /// Directory of mounted Secrets, one directory a user with files `name`, `password`, `passwordHash`, `role`.
         "usersDir" users_dir: Option<PathBuf> = Live.is(None),
-        /// `true`: user and password of the upstream sign in here with role `ro`; the pair before for 15 more minutes.
+        /// `true`: user and password of the upstream sign in here with role `ro`; the pair before for 15 more minutes. With a
+        /// mode file those of each upstream in it.
         "upstreamUser" upstream_user: bool =
-            Live.follows(|context| context.mode == Mode::Direct, "`false`, `true` in Direct"),
+            Live.follows(
+                |context| context.mode == Mode::Direct || context.has_mode_file,
+                "`false`, `true` in Direct and with `modeFile`",
+            ),
         /// The token service.
         "token" token: TokenSettings = Below,
     }

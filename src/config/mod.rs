@@ -50,7 +50,7 @@ pub use crate::values::{
 pub use definition::{Change, DefaultValue, KeyInfo};
 pub use error::{ConfigError, KeyError, Position};
 pub use keys::{AuthSettings, Limits, LogSettings, ManifestSettings, ProxySettings, StoreSettings, TokenSettings};
-pub use mode_file::{Coming, FoundModeFile, InForce, MAX_PREVIOUS, ModeFile, ModeSpec};
+pub use mode_file::{Coming, FoundModeFile, InForce, MAX_PREVIOUS, ModeFile, ModeFileKey, ModeSpec};
 pub use origin::{Origin, Setting};
 pub use stale_on::StaleOn;
 pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};
@@ -68,6 +68,8 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// What a registry operation means.
     pub mode: Mode,
+    /// The file that says it in the place of the keys, and what is in it.
+    pub mode_file: Option<ModeFileKey>,
     /// The name under which clients find the upstream's repository and everything below it.
     pub repository: RepoName,
     /// More names, and the repositories of the same registry that each leads to.
@@ -98,6 +100,15 @@ pub struct Config {
     upstream_notes: upstream::Notes,
     /// Where each key's value comes from.
     origins: Origins,
+}
+
+impl MappedRepository {
+    /// Whether the name leads to the registry of this upstream: with a mode file the upstream changes and the names stay.
+    #[must_use]
+    pub fn leads_to(&self, upstream: &EndpointSettings) -> bool {
+        let canonical = |host: &str| images_repo::canonical(host, upstream.scheme);
+        self.host.as_ref().is_none_or(|host| canonical(host) == canonical(&upstream.host))
+    }
 }
 
 /// A name under which clients find a repository of the upstream and everything below it.
@@ -134,6 +145,8 @@ pub struct TlsFiles {
     pub client_ca_file: Option<PathBuf>,
     /// Common names or alternative names of the clients whose `X-Forwarded-*` headers count.
     pub trusted_proxy_names: Vec<String>,
+    /// PEM of the authorities of the controller's certificate; `None`: there is no controller.
+    pub controller_ca_file: Option<PathBuf>,
 }
 
 /// A user of the file.
@@ -287,14 +300,21 @@ impl Config {
         let mut paths: Vec<PathBuf> = file.map(Path::to_path_buf).into_iter().collect();
         if let Tls::On(tls) = &self.tls {
             paths.extend([tls.cert_file.clone(), tls.key_file.clone()]);
-            paths.extend(tls.client_ca_file.clone());
+            paths.extend(tls.client_ca_file.iter().chain(&tls.controller_ca_file).cloned());
         }
+        paths.extend(self.mode_file.as_ref().map(|key| key.path.clone()));
         paths.extend_from_slice(&self.upstream_notes.files);
         let token = &self.auth.token;
         paths.extend(
             [&self.auth.users_dir, &token.signing_key_file, &token.signing_cert_file].into_iter().flatten().cloned(),
         );
         paths
+    }
+
+    /// The name of the mode: that of the mode file, else that of the keys.
+    #[must_use]
+    pub fn mode_name(&self) -> &'static str {
+        self.mode_file.as_ref().and_then(ModeFileKey::read).map_or(self.mode.as_str(), |file| file.in_force.as_str())
     }
 
     /// Whether the server is open: nothing was said of rights and users, and only this machine can reach it. Then
@@ -307,16 +327,15 @@ impl Config {
     /// Whether users are configured, be it that the folder of users is still empty. The upstream's user counts.
     #[must_use]
     pub fn has_users(&self) -> bool {
-        !self.auth.users.is_empty() || self.auth.users_dir.is_some() || self.upstream_login().is_some()
+        !self.auth.users.is_empty() || self.auth.users_dir.is_some() || self.has_upstream_login()
     }
 
-    /// User and password of the upstream, if that pair may sign in here (`auth.upstreamUser`). Mirrors' don't.
+    /// Whether user and password of an upstream may sign in here (`auth.upstreamUser`). Mirrors' don't.
     #[must_use]
-    pub fn upstream_login(&self) -> Option<(&str, &Secret)> {
-        match &self.upstream.as_ref().filter(|_| self.auth.upstream_user)?.endpoint.credentials {
-            UpstreamCredentials::Login { username, password } => Some((username, password)),
-            UpstreamCredentials::Anonymous => None,
-        }
+    pub fn has_upstream_login(&self) -> bool {
+        let file = self.mode_file.as_ref().and_then(ModeFileKey::read);
+        let by_key = self.upstream.as_ref().is_some_and(|upstream| upstream.endpoint.login().is_some());
+        self.auth.upstream_user && (by_key || file.is_some_and(|file| file.logins().next().is_some()))
     }
 }
 

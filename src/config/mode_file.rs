@@ -3,7 +3,7 @@
 //! The controller of a cluster writes it whole; a server reads it and never writes it. What was read can't be wrong: a mode
 //! that needs an upstream has one, and nothing stands behind mode Unmanaged. Its text holds passwords, so no error quotes it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use sha2::{Digest as _, Sha256};
 use super::definition::wrong;
 use super::error::KeyError;
 use super::images_repo::{ImagesRepo, is_own};
-use super::parse::least_ttl;
 use super::upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings, check_pem, checked};
 use super::{MAX_FILE_BYTES, yaml};
 use crate::values::{Address, AnyMode, ConfigDuration, Phase, Scheme, Secret};
@@ -21,10 +20,38 @@ use crate::values::{Address, AnyMode, ConfigDuration, Phase, Scheme, Secret};
 /// The one version that is read.
 const VERSION: u32 = 1;
 
+/// Shortest life of cached content that can be asked for, as in Deckhouse's ModuleConfig.
+const LEAST_TTL: Duration = Duration::from_secs(300);
+
 /// Most previous modes: an administrator who changes his mind more often waits for the end of a switch.
 pub const MAX_PREVIOUS: usize = 8;
 
-/// Where the mode comes from when the configuration names a mode file.
+/// The key `modeFile` and the file that it names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModeFileKey {
+    /// The path.
+    pub path: PathBuf,
+    /// What was found there.
+    pub found: FoundModeFile,
+}
+
+impl ModeFileKey {
+    /// The file, if it can be used.
+    #[must_use]
+    pub const fn read(&self) -> Option<&Arc<ModeFile>> {
+        match &self.found {
+            FoundModeFile::Read(file) => Some(file),
+            FoundModeFile::Absent | FoundModeFile::Wrong(_) => None,
+        }
+    }
+
+    /// Whether there is a file that can be used.
+    pub(super) const fn is_read(&self) -> bool {
+        self.read().is_some()
+    }
+}
+
+/// What was found where the configuration names a mode file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FoundModeFile {
     /// There is no file: the keys `mode`, `upstream` and `proxy.ttl` count, unless a file was in force before.
@@ -185,10 +212,7 @@ impl ModeFile {
 
     /// User and password of each upstream that is signed in to, in the order of [`ModeFile::modes`].
     pub fn logins(&self) -> impl Iterator<Item = (&str, &Secret)> {
-        self.modes().filter_map(|mode| match &mode.upstream()?.endpoint.credentials {
-            UpstreamCredentials::Login { username, password } => Some((username.as_str(), password)),
-            UpstreamCredentials::Anonymous => None,
-        })
+        self.modes().filter_map(|mode| mode.upstream()?.endpoint.login())
     }
 
     /// A server that asks itself would answer nobody.
@@ -218,6 +242,14 @@ impl std::fmt::Debug for ModeFile {
             .field("coming", &self.coming)
             .finish_non_exhaustive()
     }
+}
+
+/// A `ttl` is zero, which means never, or at least [`LEAST_TTL`].
+pub(super) fn least_ttl(ttl: ConfigDuration) -> Result<(), String> {
+    if ttl.0.is_zero() || ttl.0 >= LEAST_TTL {
+        return Ok(());
+    }
+    Err(format!("{ttl} is less than {}; 0s means never", ConfigDuration(LEAST_TTL)))
 }
 
 /// The bytes of a file, at most one more than may be read; `None`: there is none.

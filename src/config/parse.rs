@@ -1,11 +1,10 @@
 //! From the shapes and the flags to a [`Config`]: what is not read like any other key.
 
-use std::time::Duration;
-
 use super::definition::{Below, Context, Key, KeyInfo, Reader, Value, wrong};
 use super::error::KeyError;
 use super::images_repo::canonical;
 use super::keys::{self, DEFAULT_REPOSITORY, File, RawRepository, RawUser, TlsKeys};
+use super::mode_file::{ModeFile, ModeFileKey, least_ttl};
 use super::one_or_many::OneOrMany;
 use super::origin::{List, Origin, Origins};
 use super::upstream::{self, Section, UpstreamSettings};
@@ -14,10 +13,7 @@ use super::{
     rules, yaml,
 };
 use crate::oci::{InvalidName, RepoName};
-use crate::values::{Address, Alias, ConfigDuration, Mode, Role};
-
-/// Shortest life of cached content that can be asked for, as in Deckhouse's ModuleConfig.
-const LEAST_TTL: Duration = Duration::from_secs(300);
+use crate::values::{Address, Alias, ConfigDuration, FilePath, Mode, Role};
 
 /// Reads text and flags; the error has no file yet.
 pub(super) fn parse(text: &str, overrides: &Overrides, machine: Machine) -> Result<Config, KeyError> {
@@ -56,15 +52,29 @@ fn place_of(key: &str, cause: yaml::Cause) -> String {
 }
 
 fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, KeyError> {
-    let mut reader = Reader { origins: Origins::default(), context: Context { machine, mode: Mode::Local } };
+    let mut reader = Reader {
+        origins: Origins::default(),
+        context: Context { machine, mode: Mode::Local, has_mode_file: file.mode_file.is_some() },
+    };
     let reader = &mut reader;
     let mut store: StoreSettings = reader.read("store", file.store, &Below)?;
     if let Some(dir) = &overrides.data_dir {
         reader.origins.set("store.dir", Origin::Flag);
         store.dir.clone_from(dir);
     }
-    let upstream = upstream::read(file.upstream, overrides.upstream.as_ref())?;
-    let mode = mode(reader, file.mode, overrides, &upstream)?;
+    let listen = addresses(reader, "listen", &keys::listen(), file.listen, &overrides.listen)?;
+    let mode_file = reader.given("modeFile", file.mode_file).map(|FilePath(path)| {
+        let found = ModeFile::find(&path, &listen);
+        ModeFileKey { path, found }
+    });
+    let governed = mode_file.as_ref().is_some_and(ModeFileKey::is_read);
+    // What the mode file says in their place makes them void, right or wrong.
+    let (mode, upstream) = if governed {
+        (Mode::Local, Section::default())
+    } else {
+        let upstream = upstream::read(file.upstream, overrides.upstream.as_ref())?;
+        (mode(reader, file.mode, overrides, &upstream)?, upstream)
+    };
     reader.context.mode = mode;
     let names_given = file.repository.is_some();
     let repositories = repositories(reader, file.repositories, upstream.settings.as_ref())?;
@@ -79,7 +89,8 @@ fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, K
         mode,
         repository,
         repositories,
-        listen: addresses(reader, "listen", &keys::listen(), file.listen, &overrides.listen)?,
+        mode_file,
+        listen,
         admin_listen: addresses(
             reader,
             "adminListen",
@@ -194,7 +205,7 @@ fn addresses(
 }
 
 fn tls(keys: TlsKeys) -> Result<Tls, KeyError> {
-    let TlsKeys { cert_file, key_file, client_ca_file, trusted_proxy_names, disabled } = keys;
+    let TlsKeys { cert_file, key_file, client_ca_file, trusted_proxy_names, controller_ca_file, disabled } = keys;
     if let Some(index) = trusted_proxy_names.iter().position(String::is_empty) {
         return Err(wrong(&format!("tls.trustedProxyNames[{index}]"), "a name can't be empty"));
     }
@@ -210,8 +221,12 @@ fn tls(keys: TlsKeys) -> Result<Tls, KeyError> {
         (None, None) if client_ca_file.is_some() && !disabled => {
             Err(wrong("tls.clientCAFile", "needs tls.certFile and tls.keyFile: without TLS there are no certificates"))
         }
+        (None, None) if controller_ca_file.is_some() && !disabled => {
+            let message = "needs tls.certFile and tls.keyFile: without TLS there are no certificates";
+            Err(wrong("tls.controllerCAFile", message))
+        }
         (Some(cert_file), Some(key_file)) if !disabled => {
-            Ok(Tls::On(TlsFiles { cert_file, key_file, client_ca_file, trusted_proxy_names }))
+            Ok(Tls::On(TlsFiles { cert_file, key_file, client_ca_file, trusted_proxy_names, controller_ca_file }))
         }
         _ => Ok(Tls::Off { forced: disabled }),
     }
@@ -243,14 +258,6 @@ fn with_secret(
     }
     settings.ttl = ttl.0;
     Ok(settings)
-}
-
-/// A `ttl` is zero, which means never, or at least [`LEAST_TTL`].
-pub(super) fn least_ttl(ttl: ConfigDuration) -> Result<(), String> {
-    if ttl.0.is_zero() || ttl.0 >= LEAST_TTL {
-        return Ok(());
-    }
-    Err(format!("{ttl} is less than {}; 0s means never", ConfigDuration(LEAST_TTL)))
 }
 
 fn auth(settings: AuthSettings) -> Result<AuthSettings, KeyError> {

@@ -10,7 +10,9 @@ impl Config {
     #[must_use]
     pub fn settings(&self) -> Vec<Setting> {
         let mut list = List::new(&self.origins);
-        self.mode.show("mode", &mut list);
+        list.add("mode", self.mode_name().to_owned());
+        let mode_file = self.mode_file.as_ref().map(|key| key.path.display().to_string());
+        list.add("modeFile", mode_file.unwrap_or_else(|| "-".to_owned()));
         list.add("repository", self.repository.to_string());
         for (index, repository) in self.repositories.iter().enumerate() {
             let images_repo = match (&repository.host, &repository.path) {
@@ -75,15 +77,24 @@ impl From<&Tls> for TlsKeys {
             Tls::On(files) => (Some(files), false),
             Tls::Off { forced } => (None, forced),
         };
-        let Some(TlsFiles { cert_file, key_file, client_ca_file, trusted_proxy_names }) = files else {
+        let Some(TlsFiles { cert_file, key_file, client_ca_file, trusted_proxy_names, controller_ca_file }) = files
+        else {
             return Self {
                 cert_file: None,
                 key_file: None,
                 client_ca_file: None,
                 trusted_proxy_names: Vec::new(),
+                controller_ca_file: None,
                 disabled,
             };
         };
-        Self { cert_file: Some(cert_file), key_file: Some(key_file), client_ca_file, trusted_proxy_names, disabled }
+        Self {
+            cert_file: Some(cert_file),
+            key_file: Some(key_file),
+            client_ca_file,
+            trusted_proxy_names,
+            controller_ca_file,
+            disabled,
+        }
     }
 }

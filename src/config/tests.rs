@@ -210,7 +210,7 @@ fn every_key_is_described() {
 
 #[test]
 fn an_unknown_key_is_named_with_path_and_line() {
-    refused_with("mode: Local\nstoer: {}\n", "c.yaml:2:1: stoer: unknown key \"stoer\"; known here: mode, repository,");
+    refused_with("mode: Local\nstoer: {}\n", "c.yaml:2:1: stoer: unknown key \"stoer\"; known here: mode, modeFile,");
     refused_with(
         "limits:\n  pulls: 5\n  pull: 5\n",
         "c.yaml:3:3: limits.pull: unknown key \"pull\"; known here: workerThreads",

@@ -47,6 +47,17 @@ pub struct EndpointSettings {
     pub credentials: UpstreamCredentials,
 }
 
+impl EndpointSettings {
+    /// User and password, if it is signed in to.
+    #[must_use]
+    pub fn login(&self) -> Option<(&str, &Secret)> {
+        match &self.credentials {
+            UpstreamCredentials::Login { username, password } => Some((username, password)),
+            UpstreamCredentials::Anonymous => None,
+        }
+    }
+}
+
 /// Who we are to the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamCredentials {

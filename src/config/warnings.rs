@@ -2,7 +2,7 @@
 //! looked at by who reads them.
 
 use super::origin::Origin;
-use super::{Config, Mode, Reserve, Scheme, TokenSwitch};
+use super::{Config, FoundModeFile, Mode, Reserve, Scheme, TokenSwitch};
 
 /// A reserve below this is a number of percent whose sign was left out.
 const LEAST_RESERVE: u64 = 1 << 20;
@@ -11,7 +11,23 @@ impl Config {
     /// Sentences for the administrator, each with the key that it is about; without secrets.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        [self.of_upstream(), self.of_mode(), self.of_tokens(), self.of_upstream_user(), self.of_reserve()].concat()
+        [
+            self.of_mode_file(),
+            self.of_upstream(),
+            self.of_mode(),
+            self.of_tokens(),
+            self.of_upstream_user(),
+            self.of_reserve(),
+        ]
+        .concat()
+    }
+
+    /// A mode file that can't be used.
+    fn of_mode_file(&self) -> Vec<String> {
+        match self.mode_file.as_ref().map(|key| &key.found) {
+            Some(FoundModeFile::Wrong(why)) => vec![format!("modeFile: not taken: {why}")],
+            Some(FoundModeFile::Absent | FoundModeFile::Read(_)) | None => Vec::new(),
+        }
     }
 
     /// `imagesRepo` without its host: the first part of the path is then asked as one. And a port of the other scheme.
@@ -79,10 +95,10 @@ impl Config {
     /// A user that was asked for and is not there.
     fn of_upstream_user(&self) -> Vec<String> {
         let asked = self.auth.upstream_user && self.origins.of("auth.upstreamUser") != Origin::Default;
-        let why = match (&self.upstream, self.upstream_login()) {
-            (_, Some(_)) => return Vec::new(),
-            (None, None) => "there is no upstream",
-            (Some(_), None) => "the upstream is asked without credentials",
+        let why = match (&self.upstream, self.has_upstream_login()) {
+            (_, true) => return Vec::new(),
+            (None, false) => "there is no upstream with a login",
+            (Some(_), false) => "the upstream is asked without credentials",
         };
         asked.then(|| format!("auth.upstreamUser: {why}, so nobody can sign in by them")).into_iter().collect()
     }

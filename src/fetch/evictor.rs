@@ -57,6 +57,8 @@ struct Inner {
     /// Whether a removed content could be fetched again: the last probe of the upstream was good. Relaxed: no other memory
     /// is published with it, and a walk that sees the value of a moment ago is one that began a moment ago.
     replaceable: AtomicBool,
+    /// Whether a push may take the room of contents that no stored tag reaches. Relaxed, as `replaceable`.
+    displaceable: AtomicBool,
     /// `proxy.ttl` in seconds; 0: nothing is ever too old. Relaxed, as `replaceable`.
     ttl: AtomicU64,
     /// One walk at a time.
@@ -113,6 +115,7 @@ impl Evictor {
             store,
             metrics,
             replaceable: AtomicBool::new(false),
+            displaceable: AtomicBool::new(false),
             ttl: AtomicU64::new(0),
             walking: tokio::sync::Mutex::new(()),
             failed_walk: Mutex::new(None),
@@ -123,6 +126,26 @@ impl Evictor {
     /// Says whether a removed content could be fetched again.
     pub fn set_replaceable(&self, replaceable: bool) {
         self.0.replaceable.store(replaceable, Ordering::Relaxed);
+    }
+
+    /// Says whether a push may take the room of contents that could be fetched again and that no stored tag reaches.
+    pub fn set_displaceable(&self, displaceable: bool) {
+        self.0.displaceable.store(displaceable, Ordering::Relaxed);
+    }
+
+    /// Whether it may.
+    #[must_use]
+    pub fn is_displacing(&self) -> bool {
+        self.0.displaceable.load(Ordering::Relaxed)
+    }
+
+    /// Makes room for `bytes` of a push that the store refused, if cached contents may go for it: none that a stored tag
+    /// reaches. Safe to drop: the walk goes on.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] if it can't or may not, or of the disk.
+    pub async fn displace(&self, refusal: Refusal, bytes: u64) -> Result<(), StoreError> {
+        if self.is_displacing() { self.make_room_after(refusal, bytes).await } else { Err(StoreError::Full(refusal)) }
     }
 
     /// Removes contents that were not used for `ttl` from now on; zero: never.

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::{ModeError, Provenance, Served, ServedBlob, ServedManifest};
+use crate::fetch::Evictor;
 use crate::oci::{Digest, Reference, RepoName, Tag};
-use crate::store::{Page, Referrer, Store, StoredContent, StoredManifest};
+use crate::store::{Page, Referrer, Refusal, Store, StoreError, StoredContent, StoredManifest};
 pub use crate::values::MissingReferences;
 
 /// Standalone storage: filled by pushes, read by nodes.
@@ -12,13 +13,38 @@ pub use crate::values::MissingReferences;
 pub struct Local {
     store: Store,
     missing_references: MissingReferences,
+    /// Makes room for pushes among what an upstream taught.
+    evictor: Option<Evictor>,
 }
 
 impl Local {
     /// Serves `store`.
     #[must_use]
     pub const fn new(store: Store, missing_references: MissingReferences) -> Self {
-        Self { store, missing_references }
+        Self { store, missing_references, evictor: None }
+    }
+
+    /// The same; while it is coming, cached contents may go for pushes into it, as `evictor` allows.
+    #[must_use]
+    pub fn displacing(self, evictor: Evictor) -> Self {
+        Self { evictor: Some(evictor), ..self }
+    }
+
+    /// Whether cached contents may go for pushes now.
+    #[must_use]
+    pub fn is_displacing(&self) -> bool {
+        self.evictor.as_ref().is_some_and(Evictor::is_displacing)
+    }
+
+    /// Makes room for `bytes` of a push that the store refused, if cached contents may go for it. Safe to drop.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] if they may not or don't suffice, or of the disk.
+    pub async fn make_room(&self, refusal: Refusal, bytes: u64) -> Result<(), StoreError> {
+        match &self.evictor {
+            Some(evictor) => evictor.displace(refusal, bytes).await,
+            None => Err(StoreError::Full(refusal)),
+        }
     }
 
     /// The store behind it, for uploads, mounts and deletes, which need no decision of the mode.
@@ -107,7 +133,13 @@ impl Local {
         if self.missing_references == MissingReferences::Refuse && !missing.is_empty() {
             return Err(ModeError::Incomplete { missing });
         }
-        self.store.put_manifest(repo, stored, tags).await?;
+        match self.store.put_manifest(repo, stored.clone(), tags.clone()).await {
+            Err(StoreError::Full(refusal)) => {
+                self.make_room(refusal, stored.bytes.len() as u64).await?;
+                self.store.put_manifest(repo, stored, tags).await?;
+            }
+            outcome => outcome?,
+        }
         Ok(missing)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The set of modes is closed by the product, so it is an enum with an exhaustive `match` per operation: a new
 //! operation makes the compiler ask for every mode's answer. Writes go through [`Mode::writable`], which a mode
-//! without pushes refuses in one place. `mapping` turns clients' names into the upstream's and the store's.
+//! without pushes refuses in one place. `mapping` turns clients' names into the upstream's and the store's. `transition` is
+//! which modes a request sees while a cluster changes from one to another.
 
 mod answer;
 mod direct;
@@ -12,6 +13,7 @@ mod local;
 mod mapping;
 mod proxy;
 mod relay;
+mod transition;
 
 use std::fs::File;
 use std::time::Duration;
@@ -25,6 +27,7 @@ pub use lists::LIST_BYTES_IN_FLIGHT;
 pub use local::{Local, MissingReferences};
 pub use mapping::Mapping;
 pub use proxy::{Proxy, ProxySettings};
+pub use transition::{Answer, Audience, Transition, View};
 
 use crate::clock::CLIENT_PATIENCE;
 use crate::fetch::FillError;
@@ -35,9 +38,11 @@ use crate::upstream::UpstreamError;
 /// The longest wait for the upstream.
 const BUDGET: Duration = CLIENT_PATIENCE;
 
-/// The mode in force. Cheap to clone; a request keeps the one it began with.
+/// A mode. Cheap to clone; a request keeps those it began with.
 #[derive(Clone, Debug)]
 pub enum Mode {
+    /// No request of a registry is served.
+    Unmanaged,
     /// Pass-through.
     Direct(Direct),
     /// Pull-through cache.
@@ -84,6 +89,9 @@ pub enum ModeError {
         /// Its name.
         mode: &'static str,
     },
+    /// No request of a registry is served.
+    #[error("this cluster's registry is unmanaged: no request is served here")]
+    Unmanaged,
     /// The upstream did not give it.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -131,6 +139,7 @@ impl Mode {
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
+            Self::Unmanaged => "Unmanaged",
             Self::Direct(_) => "Direct",
             Self::Proxy(_) => "Proxy",
             Self::Local(_) => "Local",
@@ -140,9 +149,10 @@ impl Mode {
     /// The side of the mode that takes writes.
     ///
     /// # Errors
-    /// [`ModeError::ReadOnly`].
+    /// [`ModeError::ReadOnly`], [`ModeError::Unmanaged`].
     pub const fn writable(&self) -> Result<&Local, ModeError> {
         match self {
+            Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Local(local) => Ok(local),
             Self::Direct(_) | Self::Proxy(_) => Err(ModeError::ReadOnly { mode: self.as_str() }),
         }
@@ -159,6 +169,7 @@ impl Mode {
         request: BlobRequest,
     ) -> Result<Served<ServedBlob>, ModeError> {
         match self {
+            Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Direct(direct) => direct.blob(repo, &digest, request).await,
             Self::Proxy(proxy) => proxy.blob(repo, digest, request).await,
             Self::Local(local) => local.blob(repo, digest).await,
@@ -171,6 +182,7 @@ impl Mode {
     /// [`StoreError::ManifestUnknown`], [`ModeError::Incomplete`], of the disk or of the upstream.
     pub async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Result<Served<ServedManifest>, ModeError> {
         match self {
+            Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Direct(direct) => direct.manifest(repo, reference).await,
             Self::Proxy(proxy) => proxy.manifest(repo, reference).await,
             Self::Local(local) => local.manifest(repo, reference).await,
@@ -187,6 +199,7 @@ impl Mode {
         reference: &Reference,
     ) -> Result<Served<ServedManifestFacts>, ModeError> {
         match self {
+            Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Direct(direct) => direct.manifest_facts(repo, reference).await,
             Self::Proxy(_) | Self::Local(_) => Ok(self.manifest(repo, reference).await?.map(Into::into)),
         }
@@ -196,7 +209,7 @@ impl Mode {
     #[must_use]
     pub fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<Served<ServedManifest>> {
         match self {
-            Self::Direct(_) => None,
+            Self::Unmanaged | Self::Direct(_) => None,
             Self::Proxy(proxy) => proxy.manifest_in_memory(repo, reference),
             Self::Local(local) => local.manifest_in_memory(repo, reference),
         }
@@ -206,7 +219,7 @@ impl Mode {
     #[must_use]
     pub fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Served<Bytes>> {
         match self {
-            Self::Direct(_) => None,
+            Self::Unmanaged | Self::Direct(_) => None,
             Self::Proxy(proxy) => proxy.blob_in_memory(repo, digest),
             Self::Local(local) => local.blob_in_memory(repo, digest),
         }
@@ -215,7 +228,7 @@ impl Mode {
     /// The file of a manifest that [`Mode::manifest`] gave, if it is stored.
     pub async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Option<Blob> {
         match self {
-            Self::Direct(_) => None,
+            Self::Unmanaged | Self::Direct(_) => None,
             Self::Proxy(proxy) => proxy.manifest_file(repo, digest).await,
             Self::Local(local) => local.store().manifest_file(repo, digest).await.ok(),
         }
@@ -224,7 +237,7 @@ impl Mode {
     /// Notes that the file of a stored blob could not be read while it was sent. Waits for nothing.
     pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &File, error: &std::io::Error) {
         match self {
-            Self::Direct(_) => {}
+            Self::Unmanaged | Self::Direct(_) => {}
             Self::Proxy(proxy) => proxy.note_unreadable(repo, digest, file, error),
             Self::Local(local) => local.store().note_unreadable(repo, digest, file, error),
         }
@@ -234,7 +247,7 @@ impl Mode {
     /// [`Mode::blob`].
     pub async fn stored_length(&self, repo: &RepoName, digest: Digest) -> Option<u64> {
         match self {
-            Self::Direct(_) => None,
+            Self::Unmanaged | Self::Direct(_) => None,
             Self::Proxy(proxy) => proxy.stored_length(repo, digest).await,
             Self::Local(local) => local.stored_length(repo, digest).await,
         }
@@ -246,6 +259,7 @@ impl Mode {
     /// [`ModeError::RepositoryUnknown`], [`StoreError::IndexNotReady`], or of the upstream.
     pub async fn tags(&self, repo: &RepoName, last: Option<&str>, limit: usize) -> Result<Served<Page>, ModeError> {
         match self {
+            Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Direct(direct) => direct.tags(repo, last, limit).await,
             Self::Proxy(proxy) => proxy.tags(repo, last, limit).await,
             Self::Local(local) => local.tags(repo, last, limit).await,
@@ -258,6 +272,7 @@ impl Mode {
     /// [`StoreError::IndexNotReady`].
     pub async fn repositories(&self, last: Option<&str>, limit: usize) -> Result<Page, ModeError> {
         match self {
+            Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Direct(_) => Ok(Page { entries: Vec::new(), more: false }),
             Self::Proxy(proxy) => proxy.repositories(last, limit).await,
             Self::Local(local) => local.repositories(last, limit).await,
@@ -276,6 +291,7 @@ impl Mode {
         limit: usize,
     ) -> Result<Served<Vec<Referrer>>, ModeError> {
         match self {
+            Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Direct(direct) => direct.referrers(repo, subject, last, limit).await,
             Self::Proxy(proxy) => proxy.referrers(repo, subject, last, limit).await,
             Self::Local(local) => local.referrers(repo, subject, last, limit).await,

@@ -1,4 +1,5 @@
-//! Client certificates: asked for, never required, and good for one thing only: to tell a trusted proxy.
+//! Client certificates: asked for, never required, and good for two things only: to tell a trusted proxy, and to tell the
+//! controller.
 //!
 //! A certificate that doesn't verify does not end the handshake; its owner is treated as if it had shown none. So
 //! whether a certificate is trusted is decided here, after the handshake, and nowhere else.
@@ -16,9 +17,18 @@ use x509_parser::extensions::GeneralName;
 
 use crate::clock::Timestamp;
 
-/// Lets every certificate pass whose owner proves to have its key; see [`ProxyTrust`] for what it is worth.
+/// The one name of a controller's certificate: a URI among its alternative names.
+const CONTROLLER: &str = "d8-registry:controller";
+
+/// Lets every certificate pass whose owner proves to have its key; see [`ProxyTrust`] and [`ControllerTrust`] for what it is
+/// worth.
 #[derive(Debug)]
-pub(super) struct AskForCertificate(Arc<dyn ClientCertVerifier>);
+pub(super) struct AskForCertificate {
+    /// Any of the verifiers: how signatures are checked depends on no root.
+    signatures: Arc<dyn ClientCertVerifier>,
+    /// Of all roots.
+    hints: Vec<DistinguishedName>,
+}
 
 /// Decides whether a client certificate is one of a trusted proxy.
 #[derive(Clone, Debug)]
@@ -27,23 +37,53 @@ pub(super) struct ProxyTrust {
     names: Arc<[String]>,
 }
 
-/// The two halves for certificates under `roots`.
+/// Decides whether a client certificate is the controller's.
+#[derive(Clone, Debug)]
+pub(super) struct ControllerTrust(Arc<dyn ClientCertVerifier>);
+
+/// What verifies certificates under `roots`.
 ///
 /// # Errors
 /// A sentence about the roots.
-pub(super) fn ask_for_certificates(
-    roots: RootCertStore,
-    names: &[String],
-    provider: Arc<CryptoProvider>,
-) -> Result<(AskForCertificate, ProxyTrust), String> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| error.to_string())?;
-    Ok((AskForCertificate(Arc::clone(&verifier)), ProxyTrust { verifier, names: names.into() }))
+fn verifier(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    builder.allow_unauthenticated().build().map_err(|error| error.to_string())
+}
+
+impl AskForCertificate {
+    /// Asks for certificates under the roots of either; `None`: there are none to ask for.
+    pub(super) fn under(proxies: Option<&ProxyTrust>, controller: Option<&ControllerTrust>) -> Option<Self> {
+        let all = || proxies.map(|trust| &trust.verifier).into_iter().chain(controller.map(|trust| &trust.0));
+        let signatures = Arc::clone(all().next()?);
+        let hints = all().flat_map(|verifier| verifier.root_hint_subjects()).cloned().collect();
+        Some(Self { signatures, hints })
+    }
+}
+
+impl ControllerTrust {
+    /// Trusts certificates under `roots`.
+    ///
+    /// # Errors
+    /// A sentence about the roots.
+    pub(super) fn new(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
+        verifier(roots, provider).map(Self)
+    }
+
+    /// Whether `chain` (leaf first) verifies at `now` and has the controller's name, letter for letter, as a URI.
+    pub(super) fn is_controller(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> bool {
+        is_verified(&self.0, chain, now) && chain.first().is_some_and(|leaf| has_uri(leaf, CONTROLLER))
+    }
 }
 
 impl ProxyTrust {
+    /// Trusts certificates under `roots` that have one of `names`.
+    ///
+    /// # Errors
+    /// A sentence about the roots.
+    pub(super) fn new(roots: RootCertStore, names: &[String], provider: &Arc<CryptoProvider>) -> Result<Self, String> {
+        Ok(Self { verifier: verifier(roots, provider)?, names: names.into() })
+    }
+
     /// The same roots, other names.
     pub(super) fn with_names(&self, names: &[String]) -> Self {
         Self { verifier: Arc::clone(&self.verifier), names: names.into() }
@@ -51,18 +91,31 @@ impl ProxyTrust {
 
     /// Whether `chain` (leaf first) verifies at `now` and its common name or a subject alternative name is trusted.
     pub(super) fn is_trusted(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> bool {
-        let Some((leaf, intermediates)) = chain.split_first() else { return false };
-        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()));
-        match self.verifier.verify_client_cert(leaf, intermediates, now) {
-            Ok(_) => {
-                names_of(leaf).iter().any(|name| self.names.iter().any(|trusted| trusted.eq_ignore_ascii_case(name)))
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a client certificate does not verify, its owner is not trusted");
-                false
-            }
+        let is_named = |leaf| {
+            names_of(leaf).iter().any(|name| self.names.iter().any(|trusted| trusted.eq_ignore_ascii_case(name)))
+        };
+        is_verified(&self.verifier, chain, now) && chain.first().is_some_and(|leaf| is_named(leaf))
+    }
+}
+
+/// Whether `chain` (leaf first) verifies at `now`.
+fn is_verified(verifier: &Arc<dyn ClientCertVerifier>, chain: &[CertificateDer<'_>], now: Timestamp) -> bool {
+    let Some((leaf, intermediates)) = chain.split_first() else { return false };
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()));
+    match verifier.verify_client_cert(leaf, intermediates, now) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::debug!(%error, "a client certificate does not verify, its owner is not trusted");
+            false
         }
     }
+}
+
+/// Whether a certificate has this URI among its alternative names.
+fn has_uri(certificate: &[u8], uri: &str) -> bool {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return false };
+    let Ok(Some(alternatives)) = certificate.subject_alternative_name() else { return false };
+    alternatives.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
 }
 
 /// Common names, DNS names, addresses and URIs of a certificate.
@@ -97,7 +150,7 @@ impl ClientCertVerifier for AskForCertificate {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -106,7 +159,7 @@ impl ClientCertVerifier for AskForCertificate {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // "Never required": the handshake goes on, `ProxyTrust` decides afterwards.
+        // "Never required": the handshake goes on, what trusts it decides afterwards.
         Ok(ClientCertVerified::assertion())
     }
 
@@ -116,7 +169,7 @@ impl ClientCertVerifier for AskForCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        self.signatures.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -125,10 +178,10 @@ impl ClientCertVerifier for AskForCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        self.signatures.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.signatures.supported_verify_schemes()
     }
 }

@@ -20,6 +20,8 @@ pub struct Peer {
     pub tls: bool,
     /// Whether it showed a client certificate of a trusted proxy, whose `X-Forwarded-*` and `X-Request-Id` count.
     pub trusted_proxy: bool,
+    /// Whether it showed a client certificate of the controller.
+    pub controller: bool,
     /// How the bytes of a stored file get to its socket.
     pub body_transport: BodyTransport,
     /// When bytes last moved, and the way to cut the exchange.
@@ -177,6 +179,7 @@ impl Peer {
             address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             tls: false,
             trusted_proxy: false,
+            controller: false,
             body_transport: BodyTransport::Copy,
             stream: Arc::default(),
             standing: Standing(None),

@@ -18,7 +18,7 @@ use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::client_cert::{ProxyTrust, ask_for_certificates};
+use super::client_cert::{AskForCertificate, ControllerTrust, ProxyTrust};
 use super::handshake_failures::HandshakeFailures;
 use super::socket::Socket;
 use super::validity::{of_authorities, of_chain};
@@ -39,6 +39,8 @@ pub struct TlsOptions {
     pub client_ca_file: Option<PathBuf>,
     /// Common or subject alternative names of proxies whose `X-Forwarded-*` count.
     pub trusted_proxy_names: Vec<String>,
+    /// PEM: authorities of the controller's certificate. `None`: there is no controller.
+    pub controller_ca_file: Option<PathBuf>,
 }
 
 /// Why files can't be used for TLS. No variant carries key material.
@@ -113,16 +115,24 @@ pub struct Tls {
 
 struct Acceptor {
     tls: TlsAcceptor,
-    /// The PEM text of the client authorities, to see whether it changed.
-    client_ca: Option<Vec<u8>>,
+    /// The PEM texts of the client authorities, to see whether they changed.
+    authorities: Authorities,
     trust: Option<ProxyTrust>,
+    controller: Option<ControllerTrust>,
     names: Vec<String>,
+}
+
+/// The PEM texts of the authorities of client certificates.
+#[derive(Clone, PartialEq, Eq)]
+struct Authorities {
+    proxies: Option<Vec<u8>>,
+    controller: Option<Vec<u8>>,
 }
 
 struct Loaded {
     certified: CertifiedKey,
     expiry: Timestamp,
-    client_ca: Option<Vec<u8>>,
+    authorities: Authorities,
 }
 
 /// A TLS connection after its handshake.
@@ -130,6 +140,7 @@ pub(super) struct Accepted {
     pub(super) stream: TlsStream<Socket>,
     pub(super) http2: bool,
     pub(super) trusted_proxy: bool,
+    pub(super) controller: bool,
     /// What the client showed as certificates, and what is kept of the handshake.
     pub(super) certificate_bytes: usize,
 }
@@ -143,7 +154,7 @@ impl Tls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let loaded = load(options, &provider)?;
         let certificate = Arc::new(ArcSwap::from_pointee(loaded.certified));
-        let acceptor = build_acceptor(options, loaded.client_ca, &certificate, &provider)?;
+        let acceptor = build_acceptor(options, loaded.authorities, &certificate, &provider)?;
         Ok(Self {
             certificate,
             acceptor: ArcSwap::from_pointee(acceptor),
@@ -166,16 +177,17 @@ impl Tls {
         let current = self.certificate.load_full();
         let change = TlsChange {
             certificate: current.cert != loaded.certified.cert,
-            client_authorities: old.client_ca != loaded.client_ca,
+            client_authorities: old.authorities != loaded.authorities,
             proxy_names: old.names != options.trusted_proxy_names,
         };
         // Everything that can fail comes before the first swap.
         let acceptor = if change.client_authorities {
-            Some(build_acceptor(options, loaded.client_ca, &self.certificate, &self.provider)?)
+            Some(build_acceptor(options, loaded.authorities, &self.certificate, &self.provider)?)
         } else if change.proxy_names {
             Some(Acceptor {
                 tls: old.tls.clone(),
-                client_ca: loaded.client_ca,
+                authorities: loaded.authorities,
+                controller: old.controller.clone(),
                 trust: old.trust.as_ref().map(|trust| trust.with_names(&options.trusted_proxy_names)),
                 names: options.trusted_proxy_names.clone(),
             })
@@ -197,8 +209,14 @@ impl Tls {
     pub fn warnings(&self, options: &TlsOptions, now: Timestamp) -> Vec<String> {
         let what = format!("tls.certFile {}", options.cert_file.display());
         let mut found = of_chain(&what, &self.certificate.load().cert, now);
-        if let (Some(path), Some(pem)) = (&options.client_ca_file, &self.acceptor.load().client_ca) {
-            found.extend(of_authorities(&format!("tls.clientCAFile {}", path.display()), pem, now));
+        let authorities = &self.acceptor.load().authorities;
+        for (key, file, pem) in [
+            ("tls.clientCAFile", &options.client_ca_file, &authorities.proxies),
+            ("tls.controllerCAFile", &options.controller_ca_file, &authorities.controller),
+        ] {
+            if let (Some(path), Some(pem)) = (file, pem) {
+                found.extend(of_authorities(&format!("{key} {}", path.display()), pem, now));
+            }
         }
         found
     }
@@ -222,12 +240,11 @@ impl Tls {
         let (_, connection) = stream.get_mut();
         connection.set_buffer_limit(Some(BUFFER_LIMIT));
         let http2 = connection.alpn_protocol() == Some(b"h2");
-        let trusted_proxy = match (&acceptor.trust, connection.peer_certificates()) {
-            (Some(trust), Some(chain)) => trust.is_trusted(chain, clock::now()),
-            _ => false,
-        };
-        let certificate_bytes = connection.peer_certificates().unwrap_or_default().iter().map(|der| der.len()).sum();
-        Ok(Accepted { stream, http2, trusted_proxy, certificate_bytes })
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let trusted_proxy = acceptor.trust.as_ref().is_some_and(|trust| trust.is_trusted(chain, clock::now()));
+        let controller = acceptor.controller.as_ref().is_some_and(|trust| trust.is_controller(chain, clock::now()));
+        let certificate_bytes = chain.iter().map(|der| der.len()).sum();
+        Ok(Accepted { stream, http2, trusted_proxy, controller, certificate_bytes })
     }
 }
 
@@ -276,13 +293,16 @@ fn load(options: &TlsOptions, provider: &CryptoProvider) -> Result<Loaded, TlsEr
         },
         other => TlsError::Unusable { path: options.key_file.clone(), reason: other.to_string() },
     })?;
-    let client_ca = options.client_ca_file.as_deref().map(read).transpose()?;
-    Ok(Loaded { certified, expiry, client_ca })
+    let authorities = Authorities {
+        proxies: options.client_ca_file.as_deref().map(read).transpose()?,
+        controller: options.controller_ca_file.as_deref().map(read).transpose()?,
+    };
+    Ok(Loaded { certified, expiry, authorities })
 }
 
 fn build_acceptor(
     options: &TlsOptions,
-    client_ca: Option<Vec<u8>>,
+    authorities: Authorities,
     certificate: &Arc<ArcSwap<CertifiedKey>>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Acceptor, TlsError> {
@@ -290,34 +310,50 @@ fn build_acceptor(
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?;
-    let (mut config, trust) = match (&options.client_ca_file, &client_ca) {
-        (Some(path), Some(pem)) => {
-            let unusable = |reason| TlsError::Unusable { path: path.clone(), reason };
-            let mut roots = RootCertStore::empty();
-            for root in certificates(path, pem)? {
-                roots.add(root).map_err(|error| unusable(error.to_string()))?;
-            }
-            let (ask, trust) =
-                ask_for_certificates(roots, &options.trusted_proxy_names, Arc::clone(provider)).map_err(unusable)?;
+    let trust = match roots(options.client_ca_file.as_deref(), authorities.proxies.as_deref())? {
+        Some((path, roots)) => Some(unusable(path, ProxyTrust::new(roots, &options.trusted_proxy_names, provider))?),
+        None => None,
+    };
+    let controller = match roots(options.controller_ca_file.as_deref(), authorities.controller.as_deref())? {
+        Some((path, roots)) => Some(unusable(path, ControllerTrust::new(roots, provider))?),
+        None => None,
+    };
+    let mut config = match AskForCertificate::under(trust.as_ref(), controller.as_ref()) {
+        Some(ask) => {
             let mut config = builder.with_client_cert_verifier(Arc::new(ask)).with_cert_resolver(resolver);
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
-            (config, Some(trust))
+            config
         }
-        _ => {
+        None => {
             let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
             config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
             config.send_tls13_tickets = 1;
-            (config, None)
+            config
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Acceptor {
         tls: TlsAcceptor::from(Arc::new(config)),
-        client_ca,
+        authorities,
         trust,
+        controller,
         names: options.trusted_proxy_names.clone(),
     })
+}
+
+/// The authorities in a file that was read, and its path.
+fn roots<'a>(path: Option<&'a Path>, pem: Option<&[u8]>) -> Result<Option<(&'a Path, RootCertStore)>, TlsError> {
+    let (Some(path), Some(pem)) = (path, pem) else { return Ok(None) };
+    let mut roots = RootCertStore::empty();
+    for root in certificates(path, pem)? {
+        unusable(path, roots.add(root).map_err(|error| error.to_string()))?;
+    }
+    Ok(Some((path, roots)))
+}
+
+fn unusable<T>(path: &Path, outcome: Result<T, String>) -> Result<T, TlsError> {
+    outcome.map_err(|reason| TlsError::Unusable { path: path.to_owned(), reason })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Parts;
-use super::modes::{Modes, ProbeUpstream};
+use super::modes::Modes;
+use super::probing::ProbeUpstream;
 use crate::fetch::Evictor;
 use crate::jobs::{Job, JobError, Run, Runner, Schedule};
 use crate::serve::ReportFailures;

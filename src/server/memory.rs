@@ -28,12 +28,16 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
     let limits = &config.limits;
     let at_once = |limit: u32| api::most_at_once(usize::try_from(limit).unwrap_or(usize::MAX)) as u64;
     let (connections, pulls) = (u64::from(limits.connections), at_once(limits.pulls));
-    let uploads = if config.mode == Mode::Local { at_once(limits.uploads) } else { 0 };
+    // With a mode file any mode may come, and several may answer at the same time.
+    let any = config.mode_file.is_some();
+    let uploads = if any || config.mode == Mode::Local { at_once(limits.uploads) } else { 0 };
+    let all_fills = fetch::FillOptions::default().at_once as u64;
     let (relays, fills) = match config.mode {
+        _ if any => (pulls, all_fills),
         Mode::Local => (0, 0),
         Mode::Direct => (pulls, 0),
         // Each pull may be one that can't be stored.
-        Mode::Proxy => (pulls, fetch::FillOptions::default().at_once as u64),
+        Mode::Proxy => (pulls, all_fills),
     };
     let body = if relays > 0 { api::memory::RELAY_BODY_BYTES } else { api::memory::BLOB_BODY_BYTES };
     let part = |name, bytes| Part { name, bytes };
@@ -47,7 +51,8 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
         part("manifests and small blobs", pulls * 2 * api::memory::LITTLE_BODY_BYTES),
         part("large manifests", api::memory::LARGE_MANIFEST_BYTES + 2 * store::LARGE_MANIFEST_BYTES as u64),
         part("lists", mode::LIST_BYTES_IN_FLIGHT as u64),
-        part("lists that came late", mode::LATE_LIST_BYTES as u64),
+        // Of the mode in force and, with a mode file, of the coming one: no others are asked for lists.
+        part("lists that came late", if any { 2 } else { 1 } * mode::LATE_LIST_BYTES as u64),
         part("uploads", serve::memory::incoming(uploads) + store::most_batch_bytes(uploads)),
         part("the store's memory", store::CACHED_BYTES),
         part("sign-ins", auth::REMEMBERED_BYTES),
@@ -64,7 +69,7 @@ pub(super) fn most_bytes(config: &Config) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Overrides;
+    use crate::config::{FoundModeFile, ModeFileKey, Overrides};
 
     const VALUES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/helm/d8-registry/values.yaml"));
 
@@ -84,15 +89,11 @@ mod tests {
 
     #[test]
     fn the_chart_s_limit_lies_above_the_worst_case_of_the_defaults_and_not_far() {
+        let mut switched = config(Mode::Proxy);
+        switched.mode_file = Some(ModeFileKey { path: "mode.yaml".into(), found: FoundModeFile::Absent });
         let most = [Mode::Direct, Mode::Proxy, Mode::Local].map(|mode| most_bytes(&config(mode)));
-        let (limit, worst) = (chart_limit(), most.into_iter().max().unwrap());
-        assert!(
-            limit >= worst,
-            "{} MiB are less than {} MiB: {:#?}",
-            limit / MIB,
-            worst / MIB,
-            parts(&config(Mode::Proxy))
-        );
+        let (limit, worst) = (chart_limit(), most.into_iter().max().unwrap().max(most_bytes(&switched)));
+        assert!(limit >= worst, "{} MiB are less than {} MiB: {:#?}", limit / MIB, worst / MIB, parts(&switched));
         assert!(limit <= worst + worst / 4, "{} MiB for {} MiB", limit / MIB, worst / MIB);
     }
 

@@ -8,9 +8,12 @@ mod jobs;
 mod memory;
 mod modes;
 mod options;
+mod plan;
+mod probing;
 mod readiness;
 mod reload;
 mod snapshot;
+mod state;
 mod warnings;
 
 use std::path::PathBuf;
@@ -31,13 +34,14 @@ use crate::config::watch::Watcher;
 use crate::config::{self, Config, ConfigError, Overrides};
 use crate::fetch::{Evictor, FillOptions, Fills};
 use crate::jobs::Runner;
+use crate::mode::Mode;
 use crate::serve::{self, BindError, Server, Tls, TlsError};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{LogError, Logging, Metrics, MetricsError, with_causes};
 use crate::upstream::{Upstream, UpstreamSetupError};
 
 use self::modes::Modes;
-use self::readiness::Readiness;
+use self::readiness::{Readiness, Ready};
 use self::snapshot::Observer;
 
 /// The program's version.
@@ -167,7 +171,9 @@ pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     if std::fs::metadata(dir).is_ok_and(|found| !found.is_dir()) {
         return Err(StoreError::Layout(format!("store.dir {} is no folder", dir.display())).into());
     }
-    if let Some(upstream) = &config.upstream {
+    let of_file = config.mode_file.as_ref().and_then(config::ModeFileKey::read);
+    let of_file = of_file.into_iter().flat_map(|file| file.modes().filter_map(config::ModeSpec::upstream));
+    for upstream in config.upstream.iter().chain(of_file) {
         Upstream::new(&options::upstream(upstream), Metrics::new()?, TaskTracker::new())?;
     }
     Ok(warnings::of(config, &auth, tls.as_ref(), clock::now()))
@@ -187,7 +193,7 @@ struct Parts {
 
 /// What an administrator should know of this start.
 fn announce(config: &Config, auth: &Authenticator) {
-    if config.is_open() {
+    if config.is_open() && config.mode_file.is_none() {
         match config.mode {
             config::Mode::Local => {
                 tracing::info!("no users are configured: everyone on this machine may pull, push and delete");
@@ -199,7 +205,7 @@ fn announce(config: &Config, auth: &Authenticator) {
     }
     tracing::info!(
         version = VERSION,
-        mode = %config.mode,
+        mode = config.mode_name(),
         users = auth.user_count(),
         store = %config.store.dir.display(),
         most_memory_mib = memory::most_bytes(config) >> 20,
@@ -229,7 +235,8 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     );
     let modes = Modes::new(&parts.config, fills, metrics.clone(), parts.auth.clone(), tasks.clone())?;
     let app = App::new(
-        modes.mode(),
+        // The modes as they are follow before anybody can ask.
+        Mode::Unmanaged,
         parts.auth.clone(),
         options::api(&parts.config),
         metrics.clone(),
@@ -237,6 +244,9 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         draining.clone(),
     );
     modes.attach(app.clone());
+    let readiness = Readiness::new(parts.store.clone(), tasks.clone(), stop.clone());
+    let ready = Ready { readiness, modes: modes.clone(), draining: draining.clone() };
+    app.tell_state(state::source(modes.clone(), ready.clone(), metrics.clone(), clock::now()));
     let registry = Server::new(options::connections(&parts.config));
     let admin = Server::new(options::admin_connections());
     let probes = Server::new(options::probe_connections());
@@ -253,7 +263,8 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         config: Arc::clone(&state),
         jobs: jobs.clone(),
         logging: Arc::clone(&parts.logging),
-        readiness: Readiness::new(parts.store.clone(), tasks.clone(), stop.clone()),
+        metrics: metrics.clone(),
+        ready,
         takes_orders: socket.is_ok(),
         draining: draining.clone(),
     };

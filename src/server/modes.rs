@@ -1,35 +1,37 @@
-//! Which mode is in force, with which upstream, and how another takes its place while requests run.
+//! Which modes are in force, coming and before, with which upstreams, and how others take their place while requests run.
 //!
-//! A changed upstream, or changed credentials, is a candidate first: it is asked, and only if it does not refuse us it
-//! takes the place of the one in force. So a mistyped licence never ends a licence that works.
+//! By the keys of the configuration there is one mode. A changed upstream, or changed credentials, is a candidate first: it is
+//! asked, and only if it does not refuse us it takes the place of the one in force. So a mistyped licence never ends a licence
+//! that works. By the mode file (`modeFile`) there may be several modes, and whoever writes it has asked the upstreams before:
+//! a file takes effect at once and whole, so that the hash that this server reports is that of what it does.
+//!
+//! # Decisions
+//!
+//! - The file in force is kept in the data directory before it takes effect. A server that starts with an older file, a wrong
+//!   one or none goes on with the kept one: falling back to the keys would undo a switch on one server of several.
+//! - A file of a lower generation is never taken. Where the data directory can't be written this holds for the process.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use secrecy::SecretString;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::options;
-use crate::admin::UpstreamStatus;
+use super::plan::{Parts, Plan, Running};
+use crate::admin::{ComingStatus, ModeFileStatus, UpstreamStatus};
 use crate::api::App;
 use crate::auth::Authenticator;
 use crate::clock;
-use crate::config::{self, Config, UpstreamCredentials, UpstreamSettings};
+use crate::config::{self, Config, FoundModeFile, ModeFile, ModeSpec, Secret, UpstreamSettings};
 use crate::fetch::Fills;
-use crate::jobs::{Job, JobError, Run, Schedule};
-use crate::mode::{Direct, Local, Mode, Proxy};
-use crate::telemetry::{Metrics, ProbeOutcome};
+use crate::mode::Transition;
+use crate::oci::Digest;
+use crate::telemetry::{Metrics, ProbeOutcome, with_causes};
 use crate::upstream::{Probe, Upstream, UpstreamSetupError};
 
-/// How long a probe may take.
-const PROBE_BUDGET: Duration = Duration::from_secs(10);
-
-/// How often an upstream that is well is probed, and one that is not.
-const PROBE_EVERY: Duration = Duration::from_secs(60);
-const PROBE_AGAIN: Duration = Duration::from_secs(10);
-
-/// The mode in force and its upstream. Cheap to clone.
+/// The modes of this server and their upstreams. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Modes(Arc<Inner>);
 
@@ -47,19 +49,25 @@ struct Inner {
 struct State {
     /// What the configuration in force says.
     config: Arc<Config>,
-    mode: Mode,
-    /// The upstream that requests go to. Stays when the mode is Local, for the way back.
-    upstream: Option<Known>,
-    /// The upstream that takes its place unless it refuses us.
+    plan: Plan,
+    running: Running,
+    /// The upstreams of the plan. By the keys it is the one that requests go to; it stays when the mode is Local, for the
+    /// way back.
+    upstreams: Vec<Known>,
+    /// The upstream that takes the place of the one by the keys unless it refuses us.
     candidate: Option<Known>,
+    /// Why the mode file on disk is not the one in force.
+    file_error: Option<String>,
 }
 
 /// An upstream and what is known of it.
 #[derive(Clone)]
-struct Known {
-    settings: UpstreamSettings,
-    upstream: Upstream,
+pub(super) struct Known {
+    pub(super) settings: UpstreamSettings,
+    pub(super) upstream: Upstream,
     probed: Option<Probed>,
+    /// When it is to be probed again; `None`: at once.
+    pub(super) due: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -69,20 +77,36 @@ struct Probed {
 }
 
 impl Known {
-    fn new(settings: UpstreamSettings, upstream: Upstream) -> Self {
-        Self { settings, upstream, probed: None }
-    }
-
-    fn outcome(&self) -> Option<ProbeOutcome> {
+    pub(super) fn outcome(&self) -> Option<ProbeOutcome> {
         self.probed.as_ref().map(|probed| probed.probe.outcome)
     }
 }
 
-/// An upstream that was set up for a configuration that is not in force yet.
-pub(super) struct Prepared(Option<Known>);
+/// The modes at one moment, by name.
+pub(super) struct Seen {
+    pub(super) in_force: &'static str,
+    pub(super) coming: Option<ComingStatus>,
+    /// The newest first.
+    pub(super) previous: Vec<&'static str>,
+    /// `None` where the keys count and no file was refused.
+    pub(super) file: Option<ModeFileStatus>,
+}
+
+/// What was set up for a configuration that is not in force yet.
+pub(super) enum Prepared {
+    /// The keys count.
+    Keys(Option<Known>),
+    /// A mode file takes effect, with the upstreams of its modes; the sentence says why it is not the one on disk.
+    File(Arc<ModeFile>, Vec<Known>, Option<String>),
+    /// What is in force stays; the sentence says why the mode file on disk is not taken.
+    Stays(String),
+}
 
 impl Modes {
-    /// Puts the configured mode together; blocking.
+    /// Puts the configured modes together; blocking.
+    ///
+    /// # Errors
+    /// [`UpstreamSetupError`]: the configuration's upstream can't be used.
     pub(super) fn new(
         config: &Config,
         fills: Fills,
@@ -90,13 +114,14 @@ impl Modes {
         auth: Authenticator,
         tasks: TaskTracker,
     ) -> Result<Self, UpstreamSetupError> {
-        let upstream = match &config.upstream {
-            Some(settings) => Some(set_up(settings, &metrics, &tasks)?),
-            None => None,
+        let state = State {
+            config: Arc::new(config.clone()),
+            plan: Plan::of_keys(config, None),
+            running: Running::default(),
+            upstreams: Vec::new(),
+            candidate: None,
+            file_error: None,
         };
-        let parts = Parts { fills: &fills, metrics: &metrics, tasks: &tasks };
-        let mode = parts.mode(config, upstream.as_ref());
-        let state = State { config: Arc::new(config.clone()), mode, upstream, candidate: None };
         let modes = Self(Arc::new(Inner {
             fills,
             metrics,
@@ -106,151 +131,272 @@ impl Modes {
             state: Mutex::new(state),
             changed: Notify::new(),
         }));
-        modes.put_into_force(&modes.state());
+        let prepared = modes.prepare_first(config)?;
+        modes.take(config, prepared);
         Ok(modes)
     }
 
-    /// The mode in force.
-    pub(super) fn mode(&self) -> Mode {
-        self.state().mode.clone()
+    /// The modes as requests see them.
+    pub(super) fn transition(&self) -> Transition {
+        let state = self.state();
+        state.running.transition(&state.plan)
     }
 
     /// From now on `app` is told of every change.
     pub(super) fn attach(&self, app: App) {
+        app.set_modes(self.transition());
         let _ = self.0.app.set(app);
     }
 
-    /// Sets up what a configuration needs; changes nothing; blocking.
-    ///
-    /// # Errors
-    /// [`UpstreamSetupError`]: the configuration can't be used.
-    pub(super) fn prepare(&self, config: &Config) -> Result<Prepared, UpstreamSetupError> {
-        let Some(settings) = &config.upstream else { return Ok(Prepared(None)) };
-        let known = {
-            let state = self.state();
-            let all = [&state.upstream, &state.candidate];
-            all.into_iter().flatten().find(|known| known.settings == *settings).cloned()
+    /// As [`Modes::prepare`] at the start: beside what is on disk there may be the file that was in force before.
+    fn prepare_first(&self, config: &Config) -> Result<Prepared, UpstreamSetupError> {
+        let Some(key) = &config.mode_file else { return self.prepare(config) };
+        let kept = self.0.fills.store().kept_mode_file().unwrap_or_else(|error| {
+            tracing::warn!(error = with_causes(&error), "the mode file that was in force before can't be read");
+            None
+        });
+        let kept = kept.and_then(|bytes| match ModeFile::parse(&bytes) {
+            Ok(file) => Some(Arc::new(file)),
+            Err(error) => {
+                tracing::warn!(%error, "the mode file that was in force before is not one any more");
+                None
+            }
+        });
+        let Some(kept) = kept else { return self.prepare(config) };
+        let why = match &key.found {
+            FoundModeFile::Read(file) if file.generation >= kept.generation => match self.prepare(config)? {
+                Prepared::Stays(why) => why,
+                taken => return Ok(taken),
+            },
+            FoundModeFile::Read(file) => lower(file, &kept),
+            FoundModeFile::Wrong(why) => why.clone(),
+            FoundModeFile::Absent => gone(&kept),
         };
-        match known {
-            Some(known) => Ok(Prepared(Some(known))),
-            None => Ok(Prepared(Some(set_up(settings, &self.0.metrics, &self.0.tasks)?))),
+        match self.set_up_all(&kept) {
+            Ok(upstreams) => Ok(Prepared::File(kept, upstreams, Some(why))),
+            Err(_) => self.prepare(config),
         }
     }
 
-    /// Puts a configuration into force.
-    pub(super) fn apply(&self, config: &Config, Prepared(prepared): Prepared) {
+    /// Sets up what a configuration needs; puts nothing into force; blocking. A mode file that will be taken is kept.
+    ///
+    /// # Errors
+    /// [`UpstreamSetupError`]: the configuration's upstream can't be used.
+    pub(super) fn prepare(&self, config: &Config) -> Result<Prepared, UpstreamSetupError> {
+        let in_force = self.state().plan.file.clone();
+        match config.mode_file.as_ref().map(|key| &key.found) {
+            Some(FoundModeFile::Read(file)) => Ok(self.prepare_file(file, in_force.as_deref())),
+            Some(FoundModeFile::Wrong(why)) => Ok(Prepared::Stays(why.clone())),
+            Some(FoundModeFile::Absent) if in_force.is_some() => {
+                Ok(Prepared::Stays(in_force.as_deref().map(gone).unwrap_or_default()))
+            }
+            Some(FoundModeFile::Absent) | None => match &config.upstream {
+                Some(settings) => Ok(Prepared::Keys(Some(self.known_or_new(settings)?))),
+                None => Ok(Prepared::Keys(None)),
+            },
+        }
+    }
+
+    /// The same for a mode file alone, read now: the rest of the configuration may be refused for another reason. `None`:
+    /// there is no such key.
+    pub(super) fn prepare_file_alone(&self) -> Option<Prepared> {
+        let (config, in_force) = {
+            let state = self.state();
+            (Arc::clone(&state.config), state.plan.file.clone())
+        };
+        let key = config.mode_file.as_ref()?;
+        match ModeFile::find(&key.path, &config.listen) {
+            FoundModeFile::Read(file) => Some(self.prepare_file(&file, in_force.as_deref())),
+            FoundModeFile::Wrong(why) => Some(Prepared::Stays(why)),
+            FoundModeFile::Absent => in_force.as_deref().map(gone).map(Prepared::Stays),
+        }
+    }
+
+    fn prepare_file(&self, file: &Arc<ModeFile>, in_force: Option<&ModeFile>) -> Prepared {
+        if let Some(before) = in_force.filter(|before| file.generation < before.generation) {
+            return Prepared::Stays(lower(file, before));
+        }
+        let upstreams = match self.set_up_all(file) {
+            Ok(upstreams) => upstreams,
+            Err(error) => return Prepared::Stays(format!("an upstream of the mode file: {}", with_causes(&error))),
+        };
+        if in_force.is_none_or(|before| before.hash != file.hash)
+            && let Err(error) = self.0.fills.store().keep_mode_file(file.bytes())
+        {
+            tracing::warn!(error = with_causes(&error), "the mode file can't be kept in the data directory");
+        }
+        Prepared::File(Arc::clone(file), upstreams, None)
+    }
+
+    fn set_up_all(&self, file: &Arc<ModeFile>) -> Result<Vec<Known>, UpstreamSetupError> {
+        let plan = Plan::of_file(Arc::clone(file));
+        plan.upstreams().into_iter().map(|settings| self.known_or_new(settings)).collect()
+    }
+
+    /// The upstream of these settings that is there, else a new one.
+    fn known_or_new(&self, settings: &UpstreamSettings) -> Result<Known, UpstreamSetupError> {
+        if let Some(known) = self.state().known(settings) {
+            return Ok(known.clone());
+        }
+        let upstream = Upstream::new(&options::upstream(settings), self.0.metrics.clone(), self.0.tasks.clone())?;
+        Ok(Known { settings: settings.clone(), upstream, probed: None, due: None })
+    }
+
+    /// Puts a configuration into force, with what was prepared for it.
+    pub(super) fn apply(&self, config: &Config, prepared: Prepared) {
+        self.take(config, prepared);
+        self.0.changed.notify_one();
+    }
+
+    fn take(&self, config: &Config, prepared: Prepared) {
         let mut state = self.state();
         let before = std::mem::replace(&mut state.config, Arc::new(config.clone()));
-        let same = |known: &Option<Known>| match (known, &prepared) {
-            (Some(known), Some(prepared)) => known.settings == prepared.settings,
-            (None, None) => true,
-            _ => false,
-        };
-        let upstream_stays = same(&state.upstream);
-        if upstream_stays {
+        if !same_modes(&before, config) {
+            state.running = Running::default();
+        }
+        match prepared {
+            Prepared::Stays(why) => self.refuse_file(&mut state, why),
+            Prepared::File(file, upstreams, why) => self.take_file(&mut state, file, upstreams, why),
+            Prepared::Keys(upstream) => self.take_keys(&mut state, &before, upstream),
+        }
+        self.put_into_force(&mut state);
+    }
+
+    /// Puts a mode file into force, or says why not, and leaves the rest of the configuration as it is.
+    pub(super) fn apply_file_alone(&self, prepared: Prepared) {
+        let config = Arc::clone(&self.state().config);
+        self.apply(&config, prepared);
+    }
+
+    fn refuse_file(&self, state: &mut State, why: String) {
+        if state.file_error.as_ref() != Some(&why) {
+            tracing::error!(why, "the mode file on disk is not taken, what was in force stays");
+        }
+        state.file_error = Some(why);
+    }
+
+    fn take_file(&self, state: &mut State, file: Arc<ModeFile>, upstreams: Vec<Known>, why: Option<String>) {
+        // What a probe found meanwhile is newer than what was prepared.
+        let upstreams = upstreams.into_iter().map(|new| state.known(&new.settings).cloned().unwrap_or(new)).collect();
+        state.upstreams = upstreams;
+        state.candidate = None;
+        let plan = Plan::of_file(file);
+        if state.plan != plan {
+            plan.announce();
+        }
+        state.plan = plan;
+        match why {
+            Some(why) => self.refuse_file(state, why),
+            None => state.file_error = None,
+        }
+    }
+
+    fn take_keys(&self, state: &mut State, before: &Config, prepared: Option<Known>) {
+        state.file_error = None;
+        let in_force = if state.plan.file.is_some() { None } else { state.upstreams.first() };
+        let stays = in_force.map(|known| &known.settings) == prepared.as_ref().map(|known| &known.settings);
+        if stays {
             state.candidate = None;
-        } else if state.upstream.is_none() || before.mode == config::Mode::Local {
+        } else if in_force.is_none() || before.mode == config::Mode::Local {
             // Nothing goes there yet: it need not prove itself first.
-            state.upstream = prepared;
+            state.upstreams = prepared.into_iter().collect();
             state.candidate = None;
         } else if prepared.is_some() {
             tracing::info!("a changed upstream is asked before it takes the place of the one in force");
             state.candidate = prepared;
         }
-        if !upstream_stays || !same_mode(&before, config) {
-            self.rebuild(&mut state);
-        }
-        self.put_into_force(&state);
-        drop(state);
-        self.0.changed.notify_one();
+        state.plan = Plan::of_keys(&state.config, state.upstreams.first().map(|known| &known.settings));
     }
 
-    fn rebuild(&self, state: &mut State) {
+    /// Makes the modes of the plan and tells everyone.
+    fn put_into_force(&self, state: &mut State) {
         let parts = Parts { fills: &self.0.fills, metrics: &self.0.metrics, tasks: &self.0.tasks };
-        state.mode = parts.mode(&state.config, state.upstream.as_ref());
+        let State { running, plan, config, .. } = &*state;
+        let running = running
+            .changed_to(plan, config, &parts, |settings| state.known(settings).map(|known| known.upstream.clone()));
+        state.running = running;
+        self.tell(state);
     }
 
-    /// Tells everyone of the state.
-    fn put_into_force(&self, state: &State) {
-        if let Some(known) = &state.upstream {
+    fn tell(&self, state: &State) {
+        for known in &state.upstreams {
             known.upstream.hold_refused(state.candidate.is_some());
         }
+        let is_well = |mode: &ModeSpec| {
+            mode.upstream().and_then(|settings| state.known(settings)?.outcome()) == Some(ProbeOutcome::Ok)
+        };
+        let is_cache = |mode: &&ModeSpec| matches!(mode, ModeSpec::Proxy { .. });
+        let plan = &state.plan;
         let evictor = self.0.fills.evictor();
-        evictor.set_ttl(state.config.proxy.ttl);
-        let outcome = state.upstream.as_ref().and_then(Known::outcome);
-        evictor.set_replaceable(state.config.mode == config::Mode::Proxy && outcome == Some(ProbeOutcome::Ok));
-        let login =
-            state.upstream.as_ref().filter(|_| state.config.auth.upstream_user).and_then(|known| {
-                match &known.settings.endpoint.credentials {
-                    UpstreamCredentials::Login { username, password } => {
-                        Some((username.clone(), SecretString::from(password.expose())))
-                    }
-                    UpstreamCredentials::Anonymous => None,
-                }
-            });
-        self.0.auth.set_upstream_user(login);
+        evictor.set_ttl(plan.ttl());
+        let cache = plan.in_force.as_ref().filter(is_cache).filter(|_| plan.is_settled());
+        evictor.set_replaceable(cache.is_some_and(is_well));
+        // A push into a coming Local takes room of a cache that could fetch again what goes.
+        let fills_local = matches!(plan.coming, Some((ModeSpec::Local, _)));
+        evictor.set_displaceable(fills_local && plan.modes().filter(is_cache).all(is_well));
+        let logins: Vec<(String, SecretString)> =
+            state.logins().map(|(name, password)| (name.to_owned(), SecretString::from(password.expose()))).collect();
+        self.0.auth.set_upstream_users(logins);
         if let Some(app) = self.0.app.get() {
-            app.set_mode(state.mode.clone());
+            app.set_modes(state.running.transition(plan));
         }
     }
 
-    /// Asks the upstream, or the candidate, once; answers the pause until the next time.
-    async fn probe(&self) -> Duration {
-        match self.target() {
-            Some((known, is_candidate)) => self.probe_once(known, is_candidate).await,
-            None => PROBE_EVERY,
-        }
+    /// Ends when something changed that the probing should look at.
+    pub(super) async fn changed(&self) {
+        self.0.changed.notified().await;
     }
 
-    /// Whom to probe, and whether it is the candidate.
-    fn target(&self) -> Option<(Known, bool)> {
+    /// Whom to probe, and whether it is the candidate: it alone is asked while there is one.
+    pub(super) fn to_be_probed(&self) -> Vec<(Known, bool)> {
         let state = self.state();
-        if state.config.mode == config::Mode::Local {
-            return None;
+        if let Some(candidate) = state.candidate.as_ref().filter(|_| state.plan.upstream().is_some()) {
+            return vec![(candidate.clone(), true)];
         }
-        match (&state.candidate, &state.upstream) {
-            (Some(candidate), _) => Some((candidate.clone(), true)),
-            (None, Some(known)) => Some((known.clone(), false)),
-            (None, None) => None,
-        }
+        let upstreams = state.plan.upstreams();
+        let known = upstreams.into_iter().filter_map(|settings| state.known(settings));
+        known.map(|known| (known.clone(), false)).collect()
     }
 
-    async fn probe_once(&self, known: Known, is_candidate: bool) -> Duration {
-        let last = match self.mode() {
-            // What was seen at another upstream may not be there.
-            Mode::Proxy(proxy) if !is_candidate => proxy.last_seen(),
-            _ => None,
-        };
-        let probe = known.upstream.probe(last, tokio::time::Instant::from(Instant::now() + PROBE_BUDGET)).await;
-        let outcome = probe.outcome;
+    /// The manifest that came last from an upstream that is cached; see [`crate::mode::Proxy::last_seen`].
+    pub(super) fn last_seen(&self, upstream: &UpstreamSettings) -> Option<(String, Digest)> {
+        self.state().running.proxy_of(upstream)?.last_seen()
+    }
+
+    /// Notes what a probe found; a candidate that does not refuse us comes into force. `false`: nobody needs to know, the
+    /// configuration changed meanwhile.
+    pub(super) fn was_probed(
+        &self,
+        settings: &UpstreamSettings,
+        probe: Probe,
+        due: Instant,
+        is_candidate: bool,
+    ) -> bool {
         let mut state = self.state();
-        let slot = if is_candidate { &mut state.candidate } else { &mut state.upstream };
-        let Some(current) = slot.as_mut().filter(|current| current.settings == known.settings) else {
-            // The configuration changed meanwhile: look again at once.
-            return Duration::ZERO;
+        let outcome = probe.outcome;
+        let known = if is_candidate {
+            state.candidate.as_mut().filter(|known| known.settings == *settings)
+        } else {
+            state.upstreams.iter_mut().find(|known| known.settings == *settings)
         };
-        let is_new = current.outcome() != Some(outcome);
-        current.probed = Some(Probed { probe: probe.clone(), at: clock::now() });
-        if is_new {
-            announce(&known, &probe, is_candidate);
-        }
+        let Some(known) = known else { return false };
+        known.probed = Some(Probed { probe, at: clock::now() });
+        known.due = Some(due);
         if is_candidate && outcome != ProbeOutcome::Auth {
-            state.upstream = state.candidate.take();
-            self.rebuild(&mut state);
-            tracing::info!(upstream = known.upstream.host(), "the changed upstream is in force");
+            state.upstreams = state.candidate.take().into_iter().collect();
+            state.plan = Plan::of_keys(&state.config, Some(settings));
+            tracing::info!(upstream = settings.endpoint.host, "the changed upstream is in force");
+            self.put_into_force(&mut state);
+        } else {
+            self.tell(&state);
         }
-        self.put_into_force(&state);
-        match outcome {
-            ProbeOutcome::Ok => PROBE_EVERY,
-            // Each refused sign-in brings an account nearer to being locked: they come at longer and longer intervals.
-            _ => PROBE_AGAIN.max(known.upstream.probe_pause().unwrap_or_default()),
-        }
+        true
     }
 
-    /// What the status shows; `None` in mode Local.
+    /// What the status shows; `None` in modes without an upstream.
     pub(super) fn upstream_status(&self) -> Option<UpstreamStatus> {
         let state = self.state();
-        let known = state.upstream.as_ref().filter(|_| state.config.mode != config::Mode::Local)?;
+        let known = state.known(state.plan.upstream()?)?;
         Some(UpstreamStatus {
             host: known.upstream.host().to_owned(),
             outcome: known.outcome().map(ProbeOutcome::as_str),
@@ -265,110 +411,54 @@ impl Modes {
         })
     }
 
+    /// The modes and the file that says so, at one moment.
+    pub(super) fn seen(&self) -> Seen {
+        let State { plan, file_error, .. } = &*self.state();
+        let file = plan.file.as_ref();
+        Seen {
+            in_force: plan.in_force_name(),
+            coming: plan
+                .coming
+                .as_ref()
+                .map(|(mode, phase)| ComingStatus { mode: mode.as_str(), phase: phase.as_str() }),
+            previous: plan.previous.iter().map(ModeSpec::as_str).collect(),
+            file: (file.is_some() || file_error.is_some()).then(|| ModeFileStatus {
+                hash: file.map(|file| file.hash.clone()).unwrap_or_default(),
+                generation: file.map_or(0, |file| file.generation),
+                error: file_error.clone(),
+            }),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Probes the upstream, again and again.
-pub(super) struct ProbeUpstream {
-    modes: Modes,
-    pause: Duration,
-}
+impl State {
+    fn known(&self, settings: &UpstreamSettings) -> Option<&Known> {
+        self.upstreams.iter().chain(&self.candidate).find(|known| known.settings == *settings)
+    }
 
-impl ProbeUpstream {
-    pub(super) const fn new(modes: Modes) -> Self {
-        Self { modes, pause: PROBE_EVERY }
+    /// The pairs that may sign in here.
+    fn logins(&self) -> impl Iterator<Item = (&str, &Secret)> {
+        let upstreams = self.upstreams.iter().filter(|_| self.config.auth.upstream_user);
+        upstreams.filter_map(|known| known.settings.endpoint.login())
     }
 }
 
-impl Job for ProbeUpstream {
-    const NAME: &'static str = "upstream-probe";
-
-    fn schedule(&self) -> Schedule {
-        Schedule::every(self.pause)
-    }
-
-    async fn run(&mut self, run: Run) -> Result<(), JobError> {
-        // An upstream that says nothing does not hold up the end.
-        if let Some(pause) = run.stop().run_until_cancelled(self.modes.probe()).await {
-            self.pause = pause;
-        }
-        Ok(())
-    }
-
-    async fn called(&mut self) {
-        self.modes.0.changed.notified().await;
-    }
+fn lower(file: &ModeFile, before: &ModeFile) -> String {
+    format!("its generation {} is lower than {}, which is in force", file.generation, before.generation)
 }
 
-/// Says in the log what a probe found, in words for an administrator.
-fn announce(known: &Known, probe: &Probe, is_candidate: bool) {
-    let upstream = known.upstream.host();
-    let accepted = known.upstream.last_accepted().map(crate::telemetry::written);
-    let last_accepted = accepted.as_deref().unwrap_or("never since the start");
-    match probe.outcome {
-        ProbeOutcome::Ok => tracing::info!(upstream, reason = probe.words, "the upstream is well"),
-        ProbeOutcome::Auth if is_candidate => tracing::error!(
-            upstream,
-            reason = probe.words,
-            "the upstream refuses the changed credentials; those before stay in force"
-        ),
-        ProbeOutcome::Auth => tracing::error!(
-            upstream,
-            reason = probe.words,
-            last_accepted,
-            "the upstream refuses our credentials: the licence may have expired; what is stored is served, nothing new can be fetched"
-        ),
-        ProbeOutcome::Unreachable | ProbeOutcome::NotFound => {
-            tracing::warn!(upstream, reason = probe.words, last_accepted, "the upstream is not well");
-        }
-    }
+fn gone(before: &ModeFile) -> String {
+    format!("it is gone; generation {} stays in force", before.generation)
 }
 
-/// Whether two configurations make the same mode of the same upstream.
-fn same_mode(one: &Config, other: &Config) -> bool {
-    one.mode == other.mode
-        && one.repository == other.repository
+/// Whether modes that were made for one configuration are right for the other.
+fn same_modes(one: &Config, other: &Config) -> bool {
+    one.repository == other.repository
         && one.repositories == other.repositories
         && one.proxy == other.proxy
         && one.manifests.missing_references == other.manifests.missing_references
-}
-
-fn set_up(settings: &UpstreamSettings, metrics: &Metrics, tasks: &TaskTracker) -> Result<Known, UpstreamSetupError> {
-    let upstream = Upstream::new(&options::upstream(settings), metrics.clone(), tasks.clone())?;
-    Ok(Known::new(settings.clone(), upstream))
-}
-
-/// What modes are made of.
-struct Parts<'a> {
-    fills: &'a Fills,
-    metrics: &'a Metrics,
-    tasks: &'a TaskTracker,
-}
-
-impl Parts<'_> {
-    /// The mode that a configuration names. Without an upstream there is only Local: the configuration asks for one in
-    /// the other modes.
-    fn mode(&self, config: &Config, upstream: Option<&Known>) -> Mode {
-        let local = || Mode::Local(Local::new(self.fills.store().clone(), config.manifests.missing_references));
-        let Some(Known { settings, upstream, .. }) = upstream else { return local() };
-        let endpoint = &settings.endpoint;
-        let mapping = || options::mapping(config, endpoint);
-        match config.mode {
-            config::Mode::Local => local(),
-            config::Mode::Direct => {
-                let stop = self.fills.stop().clone();
-                Mode::Direct(Direct::new(upstream.clone(), mapping(), self.tasks.clone(), stop))
-            }
-            config::Mode::Proxy => Mode::Proxy(Proxy::new(
-                self.fills.clone(),
-                upstream.clone(),
-                mapping(),
-                options::proxy(config),
-                self.metrics.clone(),
-                self.tasks.clone(),
-            )),
-        }
-    }
 }

@@ -73,7 +73,7 @@ pub(super) fn auth(config: &Config, keys: Option<&Path>) -> AuthOptions {
         token: TokenOptions {
             enabled: match settings.token.enabled {
                 // The upstream's user is one too, which the authenticator learns of later.
-                TokenSwitch::WithUsers => config.upstream_login().map(|_| true),
+                TokenSwitch::WithUsers => config.has_upstream_login().then_some(true),
                 TokenSwitch::On => Some(true),
                 TokenSwitch::Off => Some(false),
             },
@@ -134,9 +134,11 @@ pub(super) fn mapping(config: &Config, upstream: &EndpointSettings) -> Mapping {
     let (host, own) = (&upstream.host, &upstream.path);
     match &config.repositories[..] {
         [] => Mapping::new(config.repository.clone(), host, own),
-        names => names.iter().fold(Mapping::empty(host, own), |mapping, named| {
-            mapping.and(named.name.clone(), named.path.as_deref().unwrap_or(own))
-        }),
+        names => {
+            names.iter().filter(|named| named.leads_to(upstream)).fold(Mapping::empty(host, own), |mapping, named| {
+                mapping.and(named.name.clone(), named.path.as_deref().unwrap_or(own))
+            })
+        }
     }
 }
 
@@ -152,6 +154,7 @@ pub(super) fn tls(config: &Config) -> Option<TlsOptions> {
             key_file: files.key_file.clone(),
             client_ca_file: files.client_ca_file.clone(),
             trusted_proxy_names: files.trusted_proxy_names.clone(),
+            controller_ca_file: files.controller_ca_file.clone(),
         }),
     }
 }

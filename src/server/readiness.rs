@@ -1,10 +1,11 @@
-//! Whether the data folder can be used, told in time whatever the disk does.
+//! Whether this server can serve, told in time whatever the disk does.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::modes::Modes;
 use crate::fetch::SingleFlight;
 use crate::store::Store;
 use crate::telemetry::{disk_standstill, with_causes};
@@ -35,6 +36,28 @@ impl Readiness {
             Ok((None, _)) => Err("the server is ending".to_owned()),
             Err(_) => standstill(),
         }
+    }
+}
+
+/// Whether requests can be served. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Ready {
+    pub(super) readiness: Readiness,
+    pub(super) modes: Modes,
+    /// Cancelled when the server begins to end.
+    pub(super) draining: CancellationToken,
+}
+
+impl Ready {
+    /// A sentence if they can't. Answers within 2 s. Safe to drop.
+    pub(super) async fn check(&self) -> Result<(), String> {
+        if self.draining.is_cancelled() {
+            return Err("the server is ending".to_owned());
+        }
+        if self.modes.transition().is_idle() {
+            return Err("mode Unmanaged is in force: no request of a registry is served".to_owned());
+        }
+        self.readiness.check().await
     }
 }
 

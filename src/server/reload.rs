@@ -65,6 +65,14 @@ impl Reloads {
         Self { parts: config, held: Arc::new(parts), app, modes, registry, metrics, state, deadline, said }
     }
 
+    /// Takes the mode file for itself: a switch of the cluster does not wait for users or certificates that are wrong.
+    async fn take_file_alone(&self) {
+        let modes = self.modes.clone();
+        if let Ok(Some(prepared)) = tokio::task::spawn_blocking(move || modes.prepare_file_alone()).await {
+            self.modes.apply_file_alone(prepared);
+        }
+    }
+
     fn apply(&self, config: Config, upstream: Prepared) -> Vec<PathBuf> {
         let held = &self.held;
         held.logging.set(config.log.level, config.log.access);
@@ -117,7 +125,10 @@ impl Reload for Reloads {
                 warnings::log(found, &mut self.said);
                 Attempt::Applied(self.apply(reloaded.config, upstream))
             }
-            Err(attempt) => attempt,
+            Err(attempt) => {
+                self.take_file_alone().await;
+                attempt
+            }
         }
     }
 

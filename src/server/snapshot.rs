@@ -7,15 +7,15 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use super::VERSION;
-use super::modes::Modes;
-use super::readiness::Readiness;
+use super::modes::{Modes, Seen};
+use super::readiness::Ready;
 use crate::admin::{ConfigStatus, IndexStatus, Snapshot, Source, StoreStatus};
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::jobs::Runner;
 use crate::serve::{Server, Tls};
 use crate::store::{IndexState, Refusal, Store};
-use crate::telemetry::{IndexLabel, Logging};
+use crate::telemetry::{IndexLabel, Logging, Metrics};
 
 /// Whoever wants to give an order learns here why nobody listens.
 const NO_ORDERS: &str = "no orders can be given: there is no admin socket, and the log of the start says why";
@@ -31,19 +31,25 @@ pub(super) struct Observer {
     pub(super) config: Arc<ArcSwap<ConfigStatus>>,
     pub(super) jobs: Runner,
     pub(super) logging: Arc<Logging>,
-    pub(super) readiness: Readiness,
     /// Whether there is a socket for orders.
     pub(super) takes_orders: bool,
+    pub(super) metrics: Metrics,
+    pub(super) ready: Ready,
     /// Cancelled when the server begins to end.
     pub(super) draining: CancellationToken,
 }
 
 impl Source for Observer {
     fn snapshot(&self) -> Snapshot {
+        let Seen { in_force, coming, previous, file } = self.modes.seen();
         Snapshot {
             version: VERSION,
             revision: option_env!("D8_REGISTRY_REVISION").unwrap_or("unknown"),
-            mode: self.modes.mode().as_str(),
+            mode: in_force,
+            coming,
+            previous,
+            previous_answers: self.metrics.previous_answers(),
+            mode_file: file,
             uptime_seconds: self.started.elapsed().as_secs(),
             draining: self.draining.is_cancelled(),
             warnings: if self.takes_orders { Vec::new() } else { vec![NO_ORDERS] },
@@ -61,10 +67,7 @@ impl Source for Observer {
     }
 
     async fn ready(&self) -> Result<(), String> {
-        if self.draining.is_cancelled() {
-            return Err("the server is ending".to_owned());
-        }
-        self.readiness.check().await
+        self.ready.check().await
     }
 
     fn jobs(&self) -> &Runner {

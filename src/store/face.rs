@@ -27,7 +27,7 @@ use super::repositories::memory::Memory;
 use super::repositories::mend::LookAfterDamage;
 use super::repositories::references::References;
 use super::repositories::upload_session::BlobUploads;
-use crate::fs::Disk;
+use crate::fs::{Disk, replace_file};
 use crate::jobs::Runner;
 use crate::telemetry::{DamageSample, disk_look};
 
@@ -122,6 +122,28 @@ impl Store {
     /// Of the disk.
     pub fn key_folder(&self) -> Result<PathBuf, StoreError> {
         opening::keys(&self.0.contents.layout, &self.0.contents.disk)
+    }
+
+    /// The bytes of the last mode file that was in force; `None`: there was none. Blocking.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn kept_mode_file(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.0.contents.layout.mode_file();
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", &path)(error)),
+        }
+    }
+
+    /// Keeps the bytes of the mode file that comes into force, durably when it answers; readable by nobody else. What it
+    /// means is the server's affair: here it is kept because it has to outlive the process. Blocking.
+    ///
+    /// # Errors
+    /// Of the disk; the one before is then still there.
+    pub fn keep_mode_file(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        Ok(replace_file(&self.0.contents.layout.mode_file(), bytes, 0o600)?)
     }
 
     /// Starts the jobs beside requests: opening or rebuilding the index, looking after damage, counting after an unclean

@@ -17,6 +17,7 @@
 //! <dir>/index/<number>/               the index; can be deleted
 //! <dir>/index.stamp                   which index was closed well; removed before the first change
 //! <dir>/index.bad/                    the last index that could not be read; can be deleted
+//! <dir>/mode.yaml                     the last mode file that was in force, 0600: it holds passwords
 //! <dir>/keys/                         signing key made by the server, 0700
 //! <dir>/admin.sock                    socket of a running server (`admin` makes it); a file without meaning otherwise
 //! ```
@@ -205,6 +206,11 @@ impl Layout {
     /// The last index that could not be read, kept for whoever wants to know why.
     pub(super) fn index_bad(&self) -> PathBuf {
         self.root.join("index.bad")
+    }
+
+    /// The last mode file that was in force.
+    pub(super) fn mode_file(&self) -> PathBuf {
+        self.root.join("mode.yaml")
     }
 
     pub(super) fn keys(&self) -> PathBuf {

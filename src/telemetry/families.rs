@@ -73,7 +73,7 @@ families! {
     DISK_FAULT: "d8_registry_disk_fault", Gauge, [],
         "1 while more than 16 files were found damaged within ten minutes: the disk is at fault, and nothing more counts as absent.";
     PUSHES_REFUSED: "d8_registry_pushes_refused_total", Counter, ["reason"],
-        "Pushes refused for lack of room: budget, reserve, inodes, quota, fileTooLong or readOnly.";
+        "Pushes answered with 507, for lack of budget, beside the reserve, for inodes, quota, fileTooLong or readOnly.";
     DISK_ERRORS: "d8_registry_disk_errors_total", Counter, [],
         "Answers that failed or broke off because the store's disk did.";
     STORE_UPLOADS: "d8_registry_store_uploads", Gauge, [],
@@ -102,6 +102,10 @@ families! {
         "Reloads of configuration, users or certificates.";
     CACHE_ANSWERS: "d8_registry_cache_answers_total", Counter, ["kind", "outcome"],
         "Answers of modes Direct and Proxy by how they came about, in the words of d8-registry-cache.";
+    PREVIOUS_ANSWERS: "d8_registry_previous_answers_total", Counter, [],
+        "Answers by a mode before the one in force, which had not what was asked for. Only during a switch.";
+    MODE_FILE_VALID: "d8_registry_mode_file_valid", Gauge, [],
+        "1 while the mode file on disk is the one in force, 0 after it was refused or is gone. Absent where modeFile is not set or there was none yet.";
     UPSTREAM_RECEIVED: "d8_registry_upstream_received_bytes_total", Counter, [],
         "Bytes of bodies received from the upstream. Bytes sent to clients divided by these is what the cache saves.";
     UPSTREAM_REQUESTS: "d8_registry_upstream_requests_total", Counter, ["outcome"],

@@ -208,6 +208,8 @@ label! {
         Relayed => "relayed",
         /// From the upstream, because it could not be stored.
         Bypassed => "bypassed",
+        /// From a mode before the one in force, which has it not.
+        Previous => "previous",
     }
 }
 
@@ -305,8 +307,7 @@ label! {
     }
 }
 
-/// The status codes that are told apart; the rest is counted by class. `api/exception.rs` has the compiler ask for those of
-/// refused requests.
+/// The status codes that are told apart; the rest is counted by class.
 pub(super) const STATUSES: &[(u16, &str)] = &[
     (200, "200"),
     (201, "201"),
@@ -325,7 +326,6 @@ pub(super) const STATUSES: &[(u16, &str)] = &[
     (411, "411"),
     (412, "412"),
     (413, "413"),
-    (414, "414"),
     (415, "415"),
     (416, "416"),
     (429, "429"),
@@ -342,19 +342,6 @@ const CLASSES: &[&str] = &["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// How many labels a status can have.
 pub(super) const STATUS_LABELS: usize = STATUSES.len() + CLASSES.len();
-
-/// Whether a status code has a label of its own.
-#[must_use]
-pub const fn is_told_apart(code: u16) -> bool {
-    let mut at = 0;
-    while at < STATUSES.len() {
-        if STATUSES[at].0 == code {
-            return true;
-        }
-        at += 1;
-    }
-    false
-}
 
 /// The label of a status code, and its place among all of them.
 pub(super) fn status(code: u16) -> (usize, &'static str) {

@@ -12,7 +12,7 @@ use prometheus::{
 
 use super::families::{
     AUTH_FAILURES, CONFIG_RELOADS, DISK_ERRORS, Family, HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_RECEIVED, HTTP_REQUESTS,
-    HTTP_SENT, PUSHES_REFUSED, TLS_FAILURES,
+    HTTP_SENT, PREVIOUS_ANSWERS, PUSHES_REFUSED, TLS_FAILURES,
 };
 use super::fetching::Fetching;
 use super::labels::{
@@ -44,6 +44,7 @@ struct Inner {
     pushes_refused: Vec<IntCounter>,
     tls_failures: Vec<IntCounter>,
     disk_errors: IntCounter,
+    previous_answers: IntCounter,
     config_reloads: Vec<IntCounter>,
     fetching: Fetching,
 }
@@ -77,6 +78,7 @@ impl Metrics {
                 .map(|reason| auth_failures.with_label_values(&[reason.as_str()]))
                 .collect(),
             disk_errors: registered(&registry, IntCounter::with_opts(opts(&DISK_ERRORS))?)?,
+            previous_answers: registered(&registry, IntCounter::with_opts(opts(&PREVIOUS_ANSWERS))?)?,
             pushes_refused: RoomLack::ALL
                 .iter()
                 .map(|room| pushes_refused.with_label_values(&[room.as_str()]))
@@ -112,6 +114,17 @@ impl Metrics {
         self.0.disk_errors.inc();
     }
 
+    /// Counts an answer by a mode before the one in force.
+    pub fn previous_answer(&self) {
+        self.0.previous_answers.inc();
+    }
+
+    /// Such answers since the process began.
+    #[must_use]
+    pub fn previous_answers(&self) -> u64 {
+        self.0.previous_answers.get()
+    }
+
     /// Counts bytes of request bodies.
     pub fn received(&self, bytes: u64) {
         self.0.received.inc_by(bytes);
@@ -127,7 +140,7 @@ impl Metrics {
         self.0.auth_failures[reason.index()].inc();
     }
 
-    /// Counts a push that was refused for lack of room.
+    /// Counts a push that was answered with 507.
     pub fn push_refused(&self, room: RoomLack) {
         self.0.pushes_refused[room.index()].inc();
     }

@@ -75,7 +75,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "release",
             "server",
             "store",
-            "switch",
             "upstream",
             "sys",
             "values",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use d8_registry::telemetry::FAMILIES;
 use rustix::process::Signal;
@@ -41,8 +42,13 @@ async fn the_admin_listener_tells_how_it_is() {
 /// On a server that has all that families stand for, but what shows the progress of a job: none runs long here.
 #[tokio::test]
 async fn metrics_are_those_of_the_table_with_their_labels() {
-    let setup = Setup::with_tls().config("store: { dir: $DIR, reserveBytes: 0, maxBytes: 1GiB }");
-    let registry = Registry::start(&setup);
+    let folder = Arc::new(TempDir::new().unwrap());
+    let mode_file = folder.path().join("mode.yaml");
+    std::fs::write(&mode_file, "{version: 1, generation: 1, inForce: {mode: Local}}").unwrap();
+    let setup = Setup::with_tls()
+        .config("store: { dir: $DIR, reserveBytes: 0, maxBytes: 1GiB }")
+        .config(&format!("modeFile: {}", mode_file.display()));
+    let registry = Registry::start_in(folder, &setup);
     // Some families have samples only behind the first request.
     assert_eq!(registry.client().get("/v2/").await.status(), 200);
     registry.until_metric("d8_registry_job_runs_total{name=\"index\",result=\"ok\"}", 1.0).await;

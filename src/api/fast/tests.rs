@@ -54,7 +54,15 @@ async fn app_with(dir: &TempDir, manifest: &str, users: Vec<crate::auth::UserSpe
 
 fn peer(trusted_proxy: bool) -> Peer {
     let (address, standing) = ("192.0.2.1:5000".parse().unwrap(), Standing::default());
-    Peer { address, tls: false, trusted_proxy, body_transport: BodyTransport::Copy, stream: Arc::default(), standing }
+    Peer {
+        address,
+        tls: false,
+        trusted_proxy,
+        controller: false,
+        body_transport: BodyTransport::Copy,
+        stream: Arc::default(),
+        standing,
+    }
 }
 
 fn request(method: &str, target: &str, headers: &str) -> String {
@@ -74,8 +82,8 @@ async fn memory_answers_and_the_rest_is_left() {
     };
     let get = request("GET", PATH, "");
     assert_eq!(ask(&get), Early::Request, "not in memory yet");
-    let mode = app.0.mode.load_full();
-    mode.manifest(&"a/b".parse().unwrap(), &"v1".parse().unwrap()).await.unwrap();
+    let modes = app.0.modes.load_full();
+    modes.in_force().manifest(&"a/b".parse().unwrap(), &"v1".parse().unwrap()).await.unwrap();
 
     assert_eq!(ask(&get), Early::Answered(MANIFEST.into()));
     assert_eq!(ask(&request("HEAD", PATH, "Accept: */*\r\n")), Early::Answered(Bytes::new()));

@@ -19,7 +19,7 @@ fn what_is_refused_says_what_to_write() {
         ("auth: {maxbytes: 1}", &["there is store.maxBytes"]),
         ("tls: yes", &["certFile", "keyFile", "disabled"]),
         ("auth: {users: [ro]}", &["name, passwordHash, role"]),
-        ("- mode", &["mode, repository, repositories, listen"]),
+        ("- mode", &["mode, modeFile, repository, repositories, listen"]),
         ("limits: {pulls: -1}", &["whole number", "512"]),
         ("limits: {pulls: 0}", &["0 is less than 1"]),
         ("listen: 5001", &["127.0.0.1:5001", "0.0.0.0:5001"]),

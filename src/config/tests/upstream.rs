@@ -276,17 +276,17 @@ fn the_upstreams_user_is_a_user() {
     let direct = |more: &str| format!("mode: direct\nupstream: {{imagesRepo: r, {more}}}\n");
     let config = accepted(&direct("license: L1"));
     assert!(config.auth.upstream_user && config.has_users() && !config.is_open());
-    let (user, password) = config.upstream_login().unwrap();
+    let (user, password) = config.upstream.as_ref().unwrap().endpoint.login().unwrap();
     assert_eq!((user, password.expose()), ("license-token", "L1"));
     // Not elsewhere, unless that is said.
     let proxy = accepted(&direct("license: L1").replace("direct", "proxy"));
-    assert!(!proxy.auth.upstream_user && proxy.upstream_login().is_none() && proxy.is_open());
+    assert!(!proxy.auth.upstream_user && !proxy.has_upstream_login() && proxy.is_open());
     let said = accepted(&format!("auth: {{upstreamUser: true}}\n{}", direct("license: L1").replace("direct", "proxy")));
-    assert!(said.upstream_login().is_some() && !said.is_open());
+    assert!(said.has_upstream_login() && !said.is_open());
     assert!(accepted(&format!("auth: {{upstreamUser: false}}\n{}", direct("license: L1"))).is_open());
     // An anonymous upstream gives no user.
     let anonymous = accepted(&direct(""));
-    assert!(anonymous.is_open() && anonymous.upstream_login().is_none());
+    assert!(anonymous.is_open() && !anonymous.has_upstream_login());
 }
 
 #[test]

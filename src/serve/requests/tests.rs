@@ -53,6 +53,7 @@ fn early() -> Option<Box<dyn EarlyConnection>> {
         address: "192.0.2.1:5000".parse().unwrap(),
         tls: false,
         trusted_proxy: false,
+        controller: false,
         body_transport: BodyTransport::Copy,
         stream: Arc::default(),
         standing: Standing::default(),

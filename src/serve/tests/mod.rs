@@ -22,7 +22,7 @@ use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -133,6 +133,10 @@ impl App {
             "/peer" => {
                 let peer = request.extensions().get::<Peer>().unwrap();
                 answer(StatusCode::OK, &format!("{} {} {}", peer.address.ip(), peer.tls, peer.trusted_proxy))
+            }
+            "/controller" => {
+                let peer = request.extensions().get::<Peer>().unwrap();
+                answer(StatusCode::OK, &format!("{} {}", peer.controller, peer.trusted_proxy))
             }
             "/wait" => {
                 self.events.send("waiting").unwrap();
@@ -325,6 +329,7 @@ impl TlsFiles {
             key_file: path("tls.key"),
             client_ca_file: None,
             trusted_proxy_names: vec!["proxy".to_owned()],
+            controller_ca_file: None,
         };
         let files = Self { folder, authority: Authority::new("server ca"), options };
         files.write(&files.authority.issue("registry", &["localhost"]));
@@ -340,6 +345,12 @@ impl TlsFiles {
         let path = self.folder.path().join("client-ca.crt");
         std::fs::write(&path, authority.1.pem()).unwrap();
         self.options.client_ca_file = Some(path);
+    }
+
+    fn trust_controllers_of(&mut self, authority: &Authority) {
+        let path = self.folder.path().join("controller-ca.crt");
+        std::fs::write(&path, authority.1.pem()).unwrap();
+        self.options.controller_ca_file = Some(path);
     }
 
     fn load(&self) -> Arc<Tls> {

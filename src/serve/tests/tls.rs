@@ -171,3 +171,38 @@ async fn authorities_and_names_can_be_changed_and_open_connections_go_on() {
     assert_eq!(get(&mut connect_tls(&running, &client).await, "/peer").await, "127.0.0.1 true false");
     assert_eq!(get(&mut open, "/peer").await, "127.0.0.1 true false");
 }
+
+#[tokio::test]
+async fn only_a_certificate_of_its_authority_with_its_uri_makes_the_controller() {
+    let (authority, proxies) = (Authority::new("registry"), Authority::new("clients"));
+    let named = |authority: &Authority, names: Vec<SanType>, common: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common);
+        params.subject_alt_names = names;
+        Identity { certificate: params.signed_by(&key, &authority.0).unwrap(), key }
+    };
+    let uri = |name: &str| SanType::URI(name.try_into().unwrap());
+    let controller = "d8-registry:controller";
+    let mut files = TlsFiles::new();
+    files.ask_for_clients_of(&proxies);
+    files.trust_controllers_of(&authority);
+    let running = Running::start(LIMITS, Some(files.load()));
+    for (identity, is_controller) in [
+        (named(&authority, vec![uri(controller)], "x"), true),
+        (named(&authority, vec![uri("d8-registry:peer"), uri(controller)], "x"), true),
+        (named(&authority, vec![uri("D8-registry:controller")], "x"), false),
+        (named(&authority, vec![uri("d8-registry:controller2")], "x"), false),
+        (named(&authority, vec![uri("d8-registry:peer")], "x"), false),
+        (named(&authority, Vec::new(), controller), false),
+        (named(&authority, vec![SanType::DnsName(controller.replace(':', ".").try_into().unwrap())], "x"), false),
+        (named(&proxies, vec![uri(controller)], "x"), false),
+    ] {
+        let mut stream = connect_tls(&running, &files.client(Some(&identity))).await;
+        assert_eq!(get(&mut stream, "/controller").await, format!("{is_controller} false"));
+    }
+    // Neither makes the other.
+    let proxy = proxies.issue("proxy", &[]);
+    let mut stream = connect_tls(&running, &files.client(Some(&proxy))).await;
+    assert_eq!(get(&mut stream, "/controller").await, "false true");
+}

@@ -4,6 +4,7 @@
 mod client;
 mod raw;
 mod registry;
+mod switched;
 mod tidy;
 mod upstream;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub(crate) use client::{Client, cache, header, refusal};
 pub(crate) use raw::{End, Raw};
 pub(crate) use registry::{ALIAS, HASH_OF_SECRET, REPO, Registry, Setup};
+pub(crate) use switched::{Switched, answered_by, coming, is_previous, mode, mode_file, mode_with_login, path};
 pub(crate) use testkit::{Image, descriptor, digest, noise as blob};
 pub(crate) use tidy::assert_store_is_tidy;
 #[cfg(feature = "failpoints")]
