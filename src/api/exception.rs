@@ -1,6 +1,7 @@
 //! Statuses that are not their code's usual one, in one table: docs/reference/errors.md is written from it.
 
 use crate::oci::ErrorCode;
+use crate::telemetry::labels::is_told_apart;
 
 macro_rules! exceptions {
     ($($(#[doc = $when:literal])+ $case:ident => $status:literal, $code:ident;)+) => {
@@ -67,3 +68,22 @@ exceptions! {
     /// Direct, Proxy: the upstream did not answer in time; the fetch goes on.
     UpstreamTimeout => 504, Unavailable;
 }
+
+/// The metrics tell the status of every refused request from the others of its class.
+const _: () = {
+    let (mut code, mut case) = (0, 0);
+    while code < ErrorCode::ALL.len() {
+        assert!(
+            is_told_apart(ErrorCode::ALL[code].status()),
+            "STATUSES of telemetry/labels.rs lack an error code's status"
+        );
+        code += 1;
+    }
+    while case < Exception::ALL.len() {
+        assert!(
+            is_told_apart(Exception::ALL[case].status()),
+            "STATUSES of telemetry/labels.rs lack an exception's status"
+        );
+        case += 1;
+    }
+};

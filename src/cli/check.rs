@@ -1,5 +1,7 @@
 //! `check`: reads the list, sets the clients up, and says what was found.
 
+mod list;
+
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,13 +10,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
+use self::list::List;
 use super::Failure;
-use crate::checker::{
-    self, Check, CheckMode, Depth, Pace, RegistryAddress, RepeatedCheck, Report, Target, TargetOptions,
-};
-use crate::config::{self, Secret, UpstreamCredentials};
+use crate::checker::{Check, CheckMode, Depth, Pace, RegistryAddress, RepeatedCheck, Report, Target, TargetOptions};
+use crate::config::{self, Mode, Secret, UpstreamCredentials};
 use crate::oci::Tag;
-use crate::release::{self, RequiredImage};
 use crate::telemetry::{Metrics, with_causes};
 use crate::upstream::{Credentials, ProxyVariables, Upstream};
 
@@ -29,25 +29,35 @@ pub struct CheckArguments {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present_any = ["from_registry", "release"],
+        required_unless_present_any = ["from_registry", "release", "from_cluster"],
         conflicts_with_all = ["from_registry", "release"]
     )]
     pub images: Option<PathBuf>,
     /// Takes the list from a registry: every tag of a repository, or the one that the address ends with. With --release:
-    /// the repository of its install image.
+    /// or --from-cluster: the repository of its install image.
     #[arg(long, value_name = "REF")]
     pub from_registry: Option<Secret>,
     /// Takes the list from the install image of this release of Deckhouse, a tag like v1.70.1: the images of all its modules
     /// and its own. The install image is read from --from-registry, else from the first --registry.
     #[arg(long, value_name = "VERSION")]
     pub release: Option<Tag>,
+    /// Takes the list from a cluster: the images of its embedded, critical modules and of Deployment deckhouse, as Deckhouse's own
+    /// checker does. The install image of the release that runs is read from --from-registry, else from the cluster's registry.
+    #[arg(long, conflicts_with_all = ["images", "release"])]
+    pub from_cluster: bool,
+    /// How --from-cluster reaches the API server [default: KUBECONFIG, the pod's ServiceAccount, ~/.kube/config].
+    #[arg(long, value_name = "FILE", requires = "from_cluster")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Deckhouse's namespace, for --from-cluster.
+    #[arg(long, value_name = "NAME", default_value = "d8-system")]
+    pub namespace: String,
     /// A registry that is checked, as `[NAME=]http[s]://host[:port][/repository]`; can be given more than once.
     #[arg(long, value_name = "URL", required = true, num_args = 1..)]
     pub registry: Vec<Secret>,
     /// Default: all of the list; Relax: only deckhouse/containers/deckhouse, by its tag.
     #[arg(long, value_name = "MODE", default_value = "Default", ignore_case = true, value_parser = mode())]
     pub mode: CheckMode,
-    /// Ask again until everything is there. A run takes 30 s at most; the list's file is read anew for each.
+    /// Ask again until everything is there. A run takes 30 s at most; a list from a file or a cluster is made anew before each.
     #[arg(long)]
     pub watch: bool,
     /// The pause between two runs of --watch, at least 100ms.
@@ -63,6 +73,10 @@ pub struct CheckArguments {
     /// Download every layer of every platform and hash it; what the bytes are not is an error. Nothing is kept.
     #[arg(long)]
     pub content: bool,
+    /// The mode that has to answer, of d8-registries: while one is filled for Local, its other users are answered from the
+    /// mode in force. What another mode answers is an error.
+    #[arg(long, value_name = "MODE")]
+    pub answered_by: Option<Mode>,
     /// Print JSON, with all errors: one line a report.
     #[arg(long)]
     pub json: bool,
@@ -113,22 +127,27 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         if targets.iter().any(|target| target.name() == address.name) {
             return Err(Failure::usage(format!("--registry: two are called {}; write NAME=URL", address.name)));
         }
-        let options = access.options(address)?;
+        let options = TargetOptions { mode: arguments.answered_by, ..access.options(address)? };
         let target = Target::connect(options, access.metrics.clone(), access.tasks.clone());
         targets.push(target.map_err(|error| Failure::usage(with_causes(&error)))?);
     }
-    let items = runtime.block_on(Box::pin(items(arguments, &access)))?;
+    let (mut list, items) = runtime.block_on(Box::pin(List::of(arguments, &access)))?;
     let depth = match (arguments.content, arguments.deep) {
         (true, _) => Depth::Content,
         (false, true) => Depth::Layers,
         (false, false) => Depth::Manifest,
     };
     let check = Check::new(arguments.mode, depth, items, targets);
-    let report = runtime.block_on(Box::pin(check_all(check, arguments)))?;
+    let report = runtime.block_on(Box::pin(check_all(check, arguments, &mut list, &access)))?;
     if report.is_good() { Ok(()) } else { Err(Failure { exit: super::EXIT_FAILED, message: summary(&report) }) }
 }
 
-async fn check_all(check: Check, arguments: &CheckArguments) -> Result<Report, Failure> {
+async fn check_all(
+    check: Check,
+    arguments: &CheckArguments,
+    list: &mut List<'_>,
+    access: &Access,
+) -> Result<Report, Failure> {
     let pause = arguments.interval.max(MIN_INTERVAL);
     let is_watched = arguments.watch || arguments.repeat.is_some();
     let pace = Pace {
@@ -159,23 +178,16 @@ async fn check_all(check: Check, arguments: &CheckArguments) -> Result<Report, F
         if report.is_good() && arguments.repeat.is_none() {
             return Ok(report);
         }
-        wait(&mut check, arguments, pause).await?;
-    }
-}
-
-/// Until the next run is due. The list's file is read anew after each pause.
-async fn wait(check: &mut RepeatedCheck, arguments: &CheckArguments, pause: Duration) -> Result<(), Failure> {
-    loop {
-        tokio::time::sleep(pause).await;
-        if let Some(file) = &arguments.images {
-            match read_items(file, arguments.mode) {
-                Ok(items) => check.replace_items(items),
-                // It may be in the middle of being written.
+        loop {
+            tokio::time::sleep(pause).await;
+            match Box::pin(list.anew(arguments, access)).await {
+                Ok(items) => items.into_iter().for_each(|items| check.replace_items(items)),
+                // A file may be in the middle of being written, an API server away.
                 Err(failure) => writeln!(io::stderr(), "d8-registry: {}; the list before stays", failure.message)?,
             }
-        }
-        if check.next().is_none_or(|next| next <= tokio::time::Instant::now()) {
-            return Ok(());
+            if check.next().is_none_or(|next| next <= tokio::time::Instant::now()) {
+                break;
+            }
         }
     }
 }
@@ -207,61 +219,6 @@ fn summary(report: &Report) -> String {
     format!("not everything is at {}", names.join(", "))
 }
 
-async fn items(arguments: &CheckArguments, access: &Access) -> Result<Vec<RequiredImage>, Failure> {
-    if let Some(file) = &arguments.images {
-        return read_items(file, arguments.mode);
-    }
-    let items = match (&arguments.release, &arguments.from_registry) {
-        (Some(release), _) => release_items(release, arguments, access).await?,
-        (None, Some(text)) => {
-            let address = address("--from-registry", text)?;
-            let client = access.client(&address)?;
-            let items = checker::required_by(&address, &client).await;
-            items.map_err(|message| Failure {
-                exit: super::EXIT_FAILED,
-                message: format!("--from-registry: {message}"),
-            })?
-        }
-        (None, None) => return Err(Failure::usage("--images, --from-registry or --release is needed")),
-    };
-    checker::for_mode(arguments.mode, items).map_err(|error| Failure::usage(error.to_string()))
-}
-
-/// The list in the install image of a release.
-async fn release_items(
-    release: &Tag,
-    arguments: &CheckArguments,
-    access: &Access,
-) -> Result<Vec<RequiredImage>, Failure> {
-    let (flag, text) = match (&arguments.from_registry, arguments.registry.first()) {
-        (Some(text), _) => ("--from-registry", text),
-        (None, Some(text)) => ("--registry", text),
-        (None, None) => return Err(Failure::usage("--registry is needed")),
-    };
-    let address = address(flag, text)?;
-    if address.reference.is_some() {
-        return Err(Failure::usage(format!("{flag}: with --release it names a repository, without tag or digest")));
-    }
-    let client = access.client(&address)?;
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} of the install image read {elapsed}") {
-        bar.set_style(style);
-    }
-    let read = Box::pin(release::read_install_image(&client, release, &|bytes| bar.inc(bytes))).await;
-    bar.finish_and_clear();
-    let failed = |error| Failure {
-        exit: super::EXIT_FAILED,
-        message: format!("--release {release}: {address}: {}", with_causes(&error)),
-    };
-    Ok(read.map_err(failed)?.images)
-}
-
-fn read_items(file: &Path, mode: CheckMode) -> Result<Vec<RequiredImage>, Failure> {
-    let text = read(file)?;
-    let items = checker::parse(&text).and_then(|items| checker::for_mode(mode, items));
-    items.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
-}
-
 fn read(file: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("{} can't be read: {error}", file.display())))
 }
@@ -290,8 +247,13 @@ impl Access {
         Ok(Self { ca, login, metrics, tasks: TaskTracker::new() })
     }
 
+    /// A client with the logins of the command line.
     fn client(&self, address: &RegistryAddress) -> Result<Upstream, Failure> {
-        let options = self.options(address.clone())?;
+        self.client_of(&self.options(address.clone())?)
+    }
+
+    /// A client with a login of its own.
+    fn client_of(&self, options: &TargetOptions) -> Result<Upstream, Failure> {
         let client = options.client(self.metrics.clone(), self.tasks.clone());
         client.map_err(|error| Failure::usage(with_causes(&error)))
     }

@@ -18,6 +18,7 @@ mod pki;
 mod schema;
 mod serve;
 mod static_pod;
+mod switch;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ pub use self::own_folder::OwnFolderArguments;
 pub use self::pki::{IssueArguments, PkiCommand};
 pub use self::serve::ServeArguments;
 pub use self::static_pod::StaticPodArguments;
+pub use self::switch::SwitchCommand;
 use crate::config::ConfigError;
 use crate::node_files::NodeFilesError;
 use crate::server::ServerError;
@@ -97,6 +99,8 @@ pub enum Command {
         --registry master-1=https://10.0.0.1:5001/system/deckhouse master-2=https://10.0.0.2:5001/system/deckhouse\n  \
         Does a mirror have all that a release needs?\n    \
         d8-registry check --release v1.70.1 --registry https://registry.example.org/deckhouse/ee\n  \
+        Does it have what this cluster needs?\n    \
+        d8-registry check --from-cluster --registry https://registry.example.org/deckhouse/ee\n  \
         Does the copy have what the original has, with every layer? With --content: are their bytes whole?\n    \
         d8-registry check --from-registry https://registry.example.com/deckhouse/ee \\\n      \
         --registry https://registry.example.org/deckhouse --deep"
@@ -146,6 +150,13 @@ pub enum Command {
     /// Make a folder if it is missing, and give it and all in it to a user.
     #[command(after_help = "Example:\n  d8-registry own-folder --owner 64535:64535 /data")]
     OwnFolder(OwnFolderArguments),
+    /// Switch the mode of a cluster that has the controller, and see how far the switch is.
+    #[command(after_help = "Examples:\n  d8-registry switch status\n  d8-registry switch mode Local --dry-run")]
+    Switch {
+        /// What is asked.
+        #[command(subcommand)]
+        command: SwitchCommand,
+    },
     /// Print the JSON Schema (2020-12) of the configuration file, for editors and checks before a rollout.
     #[command(after_help = "Example:\n  d8-registry schema > d8-registry.schema.json")]
     Schema,
@@ -231,6 +242,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::NodeProxy(arguments) => node_proxy::run(arguments),
         Command::StaticPod(arguments) => static_pod::run(arguments),
         Command::OwnFolder(arguments) => own_folder::run(&arguments),
+        Command::Switch { command } => switch::run(command),
         Command::Schema => schema::run(),
         Command::Completions(arguments) => {
             completions::run(&arguments);

@@ -37,7 +37,8 @@ impl StoreOptions {
 }
 
 /// Limits that may be changed while the store is open. A new one stands here, with its value in
-/// [`StoreLimits::UNBOUNDED`], and in `server/options.rs`, which reads it from the configuration.
+/// [`StoreLimits::UNBOUNDED`], and in `server/options.rs`, which reads it from the configuration. The code that obeys it asks
+/// `contents.capacity.limits()` each time, and has the value in force: nothing is handed on when limits change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
     /// Most bytes the store may use, index and uploads counted in; `None`: no budget.

@@ -1,49 +1,15 @@
 //! What the administrator wants, checked: the target of a switch and its parameters.
 //!
-//! The texts that these values come from are read in `settings_*`; here are the values alone, which can't be wrong.
+//! The texts that these values come from are read in `inputs`; here are the values alone, which can't be wrong.
 
-use std::fmt;
 use std::time::Duration;
 
+/// The mode that is asked for: `settings.registry.mode`.
+pub use crate::values::AnyMode as Target;
 use crate::values::{Scheme, Secret};
 
 /// The time to live of Proxy's cache where ModuleConfig names none, as in Deckhouse.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(168 * 3600);
-
-/// The mode that is asked for; the four words of `settings.registry.mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Target {
-    /// Nodes ask the upstream, the registry answers for all others.
-    Direct,
-    /// A cache before the upstream.
-    Proxy,
-    /// The registry stores what is pushed.
-    Local,
-    /// No registry of ours.
-    Unmanaged,
-}
-
-impl Target {
-    /// Every one, in the order of their declaration.
-    pub const ALL: [Self; 4] = [Self::Direct, Self::Proxy, Self::Local, Self::Unmanaged];
-
-    /// The word of the settings and of `registry-state`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Direct => "Direct",
-            Self::Proxy => "Proxy",
-            Self::Local => "Local",
-            Self::Unmanaged => "Unmanaged",
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// A user of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]

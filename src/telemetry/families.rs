@@ -73,7 +73,7 @@ families! {
     DISK_FAULT: "d8_registry_disk_fault", Gauge, [],
         "1 while more than 16 files were found damaged within ten minutes: the disk is at fault, and nothing more counts as absent.";
     PUSHES_REFUSED: "d8_registry_pushes_refused_total", Counter, ["reason"],
-        "Pushes answered with 507, for lack of budget, beside the reserve, for inodes, quota, fileTooLong or readOnly.";
+        "Pushes refused for lack of room: budget, reserve, inodes, quota, fileTooLong or readOnly.";
     DISK_ERRORS: "d8_registry_disk_errors_total", Counter, [],
         "Answers that failed or broke off because the store's disk did.";
     STORE_UPLOADS: "d8_registry_store_uploads", Gauge, [],

@@ -307,7 +307,8 @@ label! {
     }
 }
 
-/// The status codes that are told apart; the rest is counted by class.
+/// The status codes that are told apart; the rest is counted by class. `api/exception.rs` has the compiler ask for those of
+/// refused requests.
 pub(super) const STATUSES: &[(u16, &str)] = &[
     (200, "200"),
     (201, "201"),
@@ -326,6 +327,7 @@ pub(super) const STATUSES: &[(u16, &str)] = &[
     (411, "411"),
     (412, "412"),
     (413, "413"),
+    (414, "414"),
     (415, "415"),
     (416, "416"),
     (429, "429"),
@@ -342,6 +344,19 @@ const CLASSES: &[&str] = &["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// How many labels a status can have.
 pub(super) const STATUS_LABELS: usize = STATUSES.len() + CLASSES.len();
+
+/// Whether a status code has a label of its own.
+#[must_use]
+pub const fn is_told_apart(code: u16) -> bool {
+    let mut at = 0;
+    while at < STATUSES.len() {
+        if STATUSES[at].0 == code {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
 
 /// The label of a status code, and its place among all of them.
 pub(super) fn status(code: u16) -> (usize, &'static str) {

@@ -140,7 +140,7 @@ impl Metrics {
         self.0.auth_failures[reason.index()].inc();
     }
 
-    /// Counts a push that was answered with 507.
+    /// Counts a push that was refused for lack of room.
     pub fn push_refused(&self, room: RoomLack) {
         self.0.pushes_refused[room.index()].inc();
     }

@@ -29,7 +29,7 @@ pub use labels::{
 pub(crate) use line::decimal;
 pub use logging::{LogError, LogOptions, Logging, REPORT_EVERY, Reporter};
 pub use metrics::{InFlight, Metrics, MetricsError};
-pub use progress::Progress;
+pub use progress::ProgressLog;
 pub use samples::Samples;
 
 pub use crate::values::{AccessMode, Level, LogFormat};

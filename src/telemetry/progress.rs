@@ -10,14 +10,14 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// Reports on one piece of work: nothing for its first two seconds, then a line every five. Can be shared by threads.
 #[derive(Debug)]
-pub struct Progress {
+pub struct ProgressLog {
     what: &'static str,
     begun: Instant,
     /// Milliseconds after `begun` at which the next line is due.
     next: AtomicU64,
 }
 
-impl Progress {
+impl ProgressLog {
     /// Begins. `what`: the work in a few words, as in "rebuilding the index".
     #[must_use]
     pub fn new(what: &'static str) -> Self {
@@ -62,11 +62,11 @@ mod tests {
 
     #[test]
     fn silent_for_two_seconds_then_every_five() {
-        let progress = Progress::new("counting");
+        let progress = ProgressLog::new("counting");
         let due: Vec<u64> =
             (0..=20_000).step_by(100).filter(|at| progress.is_due(Duration::from_millis(*at))).collect();
         assert_eq!(due, [2_000, 7_000, 12_000, 17_000]);
         assert!(progress.has_spoken());
-        assert!(!Progress::new("short").has_spoken());
+        assert!(!ProgressLog::new("short").has_spoken());
     }
 }

@@ -11,7 +11,7 @@ use super::{InvalidValue, Text, read_as_text};
 macro_rules! choices {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)?) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {
             $($(#[$variant_doc])* $variant,)+
         }
@@ -84,7 +84,7 @@ choices! {
 }
 
 choices! {
-    /// What a registry operation means, or that there is none: the words of a mode file.
+    /// What a registry operation means, or that there is none: the words of a mode file and of `settings.registry.mode`.
     AnyMode, "one of the modes Direct, Proxy, Local, Unmanaged",
     /// Requests go to the upstream.
     Direct = "Direct",

@@ -6,7 +6,7 @@ source "$(dirname "$0")/containerd.sh"
 source "$(dirname "$0")/pulling.sh"
 source "$(dirname "$0")/nodes.sh"
 
-need containerd ctr skopeo ip tc nsenter unshare
+need containerd ctr skopeo ip tc nsenter unshare nginx
 
 own_network
 
@@ -73,3 +73,33 @@ ended=0
 kill -TERM "$PROXY"
 wait "$PROXY" || ended=$?
 same "$ended" 0 "status of node-proxy on SIGTERM"
+
+say "nginx holds the address, as bashible's balancer does"
+HELD=127.0.0.1:$(free_port)
+mkdir -p "$WORK/nginx"
+cat >"$WORK/nginx.conf" <<NGINX
+worker_processes 1;
+pid $WORK/nginx/pid;
+error_log $INTEROP_LOGS/$INTEROP_NAME.nginx.log;
+events { worker_connections 64; }
+http {
+    access_log off;
+    client_body_temp_path $WORK/nginx/body;
+    proxy_temp_path $WORK/nginx/proxy;
+    fastcgi_temp_path $WORK/nginx/fastcgi;
+    uwsgi_temp_path $WORK/nginx/uwsgi;
+    scgi_temp_path $WORK/nginx/scgi;
+    server { listen $HELD; return 200 nginx; }
+}
+NGINX
+nginx -c "$WORK/nginx.conf"
+"$INTEROP_SERVER" node-proxy --listen "$HELD" --backend 10.111.2.2:5001 --backend-tls 2>"$WORK/waiting.log" &
+waiting=$!
+DAEMONS+=("$waiting")
+await grep -q 'another process holds the address, waiting beside it' "$WORK/waiting.log"
+same "$(curl -sS --max-time 30 "http://$HELD/")" nginx "who answers"
+nginx -c "$WORK/nginx.conf" -s quit
+await grep -q '"listening"' "$WORK/waiting.log"
+same "$(curl -sS --max-time 30 --cacert "$CA" -o /dev/null -w '%{http_code}' "https://$HELD/v2/")" 401 "the registry behind it"
+! nginx -c "$WORK/nginx.conf" 2>/dev/null || fail "two on one address"
+kill -TERM "$waiting"

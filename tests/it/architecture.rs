@@ -75,6 +75,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "release",
             "server",
             "store",
+            "switch",
             "upstream",
             "sys",
             "values",

@@ -307,6 +307,36 @@ async fn what_passes_is_tried_again_and_what_lasts_is_an_error() {
 }
 
 #[tokio::test]
+async fn an_answer_of_another_mode_does_not_count() {
+    let upstream = Upstream::start();
+    let image = Image::of(1);
+    let folder = TempDir::new().unwrap();
+    upstream.put_image(REPO, "v1", &image);
+    let (file, address) = (list(folder.path(), &[image]), upstream.address());
+    let url = format!("http://{address}/{REPO}");
+    for (mode, said) in [
+        (Some("Local"), "all 1 items are checked"),
+        (Some("Proxy"), " answered by mode Proxy, not Local"),
+        (None, " does not say which mode answered, where Local was asked"),
+    ] {
+        if let Some(mode) = mode {
+            for method in ["HEAD", "GET"] {
+                upstream.rule(method, "/v2/*", move |answer| {
+                    answer.header("d8-registry-mode", mode);
+                });
+            }
+        }
+        for depth in [&[][..], &["--deep"]] {
+            let arguments = ["--images", &file, "--registry", &url, "--answered-by", "Local"];
+            let found = check(&[&arguments[..], depth].concat()).await;
+            assert_eq!(found.status.success(), mode == Some("Local"), "{}", stdout(&found));
+            assert!(stdout(&found).contains(said), "{}", stdout(&found));
+        }
+        upstream.heal();
+    }
+}
+
+#[tokio::test]
 async fn wrong_usage_is_2_and_shows_no_password() {
     let folder = TempDir::new().unwrap();
     let file = list(folder.path(), &[Image::of(1)]);

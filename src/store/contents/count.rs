@@ -24,7 +24,7 @@ impl Contents {
         if self.capacity.all_counted() {
             return Ok(());
         }
-        let progress = crate::telemetry::Progress::new("counting the store's content");
+        let progress = crate::telemetry::ProgressLog::new("counting the store's content");
         for folder in 0..FOLDERS {
             if stop.is_cancelled() {
                 return Ok(());

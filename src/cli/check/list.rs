@@ -1,0 +1,205 @@
+//! Where the list of `check` comes from: a file, a registry, a release, or the cluster that runs.
+
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use secrecy::SecretString;
+
+use super::{Access, CheckArguments, address, read};
+use crate::checker::{self, CheckMode, RegistryAddress, TargetOptions};
+use crate::cli::{EXIT_FAILED, Failure};
+use crate::cluster::{self, Cluster, ClusterError, StoredSecret};
+use crate::config::{self, UpstreamCredentials};
+use crate::oci::Tag;
+use crate::release::{self, ClusterContainer, ClusterModule, ModuleImage, RequiredImage, RunningRelease};
+use crate::telemetry::with_causes;
+use crate::upstream::{Credentials, ProxyVariables, Scheme, Upstream};
+
+/// The Secret that says which registry the cluster has.
+const REGISTRY: &str = "deckhouse-registry";
+/// The annotation of Deckhouse's Deployment with the release that runs.
+const VERSION: &str = "core.deckhouse.io/version";
+
+/// A list that can be made anew.
+pub(super) enum List<'a> {
+    /// A file, which may change.
+    File(&'a Path),
+    /// What was asked for at the start.
+    Once,
+    /// What a cluster needs, which changes with its release and its modules.
+    Cluster(Box<ClusterList>),
+}
+
+/// The cluster, and the list of the release that was read last: it never changes.
+pub(super) struct ClusterList {
+    cluster: Cluster,
+    read: Option<(Tag, Vec<ModuleImage>)>,
+}
+
+impl<'a> List<'a> {
+    /// The list that the arguments mean, and what is on it now.
+    pub(super) async fn of(
+        arguments: &'a CheckArguments,
+        access: &Access,
+    ) -> Result<(Self, Vec<RequiredImage>), Failure> {
+        if let Some(file) = &arguments.images {
+            return Ok((Self::File(file), from_file(file, arguments.mode)?));
+        }
+        if arguments.from_cluster {
+            let api = cluster::Access { kubeconfig: arguments.kubeconfig.clone(), context: None };
+            let cluster = Cluster::connect(&api, &arguments.namespace).await.map_err(|error| of_cluster(&error))?;
+            let mut list = ClusterList { cluster, read: None };
+            let items = list.items(arguments, access).await?;
+            return Ok((Self::Cluster(Box::new(list)), items));
+        }
+        let items = match (&arguments.release, &arguments.from_registry) {
+            (Some(release), _) => of_release(release, arguments, access).await?,
+            (None, Some(text)) => {
+                let address = address("--from-registry", text)?;
+                let client = access.client(&address)?;
+                let items = checker::required_by(&address, &client).await;
+                items.map_err(|message| failed(format!("--from-registry: {message}")))?
+            }
+            (None, None) => {
+                return Err(Failure::usage("--images, --from-registry, --release or --from-cluster is needed"));
+            }
+        };
+        let items = checker::for_mode(arguments.mode, items).map_err(|error| Failure::usage(error.to_string()))?;
+        Ok((Self::Once, items))
+    }
+
+    /// What is on it now; `None` where that can't have changed.
+    pub(super) async fn anew(
+        &mut self,
+        arguments: &CheckArguments,
+        access: &Access,
+    ) -> Result<Option<Vec<RequiredImage>>, Failure> {
+        match self {
+            Self::File(file) => from_file(file, arguments.mode).map(Some),
+            Self::Once => Ok(None),
+            Self::Cluster(list) => list.items(arguments, access).await.map(Some),
+        }
+    }
+}
+
+fn from_file(file: &Path, mode: CheckMode) -> Result<Vec<RequiredImage>, Failure> {
+    let text = read(file)?;
+    let items = checker::parse(&text).and_then(|items| checker::for_mode(mode, items));
+    items.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
+}
+
+/// The list in the install image of a release.
+async fn of_release(release: &Tag, arguments: &CheckArguments, access: &Access) -> Result<Vec<RequiredImage>, Failure> {
+    let (flag, text) = match (&arguments.from_registry, arguments.registry.first()) {
+        (Some(text), _) => ("--from-registry", text),
+        (None, Some(text)) => ("--registry", text),
+        (None, None) => return Err(Failure::usage("--registry is needed")),
+    };
+    let address = repository(flag, address(flag, text)?)?;
+    let client = access.client(&address)?;
+    let read = read_install_image(&client, release).await;
+    Ok(read.map_err(|error| failed(format!("--release {release}: {address}: {error}")))?.images)
+}
+
+/// An address that names a repository.
+fn repository(flag: &str, address: RegistryAddress) -> Result<RegistryAddress, Failure> {
+    match address.reference {
+        None => Ok(address),
+        Some(_) => Err(Failure::usage(format!("{flag}: here it names a repository, without tag or digest"))),
+    }
+}
+
+async fn read_install_image(client: &Upstream, release: &Tag) -> Result<release::InstallImage, String> {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} of the install image read {elapsed}") {
+        bar.set_style(style);
+    }
+    let read = Box::pin(release::read_install_image(client, release, &|bytes| bar.inc(bytes))).await;
+    bar.finish_and_clear();
+    read.map_err(|error| with_causes(&error))
+}
+
+impl ClusterList {
+    async fn items(&mut self, arguments: &CheckArguments, access: &Access) -> Result<Vec<RequiredImage>, Failure> {
+        let secret = self.cluster.secret(REGISTRY).await.map_err(|error| of_cluster(&error))?;
+        let secret = secret.ok_or_else(|| failed(format!("--from-cluster: there is no Secret {REGISTRY}")))?;
+        let registry = in_force(&secret).map_err(|why| failed(format!("--from-cluster: Secret {REGISTRY} {why}")))?;
+        let running = self.running(&registry.address).await?;
+        let wrong = |error: release::ClusterListError| failed(format!("--from-cluster: {error}"));
+        if arguments.mode == CheckMode::Relax {
+            return running.relaxed().map_err(wrong);
+        }
+        let tag = running.tag().map_err(wrong)?;
+        if self.read.as_ref().is_none_or(|(read, _)| *read != tag) {
+            let (address, client) = match &arguments.from_registry {
+                Some(text) => {
+                    let address = repository("--from-registry", address("--from-registry", text)?)?;
+                    (address.clone(), access.client(&address)?)
+                }
+                None => (registry.address.clone(), access.client_of(&registry)?),
+            };
+            let image = read_install_image(&client, &tag).await.map_err(|error| {
+                failed(format!(
+                    "--from-cluster: the list of release {tag} can't be read from {address}, another registry that has it can \
+                     be named by --from-registry: {error}"
+                ))
+            })?;
+            self.read = Some((tag, image.modules));
+        }
+        let list = self.read.as_ref().map(|(_, list)| list.as_slice()).unwrap_or_default();
+        running.required(list).map_err(wrong)
+    }
+
+    /// What the API server has about the Deckhouse that runs.
+    async fn running(&self, registry: &RegistryAddress) -> Result<RunningRelease, Failure> {
+        let modules = self.cluster.modules().await.map_err(|error| of_cluster(&error))?;
+        let deployment = self.cluster.deckhouse_deployment().await.map_err(|error| of_cluster(&error))?;
+        let deployment = deployment.ok_or_else(|| failed("--from-cluster: there is no Deployment deckhouse"))?;
+        let slash = if registry.path.is_empty() { "" } else { "/" };
+        let module = |module: cluster::Module| ClusterModule {
+            name: module.name,
+            source: module.source,
+            critical: module.critical,
+        };
+        let container =
+            |container: cluster::Container| ClusterContainer { name: container.name, image: container.image };
+        Ok(RunningRelease {
+            base: format!("{}{slash}{}", registry.host, registry.path),
+            modules: modules.into_iter().map(module).collect(),
+            version: deployment.annotations.get(VERSION).cloned(),
+            init_containers: deployment.init_containers.into_iter().map(container).collect(),
+            containers: deployment.containers.into_iter().map(container).collect(),
+        })
+    }
+}
+
+/// The registry that the Secret names, with its login and authority; the error is the end of a sentence.
+fn in_force(secret: &StoredSecret) -> Result<TargetOptions, String> {
+    let field = |key: &str| {
+        let text = secret.text(key).map(str::trim).filter(|text| !text.is_empty());
+        text.ok_or_else(|| format!("has no {key}"))
+    };
+    let host = field("address")?;
+    let path = secret.text("path").unwrap_or_default().trim();
+    let scheme = secret.text("scheme").map_or("https", str::trim);
+    // The checker's own reading of an address: whatever is wrong with it is said in its words.
+    let address: RegistryAddress = format!("{scheme}://{host}/{}", path.trim_matches('/'))
+        .parse()
+        .map_err(|error| format!("names no registry: {error}"))?;
+    let credentials = match config::docker_login(field(".dockerconfigjson")?, &address.host, address.scheme)? {
+        UpstreamCredentials::Anonymous => Credentials::Anonymous,
+        UpstreamCredentials::Login { username, password } => {
+            Credentials::Basic { user: username, password: SecretString::from(password.expose().to_owned()) }
+        }
+    };
+    let ca = secret.text("ca").filter(|ca| !ca.trim().is_empty() && address.scheme == Scheme::Https).map(str::to_owned);
+    Ok(TargetOptions { address, ca, credentials, proxy: ProxyVariables::from_environment(), mode: None })
+}
+
+fn of_cluster(error: &ClusterError) -> Failure {
+    failed(format!("--from-cluster: {}", with_causes(error)))
+}
+
+fn failed(message: impl Into<String>) -> Failure {
+    Failure { exit: EXIT_FAILED, message: message.into() }
+}

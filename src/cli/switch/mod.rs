@@ -1,0 +1,158 @@
+//! `switch`: what an administrator asks of the controller, and how far it is. All of it goes over the API server.
+
+mod mode;
+mod settings;
+mod shown;
+mod status;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use self::mode::ModeArguments;
+use self::status::StatusArguments;
+use super::Failure;
+use crate::cluster::{Access, Changes, Cluster, ClusterError, SecretChange, StoredSecret};
+use crate::switch::outputs::{names, words};
+use crate::switch::{InputSource, Word};
+use crate::telemetry::with_causes;
+
+/// Deckhouse's own module, which must not work beside this controller.
+const DECKHOUSE_MODULE: &str = "registry";
+
+/// What can be asked.
+#[derive(Debug, Subcommand)]
+pub enum SwitchCommand {
+    /// Say which mode is wanted: checks the settings, shows what changes and writes Secret registry-config, which the
+    /// controller follows.
+    #[command(
+        after_help = "--settings takes the manifest of ModuleConfig deckhouse, or its section spec.settings.registry alone.\n\n\
+        Examples:\n  \
+        d8-registry switch mode Direct --images-repo registry.example.com/deckhouse/ee --license-file license\n  \
+        d8-registry switch mode Proxy --settings mc-deckhouse.yaml --dry-run\n  \
+        d8-registry switch mode Local\n  \
+        The registry that was there before:\n    d8-registry switch mode Unmanaged"
+    )]
+    Mode(Box<ModeArguments>),
+    /// Show the mode, the conditions and the nodes.
+    #[command(
+        after_help = "With --watch it ends once the wanted mode is reached.\n\nExamples:\n  d8-registry switch status\n  \
+        d8-registry switch status --watch\n  d8-registry switch status --json"
+    )]
+    Status(StatusArguments),
+    /// End a switch though something that only the mode before has may still be needed: what is missing then is missing.
+    #[command(after_help = "Example:\n  d8-registry switch finish --accept-missing")]
+    Finish(FinishArguments),
+    /// Choose the input that counts.
+    #[command(
+        after_help = "manual: Secret registry-config, which `switch mode` writes. moduleconfig: spec.settings.registry of \
+        ModuleConfig deckhouse.\n\nExample:\n  d8-registry switch source moduleconfig"
+    )]
+    Source(SourceArguments),
+}
+
+/// Which cluster is spoken of.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ClusterArguments {
+    /// A kubeconfig [default: KUBECONFIG, the pod's ServiceAccount, ~/.kube/config].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig [default: its current one].
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The namespace of Deckhouse's objects.
+    #[arg(long, value_name = "NAME", default_value = "d8-system")]
+    pub namespace: String,
+}
+
+/// Flags of `switch finish`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FinishArguments {
+    /// That what is missing afterwards is accepted; condition CleanupNodeServices or CleanupInClusterProxy lists it.
+    #[arg(long, required = true)]
+    pub accept_missing: bool,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+}
+
+/// Flags of `switch source`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SourceArguments {
+    /// manual or moduleconfig.
+    #[arg(value_name = "SOURCE", value_parser = source())]
+    pub source: InputSource,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+}
+
+fn source() -> impl clap::builder::TypedValueParser<Value = InputSource> {
+    use clap::builder::TypedValueParser as _;
+    let words = [InputSource::Manual.as_str(), InputSource::ModuleConfig.as_str()];
+    clap::builder::PossibleValuesParser::new(words)
+        .map(|word| if word == InputSource::Manual.as_str() { InputSource::Manual } else { InputSource::ModuleConfig })
+}
+
+/// Does what is asked.
+pub(super) fn run(command: SwitchCommand) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match command {
+        SwitchCommand::Mode(arguments) => runtime.block_on(Box::pin(mode::run(*arguments))),
+        SwitchCommand::Status(arguments) => runtime.block_on(Box::pin(status::run(&arguments))),
+        SwitchCommand::Finish(arguments) => {
+            runtime.block_on(Box::pin(say(&arguments.cluster, Word::FinishAcceptMissing)))
+        }
+        SwitchCommand::Source(arguments) => {
+            runtime.block_on(Box::pin(say(&arguments.cluster, Word::Source(arguments.source))))
+        }
+    }
+}
+
+/// Leaves a word for the controller, which takes it away once it has heard it.
+async fn say(arguments: &ClusterArguments, word: Word) -> Result<(), Failure> {
+    let cluster = connect(arguments).await?;
+    let Some(record) = read(&cluster, names::RECORD).await? else {
+        return Err(failure(format!(
+            "there is no Secret {} in {}: no controller has run there yet",
+            names::RECORD,
+            cluster.namespace()
+        )));
+    };
+    let word = Some(word.as_str().to_owned());
+    let annotations = Changes::from([(words::WORD_ANNOTATION.to_owned(), word)]);
+    let change = SecretChange { annotations, ..SecretChange::default() };
+    change_secret(&cluster, &record, change).await?;
+    writeln!(io::stdout(), "The controller is told. See: d8-registry switch status")?;
+    Ok(())
+}
+
+async fn connect(arguments: &ClusterArguments) -> Result<Cluster, Failure> {
+    let access = Access { kubeconfig: arguments.kubeconfig.clone(), context: arguments.context.clone() };
+    Cluster::connect(&access, &arguments.namespace).await.map_err(|error| Failure::usage(with_causes(&error)))
+}
+
+async fn read(cluster: &Cluster, name: &str) -> Result<Option<StoredSecret>, Failure> {
+    cluster.secret(name).await.map_err(|error| failed(name, &error))
+}
+
+async fn change_secret(cluster: &Cluster, secret: &StoredSecret, change: SecretChange) -> Result<(), Failure> {
+    match cluster.change_secret(&secret.name, &secret.version, change).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_conflict() => Err(changed_meanwhile(&secret.name)),
+        Err(error) => Err(failed(&secret.name, &error)),
+    }
+}
+
+fn changed_meanwhile(name: &str) -> Failure {
+    failure(format!("Secret {name} was changed by somebody else at the same time; try again"))
+}
+
+fn failed(name: &str, error: &ClusterError) -> Failure {
+    failure(format!("Secret {name}: {}", with_causes(error)))
+}
+
+fn failure(message: String) -> Failure {
+    Failure { exit: super::EXIT_FAILED, message }
+}
