@@ -130,6 +130,14 @@ mod tests {
     }
 
     #[test]
+    fn the_controllers_list_is_read() {
+        let endpoints = crate::switch::outputs::masters::endpoints(&["10.0.0.1".to_owned(), "fd00::1".to_owned()]);
+        let list = parse(&crate::switch::outputs::masters::list_file(&endpoints), true).unwrap();
+        let list: Vec<_> = list.iter().map(ToString::to_string).collect();
+        assert_eq!(list, ["https://10.0.0.1:5001", "https://[fd00::1]:5001"]);
+    }
+
+    #[test]
     fn a_bad_list_is_refused_whole() {
         assert!(matches!(parse("", false), Err(ListFileError::Empty)));
         assert!(matches!(parse("# none\n\n", false), Err(ListFileError::Empty)));

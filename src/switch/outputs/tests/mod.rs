@@ -1,6 +1,7 @@
 //! What is written, against literal texts and hashes of Go's own `encoding/json`, and read back.
 
 mod nodes;
+mod readers;
 mod secrets;
 mod state;
 mod strategies;
