@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# d8-registry switch before a real API server, as an administrator: what it writes, what it refuses, what it shows. No controller runs.
+source "$(dirname "$0")/harness.sh"
+# shellcheck source=tests/interop/kubernetes.sh
+source "$(dirname "$0")/kubernetes.sh"
+
+need jq
+cd "$INTEROP_SCRIPTS/../.."
+start_kubernetes
+SERVER="https://127.0.0.1:$(cat "$KUBE_DIR/port")"
+readonly SERVER OWN=api/v1/namespaces/d8-system
+
+# admin METHOD PATH [BODY [TYPE]] has to be taken.
+admin() {
+    curl -sS --fail-with-body --cacert "$KUBE_DIR/pki/ca.crt" -H 'Authorization: Bearer admin-token' -X "$1" "$SERVER/$2" \
+        -H "Content-Type: ${4:-application/json}" ${3:+--data-binary "$3"}
+}
+d8() { "$INTEROP_SERVER" switch "$@" 2>&1; }
+# said STATUS SENTENCE ARGUMENTS... of d8-registry switch.
+said() {
+    local output status=0
+    output=$(d8 "${@:3}") || status=$?
+    same "$status" "$1" "status of switch ${*:3}: $output"
+    [[ $output == *"$2"* ]] || fail "switch ${*:3} does not say '$2': $output"
+    [[ $output != *hunter2* ]] || fail "switch ${*:3} shows a secret: $output"
+}
+config() { admin GET "$OWN/secrets/registry-config" | jq -c '.data | map_values(@base64d)'; }
+secret() { # NAME JSON-OF-STRING-DATA
+    admin POST "$OWN/secrets" "{\"metadata\": {\"name\": \"$1\"}, \"stringData\": $2}" >/dev/null
+}
+
+admin POST api/v1/namespaces '{"metadata": {"name": "d8-system"}}' >/dev/null 2>&1 || true
+printf 'hunter2\n' >"$WORK/license"
+cat >"$WORK/mc.yaml" <<'EOF'
+apiVersion: deckhouse.io/v1alpha1
+kind: ModuleConfig
+metadata:
+  name: deckhouse
+spec:
+  version: 1
+  enabled: true
+  settings:
+    registry:
+      mode: Proxy
+      proxy:
+        imagesRepo: registry.example.org/deckhouse/se
+        scheme: HTTPS
+        license: hunter2
+EOF
+
+say "settings that are not valid are not written"
+said 2 "registry.direct: 'imagesRepo' is required." mode Direct
+said 2 "registry.direct: CA is not allowed when scheme is 'HTTP'" mode Direct --images-repo a/b --scheme http --ca-file "$CA"
+said 2 "the mode there is Proxy, and Local is asked for" mode Local --settings "$WORK/mc.yaml"
+said 2 "'switch.unreadyNodes' is wait or skip." mode Local --unready-nodes never
+said 0 "Nothing was written" mode Direct --images-repo a/b --dry-run
+! config 2>/dev/null || fail "something was written"
+
+say "settings are written, changed and left out"
+said 0 "password: ***" mode direct --images-repo registry.example.com/deckhouse/ee/ --license-file "$WORK/license" --settle 20s
+same "$(config)" '{"checkMode":"Default","imagesRepo":"registry.example.com/deckhouse/ee","mode":"Direct","password":"hunter2","scheme":"HTTPS","switch.settle":"20s","username":"license-token"}' "the Secret"
+same "$(admin GET "$OWN/secrets/registry-config" | jq -r '.metadata.annotations["d8-registry/source"]')" manual "whose it is"
+said 0 "Nothing changes." mode Direct --images-repo registry.example.com/deckhouse/ee --license-file "$WORK/license"
+said 0 "mode: Direct -> Proxy" mode Proxy --settings "$WORK/mc.yaml"
+same "$(config | jq -r '"\(.imagesRepo) \(.ttl) \(."switch.settle")"')" "registry.example.org/deckhouse/se 0s 20s" "a file of ours"
+said 0 "imagesRepo: registry.example.org/deckhouse/se -> (left out)" mode Local
+same "$(config)" '{"mode":"Local","switch.settle":"20s"}' "the Secret in Local"
+
+say "the controller gets a word"
+said 1 "no controller has run there yet" finish --accept-missing
+said 2 "--accept-missing" finish
+secret d8-registry-switch '{"record": "a"}'
+word() { admin GET "$OWN/secrets/d8-registry-switch" | jq -r '.metadata.annotations["d8-registry/word"]'; }
+said 0 "The controller is told." finish --accept-missing
+same "$(word)" finish-accept-missing "the word"
+said 0 "The controller is told." source moduleconfig
+same "$(word)" source-moduleconfig "the word"
+
+say "the status is shown"
+said 1 "no controller has run there yet" status
+secret registry-state '{"state": "mode: Unmanaged\ntarget_mode: Local\nsource: manual\n", "mode": "Unmanaged", "target_mode": "Local",
+    "conditions": "- {type: NodeServicesReady, status: \"False\", reason: Processing, message: \"0/1 node(s) ready. Waiting:\\n- m: node is not Ready\\n\", lastTransitionTime: \"2025-07-15T12:52:46Z\"}\n"}'
+said 0 "Mode: Unmanaged, on the way to Local" status
+said 0 "        - m: node is not Ready" status
+said 0 "all components of Deckhouse restart" mode Local
+secret registry-bashible-config '{"config": "mode: Local\nversion: abc\nimagesBase: a\nhosts: {}\n"}'
+admin POST api/v1/nodes '{"metadata": {"name": "m", "annotations": {"registry.deckhouse.io/version": "abc"}}}' >/dev/null
+admin POST api/v1/nodes '{"metadata": {"name": "w"}}' >/dev/null
+same "$(d8 status --json | jq -c '[.mode, .targetMode, .ready, .nodes.converged, .nodes.waiting[].name]')" \
+    '["Unmanaged","Local",false,1,"w"]' "the status as JSON"
+
+say "a watch ends when the mode is reached"
+d8 status --watch >"$WORK/watched" &
+watch=$!
+admin PATCH "$OWN/secrets/registry-state" '{"stringData": {"state": "mode: Local\ntarget_mode: Local\n", "mode": "Local", "conditions":
+    "- {type: Ready, status: \"True\", lastTransitionTime: \"2025-07-15T12:52:46Z\"}\n"}}' application/merge-patch+json >/dev/null
+wait "$watch" || fail "the watch failed: $(cat "$WORK/watched")"
+grep -q "Mode: Local, reached" "$WORK/watched" || fail "the watch does not say so: $(cat "$WORK/watched")"
+
+say "what is Deckhouse's is not written"
+admin PATCH "$OWN/secrets/registry-config" '{"metadata": {"annotations": {"d8-registry/source": null}}}' application/merge-patch+json >/dev/null
+said 1 "it is Deckhouse's and not changed" mode Proxy --settings "$WORK/mc.yaml"
+tests/interop/kube-cluster.sh pause "$KUBE_DIR"
+said 1 "the API server can't be reached" mode Proxy --settings "$WORK/mc.yaml"
+stop_kubernetes
