@@ -156,3 +156,58 @@ fn failed(name: &str, error: &ClusterError) -> Failure {
 fn failure(message: String) -> Failure {
     Failure { exit: super::EXIT_FAILED, message }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::Arguments;
+    use crate::switch::Settings;
+    use crate::switch::inputs;
+
+    const DOCUMENT: &str = include_str!("../../../docs/SWITCHING.md");
+
+    /// The blocks of a language, without their indentation.
+    fn blocks(language: &str) -> Vec<String> {
+        let mut blocks = Vec::new();
+        let mut block: Option<(usize, String)> = None;
+        for line in DOCUMENT.lines() {
+            let text = line.trim_start();
+            let indent = line.len() - text.len();
+            match &mut block {
+                None if text == format!("```{language}") => block = Some((indent, String::new())),
+                None => {}
+                Some(_) if text == "```" => blocks.extend(block.take().map(|(_, text)| text)),
+                Some((indent, lines)) => {
+                    lines.push_str(line.get(*indent..).unwrap_or_default());
+                    lines.push('\n');
+                }
+            }
+        }
+        blocks
+    }
+
+    #[test]
+    fn every_command_of_the_document_is_one() {
+        let blocks = blocks("bash");
+        let lines = blocks.iter().flat_map(|block| block.lines()).filter(|line| line.starts_with("d8-registry "));
+        let mut count = 0;
+        for line in lines {
+            Arguments::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
+            count += 1;
+        }
+        assert!(count > 12, "{count}");
+    }
+
+    #[test]
+    fn every_manifest_of_the_document_is_valid() {
+        let manifests = blocks("yaml");
+        let read = |text: &String| {
+            let manifest: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+            inputs::read_module_config(manifest.pointer("/spec/settings/registry")).settings.unwrap()
+        };
+        let read: Vec<Settings> = manifests.iter().map(read).collect();
+        let modes: Vec<_> = read.iter().map(|settings| settings.params.target().as_str()).collect();
+        assert_eq!(modes, ["Direct", "Proxy", "Local", "Unmanaged"]);
+    }
+}
