@@ -203,10 +203,26 @@ proxy_daemonset_clients() {
     same "$(find /mnt/node/etc/kubernetes -type f | wc -l)" 0 "files that are left"
 }
 direct_clients() { clients direct 5001 "" 10.0.0.1 '[fd00::1]'; }
-export -f value same fail clients manifests local_clients proxy_daemonset_clients direct_clients
-export WORK PYTHON INTEROP_IMAGES
+# controlled CASE MODE MANIFESTS: the four users, and what the controller hears that the mode file is in force.
+controlled() {
+    clients "$1" 5001 "ro rw mirror-puller mirror-pusher" 127.0.0.1 10.0.0.1 '[fd00::1]'
+    value "$1" registry-pki ca.key >"$WORK/$1.key"
+    "$INTEROP_SERVER" pki issue --ca-cert "$WORK/$1.ca" --ca-key "$WORK/$1.key" --uri d8-registry:controller --out "$WORK/$1.controller"
+    local state file
+    state=$(curl -sS --cacert "$WORK/$1.ca" --cert "$WORK/$1.controller/tls.crt" --key "$WORK/$1.controller/tls.key" https://10.0.0.1:5001/-/state)
+    file=$("$PYTHON" -c 'import sys, yaml
+print(next(d["stringData"]["mode.yaml"] for d in yaml.safe_load_all(open(sys.argv[1])) if d and d["metadata"]["name"] == "d8-registry-mode"), end="")' \
+        "$WORK/whole/$1.yaml" | sha256sum | cut -d' ' -f1)
+    same "$(jq -r '.inForce, .modeFile.generation, .modeFile.hash, .modeFile.error' <<<"$state" | xargs)" "$2 1 $file null" "state of the server"
+    same "$(curl -sS --cacert "$WORK/$1.ca" -o /dev/null -w '%{http_code}' https://10.0.0.1:5001/-/state)" 404 "state, for everybody else"
+    same "$(manifests)" "$3" "manifests"
+}
+export -f value same fail clients manifests local_clients proxy_daemonset_clients direct_clients controlled
+export WORK PYTHON INTEROP_IMAGES INTEROP_SERVER
 node_runs local-static-pod bash -c 'set -euo pipefail; local_clients'
 node_runs local-daemonset bash -c 'set -euo pipefail; clients local-daemonset 5001 "ro rw" 10.0.0.1 "[fd00::1]"'
 node_runs proxy-static-pod bash -c 'set -euo pipefail; clients proxy-static-pod 5001 ro 127.0.0.1 10.0.0.1'
 node_runs proxy-daemonset bash -c 'set -euo pipefail; proxy_daemonset_clients'
 node_runs direct bash -c 'set -euo pipefail; direct_clients'
+node_runs controlled-static-pod bash -c 'set -euo pipefail; controlled controlled-static-pod Proxy "d8-registry-node-proxy.yaml d8-registry.yaml"'
+node_runs controlled-daemonset bash -c 'set -euo pipefail; controlled controlled-daemonset Direct ""'
