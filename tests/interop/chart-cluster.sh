@@ -147,6 +147,11 @@ say "a new release in Proxy has a controller"
 for name in secrets/d8-registry-mode configmaps/d8-registry-masters configmaps/registry-ca; do
     admin DELETE "$OWN/$name" >/dev/null
 done
+# The cluster was made with a registry of its own: nodes have its authority and its users.
+admin DELETE "$OWN/secrets/registry-user-rw" >/dev/null
+init=$(jq -n --rawfile cert "$INTEROP_PKI/ca.crt" --rawfile key "$INTEROP_PKI/ca.key" \
+    '{ca: {cert: $cert, key: $key}, rw_user: {name: "rw", password: "given", password_hash: "x"}}')
+admin POST "$OWN/secrets" "$(jq -n --arg config "$init" '{metadata: {name: "registry-init"}, type: "Opaque", stringData: {config: $config}}')" >/dev/null
 proxy=(--set "image.reference=example.com/d8-registry:1,metrics.kubeRbacProxyImage=example.com/proxy:1,push.kind=Ingress,push.host=x"
     --set "push.manyMasters=true,mode=Proxy,upstream.imagesRepo=registry.example.com/ee,config.proxy.ttl=24h")
 install "${proxy[@]}" --set upstream.license=first
@@ -161,6 +166,10 @@ inForce:
     username: license-token
 version: 1" "the first mode file"
 same "$(object configmaps/registry-ca | jq -r '.data["ca.crt"]')" "$(value registry-pki ca.crt)" "the authority that the controller knows"
+same "$(value registry-pki ca.crt)" "$(<"$INTEROP_PKI/ca.crt")" "the authority of registry-init"
+value registry-pki token.crt | openssl verify -CAfile "$INTEROP_PKI/ca.crt" >/dev/null || fail "the token's certificate is another authority's"
+same "$(value registry-pki ca.key | openssl pkey -pubout)" "$(openssl pkey -in "$INTEROP_PKI/ca.key" -pubout)" "the authority's key"
+same "$(value registry-user-rw password)" given "the password of registry-init"
 same "$(object services/registry-push | jq -c .spec.selector)" null "what is behind pushes before Local"
 same "$(admin GET apis/apps/v1/namespaces/d8-system/deployments/d8-registry-controller | jq .spec.replicas)" 2 "replicas of the controller"
 # What the controller has written is its own: each of these keeps its version over upgrades.

@@ -156,6 +156,12 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
+{{- /* What the bootstrap of the cluster has given to nodes, Secret registry-init, as JSON; {} where there was none. */ -}}
+{{- define "registryInit" -}}
+{{- $secret := lookup "v1" "Secret" .Release.Namespace "registry-init" | default dict -}}
+{{- index ($secret.data | default dict) "config" | default "" | b64dec | fromYaml | toJson -}}
+{{- end -}}
+
 {{- /* The data of registry-pki: what is in the cluster, else what this release makes; made once for all templates. */ -}}
 {{- define "authority" -}}
 {{- if not (hasKey .Values "madeAuthority") -}}
@@ -172,7 +178,12 @@ imagePullSecrets:
       {{- fail "the Secret registry-pki is gone, and nodes trust its authority (ConfigMap registry-ca): with another one nothing would pull. Put the Secret back from a copy; only if no node has that authority delete the ConfigMap" -}}
     {{- end -}}
     {{- /* As Deckhouse has them: an authority with an EC key for ten years, RSA-2048 for tokens. */ -}}
-    {{- $authority := genCAWithKey "registry-ca" 3650 (genPrivateKey "ecdsa") -}}
+    {{- $authority := dict -}}
+    {{- with dig "ca" dict (include "registryInit" . | fromJson) -}}
+      {{- $authority = buildCustomCert (.cert | b64enc) (.key | b64enc) -}}
+    {{- else -}}
+      {{- $authority = genCAWithKey "registry-ca" 3650 (genPrivateKey "ecdsa") -}}
+    {{- end -}}
     {{- $token := genSignedCert "registry-auth" nil (list "localhost") 3649 $authority -}}
     {{- $data = dict "ca.crt" ($authority.Cert | b64enc) "ca.key" ($authority.Key | b64enc) "token.crt" ($token.Cert | b64enc) "token.key" ($token.Key | b64enc) -}}
   {{- end -}}
