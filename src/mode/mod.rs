@@ -15,7 +15,6 @@ mod proxy;
 mod relay;
 mod transition;
 
-use std::fs::File;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -234,12 +233,12 @@ impl Mode {
         }
     }
 
-    /// Notes that the file of a stored blob could not be read while it was sent. Waits for nothing.
-    pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &File, error: &std::io::Error) {
+    /// Notes that a stored blob could not be read while it was sent. Waits for nothing.
+    pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, blob: &Blob, error: &std::io::Error) {
         match self {
             Self::Unmanaged | Self::Direct(_) => {}
-            Self::Proxy(proxy) => proxy.note_unreadable(repo, digest, file, error),
-            Self::Local(local) => local.store().note_unreadable(repo, digest, file, error),
+            Self::Proxy(proxy) => proxy.note_unreadable(repo, digest, blob, error),
+            Self::Local(local) => local.store().note_unreadable(repo, digest, blob, error),
         }
     }
 

@@ -1,6 +1,5 @@
 //! Reads: blobs, manifests, lists.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -44,10 +43,10 @@ impl Store {
         self.0.blobs.open(repo, digest).await
     }
 
-    /// Notes that the file of a stored blob could not be read while it was sent. Waits for nothing; the file is read again
-    /// 10 s later. It is let go then if no name of the store leads to it any more.
-    pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &File, error: &std::io::Error) {
-        self.0.blobs.note_unreadable(repo, digest, file, error);
+    /// Notes that a stored blob could not be read while it was sent. Waits for nothing; its bytes are read again 10 s later. It
+    /// is let go then if no name of the store leads to its file any more.
+    pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, blob: &Blob, error: &std::io::Error) {
+        self.0.blobs.note_unreadable(repo, digest, blob, error);
     }
 
     /// The manifest behind a reference if it is in memory, and whether it is known to be whole as

@@ -28,7 +28,7 @@ struct Reserve {
 /// Hears why a part of a file can't be read. Dropped when the last token of its file is sent or given up.
 pub(crate) trait FileWatch: std::fmt::Debug + Send + Sync {
     /// The file could not be read.
-    fn failed(&self, file: &File, error: &std::io::Error);
+    fn failed(&self, file: &Arc<File>, error: &std::io::Error);
 }
 
 /// A part of an open file.

@@ -30,6 +30,9 @@ use crate::sys::sendfile_token::{self, FileWatch, MAX_BYTES};
 /// call instead of two.
 const LEAST_SENT: usize = 32 * 1024;
 
+/// Behind the last byte that a file can have.
+const LAST_END: u64 = i64::MAX as u64;
+
 /// Bytes of a file. A content that turns out shorter than its range is a body error: the connection breaks, and the client
 /// never takes the rest for complete.
 ///
@@ -71,7 +74,7 @@ impl FileBody {
             base: 0,
             at: start,
             end: start,
-            limit: u64::MAX,
+            limit: LAST_END,
             transport,
             waiting: None,
             _held: None,
@@ -87,6 +90,9 @@ impl FileBody {
 
     /// Has `reading` told that the file can't be read.
     pub(super) fn watched_by(mut self, reading: Option<Arc<Reading>>) -> Self {
+        if let Some(reading) = &reading {
+            reading.lies_at(self.base..self.limit);
+        }
         self.reading = reading;
         self
     }

@@ -5,11 +5,13 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::mode::Mode;
 use crate::oci::{Digest, RepoName};
+use crate::store::Blob;
 use crate::sys::sendfile_token::FileWatch;
 use crate::telemetry::Metrics;
 
@@ -22,6 +24,8 @@ pub(in crate::api) struct Reading {
     metrics: Metrics,
     repo: RepoName,
     digest: Digest,
+    /// The blob's place in its file; of one that is being filled all of the file.
+    extent: OnceLock<Range<u64>>,
     failure: OnceLock<String>,
     end: Mutex<Option<End>>,
 }
@@ -34,7 +38,13 @@ impl std::fmt::Debug for Reading {
 
 impl Reading {
     pub(in crate::api) fn new(mode: Arc<Mode>, metrics: Metrics, repo: RepoName, digest: Digest) -> Arc<Self> {
-        Arc::new(Self { mode, metrics, repo, digest, failure: OnceLock::new(), end: Mutex::new(None) })
+        let (extent, failure) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { mode, metrics, repo, digest, extent, failure, end: Mutex::new(None) })
+    }
+
+    /// Notes where the blob lies in its file. All bodies of an answer read the same blob.
+    pub(super) fn lies_at(&self, extent: Range<u64>) {
+        self.extent.get_or_init(|| extent);
     }
 
     /// Has `end` called once nobody holds this any more.
@@ -44,7 +54,7 @@ impl Reading {
 }
 
 impl FileWatch for Reading {
-    fn failed(&self, file: &File, error: &io::Error) {
+    fn failed(&self, file: &Arc<File>, error: &io::Error) {
         // The name that the system knows it by; it may be gone already.
         let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let path = path.map_or_else(|_| "a stored file".to_owned(), |path| path.display().to_string());
@@ -59,7 +69,10 @@ impl FileWatch for Reading {
             cause = %error,
             "a stored blob can't be read, its answer breaks off"
         );
-        self.mode.note_unreadable(&self.repo, &self.digest, file, error);
+        let blob = self.extent.get().and_then(|at| Blob::part_of(Arc::clone(file), at.start, at.end - at.start));
+        if let Some(blob) = blob {
+            self.mode.note_unreadable(&self.repo, &self.digest, &blob, error);
+        }
     }
 }
 

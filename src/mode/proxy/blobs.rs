@@ -1,6 +1,5 @@
 //! Blobs through the cache.
 
-use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::mode::mapping::Home;
 use crate::mode::relay::{blob_error, relay};
 use crate::mode::{BUDGET, BlobContent, BlobRequest, ModeError, Served, ServedBlob};
 use crate::oci::{Digest, RepoName};
-use crate::store::{StoreError, StoredContent};
+use crate::store::{Blob, StoreError, StoredContent};
 use crate::telemetry::CacheOutcome;
 
 /// Least time for an answer without the store, after the store was tried: both together stay within 25 s.
@@ -44,9 +43,9 @@ impl Proxy {
         Some(Served::new(bytes, CacheOutcome::Hit))
     }
 
-    pub(in crate::mode) fn note_unreadable(&self, repo: &RepoName, digest: &Digest, file: &File, error: &io::Error) {
+    pub(in crate::mode) fn note_unreadable(&self, repo: &RepoName, digest: &Digest, blob: &Blob, error: &io::Error) {
         if let Ok(home) = self.0.mapping.home(repo) {
-            self.store().note_unreadable(&home.cached, digest, file, error);
+            self.store().note_unreadable(&home.cached, digest, blob, error);
         }
     }
 

@@ -86,15 +86,15 @@ impl Blobs {
         self.contents.layout.member(repo, Membership::Blob, digest)
     }
 
-    /// Notes that the file of a stored blob could not be read while it was sent.
+    /// Notes that a stored blob could not be read while it was sent.
     pub(in crate::store) fn note_unreadable(
         &self,
         repo: &RepoName,
         digest: &Digest,
-        file: &File,
+        blob: &Blob,
         error: &std::io::Error,
     ) {
-        self.contents.suspect(digest, file, &self.name(repo, digest), error);
+        self.contents.suspect(digest, blob, &self.name(repo, digest), error);
     }
 
     /// Makes a blob of `from` (or, without it, of any repository) one of `to`, durably; `false`: the source has none.
@@ -172,7 +172,7 @@ impl Blobs {
         blocking(move || match blob.read() {
             Ok(bytes) => Ok((bytes, blob)),
             Err(error) => {
-                contents.suspect(&digest, blob.file(), &path, &error);
+                contents.suspect(&digest, &blob, &path, &error);
                 Err(StoreError::io("read", &path)(error))
             }
         })

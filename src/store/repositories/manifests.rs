@@ -17,6 +17,7 @@ use super::tags::read_tag;
 use super::walk::{SkippedEntries, Tags, holds_manifest};
 use crate::fs::stat;
 use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
+use crate::store::contents::blob::Blob;
 use crate::store::contents::damage::list::Condemned;
 use crate::store::contents::files::Contents;
 use crate::store::contents::open::{Lookup, open_content};
@@ -171,7 +172,9 @@ impl Manifests {
     fn verified(&self, mut file: &File, path: &Path, digest: Digest) -> Result<Option<StoredManifest>, StoreError> {
         let mut bytes = Vec::new();
         if let Err(error) = (&mut file).take(MAX_MANIFEST).read_to_end(&mut bytes) {
-            self.contents.suspect(&digest, file, path, &error);
+            if let (Ok(file), Ok(facts)) = (file.try_clone(), file.metadata()) {
+                self.contents.suspect(&digest, &Blob::whole(file, facts.len()), path, &error);
+            }
             return Err(StoreError::io("read", path)(error));
         }
         // One of thousands for some who ask.

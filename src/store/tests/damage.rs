@@ -260,12 +260,19 @@ async fn a_descriptor_that_is_wrong_damages_nothing_and_is_looked_into_once() {
     assert_tidy(&counted(store, dir.path()));
 }
 
-/// A file that answers a read with an error, as one on a bad sector does.
-fn unreadable(store: &Store, name: &RepoName, digest: &Digest) -> File {
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(store.0.contents.layout.member(name, Membership::Blob, digest))
-        .unwrap()
+/// A blob whose file answers a read with an error, as one on a bad sector does.
+fn unreadable(store: &Store, name: &RepoName, digest: &Digest) -> Blob {
+    whole(
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(store.0.contents.layout.member(name, Membership::Blob, digest))
+            .unwrap(),
+    )
+}
+
+fn whole(file: File) -> Blob {
+    let length = file.metadata().unwrap().len();
+    Blob::whole(file, length)
 }
 
 #[tokio::test]
@@ -282,7 +289,7 @@ async fn what_can_not_be_read_twice_while_others_can_is_damaged() {
     store.0.manifests.look_after_damage(now + SECOND_LOOK / 2);
     assert!(content(&store, &name, digest).await.is_some());
     // One that can be read by then is well.
-    let readable = File::open(store.0.contents.layout.content(&other)).unwrap();
+    let readable = whole(File::open(store.0.contents.layout.content(&other)).unwrap());
     store.note_unreadable(&name, &other, &readable, &error);
     store.0.manifests.look_after_damage(Instant::now() + SECOND_LOOK);
     assert!(content(&store, &name, digest).await.is_none());
@@ -304,12 +311,38 @@ async fn what_ends_too_early_on_its_way_out_is_looked_at_at_once() {
     let open = store.blob(&name, digest).await.unwrap();
     Harm::Cut.strike(&store, &digest);
     let error = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-    store.note_unreadable(&name, &digest, open.file(), &error);
+    store.note_unreadable(&name, &digest, &open, &error);
     look_after(&store);
     assert!(content(&store, &name, digest).await.is_none());
     assert_eq!(store.damage().found[DamageCause::Hash as usize], 1);
     push(&store, &name, &blob).await;
     assert_tidy(&store);
+}
+
+#[tokio::test]
+async fn of_contents_that_share_a_file_each_is_suspected_for_its_own_bytes() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    let (name, error) = (repo("a"), std::io::Error::from_raw_os_error(5));
+    let (sound, broken) = (push(&store, &name, b"content").await, push(&store, &name, b"other").await);
+    let shared = dir.path().join("shared");
+    std::fs::write(&shared, b"before content between 0ther behind").unwrap();
+    let file = Arc::new(File::open(&shared).unwrap());
+    for digest in [&sound, &broken] {
+        let layout = &store.0.contents.layout;
+        for path in [layout.content(digest), layout.member(&name, Membership::Blob, digest)] {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::hard_link(&shared, &path).unwrap();
+        }
+    }
+    for (digest, offset, length) in [(&sound, 7, 7), (&broken, 23, 5)] {
+        let part = Blob::part_of(Arc::clone(&file), offset, length).unwrap();
+        store.note_unreadable(&name, digest, &part, &error);
+    }
+    store.0.manifests.look_after_damage(Instant::now() + SECOND_LOOK);
+    let is_damaged = |digest| store.0.contents.damage.has(digest);
+    assert_eq!((is_damaged(&sound), is_damaged(&broken)), (false, true));
+    assert_eq!(store.damage().found[DamageCause::Hash as usize], 1);
 }
 
 #[tokio::test]

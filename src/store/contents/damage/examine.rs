@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use rustix::fs::{Advice, fadvise};
 use super::list::{AGAIN, Found, MOST_SUSPECTS, Suspect, Verdict, lock};
 use crate::fs::stat;
 use crate::oci::{Algorithm, Digest};
-use crate::store::contents::blob::{Blob, hash_file};
+use crate::store::contents::blob::Blob;
 use crate::store::contents::files::Contents;
 use crate::store::contents::open::open_content;
 use crate::store::error::StoreError;
@@ -38,7 +39,7 @@ impl Contents {
             }
             Ok(_) => self.condemn(digest, &facts, path, DamageCause::Hash).into(),
             Err(error) => {
-                self.suspect(digest, file, path, &error);
+                self.suspect(digest, blob, path, &error);
                 Verdict::Unread
             }
         }
@@ -71,22 +72,30 @@ impl Contents {
         }
     }
 
-    /// Notes that a file could not be read. It is read once more [`AGAIN`] later; until then nothing follows from it. One that
-    /// ends too early is looked at as soon as may be: that is no reading error, and a hash tells.
-    pub(in crate::store) fn suspect(&self, digest: &Digest, file: &File, path: &Path, error: &io::Error) {
-        let Ok(inode) = file.metadata().map(|facts| facts.ino()) else { return };
+    /// Notes that a content could not be read. Its bytes, and none of others in the same file, are read once more [`AGAIN`]
+    /// later; until then nothing follows from it. One that ends too early is looked at as soon as may be: that is no reading
+    /// error, and a hash tells.
+    pub(in crate::store) fn suspect(&self, digest: &Digest, blob: &Blob, path: &Path, error: &io::Error) {
+        let Ok(inode) = blob.file().metadata().map(|facts| facts.ino()) else { return };
         let mut suspects = lock(&self.damage.suspects);
-        if suspects.len() >= MOST_SUSPECTS || suspects.iter().any(|known| known.inode == inode) {
+        let is_known = |known: &Suspect| known.inode == inode && known.digest == *digest;
+        if suspects.len() >= MOST_SUSPECTS || suspects.iter().any(is_known) {
             return;
         }
-        let Ok(file) = file.try_clone() else { return };
         tracing::error!(
             path = %path.display(), %digest, %error,
             "a stored content can't be read; if that is so once more in 10 s while others can be read, it counts as absent"
         );
         let too_short = error.kind() == io::ErrorKind::UnexpectedEof;
         let next = Instant::now() + if too_short { std::time::Duration::ZERO } else { AGAIN };
-        suspects.push(Suspect { digest: *digest, path: path.to_path_buf(), file, inode, next, tries: 0 });
+        suspects.push(Suspect {
+            digest: *digest,
+            path: path.to_path_buf(),
+            blob: blob.unleased(),
+            inode,
+            next,
+            tries: 0,
+        });
         drop(suspects);
         self.damage.wake.notify_one();
     }
@@ -108,10 +117,10 @@ impl Contents {
             due
         };
         for mut suspect in due {
-            let Suspect { digest, path, file, .. } = &suspect;
+            let Suspect { digest, path, blob, .. } = &suspect;
             // Pages in memory say nothing of the disk.
-            let _ = fadvise(file, 0, None, Advice::DontNeed);
-            let found = match (hash_file(file, digest.algorithm()), file.metadata()) {
+            let _ = fadvise(&**blob.file(), blob.extent().start, NonZeroU64::new(blob.length()), Advice::DontNeed);
+            let found = match (blob.hash(digest.algorithm()), blob.file().metadata()) {
                 (Ok(actual), Ok(_)) if actual == *digest => {
                     tracing::info!(path = %path.display(), %digest, "a content that could not be read can be read again");
                     continue;

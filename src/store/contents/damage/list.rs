@@ -12,6 +12,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 use crate::oci::{Digest, Manifest};
+use crate::store::contents::blob::Blob;
 use crate::store::error::StoreError;
 use crate::telemetry::{DamageCause, DamageSample};
 
@@ -28,7 +29,7 @@ pub(super) const MOST_LISTED: usize = 10_000;
 /// Lengths of blobs that are remembered from descriptors, about 150 bytes each.
 const LENGTHS: usize = 8192;
 
-/// Files that could not be read once and wait for the second time; each is an open file.
+/// Contents that could not be read once and wait for the second time; each is an open file.
 pub(super) const MOST_SUSPECTS: usize = 64;
 
 /// Files that were hashed and are not what a descriptor says of their length.
@@ -66,12 +67,13 @@ pub(super) struct Entry {
     pub(super) charged: bool,
 }
 
-/// A file that could not be read once.
+/// A content that could not be read once.
 #[derive(Debug)]
 pub(super) struct Suspect {
     pub(super) digest: Digest,
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    /// Without a lease: what is looked at again may be evicted.
+    pub(super) blob: Blob,
     pub(super) inode: u64,
     pub(super) next: Instant,
     pub(super) tries: u32,
