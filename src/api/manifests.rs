@@ -44,7 +44,7 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
         None => call.view.manifest(repo, reference).await?,
     };
     let Served { value: ServedManifest { digest, bytes, media_type }, provenance } = served;
-    let (size, stored) = (bytes.len() as u64, !matches!(*by, Mode::Direct(_)));
+    let (size, stored) = (bytes.len() as u64, by.stores());
     let content = Content { size: Some(size), media_type: &media_type, stored };
     let conditions = Conditions::of(call.method, call.headers, &digest);
     let source = source(call, &by, repo, digest, bytes).await?;

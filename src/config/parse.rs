@@ -147,7 +147,7 @@ fn mode(
         Mode::Direct | Mode::Proxy if upstream.settings.is_none() => {
             Err(wrong("mode", format!("mode {mode} needs an upstream: set upstream.imagesRepo or --upstream")))
         }
-        mode => Ok(mode),
+        Mode::Direct | Mode::Proxy | Mode::Local => Ok(mode),
     }
 }
 

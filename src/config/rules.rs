@@ -53,7 +53,7 @@ fn covers(wide: Address, narrow: Address) -> bool {
 
 /// A server that asks itself would answer nobody.
 fn upstream_is_another(config: &Config) -> Result<(), KeyError> {
-    let Some(upstream) = config.upstream.as_ref().filter(|_| config.mode != Mode::Local) else { return Ok(()) };
+    let Some(upstream) = config.upstream.as_ref().filter(|_| config.mode.has_upstream()) else { return Ok(()) };
     let own = |endpoint: &EndpointSettings| is_own(&endpoint.host, endpoint.scheme, &config.listen);
     let message = "this server's own address; name the registry behind it";
     if own(&upstream.endpoint) {

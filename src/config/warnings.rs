@@ -2,7 +2,7 @@
 //! looked at by who reads them.
 
 use super::origin::Origin;
-use super::{Config, FoundModeFile, Mode, Reserve, Scheme, TokenSwitch};
+use super::{Config, FoundModeFile, Reserve, Scheme, TokenSwitch};
 
 /// A reserve below this is a number of percent whose sign was left out.
 const LEAST_RESERVE: u64 = 1 << 20;
@@ -32,7 +32,7 @@ impl Config {
 
     /// `imagesRepo` without its host: the first part of the path is then asked as one. And a port of the other scheme.
     fn of_upstream(&self) -> Vec<String> {
-        let Some(upstream) = self.upstream.as_ref().filter(|_| self.mode != Mode::Local) else { return Vec::new() };
+        let Some(upstream) = self.upstream.as_ref().filter(|_| self.mode.has_upstream()) else { return Vec::new() };
         let endpoints = std::iter::once(("upstream.imagesRepo".to_owned(), &upstream.endpoint)).chain(
             upstream
                 .mirrors
@@ -71,7 +71,7 @@ impl Config {
     /// An upstream that nobody asks, because the mode was left out.
     fn of_mode(&self) -> Vec<String> {
         let forgotten =
-            self.mode == Mode::Local && self.upstream.is_some() && self.origins.of("mode") == Origin::Default;
+            !self.mode.has_upstream() && self.upstream.is_some() && self.origins.of("mode") == Origin::Default;
         let message = "mode: not given, so this is Local, and the configured upstream is never asked; write mode: Proxy or mode: Direct, \
                        or mode: Local if that is meant";
         forgotten.then(|| message.to_owned()).into_iter().collect()

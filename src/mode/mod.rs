@@ -145,6 +145,15 @@ impl Mode {
         }
     }
 
+    /// Whether it answers from the store, and so from memory too.
+    #[must_use]
+    pub const fn stores(&self) -> bool {
+        match self {
+            Self::Unmanaged | Self::Direct(_) => false,
+            Self::Proxy(_) | Self::Local(_) => true,
+        }
+    }
+
     /// The side of the mode that takes writes.
     ///
     /// # Errors

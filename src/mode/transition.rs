@@ -102,11 +102,7 @@ impl Transition {
     /// Whether one of the modes that are seen first may have answers in memory.
     #[must_use]
     pub fn has_memory(&self) -> bool {
-        let keeps = |mode: &Mode| match mode {
-            Mode::Direct(_) | Mode::Unmanaged => false,
-            Mode::Proxy(_) | Mode::Local(_) => true,
-        };
-        keeps(&self.in_force) || self.coming.as_ref().is_some_and(|(mode, _)| keeps(mode))
+        self.in_force.stores() || self.coming.as_ref().is_some_and(|(mode, _)| mode.stores())
     }
 
     /// The mode that an audience sees first.

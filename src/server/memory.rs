@@ -30,7 +30,7 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
     let (connections, pulls) = (u64::from(limits.connections), at_once(limits.pulls));
     // With a mode file any mode may come, and several may answer at the same time.
     let any = config.mode_file.is_some();
-    let uploads = if any || config.mode == Mode::Local { at_once(limits.uploads) } else { 0 };
+    let uploads = if any || config.mode.takes_pushes() { at_once(limits.uploads) } else { 0 };
     let all_fills = fetch::FillOptions::default().at_once as u64;
     let (relays, fills) = match config.mode {
         _ if any => (pulls, all_fills),

@@ -24,7 +24,7 @@ use crate::admin::{ComingStatus, ModeFileStatus, UpstreamStatus};
 use crate::api::App;
 use crate::auth::Authenticator;
 use crate::clock;
-use crate::config::{self, Config, FoundModeFile, ModeFile, ModeSpec, Secret, UpstreamSettings};
+use crate::config::{Config, FoundModeFile, ModeFile, ModeSpec, Secret, UpstreamSettings};
 use crate::fetch::Fills;
 use crate::mode::Transition;
 use crate::oci::Digest;
@@ -297,7 +297,7 @@ impl Modes {
         let stays = in_force.map(|known| &known.settings) == prepared.as_ref().map(|known| &known.settings);
         if stays {
             state.candidate = None;
-        } else if in_force.is_none() || before.mode == config::Mode::Local {
+        } else if in_force.is_none() || !before.mode.has_upstream() {
             // Nothing goes there yet: it need not prove itself first.
             state.upstreams = prepared.into_iter().collect();
             state.candidate = None;

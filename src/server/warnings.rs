@@ -4,7 +4,7 @@
 use super::options;
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
-use crate::config::{Config, Mode};
+use crate::config::Config;
 use crate::serve::{Tls, of_authorities};
 use crate::store::Usage;
 
@@ -36,7 +36,7 @@ pub(super) fn log(found: Vec<String>, said: &mut Vec<String>) {
 
 /// Logs at the start that nothing can be pushed. A cache at its bounds is as it should be.
 pub(super) fn log_room(config: &Config, usage: &Usage) {
-    if config.mode == Mode::Local
+    if config.mode.takes_pushes()
         && let Some(refusal) = usage.refusal
     {
         let Usage { used, budget, free, reserve, .. } = *usage;

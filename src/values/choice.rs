@@ -83,6 +83,27 @@ choices! {
     Local = "Local",
 }
 
+/// What more than one place asks of a mode: a new mode has its answers here.
+impl Mode {
+    /// Whether there is an upstream that requests may go to.
+    #[must_use]
+    pub const fn has_upstream(self) -> bool {
+        match self {
+            Self::Direct | Self::Proxy => true,
+            Self::Local => false,
+        }
+    }
+
+    /// Whether clients may push.
+    #[must_use]
+    pub const fn takes_pushes(self) -> bool {
+        match self {
+            Self::Direct | Self::Proxy => false,
+            Self::Local => true,
+        }
+    }
+}
+
 choices! {
     /// What a registry operation means, or that there is none: the words of a mode file and of `settings.registry.mode`.
     AnyMode, "one of the modes Direct, Proxy, Local, Unmanaged",
