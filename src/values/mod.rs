@@ -1,10 +1,11 @@
-//! Values of the configuration that a bare number or string would leave open: sizes, durations, addresses, words, paths,
-//! password hashes, secrets. Each is read from text once and can't be wrong afterwards. Pure.
+//! Values of the configuration that a bare number or string would leave open: sizes, durations, times of the calendar,
+//! addresses, words, paths, password hashes, secrets. Each is read from text once and can't be wrong afterwards. Pure.
 //!
 //! They stand on the ground floor because two use them: `config`, which reads them, and the part whose option they are.
 //! What a word means is said by its part: `auth` says what a [`Role`] may do, `upstream` how a [`Scheme`] stands in a URL.
 
 mod addresses;
+mod calendar;
 mod choice;
 mod count;
 mod measure;
@@ -19,6 +20,7 @@ use serde::de::{Deserializer, Visitor};
 use serde_json::{Value as Json, json};
 
 pub use addresses::{Address, Addresses};
+pub use calendar::{Calendar, Cron};
 pub use choice::{
     Acceleration, AccessMode, Anonymous, AnyMode, Level, LogFormat, MissingReferences, Mode, Phase, Role, Scheme,
     StaleCause,
