@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -112,6 +112,13 @@ impl Disk {
     pub(crate) fn sync(&self, file: &File, path: &Path) -> Result<(), FsError> {
         #[expect(clippy::disallowed_methods, reason = "this is the file that syncs")]
         file.sync_all().map_err(FsError::on("sync", path))
+    }
+
+    /// Writes into a file that has a name already, durably: bytes that are there are overwritten. A crash may leave a part.
+    pub(crate) fn write_at(&self, file: &File, path: &Path, offset: u64, content: &[u8]) -> Result<(), FsError> {
+        file.write_all_at(content, offset).map_err(FsError::on("write", path))?;
+        #[expect(clippy::disallowed_methods, reason = "this is the file that syncs")]
+        file.sync_data().map_err(FsError::on("sync", path))
     }
 
     /// Makes the names in the directory of `path` durable.

@@ -129,6 +129,8 @@ impl Local {
         stored: StoredManifest,
         tags: Vec<Tag>,
     ) -> Result<Vec<Digest>, ModeError> {
+        // What is found to be there stays until the manifest that names it is.
+        let _naming = self.store.naming(repo);
         let missing = self.store.missing_references(repo, &stored).await?;
         if self.missing_references == MissingReferences::Refuse && !missing.is_empty() {
             return Err(ModeError::Incomplete { missing });

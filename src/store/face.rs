@@ -19,6 +19,9 @@ use super::maintenance::{Maintain, Maintenance};
 use super::opening::{self, LayOut};
 use super::options::{StoreLimits, StoreOptions, Usage};
 use super::repositories::blobs::Blobs;
+use super::repositories::collection::collector::Collector;
+use super::repositories::collection::job::Collect;
+use super::repositories::collection::ledger::Ledger;
 use super::repositories::index::IndexState;
 use super::repositories::large::LargeManifests;
 use super::repositories::listings::{KeepIndex, Listings};
@@ -48,6 +51,7 @@ pub(super) struct Parts {
     pub(super) references: Arc<References>,
     pub(super) large: LargeManifests,
     pub(super) maintenance: Maintenance,
+    pub(super) collector: Arc<Collector>,
     /// Keeps a second server out.
     lock: File,
 }
@@ -88,13 +92,19 @@ impl Store {
         let contents = Arc::new(Contents::new(layout, disk, root, capacity, move || remembered.forget_all()));
         contents.load_damaged();
         let (uploads, fills, uses) = (Arc::new(Uploads::new(open)), Arc::default(), Arc::default());
-        let manifests = Arc::new(Manifests::new(Arc::clone(&contents), Arc::clone(&memory), listings));
+        let ledger = Arc::new(Ledger::open(Arc::clone(&contents)));
+        let manifests = Arc::new(Manifests::new(Arc::clone(&contents), Arc::clone(&memory), listings, ledger));
         let tasks = TaskTracker::new();
         Ok(Self(Arc::new(Parts {
-            blobs: Blobs { contents: Arc::clone(&contents), memory: Arc::clone(&memory) },
+            blobs: Blobs {
+                contents: Arc::clone(&contents),
+                memory: Arc::clone(&memory),
+                manifests: Arc::clone(&manifests),
+            },
             blob_uploads: BlobUploads {
                 contents: Arc::clone(&contents),
                 memory,
+                manifests: Arc::clone(&manifests),
                 uploads: Arc::clone(&uploads),
                 tasks: tasks.clone(),
             },
@@ -106,6 +116,7 @@ impl Store {
                 uses: Arc::clone(&uses),
             },
             references: Arc::new(References::new(Arc::clone(&manifests), tasks)),
+            collector: Arc::new(Collector::new(Arc::clone(&manifests))),
             large: LargeManifests::default(),
             contents,
             uploads,
@@ -147,13 +158,14 @@ impl Store {
     }
 
     /// Starts the jobs beside requests: opening or rebuilding the index, looking after damage, counting after an unclean
-    /// stop, reaping of uploads.
+    /// stop, reaping of uploads, collection.
     pub fn start_jobs(&self, jobs: &Runner) {
         let manifests = &self.0.manifests;
         let keep_index = KeepIndex::new(Arc::clone(manifests), |manifests| (&manifests.listings, manifests.tree()));
         jobs.start(keep_index);
         jobs.start(LookAfterDamage(Arc::clone(manifests)));
         jobs.start(Maintain::new(self.0.maintenance.clone()));
+        jobs.start(Collect::new(Arc::clone(&self.0.collector)));
     }
 
     /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes
@@ -166,6 +178,7 @@ impl Store {
             return;
         }
         self.0.maintenance.forget_doubtful();
+        self.0.manifests.ledger.note_time();
         self.0.uses.write_down(|digest| layout.content(digest));
         if let Some(bytes) = capacity.contents()
             && !damage.is_doubtful()

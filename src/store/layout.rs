@@ -13,6 +13,7 @@
 //! <dir>/uploads/<uuid>/{data,state}   an upload in progress
 //! <dir>/fills/<alg>/<hex>             a content on its way in from an upstream
 //! <dir>/damaged/<alg>/<hex>.<any>     the list of damaged contents: further names of them; made with the first
+//! <dir>/gc/{suspects,dirty,running-time,untagged}    what collection knows; made with the first collection, can be deleted
 //! <dir>/tmp/                          files that have no name yet; emptied at start
 //! <dir>/index/<number>/               the index; can be deleted
 //! <dir>/index.stamp                   which index was closed well; removed before the first change
@@ -45,6 +46,19 @@ impl Membership {
             Self::Blob => "_blobs",
             Self::Manifest => "_manifests",
         }
+    }
+
+    /// Its word, for files and people.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Blob => "blob",
+            Self::Manifest => "manifest",
+        }
+    }
+
+    /// What has that word.
+    pub(crate) fn of_word(word: &str) -> Option<Self> {
+        [Self::Blob, Self::Manifest].into_iter().find(|kind| kind.word() == word)
     }
 }
 
@@ -183,6 +197,28 @@ impl Layout {
     /// The file in which the state is written before it takes its place.
     pub(super) fn upload_state_in_making(&self, id: UploadId) -> PathBuf {
         self.upload(id).join("state.new")
+    }
+
+    /// The folder of what collection knows.
+    pub(super) fn collection(&self) -> PathBuf {
+        self.root.join("gc")
+    }
+
+    pub(super) fn suspects(&self) -> PathBuf {
+        self.collection().join("suspects")
+    }
+
+    pub(super) fn dirty(&self) -> PathBuf {
+        self.collection().join("dirty")
+    }
+
+    /// There while untagged manifests are judged.
+    pub(super) fn untagged_judged(&self) -> PathBuf {
+        self.collection().join("untagged")
+    }
+
+    pub(super) fn running_time(&self) -> PathBuf {
+        self.collection().join("running-time")
     }
 
     pub(super) fn temporaries(&self) -> PathBuf {

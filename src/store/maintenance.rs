@@ -1,5 +1,5 @@
 //! Work beside requests: the count after an unclean stop, the reaping of uploads and fills, the
-//! writing down of uses.
+//! writing down of uses and of the running time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,6 +120,7 @@ impl Job for Maintain {
             // A disk that can't be counted still has uploads to reap.
             let now = crate::clock::now();
             parts.uses.write_down(|digest| parts.contents.layout.content(digest));
+            parts.manifests.ledger.note_time();
             let reaped = parts.reap(now)?;
             counted.map(|()| reaped)
         });

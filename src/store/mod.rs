@@ -2,10 +2,12 @@
 //!
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
 //! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `stored`. Above: `face`, which
-//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks) and `samples` (its numbers as metrics); `maintenance` runs beside requests. The
+//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection` and `samples` (its numbers as
+//! metrics); `maintenance` runs beside requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
 
 mod cached;
+mod collection;
 mod contents;
 mod error;
 mod face;
@@ -19,6 +21,7 @@ mod samples;
 mod stored;
 mod writes;
 
+pub use collection::{collect_stopped, why_kept_stopped};
 pub use contents::blob::Blob;
 pub use contents::fills::PartialBlob;
 pub use contents::pace::TURN_BYTES;
@@ -27,8 +30,12 @@ pub use contents::uploads::upload::UploadPlace;
 pub use contents::uses::Lease;
 pub use error::{Refusal, StoreError};
 pub use face::Store;
-pub use options::{Reserve, StoreLimits, StoreOptions, Usage};
+pub use options::{CollectionOptions, Pins, Reserve, StoreLimits, StoreOptions, Usage};
 pub use repositories::blobs::StoredContent;
+pub use repositories::collection::ledger::Touch;
+pub use repositories::collection::report::{
+    CollectedContent, CollectionReport, CollectionStatus, Contents as CollectedContents, LeftAlone, Reason,
+};
 pub use repositories::eviction::{Evicted, Eviction};
 pub use repositories::index::{IndexState, Referrer};
 pub use repositories::large::LARGE_MANIFEST_BYTES;

@@ -1,9 +1,12 @@
 //! Options and limits of a store, and its use of room.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::Refusal;
+use crate::oci::Digest;
+use crate::values::Calendar;
 pub use crate::values::Reserve;
 
 impl Reserve {
@@ -56,6 +59,41 @@ impl StoreLimits {
     /// limits are those of its configuration.
     pub const UNBOUNDED: Self =
         Self { max_bytes: None, reserve: Reserve::Bytes(0), upload_idle: Duration::from_secs(3600), write_rate: None };
+}
+
+/// When and what is collected; may be changed while the store is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionOptions {
+    /// When by itself.
+    pub schedule: Calendar,
+    /// Running time between the verdict on a content that nothing reaches and its removal.
+    pub grace: Duration,
+    /// The same, if it is longer, for manifests that no tag leads to; `None`: they are kept.
+    pub untagged_after: Option<Duration>,
+}
+
+impl Default for CollectionOptions {
+    fn default() -> Self {
+        Self { schedule: Calendar::Off, grace: Duration::from_secs(86_400), untagged_after: None }
+    }
+}
+
+impl CollectionOptions {
+    /// How long a suspect waits.
+    #[must_use]
+    pub(super) fn wait(&self, is_manifest: bool) -> Duration {
+        self.untagged_after.filter(|_| is_manifest).map_or(self.grace, |untagged| untagged.max(self.grace))
+    }
+}
+
+/// Contents that are not collected, whatever reaches them, with all that they name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pins(pub(super) HashSet<Digest>);
+
+impl FromIterator<Digest> for Pins {
+    fn from_iter<I: IntoIterator<Item = Digest>>(pinned: I) -> Self {
+        Self(pinned.into_iter().collect())
+    }
 }
 
 /// The store's room, for `/status` and metrics.

@@ -32,6 +32,9 @@ impl Store {
     /// A small blob of a repository if it is in memory. Waits for nothing.
     #[must_use]
     pub fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Bytes> {
+        if self.0.manifests.ledger.may_list(repo, digest) {
+            return None;
+        }
         self.0.manifests.memory.blob(repo, digest)
     }
 

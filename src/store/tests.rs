@@ -2,6 +2,7 @@
 
 mod blobs;
 mod cached;
+mod collection;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod damage;

@@ -6,6 +6,7 @@ use super::contents::changes::blocking;
 use super::contents::uploads::upload::UploadPlace;
 use super::error::StoreError;
 use super::face::Store;
+use super::repositories::collection::ledger::Touch;
 use super::repositories::upload_session::UploadSession;
 use super::stored::StoredManifest;
 use crate::oci::{Algorithm, Digest, Reference, RepoName, Tag, UploadId};
@@ -97,7 +98,18 @@ impl Store {
         tags: Vec<Tag>,
     ) -> Result<(), StoreError> {
         let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
-        self.0.contents.change(move || manifests.put_manifest(&repo, &stored, &tags)).await
+        let naming = self.naming(&repo);
+        let put = move || {
+            let _naming = naming;
+            manifests.put_manifest(&repo, &stored, &tags)
+        };
+        self.0.contents.change(put).await
+    }
+
+    /// From now on, and as long as the answer lives, nothing of the repository is collected: for a look whether all is there
+    /// that a manifest names, before it is put. Waits for nothing.
+    pub fn naming(&self, repo: &RepoName) -> Touch {
+        self.0.manifests.ledger.begin(repo)
     }
 
     /// Removes a manifest and the tags that point at it, or, for a tag, the tag alone. Runs to its end even if the

@@ -238,3 +238,69 @@ async fn in_a_fill_of_a_manifest() {
         fill_killed_at(point, upstream, "/v2/system/deckhouse/app/manifests/v1", image.manifest()).await;
     }
 }
+
+/// Lets the servers of a stopped store have run for the longest grace here.
+fn run_for_the_grace(data: &std::path::Path) {
+    let note = data.join("gc/running-time");
+    let millis: u64 = std::fs::read_to_string(&note).unwrap().trim().parse().unwrap();
+    std::fs::write(&note, format!("{}\n", millis + 2 * 86_400_000)).unwrap();
+}
+
+async fn collect(data: std::path::PathBuf) {
+    let collected = tokio::task::spawn_blocking(move || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+        command.args(["gc", "--data-dir"]).arg(&data).output().unwrap()
+    });
+    let _ = collected.await.unwrap();
+}
+
+/// In a verdict, in an answer about a suspect, and in a removal.
+#[tokio::test]
+async fn in_a_collection() {
+    let (kept, left) = (Image::of(1), blob(2, 5000));
+    for point in [
+        "store::collection::before_list",
+        "store::collection::after_list",
+        "store::collection::before_save",
+        "store::collection::after_save",
+        "store::collection::before_unlink",
+        "store::content::before_reclaim",
+        "store::collection::after_unlink",
+    ] {
+        let folder = with_image(&kept).await;
+        let before = Registry::start_in(folder, &Setup::open());
+        before.client().push_blob("a", &left).await;
+        let (folder, data) = (before.folder(), before.data());
+        if !point.ends_with("_list") {
+            collect(data.clone()).await;
+        }
+        before.stop();
+        if point.ends_with("unlink") || point.ends_with("reclaim") {
+            run_for_the_grace(&data);
+        }
+        kill_at(point, &folder, Setup::open(), async |client: Client| {
+            if point.ends_with("_save") {
+                client.get(&format!("/v2/a/blobs/{}", digest(&left))).await;
+            } else {
+                collect(data.clone()).await;
+            }
+        })
+        .await;
+
+        let registry = Registry::start_in(folder, &Setup::open());
+        let client = registry.client();
+        assert_whole(&client, "a", "kept", &kept).await;
+        let _ = whole_blob(&client, "a", &left).await;
+        counted(&registry).await;
+        collect(data.clone()).await;
+        let folder = registry.folder();
+        registry.stop();
+        run_for_the_grace(&data);
+        let registry = Registry::start_in(folder, &Setup::open());
+        collect(data.clone()).await;
+        let client = registry.client();
+        assert!(!whole_blob(&client, "a", &left).await, "{point}: what nothing reaches is left");
+        assert_whole(&client, "a", "kept", &kept).await;
+        assert_tidy(registry).await;
+    }
+}

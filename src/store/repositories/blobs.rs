@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::manifests::Manifests;
 use super::memory::Memory;
+use crate::fs::stat;
 use crate::oci::{Digest, RepoName};
 use crate::store::contents::blob::Blob;
 use crate::store::contents::changes::blocking;
@@ -43,6 +45,8 @@ pub enum StoredContent {
 pub(in crate::store) struct Blobs {
     pub(in crate::store) contents: Arc<Contents>,
     pub(in crate::store) memory: Arc<Memory>,
+    /// Asked for what has to stay because a blob is asked for.
+    pub(in crate::store) manifests: Arc<Manifests>,
 }
 
 impl Blobs {
@@ -52,6 +56,7 @@ impl Blobs {
     /// [`StoreError::BlobUnknown`] if it is not the repository's, or is damaged; of the disk.
     pub(in crate::store) async fn content(&self, repo: &RepoName, digest: Digest) -> Result<StoredContent, StoreError> {
         let memory = &self.memory;
+        self.save(repo, digest).await?;
         if let Some(bytes) = memory.blob(repo, &digest) {
             return Ok(StoredContent::Memory(bytes));
         }
@@ -77,8 +82,22 @@ impl Blobs {
     /// # Errors
     /// [`StoreError::BlobUnknown`] if it is not the repository's, or is damaged; of the disk.
     pub(in crate::store) async fn open(&self, repo: &RepoName, digest: Digest) -> Result<Blob, StoreError> {
+        self.save(repo, digest).await?;
         let (blob, is_odd) = self.open_blob(repo, digest).await?;
         if is_odd { self.examined(repo, digest, blob).await } else { Ok(blob) }
+    }
+
+    /// Takes a blob that is about to be answered off the list of suspects.
+    async fn save(&self, repo: &RepoName, digest: Digest) -> Result<(), StoreError> {
+        if !self.manifests.ledger.may_list(repo, &digest) {
+            return Ok(());
+        }
+        let (manifests, repo) = (Arc::clone(&self.manifests), repo.clone());
+        blocking(move || {
+            manifests.save(&repo, &digest);
+            Ok(())
+        })
+        .await
     }
 
     /// The path of a blob's name in a repository.
@@ -105,6 +124,8 @@ impl Blobs {
         to: &RepoName,
         digest: &Digest,
     ) -> Result<bool, StoreError> {
+        let _touch = self.manifests.ledger.touch(to)?;
+        self.manifests.save(to, digest);
         let _adding = self.memory.adding(to);
         let from = from.map(|from| self.name(from, digest));
         self.contents.mount(from.as_deref(), &self.name(to, digest), digest)
@@ -112,8 +133,13 @@ impl Blobs {
 
     /// Takes a blob out of a repository, durably; the bytes go when no repository has them. `false`: it has none. Blocking.
     pub(in crate::store) fn delete(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
+        let name = self.name(repo, digest);
+        if stat(&name)?.is_none() {
+            return Ok(false);
+        }
+        let _touch = self.manifests.ledger.touch(repo)?;
         let _deleting = self.memory.deleting(repo);
-        self.contents.remove(&self.name(repo, digest), digest)
+        self.contents.remove(&name, digest)
     }
 
     /// The open blob, and whether its length is another than a descriptor says.

@@ -46,17 +46,27 @@ impl Generation {
 
     /// Begins a write; called before the tree is touched.
     pub(in crate::store) fn begin(&self) -> WriteGuard<'_> {
+        self.enter();
+        WriteGuard(self)
+    }
+
+    /// Begins a write that ends with [`Self::leave`], for who keeps a guard of his own.
+    pub(in crate::store) fn enter(&self) {
         // Counted before the number moves: whoever sees the new number sees the write too, until it ends.
         self.writes.fetch_add(1, Ordering::SeqCst);
         self.number.fetch_add(1, Ordering::SeqCst);
-        WriteGuard(self)
+    }
+
+    /// Ends the write that [`Self::enter`] began.
+    pub(in crate::store) fn leave(&self) {
+        // The number moves before the write is uncounted: what was read beside it has a number that is past.
+        self.number.fetch_add(1, Ordering::SeqCst);
+        self.writes.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
-        // The number moves before the write is uncounted: what was read beside it has a number that is past.
-        self.0.number.fetch_add(1, Ordering::SeqCst);
-        self.0.writes.fetch_sub(1, Ordering::SeqCst);
+        self.0.leave();
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fail::fail_point;
 
+use super::collection::ledger::{Ledger, Touch};
 use super::listings::Listings;
 use super::listings::change::Change;
 use super::locks::RepositoryLocks;
@@ -38,6 +39,8 @@ pub(in crate::store) struct Manifests {
     pub(in crate::store) contents: Arc<Contents>,
     pub(in crate::store) memory: Arc<Memory>,
     pub(in crate::store) listings: Listings,
+    /// Told of every change, and asked before every answer.
+    pub(in crate::store) ledger: Arc<Ledger>,
     locks: RepositoryLocks,
 }
 
@@ -50,8 +53,13 @@ pub(in crate::store) enum Found {
 
 impl Manifests {
     /// Of the repositories above `contents`.
-    pub(in crate::store) fn new(contents: Arc<Contents>, memory: Arc<Memory>, listings: Listings) -> Self {
-        Self { contents, memory, listings, locks: RepositoryLocks::default() }
+    pub(in crate::store) fn new(
+        contents: Arc<Contents>,
+        memory: Arc<Memory>,
+        listings: Listings,
+        ledger: Arc<Ledger>,
+    ) -> Self {
+        Self { contents, memory, listings, ledger, locks: RepositoryLocks::default() }
     }
 
     /// The tree as a rebuild of the index sees it.
@@ -70,6 +78,9 @@ impl Manifests {
             Reference::Digest(digest) => *digest,
             Reference::Tag(tag) => self.memory.tag(repo, tag)?,
         };
+        if self.ledger.may_list(repo, &digest) {
+            return None;
+        }
         self.memory.manifest_and_whole(repo, &digest)
     }
 
@@ -104,6 +115,7 @@ impl Manifests {
     }
 
     fn manifest_by_digest(&self, repo: &RepoName, digest: Digest) -> Result<Found, StoreError> {
+        self.save(repo, &digest);
         if let Some(stored) = self.memory.manifest(repo, &digest) {
             return Ok(Found::Here(stored));
         }
@@ -204,6 +216,9 @@ impl Manifests {
         let size = stored.bytes.len() as u64;
         // Charged, not only admitted: many at once can't pass the limit together.
         let charge = self.contents.capacity.charge(size)?;
+        let _touch = self.ledger.touch(repo)?;
+        self.save(repo, &stored.digest);
+        self.save_named(repo, &stored.manifest);
         let _locked = self.locks.lock(repo);
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.adding(repo));
@@ -246,6 +261,17 @@ impl Manifests {
 
     /// Removes a tag, or a manifest with the tags that point at it; blocking.
     pub(in crate::store) fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
+        self.delete_if(repo, reference, || self.ledger.touch(repo).map(Some)).map(drop)
+    }
+
+    /// As [`Self::delete_manifest`], if `goes` allows it, which is asked when nothing that was read of the repository before is
+    /// believed any more. Says whether it did.
+    pub(in crate::store) fn delete_if(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+        goes: impl FnOnce() -> Result<Option<Touch>, StoreError>,
+    ) -> Result<bool, StoreError> {
         let _locked = self.locks.lock(repo);
         // Looked for first: what is not there changes nothing, and must not cost the index its stamp.
         let path = match reference {
@@ -257,6 +283,10 @@ impl Manifests {
         }
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.deleting(repo));
+        let Some(_touch) = goes()? else {
+            change.done();
+            return Ok(false);
+        };
         let result = match reference {
             Reference::Tag(tag) => self.remove_tags(repo, std::slice::from_ref(tag), &change).map(|()| true),
             Reference::Digest(digest) => self.remove_manifest(repo, digest, &change),
@@ -265,7 +295,7 @@ impl Manifests {
         if matches!(result, Ok(true) | Err(StoreError::ManifestUnknown)) {
             change.done();
         }
-        result.map(drop)
+        result.map(|_| true)
     }
 
     /// `false`: the index does not know all of it.

@@ -2,10 +2,11 @@
 //!
 //! In reading order: `walk` (the tree as it is), `memory` with `generations` and `verdicts` (what is remembered, and until
 //! when), `blobs`, `upload_session`, `manifests`, `tags`, `large` (manifests that memory does not keep), `references` (is a
-//! manifest whole?), `mend` (names of damaged contents led to whole ones); for what an upstream taught: `lists`, `named`,
+//! manifest whole?), `mend` (names of damaged contents led to whole ones), `collection` (what no root reaches goes); for what an upstream taught: `lists`, `named`,
 //! `eviction`; then the index: `index` (sled), `listings` (its life), `rebuild`.
 
 pub(super) mod blobs;
+pub(super) mod collection;
 pub(super) mod eviction;
 pub(super) mod generations;
 pub(super) mod index;

@@ -207,6 +207,7 @@ impl Walk {
                 self.look_into(manifests, &stored, from, &mut left)?;
             } else if let Some(digest) = self.waiting.pop() {
                 left -= 1;
+                manifests.save(&self.repo, &digest);
                 if manifests.memory.is_whole(&self.repo, &digest) {
                     continue;
                 }
@@ -268,6 +269,7 @@ impl Walk {
 
     /// Whether the repository has the content, as a blob or, where a manifest is used as a layer, as a manifest.
     fn has(&self, manifests: &Manifests, digest: &Digest) -> Result<bool, StoreError> {
+        manifests.save(&self.repo, digest);
         for kind in [Membership::Blob, Membership::Manifest] {
             let path = manifests.contents.layout.member(&self.repo, kind, digest);
             let Some(facts) = stat(&path)? else { continue };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 
+use super::manifests::Manifests;
 use super::memory::Memory;
 use crate::oci::{Algorithm, Digest, RepoName, UploadId};
 use crate::store::contents::changes::blocking;
@@ -27,6 +28,8 @@ const GATHERED_BYTES: usize = 8 << 20;
 pub(in crate::store) struct BlobUploads {
     pub(in crate::store) contents: Arc<Contents>,
     pub(in crate::store) memory: Arc<Memory>,
+    /// Asked for what has to stay because a blob is pushed.
+    pub(in crate::store) manifests: Arc<Manifests>,
     pub(in crate::store) uploads: Arc<Uploads>,
     /// Ends of uploads go on although their callers are gone.
     pub(in crate::store) tasks: TaskTracker,
@@ -64,6 +67,8 @@ impl BlobUploads {
     /// Makes the content of a held upload a blob of its repository. Blocking.
     fn finish(&self, upload: &Upload, hold: &Hold, expected: &Digest) -> Result<(), StoreError> {
         self.uploads.finish(&self.contents, (upload, hold), expected, |temporary, size| {
+            let _touch = self.manifests.ledger.touch(upload.repo())?;
+            self.manifests.save(upload.repo(), expected);
             let _adding = self.memory.adding(upload.repo());
             let name = self.contents.layout.member(upload.repo(), Membership::Blob, expected);
             self.contents.add(temporary, size, expected, &name).map(drop)

@@ -106,3 +106,60 @@ async fn a_repair_that_ends_at_any_step_can_be_done_again() {
     }
     scenario.teardown();
 }
+
+const COLLECTION: &[&str] = &[
+    "store::collection::before_list",
+    "store::collection::after_list",
+    "store::collection::before_save",
+    "store::collection::after_save",
+    "store::collection::before_unlink",
+    "store::content::before_reclaim",
+    "store::collection::after_unlink",
+];
+
+/// Law (c).
+#[tokio::test]
+async fn a_collection_that_ends_at_any_step_is_done_by_the_next() {
+    use super::collection::{collect, collect_twice};
+
+    let scenario = FailScenario::setup();
+    for point in COLLECTION {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path());
+        let options =
+            CollectionOptions { untagged_after: Some(super::collection::GRACE), ..CollectionOptions::default() };
+        first.set_collection(options.clone());
+        push_image(&first, b"kept", "v1").await.unwrap();
+        push_as(&first, &repo("a"), b"left", sha256(b"left")).await.unwrap();
+        push_as(&first, &repo("a"), b"asked", sha256(b"asked")).await.unwrap();
+        first.put_manifest(&repo("a"), numbered(1), Vec::new()).await.unwrap();
+        let stop = (CancellationToken::new(), crate::jobs::Progress::default());
+        if !point.ends_with("_list") {
+            collect(&first).await;
+        }
+        fail::cfg(*point, "panic").unwrap();
+        let asked = read_or_error(&first, b"asked").await;
+        super::collection::run_for(&first, super::collection::GRACE * 2);
+        let ended = first.collect(&stop.0, &stop.1).await;
+        fail::remove(*point);
+        assert!(asked.is_err() || ended.is_err(), "{point} is not on the way: {ended:?}");
+        drop(first);
+
+        let second = store(dir.path());
+        second.set_collection(options);
+        second.0.contents.count(&stop.0, &stop.1).unwrap();
+        collect_twice(&second).await;
+        collect_twice(&second).await;
+        let kept = second.manifest(&repo("a"), &Reference::Tag("v1".parse().unwrap())).await.unwrap();
+        assert_eq!(second.missing_references(&repo("a"), &kept).await.unwrap(), [], "{point}");
+        for gone in [sha256(b"left"), sha256(b"asked"), numbered(1).digest] {
+            assert!(!second.0.contents.layout.content(&gone).exists(), "{point}: {gone} is left");
+        }
+        assert_tidy(&second);
+    }
+    scenario.teardown();
+}
+
+async fn read_or_error(store: &Store, content: &[u8]) -> Result<(), StoreError> {
+    store.blob(&repo("a"), sha256(content)).await.map(drop)
+}

@@ -1,0 +1,124 @@
+//! Collection as others order it, ask for it and hold it, and in a store that no server has.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use super::contents::changes::blocking;
+use super::error::StoreError;
+use super::face::Store;
+use super::options::{CollectionOptions, Pins, StoreOptions};
+use super::repositories::collection::report::{CollectionReport, CollectionStatus, Reason};
+use crate::jobs::Progress;
+use crate::oci::Digest;
+
+impl Store {
+    /// Puts options of the collection into force; without this nothing is collected by itself.
+    pub fn set_collection(&self, options: CollectionOptions) {
+        self.0.manifests.ledger.settings.set_options(options);
+    }
+
+    /// While `held`, nothing is collected: a run ends before its next content, and a look says what would go. For the time in
+    /// which the contents of Local are not what clients see, or not yet all there.
+    pub fn hold_collection(&self, held: bool) {
+        self.0.manifests.ledger.settings.hold(held);
+    }
+
+    /// Puts pins into force in the place of those before. What is pinned now and was about to go stays. Runs to its end even
+    /// if the caller is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Bug`] only.
+    pub async fn set_pins(&self, pins: Pins) -> Result<(), StoreError> {
+        let manifests = Arc::clone(&self.0.manifests);
+        let set = move || {
+            manifests.ledger.set_pins(pins.0);
+            let pins = manifests.ledger.settings.pins();
+            for suspect in manifests.ledger.suspects(false).into_values().flatten() {
+                if pins.contains(&suspect.digest) {
+                    manifests.save(&suspect.repo, &suspect.digest);
+                }
+            }
+            Ok(())
+        };
+        blocking(set).await
+    }
+
+    /// What collection is about. Waits for no disk.
+    #[must_use]
+    pub fn collection(&self) -> CollectionStatus {
+        self.0.collector.status()
+    }
+
+    /// What the last run came to that ended.
+    #[must_use]
+    pub fn last_collection(&self) -> CollectionReport {
+        self.0.collector.last()
+    }
+
+    /// One run, for a store that no server has; a running one has a job. `progress`: repositories.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn collect(&self, stop: &CancellationToken, progress: &Progress) -> Result<CollectionReport, StoreError> {
+        self.0.collector.run(stop, progress).await
+    }
+
+    /// What a run would do now; changes nothing. Reads the repositories that a run would read.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn look_at_collection(&self) -> Result<CollectionReport, StoreError> {
+        self.0.collector.look(&CancellationToken::new()).await
+    }
+
+    /// Why each repository that has the content keeps it. Reads all manifests of those repositories.
+    ///
+    /// # Errors
+    /// [`StoreError::Bug`] only.
+    pub async fn why_kept(&self, digest: Digest) -> Result<Vec<Reason>, StoreError> {
+        let collector = Arc::clone(&self.0.collector);
+        blocking(move || Ok(collector.why(&digest))).await
+    }
+}
+
+/// Collects in the store in `dir`, which no server has; with `dry_run` only says what would go. Blocking.
+///
+/// # Errors
+/// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
+pub fn collect_stopped(dir: &Path, options: CollectionOptions, dry_run: bool) -> Result<CollectionReport, StoreError> {
+    let store = open_stopped(dir, options)?;
+    let report = runtime()?.block_on(async {
+        if dry_run {
+            store.look_at_collection().await
+        } else {
+            store.collect(&CancellationToken::new(), &Progress::default()).await
+        }
+    });
+    if !dry_run {
+        store.close();
+    }
+    report
+}
+
+/// Why each repository of the store in `dir`, which no server has, keeps a content. Blocking.
+///
+/// # Errors
+/// As [`collect_stopped`].
+pub fn why_kept_stopped(dir: &Path, options: CollectionOptions, digest: Digest) -> Result<Vec<Reason>, StoreError> {
+    let store = open_stopped(dir, options)?;
+    runtime()?.block_on(store.why_kept(digest))
+}
+
+fn open_stopped(dir: &Path, options: CollectionOptions) -> Result<Store, StoreError> {
+    let store = Store::open(&StoreOptions { must_exist: true, ..StoreOptions::at(dir) })?;
+    store.set_collection(options);
+    Ok(store)
+}
+
+fn runtime() -> Result<Runtime, StoreError> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    built.map_err(|error| StoreError::Bug(format!("no runtime: {error}")))
+}

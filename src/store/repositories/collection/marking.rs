@@ -1,0 +1,119 @@
+//! Reads a repository for its [`Mark`]: names first, then the manifests in slices, each once.
+//!
+//! Whatever can't be read, parsed or believed ends it: a manifest that is damaged names contents that nobody knows of, and
+//! would lose them.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use super::mark::Mark;
+use crate::fs::stat;
+use crate::oci::{Digest, Manifest, RepoName};
+use crate::store::layout::Membership;
+use crate::store::repositories::manifests::Manifests;
+use crate::store::repositories::tags::read_tag;
+use crate::store::repositories::walk::{Members, SkippedEntries, Tags};
+use crate::telemetry::with_causes;
+
+/// What is read in one slice: this many manifests, or this many bytes of them.
+const SLICE: usize = 256;
+const SLICE_BYTES: usize = 4 << 20;
+
+/// Why a repository is left alone, in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Unfit(pub(in crate::store) String);
+
+/// The marking of one repository, as far as it is read.
+#[derive(Debug)]
+pub(in crate::store) struct Marking {
+    repo: RepoName,
+    mark: Mark,
+    /// Manifests to be read.
+    left: Vec<Digest>,
+    pins: Arc<HashSet<Digest>>,
+}
+
+impl Marking {
+    /// Gathers names, tags and pins; blocking.
+    pub(in crate::store) fn begin(
+        manifests: &Manifests,
+        repo: &RepoName,
+        judges_untagged: bool,
+        pins: Arc<HashSet<Digest>>,
+    ) -> Result<Self, Unfit> {
+        let layout = &manifests.contents.layout;
+        let skipped = SkippedEntries::default();
+        let mut marking = Self { repo: repo.clone(), mark: Mark::new(judges_untagged), left: Vec::new(), pins };
+        for kind in [Membership::Blob, Membership::Manifest] {
+            for digest in Members::new(layout, repo, kind, &skipped) {
+                if manifests.contents.damage.has(&digest) {
+                    let path = layout.member(repo, kind, &digest);
+                    let found = stat(&path).map_err(|error| unfit(&error))?;
+                    if found.is_some_and(|found| manifests.contents.damage.is_listed(&digest, found.ino())) {
+                        return Err(Unfit(format!("{} {digest} is damaged", kind.word())));
+                    }
+                }
+                marking.mark.add(kind, &digest);
+                if kind == Membership::Manifest {
+                    marking.left.push(digest);
+                }
+            }
+        }
+        marking.mark.seal();
+        for tag in Tags::new(layout, repo, &skipped) {
+            // Gone since the folder was read.
+            let Some(target) = read_tag(layout, repo, &tag).map_err(|error| unfit(&error))? else { continue };
+            if !marking.mark.tag(&tag, &target) {
+                return Err(Unfit(format!("tag {tag} leads to {target}, which is not there")));
+            }
+        }
+        if skipped.count() > 0 {
+            return Err(Unfit(format!(
+                "{} entries can't be read or are none of the store's; see the log",
+                skipped.count()
+            )));
+        }
+        marking.pins.iter().for_each(|pin| marking.mark.pin(pin));
+        Ok(marking)
+    }
+
+    /// Reads a slice of the manifests; says how many are left. Blocking.
+    pub(in crate::store) fn step(&mut self, manifests: &Manifests) -> Result<usize, Unfit> {
+        let mut bytes = 0;
+        for _ in 0..SLICE {
+            let Some(digest) = self.left.pop() else { break };
+            let manifest = read(manifests, &self.repo, digest)?;
+            bytes += manifest.0;
+            self.mark.read(&digest, &manifest.1);
+            if bytes > SLICE_BYTES {
+                break;
+            }
+        }
+        crate::telemetry::disk_moved();
+        Ok(self.left.len())
+    }
+
+    /// What was found. Every manifest was read.
+    pub(in crate::store) fn close(mut self) -> Mark {
+        self.mark.close();
+        self.mark
+    }
+}
+
+/// A manifest of the repository and its length, read strictly: a descriptor that is left out would be a content that is lost.
+pub(in crate::store) fn read(
+    manifests: &Manifests,
+    repo: &RepoName,
+    digest: Digest,
+) -> Result<(usize, Manifest), Unfit> {
+    let stored = manifests.read_manifest(repo, digest).map_err(|error| unfit(&error))?;
+    let stored = stored.ok_or_else(|| Unfit(format!("manifest {digest} is damaged or gone")))?;
+    let manifest = Manifest::parse(None, &stored.bytes);
+    let manifest = manifest.map_err(|error| Unfit(format!("manifest {digest} can't be understood: {error}")))?;
+    Ok((stored.bytes.len(), manifest))
+}
+
+fn unfit(error: &dyn std::error::Error) -> Unfit {
+    Unfit(with_causes(error))
+}
