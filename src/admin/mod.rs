@@ -16,7 +16,10 @@ use std::future::Future;
 use std::sync::Arc;
 
 pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
-pub use snapshot::{ComingStatus, ConfigStatus, IndexStatus, ModeFileStatus, Snapshot, StoreStatus, UpstreamStatus};
+pub use snapshot::{
+    CollectionStatus, ComingStatus, ConfigStatus, IndexStatus, LeftAlone, ModeFileStatus, Snapshot, StoreStatus,
+    UpstreamStatus,
+};
 pub use socket::{Socket, SocketError, socket_path};
 
 use crate::jobs::Runner;
@@ -36,6 +39,23 @@ pub trait Source: Send + Sync + 'static {
 
     /// The jobs that an order can have run.
     fn jobs(&self) -> &Runner;
+
+    /// What an administrator asks of the collection, as JSON. Changes nothing.
+    ///
+    /// # Errors
+    /// A sentence.
+    fn collection(&self, asked: CollectionQuestion) -> impl Future<Output = Result<serde_json::Value, String>> + Send;
+}
+
+/// A question about the collection of what nothing reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CollectionQuestion {
+    /// What the last run came to.
+    Last,
+    /// What a run would do now.
+    Look,
+    /// Why the content of this digest stays.
+    Why(String),
 }
 
 /// Where answers come from. Cheap to clone.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 
 use super::socket::Client;
-use super::{Admin, Source};
+use super::{Admin, CollectionQuestion, Source};
 use crate::jobs::OrderError;
 use crate::telemetry::{Metrics, with_causes};
 
@@ -47,6 +47,9 @@ routes! {
         "/jobs" => get(jobs::<S>),
         "/jobs/{name}/run" => post(run::<S>),
         "/reload" => post(reload::<S>),
+        "/gc" => get(last_collection::<S>).post(collect::<S>),
+        "/gc/look" => get(look::<S>),
+        "/gc/why/{digest}" => get(why::<S>),
     }
 }
 
@@ -119,6 +122,31 @@ async fn run<S: Source>(
 
 async fn reload<S: Source>(State(admin): State<Admin<S>>, Extension(client): Extension<Client>) -> Response {
     order(&admin, client, "reload").await
+}
+
+async fn last_collection<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    collection(&admin, CollectionQuestion::Last).await
+}
+
+async fn look<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    collection(&admin, CollectionQuestion::Look).await
+}
+
+async fn why<S: Source>(State(admin): State<Admin<S>>, Path(digest): Path<String>) -> Response {
+    collection(&admin, CollectionQuestion::Why(digest)).await
+}
+
+/// Has what nothing reaches collected, and answers with what that came to.
+async fn collect<S: Source>(State(admin): State<Admin<S>>, Extension(client): Extension<Client>) -> Response {
+    let ordered = order(&admin, client, "collection").await;
+    if ordered.status() == StatusCode::OK { collection(&admin, CollectionQuestion::Last).await } else { ordered }
+}
+
+async fn collection<S: Source>(admin: &Admin<S>, asked: CollectionQuestion) -> Response {
+    match admin.source.collection(asked).await {
+        Ok(answer) => fresh(Json(answer)),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
 }
 
 /// Has a job run and answers with what that came to; a client that leaves meanwhile changes nothing.

@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub upstream: Option<UpstreamStatus>,
     /// The store's room, and what is known of damage in it.
     pub store: StoreStatus,
+    /// Collection of what nothing reaches.
+    pub collection: CollectionStatus,
     /// What the index does.
     pub index: IndexStatus,
     /// When the certificate in force ends; `None` without TLS.
@@ -68,6 +70,9 @@ impl Snapshot {
     pub fn for_anyone(mut self) -> Self {
         for error in self.jobs.iter_mut().filter_map(|job| job.last_error.as_mut()) {
             error.message = None;
+        }
+        for left in &mut self.collection.left_alone {
+            (left.repository, left.reason) = (None, None);
         }
         self
     }
@@ -144,6 +149,40 @@ pub struct StoreStatus {
     pub damaged_bytes: u64,
     /// Whether more files were found damaged at once than damage explains.
     pub disk_fault: bool,
+}
+
+/// Collection of what nothing reaches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectionStatus {
+    /// When it runs by itself, as the configuration says it.
+    pub schedule: String,
+    /// Whether nothing is collected now: another mode than Local is in force, is coming or not over.
+    pub held: bool,
+    /// Contents that nothing reaches and that wait for their grace to end.
+    pub suspects: u64,
+    /// Repositories that changed since they were looked through; `None`: all are to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed_repositories: Option<u64>,
+    /// Repositories in which something is damaged or can't be read: nothing of them is collected.
+    pub left_alone: Vec<LeftAlone>,
+    /// Blobs that were removed since the start.
+    pub removed_blobs: u64,
+    /// Manifests that were removed since the start.
+    pub removed_manifests: u64,
+    /// Bytes that were freed since the start.
+    pub freed_bytes: u64,
+}
+
+/// A repository that is not collected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeftAlone {
+    /// Its name; `None` for readers who may not see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// Why; `None` as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What the index does.

@@ -58,6 +58,19 @@ impl Source for Arc<Scripted> {
                 disk_fault: true,
                 ..StoreStatus::default()
             },
+            collection: CollectionStatus {
+                schedule: "off".to_owned(),
+                held: true,
+                suspects: 13,
+                changed_repositories: Some(14),
+                left_alone: vec![LeftAlone {
+                    repository: Some("a/secret/name".to_owned()),
+                    reason: Some("tag v1 leads to nothing".to_owned()),
+                }],
+                removed_blobs: 15,
+                removed_manifests: 16,
+                freed_bytes: 17,
+            },
             index: IndexStatus { state: "rebuilding", objects_done: Some(4) },
             certificate_expiry: Some(8),
             config: ConfigStatus::in_force(Timestamp::from_millis(7_000)).refused("line 3".to_owned()),
@@ -74,6 +87,13 @@ impl Source for Arc<Scripted> {
 
     fn jobs(&self) -> &Runner {
         &self.jobs
+    }
+
+    async fn collection(&self, asked: CollectionQuestion) -> Result<serde_json::Value, String> {
+        match asked {
+            CollectionQuestion::Why(digest) if digest.is_empty() => Err("no digest".to_owned()),
+            asked => Ok(format!("{asked:?}").into()),
+        }
     }
 }
 
@@ -173,6 +193,10 @@ async fn the_status_document() {
                 "budgetBytes": 9, "freeBytes": 5, "reserveBytes": 3, "writable": false, "refusal": "ReadOnly",
                 "damagedContents": 2, "damagedBytes": 30, "diskFault": true,
             },
+            "collection": {
+                "schedule": "off", "held": true, "suspects": 13, "changedRepositories": 14, "leftAlone": [{}],
+                "removedBlobs": 15, "removedManifests": 16, "freedBytes": 17,
+            },
             "index": { "state": "rebuilding", "objectsDone": 4 },
             "certificateExpiry": 8,
             "config": { "valid": false, "loaded": 7, "error": "line 3" },
@@ -209,6 +233,24 @@ async fn orders_run_jobs_and_what_they_say_of_names_is_for_the_socket_alone() {
     assert_eq!((&public["name"], &public["schedule"]), (&"failing".into(), &"when called".into()));
     let listed: serde_json::Value = serde_json::from_str(&get(&socket, "/jobs").await.1).unwrap();
     assert_eq!(listed, serde_json::json!([whole]));
+}
+
+#[tokio::test]
+async fn questions_about_the_collection_are_for_the_socket_alone() {
+    let (admin, _) = scripted();
+    let socket = orders(admin.clone());
+    for (path, asked) in [("/gc", "Last"), ("/gc/look", "Look"), ("/gc/why/sha256:00", "Why(\\\"sha256:00\\\")")] {
+        let (status, text, _) = get(&socket, path).await;
+        assert_eq!((status, text), (StatusCode::OK, format!("\"{asked}\"")), "{path}");
+        for open in [router(admin.clone()), probe_router(admin.clone())] {
+            assert_eq!(get(&open, path).await.0, StatusCode::NOT_FOUND, "{path}");
+        }
+    }
+    let (status, text, _) = ask(&socket, Method::POST, "/gc").await;
+    assert_eq!((status, text.as_str()), (StatusCode::NOT_FOUND, "there is no job \"collection\"\n"));
+    let shown = get(&socket, "/status").await.1;
+    assert!(shown.contains("a/secret/name") && shown.contains("leads to nothing"), "{shown}");
+    assert!(!get(&router(admin), "/status").await.1.contains("secret"));
 }
 
 #[tokio::test]

@@ -97,10 +97,27 @@ fn report(run: &Value) -> Result<(), Failure> {
 /// One request to the server of the data directory; the body of its answer.
 fn ask(arguments: &StoreArguments, method: &str, path: &str) -> Result<String, Failure> {
     let socket = socket_path(&arguments.dir()?);
-    let failed = |message: String| Failure { exit: super::EXIT_FAILED, message };
-    let answer = converse(&socket, method, path)
-        .map_err(|error| failed(format!("no server answers at {}: {error}", socket.display())))?;
-    let (status, body) = parse(&answer).ok_or_else(|| failed("the server's answer can't be read".to_owned()))?;
+    let nobody = |error| failed(format!("no server answers at {}: {error}", socket.display()));
+    let answer = converse(&socket, method, path).map_err(nobody)?;
+    answered(&answer)
+}
+
+/// As [`ask`], of the server of `folder`; `None` if there is none.
+pub(super) fn ask_if_there(folder: &Path, method: &str, path: &str) -> Result<Option<String>, Failure> {
+    let socket = socket_path(folder);
+    match converse(&socket, method, path) {
+        Ok(answer) => answered(&answer).map(Some),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(failed(format!("no server answers at {}: {error}", socket.display()))),
+    }
+}
+
+fn failed(message: String) -> Failure {
+    Failure { exit: super::EXIT_FAILED, message }
+}
+
+fn answered(answer: &[u8]) -> Result<String, Failure> {
+    let (status, body) = parse(answer).ok_or_else(|| failed("the server's answer can't be read".to_owned()))?;
     let body = String::from_utf8_lossy(body).trim_end().to_owned();
     if status == 200 { Ok(body) } else { Err(failed(format!("the server answers {status}: {body}"))) }
 }

@@ -8,6 +8,7 @@
 mod admin;
 mod check;
 mod completions;
+mod gc;
 mod hash_password;
 mod index;
 mod init;
@@ -28,6 +29,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub use self::admin::AdminCommand;
 pub use self::check::CheckArguments;
 pub use self::completions::CompletionsArguments;
+pub use self::gc::GcArguments;
 pub use self::hash_password::HashPasswordArguments;
 pub use self::index::IndexCommand;
 pub use self::init::StoreArguments;
@@ -86,6 +88,15 @@ pub enum Command {
         #[command(subcommand)]
         command: IndexCommand,
     },
+    /// Remove what no tag and no manifest reaches from a store of mode Local, or say what would go and why something stays. A
+    /// running server is asked over the socket in its data directory, as root or as its user.
+    #[command(
+        after_help = "What is found the first time waits for gc.grace (24 h in which the server runs) and goes in a later run.\n\n\
+        Examples:\n  d8-registry gc --data-dir /var/lib/d8-registry\n  \
+        What would go now?\n    d8-registry gc --dry-run --data-dir /var/lib/d8-registry\n  \
+        Why is this blob still there?\n    d8-registry gc --why sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    )]
+    Gc(GcArguments),
     /// Ask a running server, and give it orders, over the socket in its data directory: as root or as its user.
     #[command(after_help = "Example:\n  d8-registry admin jobs --data-dir /var/lib/d8-registry")]
     Admin {
@@ -235,6 +246,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Init(arguments) => init::run(&arguments),
         Command::Index { command } => index::run(&command),
         Command::Admin { command } => admin::run(&command),
+        Command::Gc(arguments) => gc::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Pki { command } => pki::run(command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),

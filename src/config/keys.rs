@@ -17,7 +17,7 @@ use super::stale_on::StaleOn;
 use super::{TokenSwitch, User};
 use crate::clock::CLIENT_PATIENCE;
 use crate::values::{
-    Acceleration, AccessMode, Address, Alias, Anonymous, FilePath, Level, LogFormat, MissingReferences, Mode,
+    Acceleration, AccessMode, Address, Alias, Anonymous, Calendar, FilePath, Level, LogFormat, MissingReferences, Mode,
     PasswordHash, Reserve, Role, Scheme, Secret,
 };
 
@@ -93,6 +93,8 @@ shape! {
         "auth" auth: Option<RawAuth> = Below::info(),
         /// Manifests.
         "manifests" manifests: Option<RawManifests> = Below::info(),
+        /// Collection of what nothing reaches.
+        "gc" gc: Option<RawGc> = Below::info(),
         /// Bounds of the work.
         "limits" limits: Option<RawLimits> = Below::info(),
         /// The log.
@@ -292,6 +294,21 @@ section! {
         "missingReferences" missing_references: MissingReferences = Live.is(MissingReferences::Refuse),
         /// Largest manifest. The default is what the specification asks for at least; a manifest is held in memory whole.
         "maxBytes" max_bytes: u64 = Live.is(4 << 20).within(1024..=64 << 20),
+    }
+}
+
+section! {
+    /// Collection of what nothing reaches.
+    pub GcSettings, RawGc {
+        /// When contents of mode Local are collected that no tag and no manifest reaches: `off`, or minute, hour, day, month
+        /// and weekday as cron has them, in UTC; `"0 3 * * *"` is each day at 3:00. `d8-registry gc` does it at any time.
+        "schedule" schedule: Calendar = Live.is(Calendar::Off),
+        /// Time for which the server has to run between the finding that nothing reaches a content and its removal. Whoever
+        /// asks for the content meanwhile, or names it, begins it anew.
+        "grace" grace: Duration = Live.is(DAY).within(seconds(3600)..=365 * DAY),
+        /// A manifest that no tag leads to and that nobody asked for is removed after this time, `gc.grace` at least. Without
+        /// it such manifests stay: nodes pull by digest.
+        "untaggedAfter" untagged_after: Option<Duration> = Live.is(None),
     }
 }
 

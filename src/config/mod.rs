@@ -49,7 +49,9 @@ pub use crate::values::{
 };
 pub use definition::{Change, DefaultValue, KeyInfo};
 pub use error::{ConfigError, KeyError, Position};
-pub use keys::{AuthSettings, Limits, LogSettings, ManifestSettings, ProxySettings, StoreSettings, TokenSettings};
+pub use keys::{
+    AuthSettings, GcSettings, Limits, LogSettings, ManifestSettings, ProxySettings, StoreSettings, TokenSettings,
+};
 pub use mode_file::{Coming, FoundModeFile, InForce, MAX_PREVIOUS, ModeFile, ModeFileKey, ModeSpec};
 pub use origin::{Origin, Setting};
 pub use stale_on::StaleOn;
@@ -92,6 +94,8 @@ pub struct Config {
     pub auth: AuthSettings,
     /// What manifests are taken.
     pub manifests: ManifestSettings,
+    /// What is collected, and when.
+    pub gc: GcSettings,
     /// What bounds the work.
     pub limits: Limits,
     /// The log.
@@ -348,6 +352,18 @@ pub fn data_dir(path: Option<&Path>, flag: Option<PathBuf>) -> Result<PathBuf, C
     let file: keys::File = path.map(read_yaml).transpose()?.unwrap_or_default();
     let from_file = file.store.and_then(|store| store.dir).map(|FilePath(dir)| dir);
     Ok(flag.or(from_file).unwrap_or_else(|| PathBuf::from(keys::DEFAULT_DIR)))
+}
+
+/// The section `gc` of a file, for commands that need nothing else of a configuration. Blocking.
+///
+/// # Errors
+/// [`ConfigError`] if the file is not of the right shape, or the section is wrong.
+pub fn gc_settings(path: Option<&Path>) -> Result<GcSettings, ConfigError> {
+    let file: keys::File = path.map(read_yaml).transpose()?.unwrap_or_default();
+    parse::gc(file.gc, Machine::here()).map_err(|mut error| {
+        error.file = path.map(Path::to_path_buf);
+        ConfigError::Key(error)
+    })
 }
 
 /// Every key of the file, in its order.

@@ -9,8 +9,8 @@ use super::one_or_many::OneOrMany;
 use super::origin::{List, Origin, Origins};
 use super::upstream::{self, Section, UpstreamSettings};
 use super::{
-    AuthSettings, Config, Machine, MappedRepository, Overrides, ProxySettings, StoreSettings, Tls, TlsFiles, User,
-    rules, yaml,
+    AuthSettings, Config, GcSettings, Machine, MappedRepository, Overrides, ProxySettings, StoreSettings, Tls,
+    TlsFiles, User, rules, yaml,
 };
 use crate::oci::{InvalidName, RepoName};
 use crate::values::{Address, Alias, ConfigDuration, FilePath, Mode, Role};
@@ -111,11 +111,19 @@ fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, K
         upstream: upstream.settings,
         auth: auth(reader.read("auth", file.auth, &Below)?)?,
         manifests: reader.read("manifests", file.manifests, &Below)?,
+        gc: reader.read("gc", file.gc, &Below)?,
         limits: reader.read("limits", file.limits, &Below)?,
         log: reader.read("log", file.log, &Below)?,
         upstream_notes: upstream.notes,
         origins: std::mem::take(&mut reader.origins),
     })
+}
+
+/// The section `gc` alone.
+pub(super) fn gc(written: Option<keys::RawGc>, machine: Machine) -> Result<GcSettings, KeyError> {
+    let mut reader =
+        Reader { origins: Origins::default(), context: Context { machine, mode: Mode::Local, has_mode_file: false } };
+    reader.read("gc", written, &Below)
 }
 
 /// The flag wins over the file, and the file over the mounted Secret.

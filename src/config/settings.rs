@@ -31,6 +31,7 @@ impl Config {
         self.proxy.show("proxy", &mut list);
         self.auth.show("auth", &mut list);
         self.manifests.show("manifests", &mut list);
+        self.gc.show("gc", &mut list);
         self.limits.show("limits", &mut list);
         self.log.show("log", &mut list);
         list.settings
@@ -65,6 +66,7 @@ impl Config {
         self.proxy.keep(&old.proxy, &Below);
         self.auth.keep(&old.auth, &Below);
         self.manifests.keep(&old.manifests, &Below);
+        self.gc.keep(&old.gc, &Below);
         self.limits.keep(&old.limits, &Below);
         self.log.keep(&old.log, &Below);
     }

@@ -108,6 +108,7 @@ auth:
   upstreamUser: true
   token: {{enabled: false, ttl: 5m, signingKeyFile: /k, signingCertFile: /c}}
 manifests: {{missingReferences: allow, maxBytes: 8MiB}}
+gc: {{schedule: '30 3 * * sun', grace: 12h, untaggedAfter: 30d}}
 limits:
   workerThreads: 3
   connections: 10
@@ -138,7 +139,7 @@ log: {{format: text, level: debug, access: 'off'}}
             "registry.example.com:5000/deckhouse/ee", "HTTP", "puller", "***", "mirror.example.com", "***",
             "10.0.0.1, storage.example.com:9000", "7d", "1m", "0s", "2h", "30d", "unreachable, 5xx, 429",
             "pull", "rw", "***", "rw", "bot", "***", "mirror-pusher", "RW", "***", "ro", "/u", "true", "false", "5m", "/k",
-            "/c", "allow", "8MiB", "3", "10", "11", "12", "13", "14", "0s", "1h30m", "50MiB", "30s", "1m40s", "5s", "1m",
+            "/c", "allow", "8MiB", "30 3 * * sun", "12h", "30d", "3", "10", "11", "12", "13", "14", "0s", "1h30m", "50MiB", "30s", "1m40s", "5s", "1m",
             "16KiB", "off", "text", "debug", "off",
         ]
     );
@@ -155,7 +156,7 @@ fn words_for(key: &str) -> Vec<String> {
     let found = key.split('.').fold(schema(), section);
     let listed = [&found["enum"], &found["items"]["enum"]].map(|words| words.as_array().cloned().unwrap_or_default());
     let listed = listed.concat().into_iter().filter_map(|word| word.as_str().map(str::to_owned));
-    listed.chain(["true", "64MiB", "1h", "/file", "[one, two]"].map(str::to_owned)).collect()
+    listed.chain(["true", "64MiB", "1h", "/file", "[one, two]", "'@daily'"].map(str::to_owned)).collect()
 }
 
 /// What an administrator writes is what is in force: each key by itself, with its bounds and the words that it takes. Keys

@@ -127,6 +127,9 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     }
     let watcher = Watcher::new(config.watched_paths(source.file.as_deref()));
     let store = Store::open(&options::store(&config))?;
+    store.set_collection(options::collection(&config));
+    // Until the modes are known.
+    store.hold_collection(true);
     // Only tokens depend on it, and they live for minutes: no reason not to start.
     let keys = store.key_folder().inspect_err(|error| {
         let error = with_causes(error);

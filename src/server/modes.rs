@@ -337,9 +337,16 @@ impl Modes {
         let logins: Vec<(String, SecretString)> =
             state.logins().map(|(name, password)| (name.to_owned(), SecretString::from(password.expose()))).collect();
         self.0.auth.set_upstream_users(logins);
+        // Nothing of Local goes while another mode answers too: before that begins, and until it is over.
+        let store = self.0.fills.store();
+        let is_alone = plan.is_settled() && matches!(plan.in_force, Some(ModeSpec::Local));
+        if !is_alone {
+            store.hold_collection(true);
+        }
         if let Some(app) = self.0.app.get() {
             app.set_modes(state.running.transition(plan));
         }
+        store.hold_collection(!is_alone);
     }
 
     /// Ends when something changed that the probing should look at.

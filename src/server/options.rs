@@ -8,10 +8,12 @@ use secrecy::SecretString;
 
 use crate::api::{GateSizes, Settings};
 use crate::auth::{AuthOptions, TokenOptions, UserSpec};
-use crate::config::{Config, EndpointSettings, LogSettings, Tls, TokenSwitch, UpstreamCredentials, UpstreamSettings};
+use crate::config::{
+    Config, EndpointSettings, GcSettings, LogSettings, Tls, TokenSwitch, UpstreamCredentials, UpstreamSettings,
+};
 use crate::mode::{Mapping, ProxySettings};
 use crate::serve::{ConnectionLimits, TlsOptions};
-use crate::store::{StoreLimits, StoreOptions};
+use crate::store::{CollectionOptions, StoreLimits, StoreOptions};
 use crate::telemetry::{LogOptions, UpstreamCause};
 use crate::upstream::{Credentials, EndpointOptions, ProxyVariables, UpstreamLimits, UpstreamOptions};
 use crate::values::{Acceleration, Address, StaleCause};
@@ -57,6 +59,11 @@ pub(super) const fn store_limits(config: &Config) -> StoreLimits {
         upload_idle: config.limits.upload_idle,
         write_rate: config.limits.write_rate,
     }
+}
+
+pub(super) fn collection(config: &Config) -> CollectionOptions {
+    let GcSettings { schedule, grace, untagged_after } = config.gc.clone();
+    CollectionOptions { schedule, grace, untagged_after }
 }
 
 pub(super) fn auth(config: &Config, keys: Option<&Path>) -> AuthOptions {

@@ -9,13 +9,16 @@ use tokio_util::sync::CancellationToken;
 use super::VERSION;
 use super::modes::{Modes, Seen};
 use super::readiness::Ready;
-use crate::admin::{ConfigStatus, IndexStatus, Snapshot, Source, StoreStatus};
+use crate::admin::{
+    CollectionQuestion, CollectionStatus, ConfigStatus, IndexStatus, LeftAlone, Snapshot, Source, StoreStatus,
+};
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::jobs::Runner;
+use crate::oci::InvalidDigest;
 use crate::serve::{Server, Tls};
-use crate::store::{IndexState, Refusal, Store};
-use crate::telemetry::{IndexLabel, Logging, Metrics};
+use crate::store::{IndexState, Refusal, Store, StoreError};
+use crate::telemetry::{IndexLabel, Logging, Metrics, with_causes};
 
 /// Whoever wants to give an order learns here why nobody listens.
 const NO_ORDERS: &str = "no orders can be given: there is no admin socket, and the log of the start says why";
@@ -57,6 +60,7 @@ impl Source for Observer {
             users: self.auth.user_count(),
             upstream: self.modes.upstream_status(),
             store: store(&self.store),
+            collection: collection(&self.store),
             index: index(&self.store),
             certificate_expiry: self.tls.as_ref().map(|tls| Timestamp::as_secs(tls.expiry())),
             config: self.config.load().as_ref().clone(),
@@ -73,6 +77,19 @@ impl Source for Observer {
     fn jobs(&self) -> &Runner {
         &self.jobs
     }
+
+    async fn collection(&self, asked: CollectionQuestion) -> Result<serde_json::Value, String> {
+        let failed = |error: StoreError| with_causes(&error);
+        let shown = match asked {
+            CollectionQuestion::Last => serde_json::to_value(self.store.last_collection()),
+            CollectionQuestion::Look => serde_json::to_value(self.store.look_at_collection().await.map_err(failed)?),
+            CollectionQuestion::Why(digest) => {
+                let digest = digest.parse().map_err(|error: InvalidDigest| error.to_string())?;
+                serde_json::to_value(self.store.why_kept(digest).await.map_err(failed)?)
+            }
+        };
+        shown.map_err(|error| error.to_string())
+    }
 }
 
 fn store(store: &Store) -> StoreStatus {
@@ -87,6 +104,24 @@ fn store(store: &Store) -> StoreStatus {
         damaged_contents: damage.contents,
         damaged_bytes: damage.bytes,
         disk_fault: damage.disk_fault,
+    }
+}
+
+fn collection(store: &Store) -> CollectionStatus {
+    let status = store.collection();
+    let left_alone = status.left_alone.into_iter();
+    let [removed_blobs, removed_manifests] = status.removed;
+    CollectionStatus {
+        schedule: status.schedule,
+        held: status.held,
+        suspects: status.suspects,
+        changed_repositories: status.dirty,
+        left_alone: left_alone
+            .map(|left| LeftAlone { repository: Some(left.repository), reason: Some(left.reason) })
+            .collect(),
+        removed_blobs,
+        removed_manifests,
+        freed_bytes: status.freed_bytes,
     }
 }
 

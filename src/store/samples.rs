@@ -3,8 +3,8 @@
 
 use super::face::Store;
 use crate::telemetry::families::{
-    DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DISK_FAULT, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS,
-    STORE_USED, STORE_WRITABLE,
+    DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DISK_FAULT, GC_FREED, GC_HELD, GC_LEFT_ALONE, GC_REMOVED,
+    GC_SUSPECTS, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS, STORE_USED, STORE_WRITABLE,
 };
 use crate::telemetry::{DamageCause, Samples};
 
@@ -30,6 +30,14 @@ impl Store {
         for cause in DamageCause::ALL {
             samples.add(&DAMAGE_FOUND, &[cause.as_str()], damage.found[*cause as usize]);
         }
+        let collection = self.collection();
+        samples.add(&GC_HELD, &[], u64::from(collection.held));
+        samples.add(&GC_SUSPECTS, &[], collection.suspects);
+        samples.add(&GC_LEFT_ALONE, &[], collection.left_alone.len() as u64);
+        for (kind, removed) in ["blob", "manifest"].into_iter().zip(collection.removed) {
+            samples.add(&GC_REMOVED, &[kind], removed);
+        }
+        samples.add(&GC_FREED, &[], collection.freed_bytes);
         samples
     }
 }

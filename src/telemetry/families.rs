@@ -128,6 +128,16 @@ families! {
         "Cached blobs removed, for room or for their ttl.";
     EVICTED_BYTES: "d8_registry_evicted_bytes_total", Counter, ["cause"],
         "Bytes of cached blobs removed, for room or for their ttl.";
+    GC_HELD: "d8_registry_gc_held", Gauge, [],
+        "1 while nothing is collected because another mode than Local is in force, is coming or not over.";
+    GC_SUSPECTS: "d8_registry_gc_suspects", Gauge, [],
+        "Contents that nothing reaches and that wait for their grace to end.";
+    GC_LEFT_ALONE: "d8_registry_gc_repositories_left_alone", Gauge, [],
+        "Repositories of which nothing is collected because something in them is damaged or can't be read.";
+    GC_REMOVED: "d8_registry_gc_removed_total", Counter, ["kind"],
+        "Contents that nothing reached and that were taken out of their repository: blob or manifest.";
+    GC_FREED: "d8_registry_gc_freed_bytes_total", Counter, [],
+        "Bytes that the collection freed.";
     JOB_RUNS: "d8_registry_job_runs_total", Counter, ["name", "result"],
         "Runs of what works beside requests: ok, failed or panicked.";
     JOB_RUNNING: "d8_registry_job_running", Gauge, ["name"],

@@ -124,6 +124,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "store/reads.rs",
             "store/writes.rs",
             "store/cached.rs",
+            "store/collection.rs",
             "store/maintenance.rs",
             "store/repositories/",
         ],

@@ -13,6 +13,7 @@ mod auth;
 mod before_sign_in;
 mod blobs;
 mod checker;
+mod collection;
 mod damage;
 mod direct;
 mod disk_limits;

@@ -1,0 +1,104 @@
+//! `gc`: has a store collected by its server, or without one by this process.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::admin::ask_if_there;
+use super::{Failure, StoreArguments};
+use crate::config;
+use crate::oci::Digest;
+use crate::store::{self, CollectionOptions};
+
+/// Flags of `gc`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct GcArguments {
+    /// Say what would go now, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Say why each repository that has this content keeps it, and change nothing.
+    #[arg(long, value_name = "DIGEST", conflicts_with = "dry_run")]
+    pub why: Option<Digest>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the store is. The section gc of the configuration file counts where no server runs.
+    #[command(flatten)]
+    pub store: StoreArguments,
+}
+
+pub(super) fn run(arguments: &GcArguments) -> Result<(), Failure> {
+    let folder = arguments.store.dir()?;
+    let asked = match arguments.why {
+        Some(digest) => ask_if_there(&folder, "GET", &format!("/gc/why/{digest}"))?,
+        None if arguments.dry_run => ask_if_there(&folder, "GET", "/gc/look")?,
+        None => ask_if_there(&folder, "POST", "/gc")?,
+    };
+    let answer = match asked {
+        Some(text) => serde_json::from_str(&text).map_err(|error| Failure::failed(&error))?,
+        None => by_hand(&folder, arguments)?,
+    };
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{answer:#}")?;
+    } else if arguments.why.is_some() {
+        reasons(&answer, &mut out)?;
+    } else {
+        report(&answer, &mut out)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// The answer of a store that no server has.
+fn by_hand(folder: &Path, arguments: &GcArguments) -> Result<Value, Failure> {
+    let settings = config::gc_settings(arguments.store.config.as_deref())?;
+    let config::GcSettings { schedule, grace, untagged_after } = settings;
+    let options = CollectionOptions { schedule, grace, untagged_after };
+    let answer = match arguments.why {
+        Some(digest) => serde_json::to_value(store::why_kept_stopped(folder, options, digest)?),
+        None => serde_json::to_value(store::collect_stopped(folder, options, arguments.dry_run)?),
+    };
+    answer.map_err(|error| Failure::failed(&error))
+}
+
+fn reasons(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
+    let reasons = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+    if reasons.is_empty() {
+        return writeln!(out, "no repository has it");
+    }
+    for reason in reasons {
+        let text = |key: &str| reason[key].as_str().unwrap_or_default();
+        let stays = if reason["stays"] == true { "stays" } else { "goes" };
+        writeln!(out, "{} {} {stays}: {}", text("repository"), text("kind"), text("because"))?;
+    }
+    Ok(())
+}
+
+fn report(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
+    if answer["held"] == true {
+        return writeln!(out, "nothing is collected now: another mode than Local is in force, is coming or not over");
+    }
+    let dry = answer["dryRun"] == true;
+    let counts = |key: &str| {
+        let found = &answer[key];
+        format!("{} blobs and {} manifests, {} bytes", found["blobs"], found["manifests"], found["bytes"])
+    };
+    for (key, goes, stays) in [("removed", "goes", "gone"), ("suspected", "suspect", "suspect")] {
+        for content in answer[key]["named"].as_array().into_iter().flatten() {
+            let text = |key: &str| content[key].as_str().unwrap_or_default();
+            let what = if dry { goes } else { stays };
+            writeln!(out, "{what} {} {} {} {}", text("repository"), text("kind"), text("digest"), content["bytes"])?;
+        }
+    }
+    for left in answer["leftAlone"].as_array().into_iter().flatten() {
+        let text = |key: &str| left[key].as_str().unwrap_or_default();
+        writeln!(out, "left alone {}: {}", text("repository"), text("reason"))?;
+    }
+    if answer["busy"].as_u64().is_some_and(|busy| busy > 0) {
+        writeln!(out, "{} repositories were written to meanwhile and are left to the next run", answer["busy"])?;
+    }
+    let (removed, suspected) = if dry { ("would go now", "would be suspects") } else { ("removed", "new suspects") };
+    writeln!(out, "{removed}: {}", counts("removed"))?;
+    writeln!(out, "{suspected}: {}", counts("suspected"))
+}

@@ -1,0 +1,144 @@
+//! Collection as an administrator and clients see it: of a running server, of a stopped store, beside the fast path.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::support::{Image, Registry, Setup, assert_store_is_tidy, blob, digest};
+
+/// A day of grace, and the time for answers on their way.
+const GRACE_MILLIS: u64 = 86_400_000 + 600_000;
+
+fn gc(data: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+    command.arg("gc").args(words).arg("--data-dir").arg(data).output().unwrap()
+}
+
+fn said(data: &Path, words: &[&str]) -> String {
+    let output = gc(data, words);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(data: &Path, words: &[&str]) -> Value {
+    serde_json::from_str(&said(data, &[words, &["--json"]].concat())).unwrap()
+}
+
+/// Lets the servers of a stopped store have run for the grace.
+fn run_for_the_grace(data: &Path) {
+    let note = data.join("gc/running-time");
+    let millis: u64 = std::fs::read_to_string(&note).unwrap().trim().parse().unwrap();
+    std::fs::write(&note, format!("{}\n", millis + GRACE_MILLIS)).unwrap();
+}
+
+fn blob_path(content: &[u8]) -> String {
+    format!("/v2/a/blobs/{}", digest(content))
+}
+
+#[tokio::test]
+async fn a_running_server_finds_what_nothing_reaches_and_a_stopped_store_loses_it() {
+    let (image, left, large) = (Image::of(1), b"left".to_vec(), blob(2, 100_000));
+    let registry = Registry::start(&Setup::open());
+    let client = registry.client();
+    client.push_image("a", "v1", &image).await;
+    for content in [&left, &large] {
+        client.push_blob("a", content).await;
+    }
+    let data = registry.data();
+    let first = json(&data, &[]);
+    assert_eq!((&first["suspected"]["blobs"], &first["removed"]["blobs"]), (&2.into(), &0.into()), "{first}");
+    assert_eq!(registry.metric("d8_registry_gc_suspects").await, 2.0);
+    let status: Value = registry.admin().get("/status").await.json().await.unwrap();
+    assert_eq!((&status["collection"]["suspects"], &status["collection"]["held"]), (&2.into(), &false.into()));
+    let why = said(&data, &["--why", &digest(&left)]);
+    assert!(why.starts_with("a blob goes: nothing reaches it: it goes when the server has run for "), "{why}");
+    let why = said(&data, &["--why", &digest(&image.blobs()[0])]);
+    assert!(why.starts_with("a blob stays: tag v1 leads to "), "{why}");
+    assert!(said(&data, &["--dry-run"]).starts_with("would go now: 0 blobs"));
+
+    let folder = registry.folder();
+    registry.stop();
+    run_for_the_grace(&data);
+    let look = said(&data, &["--dry-run"]);
+    let line = |content: &[u8]| format!("goes a blob {} {}", digest(content), content.len());
+    assert!(look.contains(&line(&left)) && look.contains(&line(&large)), "{look}");
+    assert!(look.contains("would go now: 2 blobs and 0 manifests, 100004 bytes"), "{look}");
+    assert!(said(&data, &[]).contains("removed: 2 blobs and 0 manifests, 100004 bytes"));
+    assert_store_is_tidy(&data);
+
+    let registry = Registry::start_in(folder, &Setup::open());
+    let client = registry.client();
+    for content in [&left, &large] {
+        assert_eq!(client.head(&blob_path(content)).await.status(), 404);
+    }
+    for content in image.blobs() {
+        assert_eq!(client.get(&blob_path(content)).await.bytes().await.unwrap(), content);
+    }
+    assert_eq!(client.get("/v2/a/manifests/v1").await.bytes().await.unwrap(), image.manifest());
+}
+
+/// Each way to ask takes a suspect off, on the fast path (small, in memory), and on the general one.
+#[tokio::test]
+async fn who_is_asked_about_stays() {
+    type Ways<'a> = [(&'a str, Method, String)];
+    let (small, large) = (b"{\"small\":1}".to_vec(), blob(3, 50_000));
+    let image = Image::of(4);
+    let untagged = "gc: { untaggedAfter: 24h }";
+    let registry = Registry::start(&Setup::open().config(untagged));
+    let client = registry.client();
+    let manifest = format!("/v2/a/manifests/{}", image.digest());
+    for content in [&small, &large] {
+        client.push_blob("a", content).await;
+    }
+    client.push_image("a", &image.digest(), &image).await;
+    let ways: &Ways<'_> = &[
+        ("a small blob", Method::GET, blob_path(&small)),
+        ("a small blob", Method::HEAD, blob_path(&small)),
+        ("a large blob", Method::HEAD, blob_path(&large)),
+        ("a large blob", Method::GET, blob_path(&large)),
+        ("a manifest", Method::HEAD, manifest.clone()),
+        ("a manifest", Method::GET, manifest.clone()),
+    ];
+    for (what, method, path) in ways {
+        // So that memory has what it can have.
+        for path in [blob_path(&small), manifest.clone()] {
+            assert_eq!(client.get(&path).await.status(), 200);
+        }
+        json(&registry.data(), &[]);
+        assert_eq!(registry.metric("d8_registry_gc_suspects").await, 3.0, "{what} {method}");
+        assert_eq!(client.request(method.clone(), path).send().await.unwrap().status(), 200);
+        assert_eq!(registry.metric("d8_registry_gc_suspects").await, 2.0, "{what} {method}");
+    }
+    // A push of the same blob, and a manifest that names it.
+    json(&registry.data(), &[]);
+    client.push_blob("a", &small).await;
+    client.push_image("a", "v1", &image).await;
+    assert_eq!(registry.metric("d8_registry_gc_suspects").await, 1.0);
+}
+
+#[tokio::test]
+async fn nothing_is_collected_while_another_mode_is_in_force() {
+    let upstream = Registry::start(&Setup::open());
+    let registry = Registry::start(&Setup::open());
+    registry.client().push_blob("a", b"left").await;
+    let proxy = Setup::in_front_of_repo("Proxy", &format!("{}/up", upstream.address()), "scheme: HTTP");
+    registry.reconfigure(&proxy);
+    registry.until_metric("d8_registry_gc_held", 1.0).await;
+    assert!(said(&registry.data(), &[]).starts_with("nothing is collected now"));
+    registry.reconfigure(&Setup::open());
+    registry.until_metric("d8_registry_gc_held", 0.0).await;
+    assert_eq!(json(&registry.data(), &[])["suspected"]["blobs"], 1);
+}
+
+#[test]
+fn what_is_no_store_is_not_collected() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let output = gc(folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is not a store of d8-registry"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    let output = gc(folder.path(), &["--why", "sha256:0"]);
+    assert_eq!(output.status.code(), Some(2));
+}
