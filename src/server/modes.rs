@@ -94,8 +94,8 @@ pub(super) struct Seen {
 
 /// What was set up for a configuration that is not in force yet.
 pub(super) enum Prepared {
-    /// The keys count.
-    Keys(Option<Known>),
+    /// The keys count, with their upstream; the sentence says why the mode file on disk is not taken.
+    Keys(Option<Known>, Option<String>),
     /// A mode file takes effect, with the upstreams of its modes; the sentence says why it is not the one on disk.
     File(Arc<ModeFile>, Vec<Known>, Option<String>),
     /// What is in force stays; the sentence says why the mode file on disk is not taken.
@@ -116,7 +116,7 @@ impl Modes {
     ) -> Result<Self, UpstreamSetupError> {
         let state = State {
             config: Arc::new(config.clone()),
-            plan: Plan::of_keys(config, None),
+            plan: Plan::nothing(),
             running: Running::default(),
             upstreams: Vec::new(),
             candidate: None,
@@ -162,7 +162,13 @@ impl Modes {
                 None
             }
         });
-        let Some(kept) = kept else { return self.prepare(config) };
+        let Some(kept) = kept else {
+            // With nothing to fall back to, one whose upstream can't be used is an error of the start.
+            if let Some(file) = key.read() {
+                self.set_up_all(file)?;
+            }
+            return self.prepare(config);
+        };
         let why = match &key.found {
             FoundModeFile::Read(file) if file.generation >= kept.generation => match self.prepare(config)? {
                 Prepared::Stays(why) => why,
@@ -186,15 +192,17 @@ impl Modes {
         let in_force = self.state().plan.file.clone();
         match config.mode_file.as_ref().map(|key| &key.found) {
             Some(FoundModeFile::Read(file)) => Ok(self.prepare_file(file, in_force.as_deref())),
-            Some(FoundModeFile::Wrong(why)) => Ok(Prepared::Stays(why.clone())),
+            Some(FoundModeFile::Wrong(why)) if in_force.is_some() => Ok(Prepared::Stays(why.clone())),
+            Some(FoundModeFile::Wrong(why)) => Ok(Prepared::Keys(self.upstream_of_keys(config)?, Some(why.clone()))),
             Some(FoundModeFile::Absent) if in_force.is_some() => {
                 Ok(Prepared::Stays(in_force.as_deref().map(gone).unwrap_or_default()))
             }
-            Some(FoundModeFile::Absent) | None => match &config.upstream {
-                Some(settings) => Ok(Prepared::Keys(Some(self.known_or_new(settings)?))),
-                None => Ok(Prepared::Keys(None)),
-            },
+            Some(FoundModeFile::Absent) | None => Ok(Prepared::Keys(self.upstream_of_keys(config)?, None)),
         }
+    }
+
+    fn upstream_of_keys(&self, config: &Config) -> Result<Option<Known>, UpstreamSetupError> {
+        config.upstream.as_ref().map(|settings| self.known_or_new(settings)).transpose()
     }
 
     /// The same for a mode file alone, read now: the rest of the configuration may be refused for another reason. `None`:
@@ -257,7 +265,13 @@ impl Modes {
         match prepared {
             Prepared::Stays(why) => self.refuse_file(&mut state, why),
             Prepared::File(file, upstreams, why) => self.take_file(&mut state, file, upstreams, why),
-            Prepared::Keys(upstream) => self.take_keys(&mut state, &before, upstream),
+            Prepared::Keys(upstream, why) => {
+                self.take_keys(&mut state, &before, upstream);
+                match why {
+                    Some(why) => self.refuse_file(&mut state, why),
+                    None => state.file_error = None,
+                }
+            }
         }
         self.put_into_force(&mut state);
     }
@@ -292,7 +306,6 @@ impl Modes {
     }
 
     fn take_keys(&self, state: &mut State, before: &Config, prepared: Option<Known>) {
-        state.file_error = None;
         let in_force = if state.plan.file.is_some() { None } else { state.upstreams.first() };
         let stays = in_force.map(|known| &known.settings) == prepared.as_ref().map(|known| &known.settings);
         if stays {

@@ -26,6 +26,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Before anything is known.
+    pub(super) const fn nothing() -> Self {
+        Self { in_force: None, coming: None, previous: Vec::new(), file: None }
+    }
+
     /// By the keys, with the upstream that is in force. Without an upstream there is only Local: the configuration asks for
     /// one in the other modes.
     pub(super) fn of_keys(config: &Config, upstream: Option<&UpstreamSettings>) -> Self {

@@ -36,7 +36,9 @@ pub(super) fn log(found: Vec<String>, said: &mut Vec<String>) {
 
 /// Logs at the start that nothing can be pushed. A cache at its bounds is as it should be.
 pub(super) fn log_room(config: &Config, usage: &Usage) {
+    // Under a mode file the key says nothing.
     if config.mode.takes_pushes()
+        && config.mode_name() == config.mode.as_str()
         && let Some(refusal) = usage.refusal
     {
         let Usage { used, budget, free, reserve, .. } = *usage;

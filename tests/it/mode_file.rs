@@ -69,8 +69,12 @@ async fn the_keys_count_until_there_is_a_file_and_not_any_more_then() {
     let (upstream, image) = (Upstream::start(), Image::of(1));
     upstream.put_image(REPO, "v1", &image);
     let keys = format!("mode: Direct\nupstream: {{ imagesRepo: '{}/{REPO}', scheme: HTTP }}", upstream.address());
-    let server = Switched::start_in(Arc::new(TempDir::new().unwrap()), None, &keys);
-    assert!(server.status().await["modeFile"].is_null());
+    let server = Switched::start_in(Arc::new(TempDir::new().unwrap()), Some("version: 9"), &keys);
+    let status = server.status().await;
+    assert_eq!((&status["mode"], &status["modeFile"]["generation"]), (&"Direct".into(), &0.into()));
+    assert!(status["modeFile"]["error"].as_str().unwrap().contains("version"), "{status}");
+    server.remove();
+    server.until(|status| status["modeFile"].is_null()).await;
     let answer = server.client("ro").get(&path("manifests/v1")).await;
     assert_eq!(answered_by(&answer), "Direct");
     server.switch(&mode_file(1, &mode("Local", None), None, &[])).await;
