@@ -2,4 +2,5 @@
 
 mod look;
 mod random;
+mod walks;
 mod world;

@@ -170,7 +170,7 @@ impl World {
             module_on: false,
         };
         for (name, master) in names {
-            world.join(&name, master, !name.ends_with('1'));
+            world.join(&name, master, !name.ends_with('0'));
         }
         world
     }
@@ -193,7 +193,9 @@ impl World {
         self.nodes.insert(name.to_owned(), node);
         if master {
             let (file, started) = (self.mode_file.value.clone(), self.now / 1000);
-            let server = SimServer { file, up: true, started, previous_answers: 0, stored: BTreeSet::new() };
+            // A master that joins has what another one has before it serves: how it gets that is no affair of a switch.
+            let stored = self.servers.values().next().map(|server| server.stored.clone()).unwrap_or_default();
+            let server = SimServer { file, up: true, started, previous_answers: 0, stored };
             self.servers.insert(name.to_owned(), server);
         }
     }
@@ -358,7 +360,7 @@ impl World {
         }
         for registry in self.registry.value.iter().chain([&self.deckhouse]) {
             if registry.address == FIXED_HOST {
-                for (name, server) in self.servers.iter().filter(|(_, server)| server.up) {
+                for (name, server) in self.listening() {
                     let text = registry.docker_config.expose();
                     let taken = self.logins_of(server).iter().any(|login| {
                         text.contains(&format!("\"username\":\"{}\"", login.username))
@@ -422,7 +424,7 @@ impl World {
         if mirror.ca.as_ref() != self.ca.value.as_ref() && self.ca.value.is_some() {
             return Err("the servers' authority is not the node's".to_owned());
         }
-        for (name, server) in self.servers.iter().filter(|(_, server)| server.up) {
+        for (name, server) in self.listening() {
             let taken = self.logins_of(server).iter().any(|login| Some(login) == mirror.login.as_ref());
             if !taken {
                 return Err(format!("{name} refuses {:?}", mirror.login));
@@ -436,6 +438,11 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Servers that answer: a pod whose file is not there does not start.
+    fn listening(&self) -> impl Iterator<Item = (&String, &SimServer)> {
+        self.servers.iter().filter(|(_, server)| server.up && server.file.is_some())
     }
 
     /// Who is answered by a server.

@@ -1,0 +1,419 @@
+//! Single walks: the documented order, its messages, and what holds a switch.
+
+use std::time::Duration;
+
+use super::world::{CA, World, upstream};
+use crate::switch::conditions::ConditionType;
+use crate::switch::documents::{FIXED_HOST, ServerMode};
+use crate::switch::machine::decide;
+use crate::switch::observed::{Input, Output, Seen, Word};
+use crate::switch::record::InputSource;
+use crate::switch::settings::{Params, Settings};
+use crate::switch::write::{Content, Decision};
+
+/// One look and all its writes.
+fn step(world: &mut World) -> Decision {
+    let decision = decide(&world.look());
+    world.ask_all(&decision);
+    for write in &decision.writes {
+        assert!(world.carry_out(write), "{write:?} was refused");
+        world.every_node_can_pull().unwrap();
+    }
+    decision
+}
+
+/// Everybody does his work once.
+fn everybody(world: &mut World) {
+    world.now += 61_000;
+    world.find_out();
+    let names: Vec<String> = world.nodes.keys().cloned().collect();
+    for name in names {
+        world.apply(&name);
+        world.reload(&name);
+        world.push(&name);
+    }
+    world.deckhouse_runs();
+    (0..world.pods.len()).for_each(|place| world.render(place));
+    world.every_node_can_pull().unwrap();
+}
+
+fn shown(decision: &Decision, kind: ConditionType) -> Option<(bool, String, String)> {
+    let found = decision.conditions.iter().find(|condition| condition.kind == kind)?;
+    Some((found.status, found.reason.clone(), found.message.clone()))
+}
+
+fn is_ready(decision: &Decision) -> bool {
+    decision.conditions.last().is_some_and(|last| last.kind == ConditionType::Ready && last.status)
+}
+
+/// Until the target is reached; the last decision.
+fn settle(world: &mut World) -> Decision {
+    for _ in 0..60 {
+        let decision = step(world);
+        if is_ready(&decision) && decision.writes.is_empty() {
+            return decision;
+        }
+        everybody(world);
+    }
+    panic!("{:?}", decide(&world.look()).conditions);
+}
+
+fn proxy(number: u8) -> Params {
+    Params::Proxy { upstream: upstream(number), ttl: Duration::from_secs(3600) }
+}
+
+fn settled(params: Params) -> World {
+    let mut world = World::new(1, 2);
+    world.set(params);
+    settle(&mut world);
+    world
+}
+
+/// Condition types in the order in which they first became True.
+fn order(to: Params) -> Vec<&'static str> {
+    let mut world = World::new(2, 1);
+    world.set(to);
+    let mut order = Vec::new();
+    for _ in 0..60 {
+        let decision = step(&mut world);
+        for condition in &decision.conditions {
+            let word = condition.kind.as_str();
+            if condition.status && !order.contains(&word) {
+                order.push(word);
+            }
+        }
+        if is_ready(&decision) && decision.writes.is_empty() {
+            break;
+        }
+        everybody(&mut world);
+    }
+    order.retain(|word| !matches!(*word, "SettingsValid" | "InputSource" | "PreconditionsReady"));
+    order
+}
+
+#[test]
+fn steps_to_a_target_have_the_documented_order() {
+    assert_eq!(
+        order(Params::Direct(upstream(1))),
+        [
+            "RegistryContainsRequiredImages",
+            "ContainerdConfigPreflightReady",
+            "TransitionContainerdConfigReady",
+            "InClusterProxyReady",
+            "DeckhouseRegistrySwitchReady",
+            "FinalContainerdConfigReady",
+            "CleanupNodeServices",
+            "Ready"
+        ]
+    );
+    assert_eq!(
+        order(proxy(1)),
+        [
+            "RegistryContainsRequiredImages",
+            "ContainerdConfigPreflightReady",
+            "NodeServicesReady",
+            "TransitionContainerdConfigReady",
+            "DeckhouseRegistrySwitchReady",
+            "FinalContainerdConfigReady",
+            "CleanupInClusterProxy",
+            "Ready"
+        ]
+    );
+    assert_eq!(
+        order(Params::Local),
+        [
+            "ContainerdConfigPreflightReady",
+            "NodeServicesReady",
+            "RegistryContainsRequiredImages",
+            "TransitionContainerdConfigReady",
+            "DeckhouseRegistrySwitchReady",
+            "FinalContainerdConfigReady",
+            "CleanupInClusterProxy",
+            "Ready"
+        ]
+    );
+    assert_eq!(
+        order(Params::Unmanaged(Some(upstream(1)))),
+        [
+            "RegistryContainsRequiredImages",
+            "ContainerdConfigPreflightReady",
+            "TransitionContainerdConfigReady",
+            "DeckhouseRegistrySwitchReady",
+            "FinalContainerdConfigReady",
+            "CleanupNodeServices",
+            "CleanupInClusterProxy",
+            "Ready"
+        ]
+    );
+}
+
+#[test]
+fn nodes_that_wait_are_named_with_both_versions() {
+    let mut world = World::new(1, 1);
+    world.set(Params::Unmanaged(Some(upstream(1))));
+    for _ in 0..3 {
+        step(&mut world);
+        world.find_out();
+    }
+    let decision = step(&mut world);
+    let version = world.bashible.value.as_ref().unwrap().version[..15].to_owned();
+    let (status, reason, message) = shown(&decision, ConditionType::TransitionContainerdConfigReady).unwrap();
+    assert_eq!((status, reason.as_str()), (false, "Processing"));
+    assert_eq!(
+        message,
+        format!(
+            "Applying configuration to nodes\n0/2 node(s) ready. Waiting:\n- master-0: \"unknown\" → \"{version}…\"\n- \
+             worker-0: \"unknown\" → \"{version}…\"\n"
+        )
+    );
+    let last = decision.conditions.last().unwrap();
+    assert_eq!((last.reason.as_str(), last.message.as_str()), ("Processing", "Transitioning to Unmanaged"));
+}
+
+#[test]
+fn preflight_names_what_is_in_the_way() {
+    let mut world = World::new(1, 1);
+    world.nodes.get_mut("worker-0").unwrap().label = "custom";
+    world.set(Params::Direct(upstream(1)));
+    step(&mut world);
+    world.find_out();
+    let decision = step(&mut world);
+    let (status, _, message) = shown(&decision, ConditionType::ContainerdConfigPreflightReady).unwrap();
+    assert!(!status);
+    assert_eq!(
+        message,
+        "Check current nodes configuration\n1/2 node(s) Unready:\n- worker-0: has custom toml merge containerd \
+         configuration\n"
+    );
+    assert!(world.bashible.value.is_none());
+}
+
+#[test]
+fn a_cordoned_master_pauses_a_switch_and_says_so() {
+    let mut world = World::new(1, 1);
+    world.set(proxy(1));
+    for _ in 0..3 {
+        step(&mut world);
+        everybody(&mut world);
+    }
+    world.nodes.get_mut("master-0").unwrap().schedulable = false;
+    step(&mut world);
+    everybody(&mut world);
+    let decision = step(&mut world);
+    let (status, _, message) = shown(&decision, ConditionType::PreconditionsReady).unwrap();
+    assert!(!status);
+    assert!(message.contains("master-0: node is SchedulingDisabled"), "{message}");
+    assert_eq!(decision.figures.held, Some("precondition"));
+    world.nodes.get_mut("master-0").unwrap().schedulable = true;
+    settle(&mut world);
+}
+
+#[test]
+fn local_to_bare_unmanaged_is_held_and_changes_nothing() {
+    let mut world = settled(Params::Local);
+    let before = world.clone();
+    world.set(Params::BARE);
+    for _ in 0..5 {
+        let decision = step(&mut world);
+        let (status, reason, message) = shown(&decision, ConditionType::ErrTransitionNotSupported).unwrap();
+        assert!(status && reason == "Error");
+        assert_eq!(message, "mode transition from Local to Unmanaged not supported");
+        everybody(&mut world);
+    }
+    assert_eq!(world.mode_file.version, before.mode_file.version);
+    assert_eq!(world.bashible.version, before.bashible.version);
+    assert_eq!(world.registry.version, before.registry.version);
+    world.set(Params::Local);
+    let decision = settle(&mut world);
+    assert_eq!(shown(&decision, ConditionType::ErrTransitionNotSupported), None);
+}
+
+#[test]
+fn proxy_and_local_are_switched_to_each_other() {
+    let mut world = settled(proxy(1));
+    world.set(Params::Local);
+    settle(&mut world);
+    world.set(proxy(0));
+    settle(&mut world);
+    let record = world.record.value.unwrap();
+    assert_eq!(record.plane.in_force, ServerMode::of(&proxy(0)));
+    assert!(record.plane.previous.is_empty());
+}
+
+#[test]
+fn an_input_that_vanishes_changes_nothing_until_another_is_chosen() {
+    let mut world = settled(proxy(1));
+    let registry = world.registry.version;
+    world.manual = Input::Absent;
+    let settings = Settings { params: Params::Direct(upstream(0)), check_mode: Default::default() };
+    world.module_config = Input::Valid { settings, generation: 4 };
+    for _ in 0..5 {
+        let decision = step(&mut world);
+        assert!(shown(&decision, ConditionType::InputLost).unwrap().0);
+        everybody(&mut world);
+    }
+    assert_eq!(world.registry.version, registry);
+    world.word = Some(Word::Source(InputSource::ModuleConfig));
+    let decision = settle(&mut world);
+    assert_eq!(shown(&decision, ConditionType::InputLost), None);
+    assert_eq!(world.record.value.unwrap().completed, Params::Direct(upstream(0)));
+}
+
+#[test]
+fn a_first_start_begins_no_switch_by_itself() {
+    let mut world = World::new(1, 1);
+    let settings = Settings { params: proxy(1), check_mode: Default::default() };
+    world.module_config = Input::Valid { settings, generation: 1 };
+    for _ in 0..5 {
+        step(&mut world);
+        everybody(&mut world);
+    }
+    assert!(world.bashible.value.is_none() && world.mode_file.value.is_none());
+    let settings = Settings { params: proxy(3), check_mode: Default::default() };
+    world.module_config = Input::Valid { settings, generation: 2 };
+    settle(&mut world);
+    assert_eq!(world.record.value.unwrap().completed, proxy(3));
+}
+
+#[test]
+fn wrong_settings_leave_the_last_good_ones() {
+    let mut world = settled(proxy(1));
+    world.manual = Input::Invalid { problems: vec!["'imagesRepo' is required.".to_owned()], generation: 0 };
+    let decision = settle(&mut world);
+    let (status, _, message) = shown(&decision, ConditionType::SettingsValid).unwrap();
+    assert!(!status && message.contains("- 'imagesRepo' is required.\n"));
+}
+
+#[test]
+fn beside_deckhouses_own_module_nothing_is_written() {
+    let mut world = World::new(1, 1);
+    world.set(proxy(1));
+    world.module_on = true;
+    let decision = decide(&world.look());
+    assert!(decision.writes.is_empty());
+    assert_eq!(decision.figures.held, Some("module"));
+}
+
+#[test]
+fn parameters_are_frozen_until_the_cluster_is_bootstrapped() {
+    let mut world = World::new(1, 1);
+    world.bootstrapped = false;
+    world.set(proxy(1));
+    let decision = step(&mut world);
+    assert!(shown(&decision, ConditionType::ParametersFrozen).unwrap().0);
+    assert!(!world.record.value.as_ref().unwrap().under_way);
+    world.bootstrapped = true;
+    settle(&mut world);
+}
+
+#[test]
+fn the_nodes_secret_is_put_back_but_in_settled_bare_unmanaged() {
+    let mut world = settled(proxy(1));
+    world.bashible.set(None);
+    let decision = step(&mut world);
+    assert!(world.bashible.value.is_some());
+    assert_eq!(decision.figures.repaired, ["registry-bashible-config"]);
+
+    world.set(Params::BARE);
+    settle(&mut world);
+    assert!(world.bashible.value.is_some());
+    world.bashible.set(None);
+    let decision = step(&mut world);
+    let (_, _, message) = shown(&decision, ConditionType::FinalContainerdConfigReady).unwrap();
+    assert!(message.contains("→ Unmanaged"), "{message}");
+    settle(&mut world);
+    assert!(world.bashible.value.is_none());
+}
+
+#[test]
+fn a_new_authority_is_never_made_behind_the_nodes_back() {
+    let mut world = settled(proxy(1));
+    world.pki = false;
+    let decision = step(&mut world);
+    assert!(shown(&decision, ConditionType::Held).unwrap().0);
+    world.pki = true;
+    world.ca.set(Some("another".to_owned()));
+    let decision = decide(&world.look());
+    assert_eq!(decision.figures.held, Some("authority"));
+    assert!(!decision.writes.iter().any(|write| matches!(write.what, Content::Bashible(_) | Content::NewAuthority)));
+    world.ca.set(Some(CA.to_owned()));
+    settle(&mut world);
+}
+
+#[test]
+fn a_lost_record_of_a_settled_cluster_is_put_together_again() {
+    for params in [Params::Direct(upstream(1)), proxy(1), Params::Local] {
+        let mut world = settled(params.clone());
+        let before = world.clone();
+        world.record.set(None);
+        settle(&mut world);
+        let record = world.record.value.as_ref().unwrap();
+        assert_eq!(record.completed, params);
+        assert_eq!(world.bashible.version, before.bashible.version);
+        assert_eq!(world.registry.version, before.registry.version);
+    }
+}
+
+#[test]
+fn what_can_not_be_read_is_not_absent() {
+    let world = settled(proxy(1));
+    let mut look = world.look();
+    look.outputs.bashible = Output::Unreadable("timeout".to_owned());
+    assert!(decide(&look).writes.is_empty());
+    let mut look = world.look();
+    look.nodes = Seen::Unreadable("timeout".to_owned());
+    assert!(decide(&look).writes.is_empty());
+    let mut look = world.look();
+    look.record = Output::Unreadable("timeout".to_owned());
+    assert!(decide(&look).writes.is_empty());
+}
+
+#[test]
+fn the_way_back_is_saved_before_deckhouse_is_pointed_elsewhere() {
+    let mut world = World::new(1, 1);
+    world.set(proxy(1));
+    for _ in 0..40 {
+        let decision = decide(&world.look());
+        world.ask_all(&decision);
+        let pointed = decision.writes.iter().position(|write| matches!(write.what, Content::DeckhouseRegistry(_)));
+        if let Some(place) = pointed {
+            // Killed right behind that write.
+            for write in &decision.writes[..=place] {
+                assert!(world.carry_out(write));
+            }
+            break;
+        }
+        decision.writes.iter().for_each(|write| assert!(world.carry_out(write)));
+        everybody(&mut world);
+    }
+    assert_eq!(world.registry.value.as_ref().unwrap().address, FIXED_HOST);
+    assert_eq!(world.record.value.as_ref().unwrap().fallback, Some(upstream(1)));
+    world.set(Params::BARE);
+    settle(&mut world);
+    assert_eq!(world.registry.value.unwrap().upstream().unwrap(), Some(upstream(1)));
+}
+
+#[test]
+fn an_administrators_word_ends_a_switch() {
+    let mut world = settled(proxy(1));
+    world.set(Params::Local);
+    // A pod that nobody renders anew needs an image that only the old registry has.
+    world.pods = vec![(format!("{FIXED_HOST}/system/deckhouse"), 11)];
+    for _ in 0..30 {
+        step(&mut world);
+        world.now += 61_000;
+        world.find_out();
+        for name in ["master-0", "worker-0", "worker-1"] {
+            world.apply(name);
+            world.reload(name);
+            world.push(name);
+        }
+        world.deckhouse_runs();
+    }
+    let decision = step(&mut world);
+    let (status, _, message) = shown(&decision, ConditionType::CleanupInClusterProxy).unwrap();
+    assert!(!status && message.contains("1 object(s) still need"), "{message}");
+    world.word = Some(Word::FinishAcceptMissing);
+    step(&mut world);
+    assert!(world.record.value.as_ref().unwrap().plane.previous.is_empty());
+}
