@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{CA, World, upstream};
+use super::world::{CA, World, upstream, user};
 use crate::switch::conditions::ConditionType;
 use crate::switch::documents::{FIXED_HOST, ServerMode};
 use crate::switch::machine::decide;
@@ -10,6 +10,7 @@ use crate::switch::observed::{Input, Output, Seen, Word};
 use crate::switch::record::InputSource;
 use crate::switch::settings::{Params, Settings};
 use crate::switch::write::{Content, Decision};
+use crate::values::Role;
 
 /// One look and all its writes.
 fn step(world: &mut World) -> Decision {
@@ -416,4 +417,45 @@ fn an_administrators_word_ends_a_switch() {
     world.word = Some(Word::FinishAcceptMissing);
     step(&mut world);
     assert!(world.record.value.as_ref().unwrap().plane.previous.is_empty());
+}
+
+#[test]
+fn the_old_mode_ends_after_nobody_has_needed_it_for_the_time_of_settling() {
+    let mut world = settled(proxy(1));
+    world.set(Params::Local);
+    let mut still = Vec::new();
+    for _ in 0..40 {
+        let decision = step(&mut world);
+        let record = world.record.value.as_ref().unwrap();
+        if let Some(settle) = &record.settle {
+            still.push(world.now - settle.since.as_millis());
+        }
+        if is_ready(&decision) {
+            break;
+        }
+        if still.len() == 4 {
+            // An answer of the old mode begins the time anew.
+            world.servers.get_mut("master-0").unwrap().previous_answers += 1;
+        }
+        everybody(&mut world);
+    }
+    assert!(is_ready(&decide(&world.look())));
+    assert_eq!(still[4], 0);
+    assert!(
+        still.iter().all(|still| *still < 600_000) && still.last().is_some_and(|still| *still >= 480_000),
+        "{still:?}"
+    );
+}
+
+#[test]
+fn user_ro_is_put_back_with_the_password_that_nodes_have() {
+    let mut world = settled(proxy(1));
+    let before = world.users[&Role::Ro].value.clone();
+    for spoiled in [None, Some(user(Role::Ro, "another"))] {
+        world.users.get_mut(&Role::Ro).unwrap().set(spoiled);
+        let decision = decide(&world.look());
+        decision.writes.iter().for_each(|write| assert!(world.carry_out(write)));
+        assert_eq!(world.users[&Role::Ro].value, before);
+        assert_eq!(decision.figures.repaired, ["registry-user"]);
+    }
 }

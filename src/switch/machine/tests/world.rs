@@ -259,7 +259,7 @@ impl World {
     /// Deckhouse renders a workload anew, with an image that the registry in force has.
     pub(super) fn render(&mut self, place: usize) {
         let base = format!("{}{}", self.deckhouse.address, self.deckhouse.path);
-        let digests = self.renderable();
+        let digests = self.renderable(self.now as usize / 31_000 + place);
         let place = place % self.pods.len();
         if self.pods[place].0 != base || !digests.contains(&self.pods[place].1) {
             let digest = digests.get(place % digests.len()).copied().unwrap_or(RELEASE[0]);
@@ -268,18 +268,16 @@ impl World {
     }
 
     /// What Deckhouse can render: the release, and what the registry that it asks alone has.
-    fn renderable(&self) -> Vec<u8> {
+    fn renderable(&self, place: usize) -> Vec<u8> {
         let base = format!("{}{}", self.deckhouse.address, self.deckhouse.path);
         let own = match number_of(&base) {
             Some(number) => Some(number),
             None => {
-                // All servers answer tags of the mode in force; Deckhouse follows what all of them say.
-                let mut modes = self.servers.values().filter(|server| server.up).map(|server| {
-                    let in_force = server.file.as_ref().map(|file| &file.file.plane.in_force);
-                    in_force.and_then(ServerMode::upstream).and_then(|upstream| number_of(&upstream.images_repo))
-                });
-                let first = modes.next().flatten();
-                if modes.all(|mode| mode == first) { first } else { None }
+                // Tags come from the mode in force of whichever server is asked.
+                let up: Vec<&SimServer> = self.servers.values().filter(|server| server.up).collect();
+                let asked = up.get(place % up.len().max(1)).and_then(|server| server.file.as_ref());
+                let upstream = asked.and_then(|file| file.file.plane.in_force.upstream());
+                upstream.and_then(|upstream| number_of(&upstream.images_repo))
             }
         };
         let own = own.filter(|number| self.held[number].contains(&(OWN + number))).map(|number| OWN + number);
