@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Cut, Image, REPO, Registry, Setup, Upstream, descriptor};
+use crate::support::{Cut, Image, REPO, Registry, Setup, Switched, Upstream, coming, descriptor, mode, mode_file};
 
 const REPOSITORY: &str = "system/deckhouse";
 
@@ -304,6 +304,30 @@ async fn what_passes_is_tried_again_and_what_lasts_is_an_error() {
     let said = stdout(&found);
     assert!(said.starts_with(&format!("Mode: Default\n{address}: 0 of 1 items processed, 1 items with errors:\n")));
     assert!(said.contains("the connection was refused"), "{said}");
+}
+
+/// What only the mode in force has does not count, and neither does what it answers.
+#[tokio::test]
+async fn a_server_that_is_filled_is_asked_in_its_coming_mode() {
+    let upstream = Upstream::start();
+    let image = Image::of(1);
+    let folder = TempDir::new().unwrap();
+    upstream.put_image(REPO, "v1", &image);
+    let modes = (mode("Proxy", Some(&upstream)), coming(&mode("Local", None), "filling"));
+    let server = Switched::start(&mode_file(1, &modes.0, Some(&modes.1), &[]));
+    let (file, master) = (list(folder.path(), std::slice::from_ref(&image)), url("master-0", &server.registry));
+    let password = folder.path().join("password").to_str().unwrap().to_owned();
+    std::fs::write(&password, "secret").unwrap();
+    let base =
+        ["--images", &file, "--registry", &master, "--deep", "--answered-by", "Local", "--password-file", &password];
+    let said = async |user| stdout(&check(&[&base[..], &["--username", user]].concat()).await);
+    let missing = said("mirror-puller").await;
+    assert!(missing.contains("unexpected status code 404 Not Found"), "{missing}");
+    assert!(said("ro").await.contains(" answered by mode Proxy, not Local"));
+    server.client("rw").push_image(REPOSITORY, "v1", &image).await;
+    assert_eq!(said("mirror-puller").await, "Mode: Default\nmaster-0: all 1 items are checked\n");
+    assert!(said("ro").await.contains(" answered by mode Proxy, not Local"));
+    server.registry.stop();
 }
 
 #[tokio::test]
