@@ -1,11 +1,12 @@
 //! The certificates that the cluster's authority signs: `d8-registry pki issue`.
 //!
 //! Signs a certificate of a server, or of a program that proves by its URI who it is, and leaves one alone that still fits,
-//! so that it can be run at every start. Never makes or changes an authority. The names that every master has are here,
+//! so that it can be run at every start. Never changes an authority; makes one for a cluster that has none. The names that every master has are here,
 //! others are given. Knows files and bytes; who keeps a certificate elsewhere holds [`Authority::renew`] against it.
 
 mod authority;
 mod names;
+mod new_authority;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -20,6 +21,7 @@ use zeroize::Zeroizing;
 
 pub use self::authority::Authority;
 pub use self::names::{ClientUri, InvalidClientUri, InvalidSan, San};
+pub use self::new_authority::{NewAuthority, new_authority};
 
 use crate::clock::Timestamp;
 use crate::fs::{self, FsError};
