@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream;
 use tokio::time::{Instant, timeout_at};
 
@@ -147,7 +147,11 @@ impl Check {
         let end = budget.map(|budget| Instant::now() + budget);
         self.has_run = true;
         let (items, depth) = (&*self.items, self.depth);
-        let runs = self.targets.iter_mut().map(|(target, found)| run_one(target, found, items, depth, end, answered));
+        // In a loop and boxed: through a closure the compiler does not see that these may be sent to another thread.
+        let mut runs: Vec<BoxFuture<'_, ()>> = Vec::with_capacity(self.targets.len());
+        for (target, found) in &mut self.targets {
+            runs.push(Box::pin(run_one(target, found, items, depth, end, answered)));
+        }
         join_all(runs).await;
     }
 
@@ -188,8 +192,12 @@ async fn run_one(
     open.extend(which(|found| matches!(found, Found::Stale)));
     // Last: what does not answer takes the longest.
     open.extend(which(|found| matches!(found, Found::Wrong(_))));
-    let asked = open.into_iter().filter_map(|index| items.get(index).map(|item| (index, item)));
-    let asked = asked.map(|(index, item)| async move { (index, Box::pin(target.examine(item, depth)).await) });
+    let mut asked: Vec<BoxFuture<'_, (usize, Result<(), String>)>> = Vec::with_capacity(open.len());
+    for index in open {
+        if let Some(item) = items.get(index) {
+            asked.push(Box::pin(async move { (index, target.examine(item, depth).await) }));
+        }
+    }
     let mut answers = stream::iter(asked).buffer_unordered(PARALLEL);
     loop {
         let answer = match end {
