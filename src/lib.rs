@@ -25,6 +25,7 @@
 //! - [`switch`]: which registry a cluster uses, changed step by step; pure
 //! - [`pki`]: the certificates of the masters
 //! - [`cluster`]: the API server of Kubernetes, read and written
+//! - [`controller`]: the program that switches a cluster's mode
 //! - [`cli`]: the command line
 
 pub mod admin;
@@ -35,6 +36,7 @@ pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod controller;
 pub mod fetch;
 pub mod fs;
 pub mod issuer;

@@ -8,6 +8,7 @@
 mod admin;
 mod check;
 mod completions;
+mod controller;
 mod gc;
 mod hash_password;
 mod index;
@@ -29,6 +30,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub use self::admin::AdminCommand;
 pub use self::check::CheckArguments;
 pub use self::completions::CompletionsArguments;
+pub use self::controller::ControllerArguments;
 pub use self::gc::GcArguments;
 pub use self::hash_password::HashPasswordArguments;
 pub use self::index::IndexCommand;
@@ -151,6 +153,10 @@ pub enum Command {
         d8-registry node-proxy --listen 127.0.0.1:5001 --listen '[::1]:5001' --backends-file /etc/d8/backends"
     )]
     NodeProxy(NodeProxyArguments),
+    /// Switch a cluster's mode: look at the cluster, decide, write, again and again until SIGTERM.
+    #[command(after_help = "Several may run: a Lease says which one writes.\n\nExample:\n  \
+        d8-registry controller --cert tls.crt --key tls.key --ca ca.crt --metrics-listen 127.0.0.1:5003")]
+    Controller(ControllerArguments),
     /// Keep a static pod's manifest on this node, and copies of mounted folders that it needs, until SIGTERM.
     #[command(
         after_help = "A static pod can read no Secrets. What is in the copies and not in their sources is removed.\n\nExample:\n  \
@@ -248,6 +254,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Admin { command } => admin::run(&command),
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Controller(arguments) => controller::run(arguments),
         Command::Pki { command } => pki::run(command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::NodeConfig(arguments) => node_config::run(&arguments),

@@ -43,11 +43,8 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn module_config(&self, name: &str) -> Result<Option<ModuleConfig>, ClusterError> {
-        let found = call(
-            "get a ModuleConfig",
-            api(self.client().clone(), &kind("ModuleConfig", "moduleconfigs")).get_opt(name),
-        )
-        .await?;
+        let configs = api(self.client().clone(), &kind("ModuleConfig", "moduleconfigs"));
+        let found = found(call("get a ModuleConfig", configs.get_opt(name)).await)?;
         Ok(found.map(|object| ModuleConfig {
             generation: object.metadata.generation.unwrap_or_default(),
             settings: object.data.pointer("/spec/settings").cloned().unwrap_or_default(),
@@ -59,7 +56,7 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn is_module_enabled(&self, name: &str) -> Result<bool, ClusterError> {
-        let found = call("get a Module", self.module_objects().get_opt(name)).await?;
+        let found = found(call("get a Module", self.module_objects().get_opt(name)).await)?;
         Ok(found.is_some_and(|module| is_enabled(&module.data)))
     }
 
@@ -84,6 +81,14 @@ impl Cluster {
 
     fn module_objects(&self) -> Api<DynamicObject> {
         api(self.client().clone(), &kind("Module", "modules"))
+    }
+}
+
+/// Of a kind that is not served there is no object. While an API server starts it says 503 of those, not 404.
+fn found<T>(answer: Result<Option<T>, ClusterError>) -> Result<Option<T>, ClusterError> {
+    match answer {
+        Err(error) if error.is_absent() => Ok(None),
+        answer => answer,
     }
 }
 

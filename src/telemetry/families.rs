@@ -176,3 +176,32 @@ families! {
     NODE_PROXY_CONNECTIONS: "d8_registry_node_proxy_connections", Gauge, ["backend"],
         "Connections that lead to the server now.";
 }
+
+families! {
+    /// Every family of the controller.
+    SWITCH_FAMILIES;
+    SWITCH_LEADER: "d8_registry_switch_leader", Gauge, [],
+        "1 for the controller that writes, 0 for one that stands by.";
+    SWITCH_INFO: "d8_registry_switch_info", Gauge, ["mode", "target"],
+        "Always 1; the mode whose switch ended last, and the wanted one.";
+    SWITCH_CONDITION: "d8_registry_switch_condition", Gauge, ["type", "status"],
+        "1 for the status that a condition of registry-state has, 0 for the other.";
+    SWITCH_STEP: "d8_registry_switch_step_seconds", Gauge, [],
+        "How long the switch has been at its present step; 0 while none is under way.";
+    SWITCH_NODES: "d8_registry_switch_nodes", Gauge, ["state"],
+        "Nodes by how far they are: converged, waiting, skipped; and not_ready, which are among these.";
+    SWITCH_HELD: "d8_registry_switch_held", Gauge, ["reason"],
+        "1 while nothing is changed, by why. Absent otherwise.";
+    SWITCH_INPUT_LOST: "d8_registry_switch_input_lost", Gauge, [],
+        "1 while the settings in force have vanished or can't be read.";
+    SWITCH_REPAIRS: "d8_registry_switch_output_repairs_total", Counter, ["output"],
+        "Objects of ours that somebody else had changed or removed, and that were put back.";
+    SWITCH_WRITES: "d8_registry_switch_writes_total", Counter, ["output"],
+        "Objects written.";
+    SWITCH_WRITE_FAILURES: "d8_registry_switch_write_failures_total", Counter, ["output"],
+        "Writes that the API server refused or did not answer.";
+    SWITCH_LOOKED: "d8_registry_switch_look_timestamp_seconds", Gauge, [],
+        "When the cluster was last looked at as a whole.";
+    SWITCH_LOOK_FAILURES: "d8_registry_switch_look_failures_total", Counter, [],
+        "Looks that came to nothing, as the API server was away.";
+}

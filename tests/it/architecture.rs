@@ -40,6 +40,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("node_proxy", &["jobs", "config", "serve", "values", "clock", "telemetry"]),
     ("node_config", &["config", "fs", "values", "clock", "telemetry"]),
     (
+        "controller",
+        &[
+            "jobs",
+            "config",
+            "serve",
+            "upstream",
+            "release",
+            "checker",
+            "pki",
+            "switch",
+            "cluster",
+            "oci",
+            "values",
+            "clock",
+            "telemetry",
+        ],
+    ),
+    (
         "server",
         &[
             "jobs",
@@ -66,6 +84,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "checker",
             "cluster",
             "config",
+            "controller",
             "issuer",
             "node_config",
             "node_files",

@@ -1,0 +1,167 @@
+//! What a scrape sees of the controller.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::clock::{self, Timestamp};
+use crate::switch::{ConditionType, Decision, Observed, Seen};
+use crate::telemetry::Samples;
+use crate::telemetry::families::{
+    SWITCH_CONDITION, SWITCH_HELD, SWITCH_INFO, SWITCH_INPUT_LOST, SWITCH_LEADER, SWITCH_LOOK_FAILURES, SWITCH_LOOKED,
+    SWITCH_NODES, SWITCH_REPAIRS, SWITCH_STEP, SWITCH_WRITE_FAILURES, SWITCH_WRITES,
+};
+
+/// The figures, as the loop left them.
+#[derive(Debug, Default)]
+pub(super) struct Shown(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    leads: bool,
+    looked: Option<Timestamp>,
+    look_failures: u64,
+    modes: Option<(&'static str, &'static str)>,
+    conditions: BTreeMap<ConditionType, bool>,
+    /// Since when the first unmet step has been so.
+    step: Option<Timestamp>,
+    nodes: BTreeMap<&'static str, usize>,
+    held: Option<&'static str>,
+    repairs: BTreeMap<&'static str, u64>,
+    writes: BTreeMap<&'static str, u64>,
+    write_failures: BTreeMap<&'static str, u64>,
+}
+
+impl Shown {
+    /// Whether this process writes.
+    pub(super) fn leads(&self, leads: bool) {
+        let mut state = self.state();
+        if state.leads && !leads {
+            // What another one does is shown by it.
+            let counts = (
+                std::mem::take(&mut state.repairs),
+                std::mem::take(&mut state.writes),
+                std::mem::take(&mut state.write_failures),
+            );
+            let look_failures = state.look_failures;
+            *state = State {
+                look_failures,
+                repairs: counts.0,
+                writes: counts.1,
+                write_failures: counts.2,
+                ..State::default()
+            };
+        }
+        state.leads = leads;
+    }
+
+    /// A look came to nothing.
+    pub(super) fn look_failed(&self) {
+        self.state().look_failures += 1;
+    }
+
+    /// What was decided after a look.
+    pub(super) fn decided(&self, observed: &Observed, decision: &Decision, now: Timestamp) {
+        let figures = &decision.figures;
+        let mut state = self.state();
+        state.looked = Some(now);
+        state.modes = observed.outputs.state.value().map(|found| (found.mode.as_str(), found.target_mode.as_str()));
+        let conditions = &decision.conditions;
+        state.conditions = conditions.iter().map(|condition| (condition.kind, condition.status)).collect();
+        let unmet = conditions.iter().find(|condition| !condition.status && is_step(condition.kind));
+        let is_under_way =
+            conditions.iter().any(|condition| condition.kind == ConditionType::Ready && !condition.status);
+        state.step = unmet.filter(|_| is_under_way).map(|condition| condition.last_transition);
+        let nodes = match &observed.nodes {
+            Seen::Known(nodes) => nodes.as_slice(),
+            Seen::Unreadable(_) => &[],
+        };
+        state.nodes = BTreeMap::from([
+            ("converged", figures.nodes_converged),
+            ("waiting", figures.nodes_waiting),
+            ("skipped", figures.nodes_skipped),
+            ("not_ready", nodes.iter().filter(|node| !node.ready).count()),
+        ]);
+        state.held = figures.held;
+        for object in &figures.repaired {
+            *state.repairs.entry(object).or_default() += 1;
+        }
+    }
+
+    /// A write was carried out.
+    pub(super) fn written(&self, object: &'static str) {
+        *self.state().writes.entry(object).or_default() += 1;
+    }
+
+    /// A write was not carried out.
+    pub(super) fn write_failed(&self, object: &'static str) {
+        *self.state().write_failures.entry(object).or_default() += 1;
+    }
+
+    /// As samples.
+    pub(super) fn samples(&self) -> Samples {
+        let mut samples = Samples::default();
+        let state = self.state();
+        samples.add(&SWITCH_LEADER, &[], u64::from(state.leads));
+        samples.add(&SWITCH_LOOK_FAILURES, &[], state.look_failures);
+        if let Some(looked) = state.looked {
+            samples.add(&SWITCH_LOOKED, &[], looked.as_secs());
+        }
+        if state.leads && state.looked.is_some() {
+            if let Some((mode, target)) = state.modes {
+                samples.add(&SWITCH_INFO, &[mode, target], 1);
+            }
+            for (kind, status) in &state.conditions {
+                samples.add(&SWITCH_CONDITION, &[kind.as_str(), "True"], u64::from(*status));
+                samples.add(&SWITCH_CONDITION, &[kind.as_str(), "False"], u64::from(!*status));
+            }
+            let step = state.step.and_then(|since| clock::now().since(since)).unwrap_or_default();
+            samples.add(&SWITCH_STEP, &[], step.as_secs());
+            for (name, count) in &state.nodes {
+                samples.add(&SWITCH_NODES, &[name], u64::try_from(*count).unwrap_or(u64::MAX));
+            }
+            let is_lost = state.conditions.get(&ConditionType::InputLost).copied().unwrap_or_default();
+            samples.add(&SWITCH_INPUT_LOST, &[], u64::from(is_lost));
+            if let Some(reason) = state.held {
+                samples.add(&SWITCH_HELD, &[reason], 1);
+            }
+        }
+        for (family, counts) in [
+            (&SWITCH_REPAIRS, &state.repairs),
+            (&SWITCH_WRITES, &state.writes),
+            (&SWITCH_WRITE_FAILURES, &state.write_failures),
+        ] {
+            for (object, count) in counts {
+                samples.add(family, &[object], *count);
+            }
+        }
+        samples
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a condition is about a step of a switch.
+const fn is_step(kind: ConditionType) -> bool {
+    match kind {
+        ConditionType::RegistryContainsRequiredImages
+        | ConditionType::ContainerdConfigPreflightReady
+        | ConditionType::TransitionContainerdConfigReady
+        | ConditionType::InClusterProxyReady
+        | ConditionType::NodeServicesReady
+        | ConditionType::DeckhouseRegistrySwitchReady
+        | ConditionType::FinalContainerdConfigReady
+        | ConditionType::CleanupNodeServices
+        | ConditionType::CleanupInClusterProxy
+        | ConditionType::PreconditionsReady => true,
+        ConditionType::Ready
+        | ConditionType::ErrTransitionNotSupported
+        | ConditionType::InputSource
+        | ConditionType::InputLost
+        | ConditionType::SettingsValid
+        | ConditionType::ParametersFrozen
+        | ConditionType::Held
+        | ConditionType::NodesSkipped => false,
+    }
+}

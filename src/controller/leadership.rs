@@ -1,0 +1,57 @@
+//! Keeps asking for the Lease, and tells the loop until when it may write.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::cluster::{Candidate, RENEWAL, Standing};
+use crate::telemetry::with_causes;
+
+/// Until when this process may write; `None`: another one may.
+pub(super) type Term = Option<Instant>;
+
+/// Asks until `stop`, then gives the Lease back.
+pub(super) async fn hold(mut candidate: Candidate, term: watch::Sender<Term>, stop: CancellationToken) {
+    let mut holder = String::new();
+    let mut failed = false;
+    loop {
+        let pause = match candidate.ask(clock::now()).await {
+            Ok(Standing::Holds(until)) => {
+                if term.send_replace(Some(until)).is_none() {
+                    tracing::info!("this controller writes from now on");
+                }
+                holder.clear();
+                failed = false;
+                RENEWAL
+            }
+            Ok(Standing::Waits { holder: other }) => {
+                if term.send_replace(None).is_some() {
+                    tracing::warn!(holder = other, "another controller writes from now on");
+                } else if holder != other {
+                    tracing::info!(holder = other, "another controller writes; this one stands by");
+                }
+                holder = other;
+                failed = false;
+                RENEWAL
+            }
+            Err(error) => {
+                // A term that there was goes on to its end, by itself.
+                if !std::mem::replace(&mut failed, true) {
+                    tracing::warn!(error = with_causes(&error), "the Lease can't be asked for; tried again");
+                }
+                RENEWAL / 6
+            }
+        };
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            break;
+        }
+    }
+    term.send_replace(None);
+    let given_back = tokio::time::timeout(Duration::from_secs(5), candidate.give_back()).await;
+    if let Ok(Err(error)) = given_back {
+        tracing::warn!(error = with_causes(&error), "the Lease can't be given back; it ends by itself");
+    }
+}

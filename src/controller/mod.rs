@@ -1,0 +1,201 @@
+//! The controller: looks at the cluster, decides, writes; again and again until SIGTERM.
+//!
+//! `switch` decides, and is pure; this part has the time, the sockets and the API server (`cluster`). Several controllers may
+//! run: a Lease says which one writes, the others stand by. With the API server away nothing changes, and it is asked again.
+//!
+//! In reading order: `look` reads the world, `state_client` the servers; `rounds` is the loop; `writing` carries a decision out,
+//! `leadership` says whether it may; `questions` are answered (`answers`) beside the loop: `images`, `probing`, `scanning`, by way of
+//! `sources`; `figures` and `listener` are what a scrape and a probe see.
+
+mod answers;
+mod figures;
+mod images;
+mod leadership;
+mod listener;
+mod look;
+mod probing;
+mod questions;
+mod rounds;
+mod scanning;
+mod sources;
+mod state_client;
+mod writing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::figures::Shown;
+use self::listener::StatusServer;
+use self::look::Looker;
+use self::questions::Questions;
+use self::rounds::Rounds;
+use self::sources::Sources;
+use crate::cluster::{Access, Candidate, Cluster, ClusterError, Watched};
+use crate::serve::{self, BindError};
+use crate::switch::SwitchOptions;
+use crate::switch::outputs::{names, users};
+use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging, Metrics, MetricsError};
+use crate::values::Role;
+
+pub use self::state_client::Identity;
+
+/// The Lease.
+const LEASE: &str = "d8-registry-controller";
+/// Threads: the work is waiting for answers.
+const WORKERS: usize = 2;
+/// How long what is under way may take after SIGTERM. A write is one request.
+const LAST: Duration = Duration::from_secs(10);
+
+/// The options of a controller.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The API server.
+    pub access: Access,
+    /// The namespace of all that is read and written.
+    pub namespace: String,
+    /// This process, as the Lease names it.
+    pub identity: String,
+    /// Port of the registry on the masters.
+    pub registry_port: u16,
+    /// Where metrics and health are told.
+    pub metrics_listen: Vec<SocketAddr>,
+    /// What the controller shows to the servers, and who signed theirs.
+    pub certificate: Identity,
+    /// How a switch is carried out.
+    pub switch: SwitchOptions,
+}
+
+/// The controller could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// No API server is named.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// An address is taken or not ours.
+    #[error("listen")]
+    Bind(#[from] BindError),
+    /// The log can't be set up.
+    #[error("log")]
+    Log(#[from] LogError),
+    /// The metrics can't be set up.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The system refused threads or signals.
+    #[error("the system refused {what}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl ControllerError {
+    /// Whether what it was started with has to be changed: exit code 2, otherwise 1.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Cluster(ClusterError::Access(_)))
+    }
+}
+
+/// Works until SIGTERM or SIGINT; blocking.
+///
+/// # Errors
+/// [`ControllerError`] if it can't start.
+pub fn run(options: Options) -> Result<(), ControllerError> {
+    let log = LogOptions { format: LogFormat::suitable(), level: Level::Info, access: AccessMode::Off };
+    let _logging = Logging::start(log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("controller")
+        .enable_all()
+        .build()
+        .map_err(|source| ControllerError::System { what: "threads", source })?;
+    let ended = runtime.block_on(Box::pin(control(options)));
+    // A look-up of a name may still wait for its server.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn control(options: Options) -> Result<(), ControllerError> {
+    let system = |what| move |source| ControllerError::System { what, source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let (shown, status) = (Arc::new(Shown::default()), StatusServer::new());
+    for listener in serve::bind(&options.metrics_listen)? {
+        tracing::info!(address = %listener.address(), "metrics and health");
+        status.listen(listener, Arc::clone(&shown));
+    }
+    let cluster = Cluster::connect(&options.access, &options.namespace).await?;
+    let changed = Arc::new(Notify::new());
+    let user_names = Role::ALL.map(users::user_secret);
+    let mut secrets = vec![
+        names::CONFIG,
+        names::STATE,
+        names::MODE_FILE,
+        names::BASHIBLE_CONFIG,
+        names::DECKHOUSE_REGISTRY,
+        names::RECORD,
+    ];
+    secrets.extend(user_names.iter().map(String::as_str));
+    let watched = Watched {
+        secrets: &secrets,
+        config_maps: &[names::MASTERS, names::CA],
+        services: &[names::SERVICE, names::PUSH_SERVICE],
+        module_configs: &["deckhouse"],
+    };
+    cluster.watch(watched, &changed, &tasks, &stop);
+    // The Lease is given back only once nothing is written any more.
+    let (lease_stop, leading) = (CancellationToken::new(), TaskTracker::new());
+    let (term, may_write) = watch::channel(None);
+    leading.spawn(leadership::hold(
+        Candidate::new(cluster.clone(), LEASE, &options.identity),
+        term,
+        lease_stop.clone(),
+    ));
+    let sources = Arc::new(Sources {
+        cluster: cluster.clone(),
+        port: options.registry_port,
+        scan_interval: AtomicU64::new(0),
+        metrics: Metrics::new()?,
+        tasks: tasks.clone(),
+    });
+    let rounds = Rounds {
+        looker: Looker::new(cluster, options.certificate, options.registry_port, options.switch),
+        questions: Questions::new(sources, Arc::clone(&changed), tasks.clone(), stop.clone()),
+        changed,
+        may_write,
+        shown,
+        stop: stop.clone(),
+    };
+    let rounds = tasks.spawn(Box::pin(rounds.go()));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    stop.cancel();
+    if tokio::time::timeout(LAST, rounds).await.is_err() {
+        tracing::warn!("a write was still under way after {} s", LAST.as_secs());
+    }
+    lease_stop.cancel();
+    leading.close();
+    tasks.close();
+    let all = async {
+        leading.wait().await;
+        tasks.wait().await;
+    };
+    let _ = tokio::time::timeout(LAST, all).await;
+    status.end().await;
+    tracing::info!("stopped");
+    Ok(())
+}
