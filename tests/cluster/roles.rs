@@ -1,0 +1,188 @@
+//! What others do in answer to the controller: the keeper on each master, bashible on each node, Deckhouse.
+//!
+//! All of it follows from the objects as a watch shows them; what a node does not do yet (`hold`), it does when it is let.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use d8_registry::switch::{BashibleConfig, DeckhouseRegistry, Login, Mirror};
+use d8_registry::values::{Scheme, Secret as Hidden};
+use futures_util::{StreamExt as _, pin_mut};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, Secret};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api as Objects, Client};
+use serde_json::json;
+use tokio::sync::Notify;
+
+use super::api::NAMESPACE;
+use super::objects;
+use super::processes::Server;
+use super::pulls::Node;
+use super::world::{IMAGE, RELEASE};
+
+/// The namespace of the workloads.
+pub(crate) const WORKLOADS: &str = "d8-monitoring";
+
+/// Everyone who answers the controller.
+pub(crate) struct Roles {
+    pub(crate) client: Client,
+    pub(crate) servers: Mutex<Vec<Server>>,
+    pub(crate) nodes: Mutex<BTreeMap<String, Arc<Node>>>,
+    /// Nodes whose bashible does nothing.
+    pub(crate) held: Mutex<BTreeSet<String>>,
+    /// What they would do.
+    pub(crate) bashible: Mutex<Option<BashibleConfig>>,
+    pub(crate) directory: std::path::PathBuf,
+    /// Notified of each change that was answered.
+    pub(crate) answered: Notify,
+}
+
+impl Roles {
+    /// Plays until the task ends.
+    pub(crate) async fn play(self: Arc<Self>) {
+        let secrets =
+            watcher(Objects::<Secret>::namespaced(self.client.clone(), NAMESPACE), watcher::Config::default());
+        let maps =
+            watcher(Objects::<ConfigMap>::namespaced(self.client.clone(), NAMESPACE), watcher::Config::default());
+        let (secrets, maps) = (secrets.default_backoff().applied_objects(), maps.default_backoff().applied_objects());
+        pin_mut!(secrets, maps);
+        loop {
+            tokio::select! {
+                Some(Ok(secret)) = secrets.next() => self.secret(secret).await,
+                Some(Ok(map)) = maps.next() => self.map(map),
+                // The API server is away; the watches come back by themselves.
+                else => {}
+            }
+            self.answered.notify_waiters();
+        }
+    }
+
+    async fn secret(&self, secret: Secret) {
+        let name = secret.metadata.name.unwrap_or_default();
+        let data: BTreeMap<String, Vec<u8>> =
+            secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
+        match name.as_str() {
+            "d8-registry-mode" => {
+                for server in self.servers.lock().unwrap().iter() {
+                    server.keep("mode/mode.yaml", &data["mode.yaml"]);
+                    server.reload();
+                }
+            }
+            "registry-bashible-config" => {
+                let config = BashibleConfig::read(&data).unwrap();
+                *self.bashible.lock().unwrap() = Some(config);
+                let names: Vec<String> = self.nodes.lock().unwrap().keys().cloned().collect();
+                for node in names {
+                    self.converge(&node).await;
+                }
+            }
+            "deckhouse-registry" => self.deckhouse(&data).await,
+            user if user.starts_with("registry-user-") => {
+                for server in self.servers.lock().unwrap().iter() {
+                    server.keep_user(user, &data);
+                    server.reload();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn map(&self, map: ConfigMap) {
+        if map.metadata.name.as_deref() == Some("d8-registry-masters")
+            && let Some(list) = map.data.unwrap_or_default().get("backends")
+        {
+            let new = self.directory.join("backends.new");
+            std::fs::write(&new, list).unwrap();
+            rustix::fs::rename(new, self.directory.join("backends")).unwrap();
+        }
+    }
+
+    /// bashible's run on a node: containerd's files first, then the word that they are there.
+    pub(crate) async fn converge(&self, name: &str) {
+        if self.held.lock().unwrap().contains(name) {
+            return;
+        }
+        let Some(config) = self.bashible.lock().unwrap().clone() else { return };
+        let Some(node) = self.nodes.lock().unwrap().get(name).cloned() else { return };
+        *node.hosts.lock().unwrap() = config.hosts;
+        let nodes = Objects::<NodeObject>::all(self.client.clone());
+        let patch = json!({"metadata": {"annotations": {"registry.deckhouse.io/version": config.version}}});
+        // A node that left meanwhile says nothing.
+        let _ = nodes.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    }
+
+    /// Lets a held node do what it has not done. One that is new gets its pods then.
+    pub(crate) async fn release(&self, name: &str) {
+        self.held.lock().unwrap().remove(name);
+        self.converge(name).await;
+        let nodes = self.nodes.lock().unwrap();
+        let (Some(node), Some(other)) = (nodes.get(name), nodes.iter().find(|(other, _)| *other != name)) else {
+            return;
+        };
+        let images = other.1.images.lock().unwrap().clone();
+        node.images.lock().unwrap().extend(images);
+    }
+
+    /// Deckhouse: it runs with the new registry, then renders everything anew, image by image.
+    async fn deckhouse(&self, data: &BTreeMap<String, Vec<u8>>) {
+        let registry = DeckhouseRegistry::read(data).unwrap();
+        let base = format!("{}{}", registry.address, registry.path);
+        let nodes: Vec<(String, Arc<Node>)> =
+            self.nodes.lock().unwrap().iter().map(|(name, node)| (name.clone(), Arc::clone(node))).collect();
+        let direct = direct(&registry);
+        for (_, node) in &nodes {
+            node.pull_secret.lock().unwrap().insert(registry.address.clone(), direct.clone());
+        }
+        let deckhouse = format!("{base}:{RELEASE}");
+        let grafana = format!("{base}@{}", IMAGE.digest());
+        for (namespace, name, image) in [(NAMESPACE, "deckhouse", &deckhouse), (WORKLOADS, "grafana", &grafana)] {
+            let deployments = Objects::<Deployment>::namespaced(self.client.clone(), namespace);
+            let template = json!({"spec": {"template": {"spec": {"containers": [{"name": name, "image": image}]}}}});
+            deployments.patch(name, &PatchParams::default(), &Patch::Strategic(template)).await.unwrap();
+            // The new pods pull before the old ones go.
+            for (_, node) in &nodes {
+                node.images.lock().unwrap().insert(image.clone());
+            }
+            let pods = Objects::<Pod>::namespaced(self.client.clone(), namespace);
+            for (node, _) in &nodes {
+                let pod = format!("{name}-{node}");
+                if namespace == WORKLOADS {
+                    let now = DeleteParams::default().grace_period(0);
+                    let _ = pods.delete(&pod, &now).await;
+                    let pod: Pod = serde_json::from_value(objects::pod(namespace, name, &pod, node, image)).unwrap();
+                    pods.create(&kube::api::PostParams::default(), &pod).await.unwrap();
+                }
+            }
+        }
+        for (_, node) in &nodes {
+            node.images.lock().unwrap().retain(|image| *image == deckhouse || *image == grafana);
+        }
+        let pods = Objects::<Pod>::namespaced(self.client.clone(), NAMESPACE);
+        let patch = json!({"metadata": {"annotations": {"checksum/registry-version": registry.hash()}}});
+        pods.patch("deckhouse-leader", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+}
+
+/// The way that containerd takes where no mirror is configured: the host itself, with the pod's pull secret.
+fn direct(registry: &DeckhouseRegistry) -> Mirror {
+    let config: serde_json::Value = serde_json::from_str(registry.docker_config.expose()).unwrap();
+    let auth = config.pointer("/auths").and_then(|auths| auths.get(&registry.address));
+    let auth =
+        auth.and_then(|auth| auth.get("auth")).and_then(serde_json::Value::as_str).filter(|auth| !auth.is_empty());
+    let login = auth.map(|auth| {
+        let pair = String::from_utf8(STANDARD.decode(auth).unwrap()).unwrap();
+        let (username, password) = pair.split_once(':').unwrap();
+        Login { username: username.to_owned(), password: Hidden::new(password.to_owned()) }
+    });
+    Mirror {
+        host: registry.address.clone(),
+        scheme: if registry.scheme == "http" { Scheme::Http } else { Scheme::Https },
+        ca: Some(registry.ca.clone()).filter(|ca| !ca.is_empty()),
+        login,
+        rewrites: Vec::new(),
+    }
+}
