@@ -19,11 +19,11 @@ use super::{Cluster, ClusterError};
 use crate::clock::Timestamp;
 
 /// How long a Lease counts after it was asked for.
-pub const TERM: Duration = Duration::from_secs(30);
+pub const TERM: Duration = Duration::from_secs(15);
 /// From one renewal to the next; a failed one is tried again after a sixth of it.
-pub const RENEWAL: Duration = Duration::from_secs(8);
+pub const RENEWAL: Duration = Duration::from_secs(4);
 /// A term ends this much earlier for its holder than for others: what it had begun by then is done.
-const MARGIN: Duration = Duration::from_secs(5);
+const MARGIN: Duration = Duration::from_secs(3);
 
 /// One that wants to be, or is, the one that writes.
 #[derive(Debug)]

@@ -139,7 +139,8 @@ impl Server {
 
     /// Has the server read its files now, and not at its next look at them within 5 s.
     pub(crate) fn reload(&self) {
-        if let Some(Process(child)) = &self.process {
+        // Before it listens the signal would end it, and it reads them anyway.
+        if let Some(Process(child)) = self.process.as_ref().filter(|_| self.log().contains("listening")) {
             rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::HUP)
                 .unwrap();
         }

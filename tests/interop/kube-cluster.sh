@@ -74,9 +74,12 @@ ready() {
 
 # stop NAME ends it at once: the API server would wait for its watches, and nothing of it is needed any more.
 stop() {
+    local pid
     [[ -f $1.pid ]] || return 0
-    kill -KILL "$(cat "$1.pid")" 2>/dev/null || true
-    while kill -0 "$(cat "$1.pid")" 2>/dev/null; do sleep 0.05; done
+    pid=$(cat "$1.pid")
+    kill -KILL "$pid" 2>/dev/null || true
+    # Whoever adopted it may not have taken note of its end.
+    while kill -0 "$pid" 2>/dev/null && [[ $(cut -d' ' -f3 "/proc/$pid/stat" 2>/dev/null) != Z ]]; do sleep 0.05; done
     rm -f "$1.pid"
 }
 
