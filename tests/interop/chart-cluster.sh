@@ -6,9 +6,14 @@ source "$(dirname "$0")/harness.sh"
 # shellcheck source=tests/interop/kubernetes.sh
 source "$(dirname "$0")/kubernetes.sh"
 
-need helm jq openssl
+need helm jq openssl ip
 readonly PYTHON=$INTEROP_TOOLS/../venv/bin/python CRDS=$INTEROP_TOOLS/../crds
 [[ -x $PYTHON && -d $CRDS ]] || skip "can't get the Python environment or the CRDs"
+# A network of its own: the chart's ports are free there.
+if [[ -z ${OWN_NETWORK:-} ]]; then
+    OWN_NETWORK=1 exec unshare --net "$0"
+fi
+ip link set lo up
 cd "$INTEROP_SCRIPTS/../.."
 readonly CHART=deploy/helm/d8-registry
 start_kubernetes
@@ -202,6 +207,52 @@ may_not() {
     [[ $(cat "$WORK/status") == 4?? ]] || fail "was let through: ${*:3}"
     grep -q "$1" "$WORK/taken" || fail "refused for another reason than $1: ${*:3}: $(cat "$WORK/taken")"
 }
+
+say "the controller works with the rights that the chart gives it"
+for kind in ModuleConfig Module ModuleSource; do
+    name=${kind,,}s
+    admin POST apis/apiextensions.k8s.io/v1/customresourcedefinitions "$(jq -n --arg kind "$kind" --arg name "$name" '{
+        metadata: {name: ($name + ".deckhouse.io")}, spec: {group: "deckhouse.io", scope: "Cluster", names: {kind: $kind, plural: $name},
+        versions: [{name: "v1alpha1", served: true, storage: true,
+            schema: {openAPIV3Schema: {type: "object", "x-kubernetes-preserve-unknown-fields": true}}}]}}')" >/dev/null
+done
+for name in moduleconfigs modules modulesources; do await there "apis/deckhouse.io/v1alpha1/$name"; done
+admin POST "$OWN/secrets" '{"metadata": {"name": "deckhouse-registry"}, "type": "kubernetes.io/dockerconfigjson", "stringData": {
+    "address": "registry.deckhouse.io", "path": "/deckhouse/ee", "scheme": "https", "clusterIsBootstrapped": "true",
+    ".dockerconfigjson": "{\"auths\": {\"registry.deckhouse.io\": {}}}"}}' >/dev/null
+sed "s/admin-token/$CONTROLLER/" "$KUBE_DIR/admin.kubeconfig" >"$WORK/controller.kubeconfig"
+# With the flags of its Deployment, but for the place of its certificate.
+helm get manifest d8-registry --namespace d8-system | "$PYTHON" -c 'import sys, yaml
+spec = next(d for d in yaml.safe_load_all(sys.stdin) if d and d["kind"] == "Deployment")["spec"]["template"]["spec"]
+print(*spec["containers"][0]["args"], sep="\n")' | sed "s#/etc/d8-registry/controller#$WORK/controller#" >"$WORK/flags"
+mkdir "$WORK/controller"
+mapfile -t flags <"$WORK/flags"
+POD_NAME=one KUBECONFIG=$WORK/controller.kubeconfig "$INTEROP_SERVER" "${flags[@]}" >"$WORK/controller.log" 2>&1 &
+controller=$!
+DAEMONS+=("$controller")
+leads() { curl -fsS http://127.0.0.1:5005/metrics | grep -q '^d8_registry_switch_leader 1'; }
+# Its certificate comes after it; the servers are silent all the same, as no pod runs.
+await leads
+"$INTEROP_SERVER" pki issue --ca-cert "$INTEROP_PKI/ca.crt" --ca-key "$INTEROP_PKI/ca.key" --uri d8-registry:controller --out "$WORK/controller"
+cp "$INTEROP_PKI/ca.crt" "$WORK/controller/ca.crt"
+await there "$OWN/secrets/registry-state"
+same "$(value registry-state mode)" Proxy "the mode that it has taken over"
+await curl -fsS http://127.0.0.1:5005/readyz
+master_4() { backends d8-registry-masters | grep -q '10.0.0.4:5001'; }
+await master_4
+admin DELETE api/v1/nodes/master-4 >/dev/null
+without_master_4() { ! master_4; }
+await without_master_4
+mine+=(secrets/d8-registry-switch secrets/registry-state)
+before=$(versions)
+change "${proxy[@]}" --set drainSeconds=30
+same "$(versions)" "$before" "the controller's objects after an upgrade beside it"
+kill -TERM "$controller"
+wait "$controller" || fail "the controller ended with $?: $(tail -n 5 "$WORK/controller.log")"
+! grep -iE 'forbidden|panicked' "$WORK/controller.log" || fail "the controller's rights"
+mine=(secrets/d8-registry-mode configmaps/d8-registry-masters)
+for name in d8-registry-switch registry-state; do admin DELETE "$OWN/secrets/$name" >/dev/null; done
+admin DELETE apis/coordination.k8s.io/v1/namespaces/d8-system/leases/d8-registry-controller >/dev/null
 
 say "in the middle of a switch"
 made() { echo "{\"metadata\": {\"name\": \"$1\"}, \"type\": \"$2\", \"stringData\": {$3}}"; }
