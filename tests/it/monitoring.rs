@@ -7,6 +7,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use d8_registry::telemetry;
+
 use crate::support::{ALIAS, Image, REPO, Registry, Setup, Upstream};
 
 #[derive(Deserialize)]
@@ -197,6 +199,32 @@ async fn every_query_names_what_the_server_exports() {
 /// A query of metrics that the controller exports and no server.
 fn is_the_controllers(query: &str) -> bool {
     query.contains("d8_registry_switch_")
+}
+
+#[test]
+fn every_query_of_the_controller_names_what_it_exports() {
+    let families: BTreeMap<_, _> =
+        telemetry::SWITCH_FAMILIES.iter().map(|family| (family.name, family.labels)).collect();
+    // Prometheus and the PodMonitor put these to every sample.
+    let added = ["job", "instance", "node"];
+    let mut wrong = Vec::new();
+    for (place, query) in queries().into_iter().filter(|(_, query)| is_the_controllers(query)) {
+        let named = named(&query);
+        let mut labels: BTreeSet<&str> = added.into();
+        for (metric, matchers) in &named.metrics {
+            let Some(own) = families.get(metric.as_str()) else {
+                wrong.push(format!("{place}: {metric} is not exported"));
+                continue;
+            };
+            labels.extend(*own);
+            let asked = matchers.iter().map(|(label, ..)| label.as_str());
+            let unknown = asked.filter(|label| !added.contains(label) && !own.contains(label));
+            wrong.extend(unknown.map(|label| format!("{place}: {metric} has no label {label}")));
+        }
+        let unknown = named.grouped.iter().filter(|label| !labels.contains(label.as_str()));
+        wrong.extend(unknown.map(|label| format!("{place}: nothing in it has a label {label}")));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
