@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::questions::Answers;
+use super::answers::Answers;
 use super::state_client::{Identity, StateClient};
 use crate::clock::Timestamp;
 use crate::cluster::{Cluster, ClusterError, ModuleConfig, NewSecret, StoredSecret, StoredService};
