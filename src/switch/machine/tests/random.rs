@@ -9,7 +9,6 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
 
 use super::world::{Object, RELEASE, UPSTREAMS, World, upstream};
-use crate::switch::documents::FIXED_HOST;
 use crate::switch::machine::decide;
 use crate::switch::observed::{Observed, Output};
 use crate::switch::settings::{Params, SwitchOptions, UnreadyNodes};
@@ -178,9 +177,7 @@ impl Play {
                 }
             }
             56 => {
-                // Between the deletion of the nodes' Secret and its repair no node can be made.
-                let fixed = world.registry.value.as_ref().is_some_and(|registry| registry.address == FIXED_HOST);
-                if self.joined < 3 && !(fixed && world.bashible.value.is_none()) {
+                if self.joined < 3 && !world.lacks_nodes_secret() {
                     self.joined += 1;
                     let name = format!("joined-{}", self.joined);
                     world.join(&name, two.is_multiple_of(2), one.is_multiple_of(2));

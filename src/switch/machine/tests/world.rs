@@ -10,7 +10,7 @@ use crate::switch::documents::{
 };
 use crate::switch::observed::{ImagesAnswer, Input, ProbeAnswer, ReferencesAnswer};
 use crate::switch::outputs::hosts;
-use crate::switch::record::Record;
+use crate::switch::record::{NodePlan, Record};
 use crate::switch::settings::{Login, Params, Settings, SwitchOptions, Upstream};
 use crate::switch::write::{Content, Question, Write};
 use crate::values::{Role, Scheme, Secret};
@@ -209,9 +209,19 @@ impl World {
         self.manual = Input::Valid { settings: Settings { params, check_mode: Default::default() }, generation: 0 };
     }
 
+    /// Somebody has deleted the nodes' Secret and it is not put back yet. What bashible does in that gap no controller can
+    /// prevent.
+    pub(super) fn lacks_nodes_secret(&self) -> bool {
+        let planned = self.record.value.as_ref().is_some_and(|record| record.nodes != NodePlan::default());
+        planned && self.bashible.value.is_none()
+    }
+
     /// Bashible of a node runs.
     pub(super) fn apply(&mut self, name: &str) {
         let unmanaged = self.registry.value.as_ref().and_then(|registry| registry.upstream().ok().flatten());
+        if self.lacks_nodes_secret() {
+            return;
+        }
         let Some(node) = self.nodes.get_mut(name).filter(|node| node.ready && node.ours) else { return };
         match (&self.bashible.value, unmanaged) {
             (Some(config), _) => node.applied = Some(config.clone()),
@@ -219,7 +229,6 @@ impl World {
                 node.applied = None;
                 node.old_form = Some(upstream);
             }
-            // Between the deletion of the Secret and its repair; the next run of bashible finds it again.
             (None, None) => {}
         }
     }
