@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job, JobStatus};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DynamicObject, ListParams};
@@ -44,6 +44,18 @@ impl Cluster {
         found.extend(
             scan.of(|object: StatefulSet| (object.metadata, object.spec.and_then(|spec| spec.template.spec))).await?,
         );
+        // Those of a Deployment's past have no replicas; one of its own may start pods at any time.
+        let of_replica_set = |object: ReplicaSet| {
+            let spec = object.spec.filter(|spec| spec.replicas != Some(0));
+            (object.metadata, spec.and_then(|spec| spec.template).and_then(|template| template.spec))
+        };
+        found.extend(scan.of(of_replica_set).await?);
+        // One that is suspended, or waits to try again, has no pod and will have one.
+        let of_job = |object: Job| {
+            let is_over = object.status.as_ref().is_some_and(has_finished);
+            (object.metadata, object.spec.filter(|_| !is_over).and_then(|spec| spec.template.spec))
+        };
+        found.extend(scan.of(of_job).await?);
         let of_cron_job = |object: CronJob| {
             let job = object.spec.and_then(|spec| spec.job_template.spec);
             (object.metadata, job.and_then(|job| job.template.spec))
@@ -109,6 +121,12 @@ fn images(spec: PodSpec) -> impl Iterator<Item = String> {
     containers
         .filter_map(|container| container.image)
         .chain(ephemeral.into_iter().filter_map(|container| container.image))
+}
+
+/// Whether a Job starts no more pods.
+fn has_finished(status: &JobStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")
 }
 
 fn has_ended(status: Option<&k8s_openapi::api::core::v1::PodStatus>) -> bool {
