@@ -123,7 +123,7 @@ pub(super) async fn carry_out(cluster: &Cluster, found: &Found, write: Write) ->
             };
             written.map_err(failed)
         }
-        Content::ForgetWord => forget_word(cluster).await.map_err(failed),
+        Content::ForgetWord => forget_word(cluster, found).await.map_err(failed),
     }
 }
 
@@ -164,9 +164,10 @@ async fn select(
 }
 
 /// The word was heard; another that was said meanwhile stays.
-async fn forget_word(cluster: &Cluster) -> Result<(), ClusterError> {
+async fn forget_word(cluster: &Cluster, found: &Found) -> Result<(), ClusterError> {
     let Some(record) = cluster.secret(names::RECORD).await? else { return Ok(()) };
-    if !record.annotations.contains_key(words::WORD_ANNOTATION) {
+    let heard = found.secrets.get(names::RECORD).and_then(|record| record.annotations.get(words::WORD_ANNOTATION));
+    if heard.is_none() || record.annotations.get(words::WORD_ANNOTATION) != heard {
         return Ok(());
     }
     let annotations = Changes::from([(words::WORD_ANNOTATION.to_owned(), None)]);
