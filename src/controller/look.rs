@@ -117,7 +117,10 @@ impl Looker {
             inputs: Inputs { manual: manual_input(manual), module_config: module_config_input(config) },
             deckhouse_module: seen(module),
             bootstrapped,
-            record: output(Ok(record), &mut found, |secret| Record::read(&secret.data)),
+            record: match record.as_ref().and_then(|record| Record::newer(&record.data)) {
+                Some(newer) => Output::Unreadable(newer),
+                None => output(Ok(record), &mut found, |secret| Record::read(&secret.data)),
+            },
             nodes: Seen::Known(nodes),
             servers,
             outputs,

@@ -77,10 +77,17 @@ impl Record {
         Yaml::map(lines)
     }
 
+    /// Why the data of the Secret are not this program's to replace: a newer one wrote them. They are not garbled.
+    #[must_use]
+    pub fn newer(data: &BTreeMap<String, Vec<u8>>) -> Option<String> {
+        let Form { format } = reading::yaml(text_of(data, KEY).ok()?).ok()?;
+        (format > FORMAT).then(|| format!("it has format {format}, of a newer program; this one knows {FORMAT}"))
+    }
+
     /// Reads the data of the Secret.
     ///
     /// # Errors
-    /// A sentence without secrets; also for the form of a newer program.
+    /// A sentence without secrets; also for another form than this program's.
     pub fn read(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, String> {
         let text = text_of(data, KEY)?;
         let Form { format } = reading::yaml(text)?;

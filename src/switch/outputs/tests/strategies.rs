@@ -137,7 +137,13 @@ proptest! {
     fn the_record_is_read_back(record in record()) {
         let secret = record.to_secret();
         prop_assert_eq!(&secret, &record.to_secret());
-        prop_assert_eq!(Record::read(&stored(&secret)), Ok(record));
+        let mut data = stored(&secret);
+        prop_assert_eq!(Record::read(&data), Ok(record));
+        prop_assert!(Record::newer(&data).is_none());
+        for text in data.values_mut() {
+            *text = String::from_utf8_lossy(text).replacen("format: 1", "format: 2", 1).into_bytes();
+        }
+        prop_assert!(Record::newer(&data).is_some() && Record::read(&data).is_err());
     }
 
     #[test]
