@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::nodes::images_base;
 use crate::switch::documents::{DeckhouseRegistry, FIXED_HOST, NODE_HOST, Plane, RegistryState, ServerMode};
-use crate::switch::observed::{Observed, Output, Server};
+use crate::switch::observed::{Input, Observed, Output, Server};
 use crate::switch::outputs::{InCluster, hosts};
 use crate::switch::record::{InputSource, NodePlan, Record};
-use crate::switch::settings::{DEFAULT_TTL, Params, Target, Upstream};
+use crate::switch::settings::{DEFAULT_TTL, Params, Settings, Target, Upstream};
 
 /// The fact of `registry-state` that names the input in force.
 pub(super) const SOURCE_FACT: &str = "source";
@@ -50,13 +50,16 @@ pub(super) fn begin(look: &Observed) -> Result<Record, String> {
         }
         (None, Params::Local | Params::Unmanaged(None)) => None,
     };
+    let source = state.and_then(source);
+    let passed_over = source.and_then(|source| unasked(look, source, state, &plane, &completed));
     Ok(Record {
         attempt: 1,
         generation,
-        source: state.and_then(source),
-        source_chosen: false,
+        // Which input counts was settled before the record was lost: no other takes its place by itself.
+        source_chosen: source.is_some(),
+        source,
         settings: None,
-        passed_over: None,
+        passed_over,
         target: completed.clone(),
         under_way: state.is_some(),
         adopted: state.is_none(),
@@ -112,6 +115,28 @@ fn plane(look: &Observed) -> Result<(Plane, u64), String> {
         }
     }
     Ok((Plane { in_force: ServerMode::Unmanaged, coming: None, previous: Vec::new() }, 0))
+}
+
+/// Settings that nothing shows a switch to: they may have been passed over before the record was lost, so they begin none.
+fn unasked(
+    look: &Observed,
+    source: InputSource,
+    state: Option<&RegistryState>,
+    plane: &Plane,
+    completed: &Params,
+) -> Option<Settings> {
+    let input = match source {
+        InputSource::Manual => &look.inputs.manual,
+        InputSource::ModuleConfig => &look.inputs.module_config,
+    };
+    let Input::Valid { settings, .. } = input else { return None };
+    let modes = std::iter::once(&plane.in_force)
+        .chain(plane.coming.iter().map(|coming| &coming.mode))
+        .chain(plane.previous.iter());
+    let is_held = modes.filter_map(params_of).any(|params| params == settings.params);
+    let is_on_the_way =
+        state.is_some_and(|state| state.mode != state.target_mode && state.target_mode == settings.params.target());
+    (settings.params != *completed && !is_held && !is_on_the_way).then(|| settings.clone())
 }
 
 /// The parameters of a mode that servers hold.

@@ -137,6 +137,12 @@ impl Run<'_> {
         let registry = params.and_then(|params| DeckhouseRegistry::of(&params, self.in_cluster().as_ref()));
         if let Some(registry) = registry.filter(|registry| registry.problems().is_empty()) {
             let found = &self.look.outputs.deckhouse_registry;
+            if found.is_absent() {
+                let message =
+                    "Secret deckhouse-registry is not there; Deckhouse makes it, the controller only changes it";
+                self.say(true, "OutputMissing", message.to_owned());
+                return writes;
+            }
             let write = write_if(found, registry, Content::DeckhouseRegistry);
             let shown = self.look.outputs.state.value().map(|state| &state.conditions);
             let was_met = shown

@@ -356,6 +356,32 @@ fn a_lost_record_of_a_settled_cluster_is_put_together_again() {
 }
 
 #[test]
+fn a_lost_record_begins_no_switch_that_nobody_asked_for() {
+    let mut world = settled(proxy(1));
+    let before = world.clone();
+    // Nobody can tell whether these settings were passed over or are new.
+    world.set(Params::Direct(upstream(2)));
+    world.record.set(None);
+    settle(&mut world);
+    let record = world.record.value.as_ref().unwrap();
+    assert_eq!((&record.completed, &record.target), (&proxy(1), &proxy(1)));
+    assert_eq!(world.bashible.version, before.bashible.version);
+    assert_eq!(world.registry.version, before.registry.version);
+    world.set(Params::Direct(upstream(3)));
+    settle(&mut world);
+    assert_eq!(world.record.value.as_ref().unwrap().completed, Params::Direct(upstream(3)));
+}
+
+#[test]
+fn deckhouses_own_secret_is_not_made_here() {
+    let mut world = settled(proxy(1));
+    world.registry.set(None);
+    let decision = decide(&world.look());
+    assert!(!decision.writes.iter().any(|write| matches!(write.what, Content::DeckhouseRegistry(_))));
+    assert!(decision.notices.iter().any(|notice| notice.reason == "OutputMissing"));
+}
+
+#[test]
 fn what_can_not_be_read_is_not_absent() {
     let world = settled(proxy(1));
     let mut look = world.look();
