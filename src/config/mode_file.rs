@@ -137,6 +137,33 @@ impl ModeSpec {
             Self::Local => None,
         }
     }
+
+    /// Whether what the mode stores can be fetched again: it is evicted for its age and for room.
+    #[must_use]
+    pub const fn is_cache(&self) -> bool {
+        match self {
+            Self::Proxy { .. } => true,
+            Self::Direct { .. } | Self::Local => false,
+        }
+    }
+
+    /// Whether the mode keeps what is pushed: it takes room of caches, and what no root reaches is collected.
+    #[must_use]
+    pub const fn takes_pushes(&self) -> bool {
+        match self {
+            Self::Local => true,
+            Self::Direct { .. } | Self::Proxy { .. } => false,
+        }
+    }
+
+    /// The age at which unused content goes; `None` where it has none.
+    #[must_use]
+    pub const fn ttl(&self) -> Option<Duration> {
+        match self {
+            Self::Proxy { ttl, .. } => Some(*ttl),
+            Self::Direct { .. } | Self::Local => None,
+        }
+    }
 }
 
 impl InForce {

@@ -338,21 +338,21 @@ impl Modes {
         let is_well = |mode: &ModeSpec| {
             mode.upstream().and_then(|settings| state.known(settings)?.outcome()) == Some(ProbeOutcome::Ok)
         };
-        let is_cache = |mode: &&ModeSpec| matches!(mode, ModeSpec::Proxy { .. });
+        let is_cache = |mode: &&ModeSpec| mode.is_cache();
         let plan = &state.plan;
         let evictor = self.0.fills.evictor();
         evictor.set_ttl(plan.ttl());
         let cache = plan.in_force.as_ref().filter(is_cache).filter(|_| plan.is_settled());
         evictor.set_replaceable(cache.is_some_and(is_well));
         // A push into a coming Local takes room of a cache that could fetch again what goes.
-        let fills_local = matches!(plan.coming, Some((ModeSpec::Local, _)));
+        let fills_local = plan.coming.as_ref().is_some_and(|(mode, _)| mode.takes_pushes());
         evictor.set_displaceable(fills_local && plan.modes().filter(is_cache).all(is_well));
         let logins: Vec<(String, SecretString)> =
             state.logins().map(|(name, password)| (name.to_owned(), SecretString::from(password.expose()))).collect();
         self.0.auth.set_upstream_users(logins);
         // Nothing of Local goes while another mode answers too: before that begins, and until it is over.
         let store = self.0.fills.store();
-        let is_alone = plan.is_settled() && matches!(plan.in_force, Some(ModeSpec::Local));
+        let is_alone = plan.is_settled() && plan.in_force.as_ref().is_some_and(ModeSpec::takes_pushes);
         if !is_alone {
             store.hold_collection(true);
         }

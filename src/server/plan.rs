@@ -80,10 +80,8 @@ impl Plan {
 
     /// The age at which unused content goes; zero: never, as long as another mode may still need it.
     pub(super) fn ttl(&self) -> Duration {
-        match &self.in_force {
-            Some(ModeSpec::Proxy { ttl, .. }) if self.is_settled() => *ttl,
-            _ => Duration::ZERO,
-        }
+        let settled = self.in_force.as_ref().filter(|_| self.is_settled());
+        settled.and_then(ModeSpec::ttl).unwrap_or(Duration::ZERO)
     }
 
     /// The name of what is in force.
