@@ -8,6 +8,9 @@ use crate::switch::observed::Server;
 use crate::switch::record::Settle;
 use crate::switch::settings::Params;
 
+/// Steps in which the time without an answer of the old registry is shown and begun anew.
+const SETTLE_STEPS: u32 = 60;
+
 impl Run<'_> {
     /// Previous modes have ended: nothing needs them, and nothing has asked them for the time of `switch.settle`.
     pub(super) fn previous_ended(&mut self, source: &Params, kind: ConditionType) -> Option<()> {
@@ -79,17 +82,20 @@ impl Run<'_> {
                 Some(Server::Silent(_)) | None => silent.push(node.name.clone()),
             }
         }
+        let wanted = self.look.options.settle;
+        let step = wanted / SETTLE_STEPS;
+        let is_fresh = |settle: &Settle| self.ago(settle.since) < step;
         // A master that is asked no more may have answered a last time.
-        let unchanged = self.record.settle.as_ref().filter(|settle| silent.is_empty() && settle.counts == counts);
-        let since = match unchanged {
-            Some(settle) => settle.since,
-            None => {
+        let since = match &self.record.settle {
+            Some(settle) if silent.is_empty() && settle.counts == counts => settle.since,
+            // While answers come, the record is not written at every look: the time is begun anew once a step.
+            Some(settle) if is_fresh(settle) => self.look.now,
+            _ => {
                 self.record.settle = Some(Settle { counts, since: self.look.now });
                 self.look.now
             }
         };
         let still = self.ago(since);
-        let wanted = self.look.options.settle;
         if !silent.is_empty() {
             return Err(list_whole("Masters do not say whether they still answer from the old registry:", &silent));
         }
@@ -97,7 +103,10 @@ impl Run<'_> {
             return Ok(());
         }
         self.wake_after(wanted.saturating_sub(still));
-        Err(line(&format!("The old registry has answered nobody for {} s of {} s", still.as_secs(), wanted.as_secs())))
+        // In steps: a condition that changes is a write of registry-state.
+        let steps = still.as_millis().checked_div(step.as_millis()).and_then(|steps| u32::try_from(steps).ok());
+        let shown = step * steps.unwrap_or(0);
+        Err(line(&format!("The old registry has answered nobody for {} s of {} s", shown.as_secs(), wanted.as_secs())))
     }
 
     /// In Unmanaged: servers answer nobody any more.

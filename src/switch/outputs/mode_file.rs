@@ -35,6 +35,7 @@ impl ModeFile {
     pub fn to_secret(&self) -> SecretManifest {
         SecretManifest::ours(names::MODE_FILE, "Opaque")
             .label("app", "d8-registry")
+            .annotation("helm.sh/resource-policy", "keep")
             .data(names::MODE_FILE_KEY, self.render().expose())
     }
 }

@@ -69,6 +69,7 @@ pub fn user<E>(
     let hash = hash.format_for_version(bcrypt::Version::TwoA);
     Ok(SecretManifest::new(user_secret(role), "registry/user")
         .label("type", "registry-user")
+        .annotation("helm.sh/resource-policy", "keep")
         .data("name", role.as_str())
         .data("password", text)
         .data("passwordHash", hash))
