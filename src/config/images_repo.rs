@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
+use crate::values::host::{bare, implied_port, split_port};
 use crate::values::{Address, InvalidValue, Scheme, Secret, Text, read_as_text};
 
 /// The name under which a cluster's clients reach this server.
@@ -87,15 +88,6 @@ fn is_host(text: &str) -> bool {
     is_name && port.is_none_or(is_port)
 }
 
-/// Splits `host[:port]`; the brackets of an IPv6 address stay.
-fn split_port(text: &str) -> (&str, Option<&str>) {
-    let from = text.rfind(']').unwrap_or_default();
-    match text[from..].find(':') {
-        Some(colon) => (&text[..from + colon], Some(&text[from + colon + 1..])),
-        None => (text, None),
-    }
-}
-
 fn is_port(text: &str) -> bool {
     (1..=5).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_digit())
@@ -137,33 +129,6 @@ impl UpstreamUrl {
         let images_repo = repo.parse::<ImagesRepo>().map_err(|_| FORM.to_owned())?;
         Ok(Self { scheme, images_repo, login })
     }
-}
-
-/// `host[:port]` in lower case, without the port that the scheme implies and without the dot that ends a whole name; an IPv6
-/// address in its shortest form.
-pub(super) fn canonical(host: &str, scheme: Scheme) -> String {
-    let host = host.to_ascii_lowercase();
-    let (name, port) = split_port(&host);
-    let name = match bare(name).parse::<Ipv6Addr>() {
-        Ok(address) => format!("[{address}]"),
-        Err(_) => name.strip_suffix('.').unwrap_or(name).to_owned(),
-    };
-    match port.filter(|port| port.parse() != Ok(implied_port(scheme))) {
-        Some(port) => format!("{name}:{port}"),
-        None => name,
-    }
-}
-
-const fn implied_port(scheme: Scheme) -> u16 {
-    match scheme {
-        Scheme::Https => 443,
-        Scheme::Http => 80,
-    }
-}
-
-/// A host without the brackets of an IPv6 address.
-fn bare(name: &str) -> &str {
-    name.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Whether `host[:port]` is this server itself: the name that clients use, or an address it listens on. What other

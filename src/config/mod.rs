@@ -2,7 +2,7 @@
 //!
 //! `keys` defines every key once; `definition` has the form of a definition and what follows from one. `yaml` reads the file
 //! into the shapes, `parse` makes the [`Config`], `rules` checks keys against each other, `warnings` says what is right and
-//! probably not meant; `upstream` reads the section of that name, with the files that credentials come in (`docker_config`,
+//! probably not meant; `upstream` reads the section of that name, with the files that credentials come in (`dockerConfigFile`,
 //! `secret_dir`). `settings` lists what is in force, `schema` is the JSON Schema. [`watch`] sees that a file changed,
 //! [`reload`] acts on it. This module opens no socket and no store; it imports none of the parts.
 //!
@@ -18,7 +18,6 @@
 //! follow from the first.
 
 mod definition;
-mod docker_config;
 mod error;
 mod images_repo;
 mod keys;
@@ -58,7 +57,8 @@ pub use stale_on::StaleOn;
 pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};
 
 use crate::oci::RepoName;
-use crate::values::FilePath;
+use crate::values::host::canonical_host;
+use crate::values::{self, FilePath};
 use definition::{Below, Written};
 use origin::Origins;
 
@@ -110,7 +110,7 @@ impl MappedRepository {
     /// Whether the name leads to the registry of this upstream: with a mode file the upstream changes and the names stay.
     #[must_use]
     pub fn leads_to(&self, upstream: &EndpointSettings) -> bool {
-        let canonical = |host: &str| images_repo::canonical(host, upstream.scheme);
+        let canonical = |host: &str| canonical_host(host, upstream.scheme);
         self.host.as_ref().is_none_or(|host| canonical(host) == canonical(&upstream.host))
     }
 }
@@ -415,5 +415,8 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
 /// # Errors
 /// A sentence that names hosts and no secret: another text, or no entry of the host.
 pub fn docker_login(text: &str, host: &str, scheme: Scheme) -> Result<UpstreamCredentials, String> {
-    docker_config::login(text, host, scheme)
+    Ok(match values::docker_login(text, host, scheme)? {
+        None => UpstreamCredentials::Anonymous,
+        Some((username, password)) => UpstreamCredentials::Login { username, password },
+    })
 }

@@ -2,7 +2,6 @@
 
 use super::definition::{Below, Context, Key, KeyInfo, Reader, Value, wrong};
 use super::error::KeyError;
-use super::images_repo::canonical;
 use super::keys::{self, DEFAULT_REPOSITORY, File, RawRepository, RawUser, TlsKeys};
 use super::mode_file::{ModeFile, ModeFileKey, least_ttl};
 use super::one_or_many::OneOrMany;
@@ -13,6 +12,7 @@ use super::{
     TlsFiles, User, rules, yaml,
 };
 use crate::oci::{InvalidName, RepoName};
+use crate::values::host::canonical_host;
 use crate::values::{Address, Alias, ConfigDuration, FilePath, Mode, Role};
 
 /// Reads text and flags; the error has no file yet.
@@ -180,7 +180,7 @@ fn repositories(
             return Err(wrong(&key("name"), format!("{name} is there twice")));
         }
         if let (Some(repo), Some(UpstreamSettings { endpoint, .. })) = (&raw.images_repo, upstream)
-            && canonical(&repo.host, endpoint.scheme) != canonical(&endpoint.host, endpoint.scheme)
+            && canonical_host(&repo.host, endpoint.scheme) != canonical_host(&endpoint.host, endpoint.scheme)
         {
             let message =
                 format!("another host than {} of upstream.imagesRepo; all names lead to one upstream", endpoint.host);

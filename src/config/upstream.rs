@@ -10,12 +10,12 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use super::definition::wrong;
-use super::docker_config;
 use super::error::KeyError;
-use super::images_repo::{ImagesRepo, UpstreamUrl, canonical};
+use super::images_repo::{ImagesRepo, UpstreamUrl};
 use super::keys::{RawEndpoint, RawUpstream};
 use super::origin::{Origin, Setting};
 use super::secret_dir::{SecretDir, read_text};
+use crate::values::host::canonical_host;
 use crate::values::{ConfigDuration, FilePath, Scheme, Secret};
 
 /// The user whose password is a licence, as Deckhouse's registry has it.
@@ -262,7 +262,7 @@ impl<'a> Endpoint<'a> {
             },
             ("dockerConfigFile", Some(path)) => {
                 let text = zeroize::Zeroizing::new(from_file("dockerConfigFile", path)?);
-                docker_config::login(&text, host, scheme)
+                super::docker_login(&text, host, scheme)
                     .and_then(checked)
                     .map_err(|message| self.wrong("dockerConfigFile", in_file(&path.0, &message)))
             }
@@ -320,7 +320,7 @@ impl<'a> Endpoint<'a> {
         let Some(repo) = self.url.and(self.raw.images_repo.as_ref().or(self.secret.images_repo.as_ref())) else {
             return Ok(());
         };
-        if canonical(&repo.host, scheme) == canonical(host, scheme) {
+        if canonical_host(&repo.host, scheme) == canonical_host(host, scheme) {
             return Ok(());
         }
         let message = format!(

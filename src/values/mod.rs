@@ -8,6 +8,8 @@ mod addresses;
 mod calendar;
 mod choice;
 mod count;
+mod docker_login;
+pub(crate) mod host;
 mod measure;
 mod secret;
 mod text;
@@ -26,6 +28,7 @@ pub use choice::{
     StaleCause,
 };
 pub(crate) use count::Count;
+pub use docker_login::docker_login;
 pub use measure::{ByteSize, ConfigDuration, Reserve};
 pub use secret::Secret;
 pub use text::PasswordHash;

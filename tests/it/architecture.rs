@@ -110,7 +110,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// lost a file, is taken out or shortened here.
 const CIRCLES: &[&[&str]] = &[
     &["auth/own_key.rs", "auth/tokens.rs"],
-    &["config/docker_config.rs", "config/upstream.rs"],
     &["fetch/fill.rs", "fetch/filler.rs", "fetch/fills.rs", "fetch/reader.rs"],
     &["node_config/plan.rs", "node_config/state.rs"],
     &["telemetry/fetching.rs", "telemetry/metrics.rs", "telemetry/process.rs"],

@@ -13,7 +13,7 @@ use super::hosts::InCluster;
 use super::manifest::text_of;
 use crate::switch::documents::{DeckhouseRegistry, FIXED_HOST, FIXED_PATH};
 use crate::switch::settings::{Login, Params, Upstream};
-use crate::values::{Scheme, Secret};
+use crate::values::{Scheme, Secret, docker_login};
 
 /// The fields, in the order of the hash.
 const ADDRESS: &str = "address";
@@ -149,12 +149,9 @@ impl DeckhouseRegistry {
             "https" | "" => Scheme::Https,
             _ => return Err("the scheme is neither http nor https".to_owned()),
         };
-        let auths = auths(self.docker_config.expose())?;
-        let auth = auths.into_iter().find(|(registry, _)| bare(registry) == self.address).map(|(_, auth)| auth);
-        let login = match auth.filter(|auth| !auth.is_empty()) {
-            None => None,
-            Some(auth) => Some(login(&auth).ok_or("the credentials are not login:password in base64")?),
-        };
+        let login = docker_login(self.docker_config.expose(), self.address.trim(), scheme)
+            .map_err(|why| format!("{DOCKER_CONFIG} {why}"))?
+            .map(|(username, password)| Login { username, password });
         let ca = Some(self.ca.clone()).filter(|ca| scheme == Scheme::Https && !ca.trim().is_empty());
         Ok(Some(Upstream { images_repo, scheme, ca, login }))
     }
@@ -221,24 +218,6 @@ fn wrong_login(registry: &str, auth: &str) -> Option<String> {
         return Some(format!("Login for registry '{registry}' contains spaces, tabs, newlines or empty."));
     }
     has_space(password).then(|| format!("Password for registry '{registry}' contains spaces, tabs, or newlines."))
-}
-
-fn login(auth: &str) -> Option<Login> {
-    // Deckhouse takes it without padding too.
-    let decoded =
-        STANDARD.decode(auth).or_else(|_| base64::engine::general_purpose::STANDARD_NO_PAD.decode(auth)).ok()?;
-    let decoded = String::from_utf8(decoded).ok()?;
-    let (username, password) = decoded.split_once(':')?;
-    if username.is_empty() || password.is_empty() {
-        return None;
-    }
-    Some(Login { username: username.to_owned(), password: Secret::new(password.to_owned()) })
-}
-
-/// The host of a key of `auths`, which may be a URL.
-fn bare(registry: &str) -> &str {
-    let host = registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
-    host.split('/').next().unwrap_or(host)
 }
 
 /// `\s` of Go's regular expressions.

@@ -156,6 +156,17 @@ fn a_registry_of_before_is_read_without_scheme_and_ca_and_with_a_url_for_a_key()
     assert_eq!(upstream.login, Some(login("u", "p")));
 }
 
+#[test]
+fn a_login_of_before_is_never_taken_for_nobody() {
+    let upstream = |text: &str| with("r.example.com", "/a", text).upstream();
+    let given = r#"{"auths":{"r.example.com":{"username":"u","password":"p"}}}"#;
+    assert_eq!(upstream(given).unwrap().unwrap().login, Some(login("u", "p")), "docker writes no auth");
+    assert_eq!(upstream(r#"{"auths":{"r.example.com":{}}}"#).unwrap().unwrap().login, None);
+    for wrong in [r#"{"auths":{"other":{"auth":"dTpw"}}}"#, r#"{"auths":{"r.example.com":{"username":"u"}}}"#] {
+        assert!(upstream(wrong).is_err(), "{wrong}");
+    }
+}
+
 /// Bytes that count up.
 fn counting() -> impl FnMut(&mut [u8]) -> Result<(), std::fmt::Error> {
     let mut next = 0_u8;

@@ -7,11 +7,10 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
-use super::UpstreamCredentials;
-use super::images_repo::canonical;
-use crate::values::{Scheme, Secret};
+use super::host::canonical_host;
+use super::{Scheme, Secret};
 
-/// So many hosts are named in an error.
+/// Hosts that an error names at most.
 const NAMED: usize = 20;
 
 #[derive(Deserialize)]
@@ -28,16 +27,19 @@ struct Entry {
 }
 
 /// The login of the entry whose key is `host` (`host[:port]`), also when written as `https://host`, `host/v1/` or
-/// `host/v2/`, as docker does. An entry without a login is an anonymous one: Deckhouse leaves `auth` out then.
-/// The error is a sentence that names hosts and no secret.
-pub(super) fn login(text: &str, host: &str, scheme: Scheme) -> Result<UpstreamCredentials, String> {
+/// `host/v2/`, as docker does: name and password. `None`: an entry without a login is an anonymous one, Deckhouse leaves
+/// `auth` out then.
+///
+/// # Errors
+/// A sentence that names hosts and no secret: another text, or no entry of the host.
+pub fn docker_login(text: &str, host: &str, scheme: Scheme) -> Result<Option<(String, Secret)>, String> {
     // The parser's own words may quote a value.
     let config: DockerConfig = serde_json::from_str(text).map_err(|error| {
         format!("is no .dockerconfigjson: wrong at line {} column {}", error.line(), error.column())
     })?;
     let mut auths = config.auths.unwrap_or_default();
-    let wanted = canonical(host, scheme);
-    let fitting = auths.keys().filter(|key| canonical(bare(key), scheme) == wanted);
+    let wanted = canonical_host(host, scheme);
+    let fitting = auths.keys().filter(|key| canonical_host(bare(key), scheme) == wanted);
     let Some(key) = fitting.min_by_key(|key| key.as_str() != host).cloned() else {
         let mut hosts: Vec<String> = auths.keys().take(NAMED).map(|key| format!("{key:?}")).collect();
         if auths.len() > NAMED {
@@ -46,7 +48,7 @@ pub(super) fn login(text: &str, host: &str, scheme: Scheme) -> Result<UpstreamCr
         let found = if hosts.is_empty() { "no host at all".to_owned() } else { hosts.join(", ") };
         return Err(format!("has no login for {host}; it has {found}"));
     };
-    let Some(entry) = auths.remove(&key) else { return Ok(UpstreamCredentials::Anonymous) };
+    let Some(entry) = auths.remove(&key) else { return Ok(None) };
     entry.login().map_err(|reason| format!("the entry of {key:?} {reason}"))
 }
 
@@ -57,7 +59,7 @@ fn bare(key: &str) -> &str {
 }
 
 impl Entry {
-    fn login(self) -> Result<UpstreamCredentials, &'static str> {
+    fn login(self) -> Result<Option<(String, Secret)>, &'static str> {
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let (username, password) = match (given(self.username), given(self.password), given(self.auth)) {
             (Some(username), Some(password), _) => (username, password),
@@ -65,10 +67,10 @@ impl Entry {
             (None, None, None) if given(self.identitytoken).is_some() => {
                 return Err("has only an identitytoken, which can't be used here");
             }
-            (None, None, None) => return Ok(UpstreamCredentials::Anonymous),
+            (None, None, None) => return Ok(None),
             _ => return Err("has a username or a password alone"),
         };
-        Ok(UpstreamCredentials::Login { username, password: Secret::new(password) })
+        Ok(Some((username, Secret::new(password))))
     }
 }
 
