@@ -31,30 +31,10 @@ pub use repeated::{Pace, RepeatedCheck};
 pub use target::{Target, TargetOptions, required_by};
 
 use crate::release::RequiredImage;
+pub use crate::values::CheckMode;
 
 /// Requests at once to a registry.
 const PARALLEL: usize = 3;
-
-/// The items that have to be there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum CheckMode {
-    /// Everything on the list.
-    #[default]
-    Default,
-    /// The image of Deckhouse itself, by a tag: enough to switch the edition.
-    Relax,
-}
-
-impl CheckMode {
-    /// As in messages.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Default => "Default",
-            Self::Relax => "Relax",
-        }
-    }
-}
 
 /// How much of an item is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -96,8 +96,7 @@ pub struct CheckArguments {
 
 fn mode() -> impl clap::builder::TypedValueParser<Value = CheckMode> {
     use clap::builder::TypedValueParser as _;
-    clap::builder::PossibleValuesParser::new(["Default", "Relax"])
-        .map(|name| if name.eq_ignore_ascii_case("Relax") { CheckMode::Relax } else { CheckMode::Default })
+    clap::builder::PossibleValuesParser::new(CheckMode::ALL.map(CheckMode::as_str)).try_map(|name| name.parse())
 }
 
 /// What every client is made with.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::answers::{Answer, Reply};
 use super::sources::Sources;
-use crate::checker::{self, Check, Depth, Pace, RepeatedCheck, Target, TargetOptions};
+use crate::checker::{Check, Depth, Pace, RepeatedCheck, Target, TargetOptions};
 use crate::oci::Tag;
 use crate::release::{self, ModuleImage, RequiredImage};
 use crate::switch::{CheckMode, Checked, ImagesAnswer, ImagesAt};
@@ -79,16 +79,12 @@ impl Images {
 
 /// Checks for as long as it is asked.
 pub(super) async fn check(images: &Images, at: &ImagesAt, check_mode: CheckMode, reply: &Reply) {
-    let mode = match check_mode {
-        CheckMode::Default => checker::CheckMode::Default,
-        CheckMode::Relax => checker::CheckMode::Relax,
-    };
     let depth = match at {
         ImagesAt::Upstream(_) => Depth::Manifest,
         ImagesAt::Masters(_) => Depth::Layers,
     };
     let lacking = |why: &str| {
-        let message = format!("Mode: {}\n{why}\n", mode.as_str());
+        let message = format!("Mode: {check_mode}\n{why}\n");
         reply.give(Answer::Images(ImagesAnswer { state: Checked::Lacking, message }));
     };
     loop {
@@ -109,7 +105,7 @@ pub(super) async fn check(images: &Images, at: &ImagesAt, check_mode: CheckMode,
                 tokio::time::sleep(RETRY).await;
             }
             Ok((items, targets)) => {
-                let check = Check::new(mode, depth, items, targets);
+                let check = Check::new(check_mode, depth, items, targets);
                 let mut repeated = RepeatedCheck::new(check, Pace::default());
                 Box::pin(go_on(images, at, check_mode, &mut repeated, reply)).await;
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// The mode that is asked for: `settings.registry.mode`.
 pub use crate::values::AnyMode as Target;
+pub use crate::values::CheckMode;
 use crate::values::{Scheme, Secret};
 
 /// The time to live of Proxy's cache where ModuleConfig names none, as in Deckhouse.
@@ -94,27 +95,6 @@ impl Params {
     #[must_use]
     pub const fn is_managed(&self) -> bool {
         !matches!(self, Self::Unmanaged(_))
-    }
-}
-
-/// How much of a release has to be there before a switch begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum CheckMode {
-    /// Every image of the critical modules and of Deckhouse itself.
-    #[default]
-    Default,
-    /// The image of Deckhouse alone, by its tag.
-    Relax,
-}
-
-impl CheckMode {
-    /// The word of the settings and of the check's message.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Default => "Default",
-            Self::Relax => "Relax",
-        }
     }
 }
 

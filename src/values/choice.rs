@@ -118,6 +118,15 @@ choices! {
 }
 
 choices! {
+    /// How much of a release a registry has to hold.
+    CheckMode, "one of Default, Relax",
+    /// Every image of the critical modules and of Deckhouse itself.
+    Default = "Default",
+    /// The image of Deckhouse alone, by a tag: enough to switch the edition.
+    Relax = "Relax",
+}
+
+choices! {
     /// How far a coming mode is.
     Phase, "one of filling, ready",
     /// Users who push and check see it.

@@ -24,8 +24,8 @@ use serde_json::{Value as Json, json};
 pub use addresses::{Address, Addresses};
 pub use calendar::{Calendar, Cron};
 pub use choice::{
-    Acceleration, AccessMode, Anonymous, AnyMode, Level, LogFormat, MissingReferences, Mode, Phase, Role, Scheme,
-    StaleCause,
+    Acceleration, AccessMode, Anonymous, AnyMode, CheckMode, Level, LogFormat, MissingReferences, Mode, Phase, Role,
+    Scheme, StaleCause,
 };
 pub(crate) use count::Count;
 pub use docker_login::docker_login;

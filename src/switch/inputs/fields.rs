@@ -204,14 +204,11 @@ impl Rules<'_> {
     }
 
     fn check_mode(&mut self, given: Option<&str>) -> CheckMode {
-        match given.unwrap_or("Default") {
-            "Default" => CheckMode::Default,
-            "Relax" => CheckMode::Relax,
-            other => {
-                self.wrong(format!("unknown registry check mode: {}", shown(other)));
-                CheckMode::Default
-            }
-        }
+        let Some(given) = given else { return CheckMode::Default };
+        CheckMode::ALL.into_iter().find(|mode| mode.as_str() == given).unwrap_or_else(|| {
+            self.wrong(format!("unknown registry check mode: {}", shown(given)));
+            CheckMode::Default
+        })
     }
 
     /// Zero, which is never, can't be given in ModuleConfig.

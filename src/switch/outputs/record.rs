@@ -188,11 +188,8 @@ struct RawSettings {
 impl RawSettings {
     fn read(self) -> Result<Settings, String> {
         let Self { mode, upstream, ttl, check_mode } = self;
-        let check_mode = match check_mode.as_str() {
-            "Default" => CheckMode::Default,
-            "Relax" => CheckMode::Relax,
-            _ => return Err("checkMode is not known".to_owned()),
-        };
+        let known = CheckMode::ALL.into_iter().find(|mode| mode.as_str() == check_mode);
+        let check_mode = known.ok_or("checkMode is not known")?;
         Ok(Settings { params: RawParams { mode, upstream, ttl }.read()?, check_mode })
     }
 }

@@ -8,12 +8,12 @@ use crate::switch::documents::{FIXED_HOST, ServerMode};
 use crate::switch::machine::decide;
 use crate::switch::observed::{Input, Output, Seen, Word};
 use crate::switch::record::InputSource;
-use crate::switch::settings::{Params, Settings};
+use crate::switch::settings::{CheckMode, Params, Settings};
 use crate::switch::write::{Content, Decision};
 use crate::values::Role;
 
 /// One look and all its writes.
-fn step(world: &mut World) -> Decision {
+pub(super) fn step(world: &mut World) -> Decision {
     let decision = decide(&world.look());
     world.ask_all(&decision);
     for write in &decision.writes {
@@ -24,7 +24,7 @@ fn step(world: &mut World) -> Decision {
 }
 
 /// Everybody does his work once.
-fn everybody(world: &mut World) {
+pub(super) fn everybody(world: &mut World) {
     world.now += 61_000;
     world.find_out();
     let names: Vec<String> = world.nodes.keys().cloned().collect();
@@ -38,17 +38,17 @@ fn everybody(world: &mut World) {
     world.every_node_can_pull().unwrap();
 }
 
-fn shown(decision: &Decision, kind: ConditionType) -> Option<(bool, String, String)> {
+pub(super) fn shown(decision: &Decision, kind: ConditionType) -> Option<(bool, String, String)> {
     let found = decision.conditions.iter().find(|condition| condition.kind == kind)?;
     Some((found.status, found.reason.clone(), found.message.clone()))
 }
 
-fn is_ready(decision: &Decision) -> bool {
+pub(super) fn is_ready(decision: &Decision) -> bool {
     decision.conditions.last().is_some_and(|last| last.kind == ConditionType::Ready && last.status)
 }
 
 /// Until the target is reached; the last decision.
-fn settle(world: &mut World) -> Decision {
+pub(super) fn settle(world: &mut World) -> Decision {
     for _ in 0..60 {
         let decision = step(world);
         if is_ready(&decision) && decision.writes.is_empty() {
@@ -59,11 +59,11 @@ fn settle(world: &mut World) -> Decision {
     panic!("{:?}", decide(&world.look()).conditions);
 }
 
-fn proxy(number: u8) -> Params {
+pub(super) fn proxy(number: u8) -> Params {
     Params::Proxy { upstream: upstream(number), ttl: Duration::from_secs(3600) }
 }
 
-fn settled(params: Params) -> World {
+pub(super) fn settled(params: Params) -> World {
     let mut world = World::new(1, 2);
     world.set(params);
     settle(&mut world);
@@ -246,7 +246,7 @@ fn an_input_that_vanishes_changes_nothing_until_another_is_chosen() {
     let mut world = settled(proxy(1));
     let registry = world.registry.version;
     world.manual = Input::Absent;
-    let settings = Settings { params: Params::Direct(upstream(0)), check_mode: Default::default() };
+    let settings = Settings { params: Params::Direct(upstream(0)), check_mode: CheckMode::Default };
     world.module_config = Input::Valid { settings, generation: 4 };
     for _ in 0..5 {
         let decision = step(&mut world);
@@ -263,14 +263,14 @@ fn an_input_that_vanishes_changes_nothing_until_another_is_chosen() {
 #[test]
 fn a_first_start_begins_no_switch_by_itself() {
     let mut world = World::new(1, 1);
-    let settings = Settings { params: proxy(1), check_mode: Default::default() };
+    let settings = Settings { params: proxy(1), check_mode: CheckMode::Default };
     world.module_config = Input::Valid { settings, generation: 1 };
     for _ in 0..5 {
         step(&mut world);
         everybody(&mut world);
     }
     assert!(world.bashible.value.is_none() && world.mode_file.value.is_none());
-    let settings = Settings { params: proxy(3), check_mode: Default::default() };
+    let settings = Settings { params: proxy(3), check_mode: CheckMode::Default };
     world.module_config = Input::Valid { settings, generation: 2 };
     settle(&mut world);
     assert_eq!(world.record.value.unwrap().completed, proxy(3));

@@ -11,7 +11,7 @@ use crate::switch::documents::{
 use crate::switch::observed::{ImagesAnswer, Input, ProbeAnswer, ReferencesAnswer};
 use crate::switch::outputs::hosts;
 use crate::switch::record::{NodePlan, Record};
-use crate::switch::settings::{Login, Params, Settings, SwitchOptions, Upstream};
+use crate::switch::settings::{CheckMode, Login, Params, Settings, SwitchOptions, Upstream};
 use crate::switch::write::{Content, Question, Write};
 use crate::values::{Role, Scheme, Secret};
 
@@ -206,7 +206,7 @@ impl World {
     }
 
     pub(super) fn set(&mut self, params: Params) {
-        self.manual = Input::Valid { settings: Settings { params, check_mode: Default::default() }, generation: 0 };
+        self.manual = Input::Valid { settings: Settings { params, check_mode: CheckMode::Default }, generation: 0 };
     }
 
     /// Somebody has deleted the nodes' Secret and it is not put back yet. What bashible does in that gap no controller can
