@@ -14,6 +14,7 @@
 //! - [`api`]: the HTTP edge; it and `admin` alone speak axum
 //! - [`admin`]: health, readiness, status and metrics, on an address of their own
 //! - [`serve`]: sockets, TLS, connections, drain
+//! - [`health`]: health and metrics of the programs beside the server
 //! - [`telemetry`]: metrics, log, access log
 //! - [`config`]: the YAML file, parsed into values that can't be wrong, and its reload
 //! - [`node_config`]: what a node's containerd needs, rendered and applied
@@ -39,6 +40,7 @@ pub mod config;
 pub mod controller;
 pub mod fetch;
 pub mod fs;
+pub mod health;
 pub mod issuer;
 pub mod jobs;
 pub mod mode;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::{self, Timestamp};
+use crate::health::Health;
 use crate::switch::{ConditionType, Decision, Observed, Seen};
 use crate::telemetry::Samples;
 use crate::telemetry::families::{
@@ -29,6 +30,56 @@ struct State {
     repairs: BTreeMap<&'static str, u64>,
     writes: BTreeMap<&'static str, u64>,
     write_failures: BTreeMap<&'static str, u64>,
+}
+
+impl Health for Shown {
+    fn alive(&self) -> String {
+        "ok".to_owned()
+    }
+
+    /// One that stands by is ready too: it takes over within seconds. With the API server away a restart mends nothing.
+    fn ready(&self) -> Result<String, String> {
+        Ok("ok".to_owned())
+    }
+
+    fn samples(&self) -> Samples {
+        let mut samples = Samples::default();
+        let state = self.state();
+        samples.add(&SWITCH_LEADER, &[], u64::from(state.leads));
+        samples.add(&SWITCH_LOOK_FAILURES, &[], state.look_failures);
+        if let Some(looked) = state.looked {
+            samples.add(&SWITCH_LOOKED, &[], looked.as_secs());
+        }
+        if state.leads && state.looked.is_some() {
+            if let Some((mode, target)) = state.modes {
+                samples.add(&SWITCH_INFO, &[mode, target], 1);
+            }
+            for (kind, status) in &state.conditions {
+                samples.add(&SWITCH_CONDITION, &[kind.as_str(), "True"], u64::from(*status));
+                samples.add(&SWITCH_CONDITION, &[kind.as_str(), "False"], u64::from(!*status));
+            }
+            let step = state.step.and_then(|since| clock::now().since(since)).unwrap_or_default();
+            samples.add(&SWITCH_STEP, &[], step.as_secs());
+            for (name, count) in &state.nodes {
+                samples.add(&SWITCH_NODES, &[name], u64::try_from(*count).unwrap_or(u64::MAX));
+            }
+            let is_lost = state.conditions.get(&ConditionType::InputLost).copied().unwrap_or_default();
+            samples.add(&SWITCH_INPUT_LOST, &[], u64::from(is_lost));
+            if let Some(reason) = state.held {
+                samples.add(&SWITCH_HELD, &[reason], 1);
+            }
+        }
+        for (family, counts) in [
+            (&SWITCH_REPAIRS, &state.repairs),
+            (&SWITCH_WRITES, &state.writes),
+            (&SWITCH_WRITE_FAILURES, &state.write_failures),
+        ] {
+            for (object, count) in counts {
+                samples.add(family, &[object], *count);
+            }
+        }
+        samples
+    }
 }
 
 impl Shown {
@@ -95,46 +146,6 @@ impl Shown {
     /// A write was not carried out.
     pub(super) fn write_failed(&self, object: &'static str) {
         *self.state().write_failures.entry(object).or_default() += 1;
-    }
-
-    /// As samples.
-    pub(super) fn samples(&self) -> Samples {
-        let mut samples = Samples::default();
-        let state = self.state();
-        samples.add(&SWITCH_LEADER, &[], u64::from(state.leads));
-        samples.add(&SWITCH_LOOK_FAILURES, &[], state.look_failures);
-        if let Some(looked) = state.looked {
-            samples.add(&SWITCH_LOOKED, &[], looked.as_secs());
-        }
-        if state.leads && state.looked.is_some() {
-            if let Some((mode, target)) = state.modes {
-                samples.add(&SWITCH_INFO, &[mode, target], 1);
-            }
-            for (kind, status) in &state.conditions {
-                samples.add(&SWITCH_CONDITION, &[kind.as_str(), "True"], u64::from(*status));
-                samples.add(&SWITCH_CONDITION, &[kind.as_str(), "False"], u64::from(!*status));
-            }
-            let step = state.step.and_then(|since| clock::now().since(since)).unwrap_or_default();
-            samples.add(&SWITCH_STEP, &[], step.as_secs());
-            for (name, count) in &state.nodes {
-                samples.add(&SWITCH_NODES, &[name], u64::try_from(*count).unwrap_or(u64::MAX));
-            }
-            let is_lost = state.conditions.get(&ConditionType::InputLost).copied().unwrap_or_default();
-            samples.add(&SWITCH_INPUT_LOST, &[], u64::from(is_lost));
-            if let Some(reason) = state.held {
-                samples.add(&SWITCH_HELD, &[reason], 1);
-            }
-        }
-        for (family, counts) in [
-            (&SWITCH_REPAIRS, &state.repairs),
-            (&SWITCH_WRITES, &state.writes),
-            (&SWITCH_WRITE_FAILURES, &state.write_failures),
-        ] {
-            for (object, count) in counts {
-                samples.add(family, &[object], *count);
-            }
-        }
-        samples
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

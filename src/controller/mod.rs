@@ -5,13 +5,12 @@
 //!
 //! In reading order: `look` reads the world, `state_client` the servers; `rounds` is the loop; `writing` carries a decision out,
 //! `leadership` says whether it may; `questions` are answered (`answers`) beside the loop: `images`, `probing`, `scanning`, by way of
-//! `sources`; `figures` and `listener` are what a scrape and a probe see.
+//! `sources`; `figures` is what a scrape sees.
 
 mod answers;
 mod figures;
 mod images;
 mod leadership;
-mod listener;
 mod look;
 mod probing;
 mod questions;
@@ -32,12 +31,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::figures::Shown;
-use self::listener::StatusServer;
 use self::look::Looker;
 use self::questions::Questions;
 use self::rounds::Rounds;
 use self::sources::Sources;
 use crate::cluster::{Access, Candidate, Cluster, ClusterError, Watched};
+use crate::health::HealthServer;
 use crate::serve::{self, BindError};
 use crate::switch::SwitchOptions;
 use crate::switch::outputs::{names, users};
@@ -130,7 +129,7 @@ async fn control(options: Options) -> Result<(), ControllerError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let (shown, status) = (Arc::new(Shown::default()), StatusServer::new());
+    let (shown, status) = (Arc::new(Shown::default()), HealthServer::default());
     for listener in serve::bind(&options.metrics_listen)? {
         tracing::info!(address = %listener.address(), "metrics and health");
         status.listen(listener, Arc::clone(&shown));

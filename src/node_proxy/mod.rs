@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::watch::Watcher;
+use crate::health::HealthServer;
 use crate::jobs::Runner;
 use crate::serve::{self, BindError, Listener};
 use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging};
@@ -53,7 +54,7 @@ use list_file::FollowList;
 use pool::Pool;
 use port::Port;
 use relay::Ended;
-use status::{Status, StatusServer};
+use status::Status;
 
 /// Pause between two lines "no backend".
 const NO_BACKEND_EVERY: Duration = Duration::from_secs(10);
@@ -193,8 +194,8 @@ async fn balance(options: Options) -> Result<(), NodeProxyError> {
             accept(proxy, listener).await;
         });
     }
-    let status = Status { ports: ports.into(), pool, stop: stop.clone() };
-    let server = Arc::new(StatusServer::new());
+    let status = Arc::new(Status { ports: ports.into(), pool, stop: stop.clone() });
+    let server = Arc::new(HealthServer::default());
     for tried in admin_listeners {
         let (status, server, stop) = (status.clone(), server.clone(), stop.clone());
         workers.spawn(async move {

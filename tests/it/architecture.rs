@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &["values", "clock"]),
     ("jobs", &["clock", "telemetry"]),
     ("serve", &["jobs", "sys", "clock", "telemetry"]),
+    ("health", &["serve", "telemetry"]),
     ("fs", &["sys", "clock", "telemetry"]),
     ("store", &["jobs", "fs", "oci", "sys", "values", "clock", "telemetry"]),
     ("upstream", &["oci", "values", "clock", "telemetry"]),
@@ -37,13 +38,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cluster", &["switch", "clock", "telemetry"]),
     ("issuer", &["jobs", "pki", "cluster", "values", "clock", "telemetry"]),
     ("node_files", &["jobs", "fs", "values", "clock", "telemetry"]),
-    ("node_proxy", &["jobs", "config", "serve", "values", "clock", "telemetry"]),
+    ("node_proxy", &["jobs", "config", "health", "serve", "values", "clock", "telemetry"]),
     ("node_config", &["config", "fs", "values", "clock", "telemetry"]),
     (
         "controller",
         &[
             "jobs",
             "config",
+            "health",
             "serve",
             "upstream",
             "release",
