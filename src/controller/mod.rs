@@ -43,6 +43,7 @@ use crate::switch::outputs::{names, users};
 use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging, Metrics, MetricsError};
 use crate::values::Role;
 
+pub use self::sources::{registry_of, running_release};
 pub use self::state_client::Identity;
 
 /// The Lease.

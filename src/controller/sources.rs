@@ -6,15 +6,14 @@ use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
 use crate::checker::{RegistryAddress, TargetOptions};
-use crate::cluster::{Cluster, Container, Module};
-use crate::config::{self, UpstreamCredentials};
+use crate::cluster::{Cluster, ClusterError, Container, Module, StoredSecret};
 use crate::jobs::blocking;
 use crate::release::{ClusterContainer, ClusterModule, RunningRelease};
 use crate::switch::outputs::{names, users};
 use crate::switch::{FIXED_HOST, FIXED_PATH, ImagesAt, Upstream};
 use crate::telemetry::{Metrics, with_causes};
 use crate::upstream::{Credentials, ProxyVariables, Scheme, Upstream as Client};
-use crate::values::{Mode, Role};
+use crate::values::{Mode, Role, docker_login};
 
 /// On Deckhouse's Deployment: the release that runs.
 const RELEASE: &str = "core.deckhouse.io/version";
@@ -134,19 +133,7 @@ impl Sources {
             let way = |(name, address): (&String, &String)| self.master(name, address, &ca, &credentials, None);
             return Ok(InForce { base, ways: masters.map(way).collect() });
         }
-        let scheme = if secret.text("scheme").is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")) {
-            Scheme::Http
-        } else {
-            Scheme::Https
-        };
-        let login = config::docker_login(field(".dockerconfigjson")?, &host, scheme)?;
-        let credentials = match login {
-            UpstreamCredentials::Anonymous => Credentials::Anonymous,
-            UpstreamCredentials::Login { username, password } => basic(&username, password.expose()),
-        };
-        let ca = secret.text("ca").filter(|ca| !ca.trim().is_empty()).map(str::to_owned);
-        let address = RegistryAddress { name: host.clone(), scheme, host, path, reference: None };
-        let way = TargetOptions { address, ca, credentials, proxy: ProxyVariables::from_environment(), mode: None };
+        let way = registry_of(&secret).map_err(|why| format!("Secret {name} {why}"))?;
         Ok(InForce { base, ways: vec![way] })
     }
 
@@ -155,18 +142,8 @@ impl Sources {
     /// # Errors
     /// A sentence.
     pub(super) async fn running(&self, base: String) -> Result<RunningRelease, String> {
-        let modules = self.cluster.modules().await.map_err(|error| with_causes(&error))?;
-        let module = |Module { name, source, critical }| ClusterModule { name, source, critical };
-        let container = |Container { name, image }| ClusterContainer { name, image };
-        let deployment = self.cluster.deckhouse_deployment().await.map_err(|error| with_causes(&error))?;
-        let deployment = deployment.ok_or("Deployment deckhouse is missing")?;
-        Ok(RunningRelease {
-            base,
-            modules: modules.into_iter().map(module).collect(),
-            version: deployment.annotations.get(RELEASE).cloned(),
-            init_containers: deployment.init_containers.into_iter().map(container).collect(),
-            containers: deployment.containers.into_iter().map(container).collect(),
-        })
+        let running = running_release(&self.cluster, base).await.map_err(|error| with_causes(&error))?;
+        running.ok_or_else(|| "Deployment deckhouse is missing".to_owned())
     }
 
     async fn user(&self, role: Role) -> Result<Credentials, String> {
@@ -184,6 +161,47 @@ impl Sources {
         let ca = found.and_then(|mut found| found.data.remove("ca.crt"));
         ca.ok_or_else(|| format!("ConfigMap {} has no ca.crt", names::CA))
     }
+}
+
+/// The registry that Secret `deckhouse-registry` names, with its login and authority.
+///
+/// # Errors
+/// The end of a sentence about the Secret.
+pub fn registry_of(secret: &StoredSecret) -> Result<TargetOptions, String> {
+    let field = |key: &str| {
+        let text = secret.text(key).map(str::trim).filter(|text| !text.is_empty());
+        text.ok_or_else(|| format!("has no {key}"))
+    };
+    let host = field("address")?;
+    let path = secret.text("path").unwrap_or_default().trim();
+    let scheme = secret.text("scheme").map_or("https", str::trim);
+    // The checker's own reading of an address: whatever is wrong with it is said in its words.
+    let address: RegistryAddress = format!("{scheme}://{host}/{}", path.trim_matches('/'))
+        .parse()
+        .map_err(|error| format!("names no registry: {error}"))?;
+    let login = docker_login(field(".dockerconfigjson")?, &address.host, address.scheme)?;
+    let credentials = login.map_or(Credentials::Anonymous, |(username, password)| basic(&username, password.expose()));
+    let ca = secret.text("ca").filter(|ca| !ca.trim().is_empty() && address.scheme == Scheme::Https).map(str::to_owned);
+    Ok(TargetOptions { address, ca, credentials, proxy: ProxyVariables::from_environment(), mode: None })
+}
+
+/// What the API server has about the Deckhouse that runs, whose images are below `base`. `None`: it has no Deployment
+/// `deckhouse`. Safe to drop.
+///
+/// # Errors
+/// [`ClusterError`]: nothing is known then.
+pub async fn running_release(cluster: &Cluster, base: String) -> Result<Option<RunningRelease>, ClusterError> {
+    let modules = cluster.modules().await?;
+    let Some(deployment) = cluster.deckhouse_deployment().await? else { return Ok(None) };
+    let module = |Module { name, source, critical }| ClusterModule { name, source, critical };
+    let container = |Container { name, image }| ClusterContainer { name, image };
+    Ok(Some(RunningRelease {
+        base,
+        modules: modules.into_iter().map(module).collect(),
+        version: deployment.annotations.get(RELEASE).cloned(),
+        init_containers: deployment.init_containers.into_iter().map(container).collect(),
+        containers: deployment.containers.into_iter().map(container).collect(),
+    }))
 }
 
 fn basic(user: &str, password: &str) -> Credentials {

@@ -3,22 +3,19 @@
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use secrecy::SecretString;
 
 use super::{Access, CheckArguments, address, read};
-use crate::checker::{self, CheckMode, RegistryAddress, TargetOptions};
+use crate::checker::{self, CheckMode, RegistryAddress};
 use crate::cli::{EXIT_FAILED, Failure};
-use crate::cluster::{self, Cluster, ClusterError, StoredSecret};
-use crate::config::{self, UpstreamCredentials};
+use crate::cluster::{self, Cluster, ClusterError};
+use crate::controller;
 use crate::oci::Tag;
-use crate::release::{self, ClusterContainer, ClusterModule, ModuleImage, RequiredImage, RunningRelease};
+use crate::release::{self, ModuleImage, RequiredImage, RunningRelease};
 use crate::telemetry::with_causes;
-use crate::upstream::{Credentials, ProxyVariables, Scheme, Upstream};
+use crate::upstream::Upstream;
 
 /// The Secret that says which registry the cluster has.
 const REGISTRY: &str = "deckhouse-registry";
-/// The annotation of Deckhouse's Deployment with the release that runs.
-const VERSION: &str = "core.deckhouse.io/version";
 
 /// A list that can be made anew.
 pub(super) enum List<'a> {
@@ -123,7 +120,8 @@ impl ClusterList {
     async fn items(&mut self, arguments: &CheckArguments, access: &Access) -> Result<Vec<RequiredImage>, Failure> {
         let secret = self.cluster.secret(REGISTRY).await.map_err(|error| of_cluster(&error))?;
         let secret = secret.ok_or_else(|| failed(format!("--from-cluster: there is no Secret {REGISTRY}")))?;
-        let registry = in_force(&secret).map_err(|why| failed(format!("--from-cluster: Secret {REGISTRY} {why}")))?;
+        let registry = controller::registry_of(&secret)
+            .map_err(|why| failed(format!("--from-cluster: Secret {REGISTRY} {why}")))?;
         let running = self.running(&registry.address).await?;
         let wrong = |error: release::ClusterListError| failed(format!("--from-cluster: {error}"));
         if arguments.mode == CheckMode::Relax {
@@ -152,48 +150,11 @@ impl ClusterList {
 
     /// What the API server has about the Deckhouse that runs.
     async fn running(&self, registry: &RegistryAddress) -> Result<RunningRelease, Failure> {
-        let modules = self.cluster.modules().await.map_err(|error| of_cluster(&error))?;
-        let deployment = self.cluster.deckhouse_deployment().await.map_err(|error| of_cluster(&error))?;
-        let deployment = deployment.ok_or_else(|| failed("--from-cluster: there is no Deployment deckhouse"))?;
         let slash = if registry.path.is_empty() { "" } else { "/" };
-        let module = |module: cluster::Module| ClusterModule {
-            name: module.name,
-            source: module.source,
-            critical: module.critical,
-        };
-        let container =
-            |container: cluster::Container| ClusterContainer { name: container.name, image: container.image };
-        Ok(RunningRelease {
-            base: format!("{}{slash}{}", registry.host, registry.path),
-            modules: modules.into_iter().map(module).collect(),
-            version: deployment.annotations.get(VERSION).cloned(),
-            init_containers: deployment.init_containers.into_iter().map(container).collect(),
-            containers: deployment.containers.into_iter().map(container).collect(),
-        })
+        let base = format!("{}{slash}{}", registry.host, registry.path);
+        let running = controller::running_release(&self.cluster, base).await.map_err(|error| of_cluster(&error))?;
+        running.ok_or_else(|| failed("--from-cluster: there is no Deployment deckhouse"))
     }
-}
-
-/// The registry that the Secret names, with its login and authority; the error is the end of a sentence.
-fn in_force(secret: &StoredSecret) -> Result<TargetOptions, String> {
-    let field = |key: &str| {
-        let text = secret.text(key).map(str::trim).filter(|text| !text.is_empty());
-        text.ok_or_else(|| format!("has no {key}"))
-    };
-    let host = field("address")?;
-    let path = secret.text("path").unwrap_or_default().trim();
-    let scheme = secret.text("scheme").map_or("https", str::trim);
-    // The checker's own reading of an address: whatever is wrong with it is said in its words.
-    let address: RegistryAddress = format!("{scheme}://{host}/{}", path.trim_matches('/'))
-        .parse()
-        .map_err(|error| format!("names no registry: {error}"))?;
-    let credentials = match config::docker_login(field(".dockerconfigjson")?, &address.host, address.scheme)? {
-        UpstreamCredentials::Anonymous => Credentials::Anonymous,
-        UpstreamCredentials::Login { username, password } => {
-            Credentials::Basic { user: username, password: SecretString::from(password.expose().to_owned()) }
-        }
-    };
-    let ca = secret.text("ca").filter(|ca| !ca.trim().is_empty() && address.scheme == Scheme::Https).map(str::to_owned);
-    Ok(TargetOptions { address, ca, credentials, proxy: ProxyVariables::from_environment(), mode: None })
 }
 
 fn of_cluster(error: &ClusterError) -> Failure {
