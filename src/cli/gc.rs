@@ -57,9 +57,14 @@ fn by_hand(folder: &Path, arguments: &GcArguments) -> Result<Value, Failure> {
     let options = CollectionOptions { schedule, grace, untagged_after };
     let answer = match arguments.why {
         Some(digest) => serde_json::to_value(store::why_kept_stopped(folder, options, digest)?),
-        None => serde_json::to_value(store::collect_stopped(folder, options, arguments.dry_run)?),
+        None => serde_json::to_value(store::collect_stopped(folder, options, arguments.dry_run, is_held)?),
     };
     answer.map_err(|error| Failure::failed(&error))
+}
+
+/// A file that can't be read says that a switch may be under way.
+fn is_held(mode_file: &[u8]) -> bool {
+    config::ModeFile::parse(mode_file).map_or(true, |file| !file.is_local_alone())
 }
 
 fn reasons(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {

@@ -178,6 +178,16 @@ impl InForce {
 }
 
 impl ModeFile {
+    /// Whether Local is in force and no other mode answers beside it, before it or after it.
+    #[must_use]
+    pub fn is_local_alone(&self) -> bool {
+        let in_force = match &self.in_force {
+            InForce::Mode { mode, previous } => mode.takes_pushes() && previous.is_empty(),
+            InForce::Unmanaged => false,
+        };
+        in_force && self.coming.is_none()
+    }
+
     /// Reads the bytes of a mode file. Pure.
     ///
     /// # Errors

@@ -84,12 +84,19 @@ impl Store {
     }
 }
 
-/// Collects in the store in `dir`, which no server has; with `dry_run` only says what would go. Blocking.
+/// Collects in the store in `dir`, which no server has; with `dry_run` only says what would go. `is_held`: whether collection
+/// is held by a mode file, whose bytes these are, the one that was in force when the server ended. Blocking.
 ///
 /// # Errors
 /// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
-pub fn collect_stopped(dir: &Path, options: CollectionOptions, dry_run: bool) -> Result<CollectionReport, StoreError> {
+pub fn collect_stopped(
+    dir: &Path,
+    options: CollectionOptions,
+    dry_run: bool,
+    is_held: impl FnOnce(&[u8]) -> bool,
+) -> Result<CollectionReport, StoreError> {
     let store = open_stopped(dir, options)?;
+    store.hold_collection(store.kept_mode_file()?.is_some_and(|bytes| is_held(&bytes)));
     let report = runtime()?.block_on(async {
         if dry_run {
             store.look_at_collection().await

@@ -65,7 +65,20 @@ async fn a_running_server_finds_what_nothing_reaches_and_a_stopped_store_loses_i
     let line = |content: &[u8]| format!("goes a blob {} {}", digest(content), content.len());
     assert!(look.contains(&line(&left)) && look.contains(&line(&large)), "{look}");
     assert!(look.contains("would go now: 2 blobs and 0 manifests, 100004 bytes"), "{look}");
+    // What a server holds back a stopped store holds back too: the file says so that was in force when the server ended.
+    let mode_file = data.join("mode.yaml");
+    let head = "version: 1, generation: 1, inForce";
+    for held in [
+        format!("{{{head}: {{mode: Local}}, previous: [{{mode: Direct, upstream: {{imagesRepo: a.example/x}}}}]}}"),
+        format!("{{{head}: {{mode: Unmanaged}}, coming: {{mode: Local, phase: filling}}}}"),
+        "no mode file".to_owned(),
+    ] {
+        std::fs::write(&mode_file, held).unwrap();
+        assert!(said(&data, &[]).starts_with("nothing is collected now"));
+    }
+    std::fs::write(&mode_file, format!("{{{head}: {{mode: Local}}}}")).unwrap();
     assert!(said(&data, &[]).contains("removed: 2 blobs and 0 manifests, 100004 bytes"));
+    std::fs::remove_file(&mode_file).unwrap();
     assert_store_is_tidy(&data);
 
     let registry = Registry::start_in(folder, &Setup::open());
