@@ -15,7 +15,7 @@ use super::questions::Questions;
 use super::writing::{self, WriteError};
 use crate::clock;
 use crate::switch::outputs::names;
-use crate::switch::{Condition, ConditionType, Decision, Notice, decide};
+use crate::switch::{Condition, ConditionType, Content, Decision, Notice, decide};
 use crate::telemetry::with_causes;
 
 /// The longest time between two looks: a watch may have missed something, and servers are not watched.
@@ -138,7 +138,12 @@ impl Rounds {
         let longest = if is_under_way && decision.figures.held.is_none() { UNDER_WAY } else { RESYNC };
         let wake = Some(decision.wake.map_or(longest, |wake| wake.min(longest)));
         let mut until = until;
+        let mut is_refused = false;
         for write in decision.writes {
+            // What an administrator looks at says how far it is, also where an output is refused.
+            if is_refused && !matches!(write.what, Content::State(_)) {
+                continue;
+            }
             // A renewal meanwhile makes the term longer; one that failed does not.
             until = self.may_write.borrow().map_or(until, |newer| newer.max(until));
             if self.may_write.borrow().is_none() || Instant::now() >= until {
@@ -170,10 +175,15 @@ impl Rounds {
                 }
                 Err(error) => {
                     self.shown.write_failed(error.object());
-                    self.refused(&error, said).await;
-                    return Round::Failed;
+                    if !is_refused {
+                        self.refused(&error, said).await;
+                    }
+                    is_refused = true;
                 }
             }
+        }
+        if is_refused {
+            return Round::Failed;
         }
         said.failure = None;
         Round::Done(wake)
