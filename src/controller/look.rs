@@ -99,6 +99,7 @@ impl Looker {
         let word = record.as_ref().and_then(|record| Word::of(&record.annotations));
         let bootstrapped = is_bootstrapped(&registry);
         let options = options(&manual, self.options);
+        let manual_version = manual.as_ref().ok().and_then(|secret| Some(secret.as_ref()?.version.0.clone()));
         let outputs = Outputs {
             state: output(state, &mut found, |secret| RegistryState::read(&secret.data)),
             mode_file: output(mode_file, &mut found, |secret| FoundModeFile::read(&secret.data)),
@@ -114,7 +115,7 @@ impl Looker {
         let observed = Observed {
             now,
             options,
-            inputs: Inputs { manual: manual_input(manual), module_config: module_config_input(config) },
+            inputs: Inputs { manual: manual_input(manual), manual_version, module_config: module_config_input(config) },
             deckhouse_module: seen(module),
             bootstrapped,
             record: match record.as_ref().and_then(|record| Record::newer(&record.data)) {

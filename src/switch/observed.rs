@@ -92,6 +92,8 @@ pub enum Input {
 pub struct Inputs {
     /// Secret `registry-config` that is ours.
     pub manual: Input,
+    /// The resource version of a Secret of that name, whoever's it is. `None`: there is none, or it can't be read.
+    pub manual_version: Option<String>,
     /// ModuleConfig `deckhouse`.
     pub module_config: Input,
 }

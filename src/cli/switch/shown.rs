@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::switch::outputs::names;
 use crate::switch::{Condition, ConditionType, Node, RegistryState};
 
 /// Most nodes that are listed; JSON has all.
@@ -15,6 +16,8 @@ const SHORT: usize = 12;
 /// What was seen.
 pub(super) struct Shown {
     pub(super) state: RegistryState,
+    /// The resource version of the settings' Secret; `None`: there is none, or it can't be read.
+    pub(super) settings: Option<String>,
     /// `None`: nodes get nothing. A sentence: it can't be told.
     pub(super) nodes: Result<Option<NodesShown>, String>,
 }
@@ -64,7 +67,15 @@ impl Shown {
     /// Whether the wanted mode is reached and nothing is left to do.
     pub(super) fn is_reached(&self) -> bool {
         let is_ready = |condition: &Condition| condition.kind == ConditionType::Ready && condition.status;
-        self.state.mode == self.state.target_mode && self.state.conditions.iter().any(is_ready)
+        let is_done = self.state.mode == self.state.target_mode && self.state.conditions.iter().any(is_ready);
+        is_done && !self.is_behind()
+    }
+
+    /// Whether the controller has not looked at the settings that there are now.
+    fn is_behind(&self) -> bool {
+        let seen = self.state.facts.iter().find(|(name, _)| name == names::CONFIG_FACT);
+        let there = self.settings.as_deref().unwrap_or(names::NO_CONFIG);
+        seen.is_some_and(|(_, seen)| seen != there)
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -97,7 +108,11 @@ impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RegistryState { mode, target_mode, facts, conditions } = &self.state;
         if mode == target_mode {
-            let word = if self.is_reached() { "reached" } else { "not reached yet" };
+            let word = match (self.is_reached(), self.is_behind()) {
+                (true, _) => "reached",
+                (false, true) => "the controller has not read the settings yet",
+                (false, false) => "not reached yet",
+            };
             writeln!(f, "Mode: {mode}, {word}")?;
         } else {
             writeln!(f, "Mode: {mode}, on the way to {target_mode}")?;
@@ -213,7 +228,7 @@ mod tests {
         };
         let version = "1ba9ff6b4a1150fab47a795482be9a82";
         let nodes = [node("c", None, false), node("b", Some("68a545200562aa4d"), true), node("a", Some(version), true)];
-        Shown { state, nodes: Ok(Some(NodesShown::new(version.to_owned(), &nodes))) }
+        Shown { state, settings: None, nodes: Ok(Some(NodesShown::new(version.to_owned(), &nodes))) }
     }
 
     #[test]
@@ -258,6 +273,13 @@ Nodes: 1 of 3 have configuration 1ba9ff6b4a11
         shown.state.target_mode = Target::Direct;
         assert!(shown.is_reached());
         assert!(shown.to_string().starts_with("Mode: Direct, reached\n"));
+        shown.state.facts.push((names::CONFIG_FACT.to_owned(), "12".to_owned()));
+        for (settings, is_reached) in [(Some("12"), true), (Some("13"), false), (None, false)] {
+            shown.settings = settings.map(str::to_owned);
+            assert_eq!(shown.is_reached(), is_reached, "{settings:?}: what is there was changed after the last look");
+        }
+        assert!(shown.to_string().starts_with("Mode: Direct, the controller has not read the settings yet\n"));
+        shown.settings = Some("12".to_owned());
         shown.state.conditions.clear();
         shown.nodes = Err("no right".to_owned());
         assert!(!shown.is_reached() && shown.to_string().ends_with("\nNodes: not known: no right\n"));

@@ -80,7 +80,8 @@ async fn look(cluster: &Cluster) -> Result<Shown, Unseen> {
     };
     let state = RegistryState::read(&state.data)
         .map_err(|reason| Unseen::Passing(failure(format!("Secret {} can't be read: {reason}", names::STATE))))?;
-    Ok(Shown { state, nodes: nodes(cluster).await })
+    let settings = cluster.secret(names::CONFIG).await.ok().flatten().map(|secret| secret.version.0);
+    Ok(Shown { state, settings, nodes: nodes(cluster).await })
 }
 
 /// How far the nodes are; a sentence where that can't be seen.

@@ -5,7 +5,7 @@ use super::start::SOURCE_FACT;
 use crate::switch::conditions::ConditionType;
 use crate::switch::documents::{DeckhouseRegistry, RegistryState, ServerMode};
 use crate::switch::observed::{Output, Seen};
-use crate::switch::outputs::{masters, services};
+use crate::switch::outputs::{masters, names, services};
 use crate::switch::record::{InputSource, Record};
 use crate::switch::settings::Target;
 use crate::switch::write::{Content, Write};
@@ -50,6 +50,8 @@ impl Run<'_> {
             ("generation".to_owned(), record.generation.to_string()),
             ("servers".to_owned(), servers_in_words(record)),
         ];
+        let seen = self.look.inputs.manual_version.as_deref().unwrap_or(names::NO_CONFIG);
+        facts.push((names::CONFIG_FACT.to_owned(), seen.to_owned()));
         if let Some(upstream) = record.target.upstream() {
             facts.push(("registry".to_owned(), upstream.images_repo.clone()));
         }

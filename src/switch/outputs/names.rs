@@ -2,6 +2,10 @@
 
 /// Secret with the administrator's settings: ours with [`SOURCE_ANNOTATION`], else Deckhouse's.
 pub const CONFIG: &str = "registry-config";
+/// The fact of [`STATE`] with the resource version of [`CONFIG`] that the controller has looked at; [`NO_CONFIG`] for none.
+pub const CONFIG_FACT: &str = "settingsSeen";
+/// No resource version.
+pub const NO_CONFIG: &str = "none";
 /// Secret with the state for people and programs.
 pub const STATE: &str = "registry-state";
 /// Secret with what nodes get.

@@ -63,7 +63,11 @@ impl World {
         Observed {
             now: time(self.now),
             options: self.options,
-            inputs: Inputs { manual: self.manual.clone(), module_config: self.module_config.clone() },
+            inputs: Inputs {
+                manual: self.manual.clone(),
+                manual_version: None,
+                module_config: self.module_config.clone(),
+            },
             deckhouse_module: Seen::Known(self.module_on),
             bootstrapped: Seen::Known(self.bootstrapped),
             record: output(&self.record),
