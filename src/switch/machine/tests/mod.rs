@@ -1,6 +1,7 @@
 //! The state machine in a world of its own: nodes, servers, Deckhouse and registries are played, everything else is real.
 
 mod look;
+mod order;
 mod random;
 mod walks;
 mod world;
