@@ -3,8 +3,16 @@
 //!
 //! A certificate that doesn't verify does not end the handshake; its owner is treated as if it had shown none. So
 //! whether a certificate is trusted is decided here, after the handshake, and nowhere else.
+//!
+//! # Decisions
+//!
+//! - Who showed a certificate gets no ticket, everybody else does. A resumed session shows no certificate anew: one that ended
+//!   meanwhile, or that took another's place, would count as it was in the first handshake. Nodes show none and are most of all.
+//! - The choice is not by a server name or protocol of the controller's: `curl --cert` asks for the state too, and a proxy in
+//!   front has neither.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
@@ -12,7 +20,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
 use x509_parser::extensions::GeneralName;
 
 use crate::clock::Timestamp;
@@ -22,12 +31,21 @@ const CONTROLLER: &str = "d8-registry:controller";
 
 /// Lets every certificate pass whose owner proves to have its key; see [`ProxyTrust`] and [`ControllerTrust`] for what it is
 /// worth.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct AskForCertificate {
     /// Any of the verifiers: how signatures are checked depends on no root.
     signatures: Arc<dyn ClientCertVerifier>,
     /// Of all roots.
-    hints: Vec<DistinguishedName>,
+    hints: Arc<[DistinguishedName]>,
+    /// Whether the client of this handshake showed one.
+    shown: Arc<AtomicBool>,
+}
+
+/// Tickets for a client that shows no certificate.
+#[derive(Debug)]
+struct TicketsUnlessShown {
+    tickets: Arc<dyn ProducesTickets>,
+    shown: Arc<AtomicBool>,
 }
 
 /// Decides whether a client certificate is one of a trusted proxy.
@@ -56,7 +74,48 @@ impl AskForCertificate {
         let all = || proxies.map(|trust| &trust.verifier).into_iter().chain(controller.map(|trust| &trust.0));
         let signatures = Arc::clone(all().next()?);
         let hints = all().flat_map(|verifier| verifier.root_hint_subjects()).cloned().collect();
-        Some(Self { signatures, hints })
+        Some(Self { signatures, hints, shown: Arc::default() })
+    }
+
+    /// The configuration of one handshake. Of `tickets` the client gets one only if it shows no certificate, so that a session
+    /// that is resumed never had one.
+    ///
+    /// # Errors
+    /// None that the provider did not have when the first one was made.
+    pub(super) fn configuration(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        certificate: Arc<dyn ResolvesServerCert>,
+        tickets: Arc<dyn ProducesTickets>,
+    ) -> Result<ServerConfig, Error> {
+        let shown = Arc::new(AtomicBool::new(false));
+        let ask = Self { shown: Arc::clone(&shown), ..self.clone() };
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(Arc::new(ask))
+            .with_cert_resolver(certificate);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = Arc::new(TicketsUnlessShown { tickets, shown });
+        Ok(config)
+    }
+}
+
+impl ProducesTickets for TicketsUnlessShown {
+    fn enabled(&self) -> bool {
+        self.tickets.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.tickets.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        // A ticket is made behind the client's last flight, which has its certificate. Relaxed: one task works on a handshake.
+        if self.shown.load(Ordering::Relaxed) { None } else { self.tickets.encrypt(plain) }
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.tickets.decrypt(cipher)
     }
 }
 
@@ -159,6 +218,7 @@ impl ClientCertVerifier for AskForCertificate {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        self.shown.store(true, Ordering::Relaxed);
         // "Never required": the handshake goes on, what trusts it decides afterwards.
         Ok(ClientCertVerified::assertion())
     }

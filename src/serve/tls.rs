@@ -1,8 +1,8 @@
 //! TLS 1.2 and 1.3 of the listeners: certificate, key and client authorities, swapped without dropping a connection.
 //!
-//! There is one rustls configuration for as long as the client authorities stay: it looks the certificate up at every
-//! handshake, so a new one keeps tickets and sessions alive. Sessions can be resumed unless client certificates are
-//! asked for: a resumed session's certificate would not be verified again.
+//! The key of tickets stays for as long as the client authorities do, and the certificate is looked up at every handshake: a
+//! new one keeps tickets alive. Where client certificates are asked for, each handshake has a rustls configuration of its own
+//! (`client_cert` says why), else all share one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
@@ -114,12 +114,40 @@ pub struct Tls {
 }
 
 struct Acceptor {
-    tls: TlsAcceptor,
+    tls: Handshakes,
     /// The PEM texts of the client authorities, to see whether they changed.
     authorities: Authorities,
     trust: Option<ProxyTrust>,
     controller: Option<ControllerTrust>,
     names: Vec<String>,
+}
+
+/// How handshakes are configured.
+#[derive(Clone)]
+enum Handshakes {
+    /// All alike.
+    Alike(Arc<ServerConfig>),
+    /// Clients are asked for a certificate.
+    Asking {
+        ask: AskForCertificate,
+        provider: Arc<CryptoProvider>,
+        certificate: Arc<CurrentCertificate>,
+        tickets: Arc<dyn ProducesTickets>,
+    },
+}
+
+impl Handshakes {
+    /// The configuration of the next one.
+    fn next(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
+        match self {
+            Self::Alike(config) => Ok(Arc::clone(config)),
+            Self::Asking { ask, provider, certificate, tickets } => {
+                let config =
+                    ask.configuration(provider, Arc::<CurrentCertificate>::clone(certificate), Arc::clone(tickets))?;
+                Ok(Arc::new(finished(config)))
+            }
+        }
+    }
 }
 
 /// The PEM texts of the authorities of client certificates.
@@ -236,7 +264,8 @@ impl Tls {
     /// Shakes hands. The caller bounds the time; safe to drop.
     pub(super) async fn accept(&self, socket: Socket) -> std::io::Result<Accepted> {
         let acceptor = self.acceptor.load_full();
-        let mut stream = acceptor.tls.accept(socket).await?;
+        let config = acceptor.tls.next().map_err(std::io::Error::other)?;
+        let mut stream = TlsAcceptor::from(config).accept(socket).await?;
         let (_, connection) = stream.get_mut();
         connection.set_buffer_limit(Some(BUFFER_LIMIT));
         let http2 = connection.alpn_protocol() == Some(b"h2");
@@ -306,10 +335,6 @@ fn build_acceptor(
     certificate: &Arc<ArcSwap<CertifiedKey>>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Acceptor, TlsError> {
-    let resolver = Arc::new(CurrentCertificate(Arc::clone(certificate)));
-    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Setup)?;
     let trust = match roots(options.client_ca_file.as_deref(), authorities.proxies.as_deref())? {
         Some((path, roots)) => Some(unusable(path, ProxyTrust::new(roots, &options.trusted_proxy_names, provider))?),
         None => None,
@@ -318,28 +343,28 @@ fn build_acceptor(
         Some((path, roots)) => Some(unusable(path, ControllerTrust::new(roots, provider))?),
         None => None,
     };
-    let mut config = match AskForCertificate::under(trust.as_ref(), controller.as_ref()) {
-        Some(ask) => {
-            let mut config = builder.with_client_cert_verifier(Arc::new(ask)).with_cert_resolver(resolver);
-            config.session_storage = Arc::new(NoServerSessionStorage {});
-            config.send_tls13_tickets = 0;
-            config
-        }
+    let resolver = Arc::new(CurrentCertificate(Arc::clone(certificate)));
+    let tickets = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
+    let tls = match AskForCertificate::under(trust.as_ref(), controller.as_ref()) {
+        Some(ask) => Handshakes::Asking { ask, provider: Arc::clone(provider), certificate: resolver, tickets },
         None => {
+            let builder = ServerConfig::builder_with_provider(Arc::clone(provider));
+            let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Setup)?;
             let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
-            config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
-            config.send_tls13_tickets = 1;
-            config
+            config.ticketer = tickets;
+            Handshakes::Alike(Arc::new(finished(config)))
         }
     };
+    // What can't be configured is an error now, and none of a handshake.
+    tls.next().map_err(TlsError::Setup)?;
+    Ok(Acceptor { tls, authorities, trust, controller, names: options.trusted_proxy_names.clone() })
+}
+
+/// What all configurations have.
+fn finished(mut config: ServerConfig) -> ServerConfig {
+    config.send_tls13_tickets = 1;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Acceptor {
-        tls: TlsAcceptor::from(Arc::new(config)),
-        authorities,
-        trust,
-        controller,
-        names: options.trusted_proxy_names.clone(),
-    })
+    config
 }
 
 /// The authorities in a file that was read, and its path.

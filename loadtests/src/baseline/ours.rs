@@ -32,6 +32,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) certificate: Option<&'a Certificate>,
     pub(crate) client: Option<&'a Arc<ClientConfig>>,
+    /// Clients are asked for a certificate, as where a controller runs.
+    pub(crate) asks_for_certificates: bool,
     pub(crate) access_log: bool,
     /// Direct or Proxy, in front of an upstream.
     pub(crate) upstream: Option<(&'a str, &'a Upstream)>,
@@ -46,8 +48,8 @@ impl<'a> Setup<'a> {
     pub(crate) fn local(program: &'a Path, store: &'a Path, dir: &'a Path) -> Self {
         #[rustfmt::skip]
         let setup = Self {
-            program, store, dir, certificate: None, client: None, access_log: true, upstream: None, write_limit: None,
-            all_cores: false,
+            program, store, dir, certificate: None, client: None, asks_for_certificates: false, access_log: true,
+            upstream: None, write_limit: None, all_cores: false,
         };
         setup
     }
@@ -118,7 +120,8 @@ fn configuration(setup: &Setup<'_>, port: u16, admin: u16) -> Result<String> {
     );
     if let Some(certificate) = setup.certificate {
         let (cert, key) = (certificate.cert_file.display(), certificate.key_file.display());
-        text.push_str(&format!("tls: {{ certFile: '{cert}', keyFile: '{key}' }}\n"));
+        let asks = if setup.asks_for_certificates { format!(", controllerCAFile: '{cert}'") } else { String::new() };
+        text.push_str(&format!("tls: {{ certFile: '{cert}', keyFile: '{key}'{asks} }}\n"));
     }
     if let Some((mode, upstream)) = setup.upstream {
         let (scheme, trust) = match &upstream.certificate {

@@ -25,20 +25,30 @@ const ROUNDS: u32 = 15;
 /// Times of nginx's CPU for a connection.
 const LIMIT: f64 = 1.0;
 
-/// CPU per connection, for both keys, full and resumed.
+/// CPU per connection, for both keys, full and resumed; also where clients are asked for a certificate and have none.
 pub(crate) fn run(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
-    for (key, certificate) in [("P-256", &bench.p256), ("RSA-2048", &bench.rsa)] {
-        one_key(bench, report, row, (key, certificate))?;
+    for (key, certificate, asks) in [
+        ("P-256", &bench.p256, false),
+        ("P-256, asked for a certificate", &bench.p256, true),
+        ("RSA-2048", &bench.rsa, false),
+    ] {
+        one_key(bench, report, row, (key, certificate, asks))?;
     }
     Ok(())
 }
 
-fn one_key(bench: &Bench<'_>, report: &mut Report, row: Row, (key, certificate): (&str, &Certificate)) -> Result<()> {
+fn one_key(
+    bench: &Bench<'_>,
+    report: &mut Report,
+    row: Row,
+    (key, certificate, asks_for_certificates): (&str, &Certificate, bool),
+) -> Result<()> {
     let client = certificate.client(false)?;
-    let dir = bench.dir(&format!("{}-{key}", row.name()))?;
+    let dir = bench.dir(&format!("{}-{key}", row.name()).replace([' ', ','], "-"))?;
     let ours = Ours::start(&Setup {
         certificate: Some(certificate),
         client: Some(&client),
+        asks_for_certificates,
         ..bench.setup(&bench.stored.dir, &dir.join("ours"))
     })?;
     let access_log = !bench.options.access_log_off;

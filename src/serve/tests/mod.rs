@@ -358,9 +358,17 @@ impl TlsFiles {
     }
 
     fn client(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
+        self.client_of(&rustls::version::TLS13, identity)
+    }
+
+    fn client_of(
+        &self,
+        version: &'static rustls::SupportedProtocolVersion,
+        identity: Option<&Identity>,
+    ) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(&[version])
             .unwrap()
             .with_root_certificates(self.authority.roots());
         let mut config = match identity {

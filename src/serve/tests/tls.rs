@@ -124,13 +124,59 @@ async fn only_a_certificate_of_the_authority_with_a_trusted_name_makes_a_trusted
         (None, false),
     ];
     for (identity, trusted) in &cases {
-        let client = files.client(identity.as_ref());
-        for _ in 0..2 {
-            let mut stream = connect_tls(&running, &client).await;
-            assert_eq!(get(&mut stream, "/peer").await, format!("127.0.0.1 true {trusted}"));
-            // A resumed session's certificate would not be verified again.
-            assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        let mut stream = connect_tls(&running, &files.client(identity.as_ref())).await;
+        assert_eq!(get(&mut stream, "/peer").await, format!("127.0.0.1 true {trusted}"));
+    }
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_resumes_and_who_shows_one_never_does() {
+    let (proxies, registry, stranger) =
+        (Authority::new("clients"), Authority::new("registry"), Authority::new("strangers"));
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names = vec![SanType::URI("d8-registry:controller".try_into().unwrap())];
+    let controller = Identity { certificate: params.signed_by(&key, &registry.0).unwrap(), key };
+    let identities = [
+        (None, "false false", true),
+        (Some(controller), "true false", false),
+        (Some(proxies.issue("proxy", &[])), "false true", false),
+        (Some(stranger.issue("proxy", &[])), "false false", false),
+    ];
+    for (asks_proxies, asks_controller) in [(true, false), (false, true), (true, true)] {
+        let mut files = TlsFiles::new();
+        if asks_proxies {
+            files.ask_for_clients_of(&proxies);
         }
+        if asks_controller {
+            files.trust_controllers_of(&registry);
+        }
+        let tls = files.load();
+        let running = Running::start(LIMITS, Some(Arc::clone(&tls)));
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            for (identity, seen, resumes) in &identities {
+                let client = files.client_of(version, identity.as_ref());
+                let mut kinds = Vec::new();
+                for _ in 0..3 {
+                    let mut stream = connect_tls(&running, &client).await;
+                    if asks_proxies && asks_controller {
+                        assert_eq!(get(&mut stream, "/controller").await, *seen);
+                    } else {
+                        get(&mut stream, "/controller").await;
+                    }
+                    kinds.extend(stream.get_ref().1.handshake_kind());
+                }
+                let then = if *resumes { HandshakeKind::Resumed } else { HandshakeKind::Full };
+                assert_eq!(kinds, [HandshakeKind::Full, then, then], "{version:?} {seen}");
+            }
+        }
+        // Whom nobody asked for a certificate before has to be asked now.
+        let client = files.client(None);
+        assert_eq!(shown(&running, &client).await.1, HandshakeKind::Full);
+        files.trust_controllers_of(&stranger);
+        assert!(tls.reload(&files.options).unwrap().client_authorities);
+        assert_eq!(shown(&running, &client).await.1, HandshakeKind::Full);
+        assert_eq!(shown(&running, &client).await.1, HandshakeKind::Resumed);
     }
 }
 
