@@ -5,6 +5,7 @@ use super::options;
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::config::Config;
+use crate::mode::Transition;
 use crate::serve::{Tls, of_authorities};
 use crate::store::Usage;
 
@@ -34,13 +35,10 @@ pub(super) fn log(found: Vec<String>, said: &mut Vec<String>) {
     *said = found;
 }
 
-/// Logs at the start that nothing can be pushed. A cache at its bounds is as it should be.
-pub(super) fn log_room(config: &Config, usage: &Usage) {
-    // Under a mode file the key says nothing.
-    if config.mode.takes_pushes()
-        && config.mode_name() == config.mode.as_str()
-        && let Some(refusal) = usage.refusal
-    {
+/// Logs at the start that nothing can be pushed, whatever said which mode is in force. A cache at its bounds is as it should be.
+pub(super) fn log_room(modes: &Transition, usage: &Usage) {
+    let taken = modes.in_force().writable().is_ok() || modes.coming().is_some_and(|(mode, _)| mode.writable().is_ok());
+    if taken && let Some(refusal) = usage.refusal {
         let Usage { used, budget, free, reserve, .. } = *usage;
         tracing::warn!(used, budget, free, reserve, "pushes are refused: {refusal}");
     }

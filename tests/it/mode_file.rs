@@ -64,6 +64,26 @@ async fn a_wrong_an_older_or_a_lost_file_leaves_the_last_good_one_in_force_over_
     server.registry.stop();
 }
 
+#[test]
+fn that_nothing_can_be_pushed_is_said_at_the_start_by_the_mode_of_the_file() {
+    let upstream = Upstream::start();
+    let (local, direct) = (mode("Local", None), mode("Direct", Some(&upstream)));
+    let keys = format!("mode: Proxy\nupstream: {{ imagesRepo: '{}/{REPO}', scheme: HTTP }}\n", upstream.address());
+    for (file, keys, is_said) in [
+        (mode_file(1, &local, None, &[]), keys.as_str(), true),
+        (mode_file(1, &direct, Some(&coming(&local, "filling")), &[]), "mode: Local\n", true),
+        (mode_file(1, &direct, None, &[]), "mode: Local\n", false),
+    ] {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let store = format!("{keys}store: {{ dir: {}/data, reserveBytes: 1000000Gi }}", folder.path().display());
+        let server = Switched::start_in(folder, Some(&file), &store);
+        let log = server.registry.stop();
+        let said =
+            log.iter().any(|line| line["message"].as_str().is_some_and(|text| text.starts_with("pushes are refused")));
+        assert_eq!(said, is_said, "{file}");
+    }
+}
+
 #[tokio::test]
 async fn the_keys_count_until_there_is_a_file_and_not_any_more_then() {
     let (upstream, image) = (Upstream::start(), Image::of(1));
