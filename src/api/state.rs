@@ -2,6 +2,7 @@
 //!
 //! To everybody else the path is one that names nothing, and not even that tells anything.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ pub struct ServerState {
     pub ready: bool,
     /// Why not; sentences.
     pub not_ready: Vec<String>,
+    /// The users in force: by name SHA-256 of the password's hash, 64 hexadecimal digits.
+    pub users: BTreeMap<String, String>,
     /// The mode file in force; `None`: the configuration's keys count.
     pub mode_file: Option<ModeFileState>,
     /// The mode in force.

@@ -15,6 +15,7 @@ mod upstream_user;
 mod users;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -245,6 +246,13 @@ impl Authenticator {
     #[must_use]
     pub fn user_count(&self) -> usize {
         self.0.policy.load().users.len() + self.0.upstream.count()
+    }
+
+    /// SHA-256 of the password hash of each user in force, in hexadecimal, by the user's name; those of upstreams are not among
+    /// them.
+    #[must_use]
+    pub fn user_fingerprints(&self) -> BTreeMap<String, String> {
+        self.0.policy.load().users.fingerprints()
     }
 
     /// Whether the token service is on.

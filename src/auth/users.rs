@@ -1,6 +1,6 @@
 //! The users: of the configuration file, and of a folder of mounted Secrets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use secrecy::ExposeSecret as _;
 use super::passwords::{NOBODY, Passwords, Secret};
 use super::tokens::Subject;
 use super::{AuthError, Role, UserSpec};
+use crate::oci::Algorithm;
 
 /// Longest file of a Secret that is read.
 const FILE_BYTES: u64 = 64 * 1024;
@@ -172,6 +173,12 @@ impl Users {
 
     pub(super) fn find(&self, name: &str) -> Option<&User> {
         self.by_name.get(name).map(AsRef::as_ref)
+    }
+
+    /// SHA-256 of each user's stored hash, in hexadecimal, by name.
+    pub(super) fn fingerprints(&self) -> BTreeMap<String, String> {
+        let of = |user: &Arc<User>| (user.name.to_string(), Algorithm::Sha256.digest(user.secret.bytes()).hex());
+        self.by_name.values().map(of).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

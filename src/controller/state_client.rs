@@ -3,6 +3,7 @@
 //! The certificate is verified by the cluster's authority alone, for the address that is asked; who shows it is a server of
 //! ours. Files are read anew for each look, as they are renewed under the same names.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -161,6 +162,9 @@ struct Answer {
     ready: bool,
     #[serde(default)]
     not_ready: Vec<String>,
+    /// An older server says nothing of them.
+    #[serde(default)]
+    users: Option<BTreeMap<String, String>>,
     mode_file: Option<AnswerModeFile>,
     in_force: String,
     #[serde(default)]
@@ -181,6 +185,7 @@ fn parse(bytes: &[u8]) -> Result<ServerState, String> {
         started: answer.started,
         ready: answer.ready,
         not_ready: answer.not_ready,
+        users: answer.users,
         mode_file: answer.mode_file.map(|file| ServerModeFile {
             hash: file.hash.unwrap_or_default(),
             generation: file.generation.unwrap_or_default(),
@@ -197,20 +202,22 @@ mod tests {
 
     #[test]
     fn a_state_is_read_and_what_is_new_in_it_is_passed_over() {
-        let text = br#"{"version":"0.1.0","started":1764400000,"node":"master-0","ready":false,"notReady":["no room"],
+        let text = br#"{"version":"0.1.0","started":1764400000,"node":"master-0","ready":false,"notReady":["no room"],"users":{"ro":"cd"},
             "modeFile":{"hash":"ab","generation":12,"error":null},"inForce":"Proxy","coming":{"mode":"Local","phase":"filling"},
             "previous":["Direct"],"previousAnswers":17,"upstream":{"host":"h","outcome":"ok","message":""},"more":1}"#;
         let wanted = ServerState {
             started: 1_764_400_000,
             ready: false,
             not_ready: vec!["no room".to_owned()],
+            users: Some(BTreeMap::from([("ro".to_owned(), "cd".to_owned())])),
             mode_file: Some(ServerModeFile { hash: "ab".to_owned(), generation: 12, error: None }),
             in_force: Target::Proxy,
             previous_answers: 17,
         };
         assert_eq!(parse(text), Ok(wanted));
         let keys = br#"{"started":1,"ready":true,"modeFile":null,"inForce":"Unmanaged"}"#;
-        assert_eq!(parse(keys).unwrap().mode_file, None);
+        let parsed = parse(keys).unwrap();
+        assert_eq!((parsed.mode_file, parsed.users), (None, None));
         for wrong in [&b"<html>"[..], br#"{"started":1,"ready":true,"inForce":"Other"}"#, br#"{"ready":true}"#] {
             assert!(parse(wrong).is_err());
         }

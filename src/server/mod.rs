@@ -141,7 +141,6 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     announce(&config, &auth);
     let mut said = Vec::new();
     warnings::log(warnings::of(&config, &auth, tls.as_deref(), clock::now()), &mut said);
-    warnings::log_room(&config, &store.usage());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::try_from(config.limits.worker_threads).unwrap_or(1))
         .max_blocking_threads(BLOCKING_THREADS)
@@ -247,9 +246,10 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         draining.clone(),
     );
     modes.attach(app.clone());
+    warnings::log_room(&modes.transition(), &parts.store.usage());
     let readiness = Readiness::new(parts.store.clone(), tasks.clone(), stop.clone());
     let ready = Ready { readiness, modes: modes.clone(), draining: draining.clone() };
-    app.tell_state(state::source(modes.clone(), ready.clone(), metrics.clone(), clock::now()));
+    app.tell_state(state::source(modes.clone(), parts.auth.clone(), ready.clone(), metrics.clone(), clock::now()));
     let registry = Server::new(options::connections(&parts.config));
     let admin = Server::new(options::admin_connections());
     let probes = Server::new(options::probe_connections());

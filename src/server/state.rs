@@ -6,6 +6,7 @@ use super::VERSION;
 use super::modes::Modes;
 use super::readiness::Ready;
 use crate::api::{ComingState, ModeFileState, ServerState, StateSource, UpstreamState};
+use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::telemetry::Metrics;
 
@@ -13,10 +14,17 @@ use crate::telemetry::Metrics;
 const NODE_NAME: &str = "NODE_NAME";
 
 /// What answers; `started`: when the server began to serve.
-pub(super) fn source(modes: Modes, ready: Ready, metrics: Metrics, started: Timestamp) -> StateSource {
+pub(super) fn source(
+    modes: Modes,
+    auth: Authenticator,
+    ready: Ready,
+    metrics: Metrics,
+    started: Timestamp,
+) -> StateSource {
     let node = node();
     Arc::new(move || {
-        let (modes, ready, metrics, node) = (modes.clone(), ready.clone(), metrics.clone(), node.clone());
+        let (modes, auth) = (modes.clone(), auth.clone());
+        let (ready, metrics, node) = (ready.clone(), metrics.clone(), node.clone());
         Box::pin(async move {
             let not_ready: Vec<String> = ready.check().await.err().into_iter().collect();
             // In one look: the file and the modes are those of the same moment.
@@ -28,6 +36,7 @@ pub(super) fn source(modes: Modes, ready: Ready, metrics: Metrics, started: Time
                 node,
                 ready: not_ready.is_empty(),
                 not_ready,
+                users: auth.user_fingerprints(),
                 mode_file: seen.file.map(|file| ModeFileState {
                     hash: file.hash,
                     generation: file.generation,

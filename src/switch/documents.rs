@@ -194,6 +194,8 @@ pub struct User {
     pub name: String,
     /// In clear.
     pub password: Secret,
+    /// SHA-256 of the stored hash, in hexadecimal: a server that has taken the Secret says the same.
+    pub fingerprint: String,
     /// Whether the stored hash is one of the password.
     pub hash_fits: bool,
 }

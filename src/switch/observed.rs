@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::documents::{BashibleConfig, DeckhouseRegistry, FoundModeFile, RegistryState, User};
+use super::inputs::ChartValues;
 use super::record::{InputSource, Record};
 use super::settings::{Settings, SwitchOptions, Target};
 use crate::clock::Timestamp;
@@ -96,6 +97,8 @@ pub struct Inputs {
     pub manual_version: Option<String>,
     /// ModuleConfig `deckhouse`.
     pub module_config: Input,
+    /// Secret `d8-registry-values`: no input, but what an administrator may take for one.
+    pub chart: Output<ChartValues>,
 }
 
 /// A Node.
@@ -143,6 +146,8 @@ pub struct ServerState {
     pub ready: bool,
     /// Why it does not.
     pub not_ready: Vec<String>,
+    /// By name of user the [`fingerprint`](User::fingerprint) that counts there; `None`: an older server, which does not say.
+    pub users: Option<BTreeMap<String, String>>,
     /// `None`: the keys of its configuration count.
     pub mode_file: Option<ServerModeFile>,
     /// The mode that answers.

@@ -8,7 +8,7 @@ use reqwest::{Certificate, Identity, Method, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{REPO, Switched, Upstream, coming, mode, mode_file, path};
+use crate::support::{HASH_OF_SECRET, REPO, Switched, Upstream, coming, digest, mode, mode_file, path};
 
 const STATE: &str = "/-/state";
 
@@ -93,8 +93,15 @@ async fn the_controller_is_told_what_is_in_force_and_what_it_does() {
     assert!(state["started"].take().as_u64().unwrap() > 1_700_000_000);
     assert!(!state["node"].take().as_str().unwrap().is_empty());
     assert!(!state["version"].take().as_str().unwrap().is_empty());
+    // What the controller compares with the Secrets.
+    let hash_of_secret = digest(HASH_OF_SECRET.as_bytes()).strip_prefix("sha256:").unwrap().to_owned();
+    let users: serde_json::Map<String, Value> = ["ro", "rw", "mirror-puller", "mirror-pusher"]
+        .map(|user| (user.to_owned(), hash_of_secret.as_str().into()))
+        .into_iter()
+        .collect();
     let expected = json!({
         "version": null, "started": null, "node": null, "ready": true, "notReady": [],
+        "users": users,
         "modeFile": { "hash": hash, "generation": 12, "error": null },
         "inForce": "Local", "coming": { "mode": "Direct", "phase": "filling" }, "previous": ["Direct"],
         "previousAnswers": 0, "upstream": null,

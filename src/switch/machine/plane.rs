@@ -7,7 +7,8 @@
 use super::run::Run;
 use super::text::short;
 use crate::switch::documents::{Coming, Phase, Plane, ServerMode};
-use crate::switch::observed::Server;
+use crate::switch::observed::{Server, ServerState};
+use crate::values::Role;
 
 /// Whether both are the same service: parameters that need no switch between them left out.
 pub(super) fn same(one: &ServerMode, other: &ServerMode) -> bool {
@@ -62,7 +63,10 @@ impl Run<'_> {
                         None => Some(mismatch("")),
                         Some(file) => match &file.error {
                             Some(error) => Some(mismatch(&format!(": {error}"))),
-                            None => (file.hash != hash).then(|| mismatch("")),
+                            None if file.hash != hash => Some(mismatch("")),
+                            None => self.older_user(state).map(|user| {
+                                mismatch(&format!(": the server has an older Secret registry-user-{user}"))
+                            }),
                         },
                     },
                 };
@@ -73,6 +77,16 @@ impl Run<'_> {
             return Err(vec!["there is no master".to_owned()]);
         }
         if waiting.is_empty() { Ok(()) } else { Err(waiting) }
+    }
+
+    /// A user whose Secret the server has not taken as it stands: nodes and pushes would be refused with what is in it.
+    fn older_user(&self, state: &ServerState) -> Option<Role> {
+        let held = state.users.as_ref()?;
+        let mut found = self.look.outputs.users.iter();
+        let older = found.find(|(_, user)| {
+            user.value().is_some_and(|user| held.get(&user.name).is_none_or(|held| *held != user.fingerprint))
+        });
+        older.map(|(role, _)| *role)
     }
 
     /// Whether all servers have reported the file in force.

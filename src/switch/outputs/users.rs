@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::go_json::sha256_hex;
 use super::manifest::{SecretManifest, text_of};
 use crate::switch::documents::User;
 use crate::values::{Role, Secret};
@@ -88,7 +89,9 @@ impl User {
         }
         let hash = text_of(data, "passwordHash").unwrap_or_default();
         let hash_fits = !hash.is_empty() && fits(password, hash);
-        Ok(Self { name: name.to_owned(), password: Secret::new(password.to_owned()), hash_fits })
+        // As a server reads the file.
+        let fingerprint = sha256_hex(hash.trim_end_matches(['\n', '\r']).as_bytes());
+        Ok(Self { name: name.to_owned(), password: Secret::new(password.to_owned()), fingerprint, hash_fits })
     }
 }
 

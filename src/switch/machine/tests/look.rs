@@ -29,6 +29,7 @@ fn state(server: &SimServer) -> Server {
         started: server.started,
         ready: in_force != Target::Unmanaged,
         not_ready: Vec::new(),
+        users: Some(server.users.clone()),
         mode_file: file.map(|file| ServerModeFile {
             hash: file.hash.clone(),
             generation: file.file.generation,
@@ -40,6 +41,12 @@ fn state(server: &SimServer) -> Server {
 }
 
 impl World {
+    /// Of each user that there is.
+    pub(super) fn fingerprints(&self) -> BTreeMap<String, String> {
+        let users = self.users.values().filter_map(|user| user.value.as_ref());
+        users.map(|user| (user.name.clone(), user.fingerprint.clone())).collect()
+    }
+
     /// A look at this moment.
     pub(super) fn look(&self) -> Observed {
         let nodes = self.nodes.iter().enumerate().map(|(place, (name, node))| Node {
@@ -67,6 +74,7 @@ impl World {
                 manual: self.manual.clone(),
                 manual_version: None,
                 module_config: self.module_config.clone(),
+                chart: Output::Absent,
             },
             deckhouse_module: Seen::Known(self.module_on),
             bootstrapped: Seen::Known(self.bootstrapped),

@@ -1,12 +1,15 @@
 //! What may not be done before something else was: phases of servers, Local's images, the record before outputs.
 
 use super::walks::{everybody, is_ready, proxy, settle, settled, shown, step};
-use super::world::{World, upstream};
+use super::world::{World, upstream, user};
 use crate::switch::conditions::ConditionType;
 use crate::switch::documents::{Phase, Plane};
+use crate::switch::inputs::ChartValues;
 use crate::switch::machine::decide;
+use crate::switch::observed::Output;
 use crate::switch::settings::{Params, Target};
 use crate::switch::write::{Content, ImagesAt, Question, Write};
+use crate::values::Role;
 
 fn plane(world: &World) -> Plane {
     world.mode_file.value.as_ref().unwrap().file.plane.clone()
@@ -148,4 +151,49 @@ fn the_record_is_written_before_any_output_and_each_write_names_what_was_seen() 
     assert_eq!(Some(&**record), world.record.value.as_ref());
     assert_fenced(&world, &decision.writes);
     assert!(decision.writes.iter().any(|write| matches!(write.what, Content::Bashible(_))));
+}
+
+#[test]
+fn a_server_with_an_older_user_has_not_reported_whatever_its_mode_file() {
+    let mut world = settled(Params::Direct(upstream(1)));
+    let masters: Vec<String> = world.servers.keys().cloned().collect();
+    world.set(Params::Local);
+    step(&mut world);
+    masters.iter().for_each(|name| world.reload(name));
+    world.users.get_mut(&Role::Rw).unwrap().set(Some(user(Role::Rw, "another")));
+    let decision = step(&mut world);
+    let (status, _, message) = shown(&decision, ConditionType::NodeServicesReady).unwrap();
+    assert!(!status && message.contains("the server has an older Secret registry-user-rw"), "{message}");
+    masters.iter().for_each(|name| world.reload(name));
+    let decision = step(&mut world);
+    assert!(shown(&decision, ConditionType::NodeServicesReady).unwrap().0, "{:?}", decision.conditions);
+}
+
+#[test]
+fn values_of_the_chart_that_are_not_followed_are_shown_and_change_nothing() {
+    let world = settled(proxy(1));
+    let chart = |mode, number: Option<u8>| {
+        let mut look = world.look();
+        let value = ChartValues { mode, upstream: number.map(upstream) };
+        look.inputs.chart = Output::Present { version: String::new(), value };
+        let decision = decide(&look);
+        assert_eq!(decision.writes.iter().filter(|write| !matches!(write.what, Content::State(_))).count(), 0);
+        assert!(is_ready(&decision));
+        let shown = shown(&decision, ConditionType::ChartValuesDiffer);
+        shown.map(|(status, reason, message)| {
+            assert_eq!((status, reason.as_str()), (true, "Differ"));
+            assert!(!message.contains("password-of-"), "{message}");
+            message
+        })
+    };
+    assert_eq!(chart(Target::Proxy, Some(1)), None);
+    // The chart names a Secret, or has a mode without an upstream.
+    assert_eq!(chart(Target::Proxy, None), None);
+    let other = chart(Target::Direct, Some(2)).unwrap();
+    for line in
+        ["mode is Direct, the controller goes by Proxy", "upstream.imagesRepo is a.example/deckhouse/ee", "license"]
+    {
+        assert!(other.contains(line), "{line}: {other}");
+    }
+    assert!(chart(Target::Local, None).unwrap().contains("mode is Local"));
 }

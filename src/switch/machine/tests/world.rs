@@ -69,6 +69,7 @@ pub(super) struct SimNode {
 #[derive(Clone, Debug)]
 pub(super) struct SimServer {
     pub(super) file: Option<FoundModeFile>,
+    pub(super) users: BTreeMap<String, String>,
     pub(super) up: bool,
     pub(super) started: u64,
     pub(super) previous_answers: u64,
@@ -192,10 +193,10 @@ impl World {
         };
         self.nodes.insert(name.to_owned(), node);
         if master {
-            let (file, started) = (self.mode_file.value.clone(), self.now / 1000);
+            let (file, users, started) = (self.mode_file.value.clone(), self.fingerprints(), self.now / 1000);
             // A master that joins has what another one has before it serves: how it gets that is no affair of a switch.
             let stored = self.servers.values().next().map(|server| server.stored.clone()).unwrap_or_default();
-            let server = SimServer { file, up: true, started, previous_answers: 0, stored };
+            let server = SimServer { file, users, up: true, started, previous_answers: 0, stored };
             self.servers.insert(name.to_owned(), server);
         }
     }
@@ -233,9 +234,11 @@ impl World {
         }
     }
 
-    /// A server reads its file.
+    /// A server reads its file and its users.
     pub(super) fn reload(&mut self, name: &str) {
+        let users = self.fingerprints();
         let Some(server) = self.servers.get_mut(name).filter(|server| server.up) else { return };
+        server.users = users;
         let Some(file) = &self.mode_file.value else { return };
         let newest = server.file.as_ref().map_or(0, |file| file.file.generation);
         if file.file.generation >= newest {
@@ -486,7 +489,8 @@ impl World {
 }
 
 pub(super) fn user(role: Role, password: &str) -> User {
-    User { name: role.as_str().to_owned(), password: Secret::new(password.to_owned()), hash_fits: true }
+    let (name, fingerprint) = (role.as_str().to_owned(), format!("of {password}"));
+    User { name, password: Secret::new(password.to_owned()), fingerprint, hash_fits: true }
 }
 
 pub(super) fn time(millis: u64) -> Timestamp {
