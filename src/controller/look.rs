@@ -69,8 +69,9 @@ impl Looker {
         let cluster = self.cluster.clone();
         let nodes = cluster.nodes().await?;
         let (servers, user_secrets) = tokio::join!(self.servers(&nodes), self.user_secrets());
-        let (manual, state, mode_file, bashible, registry) = tokio::join!(
+        let (manual, chart, state, mode_file, bashible, registry) = tokio::join!(
             cluster.secret(names::CONFIG),
+            cluster.secret(names::VALUES),
             cluster.secret(names::STATE),
             cluster.secret(names::MODE_FILE),
             cluster.secret(names::BASHIBLE_CONFIG),
@@ -115,7 +116,12 @@ impl Looker {
         let observed = Observed {
             now,
             options,
-            inputs: Inputs { manual: manual_input(manual), manual_version, module_config: module_config_input(config) },
+            inputs: Inputs {
+                manual: manual_input(manual),
+                manual_version,
+                module_config: module_config_input(config),
+                chart: output(chart, &mut found, |secret| inputs::ChartValues::read(&secret.data)),
+            },
             deckhouse_module: seen(module),
             bootstrapped,
             record: match record.as_ref().and_then(|record| Record::newer(&record.data)) {

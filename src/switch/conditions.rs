@@ -72,6 +72,8 @@ condition_types! {
     Held,
     /// True: nodes that the switch went on without.
     NodesSkipped,
+    /// True: values of the chart that say something else than what the controller goes by; they are not followed.
+    ChartValuesDiffer,
 }
 
 impl fmt::Display for ConditionType {

@@ -162,6 +162,7 @@ const fn is_bad_when_true(kind: ConditionType) -> bool {
             | ConditionType::ParametersFrozen
             | ConditionType::Held
             | ConditionType::NodesSkipped
+            | ConditionType::ChartValuesDiffer
     )
 }
 

@@ -9,6 +9,7 @@
 //! - The section of another mode is an error in ModuleConfig, as documented. The Secret has no sections: what a mode does not
 //!   use is passed over there with a warning, so that `mode` alone can be changed and changed back.
 
+mod chart;
 mod fields;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use self::chart::ChartValues;
 use self::fields::{Defaults, Fields, Findings, prefix, shown};
 use super::observed::Input;
 use super::outputs::names;

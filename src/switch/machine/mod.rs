@@ -14,6 +14,7 @@
 //!   a switch.
 //! - Where an abandoned target was given to nodes, servers keep it as a previous mode: nodes ask as its user.
 
+mod chart;
 mod cleanup;
 mod deckhouse;
 mod input;
@@ -96,6 +97,7 @@ fn of_run(mut run: Run<'_>) -> Decision {
         run.complete();
     }
     run.show_skipped();
+    run.show_chart_values();
     let target_mode = match way {
         Way::Open => run.record.target.target(),
         Way::Closed(target) => target,

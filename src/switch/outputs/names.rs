@@ -26,6 +26,8 @@ pub const MASTERS_KEY: &str = "backends";
 pub const CA: &str = "registry-ca";
 /// Secret with the authority and its key.
 pub const PKI: &str = "registry-pki";
+/// Secret with the chart's values `mode` and `upstream.*`.
+pub const VALUES: &str = "d8-registry-values";
 /// Service by which pods reach the registry.
 pub const SERVICE: &str = "registry";
 
