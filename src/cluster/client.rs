@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -20,6 +22,8 @@ const CALL: Duration = Duration::from_secs(35);
 pub struct Cluster {
     client: Client,
     namespace: String,
+    /// Calls since it was set up.
+    calls: Arc<AtomicU64>,
 }
 
 impl Cluster {
@@ -30,7 +34,7 @@ impl Cluster {
     pub async fn connect(access: &Access, namespace: &str) -> Result<Self, ClusterError> {
         let config = access.read().await?;
         let client = Client::try_from(config).map_err(|error| ClusterError::Access(error.to_string()))?;
-        Ok(Self { client, namespace: namespace.to_owned() })
+        Ok(Self { client, namespace: namespace.to_owned(), calls: Arc::default() })
     }
 
     /// The namespace.
@@ -44,7 +48,7 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`]; "could not be read" is never "is not there".
     pub async fn secret(&self, name: &str) -> Result<Option<StoredSecret>, ClusterError> {
-        let found = call("get a Secret", self.secrets().get_opt(name)).await?;
+        let found = self.call("get a Secret", self.secrets().get_opt(name)).await?;
         Ok(found.map(StoredSecret::from_object))
     }
 
@@ -54,7 +58,7 @@ impl Cluster {
     /// [`ClusterError`], [`is_conflict`](ClusterError::is_conflict) where there is one of this name.
     pub async fn create_secret(&self, secret: NewSecret) -> Result<StoredSecret, ClusterError> {
         let secret = secret.into_object(&self.namespace);
-        let made = call("create a Secret", self.secrets().create(&PostParams::default(), &secret)).await?;
+        let made = self.call("create a Secret", self.secrets().create(&PostParams::default(), &secret)).await?;
         Ok(StoredSecret::from_object(made))
     }
 
@@ -66,7 +70,7 @@ impl Cluster {
     pub async fn could_create_secret(&self, secret: NewSecret) -> Result<(), ClusterError> {
         let secret = secret.into_object(&self.namespace);
         let tried = PostParams { dry_run: true, ..PostParams::default() };
-        call("try to create a Secret", self.secrets().create(&tried, &secret)).await?;
+        self.call("try to create a Secret", self.secrets().create(&tried, &secret)).await?;
         Ok(())
     }
 
@@ -83,7 +87,7 @@ impl Cluster {
         let patch = Patch::Merge(change.into_patch(version));
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let secrets = self.secrets();
-        let changed = call("change a Secret", secrets.patch(name, &parameters, &patch)).await?;
+        let changed = self.call("change a Secret", secrets.patch(name, &parameters, &patch)).await?;
         Ok(StoredSecret::from_object(changed))
     }
 
@@ -94,8 +98,27 @@ impl Cluster {
     pub async fn delete_secret(&self, name: &str, version: &Version) -> Result<(), ClusterError> {
         let preconditions = Preconditions { resource_version: Some(version.0.clone()), uid: None };
         let parameters = DeleteParams::default().preconditions(preconditions);
-        call("delete a Secret", self.secrets().delete(name, &parameters)).await?;
+        self.call("delete a Secret", self.secrets().delete(name, &parameters)).await?;
         Ok(())
+    }
+
+    /// Calls since this client, or the one that it was cloned from, was set up. What is only watched is not among them.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Waits for an answer until the deadline.
+    pub(super) async fn call<T>(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ClusterError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        match tokio::time::timeout(CALL, future).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(ClusterError::Late { call: name, within: CALL }),
+        }
     }
 
     pub(super) const fn client(&self) -> &Client {
@@ -110,16 +133,5 @@ impl Cluster {
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Cluster({})", self.namespace)
-    }
-}
-
-/// Waits for an answer until the deadline.
-pub(super) async fn call<T>(
-    name: &'static str,
-    future: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, ClusterError> {
-    match tokio::time::timeout(CALL, future).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(ClusterError::Late { call: name, within: CALL }),
     }
 }

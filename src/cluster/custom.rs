@@ -4,7 +4,6 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client};
 use serde_json::Value;
 
-use super::client::call;
 use super::{Cluster, ClusterError, lists};
 
 /// A ModuleConfig.
@@ -27,6 +26,15 @@ pub struct Module {
     pub critical: bool,
 }
 
+/// A DeckhouseRelease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeckhouseRelease {
+    /// `spec.version`, as `v1.70.1`.
+    pub version: String,
+    /// `status.phase`: `Deployed`, `Superseded`, `Pending`, `Suspended`, `Skipped`; `""` while Deckhouse has not looked at it.
+    pub phase: String,
+}
+
 /// A kind of group `deckhouse.io`, version `v1alpha1`, without a namespace.
 pub(super) fn api(client: Client, kind: &ApiResource) -> Api<DynamicObject> {
     Api::all_with(client, kind)
@@ -44,7 +52,7 @@ impl Cluster {
     /// [`ClusterError`].
     pub async fn module_config(&self, name: &str) -> Result<Option<ModuleConfig>, ClusterError> {
         let configs = api(self.client().clone(), &kind("ModuleConfig", "moduleconfigs"));
-        let found = found(call("get a ModuleConfig", configs.get_opt(name)).await)?;
+        let found = found(self.call("get a ModuleConfig", configs.get_opt(name)).await)?;
         Ok(found.map(|object| ModuleConfig {
             generation: object.metadata.generation.unwrap_or_default(),
             settings: object.data.pointer("/spec/settings").cloned().unwrap_or_default(),
@@ -56,7 +64,7 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn is_module_enabled(&self, name: &str) -> Result<bool, ClusterError> {
-        let found = found(call("get a Module", self.module_objects().get_opt(name)).await)?;
+        let found = found(self.call("get a Module", self.module_objects().get_opt(name)).await)?;
         Ok(found.is_some_and(|module| is_enabled(&module.data)))
     }
 
@@ -73,9 +81,25 @@ impl Cluster {
                 name: object.metadata.name.unwrap_or_default(),
             })
         };
-        match lists::all(&self.module_objects(), "list Modules", ListParams::default(), read).await {
+        match lists::all(self, &self.module_objects(), "list Modules", ListParams::default(), read).await {
             Err(error) if error.is_absent() => Ok(Vec::new()),
             modules => modules,
+        }
+    }
+
+    /// Every DeckhouseRelease; none where there is no such kind.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn deckhouse_releases(&self) -> Result<Vec<DeckhouseRelease>, ClusterError> {
+        let api = api(self.client().clone(), &kind("DeckhouseRelease", "deckhousereleases"));
+        let read = |object: DynamicObject| {
+            let text = |key: &str| object.data.pointer(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            Some(DeckhouseRelease { version: text("/spec/version"), phase: text("/status/phase") })
+        };
+        match lists::all(self, &api, "list DeckhouseReleases", ListParams::default(), read).await {
+            Err(error) if error.is_absent() => Ok(Vec::new()),
+            releases => releases,
         }
     }
 

@@ -6,7 +6,7 @@ use k8s_openapi::jiff;
 use kube::Api;
 use kube::api::PostParams;
 
-use super::client::{FIELD_MANAGER, call};
+use super::client::FIELD_MANAGER;
 use super::{Cluster, ClusterError};
 use crate::clock::Timestamp;
 
@@ -48,7 +48,7 @@ impl Cluster {
         event.metadata.generate_name = Some(format!("{about}."));
         event.metadata.namespace = Some(self.namespace().to_owned());
         let events = Api::<Event>::namespaced(self.client().clone(), self.namespace());
-        call("create an Event", events.create(&PostParams::default(), &event)).await?;
+        self.call("create an Event", events.create(&PostParams::default(), &event)).await?;
         Ok(())
     }
 }

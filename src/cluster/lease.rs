@@ -14,7 +14,6 @@ use kube::Api;
 use kube::api::PostParams;
 use tokio::time::Instant;
 
-use super::client::call;
 use super::{Cluster, ClusterError};
 use crate::clock::Timestamp;
 
@@ -63,12 +62,12 @@ impl Candidate {
     pub async fn ask(&mut self, now: Timestamp) -> Result<Standing, ClusterError> {
         let begin = Instant::now();
         let leases = self.leases();
-        let Some(mut lease) = call("get a Lease", leases.get_opt(&self.name)).await? else {
+        let Some(mut lease) = self.cluster.call("get a Lease", leases.get_opt(&self.name)).await? else {
             let mut lease = LeaseObject::default();
             lease.metadata.name = Some(self.name.clone());
             lease.metadata.namespace = Some(self.cluster.namespace().to_owned());
             lease.spec = Some(self.spec(None, now));
-            return match call("create a Lease", leases.create(&PostParams::default(), &lease)).await {
+            return match self.cluster.call("create a Lease", leases.create(&PostParams::default(), &lease)).await {
                 Ok(_) => Ok(self.holds(begin)),
                 Err(error) if error.is_conflict() => Ok(self.waits("another one")),
                 Err(error) => Err(error),
@@ -81,7 +80,7 @@ impl Candidate {
         }
         // The object keeps its resource version: somebody who was faster is not overwritten.
         lease.spec = Some(self.spec(Some(&spec), now));
-        match call("take a Lease", leases.replace(&self.name, &PostParams::default(), &lease)).await {
+        match self.cluster.call("take a Lease", leases.replace(&self.name, &PostParams::default(), &lease)).await {
             Ok(_) => Ok(self.holds(begin)),
             Err(error) if error.is_conflict() => Ok(self.waits("another one")),
             Err(error) => Err(error),
@@ -97,10 +96,12 @@ impl Candidate {
             return Ok(());
         }
         let leases = self.leases();
-        let Some(mut lease) = call("get a Lease", leases.get_opt(&self.name)).await? else { return Ok(()) };
+        let Some(mut lease) = self.cluster.call("get a Lease", leases.get_opt(&self.name)).await? else {
+            return Ok(());
+        };
         if let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity)) {
             spec.holder_identity = Some(String::new());
-            call("give a Lease back", leases.replace(&self.name, &PostParams::default(), &lease)).await?;
+            self.cluster.call("give a Lease back", leases.replace(&self.name, &PostParams::default(), &lease)).await?;
         }
         Ok(())
     }

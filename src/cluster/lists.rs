@@ -6,8 +6,7 @@ use kube::api::ListParams;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-use super::ClusterError;
-use super::client::call;
+use super::{Cluster, ClusterError};
 
 /// Objects of a page. 500 pods are some 5 MB.
 const PAGE: u32 = 500;
@@ -19,6 +18,7 @@ const TRIES: u32 = 3;
 /// # Errors
 /// [`ClusterError`]; `each` may have been called for some by then, and for some twice.
 pub(super) async fn for_each<K>(
+    cluster: &Cluster,
     api: &Api<K>,
     what: &'static str,
     parameters: ListParams,
@@ -31,7 +31,7 @@ where
     let (mut next, mut tries) = (first.clone(), 0);
     each(Listed::Begin);
     loop {
-        let page = match call(what, api.list(&next)).await {
+        let page = match cluster.call(what, api.list(&next)).await {
             // The continuation is older than what the API server keeps: 5 minutes by default.
             Err(ClusterError::Refused { code: 410, .. }) if tries < TRIES && next.continue_token.is_some() => {
                 tries += 1;
@@ -62,6 +62,7 @@ pub(super) enum Listed<K> {
 /// # Errors
 /// [`ClusterError`].
 pub(super) async fn all<K, T>(
+    cluster: &Cluster,
     api: &Api<K>,
     what: &'static str,
     parameters: ListParams,
@@ -71,7 +72,7 @@ where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     let mut kept = Vec::new();
-    for_each(api, what, parameters, |listed| match listed {
+    for_each(cluster, api, what, parameters, |listed| match listed {
         Listed::Begin => kept.clear(),
         Listed::Object(object) => kept.extend(keep(object)),
     })

@@ -4,7 +4,7 @@
 //! carries out single writes, each with an optimistic lock. "Could not be read" is never "is not there".
 //!
 //! In reading order: `access` (which API server, as whom), `client` (one call with its deadline), `error`; `secret` and
-//! `objects` are what is written; `nodes`, `custom`, `references` are only read, long `lists` page by page; `watching` tells that
+//! `objects` are what is written; `nodes`, `custom`, `images`, `references` are only read, long `lists` page by page; `watching` tells that
 //! something changed; `lease` is who writes; `events` tell people.
 
 mod access;
@@ -12,6 +12,7 @@ mod client;
 mod custom;
 mod error;
 mod events;
+mod images;
 mod lease;
 mod lists;
 mod nodes;
@@ -22,7 +23,7 @@ mod watching;
 
 pub use access::Access;
 pub use client::Cluster;
-pub use custom::{Module, ModuleConfig};
+pub use custom::{DeckhouseRelease, Module, ModuleConfig};
 pub use error::ClusterError;
 pub use lease::{Candidate, RENEWAL, Standing, TERM};
 pub use nodes::{Container, DeckhouseDeployment};

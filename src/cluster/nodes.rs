@@ -8,7 +8,6 @@ use k8s_openapi::jiff;
 use kube::Api;
 use kube::api::ListParams;
 
-use super::client::call;
 use super::{Cluster, ClusterError, lists};
 use crate::clock::Timestamp;
 use crate::switch::{DeckhousePod, Node};
@@ -53,7 +52,8 @@ impl Cluster {
     /// [`ClusterError`].
     pub async fn nodes(&self) -> Result<Vec<Node>, ClusterError> {
         let nodes = Api::<NodeObject>::all(self.client().clone());
-        let mut nodes = lists::all(&nodes, "list Nodes", ListParams::default(), |node| Some(read_node(node))).await?;
+        let mut nodes =
+            lists::all(self, &nodes, "list Nodes", ListParams::default(), |node| Some(read_node(node))).await?;
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(nodes)
     }
@@ -69,7 +69,7 @@ impl Cluster {
         let pods = Api::<Pod>::namespaced(self.client().clone(), self.namespace());
         let chosen = ListParams::default().labels(&format!("app={DECKHOUSE}"));
         let version = deployment.and_then(|deployment| deployment.annotations.get(APPLIED_VERSION));
-        let mut pods = lists::all(&pods, "list pods of Deckhouse", chosen, |pod| read_pod(pod, version)).await?;
+        let mut pods = lists::all(self, &pods, "list pods of Deckhouse", chosen, |pod| read_pod(pod, version)).await?;
         pods.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(pods)
     }
@@ -80,7 +80,7 @@ impl Cluster {
     /// [`ClusterError`].
     pub async fn deckhouse_deployment(&self) -> Result<Option<DeckhouseDeployment>, ClusterError> {
         let deployments = Api::<Deployment>::namespaced(self.client().clone(), self.namespace());
-        let found = call("get Deployment deckhouse", deployments.get_opt(DECKHOUSE)).await?;
+        let found = self.call("get Deployment deckhouse", deployments.get_opt(DECKHOUSE)).await?;
         Ok(found.map(read_deployment))
     }
 }

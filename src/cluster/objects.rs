@@ -7,7 +7,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Map, Value, json};
 
-use super::client::{FIELD_MANAGER, call};
+use super::client::FIELD_MANAGER;
 use super::{Changes, Cluster, ClusterError, Version};
 
 /// A ConfigMap as it was read.
@@ -34,7 +34,7 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn config_map(&self, name: &str) -> Result<Option<StoredConfigMap>, ClusterError> {
-        let found = call("get a ConfigMap", self.config_maps().get_opt(name)).await?;
+        let found = self.call("get a ConfigMap", self.config_maps().get_opt(name)).await?;
         Ok(found.map(|object| StoredConfigMap {
             version: Version(object.metadata.resource_version.unwrap_or_default()),
             data: object.data.unwrap_or_default(),
@@ -55,7 +55,7 @@ impl Cluster {
         object.metadata.name = Some(name.to_owned());
         object.metadata.namespace = Some(self.namespace().to_owned());
         object.metadata.labels = Some(labels);
-        call("create a ConfigMap", self.config_maps().create(&PostParams::default(), &object)).await?;
+        self.call("create a ConfigMap", self.config_maps().create(&PostParams::default(), &object)).await?;
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl Cluster {
     ) -> Result<(), ClusterError> {
         let data: Map<_, _> = data.into_iter().map(|(key, value)| (key, Value::from(value))).collect();
         let patch = json!({"metadata": {"resourceVersion": version.0}, "data": data});
-        call("change a ConfigMap", self.config_maps().patch(name, &parameters(), &Patch::Merge(patch))).await?;
+        self.call("change a ConfigMap", self.config_maps().patch(name, &parameters(), &Patch::Merge(patch))).await?;
         Ok(())
     }
 
@@ -80,7 +80,7 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn service(&self, name: &str) -> Result<Option<StoredService>, ClusterError> {
-        let found = call("get a Service", self.services().get_opt(name)).await?;
+        let found = self.call("get a Service", self.services().get_opt(name)).await?;
         Ok(found.map(|object| StoredService {
             version: Version(object.metadata.resource_version.unwrap_or_default()),
             selector: object.spec.and_then(|spec| spec.selector).unwrap_or_default(),
@@ -102,7 +102,7 @@ impl Cluster {
         let set = selector.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str())));
         let selector: Map<_, _> = gone.chain(set).collect();
         let patch = json!({"metadata": {"resourceVersion": found.version.0}, "spec": {"selector": selector}});
-        call("change a Service", self.services().patch(name, &parameters(), &Patch::Merge(patch))).await?;
+        self.call("change a Service", self.services().patch(name, &parameters(), &Patch::Merge(patch))).await?;
         Ok(())
     }
 

@@ -1,20 +1,25 @@
 //! What a scrape sees of the controller.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::clock::{self, Timestamp};
+use crate::cluster::Cluster;
 use crate::health::Health;
 use crate::switch::{ConditionType, Decision, Observed, Seen};
 use crate::telemetry::Samples;
 use crate::telemetry::families::{
-    SWITCH_CONDITION, SWITCH_HELD, SWITCH_INFO, SWITCH_INPUT_LOST, SWITCH_LEADER, SWITCH_LOOK_FAILURES, SWITCH_LOOKED,
-    SWITCH_NODES, SWITCH_REPAIRS, SWITCH_STEP, SWITCH_WRITE_FAILURES, SWITCH_WRITES,
+    SWITCH_CALLS, SWITCH_CONDITION, SWITCH_HELD, SWITCH_INFO, SWITCH_INPUT_LOST, SWITCH_LEADER, SWITCH_LOOK_FAILURES,
+    SWITCH_LOOKED, SWITCH_NODES, SWITCH_REPAIRS, SWITCH_STEP, SWITCH_WRITE_FAILURES, SWITCH_WRITES,
 };
 
 /// The figures, as the loop left them.
 #[derive(Debug, Default)]
-pub(super) struct Shown(Mutex<State>);
+pub(super) struct Shown {
+    state: Mutex<State>,
+    /// Counts calls of the API server.
+    cluster: OnceLock<Cluster>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -45,6 +50,7 @@ impl Health for Shown {
     fn samples(&self) -> Samples {
         let mut samples = Samples::default();
         let state = self.state();
+        samples.add(&SWITCH_CALLS, &[], self.cluster.get().map_or(0, Cluster::calls));
         samples.add(&SWITCH_LEADER, &[], u64::from(state.leads));
         samples.add(&SWITCH_LOOK_FAILURES, &[], state.look_failures);
         if let Some(looked) = state.looked {
@@ -83,6 +89,11 @@ impl Health for Shown {
 }
 
 impl Shown {
+    /// The calls of this client are shown from now on.
+    pub(super) fn counts_calls_of(&self, cluster: Cluster) {
+        self.cluster.get_or_init(|| cluster);
+    }
+
     /// Whether this process writes.
     pub(super) fn leads(&self, leads: bool) {
         let mut state = self.state();
@@ -149,7 +160,7 @@ impl Shown {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -173,6 +184,7 @@ const fn is_step(kind: ConditionType) -> bool {
         | ConditionType::SettingsValid
         | ConditionType::ParametersFrozen
         | ConditionType::Held
-        | ConditionType::NodesSkipped => false,
+        | ConditionType::NodesSkipped
+        | ConditionType::ChartValuesDiffer => false,
     }
 }

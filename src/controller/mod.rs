@@ -3,7 +3,7 @@
 //! `switch` decides, and is pure; this part has the time, the sockets and the API server (`cluster`). Several controllers may
 //! run: a Lease says which one writes, the others stand by. With the API server away nothing changes, and it is asked again.
 //!
-//! In reading order: `look` reads the world, `state_client` the servers; `rounds` is the loop; `writing` carries a decision out,
+//! In reading order: `look` reads the world, `state_client` the servers; `rounds` is the loop and `pace` its rests; `writing` carries a decision out,
 //! `leadership` says whether it may; `questions` are answered (`answers`) beside the loop: `images`, `probing`, `scanning`, by way of
 //! `sources`; `figures` is what a scrape sees.
 
@@ -12,6 +12,7 @@ mod figures;
 mod images;
 mod leadership;
 mod look;
+mod pace;
 mod probing;
 mod questions;
 mod rounds;
@@ -145,6 +146,7 @@ async fn control(options: Options) -> Result<(), ControllerError> {
         names::BASHIBLE_CONFIG,
         names::DECKHOUSE_REGISTRY,
         names::RECORD,
+        names::VALUES,
     ];
     secrets.extend(user_names.iter().map(String::as_str));
     let watched = Watched {
@@ -154,6 +156,7 @@ async fn control(options: Options) -> Result<(), ControllerError> {
         module_configs: &["deckhouse"],
     };
     cluster.watch(watched, &changed, &tasks, &stop);
+    shown.counts_calls_of(cluster.clone());
     // The Lease is given back only once nothing is written any more.
     let (lease_stop, leading) = (CancellationToken::new(), TaskTracker::new());
     let (term, may_write) = watch::channel(None);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::figures::Shown;
 use super::leadership::Term;
 use super::look::{Look, Looker};
+use super::pace::{Pace, RESYNC};
 use super::questions::Questions;
 use super::writing::{self, WriteError};
 use crate::clock;
@@ -18,10 +19,6 @@ use crate::switch::outputs::names;
 use crate::switch::{Condition, ConditionType, Content, Decision, Notice, decide};
 use crate::telemetry::with_causes;
 
-/// The longest time between two looks: a watch may have missed something, and servers are not watched.
-const RESYNC: Duration = Duration::from_secs(30);
-/// The longest while a switch is under way: what a server has in force is found by asking it.
-const UNDER_WAY: Duration = Duration::from_secs(2);
 /// The shortest: what changes together is looked at together.
 const PAUSE: Duration = Duration::from_millis(300);
 /// Before the first try after a failed round; doubled after each further one.
@@ -63,12 +60,13 @@ impl Rounds {
     /// Goes on until the stop. A write that was begun is waited for.
     pub(super) async fn go(mut self) {
         let mut said = Said::default();
+        let mut pace = Pace::new(std::time::Instant::now());
         let mut failures = 0_u32;
         let mut since = Instant::now();
         loop {
             let Some(until) = self.term().await else { break };
             self.shown.leads(true);
-            let pause = match Box::pin(self.round(until, &mut said)).await {
+            let pause = match Box::pin(self.round(until, &mut said, &mut pace)).await {
                 Round::Done(wake) => {
                     failures = 0;
                     wake.unwrap_or(RESYNC).min(RESYNC)
@@ -114,7 +112,7 @@ impl Rounds {
         }
     }
 
-    async fn round(&mut self, until: Instant, said: &mut Said) -> Round {
+    async fn round(&mut self, until: Instant, said: &mut Said, pace: &mut Pace) -> Round {
         let now = clock::now();
         let looking = self.looker.look(now, self.questions.answers());
         let Look { observed, found } = match self.stop.run_until_cancelled(Box::pin(looking)).await {
@@ -133,10 +131,7 @@ impl Rounds {
         said.conditions(&decision.conditions);
         self.shown.decided(&observed, &decision, now);
         self.publish(&decision, said).await;
-        let is_under_way =
-            decision.conditions.iter().any(|condition| condition.kind == ConditionType::Ready && !condition.status);
-        let longest = if is_under_way && decision.figures.held.is_none() { UNDER_WAY } else { RESYNC };
-        let wake = Some(decision.wake.map_or(longest, |wake| wake.min(longest)));
+        let wake = Some(pace.rest(std::time::Instant::now(), &decision));
         let mut until = until;
         let mut is_refused = false;
         for write in decision.writes {

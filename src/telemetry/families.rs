@@ -202,6 +202,8 @@ families! {
         "Writes that the API server refused or did not answer.";
     SWITCH_LOOKED: "d8_registry_switch_look_timestamp_seconds", Gauge, [],
         "When the cluster was last looked at as a whole.";
+    SWITCH_CALLS: "d8_registry_switch_api_calls_total", Counter, [],
+        "Calls of the API server, those that failed among them; watches are not counted.";
     SWITCH_LOOK_FAILURES: "d8_registry_switch_look_failures_total", Counter, [],
         "Looks that came to nothing, as the API server was away.";
 }

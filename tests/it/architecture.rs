@@ -35,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checker", &["release", "upstream", "oci", "values", "clock", "telemetry"]),
     ("switch", &["release", "oci", "values", "clock"]),
     ("pki", &["fs", "clock", "telemetry"]),
-    ("cluster", &["switch", "clock", "telemetry"]),
+    ("cluster", &["switch", "oci", "clock", "telemetry"]),
     ("issuer", &["jobs", "pki", "cluster", "values", "clock", "telemetry"]),
     ("node_files", &["jobs", "fs", "values", "clock", "telemetry"]),
     ("node_proxy", &["jobs", "config", "health", "serve", "values", "clock", "telemetry"]),
