@@ -52,6 +52,10 @@ pub struct IssueArguments {
     /// The Secret's namespace.
     #[arg(long, value_name = "NAME", default_value = "d8-system", requires = "secret")]
     pub namespace: String,
+    /// With --secret: the ConfigMap that has to have the authority's certificate under ca.crt. One that has been missing for three
+    /// minutes is made, with --once at once; one that is there is never changed.
+    #[arg(long, value_name = "NAME", requires = "secret")]
+    pub publish_ca: Option<String>,
     /// With --secret: end when it is done once.
     #[arg(long, requires = "secret")]
     pub once: bool,
@@ -67,11 +71,11 @@ pub(super) fn run(command: PkiCommand) -> Result<(), Failure> {
 
 /// Makes a certificate where one is needed.
 fn issue(arguments: IssueArguments) -> Result<(), Failure> {
-    let IssueArguments { ca_cert, ca_key, san, uri, out, secret, namespace, once, days } = arguments;
+    let IssueArguments { ca_cert, ca_key, san, uri, out, secret, namespace, publish_ca, once, days } = arguments;
     let subject = uri.map_or(Subject::Server(san), Subject::Client);
     let life = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 3600));
     if let Some(secret) = secret {
-        let order = issuer::Order { ca_cert, ca_key, subject, life, secret };
+        let order = issuer::Order { ca_cert, ca_key, subject, life, secret, publish: publish_ca };
         let access = Access::default();
         if !once {
             return Ok(issuer::keep(&access, &namespace, &order)?);

@@ -4,10 +4,14 @@
 //! and again, and writes a new pair when the one in it no longer fits: none, another authority's, another name's, or a third
 //! of its life before its end. Several of them, one on each master, may look after one Secret: a write names the version that
 //! was read. Never makes the Secret, and reads and writes no other.
+//!
+//! With a name for it the authority's certificate is published in a ConfigMap where there is none: what was interrupted between
+//! the Secret with the key and that ConfigMap is made whole here, as nobody else has the authority. One that is there is never
+//! changed: nodes trust it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +33,9 @@ const JITTER: Duration = Duration::from_secs(30);
 /// The first pause behind a failure, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
+/// How long the ConfigMap has to be missing: a Secret that was replaced is what kubelets have mounted by then.
+const MISSING: Duration = Duration::from_secs(180);
+
 /// The wanted certificate.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -42,6 +49,8 @@ pub struct Order {
     pub life: Option<Duration>,
     /// The Secret's name.
     pub secret: String,
+    /// The ConfigMap that has to have the authority's certificate under `ca.crt`; `None`: it is not looked at.
+    pub publish: Option<String>,
 }
 
 /// What a look came to.
@@ -75,6 +84,14 @@ pub enum IssuerError {
         /// Why.
         source: ClusterError,
     },
+    /// The authority's certificate could not be published.
+    #[error("the ConfigMap {name} can't be kept")]
+    Publish {
+        /// The ConfigMap.
+        name: String,
+        /// Why.
+        source: ClusterError,
+    },
     /// Somebody else has to make it, with the right to do so.
     #[error("there is no Secret {0}")]
     Absent(String),
@@ -87,6 +104,33 @@ pub enum IssuerError {
     /// The process can't wait for signals.
     #[error("signals")]
     Signals(#[source] std::io::Error),
+}
+
+/// Publishes the authority's certificate where it is not published. `true`: it was done now.
+///
+/// # Errors
+/// [`IssuerError`].
+async fn publish(cluster: &Cluster, order: &Order, name: &str) -> Result<bool, IssuerError> {
+    let failed = |source| IssuerError::Publish { name: name.to_owned(), source };
+    if cluster.config_map(name).await.map_err(failed)?.is_some() {
+        return Ok(false);
+    }
+    let order = order.clone();
+    let read = move || {
+        // Only one whose key is there, and can sign.
+        let authority = Authority::read(&order.ca_cert, &order.ca_key, clock::now())?;
+        // As the Secret has it: the chart compares both.
+        let text = std::fs::read_to_string(&order.ca_cert).ok();
+        Ok::<_, PkiError>(text.map_or_else(|| authority.certificate(), |text| format!("{}\n", text.trim())))
+    };
+    let certificate = tokio::task::spawn_blocking(read).await.map_err(|_| IssuerError::Ends)??;
+    let data = BTreeMap::from([(AUTHORITY.to_owned(), certificate)]);
+    match cluster.create_config_map(name, BTreeMap::new(), data).await {
+        Ok(()) => Ok(true),
+        // Another master's was quicker.
+        Err(error) if error.is_conflict() => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Looks once, and writes where it is needed. A write that another issuer was quicker with is looked at again. Dropped
@@ -150,7 +194,12 @@ pub fn keep(access: &Access, namespace: &str, order: &Order) -> Result<(), Issue
         let cluster = connect(access, namespace, order).await?;
         tracing::info!(secret = order.secret, "keeping a certificate");
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        Runner::new(tasks.clone(), stop.clone()).start(KeepCertificate { cluster, order: order.clone(), said: None });
+        Runner::new(tasks.clone(), stop.clone()).start(KeepCertificate {
+            cluster,
+            order: order.clone(),
+            said: None,
+            missing: None,
+        });
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -162,13 +211,16 @@ pub fn keep(access: &Access, namespace: &str, order: &Order) -> Result<(), Issue
     })
 }
 
-/// Looks once, as [`keep_once`], in a runtime of its own; blocking.
+/// Looks once, as [`keep_once`], and publishes the authority at once; in a runtime of its own, blocking.
 ///
 /// # Errors
 /// As [`keep_once`], and if there is no way to an API server.
 pub fn issue(access: &Access, namespace: &str, order: &Order) -> Result<Kept, IssuerError> {
     run(async {
         let cluster = connect(access, namespace, order).await?;
+        if let Some(name) = &order.publish {
+            publish(&cluster, order, name).await?;
+        }
         keep_once(&cluster, order).await
     })
 }
@@ -190,6 +242,31 @@ struct KeepCertificate {
     order: Order,
     /// Why there was no certificate the last time.
     said: Option<String>,
+    /// Since when the ConfigMap has been missing.
+    missing: Option<Instant>,
+}
+
+impl KeepCertificate {
+    /// Publishes the authority once its ConfigMap has been missing for long enough.
+    async fn publish(&mut self) -> Result<(), IssuerError> {
+        let Some(name) = &self.order.publish else { return Ok(()) };
+        let failed = |source| IssuerError::Publish { name: name.clone(), source };
+        if self.cluster.config_map(name).await.map_err(failed)?.is_some() {
+            self.missing = None;
+        } else if self.missing.get_or_insert_with(Instant::now).elapsed() >= MISSING {
+            if publish(&self.cluster, &self.order, name).await? {
+                tracing::warn!(config_map = name, "the authority was not published, and is now");
+            }
+            self.missing = None;
+        }
+        Ok(())
+    }
+
+    async fn keep(&mut self) -> Result<Kept, IssuerError> {
+        let kept = keep_once(&self.cluster, &self.order).await;
+        self.publish().await?;
+        kept
+    }
 }
 
 impl Job for KeepCertificate {
@@ -200,7 +277,7 @@ impl Job for KeepCertificate {
     }
 
     async fn run(&mut self, _: Run) -> Result<(), JobError> {
-        match keep_once(&self.cluster, &self.order).await {
+        match self.keep().await {
             Ok(Kept::Issued { reason, .. }) => {
                 tracing::info!(secret = self.order.secret, %reason, "a certificate is issued");
                 self.said = None;
