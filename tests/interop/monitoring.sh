@@ -51,6 +51,8 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up == 0/' \
     ErrorsToClients 's/> 0.05$/> 0.001/' \
     StaleAnswers 's/for: 6h/for: 30m/' \
     ConfigInvalid 's/config_valid{job="d8-registry"} == 0/config_valid{job="d8-registry"} == 2/' \
+    ModeFileInvalid 's/mode_file_valid{job="d8-registry"} == 0/mode_file_valid{job="d8-registry"} == 2/' \
+    NodeProxyWaiting 's/for: 1h/for: 2h/' \
     JobFailing 's/result=~"failed|panicked"/result="panicked"/'
 spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
     NoTargets 's/absent(up{job="d8-registry"})/absent(up{job="d8-registry"} == 1)/' \
@@ -59,6 +61,7 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
     StoreNearlyFull 's/< 1.1 \*/< 0.9 */' \
     CertificateExpiring 's/14 \* 86400/16 * 86400/' \
     HitRatioFallen 's/\[1h\])) > 100/[1h])) > 1/' \
+    NodeProxyWaiting 's/listening{job="d8-registry-node-proxy"} == 0/listening == 0/' \
     StaleAnswers 's/for: 6h/for: 12h/'
 spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/' \
     ErrorsToClients 's/route!~"base|token|other"/route!~"token|other"/' \

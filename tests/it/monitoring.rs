@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use d8_registry::telemetry;
 
@@ -136,12 +138,16 @@ async fn metrics_of_a_server() -> String {
     let upstream = Upstream::start();
     let image = Image::of(1);
     upstream.put_image(REPO, "v1", &image);
+    // It is not taken, so the keys count.
+    let folder = Arc::new(TempDir::new().unwrap());
+    std::fs::write(folder.path().join("mode.yaml"), "version: 9").unwrap();
     let setup = Setup::with_tls().config(&format!(
-        "mode: Proxy\nupstream: {{ imagesRepo: '{}/{REPO}', scheme: HTTP }}\n\
+        "mode: Proxy\nmodeFile: {}/mode.yaml\nupstream: {{ imagesRepo: '{}/{REPO}', scheme: HTTP }}\n\
          store: {{ dir: '$DIR', reserveBytes: 0, maxBytes: 1GiB }}",
+        folder.path().display(),
         upstream.address()
     ));
-    let registry = Registry::start(&setup);
+    let registry = Registry::start_in(folder, &setup);
     let client = registry.client();
     let answer = client.get(&format!("/v2/{ALIAS}/manifests/v1")).await;
     assert_eq!(answer.status(), 200);
@@ -160,7 +166,7 @@ async fn every_query_names_what_the_server_exports() {
     let added = ["job", "instance", "node"];
     let mut wrong = Vec::new();
     let mut used = BTreeSet::new();
-    for (place, query) in queries().into_iter().filter(|(_, query)| !is_the_controllers(query)) {
+    for (place, query) in queries().into_iter().filter(|(_, query)| Program::of(query) == Program::Server) {
         let named = named(&query);
         let mut labels: BTreeSet<&str> = added.into();
         for (metric, matchers) in &named.metrics {
@@ -196,19 +202,43 @@ async fn every_query_names_what_the_server_exports() {
     assert!(used.len() > 25, "{used:?}");
 }
 
-/// A query of metrics that the controller exports and no server.
-fn is_the_controllers(query: &str) -> bool {
-    query.contains("d8_registry_switch_")
+/// What exports metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    Server,
+    Controller,
+    NodeProxy,
+}
+
+impl Program {
+    /// By the names of what a query asks for, or of one metric.
+    fn of(query: &str) -> Self {
+        if query.contains("d8_registry_switch_") {
+            Self::Controller
+        } else if query.contains("d8_registry_node_proxy_") {
+            Self::NodeProxy
+        } else {
+            Self::Server
+        }
+    }
+
+    const fn job(self) -> &'static str {
+        match self {
+            Self::Server => "d8-registry",
+            Self::Controller => "d8-registry-controller",
+            Self::NodeProxy => "d8-registry-node-proxy",
+        }
+    }
 }
 
 #[test]
-fn every_query_of_the_controller_names_what_it_exports() {
-    let families: BTreeMap<_, _> =
-        telemetry::SWITCH_FAMILIES.iter().map(|family| (family.name, family.labels)).collect();
+fn every_query_of_the_programs_beside_the_server_names_what_they_export() {
+    let families = telemetry::SWITCH_FAMILIES.iter().chain(telemetry::NODE_PROXY_FAMILIES);
+    let families: BTreeMap<_, _> = families.map(|family| (family.name, family.labels)).collect();
     // Prometheus and the PodMonitor put these to every sample.
     let added = ["job", "instance", "node"];
     let mut wrong = Vec::new();
-    for (place, query) in queries().into_iter().filter(|(_, query)| is_the_controllers(query)) {
+    for (place, query) in queries().into_iter().filter(|(_, query)| Program::of(query) != Program::Server) {
         let named = named(&query);
         let mut labels: BTreeSet<&str> = added.into();
         for (metric, matchers) in &named.metrics {
@@ -231,12 +261,12 @@ fn every_query_of_the_controller_names_what_it_exports() {
 fn a_query_asks_one_program_and_names_its_job() {
     let mut of_the_controller = 0;
     for (place, query) in queries() {
-        let job = if is_the_controllers(&query) { "d8-registry-controller" } else { "d8-registry" };
-        of_the_controller += usize::from(is_the_controllers(&query));
+        let program = Program::of(&query);
+        of_the_controller += usize::from(program == Program::Controller);
         for (metric, matchers) in named(&query).metrics {
-            let is_of_job = metric.starts_with("d8_registry_switch_") == is_the_controllers(&query);
-            let names_job = matchers.iter().any(|(label, _, value)| label == "job" && value == job);
-            assert!(is_of_job && names_job, "{place}: {metric} is not asked of the job {job}");
+            let is_of_job = Program::of(&metric) == program;
+            let names_job = matchers.iter().any(|(label, _, value)| label == "job" && value == program.job());
+            assert!(is_of_job && names_job, "{place}: {metric} is not asked of the job {}", program.job());
         }
     }
     assert!(of_the_controller >= 7, "{of_the_controller}");
