@@ -51,9 +51,9 @@ refused_with() {
     grep -q "$1" "$WORK/helm.out" || fail "$1: $(cat "$WORK/helm.out")"
 }
 noted() { grep -qF "$1" "$WORK/helm.out" || fail "the notes have no '$1': $(cat "$WORK/helm.out")"; }
-# Users and keys in a revision.
+# secrets_of manifest|hooks REVISION: users and keys in it.
 secrets_of() {
-    helm get manifest d8-registry --namespace d8-system --revision "$1" | "$PYTHON" -c 'import sys, yaml
+    helm get "$1" d8-registry --namespace d8-system --revision "$2" | "$PYTHON" -c 'import sys, yaml
 print(*sorted(d["metadata"]["name"] for d in yaml.safe_load_all(sys.stdin) if d and d["kind"] == "Secret" and d["type"].startswith("registry/")))'
 }
 node() {
@@ -99,11 +99,14 @@ change "${local_values[@]}" --set drainSeconds=30
 gone "apis/apps/v1/namespaces/d8-system/deployments/d8-registry-controller"
 gone "$OWN/secrets/d8-registry-mode"
 unchanged "two upgrades"
-same "$(secrets_of 1) / $(secrets_of 2) / $(secrets_of 3)" "registry-pki registry-user-rw /  / " "Secrets that each revision renders"
+same "$(secrets_of hooks 1) / $(secrets_of hooks 2) / $(secrets_of hooks 3)" "registry-pki registry-user-rw /  / " "Secrets that each revision makes"
+same "$(secrets_of manifest 1)$(secrets_of manifest 3)" "" "Secrets that a rollback would write again"
 same "$(checksum_of 1) $(checksum_of 3)" "$(authority_sum) $(authority_sum)" "the authority that the pods were made for"
 refused_with 'reaches one of 2 masters' "${alone[@]}" --set push.kind=Ingress,push.host=x
 change "${alone[@]}" --set mode=Proxy,upstream.imagesRepo=registry.example.com/ee
 unchanged "the mode Proxy, which has no user rw"
+run_helm rollback d8-registry 1
+unchanged "a rollback to the revision that made them"
 run_helm uninstall d8-registry
 unchanged "the end of the release"
 install "${alone[@]}"
@@ -152,6 +155,8 @@ say "a new release in Proxy has a controller"
 for name in secrets/d8-registry-mode configmaps/d8-registry-masters configmaps/registry-ca; do
     admin DELETE "$OWN/$name" >/dev/null
 done
+# What is applied once where no helm runs.
+admin POST "$OWN/secrets?dryRun=All" "$(<deploy/manifests/controlled-first.yaml)" application/yaml >/dev/null
 # The cluster was made with a registry of its own: nodes have its authority and its users.
 admin DELETE "$OWN/secrets/registry-user-rw" >/dev/null
 init=$(jq -n --rawfile cert "$INTEROP_PKI/ca.crt" --rawfile key "$INTEROP_PKI/ca.key" \
@@ -238,6 +243,19 @@ cp "$INTEROP_PKI/ca.crt" "$WORK/controller/ca.crt"
 await there "$OWN/secrets/registry-state"
 same "$(value registry-state mode)" Proxy "the mode that it has taken over"
 await curl -fsS http://127.0.0.1:5005/readyz
+# The values of the last upgrade are not followed, and the condition says so until they are those in force.
+contradicted() { value registry-state conditions | grep -qF "$1"; }
+await contradicted 'mode is Direct, the controller goes by Proxy'
+await contradicted 'upstream.imagesRepo is registry.example.com/ce'
+change "${proxy[@]}" --set upstream.license=first
+not_contradicted() { ! contradicted ChartValuesDiffer; }
+await not_contradicted
+change "${proxy[@]}" --set upstream.license=second
+await contradicted 'or the license, are not those'
+! value registry-state conditions | grep -E 'first|second' || fail "a condition shows a password"
+# The list of masters is the controller's to make, where no helm has begun it.
+admin DELETE "$OWN/configmaps/d8-registry-masters" >/dev/null
+await there "$OWN/configmaps/d8-registry-masters"
 master_4() { backends d8-registry-masters | grep -q '10.0.0.4:5001'; }
 await master_4
 admin DELETE api/v1/nodes/master-4 >/dev/null
@@ -245,7 +263,7 @@ without_master_4() { ! master_4; }
 await without_master_4
 mine+=(secrets/d8-registry-switch secrets/registry-state)
 before=$(versions)
-change "${proxy[@]}" --set drainSeconds=30
+change "${proxy[@]}" --set upstream.license=second,drainSeconds=30
 same "$(versions)" "$before" "the controller's objects after an upgrade beside it"
 kill -TERM "$controller"
 wait "$controller" || fail "the controller ended with $?: $(tail -n 5 "$WORK/controller.log")"
@@ -271,6 +289,16 @@ noted 'A switch to Local is under way.'
 change "${proxy[@]}" --set upstream.license=second,mode=Direct,nodeProxy.enabled=false
 same "$(versions)" "$before" "the controller's objects after upgrades in the middle of a switch"
 same "$(object services/registry-push | jq -r .spec.selector.component)" registry-server "what is behind pushes while Local comes"
+# A rollback, to the revision that began it all too, writes nothing that servers and nodes go by.
+mine+=(secrets/registry-pki secrets/registry-user-ro secrets/registry-user-rw secrets/registry-user-mirror-puller
+    secrets/registry-user-mirror-pusher configmaps/registry-ca)
+before=$(versions)
+for to in "$(($(revision) - 1))" 1; do
+    run_helm rollback d8-registry "$to"
+    same "$(versions)" "$before" "objects of the switch after a rollback to revision $to in its middle"
+    same "$(object services/registry-push | jq -r .spec.selector.component)" registry-server "what is behind pushes after a rollback"
+    value d8-registry-config config.yaml | grep -q '^modeFile: ' || fail "the servers' configuration names no mode file after a rollback"
+done
 # A Secret that is lost is the controller's to make: it knows what was in it.
 admin DELETE "$OWN/secrets/d8-registry-mode" >/dev/null
 change "${proxy[@]}"
@@ -282,9 +310,11 @@ same "$(object services/registry-push | jq -r .spec.selector.component)" registr
 before=$(versions)
 pki=$(secret registry-pki)
 run_helm uninstall d8-registry
+# But for the controller's certificate, which is the release's.
+for place in "${!mine[@]}"; do [[ ${mine[place]} != */d8-registry-controller-tls ]] || unset "mine[place]"; done
+same "$(versions)" "$(grep -v controller-tls <<<"$before")" "objects of the switch after the end of the release"
 install "${proxy[@]}" --set mode=Direct
-mine=(secrets/d8-registry-mode configmaps/d8-registry-masters secrets/d8-registry-switch secrets/registry-state secrets/registry-bashible-config)
-same "$(versions)" "$(grep -v controller-tls <<<"$before")" "the controller's objects after a new installation"
+same "$(versions)" "$(grep -v controller-tls <<<"$before")" "objects of the switch after a new installation"
 same "$(secret registry-pki)" "$pki" "registry-pki after a new installation"
 
 say "what the controller's token may not do"
@@ -306,6 +336,14 @@ may_not "$forbidden" "$CONTROLLER" GET "$OWN/secrets/d8-registry-config"
 may_not "$forbidden" "$CONTROLLER" DELETE "$OWN/secrets/registry-state"
 may_not "$forbidden" "$CONTROLLER" DELETE "$OWN/secrets/registry-bashible-config"
 may_not "$forbidden" "$CONTROLLER" PATCH "$OWN/configmaps/registry-ca" '{"data": {"ca.crt": "x"}}'
+may_not "$forbidden" "$CONTROLLER" PATCH "$OWN/secrets/d8-registry-values" '{"data": {}}'
+may_not "$forbidden" "$CONTROLLER" PUT "$OWN/secrets/registry-state" "$(made registry-state registry/state '')"
+may_not "$forbidden" "$CONTROLLER" PUT "$OWN/configmaps/d8-registry-masters" '{"metadata": {"name": "d8-registry-masters"}}'
+may_not "$forbidden" "$CONTROLLER" PATCH apis/coordination.k8s.io/v1/namespaces/d8-system/leases/d8-registry-controller '{}'
+may_not "$forbidden" "$CONTROLLER" GET apis/coordination.k8s.io/v1/namespaces/d8-system/leases
+may_not "$forbidden" "$CONTROLLER" GET api/v1/namespaces
+may_not "$forbidden" "$CONTROLLER" GET "$OWN/configmaps"
+may_not "$forbidden" "$CONTROLLER" PATCH "$OWN/events/x" '{}'
 may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" "$(made another Opaque '')"
 may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" "$(made registry-config Opaque '')"
 may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" '{"metadata": {"generateName": "registry-state"}, "type": "Opaque"}'
@@ -329,10 +367,15 @@ may_not "$forbidden" "$NODE" GET "$OWN/secrets"
 may_not "$forbidden" "$NODE" POST "$OWN/secrets" "$(made another Opaque '')"
 may_not "$forbidden" "$NODE" DELETE "$OWN/secrets/d8-registry-controller-tls"
 may_not "$forbidden" "$NODE" GET "$OWN/secrets/d8-registry-mode"
+may_not "$forbidden" "$NODE" GET "$OWN/configmaps/d8-registry-masters"
+may_not "$forbidden" "$NODE" PATCH "$OWN/configmaps/registry-ca" '{"data": {"ca.crt": "x"}}'
+may_not "$forbidden" "$NODE" DELETE "$OWN/configmaps/registry-ca"
+may_not "$policy" "$NODE" POST "$OWN/configmaps" '{"metadata": {"name": "d8-registry-masters"}}'
 
 say "and what it needs"
 may "$CONTROLLER" POST "$OWN/secrets" "$(made registry-state registry/state '"mode": "Proxy"')"
 may "$CONTROLLER" GET "$OWN/secrets?fieldSelector=metadata.name%3Dregistry-state"
+may "$CONTROLLER" GET "$OWN/secrets/d8-registry-values"
 may "$CONTROLLER" POST "apis/coordination.k8s.io/v1/namespaces/d8-system/leases" '{"metadata": {"name": "d8-registry-controller"}}'
 may "$CONTROLLER" POST "$OWN/events" '{"metadata": {"name": "x", "namespace": "d8-system"}, "involvedObject": {"namespace": "d8-system"}}'
 for path in api/v1/nodes api/v1/pods apis/apps/v1/deployments apis/apps/v1/daemonsets apis/apps/v1/statefulsets apis/batch/v1/cronjobs \
@@ -394,6 +437,13 @@ done
 for one in "${issuers[@]}"; do wait "$one" || fail "an issuer beside others: $(cat "$WORK"/said.*)"; done
 cat "$WORK"/said.* >"$WORK/said"
 issued 'the chain no longer fitted'
+# The authority is published by whoever has its key, where that was interrupted; what is there stays.
+admin DELETE "$OWN/configmaps/registry-ca" >/dev/null
+issue "$INTEROP_PKI/ca" --once --publish-ca registry-ca >"$WORK/said" || fail "$(cat "$WORK/said")"
+same "$(object configmaps/registry-ca | jq -r '.data["ca.crt"]')" "$(<"$INTEROP_PKI/ca.crt")" "the authority that is published"
+before=$(version configmaps/registry-ca)
+issue "$WORK/other" --once --publish-ca registry-ca >"$WORK/said" || fail "$(cat "$WORK/said")"
+same "$(version configmaps/registry-ca)" "$before" "the published authority after an issuer of another one"
 # Kept for as long as it runs, also when the API server is away at its start.
 admin PATCH "$OWN/secrets/d8-registry-controller-tls" '{"data": {"tls.key": null}}' application/merge-patch+json >/dev/null
 tests/interop/kube-cluster.sh pause "$KUBE_DIR"

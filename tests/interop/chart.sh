@@ -35,6 +35,15 @@ for values in "$CHART"/ci/*.yaml; do
         cp "$WORK/rendered/$name.yaml" "deploy/manifests/$name.yaml"
     fi
 done
+# Once, where no helm runs: what the chart begins with, without its hooks.
+template -f "$CHART/ci/controlled-static-pod.yaml" --set secrets.create=true,mode=Unmanaged | "$PYTHON" -c 'import sys, yaml
+found = next(d for d in yaml.safe_load_all(sys.stdin) if d and d["metadata"]["name"] == "d8-registry-mode")
+found["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+print("# For the first kubectl create; applied again it would undo what the controller has made of it. tests/interop/chart.sh writes it.")
+yaml.safe_dump(found, sys.stdout, sort_keys=False)' >"$WORK/rendered/controlled-first.yaml"
+if [[ -n ${CHART_REWRITE:-} ]]; then
+    cp "$WORK/rendered/controlled-first.yaml" deploy/manifests/controlled-first.yaml
+fi
 diff -ru deploy/manifests "$WORK/rendered" || fail "deploy/manifests is not what the chart renders: CHART_REWRITE=1 tests/interop/run.sh chart"
 
 say "schemas"

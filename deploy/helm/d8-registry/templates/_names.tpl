@@ -57,7 +57,7 @@
   {{- end -}}
   {{- $ports := list (int .Values.ports.registry) (int .Values.ports.admin) (int .Values.ports.metrics) (int .Values.ports.probe) -}}
   {{- if include "controlled" . -}}
-    {{- $ports = concat $ports (list (int .Values.ports.controller) (int .Values.ports.controllerMetrics) (int .Values.ports.nodeProxy)) -}}
+    {{- $ports = concat $ports (list (int .Values.ports.controller) (int .Values.ports.controllerMetrics) (int .Values.ports.nodeProxy) (int .Values.ports.nodeProxyMetrics)) -}}
   {{- end -}}
   {{- if ne (len (uniq $ports)) (len $ports) -}}
     {{- fail "ports: two of them are the same" -}}
@@ -92,6 +92,14 @@ app.kubernetes.io/name: d8-registry
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- /* On what is made once and belongs to others from then on: made by a hook it is in no revision's manifest, so neither an
+  upgrade nor a rollback nor the end of the release touches it. One that is there by then fails the hook and is not overwritten. */ -}}
+{{- define "madeOnce" -}}
+helm.sh/resource-policy: keep
+helm.sh/hook: pre-install,pre-upgrade
+helm.sh/hook-delete-policy: hook-failed
 {{- end -}}
 
 {{- /* What the Services and the PodDisruptionBudget select, in every mode. */ -}}
