@@ -46,9 +46,9 @@ impl Run<'_> {
     /// Servers that have not reported the file in force, each with the documented reason; `Err` too while there is none at
     /// all.
     pub(super) fn reported(&self) -> Result<(), Vec<String>> {
-        let hash = self.mode_file().hash();
+        let hash = self.mode_file_hash();
         let mismatch = |reason: &str| {
-            format!("services pod(s) is not Ready or config version mismatch (!= \"{}\"){reason}", short(&hash))
+            format!("services pod(s) is not Ready or config version mismatch (!= \"{}\"){reason}", short(hash))
         };
         let mut masters = 0_usize;
         let waiting: Vec<String> = self
@@ -157,7 +157,7 @@ impl Run<'_> {
         if self.record.generation == 0 || self.record.adopted {
             return;
         }
-        let hash = self.mode_file().hash();
+        let hash = self.mode_file_hash();
         let ours = self.record.generation;
         let in_secret = self.look.outputs.mode_file.value();
         let found = in_secret.filter(|found| found.hash != hash).map(|found| found.file.generation);
@@ -167,7 +167,7 @@ impl Run<'_> {
         });
         let newest = held.map(|file| file.generation).chain(found).max().filter(|newest| *newest >= ours);
         if let Some(newest) = newest {
-            self.record.generation = newest.saturating_add(1);
+            self.set_generation(newest.saturating_add(1));
         }
     }
 }

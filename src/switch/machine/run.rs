@@ -26,6 +26,8 @@ pub(super) struct Run<'a> {
     pub(super) nodes: &'a [Node],
     /// What is remembered, as it will be written.
     pub(super) record: Record,
+    /// The hash of the mode file, which servers report. Rendered once: a run asks for it many times.
+    file_hash: String,
     /// Conditions.
     pub(super) shown: Shown,
     /// What is to be found out.
@@ -41,10 +43,12 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(super) fn new(look: &'a Observed, nodes: &'a [Node], record: Record) -> Self {
         let before = look.outputs.state.value().map_or(&[][..], |state| &state.conditions);
+        let file_hash = file_of(&record).hash();
         Self {
             look,
             nodes,
             record,
+            file_hash,
             shown: Shown::new(before, look.now),
             questions: Vec::new(),
             notices: Vec::new(),
@@ -78,15 +82,26 @@ impl<'a> Run<'a> {
 
     /// The mode file that servers are given.
     pub(super) fn mode_file(&self) -> ModeFile {
-        ModeFile { generation: self.record.generation, plane: self.record.plane.clone() }
+        file_of(&self.record)
+    }
+
+    /// What a server reports that has taken [`Run::mode_file`].
+    pub(super) fn mode_file_hash(&self) -> &str {
+        &self.file_hash
     }
 
     /// Servers are to hold this.
     pub(super) fn set_plane(&mut self, plane: Plane) {
         if plane != self.record.plane {
             self.record.plane = plane;
-            self.record.generation = self.record.generation.saturating_add(1);
+            self.set_generation(self.record.generation.saturating_add(1));
         }
+    }
+
+    /// The mode file has this generation.
+    pub(super) fn set_generation(&mut self, generation: u64) {
+        self.record.generation = generation;
+        self.file_hash = self.mode_file().hash();
     }
 
     /// How much is checked.
@@ -136,4 +151,8 @@ impl<'a> Run<'a> {
     pub(super) const fn hold(&mut self, why: &'static str) {
         self.figures.held = Some(why);
     }
+}
+
+fn file_of(record: &Record) -> ModeFile {
+    ModeFile { generation: record.generation, plane: record.plane.clone() }
 }

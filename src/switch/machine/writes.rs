@@ -109,9 +109,8 @@ impl Run<'_> {
         if self.record.generation == 0 {
             return None;
         }
-        let file = self.mode_file();
         let found = &self.look.outputs.mode_file;
-        if found.value().is_some_and(|found| found.hash == file.hash()) {
+        if found.value().is_some_and(|found| found.hash == self.mode_file_hash()) {
             return None;
         }
         let unchanged = self.look.record.value().is_some_and(|before| before.plane == self.record.plane);
@@ -120,7 +119,7 @@ impl Run<'_> {
         if unchanged && !older {
             self.repaired("d8-registry-mode");
         }
-        found.base().map(|base| Write { base: base.to_owned(), what: Content::ModeFile(file) })
+        found.base().map(|base| Write { base: base.to_owned(), what: Content::ModeFile(self.mode_file()) })
     }
 
     fn of_nodes_and_deckhouse(&mut self) -> Vec<Write> {
@@ -137,8 +136,8 @@ impl Run<'_> {
         }
         let params = self.record.deckhouse_registry.clone();
         let registry = params.and_then(|params| DeckhouseRegistry::of(&params, self.in_cluster().as_ref()));
-        if let Some(registry) = registry.filter(|registry| registry.problems().is_empty()) {
-            let found = &self.look.outputs.deckhouse_registry;
+        let found = &self.look.outputs.deckhouse_registry;
+        if let Some(registry) = registry.filter(|known| found.value() != Some(known) && known.problems().is_empty()) {
             if found.is_absent() {
                 let message =
                     "Secret deckhouse-registry is not there; Deckhouse makes it, the controller only changes it";

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::world::{RELEASE, SimServer, World, time};
+use super::world::{Object, RELEASE, SimServer, World, outside, time};
 use crate::switch::observed::{
     Checked, DeckhousePod, ImagesAnswer, Inputs, Node, Observed, Output, Outputs, ProbeAnswer, ReferencesAnswer, Seen,
     Server, ServerModeFile, ServerState,
 };
 use crate::switch::settings::Target;
 use crate::switch::write::{Decision, ImagesAt, Question};
-
-use super::world::Object;
 
 fn output<T: Clone>(object: &Object<T>) -> Output<T> {
     match &object.value {
@@ -121,9 +119,7 @@ impl World {
     fn is_at(&self, at: &ImagesAt, digest: u8) -> bool {
         match at {
             ImagesAt::Upstream(upstream) => {
-                let number = (0..super::world::UPSTREAMS)
-                    .find(|number| super::world::upstream(*number).images_repo == upstream.images_repo);
-                number.is_some_and(|number| self.held[&number].contains(&digest))
+                outside(&upstream.images_repo).is_some_and(|(number, _)| self.held[&number].contains(&digest))
             }
             ImagesAt::Masters(masters) => masters.iter().all(|(name, _)| {
                 self.servers.get(name).is_some_and(|server| server.up && server.stored.contains(&digest))

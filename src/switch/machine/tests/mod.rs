@@ -2,6 +2,7 @@
 
 mod look;
 mod order;
+mod pulls;
 mod random;
 mod walks;
 mod world;

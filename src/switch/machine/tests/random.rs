@@ -6,11 +6,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::world::{Object, RELEASE, UPSTREAMS, World, upstream};
+use crate::switch::conditions::ConditionType;
 use crate::switch::machine::decide;
-use crate::switch::observed::{Observed, Output};
+use crate::switch::observed::Observed;
 use crate::switch::settings::{Params, SwitchOptions, UnreadyNodes};
 use crate::switch::write::Write;
 
@@ -308,41 +309,48 @@ impl Play {
     }
 
     fn is_reached(&self, last: &Params) -> bool {
-        let look = self.world.look();
-        let Output::Present { value: record, .. } = &look.record else { return false };
-        let ready = look.outputs.state.value().is_some_and(|state| {
-            state.conditions.last().is_some_and(|last| last.kind.as_str() == "Ready" && last.status)
-        });
+        let (Some(record), Some(state)) = (&self.world.record.value, &self.world.state.value) else { return false };
+        let ready = state.conditions.last().is_some_and(|last| last.kind == ConditionType::Ready && last.status);
         let refused = *last == Params::BARE
-            && look.outputs.state.value().is_some_and(|state| {
-                state.conditions.iter().any(|shown| {
-                    shown.kind.as_str() == "ErrTransitionNotSupported"
-                        && shown.message == "mode transition from Local to Unmanaged not supported"
-                })
+            && state.conditions.iter().any(|shown| {
+                shown.kind == ConditionType::ErrTransitionNotSupported
+                    && shown.message == "mode transition from Local to Unmanaged not supported"
             });
         refused || (ready && record.completed == *last && !record.under_way)
     }
 }
 
-fn cases() -> u32 {
-    std::env::var("SWITCH_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES)
+/// A cluster's shape and first mode, what happens, and what is wanted at last.
+type Case = (u8, u8, Vec<Event>, u8);
+
+fn case() -> impl Strategy<Value = Case> {
+    let events = proptest::collection::vec((0_u8..70, any::<u8>(), any::<u8>()), 0..60);
+    (any::<u8>(), any::<u8>(), events, any::<u8>())
 }
 
-proptest! {
-    #![proptest_config(Config { cases: cases(), max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() })]
-
-    #[test]
-    fn no_pull_fails_and_the_wanted_mode_is_reached(
-        shape in any::<u8>(),
-        first in any::<u8>(),
-        events in proptest::collection::vec((0_u8..70, any::<u8>(), any::<u8>()), 0..60),
-        last in any::<u8>(),
-    ) {
-        let mut play = Play::new(shape, first)?;
-        for event in events {
-            play.trace.push(format!("{event:?}"));
-            play.happens(event)?;
-        }
-        play.stand_still(&wanted(last))?;
+fn plays((shape, first, events, last): Case) -> Result<(), TestCaseError> {
+    let mut play = Play::new(shape, first)?;
+    for event in events {
+        play.trace.push(format!("{event:?}"));
+        play.happens(event)?;
     }
+    play.stand_still(&wanted(last))
+}
+
+#[test]
+fn no_pull_fails_and_the_wanted_mode_is_reached() {
+    let cases = std::env::var("SWITCH_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    let threads = u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap_or(1).min(8);
+    let config = Config {
+        cases: cases.div_ceil(threads),
+        max_shrink_iters: 20_000,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let config = config.clone();
+            scope.spawn(|| TestRunner::new(config).run(&case(), plays).unwrap_or_else(|failed| panic!("{failed}")));
+        }
+    });
 }

@@ -2,14 +2,11 @@
 //! servers answer as `docs/decisions` says of the mode file, registries hold digests.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use crate::clock::Timestamp;
-use crate::switch::documents::{
-    BashibleConfig, DeckhouseRegistry, FIXED_HOST, FIXED_PATH, FoundModeFile, Mirror, NODE_HOST, Phase, RegistryState,
-    ServerMode, User,
-};
+use crate::switch::documents::{BashibleConfig, DeckhouseRegistry, FoundModeFile, RegistryState, ServerMode, User};
 use crate::switch::observed::{ImagesAnswer, Input, ProbeAnswer, ReferencesAnswer};
-use crate::switch::outputs::hosts;
 use crate::switch::record::{NodePlan, Record};
 use crate::switch::settings::{CheckMode, Login, Params, Settings, SwitchOptions, Upstream};
 use crate::switch::write::{Content, Question, Write};
@@ -113,23 +110,31 @@ pub(super) struct World {
     pub(super) module_on: bool,
 }
 
-/// The registries outside; 0 and 2 are two repositories of one host.
-pub(super) fn upstream(number: u8) -> Upstream {
-    let (images_repo, user) = match number {
-        0 => ("a.example/deckhouse/ce", Some("a")),
-        1 => ("b.example:5000/deckhouse/ee", Some("b")),
-        2 => ("a.example/deckhouse/ee", Some("a")),
-        _ => ("c.example/d8", None),
-    };
-    let login =
-        user.map(|user| Login { username: user.to_owned(), password: Secret::new(format!("password-of-{user}")) });
-    Upstream { images_repo: images_repo.to_owned(), scheme: Scheme::Https, ca: None, login }
-}
+/// The registries outside, each with the only user that it takes; 0 and 2 are two repositories of one host.
+static OUTSIDE: LazyLock<[Upstream; UPSTREAMS as usize]> = LazyLock::new(|| {
+    let known = [
+        ("a.example/deckhouse/ce", Some("a")),
+        ("b.example:5000/deckhouse/ee", Some("b")),
+        ("a.example/deckhouse/ee", Some("a")),
+        ("c.example/d8", None),
+    ];
+    known.map(|(images_repo, user)| {
+        let login =
+            user.map(|user| Login { username: user.to_owned(), password: Secret::new(format!("password-of-{user}")) });
+        Upstream { images_repo: images_repo.to_owned(), scheme: Scheme::Https, ca: None, login }
+    })
+});
 
 pub(super) const UPSTREAMS: u8 = 4;
 
-fn number_of(repo: &str) -> Option<u8> {
-    (0..UPSTREAMS).find(|number| upstream(*number).images_repo == repo)
+/// A registry outside.
+pub(super) fn upstream(number: u8) -> Upstream {
+    OUTSIDE[usize::from(number)].clone()
+}
+
+/// The registry outside that has this repository, with its number.
+pub(super) fn outside(repo: &str) -> Option<(u8, &'static Upstream)> {
+    (0..UPSTREAMS).zip(OUTSIDE.iter()).find(|(_, known)| known.images_repo == repo)
 }
 
 impl World {
@@ -282,14 +287,14 @@ impl World {
     /// What Deckhouse can render: the release, and what the registry that it asks alone has.
     fn renderable(&self, place: usize) -> Vec<u8> {
         let base = format!("{}{}", self.deckhouse.address, self.deckhouse.path);
-        let own = match number_of(&base) {
-            Some(number) => Some(number),
+        let own = match outside(&base) {
+            Some((number, _)) => Some(number),
             None => {
                 // Tags come from the mode in force of whichever server is asked.
                 let up: Vec<&SimServer> = self.servers.values().filter(|server| server.up).collect();
                 let asked = up.get(place % up.len().max(1)).and_then(|server| server.file.as_ref());
                 let upstream = asked.and_then(|file| file.file.plane.in_force.upstream());
-                upstream.and_then(|upstream| number_of(&upstream.images_repo))
+                upstream.and_then(|upstream| outside(&upstream.images_repo)).map(|(number, _)| number)
             }
         };
         let own = own.filter(|number| self.held[number].contains(&(OWN + number))).map(|number| OWN + number);
@@ -353,138 +358,6 @@ impl World {
                 true
             }
         }
-    }
-
-    /// Law: every node can get every image that is rendered, whichever server it asks, and Deckhouse's credentials are taken.
-    /// Answers by previous modes are counted as the servers do. The error is a sentence.
-    pub(super) fn every_node_can_pull(&mut self) -> Result<(), String> {
-        let base = format!("{}{}", self.deckhouse.address, self.deckhouse.path);
-        let rendered: BTreeSet<(String, u8)> =
-            self.pods.iter().cloned().chain(RELEASE.into_iter().map(|digest| (base.clone(), digest))).collect();
-        let mut previous = BTreeSet::new();
-        for (name, node) in &self.nodes {
-            for (base, digest) in &rendered {
-                self.pull(node, base, *digest, &mut previous)
-                    .map_err(|why| format!("{name} can't pull {base}@{digest}: {why}; it has {:?}", node.applied))?;
-            }
-        }
-        for registry in self.registry.value.iter().chain([&self.deckhouse]) {
-            if registry.address == FIXED_HOST {
-                for (name, server) in self.listening() {
-                    let text = registry.docker_config.expose();
-                    let taken = self.logins_of(server).iter().any(|login| {
-                        text.contains(&format!("\"username\":\"{}\"", login.username))
-                            && text.contains(&format!("\"password\":\"{}\"", login.password.expose()))
-                    });
-                    if !taken {
-                        return Err(format!("{name} does not take the credentials of deckhouse-registry: {server:?}"));
-                    }
-                }
-            }
-        }
-        for name in previous {
-            self.servers.get_mut(&name).unwrap().previous_answers += 1;
-        }
-        Ok(())
-    }
-
-    fn pull(&self, node: &SimNode, base: &str, digest: u8, previous: &mut BTreeSet<String>) -> Result<(), String> {
-        let (host, path) = base.split_once('/').unwrap_or((base, ""));
-        let mirrors = match &node.applied {
-            Some(config) => config.hosts.get(host).cloned(),
-            None => {
-                let old = node.old_form.clone().map(|upstream| Params::Unmanaged(Some(upstream)));
-                old.and_then(|old| hosts(&old, None)).and_then(|hosts| hosts.get(host).cloned())
-            }
-        };
-        let Some(mirrors) = mirrors else {
-            // A name that it never learned, because the switch went on without it.
-            return if node.was_skipped { Ok(()) } else { Err("it knows no such host".to_owned()) };
-        };
-        let mut why = Vec::new();
-        for mirror in &mirrors {
-            if !mirror.rewrites.is_empty() && !node.rewrites {
-                continue;
-            }
-            match self.ask(mirror, path, digest, previous) {
-                Ok(()) => return Ok(()),
-                Err(reason) => why.push(reason),
-            }
-        }
-        Err(why.join("; "))
-    }
-
-    fn ask(&self, mirror: &Mirror, path: &str, digest: u8, previous: &mut BTreeSet<String>) -> Result<(), String> {
-        if mirror.host != NODE_HOST {
-            let path = match mirror.rewrites.first() {
-                Some(rewrite) => path.replacen(FIXED_PATH, &rewrite.to, 1),
-                None => path.to_owned(),
-            };
-            let repo = format!("{}/{path}", mirror.host);
-            let number = number_of(&repo).ok_or_else(|| format!("{repo} is nowhere"))?;
-            let known = upstream(number);
-            return if known.login != mirror.login {
-                Err(format!("{repo} refuses {:?}", mirror.login))
-            } else if self.held[&number].contains(&digest) {
-                Ok(())
-            } else {
-                Err(format!("{repo} has no {digest}"))
-            };
-        }
-        if mirror.ca.as_ref() != self.ca.value.as_ref() && self.ca.value.is_some() {
-            return Err("the servers' authority is not the node's".to_owned());
-        }
-        for (name, server) in self.listening() {
-            let taken = self.logins_of(server).iter().any(|login| Some(login) == mirror.login.as_ref());
-            if !taken {
-                return Err(format!("{name} refuses {:?}", mirror.login));
-            }
-            match self.answer(server, digest) {
-                None => return Err(format!("{name} has no {digest}: {server:?}")),
-                Some(true) => {
-                    previous.insert(name.clone());
-                }
-                Some(false) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Servers that answer: a pod whose file is not there does not start.
-    fn listening(&self) -> impl Iterator<Item = (&String, &SimServer)> {
-        self.servers.iter().filter(|(_, server)| server.up && server.file.is_some())
-    }
-
-    /// Who is answered by a server.
-    fn logins_of(&self, server: &SimServer) -> Vec<Login> {
-        let ro = self.users[&Role::Ro].value.as_ref();
-        let ro = ro.map(|user| Login { username: "ro".to_owned(), password: user.password.clone() });
-        let Some(file) = &server.file else { return Vec::new() };
-        let plane = &file.file.plane;
-        let modes = std::iter::once(&plane.in_force)
-            .chain(plane.coming.iter().map(|coming| &coming.mode))
-            .chain(&plane.previous);
-        ro.into_iter().chain(modes.filter_map(|mode| mode.upstream()?.login.clone())).collect()
-    }
-
-    /// How a server answers for a digest: `Some(true)` by a previous mode.
-    fn answer(&self, server: &SimServer, digest: u8) -> Option<bool> {
-        let plane = &server.file.as_ref()?.file.plane;
-        let has = |mode: &ServerMode| match mode {
-            ServerMode::Direct(upstream) | ServerMode::Proxy { upstream, .. } => {
-                number_of(&upstream.images_repo).is_some_and(|number| self.held[&number].contains(&digest))
-            }
-            ServerMode::Local => server.stored.contains(&digest),
-            ServerMode::Unmanaged => false,
-        };
-        if plane.in_force == ServerMode::Unmanaged {
-            return None;
-        }
-        let coming = plane.coming.as_ref().filter(|coming| coming.phase == Phase::Ready);
-        if has(&plane.in_force) || coming.is_some_and(|coming| has(&coming.mode)) {
-            return Some(false);
-        }
-        plane.previous.iter().any(has).then_some(true)
     }
 }
 
