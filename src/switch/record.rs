@@ -72,6 +72,8 @@ pub struct Record {
     pub plane: Plane,
     /// What nodes get.
     pub nodes: NodePlan,
+    /// Since when they get it; `None` where that is not known.
+    pub given: Option<Timestamp>,
     /// What `deckhouse-registry` was written for; `None` while it is not ours.
     pub deckhouse_registry: Option<Params>,
     /// The way back to bare Unmanaged: saved before `deckhouse-registry` is touched, gone when Local is reached.

@@ -18,17 +18,28 @@ impl Run<'_> {
             ConditionType::CleanupInClusterProxy => line("Stopping incluster-proxy..."),
             _ => String::new(),
         };
+        if !self.record.under_way && self.record.plane.previous.is_empty() {
+            self.shown.met(kind);
+            return Some(());
+        }
+        let mut obstacles = String::new();
         if self.record.plane.previous.is_empty() {
             self.record.settle = None;
             let waiting = self.reported().err().unwrap_or_default();
-            if waiting.is_empty() || !self.record.under_way {
+            if !waiting.is_empty() {
+                obstacles.push_str(&list_whole("Waiting for nodes cleanup:", &waiting));
+            }
+            if !self.record.accept_missing {
+                obstacles.push_str(&self.skipped_nodes());
+                obstacles.push_str(&self.last_check(source).err().unwrap_or_default());
+            }
+            if obstacles.is_empty() {
                 self.shown.met(kind);
                 return Some(());
             }
-            self.shown.unmet(kind, format!("{heading}{}", list_whole("Waiting for nodes cleanup:", &waiting)));
+            self.shown.unmet(kind, format!("{heading}{obstacles}"));
             return None;
         }
-        let mut obstacles = String::new();
         if !self.record.accept_missing {
             obstacles.push_str(&self.skipped_nodes());
             if let Err(message) = self.settled() {
@@ -61,7 +72,7 @@ impl Run<'_> {
         }
     }
 
-    /// Nodes that may have the old source alone; `""` where there is none.
+    /// Nodes that may have the old source alone; `""` where there is none. They hold up the end of every switch.
     fn skipped_nodes(&self) -> String {
         if self.record.skipped.is_empty() {
             return String::new();
@@ -113,9 +124,10 @@ impl Run<'_> {
     pub(super) fn servers_ended(&mut self) -> Option<()> {
         let kinds = [ConditionType::CleanupNodeServices, ConditionType::CleanupInClusterProxy];
         let ended = Plane { in_force: ServerMode::Unmanaged, coming: None, previous: Vec::new() };
-        let skipped = if self.record.accept_missing { String::new() } else { self.skipped_nodes() };
+        // After the switch nobody needs servers, so nothing waits for them.
+        let asked = self.record.under_way && !self.record.accept_missing;
+        let skipped = if asked { self.skipped_nodes() } else { String::new() };
         let waiting = if self.record.plane == ended {
-            // After the switch nobody needs them, so nothing waits for them.
             let nobody = self.record.generation == 0 || !self.record.under_way;
             if nobody { Vec::new() } else { self.reported().err().unwrap_or_default() }
         } else {
@@ -124,12 +136,13 @@ impl Run<'_> {
             }
             self.masters().map(|node| node.name.clone()).collect()
         };
-        if waiting.is_empty() {
+        if waiting.is_empty() && skipped.is_empty() {
             kinds.into_iter().for_each(|kind| self.shown.met(kind));
             return Some(());
         }
-        let message = format!("{}{skipped}", list_whole("Waiting for nodes cleanup:", &waiting));
-        self.shown.unmet(ConditionType::CleanupNodeServices, message);
+        let waiting =
+            if waiting.is_empty() { String::new() } else { list_whole("Waiting for nodes cleanup:", &waiting) };
+        self.shown.unmet(ConditionType::CleanupNodeServices, format!("{waiting}{skipped}"));
         None
     }
 }

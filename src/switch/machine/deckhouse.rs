@@ -22,9 +22,13 @@ impl Run<'_> {
         let masters = self.masters().count();
         let waiting = self.reported().err().unwrap_or_default();
         let done = masters.saturating_sub(waiting.len());
-        let progress = format!("Incluster-proxy deploying in progress: {done}/{masters} node(s) ready.");
-        let waiting = if waiting.is_empty() { String::new() } else { list_whole("Waiting:", &waiting) };
-        self.shown.unmet(kind, format!("{}{}{waiting}", line("Deploying incluster-proxy..."), line(&progress)));
+        let message = if waiting.is_empty() {
+            line("Deploying incluster-proxy...")
+        } else {
+            let progress = format!("{done}/{masters} node(s) ready. Waiting:");
+            list_whole(&format!("Incluster-proxy deploying in progress: {progress}"), &waiting)
+        };
+        self.shown.unmet(kind, message);
         None
     }
 

@@ -5,9 +5,9 @@ use super::run::Run;
 use super::shown::ERROR;
 use super::text::list_whole;
 use crate::switch::conditions::ConditionType;
-use crate::switch::documents::{Plane, ServerMode};
+use crate::switch::documents::{Mirror, NODE_HOST, Plane, ServerMode};
 use crate::switch::observed::{Input, Seen, Word};
-use crate::switch::record::InputSource;
+use crate::switch::record::{InputSource, NodePlan};
 use crate::switch::settings::{Params, Target};
 
 /// What the input in force says.
@@ -155,8 +155,9 @@ impl Run<'_> {
 
     /// Why there is no way to a target.
     fn no_way_to(&self, wanted: &Params) -> Option<String> {
-        let from_local = self.record.completed == Params::Local
-            || (self.record.fallback.is_none() && self.record.plane.in_force == ServerMode::Local);
+        // Until Deckhouse is pointed to Local its own registry is the way back, and nothing was saved yet.
+        let pointed = self.record.deckhouse_registry == Some(Params::Local);
+        let from_local = self.record.completed == Params::Local || (pointed && self.record.fallback.is_none());
         if *wanted == Params::BARE && from_local {
             return Some(format!("mode transition from {} to {} not supported", Target::Local, wanted.target()));
         }
@@ -177,9 +178,15 @@ impl Run<'_> {
         self.shown.clear();
         let plane = &self.record.plane;
         let mode = ServerMode::of(&wanted);
-        let handed_out = self.record.nodes.with.as_ref().map(ServerMode::of);
+        let NodePlan { kept, with } = &self.record.nodes;
+        // Mirrors that were found when the record was lost are kept ones, whosever they are.
+        let handed_out = |coming: &ServerMode| {
+            let login = coming.upstream().and_then(|upstream| upstream.login.as_ref());
+            let is_its = |mirror: &Mirror| mirror.host == NODE_HOST && mirror.login.as_ref() == login;
+            with.as_ref().map(ServerMode::of).as_ref() == Some(coming) || kept.values().flatten().any(is_its)
+        };
         if let Some(coming) = plane.coming.as_ref().filter(|coming| !wanted.is_managed() || coming.mode != mode) {
-            let plane = without_coming(plane, handed_out.as_ref() == Some(&coming.mode));
+            let plane = without_coming(plane, handed_out(&coming.mode));
             self.set_plane(plane);
         }
         let record = &mut self.record;

@@ -34,10 +34,11 @@ use self::input::{Heard, Way};
 use self::run::Run;
 use self::shown::{ERROR, Shown};
 use super::conditions::ConditionType;
+use super::documents::RegistryState;
 use super::observed::{Observed, Output, Seen};
 use super::record::Record;
 use super::settings::{Params, Target};
-use super::write::{Decision, Figures, Notice};
+use super::write::{Content, Decision, Figures, Notice, Write};
 
 /// Decides after a look.
 #[must_use]
@@ -60,23 +61,23 @@ pub fn decide(look: &Observed) -> Decision {
         }
     }
     if let Some(why) = unreadable(look) {
-        return nothing(look, "unreadable", why);
+        return held(look, "unreadable", why);
     }
     let nodes = match &look.nodes {
         Seen::Known(nodes) => nodes,
-        Seen::Unreadable(why) => return nothing(look, "unreadable", format!("nodes can't be read: {why}")),
+        Seen::Unreadable(why) => return held(look, "unreadable", format!("nodes can't be read: {why}")),
     };
     let record = match &look.record {
         Output::Present { value, .. } => value.clone(),
-        Output::Unreadable(why) => return nothing(look, "unreadable", format!("the record can't be read: {why}")),
+        Output::Unreadable(why) => return held(look, "unreadable", format!("the record can't be read: {why}")),
         Output::Absent => match start::begin(look) {
             Ok(record) => record,
-            Err(why) => return nothing(look, "record", format!("there is no record, and it can't be made: {why}")),
+            Err(why) => return held(look, "record", format!("there is no record, and it can't be made: {why}")),
         },
         Output::Garbled { why, .. } => match start::begin(look) {
             Ok(record) => record,
             Err(more) => {
-                return nothing(look, "record", format!("the record is garbled ({why}) and can't be made: {more}"));
+                return held(look, "record", format!("the record is garbled ({why}) and can't be made: {more}"));
             }
         },
     };
@@ -96,6 +97,7 @@ fn of_run(mut run: Run<'_>) -> Decision {
     if reached && run.record.under_way {
         run.complete();
     }
+    run.remember_when_nodes_were_given();
     run.show_skipped();
     run.show_chart_values();
     let target_mode = match way {
@@ -137,7 +139,21 @@ fn unreadable(look: &Observed) -> Option<String> {
         .or(users)
 }
 
-/// The decision that changes nothing, and says why.
+/// The decision that changes nothing but what is said in a registry-state of ours: why nothing is changed. The rest of what
+/// that says stays, for nothing newer is known.
+fn held(look: &Observed, held: &'static str, why: String) -> Decision {
+    let mut decision = nothing(look, held, why);
+    if let Output::Present { version, value } = &look.outputs.state
+        && start::is_ours(value)
+        && value.conditions != decision.conditions
+    {
+        let said = RegistryState { conditions: decision.conditions.clone(), ..value.clone() };
+        decision.writes.push(Write { base: version.clone(), what: Content::State(said) });
+    }
+    decision
+}
+
+/// The decision that changes nothing at all, and says why.
 fn nothing(look: &Observed, held: &'static str, why: String) -> Decision {
     let before = look.outputs.state.value().map_or(&[][..], |state| &state.conditions);
     let mut shown = Shown::new(before, look.now);

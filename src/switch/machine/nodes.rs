@@ -17,7 +17,7 @@ const TRANSITION: ConditionType = ConditionType::TransitionContainerdConfigReady
 const FINAL: ConditionType = ConditionType::FinalContainerdConfigReady;
 
 /// What a node says that has no configuration of ours.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
 
 /// The repository that images are named by.
 pub(super) fn images_base(params: &Params) -> Option<String> {
@@ -25,6 +25,11 @@ pub(super) fn images_base(params: &Params) -> Option<String> {
         Params::Direct(_) | Params::Proxy { .. } | Params::Local => Some(format!("{FIXED_HOST}/{FIXED_PATH}")),
         Params::Unmanaged(upstream) => upstream.as_ref().map(|upstream| upstream.images_repo.clone()),
     }
+}
+
+/// The host of a repository.
+pub(super) fn host_of(base: &str) -> &str {
+    base.split_once('/').map_or(base, |(host, _)| host)
 }
 
 /// What nodes have to have applied.
@@ -50,6 +55,7 @@ impl Run<'_> {
         let kind = ConditionType::ContainerdConfigPreflightReady;
         if !self.look.outputs.bashible.is_absent() {
             self.shown.met(kind);
+            self.prepares = true;
             return Some(());
         }
         let counted: Vec<&Node> = self.nodes.iter().filter(|node| !self.may_skip(node)).collect();
@@ -63,6 +69,7 @@ impl Run<'_> {
             .collect();
         if bad.is_empty() {
             self.shown.met(kind);
+            self.prepares = true;
             return Some(());
         }
         let heading = format!("{}/{} node(s) Unready:", bad.len(), counted.len());
@@ -141,16 +148,8 @@ impl Run<'_> {
             self.shown.unmet(FINAL, line("Creating Managed configuration..."));
             return None;
         };
-        let leaving: Vec<String> = self
-            .record
-            .named
-            .iter()
-            .filter(|base| {
-                let host = base.split_once('/').map_or(base.as_str(), |(host, _)| host);
-                !new.contains_key(host)
-            })
-            .cloned()
-            .collect();
+        let leaving: Vec<String> =
+            self.record.named.iter().filter(|base| !new.contains_key(host_of(base))).cloned().collect();
         for base in &leaving {
             if let Err(message) = self.named_by_nobody(base, None) {
                 self.shown.unmet(FINAL, format!("{}{message}", line("Applying configuration to nodes")));
@@ -209,9 +208,17 @@ impl Run<'_> {
         None
     }
 
+    /// The time from which a node is slow that has not applied what it is given.
+    pub(super) fn remember_when_nodes_were_given(&mut self) {
+        if self.look.record.value().is_none_or(|before| before.nodes != self.record.nodes) {
+            self.record.given = Some(self.look.now);
+        }
+    }
+
     /// Tells people of nodes that keep a switch waiting for long.
     fn name_slow_nodes(&mut self, kind: ConditionType, waiting: &[&Node]) {
-        let begun = self.shown.find(kind).map(|condition| condition.last_transition);
+        // The condition may have been unmet for long before nodes were given anything: leftovers are waited for too.
+        let begun = self.shown.find(kind).map(|condition| condition.last_transition).max(self.record.given);
         let slow: Vec<String> = waiting
             .iter()
             .filter(|node| {

@@ -38,6 +38,8 @@ pub(super) struct Run<'a> {
     pub(super) figures: Figures,
     /// When to look again.
     pub(super) wake: Option<Duration>,
+    /// The cluster allows the switch: what it needs may be made.
+    pub(super) prepares: bool,
 }
 
 impl<'a> Run<'a> {
@@ -54,6 +56,7 @@ impl<'a> Run<'a> {
             notices: Vec::new(),
             figures: Figures::default(),
             wake: None,
+            prepares: false,
         }
     }
 

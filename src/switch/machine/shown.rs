@@ -29,9 +29,9 @@ impl Shown {
         self.generation = generation;
     }
 
-    /// Nothing that was evaluated before counts.
+    /// Nothing that was evaluated of another target counts; what is said of the input does.
     pub(super) fn clear(&mut self) {
-        self.list.clear();
+        self.list.retain(|known| matches!(known.kind, ConditionType::InputSource | ConditionType::SettingsValid));
     }
 
     /// Sets a condition and moves it to the end. The time of its last transition moves with its status alone.

@@ -1,7 +1,7 @@
 //! The outputs, held against what is remembered: whatever differs is written, whoever changed it.
 
 use super::run::Run;
-use super::start::SOURCE_FACT;
+use super::start::{ADOPTED_FACT, COMPLETED_FACT, REGISTRY_FACT, SOURCE_FACT};
 use crate::switch::conditions::ConditionType;
 use crate::switch::documents::{DeckhouseRegistry, RegistryState, ServerMode};
 use crate::switch::observed::{Output, Seen};
@@ -53,7 +53,13 @@ impl Run<'_> {
         let seen = self.look.inputs.manual_version.as_deref().unwrap_or(names::NO_CONFIG);
         facts.push((names::CONFIG_FACT.to_owned(), seen.to_owned()));
         if let Some(upstream) = record.target.upstream() {
-            facts.push(("registry".to_owned(), upstream.images_repo.clone()));
+            facts.push((REGISTRY_FACT.to_owned(), upstream.images_repo.clone()));
+        }
+        if let Some(upstream) = record.completed.upstream() {
+            facts.push((COMPLETED_FACT.to_owned(), upstream.images_repo.clone()));
+        }
+        if record.adopted {
+            facts.push((ADOPTED_FACT.to_owned(), "yes".to_owned()));
         }
         let state = RegistryState { mode: record.completed.target(), target_mode, facts, conditions };
         write_if(&self.look.outputs.state, state, Content::State)
@@ -69,16 +75,20 @@ impl Run<'_> {
 
     /// Only a cluster whose nodes trust no authority yet gets one.
     fn of_authority(&self) -> Option<Write> {
-        let needed = self.record.target.is_managed() && self.record.under_way && self.record.ca.is_none();
+        let needed = self.is_prepared() && self.record.ca.is_none();
         let missing = matches!(self.look.outputs.pki, Seen::Known(false)) && self.look.outputs.ca.is_absent();
         (needed && missing).then(|| Write { base: String::new(), what: Content::NewAuthority })
     }
 
+    /// A managed mode is switched to, and the cluster allows it: nothing is made before.
+    fn is_prepared(&self) -> bool {
+        self.prepares && self.record.target.is_managed() && self.record.under_way
+    }
+
     fn of_users(&mut self) -> Vec<Write> {
-        let managed = self.record.target.is_managed()
-            || self.record.plane.in_force != ServerMode::Unmanaged
-            || self.record.ro.is_some();
-        if !managed {
+        let plane = &self.record.plane;
+        let served = plane.in_force != ServerMode::Unmanaged || plane.coming.is_some();
+        if !served && !self.is_prepared() && self.record.ro.is_none() {
             return Vec::new();
         }
         let mut writes = Vec::new();

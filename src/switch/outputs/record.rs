@@ -51,6 +51,9 @@ impl Record {
             nodes.push(("with", Yaml::map(params_as_yaml(with))));
         }
         lines.push(("nodes", Yaml::map(nodes)));
+        if let Some(given) = self.given {
+            lines.push(("given", Yaml::Number(given.as_millis())));
+        }
         if let Some(params) = &self.deckhouse_registry {
             lines.push(("deckhouseRegistry", Yaml::map(params_as_yaml(params))));
         }
@@ -108,6 +111,7 @@ impl Record {
             adopted: raw.adopted,
             plane: raw.plane.read()?,
             nodes: NodePlan { kept: raw.nodes.kept.read()?, with: raw.nodes.with.map(RawParams::read).transpose()? },
+            given: raw.given.map(Timestamp::from_millis),
             deckhouse_registry: raw.deckhouse_registry.map(RawParams::read).transpose()?,
             fallback: raw.fallback.map(RawUpstream::read).transpose()?,
             named: raw.named,
@@ -159,6 +163,8 @@ struct Raw {
     adopted: bool,
     plane: RawPlane,
     nodes: RawNodes,
+    #[serde(default)]
+    given: Option<u64>,
     #[serde(default)]
     deckhouse_registry: Option<RawParams>,
     #[serde(default)]

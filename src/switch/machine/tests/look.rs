@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::world::{Object, RELEASE, SimServer, World, outside, time};
 use crate::switch::observed::{
-    Checked, DeckhousePod, ImagesAnswer, Inputs, Node, Observed, Output, Outputs, ProbeAnswer, ReferencesAnswer, Seen,
-    Server, ServerModeFile, ServerState,
+    Checked, DeckhousePod, ImagesAnswer, Inputs, Node, Observed, Output, Outputs, ReferencesAnswer, Seen, Server,
+    ServerModeFile, ServerState,
 };
 use crate::switch::settings::Target;
 use crate::switch::write::{Decision, ImagesAt, Question};
@@ -13,6 +13,9 @@ use crate::switch::write::{Decision, ImagesAt, Question};
 fn output<T: Clone>(object: &Object<T>) -> Output<T> {
     match &object.value {
         Some(value) => Output::Present { version: object.version.to_string(), value: value.clone() },
+        None if object.garbled => {
+            Output::Garbled { version: object.version.to_string(), why: "it is nonsense".to_owned() }
+        }
         None => Output::Absent,
     }
 }
@@ -28,7 +31,7 @@ fn state(server: &SimServer) -> Server {
         ready: in_force != Target::Unmanaged,
         not_ready: Vec::new(),
         users: Some(server.users.clone()),
-        mode_file: file.map(|file| ServerModeFile {
+        mode_file: server.reported.as_ref().map(|file| ServerModeFile {
             hash: file.hash.clone(),
             generation: file.file.generation,
             error: None,
@@ -41,7 +44,7 @@ fn state(server: &SimServer) -> Server {
 impl World {
     /// Of each user that there is.
     pub(super) fn fingerprints(&self) -> BTreeMap<String, String> {
-        let users = self.users.values().filter_map(|user| user.value.as_ref());
+        let users = self.users.values().filter_map(|user| user.taken.as_ref());
         users.map(|user| (user.name.clone(), user.fingerprint.clone())).collect()
     }
 
@@ -138,11 +141,13 @@ impl World {
                     self.images.insert(key, ImagesAnswer { state, message });
                 }
                 Question::Probe { .. } => {
-                    self.probes.insert(key, ProbeAnswer::Good);
+                    self.probes.insert(key, self.probe.clone());
                 }
                 Question::References { address, unless_at, .. } => {
                     let named = self.pods.iter().filter(|(base, digest)| {
-                        *base == address && !unless_at.as_ref().is_some_and(|at| self.is_at(at, *digest))
+                        let below =
+                            base.strip_prefix(&address).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+                        below && !unless_at.as_ref().is_some_and(|at| self.is_at(at, *digest))
                     });
                     let leftovers: Vec<String> = named.map(|(base, digest)| format!("{base}@{digest}")).collect();
                     let now = time(self.now);

@@ -61,7 +61,8 @@ fn servers_go_from_phase_to_phase_and_all_have_reported_the_one_before() {
                 everybody(&mut world);
                 for (place, (name, file)) in held.into_iter().enumerate() {
                     if place != round % masters.len() {
-                        world.servers.get_mut(name).unwrap().file = file;
+                        let server = world.servers.get_mut(name).unwrap();
+                        (server.reported, server.file) = (file.clone(), file);
                     }
                 }
             }

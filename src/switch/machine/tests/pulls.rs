@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use super::world::{RELEASE, SimNode, SimServer, World, outside};
 use crate::switch::documents::{FIXED_HOST, FIXED_PATH, Mirror, NODE_HOST, Phase, ServerMode};
 use crate::switch::settings::Login;
-use crate::values::Role;
 
 /// Images, one bit each: what is asked for, and what of it is answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,8 +95,6 @@ impl World {
 
     /// Servers that answer: a pod whose file is not there does not start.
     fn answering(&self) -> Vec<Answering<'_>> {
-        let ro = self.users[&Role::Ro].value.as_ref();
-        let ro = ro.map(|user| ("ro", user.password.expose()));
         let mut answering = Vec::new();
         for (name, server) in self.servers.iter().filter(|(_, server)| server.up) {
             let Some(file) = &server.file else { continue };
@@ -120,7 +117,12 @@ impl World {
             let modes = std::iter::once(&plane.in_force)
                 .chain(plane.coming.iter().map(|coming| &coming.mode))
                 .chain(&plane.previous);
-            let logins = ro.into_iter().chain(modes.filter_map(|mode| mode.upstream()?.login.as_ref().map(pair)));
+            // It knows who has the password of the Secret that it has taken.
+            let ro = server.users.get("ro").and_then(|print| print.strip_prefix("of "));
+            let logins = ro
+                .map(|password| ("ro", password))
+                .into_iter()
+                .chain(modes.filter_map(|mode| mode.upstream()?.login.as_ref().map(pair)));
             answering.push(Answering { name, server, logins: logins.collect(), now, previous });
         }
         answering
@@ -190,7 +192,7 @@ impl World {
         servers: &[Answering<'_>],
         previous: &mut [bool],
     ) -> Result<Images, String> {
-        if self.ca.value.is_some() && mirror.ca != self.ca.value {
+        if self.ca.taken.is_some() && mirror.ca != self.ca.taken {
             return Err("the servers' authority is not the node's; ".to_owned());
         }
         let login = mirror.login.as_ref().map(pair);
@@ -206,7 +208,7 @@ impl World {
     }
 
     fn deckhouse_is_taken(&self, servers: &[Answering<'_>]) -> Result<(), String> {
-        let written = self.registry.value.as_ref().filter(|written| **written != self.deckhouse);
+        let written = self.registry.taken.as_ref().filter(|written| **written != self.deckhouse);
         for registry in written.into_iter().chain([&self.deckhouse]).filter(|known| known.address == FIXED_HOST) {
             let text = registry.docker_config.expose();
             for Answering { name, server, logins, .. } in servers {

@@ -1,5 +1,5 @@
-//! Random sequences of what may happen, and two laws: at every instant every node can get every image that is rendered, and
-//! the wanted mode is reached once the world stands still.
+//! Random sequences of what may happen, and three laws: at every instant every node can get every image that is rendered, no
+//! switch begins that nobody asked for, and the wanted mode is reached once the world stands still.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -8,12 +8,15 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use super::world::{Object, RELEASE, UPSTREAMS, World, upstream};
+use super::world::{Object, RELEASE, UPSTREAMS, World, upstream, user};
 use crate::switch::conditions::ConditionType;
+use crate::switch::documents::{DeckhouseRegistry, ServerMode};
 use crate::switch::machine::decide;
-use crate::switch::observed::Observed;
+use crate::switch::observed::{Input, Observed, Word};
+use crate::switch::record::{InputSource, Record};
 use crate::switch::settings::{Params, SwitchOptions, UnreadyNodes};
 use crate::switch::write::Write;
+use crate::values::Role;
 
 /// Cases where `SWITCH_CASES` does not say how many.
 const CASES: u32 = 600;
@@ -25,12 +28,16 @@ type Event = (u8, u8, u8);
 struct Replica {
     seen: Option<Observed>,
     writes: Vec<Write>,
+    /// What was asked for when it looked.
+    asked: Vec<Params>,
 }
 
 struct Play {
     world: World,
     replicas: [Replica; 2],
     joined: u8,
+    /// The last record that there was.
+    backup: Option<Record>,
     trace: Vec<String>,
 }
 
@@ -51,8 +58,9 @@ static SETTLED: Mutex<BTreeMap<(u8, u8), World>> = Mutex::new(BTreeMap::new());
 
 impl Play {
     fn of(world: World) -> Self {
-        let idle = || Replica { seen: None, writes: Vec::new() };
-        Self { world, replicas: [idle(), idle()], joined: 0, trace: Vec::new() }
+        let idle = || Replica { seen: None, writes: Vec::new(), asked: Vec::new() };
+        let backup = world.record.value.clone();
+        Self { world, replicas: [idle(), idle()], joined: 0, backup, trace: Vec::new() }
     }
 
     /// A cluster that has settled in its first mode.
@@ -98,8 +106,11 @@ impl Play {
                 self.law()?;
             }
             if takes_part(others, place) {
-                self.world.reload(name);
+                self.world.reload_unseen(name);
                 self.law()?;
+            }
+            if takes_part(others, place + 1) {
+                self.world.report(name);
             }
             if nodes.is_multiple_of(5) {
                 self.world.push(name);
@@ -121,13 +132,52 @@ impl Play {
     fn run(&mut self, writes: usize) -> Result<(), TestCaseError> {
         let decision = decide(&self.world.look());
         self.world.ask_all(&decision);
+        let asked = self.asked();
         for write in decision.writes.iter().take(writes) {
-            if !self.world.carry_out(write) {
+            if !self.carry_out(write, &asked)? {
                 break;
             }
-            self.law()?;
         }
         Ok(())
+    }
+
+    /// What the inputs ask for.
+    fn asked(&self) -> Vec<Params> {
+        let inputs = [&self.world.manual, &self.world.module_config];
+        let valid = inputs.into_iter().filter_map(|input| match input {
+            Input::Valid { settings, .. } => Some(settings.params.clone()),
+            Input::Absent | Input::Unreadable(_) | Input::Invalid { .. } => None,
+        });
+        valid.collect()
+    }
+
+    /// One write, which begins nothing that nobody has asked for. `false`: it was refused.
+    fn carry_out(&mut self, write: &Write, asked: &[Params]) -> Result<bool, TestCaseError> {
+        if !self.world.carry_out(write) {
+            return Ok(false);
+        }
+        if let Some(record) = self.world.record.value.clone() {
+            let before = self.backup.replace(record.clone());
+            // A time to live alone is no other service, and the one in force is all that is left of it without a record.
+            let alike = |other: &Params| {
+                other.target() == record.target.target() && other.upstream() == record.target.upstream()
+            };
+            let known = before.as_ref().is_none_or(|before| alike(&before.target) || alike(&before.completed));
+            // A state that is older than the lost record is all that there is.
+            let stated = self.world.state.value.as_ref().is_some_and(|state| {
+                let repo = state.facts.iter().find(|(name, _)| name == "completed").map(|(_, repo)| repo);
+                state.mode == record.target.target() && repo == record.target.upstream().map(|up| &up.images_repo)
+            });
+            if !known && !stated && !record.adopted && !asked.iter().any(alike) {
+                let trace = self.trace.join("\n");
+                return Err(TestCaseError::fail(format!(
+                    "nobody asked for {:?}, before {before:?}\nafter\n{trace}",
+                    record.target
+                )));
+            }
+        }
+        self.law()?;
+        Ok(true)
     }
 
     fn law(&mut self) -> Result<(), TestCaseError> {
@@ -160,7 +210,10 @@ impl Play {
             }
             39..=44 => {
                 if let Some(name) = self.node(one) {
-                    self.world.reload(&name);
+                    self.world.reload_unseen(&name);
+                    if two.is_multiple_of(2) {
+                        self.world.report(&name);
+                    }
                 }
             }
             45..=47 => world.deckhouse_runs(),
@@ -174,7 +227,11 @@ impl Play {
             55 => {
                 if let Some(name) = self.node(one) {
                     let node = self.world.nodes.get_mut(&name).unwrap();
-                    node.ready = !node.ready;
+                    if two.is_multiple_of(4) {
+                        node.ours = !node.ours;
+                    } else {
+                        node.ready = !node.ready;
+                    }
                 }
             }
             56 => {
@@ -208,57 +265,116 @@ impl Play {
                     && let Some(server) = self.world.servers.get(&name)
                     && (!server.up || up > 1)
                 {
-                    self.world.toggle_server(&name);
+                    self.world.toggle_server(&name, two.is_multiple_of(2));
                 }
             }
-            61 => self.spoil(one),
+            61 | 70..=73 => self.spoil(one),
+            74 | 75 => {
+                // Alone, or together with registry-state.
+                if world.record.value.is_some() && !world.is_spoiled() {
+                    if two.is_multiple_of(2) {
+                        world.lose_record()
+                    } else {
+                        world.record.garble()
+                    }
+                    if one.is_multiple_of(4) {
+                        world.state.spoil(None);
+                    }
+                }
+            }
+            76 => {
+                world.manual =
+                    if two.is_multiple_of(2) { Input::Absent } else { Input::Unreadable("forbidden".to_owned()) };
+            }
+            77 => world.module_config = World::asks(wanted(one)),
+            78 => {
+                let source = if two.is_multiple_of(2) { InputSource::Manual } else { InputSource::ModuleConfig };
+                world.word = Some(Word::Source(source));
+            }
+            79.. => world.deckhouse_makes_its_registry(),
             62 => {
                 // A replica looks; the record is read last, so what it saw of all else may be older.
+                let asked = self.asked();
                 let replica = &mut self.replicas[usize::from(one % 2)];
                 if two.is_multiple_of(3) || replica.seen.is_none() {
-                    replica.seen = Some(self.world.look());
+                    (replica.seen, replica.asked) = (Some(self.world.look()), asked);
                 } else if let Some(mut seen) = replica.seen.take() {
                     seen.record = self.world.look().record;
                     replica.writes = decide(&seen).writes;
                     replica.writes.reverse();
                 }
             }
-            63 | 70.. => {
+            63 => {
                 let replica = &mut self.replicas[usize::from(one % 2)];
+                let asked = replica.asked.clone();
                 if let Some(write) = replica.writes.pop()
-                    && !self.world.carry_out(&write)
+                    && !self.carry_out(&write, &asked)?
                 {
-                    replica.writes.clear();
+                    self.replicas[usize::from(one % 2)].writes.clear();
                 }
             }
         }
         self.law()
     }
 
-    /// Somebody edits or deletes an output.
+    /// Somebody edits or deletes an output, or writes nonsense into it.
     fn spoil(&mut self, what: u8) {
-        fn delete<T>(object: &mut Object<T>) {
+        fn delete<T: Clone + PartialEq>(object: &mut Object<T>) {
             if object.value.is_some() {
-                object.set(None);
+                object.spoil(None);
             }
         }
         let world = &mut self.world;
-        let managed = world.record.value.as_ref().is_some_and(|record| record.target != Params::BARE);
-        match what % 8 {
+        // What a record is put together from is not spoiled while there is none.
+        let Some(record) = &world.record.value else { return };
+        let managed = record.target != Params::BARE;
+        let points = record.deckhouse_registry.is_some();
+        match what % 20 {
             0 => delete(&mut world.state),
-            1 => delete(&mut world.mode_file),
-            // In bare Unmanaged that means something.
-            2 if managed => delete(&mut world.bashible),
-            3 => {
+            1 if record.generation > 0 => delete(&mut world.mode_file),
+            // In settled bare Unmanaged that means something.
+            2 if managed || record.under_way => delete(&mut world.bashible),
+            2 => world.bashible.set(None),
+            3 if !world.mode_file.is_spoiled() => {
                 if let Some(mut file) = world.mode_file.value.clone() {
-                    file.file.generation += u64::from(what / 8 % 3);
+                    file.file.generation += u64::from(what / 20 % 3);
                     file.hash = file.file.hash();
                     world.mode_file.set(Some(file));
                 }
             }
-            4 => delete(world.users.get_mut(&crate::values::Role::Rw).unwrap()),
+            4 => delete(world.users.get_mut(&Role::Rw).unwrap()),
             5 => delete(&mut world.masters),
             6 => delete(&mut world.service),
+            7 => world.state.garble(),
+            8 if record.generation > 0 => world.mode_file.garble(),
+            9 if managed && world.bashible.value.is_some() => world.bashible.garble(),
+            10 if record.ro.is_some() => world.users.get_mut(&Role::Ro).unwrap().garble(),
+            11 if record.ro.is_some() => {
+                world.users.get_mut(&Role::Ro).unwrap().spoil(Some(user(Role::Ro, "guessed")));
+            }
+            12 if points => world.registry.garble(),
+            13 if points => delete(&mut world.registry),
+            14 if points => {
+                let other = Params::Unmanaged(Some(upstream(3)));
+                world.registry.spoil(DeckhouseRegistry::of(&other, None));
+            }
+            15 if managed => {
+                if let Some(mut config) = world.bashible.value.clone() {
+                    config.hosts.clear();
+                    config.version = if what / 20 % 2 == 0 { config.hash() } else { config.version };
+                    world.bashible.spoil(Some(config));
+                }
+            }
+            16 if record.generation > 0 => {
+                if let Some(mut file) = world.mode_file.value.clone() {
+                    file.file.plane.in_force = ServerMode::Unmanaged;
+                    file.file.plane.previous.clear();
+                    file.hash = file.file.hash();
+                    world.mode_file.spoil(Some(file));
+                }
+            }
+            17 => world.masters.garble(),
+            18 => world.service.garble(),
             _ => {}
         }
     }
@@ -267,20 +383,25 @@ impl Play {
     fn stand_still(&mut self, last: &Params) -> Result<(), TestCaseError> {
         self.trace.push(format!("at last {last:?} is wanted, by record {:?}", self.world.record.value));
         self.world.set(last.clone());
+        self.world.module_config = World::asks(last.clone());
         for number in 0..UPSTREAMS {
             self.world.held.get_mut(&number).unwrap().extend(RELEASE);
         }
         let names: Vec<String> = self.world.nodes.keys().cloned().collect();
         for name in &names {
             if self.world.servers.get(name).is_some_and(|server| !server.up) {
-                self.world.toggle_server(name);
+                self.world.toggle_server(name, true);
             }
         }
         for round in 0..80 {
             self.world.now += 61_000;
             // A node that is not Ready comes back late: a switch that goes on without it must not end before.
             if round == 30 {
-                self.world.nodes.values_mut().for_each(|node| node.ready = true);
+                self.world.nodes.values_mut().for_each(|node| (node.ready, node.ours) = (true, true));
+            }
+            self.world.deckhouse_makes_its_registry();
+            if round == 10 {
+                self.person_acts();
             }
             self.run(usize::MAX)?;
             self.world.find_out();
@@ -308,6 +429,16 @@ impl Play {
         )))
     }
 
+    /// What the controller holds or passes over is a person's to see to: a backup of the record, a word.
+    fn person_acts(&mut self) {
+        let decision = decide(&self.world.look());
+        if decision.figures.held == Some("record") {
+            self.trace.push("the record is put back".to_owned());
+            self.world.record.set(self.backup.clone());
+        }
+        self.world.word = Some(Word::Source(InputSource::Manual));
+    }
+
     fn is_reached(&self, last: &Params) -> bool {
         let (Some(record), Some(state)) = (&self.world.record.value, &self.world.state.value) else { return false };
         let ready = state.conditions.last().is_some_and(|last| last.kind == ConditionType::Ready && last.status);
@@ -324,7 +455,7 @@ impl Play {
 type Case = (u8, u8, Vec<Event>, u8);
 
 fn case() -> impl Strategy<Value = Case> {
-    let events = proptest::collection::vec((0_u8..70, any::<u8>(), any::<u8>()), 0..60);
+    let events = proptest::collection::vec((0_u8..80, any::<u8>(), any::<u8>()), 0..60);
     (any::<u8>(), any::<u8>(), events, any::<u8>())
 }
 

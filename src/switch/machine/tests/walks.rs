@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::world::{CA, World, upstream, user};
+use super::world::{World, upstream, user};
 use crate::switch::conditions::ConditionType;
 use crate::switch::documents::{FIXED_HOST, ServerMode};
 use crate::switch::machine::decide;
-use crate::switch::observed::{Input, Output, Seen, Word};
+use crate::switch::observed::{Input, Word};
 use crate::switch::record::InputSource;
 use crate::switch::settings::{CheckMode, Params, Settings};
 use crate::switch::write::{Content, Decision};
@@ -286,16 +286,6 @@ fn wrong_settings_leave_the_last_good_ones() {
 }
 
 #[test]
-fn beside_deckhouses_own_module_nothing_is_written() {
-    let mut world = World::new(1, 1);
-    world.set(proxy(1));
-    world.module_on = true;
-    let decision = decide(&world.look());
-    assert!(decision.writes.is_empty());
-    assert_eq!(decision.figures.held, Some("module"));
-}
-
-#[test]
 fn parameters_are_frozen_until_the_cluster_is_bootstrapped() {
     let mut world = World::new(1, 1);
     world.bootstrapped = false;
@@ -324,21 +314,6 @@ fn the_nodes_secret_is_put_back_but_in_settled_bare_unmanaged() {
     assert!(message.contains("→ Unmanaged"), "{message}");
     settle(&mut world);
     assert!(world.bashible.value.is_none());
-}
-
-#[test]
-fn a_new_authority_is_never_made_behind_the_nodes_back() {
-    let mut world = settled(proxy(1));
-    world.pki = false;
-    let decision = step(&mut world);
-    assert!(shown(&decision, ConditionType::Held).unwrap().0);
-    world.pki = true;
-    world.ca.set(Some("another".to_owned()));
-    let decision = decide(&world.look());
-    assert_eq!(decision.figures.held, Some("authority"));
-    assert!(!decision.writes.iter().any(|write| matches!(write.what, Content::Bashible(_) | Content::NewAuthority)));
-    world.ca.set(Some(CA.to_owned()));
-    settle(&mut world);
 }
 
 #[test]
@@ -379,20 +354,6 @@ fn deckhouses_own_secret_is_not_made_here() {
     let decision = decide(&world.look());
     assert!(!decision.writes.iter().any(|write| matches!(write.what, Content::DeckhouseRegistry(_))));
     assert!(decision.notices.iter().any(|notice| notice.reason == "OutputMissing"));
-}
-
-#[test]
-fn what_can_not_be_read_is_not_absent() {
-    let world = settled(proxy(1));
-    let mut look = world.look();
-    look.outputs.bashible = Output::Unreadable("timeout".to_owned());
-    assert!(decide(&look).writes.is_empty());
-    let mut look = world.look();
-    look.nodes = Seen::Unreadable("timeout".to_owned());
-    assert!(decide(&look).writes.is_empty());
-    let mut look = world.look();
-    look.record = Output::Unreadable("timeout".to_owned());
-    assert!(decide(&look).writes.is_empty());
 }
 
 #[test]

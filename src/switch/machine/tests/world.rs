@@ -23,16 +23,27 @@ pub(super) const CA: &str = "the authority";
 pub(super) struct Object<T> {
     pub(super) version: u64,
     pub(super) value: Option<T>,
+    /// It exists, and nobody can read what is in it.
+    pub(super) garbled: bool,
+    /// What those take who follow it. What somebody spoils is not taken before it is put back: no controller can prevent what
+    /// happens in that gap.
+    pub(super) taken: Option<T>,
 }
 
-impl<T> Object<T> {
+impl<T: Clone + PartialEq> Object<T> {
     pub(super) const fn absent() -> Self {
-        Self { version: 0, value: None }
+        Self { version: 0, value: None, garbled: false, taken: None }
+    }
+
+    fn present(value: T) -> Self {
+        let mut object = Self::absent();
+        object.set(Some(value));
+        object
     }
 
     /// What the API server does with a write.
     fn put(&mut self, base: &str, value: T) -> bool {
-        let found = if self.value.is_some() { self.version.to_string() } else { String::new() };
+        let found = if self.value.is_some() || self.garbled { self.version.to_string() } else { String::new() };
         if found != base {
             return false;
         }
@@ -41,8 +52,25 @@ impl<T> Object<T> {
     }
 
     pub(super) fn set(&mut self, value: Option<T>) {
+        self.spoil(value);
+        self.taken.clone_from(&self.value);
+    }
+
+    /// Somebody else edits or deletes it.
+    pub(super) fn spoil(&mut self, value: Option<T>) {
         self.version += 1;
         self.value = value;
+        self.garbled = false;
+    }
+
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.garbled || self.value != self.taken
+    }
+
+    /// Somebody else writes nonsense into it.
+    pub(super) fn garble(&mut self) {
+        self.spoil(None);
+        self.garbled = true;
     }
 }
 
@@ -66,7 +94,10 @@ pub(super) struct SimNode {
 #[derive(Clone, Debug)]
 pub(super) struct SimServer {
     pub(super) file: Option<FoundModeFile>,
+    /// Fingerprints of users that it has taken, by name.
     pub(super) users: BTreeMap<String, String>,
+    /// What the controller has heard of.
+    pub(super) reported: Option<FoundModeFile>,
     pub(super) up: bool,
     pub(super) started: u64,
     pub(super) previous_answers: u64,
@@ -99,6 +130,8 @@ pub(super) struct World {
     pub(super) deckhouse: DeckhouseRegistry,
     pub(super) deckhouse_ready: bool,
     pub(super) queue: Option<u64>,
+    /// What registries outside say to a probe.
+    pub(super) probe: ProbeAnswer,
     /// Images of living pods: where they are named, and which.
     pub(super) pods: Vec<(String, u8)>,
     pub(super) questions: BTreeMap<String, Question>,
@@ -153,12 +186,12 @@ impl World {
             state: Object::absent(),
             mode_file: Object::absent(),
             bashible: Object::absent(),
-            registry: Object { version: 7, value: Some(registry.clone()) },
+            registry: Object::present(registry.clone()),
             users: Role::ALL.into_iter().map(|role| (role, Object::absent())).collect(),
-            ca: Object { version: 3, value: Some(CA.to_owned()) },
+            ca: Object::present(CA.to_owned()),
             pki: true,
-            service: Object { version: 2, value: Some(crate::switch::outputs::services::nobody()) },
-            ingress: Object { version: 2, value: Some(false) },
+            service: Object::present(crate::switch::outputs::services::nobody()),
+            ingress: Object::present(false),
             masters: Object::absent(),
             nodes: BTreeMap::new(),
             servers: BTreeMap::new(),
@@ -166,6 +199,7 @@ impl World {
             deckhouse: registry,
             deckhouse_ready: true,
             queue: None,
+            probe: ProbeAnswer::Good,
             pods: RELEASE.into_iter().chain([OWN]).map(|digest| (upstream(0).images_repo, digest)).collect(),
             questions: BTreeMap::new(),
             images: BTreeMap::new(),
@@ -183,7 +217,7 @@ impl World {
 
     /// A node comes, and is given what nodes are given now.
     pub(super) fn join(&mut self, name: &str, master: bool, rewrites: bool) {
-        let old_form = self.registry.value.as_ref().and_then(|registry| registry.upstream().ok().flatten());
+        let old_form = self.registry.taken.as_ref().and_then(|registry| registry.upstream().ok().flatten());
         let node = SimNode {
             master,
             ready: true,
@@ -192,18 +226,32 @@ impl World {
             rewrites,
             label: "default",
             runtime: "containerd://1.7.27",
-            applied: self.bashible.value.clone(),
+            applied: self.bashible.taken.clone(),
             old_form,
             was_skipped: false,
         };
         self.nodes.insert(name.to_owned(), node);
         if master {
-            let (file, users, started) = (self.mode_file.value.clone(), self.fingerprints(), self.now / 1000);
+            let (file, users, started) = (self.mode_file.taken.clone(), self.fingerprints(), self.now / 1000);
             // A master that joins has what another one has before it serves: how it gets that is no affair of a switch.
             let stored = self.servers.values().next().map(|server| server.stored.clone()).unwrap_or_default();
-            let server = SimServer { file, users, up: true, started, previous_answers: 0, stored };
+            let reported = file.clone();
+            let server = SimServer { reported, file, users, up: true, started, previous_answers: 0, stored };
             self.servers.insert(name.to_owned(), server);
         }
+    }
+
+    /// Somebody has spoiled what a lost record is put together from.
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.mode_file.is_spoiled()
+            || self.bashible.is_spoiled()
+            || self.registry.is_spoiled()
+            || self.users[&Role::Ro].is_spoiled()
+    }
+
+    /// Somebody deletes what the controller remembers.
+    pub(super) fn lose_record(&mut self) {
+        self.record.set(None);
     }
 
     pub(super) fn leave(&mut self, name: &str) {
@@ -212,24 +260,29 @@ impl World {
     }
 
     pub(super) fn set(&mut self, params: Params) {
-        self.manual = Input::Valid { settings: Settings { params, check_mode: CheckMode::Default }, generation: 0 };
+        self.manual = Self::asks(params);
+    }
+
+    /// An input that asks for a target.
+    pub(super) const fn asks(params: Params) -> Input {
+        Input::Valid { settings: Settings { params, check_mode: CheckMode::Default }, generation: 0 }
     }
 
     /// Somebody has deleted the nodes' Secret and it is not put back yet. What bashible does in that gap no controller can
     /// prevent.
     pub(super) fn lacks_nodes_secret(&self) -> bool {
         let planned = self.record.value.as_ref().is_some_and(|record| record.nodes != NodePlan::default());
-        planned && self.bashible.value.is_none()
+        planned && self.bashible.taken.is_none()
     }
 
     /// Bashible of a node runs.
     pub(super) fn apply(&mut self, name: &str) {
-        let unmanaged = self.registry.value.as_ref().and_then(|registry| registry.upstream().ok().flatten());
+        let unmanaged = self.registry.taken.as_ref().and_then(|registry| registry.upstream().ok().flatten());
         if self.lacks_nodes_secret() {
             return;
         }
         let Some(node) = self.nodes.get_mut(name).filter(|node| node.ready && node.ours) else { return };
-        match (&self.bashible.value, unmanaged) {
+        match (&self.bashible.taken, unmanaged) {
             (Some(config), _) => node.applied = Some(config.clone()),
             (None, Some(upstream)) => {
                 node.applied = None;
@@ -239,32 +292,55 @@ impl World {
         }
     }
 
-    /// A server reads its file and its users.
+    /// A server reads its file and its users, and reports.
     pub(super) fn reload(&mut self, name: &str) {
+        self.reload_unseen(name);
+        self.report(name);
+    }
+
+    /// What a server holds is heard of.
+    pub(super) fn report(&mut self, name: &str) {
+        if let Some(server) = self.servers.get_mut(name).filter(|server| server.up) {
+            server.reported.clone_from(&server.file);
+        }
+    }
+
+    /// A server reads its file and its users, and nobody has heard of that yet.
+    pub(super) fn reload_unseen(&mut self, name: &str) {
         let users = self.fingerprints();
         let Some(server) = self.servers.get_mut(name).filter(|server| server.up) else { return };
         server.users = users;
-        let Some(file) = &self.mode_file.value else { return };
+        let Some(file) = &self.mode_file.taken else { return };
         let newest = server.file.as_ref().map_or(0, |file| file.file.generation);
         if file.file.generation >= newest {
             server.file = Some(file.clone());
         }
     }
 
-    /// A server ends; one that begins reads its file before it listens.
-    pub(super) fn toggle_server(&mut self, name: &str) {
+    /// A server ends; one that begins reads its file before it listens, and where it can't be read it goes on with the last one.
+    pub(super) fn toggle_server(&mut self, name: &str, can_read: bool) {
         let now = self.now / 1000;
         let Some(server) = self.servers.get_mut(name) else { return };
         server.up = !server.up;
         if server.up {
             (server.started, server.previous_answers) = (now, 0);
-            self.reload(name);
+            if can_read {
+                self.reload_unseen(name);
+            }
+            self.report(name);
+        }
+    }
+
+    /// Deckhouse makes its Secret anew where there is none, with what it runs with.
+    pub(super) fn deckhouse_makes_its_registry(&mut self) {
+        if self.registry.value.is_none() && !self.registry.garbled {
+            self.registry.set(Some(self.deckhouse.clone()));
         }
     }
 
     /// Deckhouse notices its registry, restarts, and is ready.
     pub(super) fn deckhouse_runs(&mut self) {
-        let Some(registry) = self.registry.value.clone() else { return };
+        let Some(registry) = self.registry.taken.clone() else { return };
         if self.deckhouse == registry {
             self.deckhouse_ready = true;
         } else {

@@ -93,6 +93,7 @@ fn record() -> BoxedStrategy<Record> {
         prop::option::of(settle),
         prop::collection::btree_set(word(), 0..3),
         prop::option::of(word().prop_map(Secret::new)),
+        prop::option::of(any::<u64>().prop_map(Timestamp::from_millis)),
     );
     (words, modes, rest)
         .prop_map(|(words, modes, rest)| {
@@ -104,7 +105,7 @@ fn record() -> BoxedStrategy<Record> {
                 passed_over,
             ) = words;
             let (completed, target, plane, kept, with, deckhouse_registry) = modes;
-            let (fallback, ca, skipped, settle, named, ro): (_, _, BTreeSet<String>, _, _, _) = rest;
+            let (fallback, ca, skipped, settle, named, ro, given): (_, _, BTreeSet<String>, _, _, _, _) = rest;
             let nodes = NodePlan { kept, with };
             Record {
                 attempt,
@@ -119,6 +120,7 @@ fn record() -> BoxedStrategy<Record> {
                 adopted,
                 plane,
                 nodes,
+                given,
                 deckhouse_registry,
                 fallback,
                 named,

@@ -1,0 +1,83 @@
+//! The way back from every step, and the one that there is not.
+
+use super::walks::{everybody, is_ready, proxy, settle, settled, shown, step};
+use super::world::{World, upstream};
+use crate::switch::conditions::ConditionType;
+use crate::switch::settings::Params;
+
+/// The cluster after each step of a switch that changed something, the first one and the end among them.
+fn steps(from: &Params, to: &Params) -> Vec<World> {
+    let mut world = settled(from.clone());
+    world.set(to.clone());
+    let mut worlds = vec![world.clone()];
+    for _ in 0..60 {
+        let decision = step(&mut world);
+        if !decision.writes.is_empty() {
+            worlds.push(world.clone());
+        }
+        if is_ready(&decision) {
+            return worlds;
+        }
+        everybody(&mut world);
+    }
+    panic!("{from:?} to {to:?}: {:?}", world.state.value);
+}
+
+#[test]
+fn the_old_mode_set_at_any_step_walks_back() {
+    let modes =
+        [Params::Direct(upstream(1)), proxy(0), Params::Local, Params::Unmanaged(Some(upstream(3))), Params::BARE];
+    for from in &modes {
+        for to in modes.iter().filter(|to| *to != from) {
+            if (from, to) == (&Params::Local, &Params::BARE) {
+                continue;
+            }
+            let worlds = steps(from, to);
+            assert!(worlds.len() > 1, "{from:?} to {to:?}");
+            let last = worlds.len() - 1;
+            for (place, mut world) in worlds.into_iter().enumerate() {
+                if place == last && (to, from) == (&Params::Local, &Params::BARE) {
+                    continue;
+                }
+                let registry = world.registry.value.clone();
+                world.set(from.clone());
+                settle(&mut world);
+                let record = world.record.value.as_ref().unwrap();
+                assert_eq!(&record.completed, from, "{to:?} at step {place}");
+                assert!(record.plane.previous.is_empty() && record.plane.coming.is_none());
+                if place == 0 {
+                    assert_eq!(world.registry.value, registry, "nothing had been done yet");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn from_local_to_bare_unmanaged_there_is_no_way_at_any_step_of_another_switch() {
+    for to in [Params::Direct(upstream(1)), proxy(0), Params::Unmanaged(Some(upstream(1)))] {
+        let worlds = steps(&Params::Local, &to);
+        let last = worlds.len() - 1;
+        for (place, mut world) in worlds.into_iter().enumerate().filter(|(place, _)| *place < last) {
+            world.set(Params::BARE);
+            // Outputs of the step before may still have to be written.
+            let before = world.record.value.clone().unwrap();
+            for _ in 0..3 {
+                let decision = step(&mut world);
+                let (status, reason, message) = shown(&decision, ConditionType::ErrTransitionNotSupported).unwrap();
+                assert!(status && reason == "Error");
+                assert_eq!(message, "mode transition from Local to Unmanaged not supported", "{to:?} at step {place}");
+                assert_eq!(decision.figures.held, Some("transition"));
+                let ready = shown(&decision, ConditionType::Ready).unwrap();
+                assert_eq!(ready, (false, "Processing".to_owned(), "Transitioning to Unmanaged".to_owned()));
+                everybody(&mut world);
+            }
+            let after = world.record.value.as_ref().unwrap();
+            assert_eq!((&after.plane, &after.nodes, &after.target), (&before.plane, &before.nodes, &before.target));
+            world.set(to.clone());
+            let decision = settle(&mut world);
+            assert_eq!(shown(&decision, ConditionType::ErrTransitionNotSupported), None);
+            assert_eq!(world.record.value.unwrap().completed, to);
+        }
+    }
+}
