@@ -1,5 +1,6 @@
 //! The state machine in a world of its own: nodes, servers, Deckhouse and registries are played, everything else is real.
 
+mod ends;
 mod gates;
 mod held;
 mod look;

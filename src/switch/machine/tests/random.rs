@@ -273,9 +273,9 @@ impl Play {
                 // Alone, or together with registry-state.
                 if world.record.value.is_some() && !world.is_spoiled() {
                     if two.is_multiple_of(2) {
-                        world.lose_record()
+                        world.lose_record();
                     } else {
-                        world.record.garble()
+                        world.record.garble();
                     }
                     if one.is_multiple_of(4) {
                         world.state.spoil(None);
@@ -355,13 +355,15 @@ impl Play {
             12 if points => world.registry.garble(),
             13 if points => delete(&mut world.registry),
             14 if points => {
-                let other = Params::Unmanaged(Some(upstream(3)));
-                world.registry.spoil(DeckhouseRegistry::of(&other, None));
+                // Nothing that the controller is about to write itself.
+                let address = "edited.example".to_owned();
+                let edited = world.registry.value.clone().map(|registry| DeckhouseRegistry { address, ..registry });
+                world.registry.spoil(edited);
             }
             15 if managed => {
                 if let Some(mut config) = world.bashible.value.clone() {
                     config.hosts.clear();
-                    config.version = if what / 20 % 2 == 0 { config.hash() } else { config.version };
+                    config.version = if (what / 20).is_multiple_of(2) { config.hash() } else { config.version };
                     world.bashible.spoil(Some(config));
                 }
             }
