@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
 pub use snapshot::{
-    CollectionStatus, ComingStatus, ConfigStatus, IndexStatus, LeftAlone, ModeFileStatus, Snapshot, StoreStatus,
-    UpstreamStatus,
+    CollectionStatus, ComingStatus, ConfigStatus, IndexStatus, LeftAlone, ModeFileStatus, PinsStatus, Snapshot,
+    StoreStatus, UpstreamStatus,
 };
 pub use socket::{Socket, SocketError, socket_path};
 

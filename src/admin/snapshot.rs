@@ -47,6 +47,9 @@ pub struct Snapshot {
     pub store: StoreStatus,
     /// Collection of what nothing reaches.
     pub collection: CollectionStatus,
+    /// What stays whatever a rule says; `None`: `store.pins` is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pins: Option<PinsStatus>,
     /// What the index does.
     pub index: IndexStatus,
     /// When the certificate in force ends; `None` without TLS.
@@ -172,6 +175,26 @@ pub struct CollectionStatus {
     pub removed_manifests: u64,
     /// Bytes that were freed since the start.
     pub freed_bytes: u64,
+}
+
+/// The pins: what stays whatever a rule says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PinsStatus {
+    /// `usable`; else nothing is removed: `missing`, `empty`, `unreadable`, `old`, or `ahead` of the clock.
+    pub state: &'static str,
+    /// The same in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When they were written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
+    /// Contents that they name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
+    /// Releases that they name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releases: Option<usize>,
 }
 
 /// A repository that is not collected.

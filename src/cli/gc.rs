@@ -9,7 +9,7 @@ use super::admin::ask_if_there;
 use super::{Failure, StoreArguments};
 use crate::config;
 use crate::oci::Digest;
-use crate::store::{self, CollectionOptions};
+use crate::store::{self, CollectionOptions, FoundPins};
 
 /// Flags of `gc`.
 #[derive(Clone, Debug, clap::Args)]
@@ -55,9 +55,10 @@ fn by_hand(folder: &Path, arguments: &GcArguments) -> Result<Value, Failure> {
     let settings = config::gc_settings(arguments.store.config.as_deref())?;
     let config::GcSettings { schedule, grace, untagged_after } = settings;
     let options = CollectionOptions { schedule, grace, untagged_after };
+    let pins = FoundPins::read(config::pins_file(arguments.store.config.as_deref())?.as_deref());
     let answer = match arguments.why {
-        Some(digest) => serde_json::to_value(store::why_kept_stopped(folder, options, digest)?),
-        None => serde_json::to_value(store::collect_stopped(folder, options, arguments.dry_run, is_held)?),
+        Some(digest) => serde_json::to_value(store::why_kept_stopped(folder, options, pins, digest)?),
+        None => serde_json::to_value(store::collect_stopped(folder, options, pins, arguments.dry_run, is_held)?),
     };
     answer.map_err(|error| Failure::failed(&error))
 }
@@ -83,6 +84,9 @@ fn reasons(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
 fn report(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
     if answer["held"] == true {
         return writeln!(out, "nothing is collected now: another mode than Local is in force, is coming or not over");
+    }
+    if let Some(why) = answer["pinsUnusable"].as_str() {
+        writeln!(out, "nothing is removed until store.pins can be used: {why}")?;
     }
     let dry = answer["dryRun"] == true;
     let counts = |key: &str| {

@@ -143,6 +143,10 @@ section! {
         "reserveBytes" reserve: Reserve = Live.is(Reserve::Percent(15)),
         /// `true` refuses a directory that is no store: the disk may not be mounted.
         "mustExist" must_exist: bool = Restart.is(false),
+        /// A file that names the releases and images that a cluster runs, and when it was written. What it names stays,
+        /// whatever a rule says. While it is missing, empty, unreadable or older than 24 h nothing is collected and no rule of
+        /// retention removes anything. The controller writes it.
+        "pins" pins: Option<PathBuf> = Live.is(None),
     }
 }
 

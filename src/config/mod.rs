@@ -354,6 +354,15 @@ pub fn data_dir(path: Option<&Path>, flag: Option<PathBuf>) -> Result<PathBuf, C
     Ok(flag.or(from_file).unwrap_or_else(|| PathBuf::from(keys::DEFAULT_DIR)))
 }
 
+/// The file of pins that a configuration names, for commands that need nothing else of it. Blocking.
+///
+/// # Errors
+/// [`ConfigError`] if the file is not of the right shape.
+pub fn pins_file(path: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
+    let file: keys::File = path.map(read_yaml).transpose()?.unwrap_or_default();
+    Ok(file.store.and_then(|store| store.pins).map(|FilePath(path)| path))
+}
+
 /// The section `gc` of a file, for commands that need nothing else of a configuration. Blocking.
 ///
 /// # Errors

@@ -18,8 +18,8 @@ use crate::clock::Timestamp;
 const MAX_DEPTH: usize = 2;
 /// Entries looked at below one watched path; what is behind them is not seen.
 const MAX_ENTRIES: usize = 10_000;
-/// So much of a file is compared; a Kubernetes Secret can't hold more.
-const MAX_BYTES: u64 = 1 << 20;
+/// So much of a file is compared: a document of pins is no longer, a Kubernetes Secret holds 1 MiB.
+const MAX_BYTES: u64 = 8 << 20;
 /// A file changed so recently may change again without a difference in its `stat`: time stamps are
 /// as coarse as 10 ms, on network file systems a second.
 const SETTLED_MILLIS: u64 = 3000;

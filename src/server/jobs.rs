@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Parts;
 use super::modes::Modes;
+use super::pins::ReadPins;
 use super::probing::ProbeUpstream;
 use crate::fetch::Evictor;
 use crate::jobs::{Job, JobError, Run, Runner, Schedule};
@@ -12,6 +13,7 @@ use crate::telemetry::{REPORT_EVERY, Reporter};
 
 pub(super) fn start(jobs: &Runner, parts: &Parts, evictor: Evictor, modes: &Modes) {
     parts.store.start_jobs(jobs);
+    jobs.start(ReadPins::new(parts.pins.clone()));
     jobs.start(ReportRepeats(parts.logging.reporter()));
     jobs.start(evictor);
     if let Some(tls) = &parts.tls {

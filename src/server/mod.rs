@@ -8,6 +8,7 @@ mod jobs;
 mod memory;
 mod modes;
 mod options;
+mod pins;
 mod plan;
 mod probing;
 mod readiness;
@@ -41,6 +42,7 @@ use crate::telemetry::{LogError, Logging, Metrics, MetricsError, with_causes};
 use crate::upstream::{Upstream, UpstreamSetupError};
 
 use self::modes::Modes;
+use self::pins::FollowedPins;
 use self::readiness::{Readiness, Ready};
 use self::snapshot::Observer;
 
@@ -130,6 +132,7 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     store.set_collection(options::collection(&config));
     // Until the modes are known.
     store.hold_collection(true);
+    let pins = FollowedPins::new(store.clone(), config.store.pins.clone());
     // Only tokens depend on it, and they live for minutes: no reason not to start.
     let keys = store.key_folder().inspect_err(|error| {
         let error = with_causes(error);
@@ -150,7 +153,7 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
         .enable_all()
         .build()
         .map_err(|source| ServerError::System { what: "threads", source })?;
-    let parts = Parts { config, source, keys, logging: Arc::clone(&logging), store, auth, tls, said };
+    let parts = Parts { config, source, keys, logging: Arc::clone(&logging), store, pins, auth, tls, said };
     let ended = runtime.block_on(serve(parts, watcher));
     runtime.shutdown_timeout(WORKERS_DEADLINE);
     ended
@@ -187,6 +190,7 @@ struct Parts {
     keys: Option<PathBuf>,
     logging: Arc<Logging>,
     store: Store,
+    pins: FollowedPins,
     auth: Authenticator,
     tls: Option<Arc<Tls>>,
     /// What was said at the start of what is probably not meant so.

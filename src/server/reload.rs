@@ -78,6 +78,7 @@ impl Reloads {
         held.logging.set(config.log.level, config.log.access);
         held.store.set_limits(options::store_limits(&config));
         held.store.set_collection(options::collection(&config));
+        held.pins.follow(config.store.pins.clone());
         self.registry.set_limits(options::connections(&config));
         self.app.set_settings(options::api(&config));
         self.modes.apply(&config, upstream);

@@ -10,14 +10,15 @@ use super::VERSION;
 use super::modes::{Modes, Seen};
 use super::readiness::Ready;
 use crate::admin::{
-    CollectionQuestion, CollectionStatus, ConfigStatus, IndexStatus, LeftAlone, Snapshot, Source, StoreStatus,
+    CollectionQuestion, CollectionStatus, ConfigStatus, IndexStatus, LeftAlone, PinsStatus, Snapshot, Source,
+    StoreStatus,
 };
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::jobs::Runner;
 use crate::oci::InvalidDigest;
 use crate::serve::{Server, Tls};
-use crate::store::{IndexState, Refusal, Store, StoreError};
+use crate::store::{IndexState, PinsState, Refusal, Store, StoreError};
 use crate::telemetry::{IndexLabel, Logging, Metrics, with_causes};
 
 /// Whoever wants to give an order learns here why nobody listens.
@@ -61,6 +62,7 @@ impl Source for Observer {
             upstream: self.modes.upstream_status(),
             store: store(&self.store),
             collection: collection(&self.store),
+            pins: pins(&self.store),
             index: index(&self.store),
             certificate_expiry: self.tls.as_ref().map(|tls| Timestamp::as_secs(tls.expiry())),
             config: self.config.load().as_ref().clone(),
@@ -123,6 +125,22 @@ fn collection(store: &Store) -> CollectionStatus {
         removed_manifests,
         freed_bytes: status.freed_bytes,
     }
+}
+
+fn pins(store: &Store) -> Option<PinsStatus> {
+    let state = store.pins();
+    if state == PinsState::Absent {
+        return None;
+    }
+    let found = store.found_pins();
+    let document = found.document();
+    Some(PinsStatus {
+        state: state.as_str(),
+        reason: state.fault().map(ToString::to_string),
+        written: document.map(|pins| pins.written_at.as_secs()),
+        images: document.map(|pins| pins.images.len()),
+        releases: document.map(|pins| pins.releases.len()),
+    })
 }
 
 fn index(store: &Store) -> IndexStatus {

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::contents::changes::blocking;
 use super::error::StoreError;
 use super::face::Store;
-use super::options::{CollectionOptions, Pins, StoreOptions};
+use super::options::{CollectionOptions, StoreOptions};
+use super::pins::{FoundPins, PinsState};
 use super::repositories::collection::report::{CollectionReport, CollectionStatus, Reason};
 use crate::jobs::Progress;
 use crate::oci::Digest;
@@ -26,24 +27,29 @@ impl Store {
         self.0.manifests.ledger.settings.hold(held);
     }
 
-    /// Puts pins into force in the place of those before. What is pinned now and was about to go stays. Runs to its end even
-    /// if the caller is dropped.
-    ///
-    /// # Errors
-    /// [`StoreError::Bug`] only.
-    pub async fn set_pins(&self, pins: Pins) -> Result<(), StoreError> {
-        let manifests = Arc::clone(&self.0.manifests);
-        let set = move || {
-            manifests.ledger.set_pins(pins.0);
-            let pins = manifests.ledger.settings.pins();
-            for suspect in manifests.ledger.suspects(false).into_values().flatten() {
-                if pins.contains(&suspect.digest) {
-                    manifests.save(&suspect.repo, &suspect.digest);
-                }
+    /// Puts the pins as they were found into force in the place of those before. What is pinned now and was about to go stays.
+    /// Blocking.
+    pub fn set_pins(&self, found: FoundPins) {
+        let manifests = &self.0.manifests;
+        manifests.ledger.set_pins(found);
+        let pins = manifests.ledger.settings.pins();
+        for suspect in manifests.ledger.suspects(false).into_values().flatten() {
+            if pins.contains(&suspect.digest) {
+                manifests.save(&suspect.repo, &suspect.digest);
             }
-            Ok(())
-        };
-        blocking(set).await
+        }
+    }
+
+    /// What is pinned now: asked anew before each removal that nobody ordered, as pins grow old. Waits for nothing.
+    #[must_use]
+    pub fn pins(&self) -> PinsState {
+        self.0.manifests.ledger.settings.pins_state()
+    }
+
+    /// What was found last where `store.pins` points. Waits for nothing.
+    #[must_use]
+    pub fn found_pins(&self) -> FoundPins {
+        self.0.manifests.ledger.settings.found_pins()
     }
 
     /// What collection is about. Waits for no disk.
@@ -85,17 +91,19 @@ impl Store {
 }
 
 /// Collects in the store in `dir`, which no server has; with `dry_run` only says what would go. `is_held`: whether collection
-/// is held by a mode file, whose bytes these are, the one that was in force when the server ended. Blocking.
+/// is held by a mode file, whose bytes these are, the one that was in force when the server ended; `pins`: as `store.pins` has
+/// them. Blocking.
 ///
 /// # Errors
 /// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
 pub fn collect_stopped(
     dir: &Path,
     options: CollectionOptions,
+    pins: FoundPins,
     dry_run: bool,
     is_held: impl FnOnce(&[u8]) -> bool,
 ) -> Result<CollectionReport, StoreError> {
-    let store = open_stopped(dir, options)?;
+    let store = open_stopped(dir, options, pins)?;
     store.hold_collection(store.kept_mode_file()?.is_some_and(|bytes| is_held(&bytes)));
     let report = runtime()?.block_on(async {
         if dry_run {
@@ -114,14 +122,20 @@ pub fn collect_stopped(
 ///
 /// # Errors
 /// As [`collect_stopped`].
-pub fn why_kept_stopped(dir: &Path, options: CollectionOptions, digest: Digest) -> Result<Vec<Reason>, StoreError> {
-    let store = open_stopped(dir, options)?;
+pub fn why_kept_stopped(
+    dir: &Path,
+    options: CollectionOptions,
+    pins: FoundPins,
+    digest: Digest,
+) -> Result<Vec<Reason>, StoreError> {
+    let store = open_stopped(dir, options, pins)?;
     runtime()?.block_on(store.why_kept(digest))
 }
 
-fn open_stopped(dir: &Path, options: CollectionOptions) -> Result<Store, StoreError> {
+fn open_stopped(dir: &Path, options: CollectionOptions, pins: FoundPins) -> Result<Store, StoreError> {
     let store = Store::open(&StoreOptions { must_exist: true, ..StoreOptions::at(dir) })?;
     store.set_collection(options);
+    store.set_pins(pins);
     Ok(store)
 }
 

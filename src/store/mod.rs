@@ -1,7 +1,7 @@
 //! The disk: a directory tree that is the truth, and an index that can be rebuilt from it.
 //!
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
-//! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `stored`. Above: `face`, which
+//! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `pins`, `stored`. Above: `face`, which
 //! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection` and `samples` (its numbers as
 //! metrics); `maintenance` runs beside requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
@@ -15,6 +15,7 @@ mod layout;
 mod maintenance;
 mod opening;
 mod options;
+mod pins;
 mod reads;
 mod repositories;
 mod samples;
@@ -30,7 +31,8 @@ pub use contents::uploads::upload::UploadPlace;
 pub use contents::uses::Lease;
 pub use error::{Refusal, StoreError};
 pub use face::Store;
-pub use options::{CollectionOptions, Pins, Reserve, StoreLimits, StoreOptions, Usage};
+pub use options::{CollectionOptions, Reserve, StoreLimits, StoreOptions, Usage};
+pub use pins::{FoundPins, PinsFault, PinsState};
 pub use repositories::blobs::StoredContent;
 pub use repositories::collection::ledger::Touch;
 pub use repositories::collection::report::{

@@ -1,11 +1,9 @@
 //! Options and limits of a store, and its use of room.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::Refusal;
-use crate::oci::Digest;
 use crate::values::Calendar;
 pub use crate::values::Reserve;
 
@@ -83,16 +81,6 @@ impl CollectionOptions {
     #[must_use]
     pub(super) fn wait(&self, is_manifest: bool) -> Duration {
         self.untagged_after.filter(|_| is_manifest).map_or(self.grace, |untagged| untagged.max(self.grace))
-    }
-}
-
-/// Contents that are not collected, whatever reaches them, with all that they name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pins(pub(super) HashSet<Digest>);
-
-impl FromIterator<Digest> for Pins {
-    fn from_iter<I: IntoIterator<Item = Digest>>(pinned: I) -> Self {
-        Self(pinned.into_iter().collect())
     }
 }
 

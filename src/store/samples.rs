@@ -2,9 +2,10 @@
 //! row in `telemetry/families.rs` and a line below.
 
 use super::face::Store;
+use super::pins::PinsState;
 use crate::telemetry::families::{
     DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DISK_FAULT, GC_FREED, GC_HELD, GC_LEFT_ALONE, GC_REMOVED,
-    GC_SUSPECTS, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS, STORE_USED, STORE_WRITABLE,
+    GC_SUSPECTS, PINS_USABLE, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS, STORE_USED, STORE_WRITABLE,
 };
 use crate::telemetry::{DamageCause, Samples};
 
@@ -31,6 +32,10 @@ impl Store {
             samples.add(&DAMAGE_FOUND, &[cause.as_str()], damage.found[*cause as usize]);
         }
         let collection = self.collection();
+        let pins = self.pins();
+        if pins != PinsState::Absent {
+            samples.add(&PINS_USABLE, &[], u64::from(pins.fault().is_none()));
+        }
         samples.add(&GC_HELD, &[], u64::from(collection.held));
         samples.add(&GC_SUSPECTS, &[], collection.suspects);
         samples.add(&GC_LEFT_ALONE, &[], collection.left_alone.len() as u64);

@@ -130,6 +130,8 @@ families! {
         "Bytes of cached blobs removed, for room or for their ttl.";
     GC_HELD: "d8_registry_gc_held", Gauge, [],
         "1 while nothing is collected because another mode than Local is in force, is coming or not over.";
+    PINS_USABLE: "d8_registry_pins_usable", Gauge, [],
+        "1 while store.pins says what stays; 0 while it is missing, empty, unreadable or too old: nothing is removed then. Absent where it is not set.";
     GC_SUSPECTS: "d8_registry_gc_suspects", Gauge, [],
         "Contents that nothing reaches and that wait for their grace to end.";
     GC_LEFT_ALONE: "d8_registry_gc_repositories_left_alone", Gauge, [],

@@ -1,5 +1,5 @@
 //! Values of the configuration that a bare number or string would leave open: sizes, durations, times of the calendar,
-//! addresses, words, paths, password hashes, secrets. Each is read from text once and can't be wrong afterwards. Pure.
+//! addresses, words, paths, password hashes, secrets, releases; and the document of pins. Each is read from text once and can't be wrong afterwards. Pure.
 //!
 //! They stand on the ground floor because two use them: `config`, which reads them, and the part whose option they are.
 //! What a word means is said by its part: `auth` says what a [`Role`] may do, `upstream` how a [`Scheme`] stands in a URL.
@@ -11,6 +11,8 @@ mod count;
 mod docker_login;
 pub(crate) mod host;
 mod measure;
+mod pins;
+mod release;
 mod secret;
 mod text;
 
@@ -30,6 +32,8 @@ pub use choice::{
 pub(crate) use count::Count;
 pub use docker_login::docker_login;
 pub use measure::{ByteSize, ConfigDuration, Reserve};
+pub use pins::{Age, InvalidPins, Pins};
+pub use release::Release;
 pub use secret::Secret;
 pub use text::PasswordHash;
 pub(crate) use text::{Alias, FilePath};

@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("oci", &[]),
     ("clock", &[]),
     ("sys", &[]),
-    ("values", &["oci"]),
+    ("values", &["oci", "clock"]),
     ("telemetry", &["values", "clock"]),
     ("jobs", &["clock", "telemetry"]),
     ("serve", &["jobs", "sys", "clock", "telemetry"]),

@@ -155,3 +155,42 @@ fn what_is_no_store_is_not_collected() {
     let output = gc(folder.path(), &["--why", "sha256:0"]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+/// A file of pins of this moment.
+fn write_pins(path: &Path, images: &[&str]) {
+    let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
+    let next = path.with_extension("next");
+    std::fs::write(&next, format!("writtenAt: {now}\nimages: {images:?}\n")).unwrap();
+    std::fs::rename(next, path).unwrap();
+}
+
+#[tokio::test]
+async fn the_file_of_pins_is_followed_and_nothing_goes_while_it_can_not_be_gone_by() {
+    let registry =
+        Registry::start(&Setup::open().config("store: { dir: $DIR, reserveBytes: 0, pins: $DIR/../pins.yaml }"));
+    registry.client().push_blob("a", b"left").await;
+    registry.client().push_blob("a", b"pinned").await;
+    let (data, folder) = (registry.data(), registry.folder());
+    let (config, pins) = (folder.path().join("config.yaml"), folder.path().join("pins.yaml"));
+    let by_config = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+        String::from_utf8(command.arg("gc").args(words).arg("--config").arg(&config).output().unwrap().stdout).unwrap()
+    };
+    registry.until_metric("d8_registry_pins_usable", 0.0).await;
+    let status: Value = registry.admin().get("/status").await.json().await.unwrap();
+    assert_eq!((&status["pins"]["state"], &status["pins"]["images"]), (&"missing".into(), &Value::Null));
+    write_pins(&pins, &[&digest(b"pinned")]);
+    registry.until_metric("d8_registry_pins_usable", 1.0).await;
+    let status: Value = registry.admin().get("/status").await.json().await.unwrap();
+    assert_eq!((&status["pins"]["state"], &status["pins"]["images"]), (&"usable".into(), &1.into()));
+    let why = said(&data, &["--why", &digest(b"pinned")]);
+    assert_eq!(why, "a blob stays: it is pinned\n");
+    assert_eq!(json(&data, &[])["suspected"]["blobs"], 1);
+    std::fs::remove_file(&pins).unwrap();
+    registry.until_metric("d8_registry_pins_usable", 0.0).await;
+    registry.stop();
+    run_for_the_grace(&data);
+    assert!(by_config(&[]).starts_with("nothing is removed until store.pins can be used: the file is missing\n"));
+    write_pins(&pins, &[&digest(b"pinned")]);
+    assert!(by_config(&[]).contains("removed: 1 blobs and 0 manifests, 4 bytes"));
+}

@@ -11,6 +11,7 @@ use testkit::media_type::IMAGE;
 
 use super::*;
 use crate::store::repositories::collection::ledger::ANSWER_TIME;
+use crate::values::Pins;
 
 pub(super) const GRACE: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,6 +30,15 @@ pub(super) async fn collect_twice(store: &Store) -> CollectionReport {
     collect(store).await;
     run_for(store, GRACE + ANSWER_TIME);
     collect(store).await
+}
+
+/// A document of pins of this moment that names these.
+fn pinned(images: &[Digest]) -> FoundPins {
+    FoundPins::Read(Arc::new(Pins {
+        written_at: crate::clock::now(),
+        releases: BTreeSet::new(),
+        images: images.iter().copied().collect(),
+    }))
 }
 
 fn suspects(store: &Store) -> u64 {
@@ -315,7 +325,7 @@ async fn why_a_content_stays_is_said() {
     let list = index_of(&[&child]);
     store.put_manifest(&name, child.clone(), Vec::new()).await.unwrap();
     store.put_manifest(&name, list.clone(), tags(&["v1"])).await.unwrap();
-    store.set_pins([sha256(b"pinned")].into_iter().collect()).await.unwrap();
+    store.set_pins(pinned(&[sha256(b"pinned")]));
     let why = async |digest: Digest| store.why_kept(digest).await.unwrap();
     let layer = why(sha256(b"layer")).await;
     let way =
@@ -333,4 +343,37 @@ async fn why_a_content_stays_is_said() {
     std::fs::write(store.0.contents.layout.content(&list.digest), b"{}").unwrap();
     let layer = why(sha256(b"layer")).await;
     assert!(layer[0].stays && layer[0].because.contains("until it is mended"), "{layer:?}");
+}
+
+/// Missing, empty, unreadable or old: what nothing reaches is found, and nothing of it goes until the pins are good again. What
+/// was pinned last is a root still.
+#[tokio::test]
+async fn while_the_pins_can_not_be_gone_by_nothing_is_collected() {
+    let old = Timestamp::from_millis(crate::clock::now().as_millis() - 90_000_000);
+    let of_yesterday = Pins { written_at: old, releases: BTreeSet::new(), images: BTreeSet::from([sha256(b"other")]) };
+    for fault in [
+        FoundPins::Missing,
+        FoundPins::Unreadable("line 3: no digest".to_owned()),
+        pinned(&[]),
+        FoundPins::Read(Arc::new(of_yesterday)),
+    ] {
+        let dir = quick_dir();
+        let store = store(dir.path());
+        let name = repo("a");
+        for content in [&b"left"[..], b"pinned"] {
+            push(&store, &name, content).await;
+        }
+        store.set_pins(pinned(&[sha256(b"pinned")]));
+        store.set_pins(fault.clone());
+        let found = collect(&store).await;
+        assert!(found.pins_unusable.is_some(), "{fault:?}");
+        run_for(&store, GRACE + ANSWER_TIME);
+        assert_eq!(collect(&store).await.removed, CollectedContents::default(), "{fault:?}");
+        assert_eq!(store.look_at_collection().await.unwrap().removed.blobs, 0, "{fault:?}");
+        store.set_pins(pinned(&[sha256(b"pinned")]));
+        let report = collect(&store).await;
+        let gone: Vec<&str> = report.removed.named.iter().map(|gone| gone.digest.as_str()).collect();
+        assert_eq!(gone, [sha256(b"left").to_string()], "{fault:?}");
+        assert_eq!(read(&store, &name, sha256(b"pinned")).await.unwrap(), b"pinned", "{fault:?}");
+    }
 }

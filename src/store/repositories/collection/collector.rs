@@ -97,6 +97,16 @@ impl Collector {
         }
     }
 
+    /// Of what is about to begin.
+    fn report(&self) -> CollectionReport {
+        let settings = &self.ledger().settings;
+        CollectionReport {
+            held: settings.is_held(),
+            pins_unusable: settings.pins_state().fault().map(ToString::to_string),
+            ..CollectionReport::default()
+        }
+    }
+
     /// One run; ends early, and well, when `stop` is cancelled. `shown`: repositories, of all that are dirty or have suspects to
     /// go. Not to be called while another one goes on.
     ///
@@ -107,7 +117,7 @@ impl Collector {
         stop: &CancellationToken,
         shown: &Progress,
     ) -> Result<CollectionReport, StoreError> {
-        let mut report = CollectionReport { held: self.ledger().settings.is_held(), ..CollectionReport::default() };
+        let mut report = self.report();
         let outcome = if report.held { Ok(()) } else { self.collect(&mut report, stop, shown).await };
         let mut told = self.told();
         told.removed[0] += report.removed.blobs;
@@ -127,7 +137,8 @@ impl Collector {
         let preparing = Arc::clone(ledger);
         manifests.contents.change(move || preparing.prepare()).await?;
         let mut done = 0;
-        let due = ledger.suspects(true);
+        // What nothing reaches is found all the same: its grace goes on while the pins are being mended.
+        let due = if report.pins_unusable.is_some() { BTreeMap::new() } else { ledger.suspects(true) };
         for (repo, suspects) in due {
             self.remove(&repo, suspects.into(), report, stop).await?;
             done += 1;
@@ -154,9 +165,9 @@ impl Collector {
     /// Of the disk.
     pub(in crate::store) async fn look(&self, stop: &CancellationToken) -> Result<CollectionReport, StoreError> {
         let ledger = self.ledger();
-        let mut report =
-            CollectionReport { dry_run: true, held: ledger.settings.is_held(), ..CollectionReport::default() };
-        for (repo, suspects) in ledger.suspects(true) {
+        let mut report = CollectionReport { dry_run: true, ..self.report() };
+        let due = if report.pins_unusable.is_some() { BTreeMap::new() } else { ledger.suspects(true) };
+        for (repo, suspects) in due {
             let Some((mark, _)) = self.marked(&repo, &mut report, stop).await? else { continue };
             let (going, back) = divide(&mark, suspects);
             report.cleared += back.len() as u64;
@@ -297,7 +308,7 @@ impl Collector {
             contents.change(move || ledger.drop_if_untouched(&back, seen)).await?;
             left = going;
             while let Some(suspect) = left.front().cloned() {
-                if stop.is_cancelled() || self.ledger().settings.is_held() {
+                if stop.is_cancelled() || self.ledger().settings.may_not_remove() {
                     return Ok(());
                 }
                 let turn = contents.turn(REMOVAL_BYTES).await;

@@ -9,7 +9,7 @@
 //! back. It counts the repository's deletes (`memory`) before it looks whether the repository was touched, and who touches looks
 //! at the deletes afterwards: one of the two sees the other, as in Dekker's algorithm.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,7 @@ use crate::oci::{Digest, RepoName};
 use crate::store::contents::files::Contents;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
+use crate::store::pins::FoundPins;
 use crate::store::repositories::generations::{Generation, NO_GENERATION};
 
 /// Most suspects that are listed, about 300 bytes of memory each. What is beyond has its verdict when these are gone.
@@ -453,8 +454,10 @@ impl Ledger {
 
     /// Puts pins into force; who calls this saves what is pinned and suspected. A manifest that is not pinned any more is judged
     /// at the next change of its repository.
-    pub(in crate::store) fn set_pins(&self, pins: HashSet<Digest>) {
-        self.settings.set_pins(pins);
+    pub(in crate::store) fn set_pins(&self, found: FoundPins) {
+        if !self.settings.set_pins(found) {
+            return;
+        }
         // A verdict that was found without them does not count.
         for touches in &self.touches {
             drop(touches.begin());

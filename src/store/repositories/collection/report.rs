@@ -13,6 +13,9 @@ pub struct CollectionReport {
     pub dry_run: bool,
     /// Nothing is collected now: the mode in force is not Local, or another one is coming or not over.
     pub held: bool,
+    /// Why the pins (`store.pins`) can't be gone by, in words: nothing is removed then; `None`: they can, or there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pins_unusable: Option<String>,
     /// Repositories that were marked.
     pub marked: u64,
     /// Repositories that were written to the whole time; they are marked in the next run.

@@ -6,16 +6,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::clock;
 use crate::oci::Digest;
 use crate::store::options::CollectionOptions;
+use crate::store::pins::{FoundPins, PinsState};
 
 #[derive(Debug, Default)]
 pub(in crate::store) struct Settings {
     held: AtomicBool,
     options: Mutex<CollectionOptions>,
-    pins: Mutex<Arc<HashSet<Digest>>>,
+    pins: Mutex<KnownPins>,
     /// The options are others.
     pub(in crate::store) changed: Notify,
+}
+
+/// The pins as they were found last, and what is a root by them.
+#[derive(Debug, Default)]
+struct KnownPins {
+    found: FoundPins,
+    /// Of the last document that could be read: while a later one can't, nothing goes, and what was pinned is still reached.
+    roots: Arc<HashSet<Digest>>,
 }
 
 impl Settings {
@@ -32,12 +42,36 @@ impl Settings {
 
     /// Contents that stay whatever reaches them.
     pub(in crate::store) fn pins(&self) -> Arc<HashSet<Digest>> {
-        Arc::clone(&self.pins.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.pins.lock().unwrap_or_else(PoisonError::into_inner).roots)
     }
 
-    /// Puts pins into force. Verdicts that were found without them are the ledger's affair.
-    pub(in crate::store) fn set_pins(&self, pins: HashSet<Digest>) {
-        *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(pins);
+    /// How the pins stand now.
+    pub(in crate::store) fn pins_state(&self) -> PinsState {
+        self.found_pins().state(clock::now())
+    }
+
+    /// What was found of them last.
+    pub(in crate::store) fn found_pins(&self) -> FoundPins {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).found.clone()
+    }
+
+    /// Puts pins into force; says whether other contents are roots now. Verdicts that were found without them are the ledger's
+    /// affair.
+    pub(in crate::store) fn set_pins(&self, found: FoundPins) -> bool {
+        let mut known = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = Arc::clone(&known.roots);
+        match &found {
+            FoundPins::Read(pins) => known.roots = Arc::new(pins.images.iter().copied().collect()),
+            FoundPins::Unset => known.roots = Arc::default(),
+            FoundPins::Missing | FoundPins::Unreadable(_) => {}
+        }
+        known.found = found;
+        *before != *known.roots
+    }
+
+    /// Whether nothing may be removed now: collection is held, or the pins can't be gone by.
+    pub(in crate::store) fn may_not_remove(&self) -> bool {
+        self.is_held() || self.pins_state().fault().is_some()
     }
 
     /// Whether nothing may be collected now.

@@ -130,8 +130,8 @@ async fn law_b_what_a_root_reached_for_an_instant_has_its_grace_again() {
     // For an instant: a tag of the index, of which the child is two steps away, and a pin.
     store.put_manifest(&name, list.clone(), tags(&["v1"])).await.unwrap();
     store.delete_manifest(&name, &Reference::Tag("v1".parse().unwrap())).await.unwrap();
-    store.set_pins([sha256(b"pinned")].into_iter().collect()).await.unwrap();
-    store.set_pins(Pins::default()).await.unwrap();
+    store.set_pins(pinned(&[sha256(b"pinned")]));
+    store.set_pins(FoundPins::Unset);
     let report = collect(&store).await;
     assert_eq!(report.removed, CollectedContents::default());
     assert_eq!((report.suspected.manifests, report.suspected.blobs), (2, 1));
