@@ -46,6 +46,9 @@ pub struct ControllerArguments {
     /// Least time between the two scans for references that end a switch.
     #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = humantime::parse_duration)]
     pub scan_interval: Duration,
+    /// From one look at what the cluster runs (Secret registry-pins) to the next; two minutes at most.
+    #[arg(long, value_name = "SPAN", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub pins_interval: Duration,
     /// What is done about nodes that are NotReady: wait for them, or skip them, which then keep their old source.
     #[arg(long, value_name = "WORD", default_value = "wait", value_parser = unready_nodes())]
     pub unready_nodes: UnreadyNodes,
@@ -91,6 +94,7 @@ pub(super) fn run(arguments: ControllerArguments) -> Result<(), Failure> {
             scan_interval: arguments.scan_interval,
             unready_nodes: arguments.unready_nodes,
         },
+        pins_interval: arguments.pins_interval,
     })?)
 }
 

@@ -10,7 +10,7 @@ use crate::switch::{ConditionType, Decision, Observed, Seen};
 use crate::telemetry::Samples;
 use crate::telemetry::families::{
     SWITCH_CALLS, SWITCH_CONDITION, SWITCH_HELD, SWITCH_INFO, SWITCH_INPUT_LOST, SWITCH_LEADER, SWITCH_LOOK_FAILURES,
-    SWITCH_LOOKED, SWITCH_NODES, SWITCH_REPAIRS, SWITCH_STEP, SWITCH_WRITE_FAILURES, SWITCH_WRITES,
+    SWITCH_LOOKED, SWITCH_NODES, SWITCH_PINNED, SWITCH_REPAIRS, SWITCH_STEP, SWITCH_WRITE_FAILURES, SWITCH_WRITES,
 };
 
 /// The figures, as the loop left them.
@@ -33,6 +33,8 @@ struct State {
     nodes: BTreeMap<&'static str, usize>,
     held: Option<&'static str>,
     repairs: BTreeMap<&'static str, u64>,
+    /// When `registry-pins` was written.
+    pinned: Option<Timestamp>,
     writes: BTreeMap<&'static str, u64>,
     write_failures: BTreeMap<&'static str, u64>,
 }
@@ -55,6 +57,9 @@ impl Health for Shown {
         samples.add(&SWITCH_LOOK_FAILURES, &[], state.look_failures);
         if let Some(looked) = state.looked {
             samples.add(&SWITCH_LOOKED, &[], looked.as_secs());
+        }
+        if let Some(pinned) = state.pinned {
+            samples.add(&SWITCH_PINNED, &[], pinned.as_secs());
         }
         if state.leads && state.looked.is_some() {
             if let Some((mode, target)) = state.modes {
@@ -147,6 +152,11 @@ impl Shown {
         for object in &figures.repaired {
             *state.repairs.entry(object).or_default() += 1;
         }
+    }
+
+    /// `registry-pins` says what the cluster runs, as of then.
+    pub(super) fn pinned(&self, at: Timestamp) {
+        self.state().pinned = Some(at);
     }
 
     /// A write was carried out.

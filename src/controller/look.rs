@@ -23,7 +23,7 @@ use crate::telemetry::with_causes;
 use crate::values::Role;
 
 /// Deckhouse's module that does what the controller does.
-const DECKHOUSE_MODULE: &str = "registry";
+pub(super) const DECKHOUSE_MODULE: &str = "registry";
 /// The ModuleConfig with the administrator's settings.
 const MODULE_CONFIG: &str = "deckhouse";
 /// In `deckhouse-registry`, written by Deckhouse.

@@ -5,7 +5,7 @@
 //!
 //! In reading order: `look` reads the world, `state_client` the servers; `rounds` is the loop and `pace` its rests; `writing` carries a decision out,
 //! `leadership` says whether it may; `questions` are answered (`answers`) beside the loop: `images`, `probing`, `scanning`, by way of
-//! `sources`; `figures` is what a scrape sees.
+//! `sources`; `pins` says what the cluster runs; `figures` is what a scrape sees.
 
 mod answers;
 mod figures;
@@ -13,6 +13,7 @@ mod images;
 mod leadership;
 mod look;
 mod pace;
+mod pins;
 mod probing;
 mod questions;
 mod rounds;
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 
 use self::figures::Shown;
 use self::look::Looker;
+use self::pins::PinsKeeper;
 use self::questions::Questions;
 use self::rounds::Rounds;
 use self::sources::Sources;
@@ -71,6 +73,8 @@ pub struct Options {
     pub certificate: Identity,
     /// How a switch is carried out.
     pub switch: SwitchOptions,
+    /// From one look at what the cluster runs to the next; two minutes at most.
+    pub pins_interval: Duration,
 }
 
 /// The controller could not start.
@@ -165,6 +169,14 @@ async fn control(options: Options) -> Result<(), ControllerError> {
         term,
         lease_stop.clone(),
     ));
+    let pins = PinsKeeper {
+        cluster: cluster.clone(),
+        interval: options.pins_interval,
+        may_write: may_write.clone(),
+        shown: Arc::clone(&shown),
+        stop: stop.clone(),
+    };
+    tasks.spawn(Box::pin(pins.go()));
     let sources = Arc::new(Sources {
         cluster: cluster.clone(),
         port: options.registry_port,

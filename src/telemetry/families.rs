@@ -201,7 +201,9 @@ families! {
     SWITCH_WRITES: "d8_registry_switch_writes_total", Counter, ["output"],
         "Objects written.";
     SWITCH_WRITE_FAILURES: "d8_registry_switch_write_failures_total", Counter, ["output"],
-        "Writes that the API server refused or did not answer.";
+        "Writes that the API server refused or did not answer; of registry-pins also looks at what runs that came to nothing.";
+    SWITCH_PINNED: "d8_registry_switch_pins_timestamp_seconds", Gauge, [],
+        "When registry-pins was written that says what the cluster runs; of the controller that leads.";
     SWITCH_LOOKED: "d8_registry_switch_look_timestamp_seconds", Gauge, [],
         "When the cluster was last looked at as a whole.";
     SWITCH_CALLS: "d8_registry_switch_api_calls_total", Counter, [],

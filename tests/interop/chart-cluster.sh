@@ -214,14 +214,14 @@ may_not() {
 }
 
 say "the controller works with the rights that the chart gives it"
-for kind in ModuleConfig Module ModuleSource; do
+for kind in ModuleConfig Module ModuleSource DeckhouseRelease; do
     name=${kind,,}s
     admin POST apis/apiextensions.k8s.io/v1/customresourcedefinitions "$(jq -n --arg kind "$kind" --arg name "$name" '{
         metadata: {name: ($name + ".deckhouse.io")}, spec: {group: "deckhouse.io", scope: "Cluster", names: {kind: $kind, plural: $name},
         versions: [{name: "v1alpha1", served: true, storage: true,
             schema: {openAPIV3Schema: {type: "object", "x-kubernetes-preserve-unknown-fields": true}}}]}}')" >/dev/null
 done
-for name in moduleconfigs modules modulesources; do await there "apis/deckhouse.io/v1alpha1/$name"; done
+for name in moduleconfigs modules modulesources deckhousereleases; do await there "apis/deckhouse.io/v1alpha1/$name"; done
 admin POST "$OWN/secrets" '{"metadata": {"name": "deckhouse-registry"}, "type": "kubernetes.io/dockerconfigjson", "stringData": {
     "address": "registry.deckhouse.io", "path": "/deckhouse/ee", "scheme": "https", "clusterIsBootstrapped": "true",
     ".dockerconfigjson": "{\"auths\": {\"registry.deckhouse.io\": {}}}"}}' >/dev/null
@@ -232,6 +232,7 @@ spec = next(d for d in yaml.safe_load_all(sys.stdin) if d and d["kind"] == "Depl
 print(*spec["containers"][0]["args"], sep="\n")' | sed "s#/etc/d8-registry/controller#$WORK/controller#" >"$WORK/flags"
 mkdir "$WORK/controller"
 mapfile -t flags <"$WORK/flags"
+flags+=(--pins-interval=1s)
 POD_NAME=one KUBECONFIG=$WORK/controller.kubeconfig "$INTEROP_SERVER" "${flags[@]}" >"$WORK/controller.log" 2>&1 &
 controller=$!
 DAEMONS+=("$controller")
@@ -261,6 +262,60 @@ await master_4
 admin DELETE api/v1/nodes/master-4 >/dev/null
 without_master_4() { ! master_4; }
 await without_master_4
+
+say "what runs is pinned, and a page that can't be had writes nothing"
+digest() { printf 'sha256:%064x' "$1"; }
+# pod NAME IMAGE, and template KIND NAME IMAGE, a ReplicaSet of a Deployment's past.
+pod_of() { jq -cn --arg name "$1" --arg image "$2" '{metadata: {name: $name}, spec: {automountServiceAccountToken: false, containers: [{name: "c", image: $image}]}}'; }
+template_of() {
+    jq -cn --arg name "$1" --arg image "$2" '{metadata: {name: $name}, spec: {replicas: 0, selector: {matchLabels: {a: $name}},
+        template: {metadata: {labels: {a: $name}}, spec: {containers: [{name: "c", image: $image}]}}}}'
+}
+admin POST api/v1/namespaces/default/serviceaccounts '{"metadata": {"name": "default"}}' >/dev/null
+# More than a page of them, in one go.
+for number in {1..520}; do
+    echo "next
+url = \"$SERVER/api/v1/namespaces/default/pods\"
+header = \"Authorization: Bearer admin-token\"
+header = \"Content-Type: application/json\"
+cacert = \"$KUBE_DIR/pki/ca.crt\"
+output = /dev/null
+data = $(jq -R . <<<"{\"metadata\": {\"name\": \"p$number\"}, \"spec\": {\"automountServiceAccountToken\": false, \"containers\": [{\"name\": \"c\", \"image\": \"r/x@$(digest "$number")\"}]}}")"
+done | sed 1d | curl -sS --fail-early --fail -K -
+admin POST apis/apps/v1/namespaces/default/replicasets "$(template_of past "r/x:v1@$(digest 1001)")" >/dev/null
+# By a tag: what the runtime made of it.
+admin POST api/v1/namespaces/default/pods "$(pod_of tagged r/x:v1)" >/dev/null
+admin PATCH api/v1/namespaces/default/pods/tagged/status "{\"status\": {\"containerStatuses\": [{\"name\": \"c\", \"image\": \"r/x:v1\",
+    \"imageID\": \"r/x@$(digest 1002)\", \"ready\": true, \"restartCount\": 0}]}}" application/merge-patch+json >/dev/null
+for release in v1.68.9=Superseded v1.69.2=Superseded v1.70.1=Deployed v1.70.2=Skipped v1.71.0=Pending; do
+    admin POST apis/deckhouse.io/v1alpha1/deckhousereleases "$(jq -n --arg version "${release%=*}" --arg phase "${release#*=}" '{apiVersion:
+        "deckhouse.io/v1alpha1", kind: "DeckhouseRelease", metadata: {name: ($version | gsub("[.]"; "-"))}, spec: {version: $version}, status: {phase: $phase}}')" >/dev/null
+done
+pinned() { value registry-pins pins.yaml | grep -qF "$1"; }
+await pinned v1.71.0
+await pinned "$(digest 1002)"
+same "$(value registry-pins pins.yaml | grep -c sha256:)" 522 "digests that are pinned"
+same "$(value registry-pins pins.yaml | grep -o '"v1[^"]*"' | xargs)" "v1.69.2 v1.70.1 v1.71.0" "releases that are pinned"
+# One kind can't be listed: what is pinned stays, though a pod came and others are gone.
+rights=$(admin GET apis/rbac.authorization.k8s.io/v1/clusterroles/d8:registry:controller)
+admin PUT apis/rbac.authorization.k8s.io/v1/clusterroles/d8:registry:controller \
+    "$(jq 'del(.metadata.managedFields) | .rules |= map(select(.apiGroups != ["batch"]))' <<<"$rights")" >/dev/null
+await grep -q 'registry-pins stays as it is' "$WORK/controller.log"
+before=$(version secrets/registry-pins)
+admin DELETE "api/v1/namespaces/default/pods/p1?gracePeriodSeconds=0" >/dev/null
+admin POST api/v1/namespaces/default/pods "$(pod_of new "r/x@$(digest 1003)")" >/dev/null
+failed() { curl -fsS http://127.0.0.1:5005/metrics | sed -n 's/^d8_registry_switch_write_failures_total{output="registry-pins"} //p'; }
+count=$(failed)
+further() { (($(failed) > count + 1)); }
+await further
+same "$(version secrets/registry-pins)" "$before" "registry-pins while a page can't be had"
+admin PUT apis/rbac.authorization.k8s.io/v1/clusterroles/d8:registry:controller \
+    "$(jq 'del(.metadata.managedFields, .metadata.resourceVersion)' <<<"$rights")" >/dev/null
+await pinned "$(digest 1003)"
+! pinned "$(digest 1)" || fail "a pod that is gone is pinned"
+# The log names the refusal, which was meant.
+sed -i '/registry-pins stays as it is/d' "$WORK/controller.log"
+
 mine+=(secrets/d8-registry-switch secrets/registry-state)
 before=$(versions)
 change "${proxy[@]}" --set upstream.license=second,drainSeconds=30
@@ -334,6 +389,7 @@ may_not "$forbidden" "$CONTROLLER" GET api/v1/namespaces/kube-system/secrets
 may_not "$forbidden" "$CONTROLLER" GET "$OWN/secrets/d8-registry-controller-tls"
 may_not "$forbidden" "$CONTROLLER" GET "$OWN/secrets/d8-registry-config"
 may_not "$forbidden" "$CONTROLLER" DELETE "$OWN/secrets/registry-state"
+may_not "$forbidden" "$CONTROLLER" DELETE "$OWN/secrets/registry-pins"
 may_not "$forbidden" "$CONTROLLER" DELETE "$OWN/secrets/registry-bashible-config"
 may_not "$forbidden" "$CONTROLLER" PATCH "$OWN/configmaps/registry-ca" '{"data": {"ca.crt": "x"}}'
 may_not "$forbidden" "$CONTROLLER" PATCH "$OWN/secrets/d8-registry-values" '{"data": {}}'

@@ -28,6 +28,10 @@ pub const CA: &str = "registry-ca";
 pub const PKI: &str = "registry-pki";
 /// Secret with the chart's values `mode` and `upstream.*`.
 pub const VALUES: &str = "d8-registry-values";
+/// Secret with the digests and releases that the cluster runs.
+pub const PINS: &str = "registry-pins";
+/// Its key, and the name of the file on the masters.
+pub const PINS_KEY: &str = "pins.yaml";
 /// Service by which pods reach the registry.
 pub const SERVICE: &str = "registry";
 

@@ -55,6 +55,8 @@ class Node:
         return data
 
     def project(self, folder, kind, source, name, group):
+        if source.get("optional") and (kind, name) not in self.objects:
+            return
         data = self.content(kind, name)
         items = source.get("items") or [{"key": key, "path": key} for key in data]
         for item in items:

@@ -26,12 +26,17 @@
   {{- $_ := set $c.tls "clientCAFile" "/etc/d8-registry/config/trusted-ca.crt" -}}
   {{- $_ := set $c.tls "trustedProxyNames" $v.push.trustedNames -}}
 {{- end -}}
+{{- $gc := dict -}}
+{{- range $key, $value := $v.gc }}{{ if $value }}{{ $_ := set $gc $key $value }}{{ end }}{{ end -}}
+{{- if $gc }}{{ $_ := set $c "gc" $gc }}{{ end -}}
 {{- if include "hasUpstream" . -}}
   {{- $_ := set $c "upstream" (dict "secretDir" "/etc/d8-registry/upstream") -}}
 {{- end -}}
 {{- if include "controlled" . -}}
   {{- /* Unmanaged is a word of the mode file alone. Where the file is there mode, upstream and proxy.ttl come from it, and these keys are only what it began with. */ -}}
   {{- $_ := set $c "modeFile" "/etc/d8-registry/mode/mode.yaml" -}}
+  {{- /* Of what the controller writes: nothing that runs goes out of a store. */ -}}
+  {{- $_ := set $c.store "pins" "/etc/d8-registry/pins/pins.yaml" -}}
   {{- $_ := set $c.tls "controllerCAFile" "/etc/d8-registry/token/ca.crt" -}}
 {{- end -}}
 {{- mergeOverwrite $c (deepCopy $v.config) | toYaml -}}

@@ -52,6 +52,9 @@
       {{- fail (printf "config: %s %s" $key (ternary "can't be changed: probes and node-proxy speak TLS" (printf "is the chart's own, pods rely on it: set the value %s" $instead) (empty $instead))) -}}
     {{- end -}}
   {{- end -}}
+  {{- if and (include "controlled" .) (dig "store" "pins" "" .Values.config) -}}
+    {{- fail "config: store.pins is the chart's own with controller.enabled: the controller writes it" -}}
+  {{- end -}}
   {{- if and (ne .Values.push.clientCertificate "None") (not .Values.push.trustedCA) -}}
     {{- fail "push.clientCertificate needs push.trustedCA, or the server would not believe it" -}}
   {{- end -}}

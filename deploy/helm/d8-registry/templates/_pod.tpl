@@ -145,6 +145,7 @@ resources:
 - {name: users, mountPath: /etc/d8-registry/users, readOnly: true}
 - {name: upstream, mountPath: /etc/d8-registry/upstream, readOnly: true}
 {{- if include "controlled" . }}
+- {name: pins, mountPath: /etc/d8-registry/pins, readOnly: true}
 - {name: mode, mountPath: /etc/d8-registry/mode, readOnly: true}
 {{- end }}
 {{- end -}}
@@ -197,6 +198,12 @@ resources:
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
   {{- end }}
 {{- if include "controlled" . }}
+{{- /* Without it no content goes. */}}
+- name: pins
+  secret:
+    secretName: registry-pins
+    defaultMode: 0440
+    optional: true
 {{- /* Without it the keys of the configuration count. */}}
 - name: mode
   secret:
