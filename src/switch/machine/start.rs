@@ -221,6 +221,7 @@ fn completed(
     if state.mode == Target::Unmanaged {
         return unmanaged(look, state, is_fixed, outside);
     }
+    let is_alone = plane.coming.is_none() && plane.previous.is_empty();
     std::iter::once(&plane.in_force)
         .chain(plane.previous.iter())
         .chain(plane.coming.iter().map(|coming| &coming.mode))
@@ -229,6 +230,8 @@ fn completed(
         .find(|mode| {
             !is_ours(state) || mode.upstream().map(|known| known.images_repo.as_str()) == fact(state, COMPLETED_FACT)
         })
+        // Only the end of a switch takes the modes before away.
+        .or_else(|| Some(&plane.in_force).filter(|mode| is_alone && mode.target() == state.target_mode))
         .and_then(params_of)
         .ok_or_else(|| format!("registry-state says {}, and no server holds that mode", state.mode))
 }

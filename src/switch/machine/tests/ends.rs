@@ -161,3 +161,27 @@ fn a_word_is_taken_away_once_it_was_heard_and_counts_for_its_switch_alone() {
     settle(&mut world);
     assert!(!world.record.value.as_ref().unwrap().accept_missing);
 }
+
+#[test]
+fn another_target_clears_what_was_shown_of_the_one_before_within_a_mode_too() {
+    let mut world = settled(proxy(1));
+    assert!(shown(&decide(&world.look()), ConditionType::FinalContainerdConfigReady).is_some());
+    world.set(proxy(0));
+    let decision = step(&mut world);
+    let shown: Vec<(&str, bool)> =
+        decision.conditions.iter().map(|shown| (shown.kind.as_str(), shown.status)).collect();
+    assert_eq!(
+        shown,
+        [
+            ("SettingsValid", true),
+            ("InputSource", true),
+            ("PreconditionsReady", false),
+            ("RegistryContainsRequiredImages", false),
+            ("Ready", false)
+        ]
+    );
+    let ready = decision.conditions.last().unwrap();
+    assert_eq!((ready.reason.as_str(), ready.message.as_str()), ("Processing", "Transitioning to Proxy"));
+    let state = world.state.value.as_ref().unwrap();
+    assert_eq!((state.mode, state.target_mode), (Target::Proxy, Target::Proxy));
+}

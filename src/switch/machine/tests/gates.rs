@@ -222,3 +222,12 @@ fn a_target_that_was_changed_too_often_is_refused_until_one_of_them_is_chosen() 
     let decision = decide(&world.look());
     assert_eq!(shown(&decision, ConditionType::ErrTransitionNotSupported), None);
 }
+
+#[test]
+fn settings_of_the_old_form_are_looked_for_only_until_nodes_have_ours() {
+    let mut world = settled(proxy(0));
+    world.nodes.get_mut("worker-0").unwrap().label = "custom";
+    world.set(proxy(1));
+    let decision = settle(&mut world);
+    assert!(shown(&decision, ConditionType::ContainerdConfigPreflightReady).unwrap().0);
+}

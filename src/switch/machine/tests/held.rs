@@ -333,3 +333,18 @@ fn a_new_authority_is_never_made_behind_the_nodes_back() {
     }
     assert!(tried > 6, "{tried}");
 }
+
+#[test]
+fn an_authority_that_no_node_trusts_any_more_may_go_and_a_new_one_be_made() {
+    let mut world = settled(proxy(1));
+    world.set(Params::Unmanaged(Some(upstream(1))));
+    settle(&mut world);
+    world.pki = false;
+    world.ca.set(None);
+    let decision = settle(&mut world);
+    assert_eq!(shown(&decision, ConditionType::Held), None);
+    assert!(!world.pki);
+    world.set(proxy(0));
+    settle(&mut world);
+    assert!(world.pki && world.ca.value.as_deref() != Some(CA));
+}

@@ -81,3 +81,81 @@ fn from_local_to_bare_unmanaged_there_is_no_way_at_any_step_of_another_switch() 
         }
     }
 }
+
+#[test]
+fn a_coming_mode_stays_behind_only_where_nodes_were_given_it() {
+    let (mut early, mut late) = (0, 0);
+    for mut world in steps(&proxy(0), &Params::Direct(upstream(1))) {
+        let record = world.record.value.clone().unwrap();
+        let given = record.nodes.with == Some(Params::Direct(upstream(1)));
+        if record.plane.coming.is_none() {
+            continue;
+        }
+        world.set(proxy(0));
+        step(&mut world);
+        let plane = &world.record.value.as_ref().unwrap().plane;
+        assert_eq!((&plane.in_force, &plane.coming), (&record.plane.in_force, &None));
+        assert_eq!(plane.previous.len(), usize::from(given));
+        *(if given { &mut late } else { &mut early }) += 1;
+    }
+    assert!(early > 1 && late > 0, "{early} {late}");
+}
+
+#[test]
+fn a_coming_mode_that_nodes_were_given_stays_behind_when_the_record_is_lost() {
+    for world in steps(&Params::Local, &Params::Direct(upstream(0))) {
+        for steps in 1..4 {
+            let mut world = world.clone();
+            world.lose_record();
+            world.set(Params::Local);
+            for _ in 0..steps {
+                step(&mut world);
+                world.now += 31_000;
+                world.find_out();
+            }
+            world.set(proxy(1));
+            settle(&mut world);
+            assert_eq!(world.record.value.unwrap().completed, proxy(1));
+        }
+    }
+}
+
+#[test]
+fn a_target_that_is_changed_back_and_forth_leaves_each_mode_behind_once() {
+    let mut world = settled(Params::Direct(upstream(0)));
+    let targets = [proxy(1), Params::Local, Params::Direct(upstream(0)), proxy(1), proxy(2), Params::Local, proxy(1)];
+    for target in targets {
+        world.set(target.clone());
+        for _ in 0..40 {
+            step(&mut world);
+            let plane = &world.record.value.as_ref().unwrap().plane;
+            let mut all: Vec<_> = plane.previous.iter().chain([&plane.in_force]).collect();
+            while let Some(mode) = all.pop() {
+                assert!(!all.contains(&mode), "{plane:?}");
+            }
+            if plane.in_force.target() == target.target() && plane.coming.is_none() {
+                break;
+            }
+            everybody(&mut world);
+        }
+    }
+    assert!(world.record.value.as_ref().unwrap().plane.previous.len() > 1);
+    settle(&mut world);
+    assert!(world.record.value.unwrap().plane.previous.is_empty());
+}
+
+#[test]
+fn the_registry_of_before_is_the_way_back_to_bare_unmanaged_and_local_has_none() {
+    let mut world = settled(proxy(1));
+    for (target, way_back) in [
+        (Params::Direct(upstream(2)), Some(upstream(2))),
+        (Params::Local, None),
+        (Params::Unmanaged(Some(upstream(3))), Some(upstream(3))),
+        (Params::BARE, None),
+    ] {
+        world.set(target);
+        settle(&mut world);
+        assert_eq!(world.record.value.as_ref().unwrap().fallback, way_back);
+    }
+    assert_eq!(world.registry.value.unwrap().upstream().unwrap(), Some(upstream(3)));
+}
