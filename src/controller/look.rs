@@ -109,7 +109,7 @@ impl Looker {
             users: self.users(user_secrets, &mut found).await,
             ca: in_config_map(ca, "ca.crt", |text| text.to_owned()),
             pki: seen(pki),
-            service: selector(names::SERVICE, service, &mut found, BTreeMap::clone),
+            service: selector(names::SERVICE, service, &mut found, |selector| Ok(selector.clone())),
             push_ingress: selector(names::PUSH_SERVICE, push, &mut found, services::leads_to_servers),
             masters: in_config_map(list, names::MASTERS_KEY, masters::read_list_file),
         };
@@ -247,13 +247,17 @@ fn selector<T>(
     name: &str,
     service: Result<Option<StoredService>, ClusterError>,
     found: &mut Found,
-    read: impl FnOnce(&BTreeMap<String, String>) -> T,
+    read: impl FnOnce(&BTreeMap<String, String>) -> Result<T, String>,
 ) -> Output<T> {
     match service {
         Err(error) => Output::Unreadable(with_causes(&error)),
         Ok(None) => Output::Absent,
         Ok(Some(service)) => {
-            let output = Output::Present { version: service.version.0.clone(), value: read(&service.selector) };
+            let version = service.version.0.clone();
+            let output = match read(&service.selector) {
+                Ok(value) => Output::Present { version, value },
+                Err(why) => Output::Garbled { version, why },
+            };
             found.services.insert(name.to_owned(), service);
             output
         }

@@ -22,10 +22,16 @@ pub fn nobody() -> BTreeMap<String, String> {
     selector("nobody")
 }
 
-/// Whether a selector leads to the servers.
-#[must_use]
-pub fn leads_to_servers(selector: &BTreeMap<String, String>) -> bool {
-    *selector == servers()
+/// Whether a selector leads to the servers, and not to nobody.
+///
+/// # Errors
+/// It leads to somebody else, who must not get what is pushed.
+pub fn leads_to_servers(selector: &BTreeMap<String, String>) -> Result<bool, String> {
+    match selector {
+        selector if *selector == servers() => Ok(true),
+        selector if *selector == nobody() => Ok(false),
+        _ => Err("the selector leads neither to the servers nor to nobody".to_owned()),
+    }
 }
 
 fn selector(component: &str) -> BTreeMap<String, String> {
