@@ -53,6 +53,15 @@ impl ApiServer {
         file
     }
 
+    /// A kubeconfig of an administrator who acts as `system:sudouser`.
+    pub(crate) fn kubeconfig_as_sudouser(&self) -> PathBuf {
+        let text = std::fs::read_to_string(self.kubeconfig("admin")).unwrap();
+        let file = self.kubeconfig("sudouser");
+        let acting = "{token: admin-token, as: system:sudouser, as-groups: [system:masters]}";
+        std::fs::write(&file, text.replace("{token: admin-token}", acting)).unwrap();
+        file
+    }
+
     /// Takes the API server away; etcd keeps everything.
     pub(crate) fn pause(&self) {
         order("pause", &self.directory);

@@ -4,17 +4,16 @@ use std::future::Future;
 use std::pin::Pin;
 
 use d8_registry::switch::{ConditionType, Target};
-use k8s_openapi::api::core::v1::{Node as NodeObject, Secret};
-use kube::api::{DeleteParams, PatchParams};
-use serde_json::json;
+use k8s_openapi::api::core::v1::Node as NodeObject;
 
 use super::calls::{
     a_lease_has_one_holder_and_passes_on_when_it_is_given_back,
     a_write_needs_the_version_that_was_read_and_touches_nothing_else,
     the_controllers_account_may_do_its_work_and_nothing_else, what_names_an_address_is_found_whatever_it_is,
 };
-use super::objects;
-use super::world::{Wanted, World, merge};
+use super::pairs::{a_switch_at_the_default_pace_without_a_failed_pull, every_pair_of_modes_without_a_failed_pull};
+use super::wanted::Wanted;
+use super::world::World;
 
 /// A case.
 #[derive(Clone, Copy)]
@@ -38,16 +37,18 @@ cases! {
     the_controllers_account_may_do_its_work_and_nothing_else,
     five_pairs_of_modes_without_a_failed_pull,
     a_target_that_changes_in_the_middle_loses_no_image,
-    refused_writes_change_nothing_and_a_killed_controller_goes_on,
     one_of_two_controllers_writes_and_the_other_takes_over,
     nothing_changes_while_the_api_server_is_away,
     nodes_that_join_and_leave_are_taken_along,
     #[long]
     every_pair_of_modes_without_a_failed_pull,
+    #[long]
+    a_switch_at_the_default_pace_without_a_failed_pull,
 }
 
-const MASTER: &[&str] = &["master-0"];
-const WORKERS: &[&str] = &["worker-0", "worker-1"];
+pub(crate) const MASTER: &[&str] = &["master-0"];
+/// The plain one reaches the registry outside by way of the servers alone.
+pub(crate) const WORKERS: &[&str] = &["plain-0", "worker-1"];
 
 /// A cluster with a controller, in the first managed mode.
 async fn direct() -> World {
@@ -60,41 +61,6 @@ async fn direct() -> World {
 async fn five_pairs_of_modes_without_a_failed_pull() {
     let world = direct().await;
     for wanted in [Wanted::Proxy(0), Wanted::Local, Wanted::Proxy(1), Wanted::Configured(0)] {
-        world.switch(wanted).await;
-    }
-}
-
-/// A walk in which each ordered pair of different modes is met once; the way from Local to bare Unmanaged does not exist.
-async fn every_pair_of_modes_without_a_failed_pull() {
-    let mut world = World::start(MASTER, WORKERS).await;
-    world.control(0);
-    let all = [Wanted::Direct(0), Wanted::Proxy(0), Wanted::Local, Wanted::Configured(0), Wanted::Bare];
-    let mut left: Vec<(Wanted, Wanted)> = all
-        .into_iter()
-        .flat_map(|from| all.into_iter().map(move |to| (from, to)))
-        .filter(|(from, to)| from != to)
-        .collect();
-    left.retain(|pair| *pair != (Wanted::Local, Wanted::Bare));
-    let mut at = Wanted::Bare;
-    while !left.is_empty() {
-        let next = left.iter().position(|(from, _)| *from == at);
-        let to = match next {
-            Some(place) => left.remove(place).1,
-            None => left.first().map_or(Wanted::Direct(0), |(from, _)| *from),
-        };
-        println!("  {at:?} to {to:?}");
-        world.switch(to).await;
-        at = to;
-    }
-    // Parameters alone.
-    for wanted in [
-        Wanted::Direct(0),
-        Wanted::Direct(1),
-        Wanted::Proxy(1),
-        Wanted::Proxy(0),
-        Wanted::Configured(1),
-        Wanted::Configured(0),
-    ] {
         world.switch(wanted).await;
     }
 }
@@ -113,53 +79,6 @@ async fn a_target_that_changes_in_the_middle_loses_no_image() {
     world.until_condition(Target::Proxy, ConditionType::DeckhouseRegistrySwitchReady, true).await;
     world.want(Wanted::Local).await;
     world.finish(Wanted::Local).await;
-}
-
-async fn refused_writes_change_nothing_and_a_killed_controller_goes_on() {
-    let mut world = direct().await;
-    let mut proxy = true;
-    for object in
-        ["d8-registry-switch", "d8-registry-mode", "registry-bashible-config", "deckhouse-registry", "registry-state"]
-    {
-        for policy in objects::refusal(object) {
-            world.api.apply(&policy).await;
-        }
-        // A policy counts a while after it was made: until then the controller could write.
-        let client = super::api::client(&world.setup.kubeconfig).await;
-        let secrets = kube::Api::<Secret>::namespaced(client, super::api::NAMESPACE);
-        let tried = PatchParams { dry_run: true, ..PatchParams::default() };
-        let annotation = json!({"metadata": {"annotations": {"test": "tried"}}});
-        world
-            .until("the policy counts", || async { secrets.patch(object, &tried, &merge(&annotation)).await.is_err() })
-            .await;
-        let failures = format!("d8_registry_switch_write_failures_total{{output=\"{object}\"}}");
-        let before = world.metric(0, &failures).await.unwrap_or(0);
-        let wanted = if proxy { Wanted::Proxy(0) } else { Wanted::Direct(0) };
-        world.want(wanted).await;
-        world
-            .until(&format!("a write of {object} is refused"), || async {
-                world.metric(0, &failures).await.is_some_and(|now| now > before)
-            })
-            .await;
-        world.kill(0);
-        world.assert_pulled().await;
-        remove_refusal(&world).await;
-        world
-            .until("the policy counts no longer", || async {
-                secrets.patch(object, &tried, &merge(&annotation)).await.is_ok()
-            })
-            .await;
-        world.control(0);
-        world.finish(wanted).await;
-        proxy = !proxy;
-    }
-}
-
-async fn remove_refusal(world: &World) {
-    use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
-    let now = DeleteParams::default();
-    world.api.all::<ValidatingAdmissionPolicyBinding>().delete("refusal.test", &now).await.unwrap();
-    world.api.all::<ValidatingAdmissionPolicy>().delete("refusal.test", &now).await.unwrap();
 }
 
 async fn one_of_two_controllers_writes_and_the_other_takes_over() {

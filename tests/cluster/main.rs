@@ -15,9 +15,12 @@ mod api;
 mod calls;
 mod cases;
 mod objects;
+mod pairs;
 mod processes;
 mod pulls;
+mod release;
 mod roles;
+mod wanted;
 mod world;
 
 use std::process::ExitCode;
@@ -25,6 +28,13 @@ use std::time::Instant;
 
 /// Where the binary made of tests/tools/kube is.
 const KUBE: &str = "KUBE";
+
+/// Those that run only where they are named, all together.
+const LONG: &str = "long";
+
+fn is_meant(part: &str, name: &str, case: &cases::Case) -> bool {
+    if part == LONG { !case.by_default } else { name.contains(part) }
+}
 
 fn main() -> ExitCode {
     if std::env::var_os(KUBE).is_none() {
@@ -36,7 +46,7 @@ fn main() -> ExitCode {
     let mut run = 0;
     for (name, case) in cases::ALL {
         let is_wanted =
-            if wanted.is_empty() { case.by_default } else { wanted.iter().any(|part| name.contains(part.as_str())) };
+            if wanted.is_empty() { case.by_default } else { wanted.iter().any(|part| is_meant(part, name, case)) };
         if !is_wanted {
             continue;
         }

@@ -1,5 +1,8 @@
 //! What a cluster with Deckhouse has before the controller comes: kinds, policies, rights, nodes, workloads.
 
+use std::collections::BTreeSet;
+
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 /// Kinds of Deckhouse; nothing in them is checked, as in a real cluster, where a webhook does that.
@@ -29,7 +32,8 @@ pub(crate) fn policies() -> Vec<Value> {
         (!(has(object.spec.settings) && has(object.spec.settings.registry)) || \
         object.spec.settings.registry == oldObject.spec.settings.registry)";
     let ours = "request.userInfo.groups.exists(group, group in ['system:nodes', 'system:serviceaccounts:kube-system', \
-        'system:serviceaccounts:d8-system'])";
+        'system:serviceaccounts:d8-system']) || request.userInfo.username.matches('^system:serviceaccount:(d8|kube)-') || \
+        request.userInfo.username in ['system:sudouser', 'dhctl', 'observability']";
     vec![
         policy(
             "deckhouse-module-registry-validation",
@@ -42,23 +46,25 @@ pub(crate) fn policies() -> Vec<Value> {
         policy(
             "label-objects.deckhouse.io",
             &json!({"apiGroups": [""], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE", "DELETE"], "resources": ["*"]}),
-            "request.operation == 'DELETE' ? has(oldObject.metadata.labels) && oldObject.metadata.labels[?'heritage'].orValue('') \
-             == 'deckhouse' : has(object.metadata.labels) && object.metadata.labels[?'heritage'].orValue('') == 'deckhouse'",
+            "true",
             ours,
             "Creating, updating and deleting an objects with the `heritage: deckhouse` label is forbidden",
         ),
-        binding("label-objects.deckhouse.io"),
+        heritage_binding(),
     ]
 }
 
-/// A policy that refuses every write of the controller to one object.
-pub(crate) fn refusal(name: &str) -> [Value; 2] {
+/// A policy that refuses the controller's writes to these objects; `registry-user` stands for all users.
+pub(crate) fn refusal(names: &BTreeSet<&str>) -> [Value; 2] {
+    let names: Vec<&&str> = names.iter().collect();
     [
         policy(
             "refusal.test",
-            &json!({"apiGroups": [""], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets", "configmaps"]}),
+            &json!({"apiGroups": [""], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE"],
+                "resources": ["secrets", "configmaps", "services"]}),
             &format!(
-                "request.userInfo.username == 'system:serviceaccount:d8-system:d8-registry-controller' && object.metadata.name == '{name}'"
+                "request.userInfo.username == 'system:serviceaccount:d8-system:d8-registry-controller' && \
+                 (object.metadata.name.startsWith('registry-user-') ? 'registry-user' : object.metadata.name) in {names:?}"
             ),
             "false",
             "refused by the test",
@@ -84,6 +90,19 @@ fn binding(name: &str) -> Value {
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
         "spec": {"policyName": name, "validationActions": ["Deny"]},
     })
+}
+
+/// Objects of Deckhouse, but for those that it was told to leave alone.
+fn heritage_binding() -> Value {
+    let mut binding = binding("label-objects.deckhouse.io");
+    binding["metadata"]["name"] = json!("heritage-label-objects.deckhouse.io");
+    binding["spec"]["matchResources"] = json!({"objectSelector": {
+        "matchLabels": {"heritage": "deckhouse"},
+        "matchExpressions": [{
+            "key": "maintenance.deckhouse.io/no-resource-reconciliation", "operator": "NotIn", "values": ["", "true"],
+        }],
+    }});
+    binding
 }
 
 /// The controller's account and rights, as the chart renders them.
@@ -152,7 +171,7 @@ pub(crate) fn node(name: &str, address: Option<&str>, ready: bool) -> (Value, Va
 pub(crate) fn deployment(namespace: &str, name: &str, image: &str) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": name, "namespace": namespace, "annotations": {"core.deckhouse.io/version": super::world::RELEASE}},
+        "metadata": {"name": name, "namespace": namespace, "annotations": {"core.deckhouse.io/version": super::release::RELEASE}},
         "spec": {
             "selector": {"matchLabels": {"app": name}},
             "template": {
@@ -171,6 +190,16 @@ pub(crate) fn pod(namespace: &str, app: &str, name: &str, node: &str, image: &st
         "spec": {"nodeName": node, "containers": [{"name": app, "image": image}], "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": false},
     })
+}
+
+/// A Secret with labels.
+pub(crate) fn secret(name: &str, labels: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "d8-system", "labels": labels}})
+}
+
+/// For what has no kubelet to end it.
+pub(crate) fn now() -> DeleteParams {
+    DeleteParams::default().grace_period(0)
 }
 
 /// Modules: one that counts, one that does not.

@@ -25,6 +25,15 @@ fn binary() -> Command {
     command
 }
 
+/// `d8-registry switch`, as an administrator runs it, up to its end: whether it was well, and what it said.
+pub(crate) async fn switch(kubeconfig: &Path, arguments: &[&str]) -> (bool, String) {
+    let mut command = binary();
+    command.arg("switch").args(arguments).arg("--kubeconfig").arg(kubeconfig);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (output.status.success(), said)
+}
+
 /// A process that is killed at the end of its handle.
 pub(crate) struct Process(Child);
 
@@ -137,6 +146,11 @@ impl Server {
         rustix::fs::rename(new, target).unwrap();
     }
 
+    /// A file as it was kept last; empty where it is not there.
+    pub(crate) fn kept(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.directory.join(name)).unwrap_or_default()
+    }
+
     /// Has the server read its files now, and not at its next look at them within 5 s.
     pub(crate) fn reload(&self) {
         // Before it listens the signal would end it, and it reads them anyway.
@@ -171,9 +185,7 @@ pub(crate) fn node_proxy(directory: &Path) -> Process {
 pub(crate) struct ControllerSetup {
     pub(crate) kubeconfig: PathBuf,
     pub(crate) directory: PathBuf,
-    pub(crate) settle: &'static str,
-    pub(crate) scan_interval: &'static str,
-    pub(crate) unready_nodes: &'static str,
+    pub(crate) flags: &'static [&'static str],
 }
 
 impl ControllerSetup {
@@ -189,14 +201,7 @@ impl ControllerSetup {
             .arg(metrics_address(number))
             .arg("--identity")
             .arg(format!("controller-{number}"));
-        command.args([
-            "--settle",
-            self.settle,
-            "--scan-interval",
-            self.scan_interval,
-            "--unready-nodes",
-            self.unready_nodes,
-        ]);
+        command.args(self.flags);
         command.env_remove("POD_NAME");
         Process::start(command, &self.log(number))
     }

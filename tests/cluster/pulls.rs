@@ -2,7 +2,7 @@
 //! order, until one gives it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ use d8_registry::switch::{Hosts, Login, Mirror};
 use d8_registry::values::Scheme;
 use reqwest::{Certificate, Client};
 use serde_json::Value;
+use tokio::time::MissedTickBehavior;
 
-/// From the end of a pull to the next.
-const PAUSE: Duration = Duration::from_millis(100);
+/// From the beginning of a node's pulls to the next; a pull that takes longer is followed by the next one at once.
+const EVERY: Duration = Duration::from_millis(100);
 /// containerd gives an answer's head up after this time.
 const PATIENCE: Duration = Duration::from_secs(30);
 const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
@@ -26,6 +27,10 @@ pub(crate) struct Node {
     pub(crate) images: Mutex<BTreeSet<String>>,
     /// The pods' pull secret, and the CA of its host: what counts where there is no mirror.
     pub(crate) pull_secret: Mutex<BTreeMap<String, Mirror>>,
+    /// Its containerd can't rewrite names, so `node-config` leaves such mirrors out.
+    pub(crate) plain: bool,
+    /// Nobody hears its kubelet.
+    pub(crate) lost: AtomicBool,
 }
 
 /// Counts of all clients.
@@ -34,12 +39,21 @@ pub(crate) struct Pulls {
     pub(crate) done: AtomicU64,
     failures: Mutex<Vec<String>>,
     clients: Mutex<BTreeMap<String, Client>>,
+    /// Whether each request has a connection of its own, and so may come to another server.
+    changes_servers: bool,
 }
 
 impl Pulls {
+    pub(crate) fn new(changes_servers: bool) -> Self {
+        Self { changes_servers, ..Self::default() }
+    }
+
     /// Pulls whatever the node's pods name, again and again, until the task ends.
     pub(crate) async fn go_on(self: Arc<Self>, name: String, node: Arc<Node>) {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            ticks.tick().await;
             let images = node.images.lock().unwrap().clone();
             for image in images {
                 if let Err(why) = self.pull(&node, &image).await {
@@ -50,7 +64,6 @@ impl Pulls {
                 }
                 self.done.fetch_add(1, Ordering::Relaxed);
             }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -73,6 +86,8 @@ impl Pulls {
             Some(mirrors) => mirrors,
             None => node.pull_secret.lock().unwrap().get(host).cloned().into_iter().collect(),
         };
+        let mirrors: Vec<Mirror> =
+            mirrors.into_iter().filter(|mirror| !node.plain || mirror.rewrites.is_empty()).collect();
         let manifest = self.fetch(&mirrors, repository, &format!("manifests/{reference}"), digest).await?;
         let manifest: Value = serde_json::from_slice(&manifest).map_err(|error| error.to_string())?;
         let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
@@ -124,7 +139,9 @@ impl Pulls {
         let mut clients = self.clients.lock().unwrap();
         let make = || {
             let authorities = Certificate::from_pem_bundle(ca.as_bytes()).unwrap();
-            Client::builder().tls_certs_only(authorities).timeout(PATIENCE).no_proxy().build().unwrap()
+            let idle = if self.changes_servers { 0 } else { usize::MAX };
+            let client = Client::builder().tls_certs_only(authorities).pool_max_idle_per_host(idle);
+            client.timeout(PATIENCE).no_proxy().build().unwrap()
         };
         clients.entry(ca.to_owned()).or_insert_with(make).clone()
     }

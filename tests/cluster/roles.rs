@@ -3,6 +3,7 @@
 //! All of it follows from the objects as a watch shows them; what a node does not do yet (`hold`), it does when it is let.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -12,7 +13,7 @@ use d8_registry::values::{Scheme, Secret as Hidden};
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, Secret};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api as Objects, Client};
 use serde_json::json;
@@ -22,7 +23,7 @@ use super::api::NAMESPACE;
 use super::objects;
 use super::processes::Server;
 use super::pulls::Node;
-use super::world::{IMAGE, RELEASE};
+use super::release::{IMAGE, RELEASE};
 
 /// The namespace of the workloads.
 pub(crate) const WORKLOADS: &str = "d8-monitoring";
@@ -36,6 +37,16 @@ pub(crate) struct Roles {
     pub(crate) held: Mutex<BTreeSet<String>>,
     /// What they would do.
     pub(crate) bashible: Mutex<Option<BashibleConfig>>,
+    /// Images that Deckhouse has rendered last.
+    pub(crate) rendered: Mutex<Vec<String>>,
+    /// The newest mode file.
+    pub(crate) mode_file: Mutex<Vec<u8>>,
+    /// Which server gets no newer mode file until [`Roles::catch_up`]; each time the next one. `None`: all get it at once.
+    pub(crate) lag: Mutex<Option<usize>>,
+    /// Whether the servers get no user's Secret until [`Roles::bring_users`].
+    pub(crate) slow_users: AtomicBool,
+    /// The users' Secrets as they are.
+    pub(crate) users: Mutex<BTreeMap<String, BTreeMap<String, Vec<u8>>>>,
     pub(crate) directory: std::path::PathBuf,
     /// Notified of each change that was answered.
     pub(crate) answered: Notify,
@@ -67,13 +78,19 @@ impl Roles {
             secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
         match name.as_str() {
             "d8-registry-mode" => {
-                for server in self.servers.lock().unwrap().iter() {
-                    server.keep("mode/mode.yaml", &data["mode.yaml"]);
-                    server.reload();
+                let Some(file) = data.get("mode.yaml") else { return };
+                self.mode_file.lock().unwrap().clone_from(file);
+                let lags = *self.lag.lock().unwrap();
+                for (number, server) in self.servers.lock().unwrap().iter().enumerate() {
+                    if lags != Some(number) {
+                        server.keep("mode/mode.yaml", file);
+                        server.reload();
+                    }
                 }
             }
             "registry-bashible-config" => {
-                let config = BashibleConfig::read(&data).unwrap();
+                // bashible stops at what it can't read.
+                let Ok(config) = BashibleConfig::read(&data) else { return };
                 *self.bashible.lock().unwrap() = Some(config);
                 let names: Vec<String> = self.nodes.lock().unwrap().keys().cloned().collect();
                 for node in names {
@@ -82,9 +99,9 @@ impl Roles {
             }
             "deckhouse-registry" => self.deckhouse(&data).await,
             user if user.starts_with("registry-user-") => {
-                for server in self.servers.lock().unwrap().iter() {
-                    server.keep_user(user, &data);
-                    server.reload();
+                self.users.lock().unwrap().insert(user.to_owned(), data);
+                if !self.slow_users.load(Ordering::Relaxed) {
+                    self.bring_users();
                 }
             }
             _ => {}
@@ -98,6 +115,38 @@ impl Roles {
             let new = self.directory.join("backends.new");
             std::fs::write(&new, list).unwrap();
             rustix::fs::rename(new, self.directory.join("backends")).unwrap();
+        }
+    }
+
+    /// The servers get the users' Secrets as they are, and from now on at once.
+    pub(crate) fn bring_users(&self) {
+        self.slow_users.store(false, Ordering::Relaxed);
+        let users = self.users.lock().unwrap();
+        for server in self.servers.lock().unwrap().iter() {
+            for (user, data) in &*users {
+                server.keep_user(user, data);
+            }
+            server.reload();
+        }
+    }
+
+    /// Whether the server that lags has not the newest mode file yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        let lags = *self.lag.lock().unwrap();
+        let newest = self.mode_file.lock().unwrap();
+        let servers = self.servers.lock().unwrap();
+        lags.is_some_and(|number| servers[number].kept("mode/mode.yaml") != *newest)
+    }
+
+    /// The server that lags gets the newest mode file; from now on the next one lags.
+    pub(crate) fn catch_up(&self) {
+        let newest = self.mode_file.lock().unwrap();
+        let servers = self.servers.lock().unwrap();
+        let mut lag = self.lag.lock().unwrap();
+        if let Some(number) = *lag {
+            servers[number].keep("mode/mode.yaml", &newest);
+            servers[number].reload();
+            *lag = Some((number + 1) % servers.len());
         }
     }
 
@@ -129,16 +178,19 @@ impl Roles {
 
     /// Deckhouse: it runs with the new registry, then renders everything anew, image by image.
     async fn deckhouse(&self, data: &BTreeMap<String, Vec<u8>>) {
-        let registry = DeckhouseRegistry::read(data).unwrap();
+        let Ok(registry) = DeckhouseRegistry::read(data) else { return };
         let base = format!("{}{}", registry.address, registry.path);
-        let nodes: Vec<(String, Arc<Node>)> =
-            self.nodes.lock().unwrap().iter().map(|(name, node)| (name.clone(), Arc::clone(node))).collect();
+        // Of a node that is lost nothing changes.
+        let heard = |node: &Node| !node.lost.load(Ordering::Relaxed);
+        let nodes: Vec<(String, Arc<Node>)> = self.nodes.lock().unwrap().clone().into_iter().collect();
+        let nodes: Vec<_> = nodes.into_iter().filter(|(_, node)| heard(node)).collect();
         let direct = direct(&registry);
         for (_, node) in &nodes {
             node.pull_secret.lock().unwrap().insert(registry.address.clone(), direct.clone());
         }
         let deckhouse = format!("{base}:{RELEASE}");
         let grafana = format!("{base}@{}", IMAGE.digest());
+        *self.rendered.lock().unwrap() = vec![deckhouse.clone(), grafana.clone()];
         for (namespace, name, image) in [(NAMESPACE, "deckhouse", &deckhouse), (WORKLOADS, "grafana", &grafana)] {
             let deployments = Objects::<Deployment>::namespaced(self.client.clone(), namespace);
             let template = json!({"spec": {"template": {"spec": {"containers": [{"name": name, "image": image}]}}}});
@@ -147,16 +199,9 @@ impl Roles {
             for (_, node) in &nodes {
                 node.images.lock().unwrap().insert(image.clone());
             }
-            let pods = Objects::<Pod>::namespaced(self.client.clone(), namespace);
-            for (node, _) in &nodes {
-                let pod = format!("{name}-{node}");
-                if namespace == WORKLOADS {
-                    let now = DeleteParams::default().grace_period(0);
-                    let _ = pods.delete(&pod, &now).await;
-                    let pod: Pod = serde_json::from_value(objects::pod(namespace, name, &pod, node, image)).unwrap();
-                    pods.create(&kube::api::PostParams::default(), &pod).await.unwrap();
-                }
-            }
+        }
+        for (name, _) in &nodes {
+            self.restart_workload(name, &grafana).await;
         }
         for (_, node) in &nodes {
             node.images.lock().unwrap().retain(|image| *image == deckhouse || *image == grafana);
@@ -164,6 +209,35 @@ impl Roles {
         let pods = Objects::<Pod>::namespaced(self.client.clone(), NAMESPACE);
         let patch = json!({"metadata": {"annotations": {"checksum/registry-version": registry.hash()}}});
         pods.patch("deckhouse-leader", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    /// A node that was lost starts the pods of today.
+    pub(crate) async fn restart_pods(&self, name: &str) {
+        let rendered = self.rendered.lock().unwrap().clone();
+        let Some(node) = self.nodes.lock().unwrap().get(name).cloned() else { return };
+        let other =
+            self.nodes.lock().unwrap().iter().find(|(other, _)| *other != name).map(|(_, node)| Arc::clone(node));
+        if let Some(other) = other {
+            node.pull_secret.lock().unwrap().clone_from(&other.pull_secret.lock().unwrap());
+        }
+        *node.images.lock().unwrap() = rendered.iter().cloned().collect();
+        if let Some(image) = rendered.last() {
+            self.restart_workload(name, image).await;
+        }
+    }
+
+    async fn restart_workload(&self, node: &str, image: &str) {
+        self.collect_pods(node).await;
+        let pods = Objects::<Pod>::namespaced(self.client.clone(), WORKLOADS);
+        let pod = objects::pod(WORKLOADS, "grafana", &format!("grafana-{node}"), node, image);
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        pods.create(&kube::api::PostParams::default(), &pod).await.unwrap();
+    }
+
+    /// The pods of a node go, with those of a Node that was deleted too.
+    pub(crate) async fn collect_pods(&self, node: &str) {
+        let pods = Objects::<Pod>::namespaced(self.client.clone(), WORKLOADS);
+        let _ = pods.delete(&format!("grafana-{node}"), &objects::now()).await;
     }
 }
 

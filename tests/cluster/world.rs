@@ -2,36 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use d8_registry::switch::outputs::names::{CONFIG_FACT, NO_CONFIG};
 use d8_registry::switch::{Condition, ConditionType, RegistryState, Target};
-use k8s_openapi::api::core::v1::{Node as NodeObject, Secret};
-use kube::api::{DeleteParams, Patch, PatchParams};
-use reqwest::{Certificate, Client};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Event, Node as NodeObject, Secret};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use reqwest::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::Image;
-use testkit::layer::{Tar, gzip};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::api::{ApiServer, NAMESPACE};
+use super::api::{ApiServer, NAMESPACE, client};
 use super::objects;
 use super::processes::{Authority, ControllerSetup, Process, Server, metrics_address, node_proxy};
 use super::pulls::{Node, Pulls};
+use super::release::push_release;
 use super::roles::{Roles, WORKLOADS};
+use super::wanted::{Pace, Wanted};
 
-/// The release that runs.
-pub(crate) const RELEASE: &str = "v1.70.1";
-/// The image of a workload, which is a module's.
-pub(crate) static IMAGE: LazyLock<Image> = LazyLock::new(|| Image::of(2));
-/// The image of Deckhouse itself.
-static DECKHOUSE: LazyLock<Image> = LazyLock::new(|| Image::of(1));
 /// The repository of the registries outside.
 const REPOSITORY: &str = "deckhouse/ee";
 /// The bcrypt hash, at the lowest cost, of `secret`.
@@ -40,36 +36,21 @@ const HASH_OF_SECRET: &str = "$2y$04$6LkUk9iQoONEdXK3HZE.SeQ2EpsbuPuk2oSSfsIHz4k
 pub(crate) const UPSTREAMS: [&str; 2] = ["127.0.0.8", "127.0.0.9"];
 /// Ends a case that would wait for ever; nothing is measured by it.
 const PATIENCE: Duration = Duration::from_secs(240);
-
-/// What an administrator asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    Direct(usize),
-    Proxy(usize),
-    Local,
-    /// With the registry outside of that number.
-    Configured(usize),
-    Bare,
-}
-
-impl Wanted {
-    pub(crate) const fn target(self) -> Target {
-        match self {
-            Self::Direct(_) => Target::Direct,
-            Self::Proxy(_) => Target::Proxy,
-            Self::Local => Target::Local,
-            Self::Configured(_) | Self::Bare => Target::Unmanaged,
-        }
-    }
-}
+/// The same where a switch takes its default times, 10 minutes and more.
+const LONG_PATIENCE: Duration = Duration::from_secs(1200);
 
 /// The cluster.
 pub(crate) struct World {
     pub(crate) api: ApiServer,
+    /// An administrator, for whom Deckhouse's policies count.
+    pub(crate) admin: kube::Client,
     pub(crate) roles: Arc<Roles>,
     pub(crate) pulls: Arc<Pulls>,
     pub(crate) setup: ControllerSetup,
-    controllers: BTreeMap<u16, Process>,
+    /// Keys of the administrator's Secret beside those of the mode.
+    pub(crate) keys: BTreeMap<&'static str, &'static str>,
+    patience: Duration,
+    pub(crate) controllers: BTreeMap<u16, Process>,
     authority: Authority,
     outside: Authority,
     pulling: JoinSet<()>,
@@ -79,8 +60,14 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Bare Unmanaged, with the first registry outside, as a cluster is before it ever had the module.
+    /// As [`World::at`], at the quick pace.
     pub(crate) async fn start(masters: &[&str], workers: &[&str]) -> Self {
+        Self::at(Pace::Quick, masters, workers).await
+    }
+
+    /// Bare Unmanaged, with the first registry outside, as a cluster is before it ever had the module. A node whose name
+    /// begins with `plain` has a containerd without Deckhouse's rewrites.
+    pub(crate) async fn at(pace: Pace, masters: &[&str], workers: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let api = ApiServer::start(&path.join("kubernetes")).await;
@@ -115,22 +102,29 @@ impl World {
             nodes: Mutex::default(),
             held: Mutex::default(),
             bashible: Mutex::default(),
+            rendered: Mutex::default(),
+            mode_file: Mutex::default(),
+            lag: Mutex::default(),
+            slow_users: AtomicBool::default(),
+            users: Mutex::default(),
             directory: path.to_owned(),
             answered: Notify::new(),
         });
         let setup = ControllerSetup {
             kubeconfig: api.kubeconfig("deckhouse"),
             directory: path.to_owned(),
-            settle: "1s",
-            scan_interval: "1s",
-            unready_nodes: "wait",
+            flags: pace.flags(),
         };
         let mut world = Self {
             _node_proxy: node_proxy(path),
+            admin: client(&api.kubeconfig("admin")).await,
             api,
             roles,
-            pulls: Arc::default(),
+            // Behind several masters each request may come to another one.
+            pulls: Arc::new(Pulls::new(masters.len() > 1)),
             setup,
+            keys: pace.keys().iter().copied().collect(),
+            patience: if pace == Pace::Defaults { LONG_PATIENCE } else { PATIENCE },
             controllers: BTreeMap::new(),
             authority,
             outside,
@@ -209,7 +203,7 @@ impl World {
         }
     }
 
-    async fn secret(&self, name: &str, kind: &str, data: &[(&str, &str)]) {
+    pub(crate) async fn secret(&self, name: &str, kind: &str, data: &[(&str, &str)]) {
         let data: BTreeMap<&str, &str> = data.iter().copied().collect();
         let object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE},
             "type": kind, "stringData": data});
@@ -218,7 +212,7 @@ impl World {
 
     /// A Node joins; its pods pull from then on, as those of all others. One whose bashible is held has no pods before it is let.
     pub(crate) async fn join(&mut self, name: &str, address: Option<&str>, ready: bool) {
-        let node = Arc::new(Node::default());
+        let node = Arc::new(Node { plain: name.starts_with("plain"), ..Node::default() });
         if let Some(other) = self.roles.nodes.lock().unwrap().values().next() {
             if !self.roles.held.lock().unwrap().contains(name) {
                 node.images.lock().unwrap().clone_from(&other.images.lock().unwrap());
@@ -241,6 +235,30 @@ impl World {
             node.images.lock().unwrap().clear();
         }
         self.api.all::<NodeObject>().delete(name, &DeleteParams::default()).await.unwrap();
+        self.roles.collect_pods(name).await;
+    }
+
+    /// A Node is NotReady: nobody hears its kubelet, and bashible hears nobody. Its containers go on and pull.
+    pub(crate) async fn lose(&self, name: &str) {
+        self.hold(name);
+        self.roles.nodes.lock().unwrap()[name].lost.store(true, Ordering::Relaxed);
+        self.set_ready(name, "Unknown").await;
+    }
+
+    /// It is back: bashible does what it has missed, the kubelet starts the pods of today.
+    pub(crate) async fn bring_back(&self, name: &str) {
+        self.roles.nodes.lock().unwrap()[name].lost.store(false, Ordering::Relaxed);
+        self.set_ready(name, "True").await;
+        self.roles.release(name).await;
+        self.roles.restart_pods(name).await;
+    }
+
+    async fn set_ready(&self, name: &str, status: &str) {
+        let (_, mut object) = objects::node(name, None, true);
+        object["status"]["conditions"][0]["status"] = json!(status);
+        let conditions = json!({"status": {"conditions": object["status"]["conditions"]}});
+        let nodes = self.api.all::<NodeObject>();
+        nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(conditions)).await.unwrap();
     }
 
     /// Holds back a node's bashible.
@@ -258,6 +276,12 @@ impl World {
         self.controllers.remove(&number);
     }
 
+    /// Kills it, and the term of its Lease passes.
+    pub(crate) async fn kill_and_pass_on(&mut self, number: u16) {
+        self.kill(number);
+        let _ = self.api.of::<Lease>().delete("d8-registry-controller", &DeleteParams::default()).await;
+    }
+
     /// Ends it as Kubernetes does.
     pub(crate) fn terminate(&mut self, number: u16) {
         assert!(self.controllers.remove(&number).unwrap().terminate(), "it did not end in order");
@@ -265,20 +289,38 @@ impl World {
 
     /// The administrator's file.
     pub(crate) async fn want(&self, wanted: Wanted) {
-        let outside = |number: usize| {
-            let repo = format!("{}:5001/{REPOSITORY}", UPSTREAMS[number]);
-            json!({"imagesRepo": repo, "scheme": "HTTPS", "ca": self.outside.pem(), "username": "license", "password": "secret"})
-        };
+        let outside = |number: usize| json!({"imagesRepo": Self::repository(number), "scheme": "HTTPS", "ca": self.outside.pem(), "username": "license", "password": "secret"});
         let mut data = match wanted {
             Wanted::Direct(number) | Wanted::Proxy(number) | Wanted::Configured(number) => outside(number),
             Wanted::Local | Wanted::Bare => json!({}),
         };
         data["mode"] = json!(wanted.target().as_str());
+        for (key, value) in &self.keys {
+            data[*key] = json!(value);
+        }
         let secrets = self.api.of::<Secret>();
         let _ = secrets.delete("registry-config", &DeleteParams::default()).await;
         let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "registry/config", "stringData": data,
             "metadata": {"name": "registry-config", "namespace": NAMESPACE, "annotations": {"d8-registry/source": "manual"}}});
         self.api.create(&secrets, object).await;
+    }
+
+    /// The images' repository in a registry outside.
+    pub(crate) fn repository(number: usize) -> String {
+        format!("{}:5001/{REPOSITORY}", UPSTREAMS[number])
+    }
+
+    /// Files with the CA of the registries outside, and with the password there.
+    pub(crate) fn files_of_upstream(&self) -> [PathBuf; 2] {
+        let password = self.directory.path().join("password");
+        std::fs::write(&password, "secret\n").unwrap();
+        [self.outside.cert.clone(), password]
+    }
+
+    /// A fact of `registry-state`; empty where it is not there.
+    pub(crate) async fn fact(&self, name: &str) -> String {
+        let facts = self.state().await.map(|state| state.facts).unwrap_or_default();
+        facts.into_iter().find(|(fact, _)| fact == name).map(|(_, value)| value).unwrap_or_default()
     }
 
     /// `registry-state`, once there is one.
@@ -317,28 +359,44 @@ impl World {
 
     /// Waits for the end of a switch that was asked for.
     pub(crate) async fn finish(&self, wanted: Wanted) {
+        self.reach(wanted).await;
+        self.assert_pulled().await;
+    }
+
+    /// The same, and looks at no pull.
+    pub(crate) async fn reach(&self, wanted: Wanted) {
         if wanted == Wanted::Local {
             // `d8 mirror push`, once the servers take it.
             self.until_condition(Target::Local, ConditionType::NodeServicesReady, true).await;
-            let password = self.password("registry-user-rw").await;
-            let hosts: Vec<String> = self.roles.servers.lock().unwrap().iter().map(Server::host).collect();
-            for host in hosts {
-                push_release(&host, "system/deckhouse", ("rw", &password), &self.authority.pem()).await;
+            for host in self.hosts() {
+                self.push(&host).await;
             }
         }
+        self.until(&format!("{wanted:?} is reached"), || self.is_reached(wanted)).await;
+    }
+
+    /// Whether a mode is reached, with what was asked for last.
+    pub(crate) async fn is_reached(&self, wanted: Wanted) -> bool {
         let target = wanted.target();
-        self.until(&format!("{wanted:?} is reached"), || async {
-            self.state().await.is_some_and(|state| {
-                state.mode == target
-                    && state.target_mode == target
-                    && state
-                        .conditions
-                        .iter()
-                        .any(|condition| condition.kind == ConditionType::Ready && condition.status)
-            })
+        let config = self.api.of::<Secret>().get_opt("registry-config").await.ok().flatten();
+        let seen = config.and_then(|secret| secret.metadata.resource_version).unwrap_or_else(|| NO_CONFIG.to_owned());
+        self.state().await.is_some_and(|state| {
+            state.mode == target
+                && state.target_mode == target
+                && state.facts.iter().any(|(name, value)| name == CONFIG_FACT && *value == seen)
+                && state.conditions.iter().any(|condition| condition.kind == ConditionType::Ready && condition.status)
         })
-        .await;
-        self.assert_pulled().await;
+    }
+
+    /// `host:port` of every server.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        self.roles.servers.lock().unwrap().iter().map(Server::host).collect()
+    }
+
+    /// `d8 mirror push` to a master.
+    pub(crate) async fn push(&self, host: &str) {
+        let password = self.password("registry-user-rw").await;
+        push_release(host, "system/deckhouse", ("rw", &password), &self.authority.pem()).await;
     }
 
     async fn password(&self, secret: &str) -> String {
@@ -359,12 +417,24 @@ impl World {
         assert!(failures.is_empty(), "{} failed pulls: {:#?}", failures.len(), &failures[..failures.len().min(5)]);
     }
 
+    /// Reason and message of every Event.
+    pub(crate) async fn events(&self) -> Vec<(String, String)> {
+        let events = self.api.of::<Event>().list(&ListParams::default()).await.unwrap();
+        let words = |event: Event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default());
+        events.items.into_iter().map(words).collect()
+    }
+
     /// A metric of a controller; `None` where it does not run or has none of that name.
     pub(crate) async fn metric(&self, number: u16, line: &str) -> Option<u64> {
+        let text = self.metrics(number).await?;
+        text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+    }
+
+    /// All metrics of a controller; `None` where it does not run.
+    pub(crate) async fn metrics(&self, number: u16) -> Option<String> {
         let url = format!("http://{}/metrics", metrics_address(number));
         let answer = Client::builder().no_proxy().build().unwrap().get(url).send().await.ok()?;
-        let text = answer.text().await.ok()?;
-        text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+        answer.text().await.ok()
     }
 
     /// Waits for something that has to happen.
@@ -375,7 +445,7 @@ impl World {
                 let _ = tokio::time::timeout(Duration::from_millis(100), self.roles.answered.notified()).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+        if tokio::time::timeout(self.patience, waiting).await.is_err() {
             let state = self.state().await;
             let shown = state.map(|state| {
                 state
@@ -403,7 +473,8 @@ impl World {
                 .flat_map(|server| server.log().lines().rev().take(8).map(str::to_owned).collect::<Vec<_>>())
                 .collect();
             panic!(
-                "{what}: not within {PATIENCE:?}; {shown:#?}; controller, newest first: {log:#?}; servers: {servers:#?}"
+                "{what}: not within {:?}; {shown:#?}; controller, newest first: {log:#?}; servers: {servers:#?}",
+                self.patience
             );
         }
     }
@@ -416,43 +487,6 @@ impl World {
 
 fn address_of(master: usize) -> String {
     format!("127.0.0.{}", 11 + master)
-}
-
-/// Everything of the release, as `d8 mirror push` puts it.
-async fn push_release(host: &str, repository: &str, (user, password): (&str, &str), ca: &str) {
-    let authorities = Certificate::from_pem_bundle(ca.as_bytes()).unwrap();
-    let client = Client::builder().tls_certs_only(authorities).no_proxy().build().unwrap();
-    let list = json!({"nodeManager": {"bashibleApiserver": IMAGE.digest()}}).to_string();
-    let layer = gzip(
-        &Tar::new()
-            .directory("deckhouse/")
-            .directory("deckhouse/candi/")
-            .file("deckhouse/candi/images_digests.json", list)
-            .finish(),
-    );
-    let install = Image::of_layers(b"{}".to_vec(), vec![layer.unwrap()], &json!({}));
-    let digest = IMAGE.digest();
-    let all: [(&str, &str, &Image); 3] =
-        [("", RELEASE, &DECKHOUSE), ("", &digest, &IMAGE), ("/install", RELEASE, &install)];
-    for (child, reference, image) in all {
-        let base = format!("https://{host}/v2/{repository}{child}");
-        for blob in image.blobs() {
-            let url = format!("{base}/blobs/uploads/?digest={}", testkit::digest(blob));
-            let answer = loop {
-                // The server may be starting.
-                match client.post(&url).basic_auth(user, Some(password)).body(blob.clone()).send().await {
-                    Ok(answer) => break answer,
-                    Err(error) if error.is_connect() => tokio::task::yield_now().await,
-                    Err(error) => panic!("{host}: {error}"),
-                }
-            };
-            assert_eq!(answer.status(), 201, "{host}: {}", answer.text().await.unwrap());
-        }
-        let url = format!("{base}/manifests/{reference}");
-        let request = client.put(&url).basic_auth(user, Some(password)).header("content-type", image.media_type());
-        let answer = request.body(image.manifest().to_vec()).send().await.unwrap();
-        assert_eq!(answer.status(), 201, "{host}: {}", answer.text().await.unwrap());
-    }
 }
 
 /// A patch of any object's metadata or spec, as a person makes it.

@@ -2,7 +2,8 @@
 # The controller against a real API server: etcd, real servers on addresses of masters, clients that pull all the time. Nodes,
 # bashible and Deckhouse are played by the test (tests/cluster).
 #
-# CLUSTER_CASES picks cases by a part of their name; without it those that `make test` runs.
+# CLUSTER_CASES picks cases by a part of their name, `long` those that only `make e2e` runs; without it those of `make test`.
+# The log, target/interop/cluster.log, says of each pair of modes how often nodes pulled and how often they failed.
 # shellcheck source=harness.sh
 . "$INTEROP_SCRIPTS/harness.sh"
 
