@@ -11,6 +11,10 @@ use super::calls::{
     a_write_needs_the_version_that_was_read_and_touches_nothing_else,
     the_controllers_account_may_do_its_work_and_nothing_else, what_names_an_address_is_found_whatever_it_is,
 };
+use super::kills::{
+    a_controller_that_is_killed_again_and_again_goes_on, a_controller_that_is_killed_between_any_two_writes_goes_on,
+    refused_writes_change_nothing_and_a_killed_controller_goes_on,
+};
 use super::pairs::{a_switch_at_the_default_pace_without_a_failed_pull, every_pair_of_modes_without_a_failed_pull};
 use super::wanted::Wanted;
 use super::world::World;
@@ -37,6 +41,8 @@ cases! {
     the_controllers_account_may_do_its_work_and_nothing_else,
     five_pairs_of_modes_without_a_failed_pull,
     a_target_that_changes_in_the_middle_loses_no_image,
+    a_controller_that_is_killed_again_and_again_goes_on,
+    refused_writes_change_nothing_and_a_killed_controller_goes_on,
     one_of_two_controllers_writes_and_the_other_takes_over,
     nothing_changes_while_the_api_server_is_away,
     nodes_that_join_and_leave_are_taken_along,
@@ -44,6 +50,8 @@ cases! {
     every_pair_of_modes_without_a_failed_pull,
     #[long]
     a_switch_at_the_default_pace_without_a_failed_pull,
+    #[long]
+    a_controller_that_is_killed_between_any_two_writes_goes_on,
 }
 
 pub(crate) const MASTER: &[&str] = &["master-0"];

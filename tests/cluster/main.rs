@@ -14,6 +14,8 @@
 mod api;
 mod calls;
 mod cases;
+mod gate;
+mod kills;
 mod objects;
 mod pairs;
 mod processes;
