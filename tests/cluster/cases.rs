@@ -15,6 +15,9 @@ use super::kills::{
     a_controller_that_is_killed_again_and_again_goes_on, a_controller_that_is_killed_between_any_two_writes_goes_on,
     refused_writes_change_nothing_and_a_killed_controller_goes_on,
 };
+use super::masters::{
+    a_switch_to_local_waits_for_the_images_of_every_master, servers_that_change_at_different_times_fail_no_pull,
+};
 use super::pairs::{a_switch_at_the_default_pace_without_a_failed_pull, every_pair_of_modes_without_a_failed_pull};
 use super::wanted::Wanted;
 use super::world::World;
@@ -40,6 +43,7 @@ cases! {
     what_names_an_address_is_found_whatever_it_is,
     the_controllers_account_may_do_its_work_and_nothing_else,
     five_pairs_of_modes_without_a_failed_pull,
+    servers_that_change_at_different_times_fail_no_pull,
     a_target_that_changes_in_the_middle_loses_no_image,
     a_controller_that_is_killed_again_and_again_goes_on,
     refused_writes_change_nothing_and_a_killed_controller_goes_on,
@@ -52,6 +56,8 @@ cases! {
     a_switch_at_the_default_pace_without_a_failed_pull,
     #[long]
     a_controller_that_is_killed_between_any_two_writes_goes_on,
+    #[long]
+    a_switch_to_local_waits_for_the_images_of_every_master,
 }
 
 pub(crate) const MASTER: &[&str] = &["master-0"];

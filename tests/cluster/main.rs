@@ -16,6 +16,7 @@ mod calls;
 mod cases;
 mod gate;
 mod kills;
+mod masters;
 mod objects;
 mod pairs;
 mod processes;
