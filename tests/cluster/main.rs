@@ -23,6 +23,7 @@ mod processes;
 mod pulls;
 mod release;
 mod roles;
+mod skipping;
 mod wanted;
 mod world;
 
