@@ -19,6 +19,7 @@ use super::masters::{
     a_switch_to_local_waits_for_the_images_of_every_master, servers_that_change_at_different_times_fail_no_pull,
 };
 use super::pairs::{a_switch_at_the_default_pace_without_a_failed_pull, every_pair_of_modes_without_a_failed_pull};
+use super::people::under_deckhouses_policies_the_commands_of_an_administrator_do_what_they_say;
 use super::skipping::a_skipped_node_keeps_its_source_until_it_is_back_or_deleted;
 use super::wanted::Wanted;
 use super::world::World;
@@ -52,6 +53,8 @@ cases! {
     nothing_changes_while_the_api_server_is_away,
     nodes_that_join_and_leave_are_taken_along,
     a_skipped_node_keeps_its_source_until_it_is_back_or_deleted,
+    #[long]
+    under_deckhouses_policies_the_commands_of_an_administrator_do_what_they_say,
     #[long]
     every_pair_of_modes_without_a_failed_pull,
     #[long]

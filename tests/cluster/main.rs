@@ -19,6 +19,7 @@ mod kills;
 mod masters;
 mod objects;
 mod pairs;
+mod people;
 mod processes;
 mod pulls;
 mod release;
