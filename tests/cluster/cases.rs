@@ -20,6 +20,10 @@ use super::masters::{
 };
 use super::pairs::{a_switch_at_the_default_pace_without_a_failed_pull, every_pair_of_modes_without_a_failed_pull};
 use super::people::under_deckhouses_policies_the_commands_of_an_administrator_do_what_they_say;
+use super::repairs::{
+    what_somebody_edits_or_deletes_is_put_back_in_a_settled_cluster,
+    what_somebody_edits_or_deletes_is_put_back_in_the_middle_of_a_switch,
+};
 use super::skipping::a_skipped_node_keeps_its_source_until_it_is_back_or_deleted;
 use super::wanted::Wanted;
 use super::world::World;
@@ -54,6 +58,8 @@ cases! {
     nodes_that_join_and_leave_are_taken_along,
     a_skipped_node_keeps_its_source_until_it_is_back_or_deleted,
     #[long]
+    what_somebody_edits_or_deletes_is_put_back_in_a_settled_cluster,
+    #[long]
     under_deckhouses_policies_the_commands_of_an_administrator_do_what_they_say,
     #[long]
     every_pair_of_modes_without_a_failed_pull,
@@ -61,6 +67,8 @@ cases! {
     a_switch_at_the_default_pace_without_a_failed_pull,
     #[long]
     a_controller_that_is_killed_between_any_two_writes_goes_on,
+    #[long]
+    what_somebody_edits_or_deletes_is_put_back_in_the_middle_of_a_switch,
     #[long]
     a_switch_to_local_waits_for_the_images_of_every_master,
 }

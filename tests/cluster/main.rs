@@ -23,6 +23,7 @@ mod people;
 mod processes;
 mod pulls;
 mod release;
+mod repairs;
 mod roles;
 mod skipping;
 mod wanted;
