@@ -2,14 +2,13 @@
 //! nodes and Deckhouse were given. What can't be told is not guessed.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::nodes::{UNKNOWN, host_of, images_base};
 use crate::switch::documents::{DeckhouseRegistry, FIXED_HOST, Mirror, NODE_HOST, Plane, RegistryState, ServerMode};
 use crate::switch::observed::{Input, Node, Observed, Output, Seen, Server};
 use crate::switch::outputs::{InCluster, hosts};
 use crate::switch::record::{InputSource, NodePlan, Record};
-use crate::switch::settings::{DEFAULT_TTL, Params, Settings, Target, Upstream};
+use crate::switch::settings::{Params, Settings, Target, Upstream};
 
 /// The fact of `registry-state` that names the input in force. It is in every one of ours, and in none of Deckhouse's.
 pub(super) const SOURCE_FACT: &str = "source";
@@ -197,10 +196,7 @@ fn had_their_secret(look: &Observed, managed: bool) -> Result<(), String> {
 fn params_of(mode: &ServerMode) -> Option<Params> {
     match mode {
         ServerMode::Direct(upstream) => Some(Params::Direct(upstream.clone())),
-        ServerMode::Proxy { upstream, ttl } => Some(Params::Proxy {
-            upstream: upstream.clone(),
-            ttl: if *ttl == Duration::ZERO { DEFAULT_TTL } else { *ttl },
-        }),
+        ServerMode::Proxy { upstream, ttl } => Some(Params::Proxy { upstream: upstream.clone(), ttl: *ttl }),
         ServerMode::Local => Some(Params::Local),
         ServerMode::Unmanaged => None,
     }

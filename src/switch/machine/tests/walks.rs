@@ -318,13 +318,14 @@ fn the_nodes_secret_is_put_back_but_in_settled_bare_unmanaged() {
 
 #[test]
 fn a_lost_record_of_a_settled_cluster_is_put_together_again() {
-    for params in [Params::Direct(upstream(1)), proxy(1), Params::Local] {
+    let for_ever = Params::Proxy { upstream: upstream(1), ttl: Duration::ZERO };
+    for params in [Params::Direct(upstream(1)), proxy(1), for_ever, Params::Local] {
         let mut world = settled(params.clone());
         let before = world.clone();
         world.record.set(None);
         settle(&mut world);
         let record = world.record.value.as_ref().unwrap();
-        assert_eq!(record.completed, params);
+        assert_eq!((&record.completed, &record.passed_over), (&params, &None));
         assert_eq!(world.bashible.version, before.bashible.version);
         assert_eq!(world.registry.version, before.registry.version);
     }
