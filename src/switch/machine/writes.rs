@@ -170,13 +170,18 @@ impl Run<'_> {
     }
 
     /// What the chart has made is pointed to the servers or to nobody; nothing is made here.
-    fn of_services(&self) -> Vec<Write> {
+    fn of_services(&mut self) -> Vec<Write> {
         let plane = &self.record.plane;
         let serve = plane.in_force != ServerMode::Unmanaged || plane.coming.is_some();
         let takes_pushes = plane.in_force == ServerMode::Local
             || plane.coming.as_ref().is_some_and(|coming| coming.mode == ServerMode::Local);
         let mut writes = Vec::new();
-        if !self.look.outputs.service.is_absent() {
+        if self.look.outputs.service.is_absent() {
+            if serve {
+                let message = "Service registry is not there; the chart makes it, the controller only changes it";
+                self.say(true, "OutputMissing", message.to_owned());
+            }
+        } else {
             let selector = if serve { services::servers() } else { services::nobody() };
             writes.extend(write_if(&self.look.outputs.service, selector, Content::Service));
         }
