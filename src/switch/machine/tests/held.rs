@@ -81,6 +81,18 @@ fn what_can_not_be_read_is_not_absent() {
 }
 
 #[test]
+fn a_state_that_deckhouse_wrote_is_not_written_over_while_nothing_is_known() {
+    let world = settled(proxy(1));
+    let mut look = world.look();
+    let Output::Present { value, .. } = &mut look.outputs.state else { panic!("{look:?}") };
+    value.facts.clear();
+    look.record = Output::Unreadable("timeout".to_owned());
+    let decision = decide(&look);
+    assert_eq!(held(&decision), "the record can't be read: timeout");
+    assert!(decision.writes.is_empty());
+}
+
+#[test]
 fn beside_deckhouses_own_module_nothing_is_written() {
     let mut world = settled(proxy(1));
     world.set(Params::Local);

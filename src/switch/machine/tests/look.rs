@@ -28,8 +28,8 @@ fn state(server: &SimServer) -> Server {
     let in_force = file.map_or(Target::Unmanaged, |file| file.file.plane.in_force.target());
     Server::Answered(ServerState {
         started: server.started,
-        ready: in_force != Target::Unmanaged,
-        not_ready: Vec::new(),
+        ready: in_force != Target::Unmanaged && server.not_ready.is_empty(),
+        not_ready: server.not_ready.clone(),
         users: Some(server.users.clone()),
         mode_file: server.reported.as_ref().map(|file| ServerModeFile {
             hash: file.hash.clone(),

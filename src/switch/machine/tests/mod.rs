@@ -1,9 +1,11 @@
 //! The state machine in a world of its own: nodes, servers, Deckhouse and registries are played, everything else is real.
 
+mod deckhouse;
 mod ends;
 mod gates;
 mod held;
 mod look;
+mod lost;
 mod nodes;
 mod order;
 mod pulls;

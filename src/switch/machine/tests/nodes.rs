@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::walks::{everybody, is_ready, proxy, settle, settled, shown, step};
-use super::world::{World, upstream};
+use super::world::{World, time, upstream};
 use crate::switch::conditions::ConditionType;
 use crate::switch::machine::decide;
-use crate::switch::observed::Word;
+use crate::switch::observed::{Seen, Word};
 use crate::switch::settings::{Params, UnreadyNodes};
 use crate::switch::write::Decision;
 
@@ -59,6 +59,22 @@ fn nodes_that_keep_a_switch_waiting_for_ten_minutes_are_named() {
     assert!(message.starts_with("Applying configuration to nodes\n1/3 node(s) ready. Waiting:\n- worker-0: "));
     world.nodes.values_mut().for_each(|node| (node.ready, node.ours) = (true, true));
     settle(&mut world);
+}
+
+#[test]
+fn a_node_that_has_not_been_ready_for_ten_minutes_is_named_at_once() {
+    let mut world = settled(proxy(0));
+    world.nodes.get_mut("worker-0").unwrap().ready = false;
+    world.set(Params::Direct(upstream(1)));
+    until_nodes_are_waited_for(&mut world);
+    let mut look = world.look();
+    let Seen::Known(nodes) = &mut look.nodes else { panic!("{look:?}") };
+    let node = nodes.iter_mut().find(|node| node.name == "worker-0").unwrap();
+    node.unready_since = Some(time(world.now - 600_000));
+    assert_eq!(
+        named(&decide(&look)),
+        Some("Nodes keep the switch waiting for 10 minutes:\n- worker-0: is not Ready\n")
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::switch::conditions::ConditionType;
 use crate::switch::settings::Params;
 
 /// The cluster after each step of a switch that changed something, the first one and the end among them.
-fn steps(from: &Params, to: &Params) -> Vec<World> {
+pub(super) fn steps(from: &Params, to: &Params) -> Vec<World> {
     let mut world = settled(from.clone());
     world.set(to.clone());
     let mut worlds = vec![world.clone()];

@@ -99,6 +99,8 @@ pub(super) struct SimServer {
     /// What the controller has heard of.
     pub(super) reported: Option<FoundModeFile>,
     pub(super) up: bool,
+    /// Why it takes no requests.
+    pub(super) not_ready: Vec<String>,
     pub(super) started: u64,
     pub(super) previous_answers: u64,
     pub(super) stored: BTreeSet<u8>,
@@ -236,7 +238,16 @@ impl World {
             // A master that joins has what another one has before it serves: how it gets that is no affair of a switch.
             let stored = self.servers.values().next().map(|server| server.stored.clone()).unwrap_or_default();
             let reported = file.clone();
-            let server = SimServer { reported, file, users, up: true, started, previous_answers: 0, stored };
+            let server = SimServer {
+                reported,
+                file,
+                users,
+                up: true,
+                not_ready: Vec::new(),
+                started,
+                previous_answers: 0,
+                stored,
+            };
             self.servers.insert(name.to_owned(), server);
         }
     }
