@@ -6,6 +6,8 @@ use crate::switch::conditions::ConditionType;
 use crate::switch::documents::{FoundModeFile, ServerMode};
 use crate::switch::machine::decide;
 use crate::switch::observed::{Checked, Word};
+use crate::switch::outputs::services;
+use crate::switch::record::InputSource;
 use crate::switch::settings::{Params, Target};
 use crate::switch::write::Question;
 
@@ -184,4 +186,50 @@ fn another_target_clears_what_was_shown_of_the_one_before_within_a_mode_too() {
     assert_eq!((ready.reason.as_str(), ready.message.as_str()), ("Processing", "Transitioning to Proxy"));
     let state = world.state.value.as_ref().unwrap();
     assert_eq!((state.mode, state.target_mode), (Target::Proxy, Target::Proxy));
+}
+
+#[test]
+fn the_service_and_the_way_for_pushes_are_open_from_the_coming_mode_to_the_last() {
+    let mut world = settled(Params::Unmanaged(Some(upstream(1))));
+    let open = |world: &World| {
+        let serves = world.service.value.as_ref() == Some(&services::servers());
+        assert!(serves || world.service.value.as_ref() == Some(&services::nobody()));
+        (serves, world.ingress.value == Some(true))
+    };
+    assert_eq!(open(&world), (false, false));
+    world.set(Params::Local);
+    for _ in 0..10 {
+        step(&mut world);
+        let plane = &world.record.value.as_ref().unwrap().plane;
+        let filled = plane.coming.is_some() || plane.in_force == ServerMode::Local;
+        assert_eq!(open(&world), (filled, filled));
+        everybody(&mut world);
+    }
+    settle(&mut world);
+    assert_eq!(open(&world), (true, true));
+    for (target, last) in [
+        (proxy(0), (true, false)),
+        (Params::Direct(upstream(0)), (true, false)),
+        (Params::Unmanaged(Some(upstream(0))), (false, false)),
+    ] {
+        world.set(target);
+        settle(&mut world);
+        assert_eq!(open(&world), last);
+    }
+}
+
+#[test]
+fn an_input_that_was_chosen_by_a_word_is_not_replaced_by_the_other_one() {
+    let mut world = settled(proxy(1));
+    world.module_config = World::asks(Params::Direct(upstream(0)));
+    world.word = Some(Word::Source(InputSource::ModuleConfig));
+    settle(&mut world);
+    let record = world.record.value.as_ref().unwrap();
+    assert_eq!((record.source, &record.completed), (Some(InputSource::ModuleConfig), &Params::Direct(upstream(0))));
+    world.set(Params::Local);
+    settle(&mut world);
+    assert_eq!(world.record.value.as_ref().unwrap().completed, Params::Direct(upstream(0)));
+    world.word = Some(Word::Source(InputSource::Manual));
+    settle(&mut world);
+    assert_eq!(world.record.value.as_ref().unwrap().completed, Params::Local);
 }
