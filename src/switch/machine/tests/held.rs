@@ -218,7 +218,8 @@ fn a_record_that_is_lost_at_any_step_begins_nothing_and_fails_no_pull() {
         for to in modes.iter().filter(|to| *to != from && (from, *to) != (&Params::Local, &Params::BARE)) {
             let mut world = settled(from.clone());
             world.set(to.clone());
-            loop {
+            for round in 0.. {
+                assert!(round < 60, "{from:?} to {to:?}");
                 let decision = step(&mut world);
                 let mut lost = world.clone();
                 let before = lost.record.value.clone().unwrap();
@@ -307,7 +308,8 @@ fn a_new_authority_is_never_made_behind_the_nodes_back() {
     let mut world = settled(Params::Unmanaged(Some(upstream(1))));
     world.set(proxy(0));
     let mut tried = 0;
-    loop {
+    for round in 0.. {
+        assert!(round < 60);
         let decision = step(&mut world);
         if world.record.value.as_ref().unwrap().ca.is_some() {
             tried += 1;

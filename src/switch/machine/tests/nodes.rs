@@ -92,7 +92,11 @@ fn the_ten_minutes_begin_when_nodes_are_given_something_however_long_leftovers_w
     let (_, _, message) = shown(&decision, ConditionType::FinalContainerdConfigReady).unwrap();
     assert!(message.contains("1 object(s) still need b.example:5000/deckhouse/ee:\n"), "{message}");
     let given = world.bashible.version;
-    while world.bashible.version == given {
+    for round in 0.. {
+        assert!(round < 60);
+        if world.bashible.version != given {
+            break;
+        }
         world.now += 61_000;
         world.render(0);
         world.find_out();
