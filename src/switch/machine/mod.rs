@@ -13,6 +13,10 @@
 //! - A scan or check counts for the question of one attempt alone, so nothing that was true before the target changed ends
 //!   a switch.
 //! - Where an abandoned target was given to nodes, servers keep it as a previous mode: nodes ask as its user.
+//! - A skipped node holds up the end of every switch, of one from Unmanaged too: whoever looks sees that it is not done.
+//! - Users and an authority are made once preconditions and preflight hold, so a switch that only waits leaves nothing behind.
+//! - A lost record is put together from what servers, nodes and Deckhouse have; `registry-state` tells by its facts `completed` and
+//!   `adopted` what can't be seen there. Where one of those is gone as well the switch is held: a backup is better than a guess.
 
 mod chart;
 mod cleanup;

@@ -124,16 +124,24 @@ fn a_coming_mode_that_nodes_were_given_stays_behind_when_the_record_is_lost() {
 fn a_target_that_is_changed_back_and_forth_leaves_each_mode_behind_once() {
     let mut world = settled(Params::Direct(upstream(0)));
     let targets = [proxy(1), Params::Local, Params::Direct(upstream(0)), proxy(1), proxy(2), Params::Local, proxy(1)];
-    for target in targets {
+    // Changed when it is in force, and when nodes were given it while it comes.
+    for (in_force, target) in
+        targets.iter().map(|target| (true, target)).chain(targets.iter().map(|target| (false, target)))
+    {
         world.set(target.clone());
         for _ in 0..40 {
             step(&mut world);
-            let plane = &world.record.value.as_ref().unwrap().plane;
+            let record = world.record.value.as_ref().unwrap();
+            let plane = &record.plane;
             let mut all: Vec<_> = plane.previous.iter().chain([&plane.in_force]).collect();
             while let Some(mode) = all.pop() {
                 assert!(!all.contains(&mode), "{plane:?}");
             }
-            if plane.in_force.target() == target.target() && plane.coming.is_none() {
+            let given = record.nodes.with.as_ref() == Some(target);
+            if given
+                && (plane.coming.is_some() || plane.in_force.target() == target.target())
+                && (!in_force || plane.coming.is_none())
+            {
                 break;
             }
             everybody(&mut world);
