@@ -87,6 +87,8 @@ shape! {
         "store" store: Option<RawStore> = Below::info(),
         /// The registry behind this one.
         "upstream" upstream: Option<RawUpstream> = Below::info(),
+        /// Mirrors and trusted hosts of registries, whichever of them is the upstream; the mode file knows none.
+        "upstreamRoutes" upstream_routes: Option<Vec<RawUpstreamRoute>> = Below::info(),
         /// The cache of mode Proxy.
         "proxy" proxy: Option<RawProxy> = Below::info(),
         /// Users and their rights.
@@ -203,7 +205,26 @@ endpoint! {
     RawEndpoint {}
 }
 
+shape! {
+    RawUpstreamRoute {
+        /// `host[:port][/path]` of an upstream. The entry is about this repository and all below it; of those that fit the longest
+        /// counts.
+        "imagesRepo" images_repo: ImagesRepo = Live.words("none"),
+        /// Other addresses of the same content, asked in this order behind `upstream.mirrors`. What is below `imagesRepo` is
+        /// asked for below theirs.
+        "mirrors" mirrors: Option<Vec<RawEndpoint>> = Below::info(),
+        /// As `upstream.trustedHosts`.
+        "trustedHosts" trusted_hosts: Option<Vec<TrustedHost>> = Live.words("none"),
+    }
+}
+
 impl RawUpstream {
+    /// Which keys say how the registry is reached, of those that are given.
+    pub(super) fn routes_given(&self) -> Vec<&'static str> {
+        let given = [("mirrors", self.mirrors.is_some()), ("trustedHosts", self.trusted_hosts.is_some())];
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
+    }
+
     /// The endpoint, the mirrors, and the hosts that are trusted.
     pub(super) fn split(self) -> (RawEndpoint, Vec<RawEndpoint>, Vec<TrustedHost>) {
         let endpoint = RawEndpoint {

@@ -3,7 +3,7 @@
 //! `keys` defines every key once; `definition` has the form of a definition and what follows from one. `yaml` reads the file
 //! into the shapes, `parse` makes the [`Config`], `rules` checks keys against each other, `warnings` says what is right and
 //! probably not meant; `upstream` reads the section of that name, with the files that credentials come in (`dockerConfigFile`,
-//! `secret_dir`). `settings` lists what is in force, `schema` is the JSON Schema. [`watch`] sees that a file changed,
+//! `secret_dir`), `upstream_routes` what is known of an upstream whoever names it. `settings` lists what is in force, `schema` is the JSON Schema. [`watch`] sees that a file changed,
 //! [`reload`] acts on it. This module opens no socket and no store; it imports none of the parts.
 //!
 //! A new key that a part reads while the server runs is added in five places:
@@ -32,6 +32,7 @@ mod secret_dir;
 mod settings;
 mod stale_on;
 mod upstream;
+mod upstream_routes;
 mod warnings;
 pub mod watch;
 mod yaml;
@@ -55,6 +56,7 @@ pub use mode_file::{Coming, FoundModeFile, InForce, MAX_PREVIOUS, ModeFile, Mode
 pub use origin::{Origin, Setting};
 pub use stale_on::StaleOn;
 pub use upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings};
+pub use upstream_routes::UpstreamRoutes;
 
 use crate::oci::RepoName;
 use crate::values::host::canonical_host;
@@ -88,6 +90,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// The registry behind this one; there in modes Direct and Proxy, and unused in Local.
     pub upstream: Option<UpstreamSettings>,
+    /// How registries are reached; in `upstream` already.
+    pub upstream_routes: UpstreamRoutes,
     /// What the cache keeps, and for how long.
     pub proxy: ProxySettings,
     /// Who may do what.

@@ -14,6 +14,7 @@ use super::definition::wrong;
 use super::error::KeyError;
 use super::images_repo::{ImagesRepo, is_own};
 use super::upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings, check_pem, checked};
+use super::upstream_routes::UpstreamRoutes;
 use super::{MAX_FILE_BYTES, yaml};
 use crate::values::{Address, AnyMode, ConfigDuration, Phase, Scheme, Secret};
 
@@ -166,6 +167,16 @@ impl ModeSpec {
     }
 }
 
+impl ModeSpec {
+    fn reached_by(self, routes: &UpstreamRoutes) -> Self {
+        match self {
+            Self::Direct { upstream } => Self::Direct { upstream: routes.of(upstream) },
+            Self::Proxy { upstream, ttl } => Self::Proxy { upstream: routes.of(upstream), ttl },
+            Self::Local => Self::Local,
+        }
+    }
+}
+
 impl InForce {
     /// The name of what is in force.
     #[must_use]
@@ -208,9 +219,9 @@ impl ModeFile {
     }
 
     /// Reads the file at `path`; a wrong one is a value, because the server goes on with what it had. `listen`: the server's
-    /// own addresses, which can't be an upstream. Blocking.
+    /// own addresses, which can't be an upstream. `routes`: how upstreams are reached. Blocking.
     #[must_use]
-    pub fn find(path: &Path, listen: &[Address]) -> FoundModeFile {
+    pub fn find(path: &Path, listen: &[Address], routes: &UpstreamRoutes) -> FoundModeFile {
         let bytes = match read(path) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return FoundModeFile::Absent,
@@ -218,9 +229,23 @@ impl ModeFile {
         };
         let found = Self::parse(&bytes).and_then(|file| file.another_is_behind(listen).map(|()| file));
         match found {
-            Ok(file) => FoundModeFile::Read(Arc::new(file)),
+            Ok(file) => FoundModeFile::Read(Arc::new(file.reached_by(routes))),
             Err(error) => FoundModeFile::Wrong(KeyError { file: Some(path.to_path_buf()), ..error }.to_string()),
         }
+    }
+
+    /// The same, its upstreams with the mirrors and trusted hosts that are known of them.
+    #[must_use]
+    pub fn reached_by(self, routes: &UpstreamRoutes) -> Self {
+        let reached = |mode: ModeSpec| mode.reached_by(routes);
+        let in_force = match self.in_force {
+            InForce::Unmanaged => InForce::Unmanaged,
+            InForce::Mode { mode, previous } => {
+                InForce::Mode { mode: reached(mode), previous: previous.into_iter().map(reached).collect() }
+            }
+        };
+        let coming = self.coming.map(|Coming { mode, phase }| Coming { mode: reached(mode), phase });
+        Self { in_force, coming, ..self }
     }
 
     /// The bytes it was read from.

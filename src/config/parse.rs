@@ -7,6 +7,7 @@ use super::mode_file::{ModeFile, ModeFileKey, least_ttl};
 use super::one_or_many::OneOrMany;
 use super::origin::{List, Origin, Origins};
 use super::upstream::{self, Section, UpstreamSettings};
+use super::upstream_routes::UpstreamRoutes;
 use super::{
     AuthSettings, Config, GcSettings, Machine, MappedRepository, Overrides, ProxySettings, StoreSettings, Tls,
     TlsFiles, User, rules, yaml,
@@ -63,18 +64,24 @@ fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, K
         store.dir.clone_from(dir);
     }
     let listen = addresses(reader, "listen", &keys::listen(), file.listen, &overrides.listen)?;
+    let mut route_notes = upstream::Notes::default();
+    let routes = UpstreamRoutes::read(file.upstream_routes.unwrap_or_default(), &mut route_notes)?;
     let mode_file = reader.given("modeFile", file.mode_file).map(|FilePath(path)| {
-        let found = ModeFile::find(&path, &listen);
+        let found = ModeFile::find(&path, &listen, &routes);
         ModeFileKey { path, found }
     });
     let governed = mode_file.as_ref().is_some_and(ModeFileKey::is_read);
     // What the mode file says in their place makes them void, right or wrong.
-    let (mode, upstream) = if governed {
-        (Mode::Local, Section::default())
+    let (mode, mut upstream) = if governed {
+        let mut void = Section::default();
+        void.notes.passed_over = file.upstream.as_ref().map(keys::RawUpstream::routes_given).unwrap_or_default();
+        (Mode::Local, void)
     } else {
         let upstream = upstream::read(file.upstream, overrides.upstream.as_ref())?;
         (mode(reader, file.mode, overrides, &upstream)?, upstream)
     };
+    upstream.notes.add(route_notes);
+    upstream.settings = upstream.settings.map(|settings| routes.of(settings));
     reader.context.mode = mode;
     let names_given = file.repository.is_some();
     let repositories = repositories(reader, file.repositories, upstream.settings.as_ref())?;
@@ -109,6 +116,7 @@ fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, K
         store,
         proxy: with_secret(reader.read("proxy", file.proxy, &Below)?, upstream.ttl, reader)?,
         upstream: upstream.settings,
+        upstream_routes: routes,
         auth: auth(reader.read("auth", file.auth, &Below)?)?,
         manifests: reader.read("manifests", file.manifests, &Below)?,
         gc: reader.read("gc", file.gc, &Below)?,

@@ -53,9 +53,12 @@ fn covers(wide: Address, narrow: Address) -> bool {
 
 /// A server that asks itself would answer nobody.
 fn upstream_is_another(config: &Config) -> Result<(), KeyError> {
+    let message = "this server's own address; name the registry behind it";
+    if let Some(mirror) = config.upstream_routes.own_mirror(&config.listen) {
+        return Err(wrong(&format!("{mirror}.imagesRepo"), message));
+    }
     let Some(upstream) = config.upstream.as_ref().filter(|_| config.mode.has_upstream()) else { return Ok(()) };
     let own = |endpoint: &EndpointSettings| is_own(&endpoint.host, endpoint.scheme, &config.listen);
-    let message = "this server's own address; name the registry behind it";
     if own(&upstream.endpoint) {
         return Err(wrong("upstream.imagesRepo", message));
     }

@@ -187,7 +187,8 @@ fn every_key_that_is_written_is_in_force() {
 #[test]
 fn every_key_is_shown_by_check_config() {
     let config = accepted(&format!(
-        "{}repositories: [{{name: a}}]\nupstream: {{imagesRepo: a, mirrors: [{{imagesRepo: b}}]}}\n",
+        "{}repositories: [{{name: a}}]\nupstream: {{imagesRepo: a, mirrors: [{{imagesRepo: b}}]}}\n\
+         upstreamRoutes: [{{imagesRepo: a, mirrors: [{{imagesRepo: c}}]}}]\n",
         users(&user("a"))
     ));
     let shown: Vec<String> = config.settings().into_iter().map(|setting| setting.key.replace("[0]", "[]")).collect();

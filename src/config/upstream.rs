@@ -11,7 +11,7 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::definition::wrong;
 use super::error::KeyError;
-use super::images_repo::{ImagesRepo, UpstreamUrl};
+use super::images_repo::{ImagesRepo, TrustedHost, UpstreamUrl};
 use super::keys::{RawEndpoint, RawUpstream};
 use super::origin::{Origin, Setting};
 use super::secret_dir::{SecretDir, read_text};
@@ -79,6 +79,8 @@ pub(super) struct Notes {
     pub(super) files: Vec<PathBuf>,
     /// The keys in the order of `KEYS`.
     pub(super) shown: Vec<Setting>,
+    /// Keys of the section that are given and that the mode file makes void.
+    pub(super) passed_over: Vec<&'static str>,
 }
 
 /// The section with what the mounted Secret says of other keys.
@@ -105,20 +107,49 @@ pub(super) fn read(raw: Option<RawUpstream>, flag: Option<&Secret>) -> Result<Se
     if endpoint.is_none() && is_given && !has_secret_dir {
         return Err(wrong("upstream", "imagesRepo is required"));
     }
-    let mut mirrors = Vec::with_capacity(raw_mirrors.len());
-    for (index, raw) in raw_mirrors.into_iter().enumerate() {
-        let key = format!("upstream.mirrors[{index}]");
-        let mirror = Endpoint::new(key.clone(), raw, None)?.read(&mut notes)?;
-        mirrors.push(mirror.ok_or_else(|| wrong(&key, "imagesRepo is required"))?);
-    }
-    let trusted_hosts: Vec<String> = trusted.into_iter().map(|host| host.0).collect();
-    let origin = if trusted_hosts.is_empty() { Origin::Default } else { Origin::File };
-    notes.show("upstream.trustedHosts".to_owned(), trusted_hosts.join(", "), origin);
+    let mirrors = read_mirrors("upstream", raw_mirrors, &mut notes)?;
+    let trusted_hosts = read_trusted_hosts("upstream", trusted, &mut notes);
     let settings = endpoint.map(|endpoint| UpstreamSettings { endpoint, mirrors, trusted_hosts });
     Ok(Section { settings, has_secret_dir, mode, ttl, notes })
 }
 
+/// The mirrors below `section`, with the files that they name; blocking.
+pub(super) fn read_mirrors(
+    section: &str,
+    raw: Vec<RawEndpoint>,
+    notes: &mut Notes,
+) -> Result<Vec<EndpointSettings>, KeyError> {
+    let mut mirrors = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.into_iter().enumerate() {
+        let key = format!("{section}.mirrors[{index}]");
+        let mirror = Endpoint::new(key.clone(), raw, None)?.read(notes)?;
+        mirrors.push(mirror.ok_or_else(|| wrong(&key, "imagesRepo is required"))?);
+    }
+    Ok(mirrors)
+}
+
+/// The trusted hosts below `section`.
+pub(super) fn read_trusted_hosts(section: &str, raw: Vec<TrustedHost>, notes: &mut Notes) -> Vec<String> {
+    let hosts: Vec<String> = raw.into_iter().map(|host| host.0).collect();
+    let origin = if hosts.is_empty() { Origin::Default } else { Origin::File };
+    notes.show(format!("{section}.trustedHosts"), hosts.join(", "), origin);
+    hosts
+}
+
 impl Notes {
+    /// Adds the notes of another section.
+    pub(super) fn add(&mut self, other: Self) {
+        let Self { files, shown, passed_over } = other;
+        self.files.extend(files);
+        self.shown.extend(shown);
+        self.passed_over.extend(passed_over);
+    }
+
+    /// Shows a key that the file gives.
+    pub(super) fn show_given(&mut self, key: String, value: String) {
+        self.show(key, value, Origin::File);
+    }
+
     fn show(&mut self, key: String, value: String, origin: Origin) {
         self.shown.push(Setting { key, value, origin });
     }

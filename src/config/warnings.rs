@@ -13,6 +13,7 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         [
             self.of_mode_file(),
+            self.of_passed_over(),
             self.of_upstream(),
             self.of_mode(),
             self.of_tokens(),
@@ -28,6 +29,12 @@ impl Config {
             Some(FoundModeFile::Wrong(why)) => vec![format!("modeFile: not taken: {why}")],
             Some(FoundModeFile::Absent | FoundModeFile::Read(_)) | None => Vec::new(),
         }
+    }
+
+    /// How an upstream is reached, where nobody looks while the mode file is there.
+    fn of_passed_over(&self) -> Vec<String> {
+        let void = self.upstream_notes.passed_over.iter();
+        void.map(|name| format!("upstream.{name}: not looked at while the mode file is there; write it in upstreamRoutes, which counts for the registry that the file names")).collect()
     }
 
     /// `imagesRepo` without its host: the first part of the path is then asked as one. And a port of the other scheme.

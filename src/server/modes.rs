@@ -156,7 +156,7 @@ impl Modes {
             None
         });
         let kept = kept.and_then(|bytes| match ModeFile::parse(&bytes) {
-            Ok(file) => Some(Arc::new(file)),
+            Ok(file) => Some(Arc::new(file.reached_by(&config.upstream_routes))),
             Err(error) => {
                 tracing::warn!(%error, "the mode file that was in force before is not one any more");
                 None
@@ -213,7 +213,7 @@ impl Modes {
             (Arc::clone(&state.config), state.plan.file.clone())
         };
         let key = config.mode_file.as_ref()?;
-        match ModeFile::find(&key.path, &config.listen) {
+        match ModeFile::find(&key.path, &config.listen, &config.upstream_routes) {
             FoundModeFile::Read(file) => Some(self.prepare_file(&file, in_force.as_deref())),
             FoundModeFile::Wrong(why) => Some(Prepared::Stays(why)),
             FoundModeFile::Absent => in_force.as_deref().map(gone).map(Prepared::Stays),

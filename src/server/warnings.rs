@@ -16,13 +16,13 @@ pub(super) fn of(config: &Config, auth: &Authenticator, tls: Option<&Tls>, now: 
     if let (Some(tls), Some(files)) = (tls, options::tls(config)) {
         found.extend(tls.warnings(&files, now));
     }
-    if let Some(upstream) = &config.upstream {
-        let endpoints = std::iter::once(&upstream.endpoint).chain(&upstream.mirrors);
-        let authorities = endpoints.filter_map(|at| Some((&at.host, at.ca.as_ref()?)));
-        found
-            .extend(authorities.filter_map(|(host, pem)| {
-                of_authorities(&format!("upstream: the ca for {host}"), pem.as_bytes(), now)
-            }));
+    let upstream =
+        config.upstream.iter().flat_map(|upstream| std::iter::once(&upstream.endpoint).chain(&upstream.mirrors));
+    // Those of routes are among the upstream's mirrors, if they are its own.
+    let routes = config.upstream_routes.mirrors().map(|(_, mirror)| mirror);
+    for (host, pem) in upstream.chain(routes).filter_map(|at| Some((&at.host, at.ca.as_ref()?))) {
+        let about = of_authorities(&format!("upstream: the ca for {host}"), pem.as_bytes(), now);
+        found.extend(about.filter(|about| !found.contains(about)));
     }
     found
 }

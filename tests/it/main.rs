@@ -57,4 +57,5 @@ mod uploads;
 mod upstream_answers;
 mod upstream_auth;
 mod upstream_refusals;
+mod upstream_routes;
 mod upstream_settings;

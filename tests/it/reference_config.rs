@@ -27,7 +27,8 @@ fn the_keys_are_those_of_the_table() {
             Change::Live => "live",
             Change::Restart => "restart",
         };
-        let about = match key.strip_prefix("upstream.mirrors[].") {
+        let mirror = key.strip_prefix("upstreamRoutes[].").unwrap_or(&key).trim_start_matches("upstream.");
+        let about = match mirror.strip_prefix("mirrors[].") {
             Some(name) => format!("As `upstream.{name}`, for a mirror."),
             None => about,
         };

@@ -122,14 +122,18 @@ fn an_upstream_is_never_this_server() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mode.yaml");
     let listen = [Address::loopback(5001)];
-    assert_eq!(ModeFile::find(&path, &listen), FoundModeFile::Absent);
+    assert_eq!(ModeFile::find(&path, &listen, &UpstreamRoutes::default()), FoundModeFile::Absent);
     for (host, is_right) in [("127.0.0.1:5001", false), ("registry.d8-system.svc", false), ("127.0.0.1:5002", true)] {
         let text =
             format!("{{version: 1, generation: 1, inForce: {{mode: Direct, upstream: {{imagesRepo: '{host}/x'}}}}}}");
         std::fs::write(&path, text).unwrap();
-        assert_eq!(matches!(ModeFile::find(&path, &listen), FoundModeFile::Read(_)), is_right, "{host}");
+        assert_eq!(
+            matches!(ModeFile::find(&path, &listen, &UpstreamRoutes::default()), FoundModeFile::Read(_)),
+            is_right,
+            "{host}"
+        );
     }
     std::fs::write(&path, "version: [").unwrap();
-    let FoundModeFile::Wrong(why) = ModeFile::find(&path, &listen) else { panic!() };
+    let FoundModeFile::Wrong(why) = ModeFile::find(&path, &listen, &UpstreamRoutes::default()) else { panic!() };
     assert!(why.contains("mode.yaml"), "{why}");
 }
