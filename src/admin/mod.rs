@@ -18,12 +18,13 @@ use std::sync::Arc;
 pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
 pub use snapshot::{
     CollectionStatus, ComingStatus, ConfigStatus, IndexStatus, LeftAlone, ModeFileStatus, PinsStatus, Snapshot,
-    StoreStatus, UpstreamStatus,
+    StoreStatus, UnusedCacheStatus, UnusedStatus, UpstreamStatus,
 };
 pub use socket::{Socket, SocketError, socket_path};
 
 use crate::jobs::Runner;
 use crate::telemetry::Metrics;
+use crate::values::StoringMode;
 
 /// The running server, as its administrator sees it.
 pub trait Source: Send + Sync + 'static {
@@ -45,6 +46,34 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// A sentence.
     fn collection(&self, asked: CollectionQuestion) -> impl Future<Output = Result<serde_json::Value, String>> + Send;
+
+    /// What an administrator asks of data that no mode uses, or has the job `unused-data` do; JSON.
+    ///
+    /// # Errors
+    /// [`DropError`].
+    fn unused_data(&self, asked: DropQuestion) -> impl Future<Output = Result<serde_json::Value, DropError>> + Send;
+}
+
+/// A question about a drop of a mode's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropQuestion {
+    /// What it would free now.
+    Look(StoringMode),
+    /// The next run of the job is to drop it.
+    Want(StoringMode),
+    /// What the last one came to.
+    Last(StoringMode),
+}
+
+/// Why a drop is not done, or not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DropError {
+    /// The mode is in force, or a switch is under way.
+    #[error("the data of mode {0} stays: the mode is in force, or a switch is not over")]
+    Used(StoringMode),
+    /// Of the store.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// A question about the collection of what nothing reaches.

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 
 use super::socket::Client;
-use super::{Admin, CollectionQuestion, Source};
-use crate::jobs::OrderError;
+use super::{Admin, CollectionQuestion, DropError, DropQuestion, Source};
+use crate::jobs::{OrderError, RunReport, RunResult};
 use crate::telemetry::{Metrics, with_causes};
 
 /// Routes, and the list of their paths: the reference and the tests of what is served follow from it.
@@ -50,6 +50,7 @@ routes! {
         "/gc" => get(last_collection::<S>).post(collect::<S>),
         "/gc/look" => get(look::<S>),
         "/gc/why/{digest}" => get(why::<S>),
+        "/store/drop/{mode}" => get(look_at_drop::<S>).post(drop_data::<S>),
     }
 }
 
@@ -147,6 +148,50 @@ async fn collection<S: Source>(admin: &Admin<S>, asked: CollectionQuestion) -> R
         Ok(answer) => fresh(Json(answer)),
         Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
+}
+
+async fn look_at_drop<S: Source>(State(admin): State<Admin<S>>, Path(mode): Path<String>) -> Response {
+    match mode.parse() {
+        Ok(mode) => unused_data(&admin, DropQuestion::Look(mode)).await,
+        Err(_) => no_data(),
+    }
+}
+
+/// Has the data of a mode dropped, and answers with what that came to.
+async fn drop_data<S: Source>(
+    State(admin): State<Admin<S>>,
+    Extension(client): Extension<Client>,
+    Path(mode): Path<String>,
+) -> Response {
+    let Ok(mode) = mode.parse() else { return no_data() };
+    if let Err(error) = admin.source.unused_data(DropQuestion::Want(mode)).await {
+        return refused(&error);
+    }
+    tracing::info!(%mode, uid = client.uid, pid = client.pid, "the data of a mode is ordered to go");
+    match admin.source.jobs().run_now("unused-data").await {
+        Ok(RunReport { result: RunResult::Ok, .. }) => unused_data(&admin, DropQuestion::Last(mode)).await,
+        Ok(report) => refused(&DropError::Failed(report.error.unwrap_or_else(|| report.result.as_str().to_owned()))),
+        Err(error) => unavailable(format!("{error}\n")),
+    }
+}
+
+async fn unused_data<S: Source>(admin: &Admin<S>, asked: DropQuestion) -> Response {
+    match admin.source.unused_data(asked).await {
+        Ok(answer) => fresh(Json(answer)),
+        Err(error) => refused(&error),
+    }
+}
+
+fn refused(error: &DropError) -> Response {
+    let status = match error {
+        DropError::Used(_) => StatusCode::CONFLICT,
+        DropError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    plain(status, format!("{error}\n"))
+}
+
+fn no_data() -> Response {
+    plain(StatusCode::NOT_FOUND, "only the modes Local and Proxy keep data\n".to_owned())
 }
 
 /// Has a job run and answers with what that came to; a client that leaves meanwhile changes nothing.

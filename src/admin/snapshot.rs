@@ -50,6 +50,9 @@ pub struct Snapshot {
     /// What stays whatever a rule says; `None`: `store.pins` is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pins: Option<PinsStatus>,
+    /// Data of modes that are not in force, as it was last counted; none before the first count.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unused: Vec<UnusedStatus>,
     /// What the index does.
     pub index: IndexStatus,
     /// When the certificate in force ends; `None` without TLS.
@@ -195,6 +198,45 @@ pub struct PinsStatus {
     /// Releases that they name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub releases: Option<usize>,
+}
+
+/// Data of a mode that is not in force, is not coming, and does not answer any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnusedStatus {
+    /// `Local` or `Proxy`.
+    pub mode: &'static str,
+    /// Repositories.
+    pub repositories: u64,
+    /// Blobs and manifests that nothing else has.
+    pub contents: u64,
+    /// Their bytes: what a drop frees.
+    pub bytes: u64,
+    /// Whether it may be more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
+    /// When that was counted.
+    pub counted: u64,
+    /// Proxy's by upstream: what nothing else has, not even another cache.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<UnusedCacheStatus>,
+}
+
+/// What was learnt from one upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnusedCacheStatus {
+    /// Its name in the store.
+    pub id: String,
+    /// `host[:port][/path]`, where a mode in force has it too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Repositories.
+    pub repositories: u64,
+    /// Blobs and manifests that nothing else has.
+    pub contents: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// A repository that is not collected.

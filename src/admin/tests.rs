@@ -95,6 +95,13 @@ impl Source for Arc<Scripted> {
             asked => Ok(format!("{asked:?}").into()),
         }
     }
+
+    async fn unused_data(&self, asked: DropQuestion) -> Result<serde_json::Value, DropError> {
+        match asked {
+            DropQuestion::Want(StoringMode::Proxy) => Err(DropError::Used(StoringMode::Proxy)),
+            asked => Ok(format!("{asked:?}").into()),
+        }
+    }
 }
 
 /// Fails at every second run, with a repository in its words.
@@ -251,6 +258,20 @@ async fn questions_about_the_collection_are_for_the_socket_alone() {
     let shown = get(&socket, "/status").await.1;
     assert!(shown.contains("a/secret/name") && shown.contains("leads to nothing"), "{shown}");
     assert!(!get(&router(admin), "/status").await.1.contains("secret"));
+}
+
+#[tokio::test]
+async fn the_data_of_a_mode_is_dropped_over_the_socket_alone_and_not_while_it_is_used() {
+    let (admin, _) = scripted();
+    let socket = orders(admin.clone());
+    let (status, text, _) = get(&socket, "/store/drop/local").await;
+    assert_eq!((status, text.as_str()), (StatusCode::OK, "\"Look(Local)\""));
+    assert_eq!(get(&socket, "/store/drop/Direct").await.0, StatusCode::NOT_FOUND);
+    let (status, text, _) = ask(&socket, Method::POST, "/store/drop/Proxy").await;
+    assert!(status == StatusCode::CONFLICT && text.contains("is in force"), "{status} {text}");
+    let (status, text, _) = ask(&socket, Method::POST, "/store/drop/Local").await;
+    assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "there is no job \"unused-data\"\n"));
+    assert_eq!(get(&router(admin), "/store/drop/Local").await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -39,15 +39,18 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut CountedBody, repo: &RepoNa
         (None, None) => None,
     };
     let local = call.view.writable()?;
-    let place = call.entrance.open_upload(call.uploads).ok_or_else(ApiError::too_many_uploads)?;
     let expected = whole.and(announced(call));
-    if local.is_displacing()
-        && let Err(StoreError::Full(refusal)) = local.store().admit(expected.unwrap_or(0)).await
-    {
-        local.make_room(refusal, expected.unwrap_or(0)).await?;
-    }
-    let place = Some(UploadPlace::new(place));
-    let mut session = local.store().begin_upload_at(place, repo, algorithm, expected).await?;
+    let begin = async || {
+        let place = call.entrance.open_upload(call.uploads).ok_or_else(ApiError::too_many_uploads)?;
+        Ok::<_, ApiError>(local.store().begin_upload_at(Some(UploadPlace::new(place)), repo, algorithm, expected).await)
+    };
+    let mut session = match begin().await? {
+        Err(StoreError::Full(refusal)) if local.is_displacing() => {
+            local.make_room(refusal, expected.unwrap_or(0)).await?;
+            begin().await??
+        }
+        begun => begun?,
+    };
     let Some(digest) = whole else {
         return Ok(in_progress(StatusCode::ACCEPTED, repo, session.id(), 0));
     };

@@ -20,6 +20,7 @@ mod pki;
 mod schema;
 mod serve;
 mod static_pod;
+mod store;
 mod switch;
 
 use std::io::{self, Write as _};
@@ -41,6 +42,7 @@ pub use self::own_folder::OwnFolderArguments;
 pub use self::pki::{IssueArguments, PkiCommand};
 pub use self::serve::ServeArguments;
 pub use self::static_pod::StaticPodArguments;
+pub use self::store::{DropArguments, StoreCommand};
 pub use self::switch::SwitchCommand;
 use crate::config::ConfigError;
 use crate::node_files::NodeFilesError;
@@ -99,6 +101,13 @@ pub enum Command {
         Why is this blob still there?\n    d8-registry gc --why sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     )]
     Gc(GcArguments),
+    /// Look after what a store holds for modes that are not in force.
+    #[command(after_help = "Example:\n  d8-registry store drop Proxy --dry-run --data-dir /data")]
+    Store {
+        /// What is to be done.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Ask a running server, and give it orders, over the socket in its data directory: as root or as its user.
     #[command(after_help = "Example:\n  d8-registry admin jobs --data-dir /var/lib/d8-registry")]
     Admin {
@@ -253,6 +262,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Index { command } => index::run(&command),
         Command::Admin { command } => admin::run(&command),
         Command::Gc(arguments) => gc::run(&arguments),
+        Command::Store { command } => store::run(&command),
         Command::Check(arguments) => check::run(&arguments),
         Command::Controller(arguments) => controller::run(arguments),
         Command::Pki { command } => pki::run(command),

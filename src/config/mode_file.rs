@@ -16,7 +16,7 @@ use super::images_repo::{ImagesRepo, is_own};
 use super::upstream::{EndpointSettings, UpstreamCredentials, UpstreamSettings, check_pem, checked};
 use super::upstream_routes::UpstreamRoutes;
 use super::{MAX_FILE_BYTES, yaml};
-use crate::values::{Address, AnyMode, ConfigDuration, Phase, Scheme, Secret};
+use crate::values::{Address, AnyMode, ConfigDuration, Phase, Scheme, Secret, StoringMode};
 
 /// The one version that is read.
 const VERSION: u32 = 1;
@@ -154,6 +154,16 @@ impl ModeSpec {
         match self {
             Self::Local => true,
             Self::Direct { .. } | Self::Proxy { .. } => false,
+        }
+    }
+
+    /// The data that the mode keeps; `None`: it keeps none.
+    #[must_use]
+    pub const fn storing(&self) -> Option<StoringMode> {
+        match self {
+            Self::Proxy { .. } => Some(StoringMode::Proxy),
+            Self::Local => Some(StoringMode::Local),
+            Self::Direct { .. } => None,
         }
     }
 

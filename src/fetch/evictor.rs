@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::jobs::{Job, JobError, Run, Schedule};
-use crate::store::{Eviction, Refusal, Store, StoreError};
+use crate::store::{Eviction, PinsState, Refusal, Spare, Store, StoreError};
 use crate::telemetry::{EvictionCause, Metrics};
 
 /// Pause between two walks for contents that are too old.
@@ -57,8 +57,8 @@ struct Inner {
     /// Whether a removed content could be fetched again: the last probe of the upstream was good. Relaxed: no other memory
     /// is published with it, and a walk that sees the value of a moment ago is one that began a moment ago.
     replaceable: AtomicBool,
-    /// Whether a push may take the room of contents that no stored tag reaches. Relaxed, as `replaceable`.
-    displaceable: AtomicBool,
+    /// Whose room a push may take.
+    displacing: Mutex<Displacing>,
     /// `proxy.ttl` in seconds; 0: nothing is ever too old. Relaxed, as `replaceable`.
     ttl: AtomicU64,
     /// One walk at a time.
@@ -67,6 +67,19 @@ struct Inner {
     failed_walk: Mutex<Option<(Instant, u64)>>,
     /// Bytes held by those fills of unnamed length for which contents had to go.
     staked: AtomicU64,
+}
+
+/// Whose room a push may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Displacing {
+    /// Nobody's.
+    #[default]
+    Nothing,
+    /// That of caches which modes have and could fill again: of what no pin names, and where no pins are known of what no stored
+    /// tag reaches.
+    Replaceable,
+    /// That of caches which no mode has: of what no pin names.
+    Unused,
 }
 
 /// Part of the [`SHARE`] that one fill of unnamed length holds; given back when it is dropped.
@@ -115,7 +128,7 @@ impl Evictor {
             store,
             metrics,
             replaceable: AtomicBool::new(false),
-            displaceable: AtomicBool::new(false),
+            displacing: Mutex::default(),
             ttl: AtomicU64::new(0),
             walking: tokio::sync::Mutex::new(()),
             failed_walk: Mutex::new(None),
@@ -128,24 +141,32 @@ impl Evictor {
         self.0.replaceable.store(replaceable, Ordering::Relaxed);
     }
 
-    /// Says whether a push may take the room of contents that could be fetched again and that no stored tag reaches.
-    pub fn set_displaceable(&self, displaceable: bool) {
-        self.0.displaceable.store(displaceable, Ordering::Relaxed);
+    /// Says whose room a push may take from now on.
+    pub fn set_displacing(&self, displacing: Displacing) {
+        *lock(&self.0.displacing) = displacing;
     }
 
-    /// Whether it may.
+    /// Whether it may take anybody's.
     #[must_use]
     pub fn is_displacing(&self) -> bool {
-        self.0.displaceable.load(Ordering::Relaxed)
+        *lock(&self.0.displacing) != Displacing::Nothing
     }
 
-    /// Makes room for `bytes` of a push that the store refused, if cached contents may go for it: none that a stored tag
-    /// reaches. Safe to drop: the walk goes on.
+    /// Makes room for `bytes` of a push that the store refused, if cached contents may go for it. Safe to drop: the walk goes on.
     ///
     /// # Errors
     /// [`StoreError::Full`] if it can't or may not, or of the disk.
     pub async fn displace(&self, refusal: Refusal, bytes: u64) -> Result<(), StoreError> {
-        if self.is_displacing() { self.make_room_after(refusal, bytes).await } else { Err(StoreError::Full(refusal)) }
+        let displacing = *lock(&self.0.displacing);
+        let spare = match (displacing, self.0.store.pins()) {
+            (Displacing::Nothing, _) => return Err(StoreError::Full(refusal)),
+            (Displacing::Replaceable | Displacing::Unused, PinsState::Usable(_)) => Spare::Pinned,
+            // Pins that there are and that can't be gone by may name what a tag reaches.
+            (Displacing::Replaceable | Displacing::Unused, PinsState::Unusable(_))
+            | (Displacing::Replaceable, PinsState::Absent) => Spare::Tagged,
+            (Displacing::Unused, PinsState::Absent) => Spare::Nothing,
+        };
+        self.room_after(refusal, bytes, spare).await
     }
 
     /// Removes contents that were not used for `ttl` from now on; zero: never.
@@ -163,6 +184,15 @@ impl Evictor {
     /// # Errors
     /// [`StoreError::Full`] if there is no room afterwards, or of the disk.
     pub async fn make_room(&self, wanted: Wanted) -> Result<(), StoreError> {
+        self.room(wanted, self.spare()).await
+    }
+
+    /// What an eviction for what a cache fetches leaves.
+    fn spare(&self) -> Spare {
+        if self.0.replaceable.load(Ordering::Relaxed) { Spare::Nothing } else { Spare::Tagged }
+    }
+
+    async fn room(&self, wanted: Wanted, spare: Spare) -> Result<(), StoreError> {
         let store = &self.0.store;
         let _walking = self.0.walking.lock().await;
         let goal = store.shortfall(wanted.all.max(wanted.now)).await?;
@@ -178,7 +208,7 @@ impl Evictor {
             0 => 0,
             need => goal.min(need.saturating_add(store.measure() / SLACK)),
         };
-        let hopeless = self.evict(Eviction { need, goal, ..Eviction::default() }).await?;
+        let hopeless = self.evict(Eviction { need, goal, spare, ..Eviction::default() }).await?;
         let admitted = store.admit(if hopeless { wanted.all.max(wanted.now) } else { wanted.now }).await;
         if admitted.is_err() {
             *lock(&self.0.failed_walk) = Some((Instant::now(), goal));
@@ -192,13 +222,17 @@ impl Evictor {
     /// # Errors
     /// [`StoreError::Full`] if it can't, or of the disk.
     pub async fn make_room_after(&self, refusal: Refusal, bytes: u64) -> Result<(), StoreError> {
+        self.room_after(refusal, bytes, self.spare()).await
+    }
+
+    async fn room_after(&self, refusal: Refusal, bytes: u64, spare: Spare) -> Result<(), StoreError> {
         match refusal {
             Refusal::BudgetExhausted { .. } | Refusal::ReserveExhausted { .. } => {
-                self.make_room(Wanted::whole(bytes)).await
+                self.room(Wanted::whole(bytes), spare).await
             }
             Refusal::InodesExhausted { .. } => {
                 let _walking = self.0.walking.lock().await;
-                self.evict(Eviction { contents: INODES, ..Eviction::default() }).await.map(drop)
+                self.evict(Eviction { contents: INODES, spare, ..Eviction::default() }).await.map(drop)
             }
             Refusal::QuotaExhausted | Refusal::FileTooLong | Refusal::ReadOnly => Err(StoreError::Full(refusal)),
         }
@@ -206,8 +240,7 @@ impl Evictor {
 
     /// Removes the least recently used contents. `true`: none was, because all that may go would free too little.
     async fn evict(&self, wanted: Eviction) -> Result<bool, StoreError> {
-        let spare_tagged = !self.0.replaceable.load(Ordering::Relaxed);
-        let evicted = self.0.store.evict(Eviction { spare_tagged, ..wanted }).await?;
+        let evicted = self.0.store.evict(wanted).await?;
         self.0.metrics.evicted(EvictionCause::Room, evicted.contents, evicted.bytes);
         if evicted.contents > 0 {
             tracing::info!(

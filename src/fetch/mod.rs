@@ -20,7 +20,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use evictor::{Evictor, Wanted};
+pub use evictor::{Displacing, Evictor, Wanted};
 pub use feed::Feed;
 pub use filler::BATCH_BYTES as FILL_BYTES;
 pub use fills::{FillOptions, Fills, Opened};

@@ -108,6 +108,17 @@ impl Disk {
         }
     }
 
+    /// Removes a directory that holds nothing; says whether it is gone. Not synced: one that a crash brings back is empty.
+    pub(crate) fn remove_if_empty(&self, directory: &Path) -> Result<bool, FsError> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::fs::remove_dir(directory) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absence(&error) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+            Err(error) => Err(FsError::on("remove", directory)(error)),
+        }
+    }
+
     /// Syncs a file's content and length.
     pub(crate) fn sync(&self, file: &File, path: &Path) -> Result<(), FsError> {
         #[expect(clippy::disallowed_methods, reason = "this is the file that syncs")]

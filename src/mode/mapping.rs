@@ -59,6 +59,11 @@ impl Mapping {
         self
     }
 
+    /// The upstreams, as the store names what is learnt of their repositories.
+    pub fn upstreams(&self) -> impl Iterator<Item = UpstreamId> {
+        self.entries.iter().map(|entry| entry.upstream)
+    }
+
     /// The repository that a client's name leads to.
     ///
     /// # Errors

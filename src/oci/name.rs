@@ -66,6 +66,13 @@ impl RepoName {
     pub fn is_cached(&self) -> bool {
         self.0.starts_with(UpstreamId::SIGN)
     }
+
+    /// The upstream of a name of [`RepoName::cached`].
+    #[must_use]
+    pub fn upstream(&self) -> Option<UpstreamId> {
+        let id = self.0.strip_prefix(UpstreamId::SIGN)?;
+        u64::from_str_radix(id.get(..16)?, 16).ok().map(UpstreamId)
+    }
 }
 
 /// Which upstream something was learnt from: a short hash of its address, `~` and 16 digits when written. Mirrors,
@@ -176,12 +183,14 @@ mod tests {
         for child in ["", "modules", "modules/console"] {
             let name = RepoName::cached(upstream, child).unwrap();
             assert!(name.is_cached() && name.as_str().parse::<RepoName>().is_err());
+            assert_eq!(name.upstream(), Some(upstream));
             assert_eq!(RepoName::parse_stored(name.as_str()), Ok(name));
         }
         for stored in ["~", "~12", "~0123456789abcdeF", "~0123456789abcdef/", "~0123456789abcdef/_lists", "a/~b"] {
             assert!(RepoName::parse_stored(stored).is_err(), "{stored}");
         }
-        assert!(!"system".parse::<RepoName>().unwrap().is_cached());
+        let own: RepoName = "system".parse().unwrap();
+        assert!(!own.is_cached() && own.upstream().is_none());
     }
 
     proptest! {

@@ -24,10 +24,10 @@ use crate::admin::{ComingStatus, ModeFileStatus, UpstreamStatus};
 use crate::api::App;
 use crate::auth::Authenticator;
 use crate::clock;
-use crate::config::{Config, FoundModeFile, ModeFile, ModeSpec, Secret, UpstreamSettings};
+use crate::config::{Config, EndpointSettings, FoundModeFile, ModeFile, ModeSpec, Secret, UpstreamSettings};
 use crate::fetch::Fills;
 use crate::mode::Transition;
-use crate::oci::Digest;
+use crate::oci::{Digest, UpstreamId};
 use crate::telemetry::{Metrics, ProbeOutcome, with_causes};
 use crate::upstream::{Probe, Upstream, UpstreamSetupError};
 
@@ -344,9 +344,7 @@ impl Modes {
         evictor.set_ttl(plan.ttl());
         let cache = plan.in_force.as_ref().filter(is_cache).filter(|_| plan.is_settled());
         evictor.set_replaceable(cache.is_some_and(is_well));
-        // A push into a coming Local takes room of a cache that could fetch again what goes.
-        let fills_local = plan.coming.as_ref().is_some_and(|(mode, _)| mode.takes_pushes());
-        evictor.set_displaceable(fills_local && plan.modes().filter(is_cache).all(is_well));
+        evictor.set_displacing(plan.displacing(is_well));
         let logins: Vec<(String, SecretString)> =
             state.logins().map(|(name, password)| (name.to_owned(), SecretString::from(password.expose()))).collect();
         self.0.auth.set_upstream_users(logins);
@@ -356,10 +354,14 @@ impl Modes {
         if !is_alone {
             store.hold_collection(true);
         }
+        // Before a mode answers nothing of its data goes any more, and none goes as long as it answers.
+        let used = plan.used_data(&state.config);
+        store.add_used_data(&used);
         if let Some(app) = self.0.app.get() {
             app.set_modes(state.running.transition(plan));
         }
         store.hold_collection(!is_alone);
+        store.set_used_data(used);
     }
 
     /// Ends when something changed that the probing should look at.
@@ -429,6 +431,14 @@ impl Modes {
                 .and_then(|candidate| candidate.probed.as_ref())
                 .map(|probed| probed.probe.words.clone()),
         })
+    }
+
+    /// The upstreams of the modes by their names in the store, as `host/path`.
+    pub(super) fn upstream_ids(&self) -> Vec<(UpstreamId, String)> {
+        let state = self.state();
+        let upstreams = state.plan.upstreams().into_iter().map(|settings| &settings.endpoint);
+        let id = |at: &EndpointSettings| (UpstreamId::of(&at.host, &at.path), format!("{}/{}", at.host, at.path));
+        upstreams.map(id).map(|(id, address)| (id, address.trim_end_matches('/').to_owned())).collect()
     }
 
     /// The modes and the file that says so, at one moment.

@@ -7,8 +7,10 @@ use tokio_util::task::TaskTracker;
 
 use super::options;
 use crate::config::{self, Config, InForce, ModeFile, ModeSpec, UpstreamSettings};
-use crate::fetch::Fills;
+use crate::fetch::{Displacing, Fills};
 use crate::mode::{Direct, Local, Mode, Proxy, Transition};
+use crate::oci::UpstreamId;
+use crate::store::UsedData;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use crate::values::Phase;
@@ -71,6 +73,37 @@ impl Plan {
             }
         }
         found
+    }
+
+    /// Whose room a push may take; `is_well`: whether the last probe of the mode's upstream was good.
+    pub(super) fn displacing(&self, is_well: impl Fn(&ModeSpec) -> bool) -> Displacing {
+        let coming = self.coming.as_ref().map(|(mode, _)| mode);
+        let takes_pushes = self.in_force.iter().chain(coming).any(ModeSpec::takes_pushes);
+        let mut caches = self.modes().filter(|mode| mode.is_cache()).peekable();
+        match (takes_pushes, caches.peek().is_some()) {
+            (false, _) => Displacing::Nothing,
+            (true, false) => Displacing::Unused,
+            // What goes has to be there again when it is asked for.
+            (true, true) if caches.all(is_well) => Displacing::Replaceable,
+            (true, true) => Displacing::Nothing,
+        }
+    }
+
+    /// The data that the modes use.
+    pub(super) fn used_data(&self, config: &Config) -> UsedData {
+        let mut used = UsedData { switching: !self.is_settled(), ..UsedData::default() };
+        for mode in self.modes() {
+            match mode {
+                ModeSpec::Local => used.pushed = true,
+                ModeSpec::Proxy { upstream: UpstreamSettings { endpoint, .. }, .. } => {
+                    // Its own one too, where no name leads to it.
+                    used.upstreams.insert(UpstreamId::of(&endpoint.host, &endpoint.path));
+                    used.upstreams.extend(options::mapping(config, endpoint).upstreams());
+                }
+                ModeSpec::Direct { .. } => {}
+            }
+        }
+        used
     }
 
     /// The upstream of the mode in force.
@@ -209,6 +242,36 @@ mod tests {
             format!("{{{head}, inForce: {{mode: Unmanaged}}}}"),
         ] {
             assert_eq!(plan(&text).ttl(), Duration::ZERO, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_push_takes_room_of_a_cache_that_is_well_or_that_no_mode_has() {
+        let (head, direct) = ("version: 1, generation: 1", PROXY.replace("Proxy", "Direct").replace(", ttl: 1h", ""));
+        for (modes, well, ill) in [
+            (format!("inForce: {PROXY}"), Displacing::Nothing, Displacing::Nothing),
+            (
+                format!("inForce: {PROXY}, coming: {{mode: Local, phase: filling}}"),
+                Displacing::Replaceable,
+                Displacing::Nothing,
+            ),
+            (format!("inForce: {{mode: Local}}, previous: [{PROXY}]"), Displacing::Replaceable, Displacing::Nothing),
+            (
+                format!("inForce: {{mode: Local}}, coming: {}, phase: ready}}", PROXY.trim_end_matches('}')),
+                Displacing::Replaceable,
+                Displacing::Nothing,
+            ),
+            (format!("inForce: {PROXY}, previous: [{{mode: Local}}]"), Displacing::Nothing, Displacing::Nothing),
+            (
+                format!("inForce: {direct}, coming: {{mode: Local, phase: ready}}"),
+                Displacing::Unused,
+                Displacing::Unused,
+            ),
+            ("inForce: {mode: Local}".to_owned(), Displacing::Unused, Displacing::Unused),
+            ("inForce: {mode: Unmanaged}".to_owned(), Displacing::Nothing, Displacing::Nothing),
+        ] {
+            let plan = plan(&format!("{{{head}, {modes}}}"));
+            assert_eq!((plan.displacing(|_| true), plan.displacing(|_| false)), (well, ill), "{modes}");
         }
     }
 

@@ -10,15 +10,15 @@ use super::VERSION;
 use super::modes::{Modes, Seen};
 use super::readiness::Ready;
 use crate::admin::{
-    CollectionQuestion, CollectionStatus, ConfigStatus, IndexStatus, LeftAlone, PinsStatus, Snapshot, Source,
-    StoreStatus,
+    CollectionQuestion, CollectionStatus, ConfigStatus, DropError, DropQuestion, IndexStatus, LeftAlone, PinsStatus,
+    Snapshot, Source, StoreStatus, UnusedCacheStatus, UnusedStatus,
 };
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::jobs::Runner;
 use crate::oci::InvalidDigest;
 use crate::serve::{Server, Tls};
-use crate::store::{IndexState, PinsState, Refusal, Store, StoreError};
+use crate::store::{IndexState, PinsState, Refusal, Store, StoreError, UnusedData};
 use crate::telemetry::{IndexLabel, Logging, Metrics, with_causes};
 
 /// Whoever wants to give an order learns here why nobody listens.
@@ -63,6 +63,7 @@ impl Source for Observer {
             store: store(&self.store),
             collection: collection(&self.store),
             pins: pins(&self.store),
+            unused: unused(&self.store, &self.modes),
             index: index(&self.store),
             certificate_expiry: self.tls.as_ref().map(|tls| Timestamp::as_secs(tls.expiry())),
             config: self.config.load().as_ref().clone(),
@@ -78,6 +79,17 @@ impl Source for Observer {
 
     fn jobs(&self) -> &Runner {
         &self.jobs
+    }
+
+    async fn unused_data(&self, asked: DropQuestion) -> Result<serde_json::Value, DropError> {
+        let (dropped, mode, dry_run) = match asked {
+            DropQuestion::Look(mode) => (self.store.look_at_drop(mode).await, mode, true),
+            DropQuestion::Want(mode) if self.store.want_drop(mode) => return Ok(serde_json::Value::Null),
+            DropQuestion::Want(mode) => return Err(DropError::Used(mode)),
+            DropQuestion::Last(mode) => (Ok(self.store.dropped(mode).unwrap_or_default()), mode, false),
+        };
+        let dropped = dropped.map_err(|error| DropError::Failed(with_causes(&error)))?;
+        Ok(dropped.to_json(mode, dry_run))
     }
 
     async fn collection(&self, asked: CollectionQuestion) -> Result<serde_json::Value, String> {
@@ -141,6 +153,30 @@ fn pins(store: &Store) -> Option<PinsStatus> {
         images: document.map(|pins| pins.images.len()),
         releases: document.map(|pins| pins.releases.len()),
     })
+}
+
+fn unused(store: &Store, modes: &Modes) -> Vec<UnusedStatus> {
+    let Some((found, counted)) = store.unused_data() else { return Vec::new() };
+    let known = modes.upstream_ids();
+    let status = |UnusedData { mode, all, upstreams }: UnusedData| UnusedStatus {
+        mode: mode.as_str(),
+        repositories: all.repositories,
+        contents: all.contents,
+        bytes: all.bytes,
+        at_least: all.at_least,
+        counted: counted.as_secs(),
+        caches: upstreams
+            .into_iter()
+            .map(|(id, cache)| UnusedCacheStatus {
+                id: id.to_string(),
+                upstream: known.iter().find(|(other, _)| *other == id).map(|(_, address)| address.clone()),
+                repositories: cache.repositories,
+                contents: cache.contents,
+                bytes: cache.bytes,
+            })
+            .collect(),
+    };
+    found.into_iter().map(status).collect()
 }
 
 fn index(store: &Store) -> IndexStatus {

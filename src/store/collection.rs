@@ -132,14 +132,14 @@ pub fn why_kept_stopped(
     runtime()?.block_on(store.why_kept(digest))
 }
 
-fn open_stopped(dir: &Path, options: CollectionOptions, pins: FoundPins) -> Result<Store, StoreError> {
+pub(super) fn open_stopped(dir: &Path, options: CollectionOptions, pins: FoundPins) -> Result<Store, StoreError> {
     let store = Store::open(&StoreOptions { must_exist: true, ..StoreOptions::at(dir) })?;
     store.set_collection(options);
     store.set_pins(pins);
     Ok(store)
 }
 
-fn runtime() -> Result<Runtime, StoreError> {
+pub(super) fn runtime() -> Result<Runtime, StoreError> {
     let built = tokio::runtime::Builder::new_current_thread().enable_time().build();
     built.map_err(|error| StoreError::Bug(format!("no runtime: {error}")))
 }

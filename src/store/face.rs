@@ -28,6 +28,8 @@ use super::repositories::listings::{KeepIndex, Listings};
 use super::repositories::manifests::Manifests;
 use super::repositories::memory::Memory;
 use super::repositories::mend::LookAfterDamage;
+use super::repositories::mode_data::dropper::Dropper;
+use super::repositories::mode_data::job::LookAfterUnused;
 use super::repositories::references::References;
 use super::repositories::upload_session::BlobUploads;
 use crate::fs::{Disk, replace_file};
@@ -52,6 +54,7 @@ pub(super) struct Parts {
     pub(super) large: LargeManifests,
     pub(super) maintenance: Maintenance,
     pub(super) collector: Arc<Collector>,
+    pub(super) dropper: Arc<Dropper>,
     /// Keeps a second server out.
     lock: File,
 }
@@ -117,6 +120,7 @@ impl Store {
             },
             references: Arc::new(References::new(Arc::clone(&manifests), tasks)),
             collector: Arc::new(Collector::new(Arc::clone(&manifests))),
+            dropper: Arc::new(Dropper::new(Arc::clone(&manifests))),
             large: LargeManifests::default(),
             contents,
             uploads,
@@ -158,7 +162,7 @@ impl Store {
     }
 
     /// Starts the jobs beside requests: opening or rebuilding the index, looking after damage, counting after an unclean
-    /// stop, reaping of uploads, collection.
+    /// stop, reaping of uploads, collection, counting and dropping of data that no mode uses.
     pub fn start_jobs(&self, jobs: &Runner) {
         let manifests = &self.0.manifests;
         let keep_index = KeepIndex::new(Arc::clone(manifests), |manifests| (&manifests.listings, manifests.tree()));
@@ -166,6 +170,7 @@ impl Store {
         jobs.start(LookAfterDamage(Arc::clone(manifests)));
         jobs.start(Maintain::new(self.0.maintenance.clone()));
         jobs.start(Collect::new(Arc::clone(&self.0.collector)));
+        jobs.start(LookAfterUnused(Arc::clone(&self.0.dropper)));
     }
 
     /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes

@@ -2,7 +2,7 @@
 //!
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
 //! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `pins`, `stored`. Above: `face`, which
-//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection` and `samples` (its numbers as
+//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `mode_data` and `samples` (its numbers as
 //! metrics); `maintenance` runs beside requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
 
@@ -13,6 +13,7 @@ mod error;
 mod face;
 mod layout;
 mod maintenance;
+mod mode_data;
 mod opening;
 mod options;
 mod pins;
@@ -31,6 +32,7 @@ pub use contents::uploads::upload::UploadPlace;
 pub use contents::uses::Lease;
 pub use error::{Refusal, StoreError};
 pub use face::Store;
+pub use mode_data::drop_stopped;
 pub use options::{CollectionOptions, Reserve, StoreLimits, StoreOptions, Usage};
 pub use pins::{FoundPins, PinsFault, PinsState};
 pub use repositories::blobs::StoredContent;
@@ -38,11 +40,14 @@ pub use repositories::collection::ledger::Touch;
 pub use repositories::collection::report::{
     CollectedContent, CollectionReport, CollectionStatus, Contents as CollectedContents, LeftAlone, Reason,
 };
-pub use repositories::eviction::{Evicted, Eviction};
+pub use repositories::eviction::{Evicted, Eviction, Spare};
 pub use repositories::index::{IndexState, Referrer};
 pub use repositories::large::LARGE_MANIFEST_BYTES;
 pub use repositories::listings::by_hand::rebuild_index;
 pub use repositories::lists::KeptList;
+pub use repositories::mode_data::count::{DataCount, UnusedData};
+pub use repositories::mode_data::dropper::{Dropped, Left};
+pub use repositories::mode_data::gate::UsedData;
 pub use repositories::references::LONG_WALKS;
 pub use repositories::tags::VerifiedTag;
 pub use repositories::upload_session::{UploadSession, most_batch_bytes};

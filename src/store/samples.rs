@@ -6,8 +6,10 @@ use super::pins::PinsState;
 use crate::telemetry::families::{
     DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DISK_FAULT, GC_FREED, GC_HELD, GC_LEFT_ALONE, GC_REMOVED,
     GC_SUSPECTS, PINS_USABLE, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS, STORE_USED, STORE_WRITABLE,
+    UNUSED_BYTES,
 };
 use crate::telemetry::{DamageCause, Samples};
+use crate::values::StoringMode;
 
 impl Store {
     /// The store at this moment. What is not known has no sample, rather than a zero. Does not block.
@@ -30,6 +32,12 @@ impl Store {
         samples.add(&DISK_FAULT, &[], u64::from(damage.disk_fault));
         for cause in DamageCause::ALL {
             samples.add(&DAMAGE_FOUND, &[cause.as_str()], damage.found[*cause as usize]);
+        }
+        if let Some((found, _)) = self.unused_data() {
+            for mode in StoringMode::ALL {
+                let bytes = found.iter().find(|data| data.mode == mode).map_or(0, |data| data.all.bytes);
+                samples.add(&UNUSED_BYTES, &[mode.as_str()], bytes);
+            }
         }
         let collection = self.collection();
         let pins = self.pins();

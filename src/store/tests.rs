@@ -9,6 +9,7 @@ mod damage;
 mod directory;
 mod faults;
 mod manifests;
+mod mode_data;
 mod uploads;
 mod walks;
 

@@ -78,6 +78,8 @@ families! {
         "Answers that failed or broke off because the store's disk did.";
     STORE_UPLOADS: "d8_registry_store_uploads", Gauge, [],
         "Uploads that are open, also those that no request writes.";
+    UNUSED_BYTES: "d8_registry_unused_data_bytes", Gauge, ["mode"],
+        "Bytes of data that no mode uses, as a drop would free them. Absent until they are counted.";
     INDEX_STATE: "d8_registry_index_state", Gauge, ["state"],
         "1 for what the index is doing: closed, rebuilding or ready. Listings need ready, pulls and pushes do not.";
     HTTP_REQUESTS: "d8_registry_http_requests_total", Counter, ["method", "route", "status"],

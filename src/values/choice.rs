@@ -118,6 +118,15 @@ choices! {
 }
 
 choices! {
+    /// A mode that keeps data of its own.
+    StoringMode, "one of Local, Proxy",
+    /// What clients pushed.
+    Local = "Local",
+    /// What upstreams taught.
+    Proxy = "Proxy",
+}
+
+choices! {
     /// How much of a release a registry has to hold.
     CheckMode, "one of Default, Relax",
     /// Every image of the critical modules and of Deckhouse itself.

@@ -27,7 +27,7 @@ pub use addresses::{Address, Addresses};
 pub use calendar::{Calendar, Cron};
 pub use choice::{
     Acceleration, AccessMode, Anonymous, AnyMode, CheckMode, Level, LogFormat, MissingReferences, Mode, Phase, Role,
-    Scheme, StaleCause,
+    Scheme, StaleCause, StoringMode,
 };
 pub(crate) use count::Count;
 pub use docker_login::docker_login;

@@ -29,6 +29,7 @@ mod long_lists;
 mod manifests;
 mod mapping;
 mod misconfigured;
+mod mode_data;
 mod mode_file;
 mod monitoring;
 mod node_config;

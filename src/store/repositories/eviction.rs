@@ -1,7 +1,7 @@
 //! Removing what was learnt from upstreams: the least recently used first, or all that was not used for too long.
 //!
 //! Only memberships of cached repositories go; bytes that a pushed repository has too stay. Nothing that is being read
-//! goes, and, if so asked, nothing that a stored tag reaches. For what can't fit nothing goes at all: what could be freed is
+//! goes, and, if so asked, nothing that a stored tag or a pin reaches. For what can't fit nothing goes at all: what could be freed is
 //! added up before anything is removed. Blocking, from a walk over the tree: rare, and never on a reader's way.
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -34,8 +34,20 @@ pub struct Eviction {
     pub goal: u64,
     /// Remove what was not used for longer than this.
     pub idle: Option<Duration>,
-    /// Leave what a stored tag reaches: it can't be fetched again now.
-    pub spare_tagged: bool,
+    /// What stays whatever is wanted.
+    pub spare: Spare,
+}
+
+/// What an eviction leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spare {
+    /// Nothing: all could be fetched again, or nobody is to have it.
+    #[default]
+    Nothing,
+    /// What a stored tag reaches: it can't be fetched again now.
+    Tagged,
+    /// What a pin names, with all that it names in turn.
+    Pinned,
 }
 
 /// Contents that were removed.
@@ -106,7 +118,7 @@ impl EvictionWalk<'_> {
         let skipped = SkippedEntries::default();
         let repositories: Vec<RepoName> =
             Repositories::new(&self.manifests.contents.layout, &skipped).filter(RepoName::is_cached).collect();
-        let spared = if wanted.spare_tagged { self.reached_by_tags(&repositories)? } else { HashSet::new() };
+        let spared = self.spared(&repositories, wanted.spare);
         let candidates = self.candidates(&repositories, &spared, now)?;
         if wanted.goal > 0 && fills.saturating_add(self.can_be_freed(&candidates)) < wanted.goal {
             evicted.hopeless = true;
@@ -262,30 +274,56 @@ impl EvictionWalk<'_> {
         Ok(if kept { 0 } else { candidate.size })
     }
 
-    /// All that the tags of `repositories` lead to, down to the last layer.
-    fn reached_by_tags(&self, repositories: &[RepoName]) -> Result<HashSet<Digest>, StoreError> {
-        let skipped = SkippedEntries::default();
+    /// What stays of `repositories`, down to the last layer.
+    fn spared(&self, repositories: &[RepoName], spare: Spare) -> HashSet<Digest> {
         let mut reached = HashSet::new();
-        for repo in repositories {
-            let mut waiting = Vec::new();
-            for tag in Tags::new(&self.manifests.contents.layout, repo, &skipped) {
-                match read_tag(&self.manifests.contents.layout, repo, &tag) {
-                    Ok(target) => waiting.extend(target),
-                    // It leads nowhere, and must not keep others from being removed.
-                    Err(error) => self.manifests.contents.damage.note(DamageCause::Tag, &error),
-                }
+        let pins = self.manifests.ledger.settings.pins();
+        let roots: &dyn Fn(&RepoName) -> Vec<Digest> = match spare {
+            Spare::Nothing => return reached,
+            Spare::Tagged => &|repo| self.tagged(repo),
+            Spare::Pinned => {
+                reached.extend(pins.iter().copied());
+                &|repo| self.pinned(repo, &pins)
             }
+        };
+        let mut walked = HashSet::new();
+        for repo in repositories {
+            let mut waiting = roots(repo);
             while let Some(digest) = waiting.pop() {
-                if !reached.insert(digest) {
+                reached.insert(digest);
+                if walked.contains(&digest) {
                     continue;
                 }
-                // A damaged one reaches nothing that could be served.
+                // A damaged one reaches nothing that could be served; another repository may have a whole one.
                 if let Ok(Some(stored)) = self.manifests.read_manifest(repo, digest) {
+                    walked.insert(digest);
                     reached.extend(stored.manifest.required_blobs().map(|blob| blob.digest));
                     waiting.extend(stored.manifest.manifests.iter().map(|child| child.digest));
                 }
             }
         }
-        Ok(reached)
+        reached
+    }
+
+    /// What the tags of a repository lead to.
+    fn tagged(&self, repo: &RepoName) -> Vec<Digest> {
+        let (layout, skipped) = (&self.manifests.contents.layout, SkippedEntries::default());
+        let mut targets = Vec::new();
+        for tag in Tags::new(layout, repo, &skipped) {
+            match read_tag(layout, repo, &tag) {
+                Ok(target) => targets.extend(target),
+                // It leads nowhere, and must not keep others from being removed.
+                Err(error) => self.manifests.contents.damage.note(DamageCause::Tag, &error),
+            }
+        }
+        targets
+    }
+
+    /// The manifests of a repository that are pinned.
+    fn pinned(&self, repo: &RepoName, pins: &HashSet<Digest>) -> Vec<Digest> {
+        let skipped = SkippedEntries::default();
+        Members::manifests(&self.manifests.contents.layout, repo, &skipped)
+            .filter(|digest| pins.contains(digest))
+            .collect()
     }
 }

@@ -66,3 +66,18 @@ pub(in crate::store) fn forget(contents: &Contents, repo: &RepoName, kind: ListK
     contents.disk.unlink(&contents.layout.list(repo, kind))?;
     Ok(())
 }
+
+/// Forgets all kept lists of a repository.
+pub(in crate::store) fn forget_all(contents: &Contents, repo: &RepoName) -> Result<(), StoreError> {
+    let directory = contents.layout.lists(repo);
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if is_absence(&error) => return Ok(()),
+        Err(error) => return Err(StoreError::io("read", &directory)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(StoreError::io("read", &directory))?;
+        contents.disk.unlink(&entry.path())?;
+    }
+    Ok(())
+}

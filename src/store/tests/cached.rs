@@ -8,11 +8,11 @@ use crate::fs::set_modified;
 use crate::oci::UpstreamId;
 use tokio_util::sync::CancellationToken;
 
-fn cached(child: &str) -> RepoName {
+pub(super) fn cached(child: &str) -> RepoName {
     RepoName::cached(UpstreamId::of("registry.example.com", "deckhouse"), child).unwrap()
 }
 
-async fn fill(store: &Store, repositories: &[RepoName], content: &[u8]) -> Digest {
+pub(super) async fn fill(store: &Store, repositories: &[RepoName], content: &[u8]) -> Digest {
     let digest = sha256(content);
     let partial = store.begin_fill(digest).await.unwrap();
     partial.append(vec![Bytes::copy_from_slice(content)]).await.unwrap();
@@ -32,7 +32,7 @@ fn hours(hours: u64) -> Duration {
     Duration::from_secs(hours * 3600)
 }
 
-const ROOM: Eviction = Eviction { need: 1, contents: 0, goal: 0, idle: None, spare_tagged: false };
+const ROOM: Eviction = Eviction { need: 1, contents: 0, goal: 0, idle: None, spare: Spare::Nothing };
 
 #[tokio::test]
 async fn a_fill_goes_on_where_a_restart_left_it() {
@@ -186,11 +186,11 @@ async fn what_a_tag_reaches_is_spared_when_it_can_not_be_fetched_again() {
     for digest in [tagged, tagged_layer, untagged, untagged_layer] {
         last_used(&store, &digest, hours(5));
     }
-    let all = Eviction { need: u64::MAX, spare_tagged: true, ..ROOM };
+    let all = Eviction { need: u64::MAX, spare: Spare::Tagged, ..ROOM };
     assert_eq!(store.evict(all).await.unwrap().contents, 2);
     assert!(store.has_content(tagged).await.unwrap() && store.has_content(tagged_layer).await.unwrap());
     assert!(!store.has_content(untagged).await.unwrap() && !store.has_content(untagged_layer).await.unwrap());
-    assert_eq!(store.evict(Eviction { spare_tagged: false, ..all }).await.unwrap().contents, 2);
+    assert_eq!(store.evict(Eviction { spare: Spare::Nothing, ..all }).await.unwrap().contents, 2);
     assert_eq!(store.verified_tag(&cached(""), &"v1".parse().unwrap()).await.unwrap(), None);
     assert_tidy(&store);
 }
@@ -323,6 +323,45 @@ async fn for_what_cannot_fit_nothing_goes() {
     assert_eq!(evicted.bytes, 1002);
     assert!(read(&store, &cached("x"), alone).await.is_none());
     drop(lease);
+    assert_tidy(&store);
+}
+
+/// An index of these manifests.
+async fn index_of(store: &Store, repo: &RepoName, children: &[Digest]) -> Digest {
+    let mut manifests = Vec::new();
+    for child in children {
+        let stored = store.manifest(repo, &Reference::Digest(*child)).await.unwrap();
+        manifests.push(testkit::descriptor(testkit::media_type::IMAGE, &stored.bytes));
+    }
+    let stored = manifest(&testkit::index(&manifests));
+    let digest = stored.digest;
+    store.put_manifest(repo, stored, Vec::new()).await.unwrap();
+    digest
+}
+
+#[tokio::test]
+async fn what_a_pin_names_is_spared_down_to_the_last_layer_in_each_repository() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let (first, second) = (cached(""), cached("m"));
+    let (pinned, pinned_layer) = filled(&store, &second, "pinned", None).await;
+    let (child, child_layer) = filled(&store, &first, "child", None).await;
+    let index = index_of(&store, &first, &[child]).await;
+    let (tagged, tagged_layer) = filled(&store, &first, "tagged", Some("v1")).await;
+    let blob = fill(&store, std::slice::from_ref(&first), b"a blob that is pinned by itself").await;
+    let loose = fill(&store, std::slice::from_ref(&first), &[9; 500]).await;
+    store.set_pins(super::collection::pinned(&[pinned, index, blob]));
+    let all = Eviction { need: u64::MAX, spare: Spare::Pinned, ..ROOM };
+    assert_eq!(store.evict(all).await.unwrap().contents, 3);
+    for gone in [tagged, tagged_layer, loose] {
+        assert!(!store.has_content(gone).await.unwrap());
+    }
+    for (repo, blob) in [(&second, pinned_layer), (&first, child_layer), (&first, blob)] {
+        assert!(read(&store, repo, blob).await.is_some());
+    }
+    for (repo, manifest) in [(&second, pinned), (&first, child), (&first, index)] {
+        assert!(store.manifest(repo, &Reference::Digest(manifest)).await.is_ok());
+    }
     assert_tidy(&store);
 }
 

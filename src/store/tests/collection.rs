@@ -33,7 +33,7 @@ pub(super) async fn collect_twice(store: &Store) -> CollectionReport {
 }
 
 /// A document of pins of this moment that names these.
-fn pinned(images: &[Digest]) -> FoundPins {
+pub(super) fn pinned(images: &[Digest]) -> FoundPins {
     FoundPins::Read(Arc::new(Pins {
         written_at: crate::clock::now(),
         releases: BTreeSet::new(),

@@ -160,6 +160,59 @@ async fn a_collection_that_ends_at_any_step_is_done_by_the_next() {
     scenario.teardown();
 }
 
+const DROP: &[&str] = &[
+    "store::drop::before_name",
+    "store::content::before_reclaim",
+    "store::drop::after_name",
+    "store::drop::after_directories",
+];
+
+#[tokio::test]
+async fn a_drop_of_a_modes_data_that_ends_at_any_step_is_done_by_the_next() {
+    use super::cached::{cached, fill};
+    use super::mode_data::{dropped, opposite, used};
+    use crate::values::StoringMode;
+
+    let scenario = FailScenario::setup();
+    for mode in StoringMode::ALL {
+        for point in DROP {
+            let dir = tempfile::tempdir().unwrap();
+            let first = store(dir.path());
+            push_image(&first, b"config", "v1").await.unwrap();
+            let shared = fill(&first, &[cached(""), cached("m")], b"both have it").await;
+            push_as(&first, &repo("a"), b"both have it", shared).await.unwrap();
+            let alone = fill(&first, &[cached("m")], b"the cache alone").await;
+            first.put_manifest(&cached(""), numbered(1), vec!["v1".parse().unwrap()]).await.unwrap();
+            let names = [repo("a"), cached(""), cached("m")];
+            let going = |name: &RepoName| name.is_cached() == (mode == StoringMode::Proxy);
+            first.set_used_data(used(opposite(mode)));
+            fail::cfg(*point, "panic").unwrap();
+            let ended = dropped(&first, mode).await;
+            fail::remove(*point);
+            assert!(matches!(ended, Err(StoreError::Bug(_))), "{point} is not on the way: {ended:?}");
+            drop(first);
+
+            let second = store(dir.path());
+            let stop = (CancellationToken::new(), crate::jobs::Progress::default());
+            second.0.contents.count(&stop.0, &stop.1).unwrap();
+            second.set_used_data(used(opposite(mode)));
+            assert_eq!(dropped(&second, mode).await.unwrap().left, None, "{point}");
+            for name in &names {
+                assert_eq!(second.0.contents.layout.repository(name).exists(), !going(name), "{point} {name}");
+                if !going(name) {
+                    let expected =
+                        if *name == cached("m") { b"the cache alone".to_vec() } else { b"both have it".to_vec() };
+                    assert_eq!(read(&second, name, sha256(&expected)).await, Some(expected), "{point} {name}");
+                }
+            }
+            assert_eq!(second.0.contents.layout.content(&alone).exists(), mode == StoringMode::Local);
+            second.0.maintenance.reap(Timestamp::from_millis(u64::MAX)).unwrap();
+            assert_tidy(&second);
+        }
+    }
+    scenario.teardown();
+}
+
 async fn read_or_error(store: &Store, content: &[u8]) -> Result<(), StoreError> {
     store.blob(&repo("a"), sha256(content)).await.map(drop)
 }

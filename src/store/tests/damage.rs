@@ -420,7 +420,7 @@ async fn what_is_damaged_can_be_deleted_and_goes_first() {
     Harm::Zeroed.strike(&store, &digest);
     assert!(content(&store, &cached[0], digest).await.is_none());
     // Also while nothing can be fetched again that a tag reaches: it is of no use to anybody.
-    let evicted = store.evict(Eviction { need: 1, spare_tagged: true, ..Eviction::default() }).await.unwrap();
+    let evicted = store.evict(Eviction { need: 1, spare: Spare::Tagged, ..Eviction::default() }).await.unwrap();
     assert_eq!((evicted.contents, evicted.bytes), (1, 7));
     store.delete_manifest(&cached[0], &Reference::Digest(tagged.digest)).await.unwrap();
     assert_eq!(store.usage().used, Some(0));

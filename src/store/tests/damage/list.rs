@@ -85,7 +85,7 @@ async fn unreadable_tags_and_lists_are_asked_for_again_and_what_is_left_of_a_fil
     }
     assert!(store.verified_tag(&name, &tags[1]).await.unwrap().is_some());
     // Nor does it keep anything from being evicted.
-    store.evict(Eviction { need: u64::MAX, spare_tagged: true, ..Eviction::default() }).await.unwrap();
+    store.evict(Eviction { need: u64::MAX, spare: Spare::Tagged, ..Eviction::default() }).await.unwrap();
     store.keep_list(&name, ListKind::Tags, Bytes::from_static(b"[\"t\"]")).await.unwrap();
     assert!(store.kept_list(&name, ListKind::Tags).await.unwrap().is_some());
     for damage in [&b""[..], b"[\"t", b"{}", b"\0\0\0\0\0"] {
