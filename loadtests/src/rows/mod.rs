@@ -4,6 +4,7 @@
 //! what it is given, and can be repeated alone with `--row`.
 
 mod cold;
+mod collection;
 mod direct;
 mod disk;
 mod handshakes;
@@ -79,6 +80,8 @@ pub(crate) enum Row {
     ColdStorm,
     /// 100,000 tags in 1,000 repositories: rebuild of the index, start, pages of tags, idle memory.
     StoreScale,
+    /// 1,000,000 blobs and 100,000 manifests: a collection with nothing to do, one that marks a repository of 2,000 manifests.
+    Collection,
     /// How the cost of an operation grows with tags, connections, a blob's size and blobs.
     Scale,
 }
@@ -200,6 +203,7 @@ impl<'a> Bench<'a> {
             Row::FsyncLatency => disk::run(self, report, row),
             Row::ColdStorm => storm::run(self, report, row),
             Row::StoreScale => large_store::run(self, report, row),
+            Row::Collection => collection::run(self, report, row),
             Row::Scale => scale::run(self, report, row),
         }
     }
