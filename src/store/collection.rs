@@ -139,6 +139,7 @@ pub(super) fn open_stopped(dir: &Path, options: CollectionOptions, pins: FoundPi
     Ok(store)
 }
 
+/// For work on it.
 pub(super) fn runtime() -> Result<Runtime, StoreError> {
     let built = tokio::runtime::Builder::new_current_thread().enable_time().build();
     built.map_err(|error| StoreError::Bug(format!("no runtime: {error}")))

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::contents::capacity::Capacity;
+use super::contents::capacity::{Capacity, Noted};
 use super::contents::changes::waiting;
 use super::contents::files::Contents;
 use super::contents::fills::{Fills, bytes_on_disk};
+use super::contents::snapshot_folders::Folders;
 use super::contents::uploads::table::{Uploads, at_start};
 use super::contents::uses::Uses;
 use super::error::StoreError;
@@ -31,6 +32,7 @@ use super::repositories::mend::LookAfterDamage;
 use super::repositories::mode_data::dropper::Dropper;
 use super::repositories::mode_data::job::LookAfterUnused;
 use super::repositories::references::References;
+use super::repositories::snapshots::keeper::Snapshots;
 use super::repositories::upload_session::BlobUploads;
 use crate::fs::{Disk, replace_file};
 use crate::jobs::Runner;
@@ -55,6 +57,7 @@ pub(super) struct Parts {
     pub(super) maintenance: Maintenance,
     pub(super) collector: Arc<Collector>,
     pub(super) dropper: Arc<Dropper>,
+    pub(super) snapshots: Arc<Snapshots>,
     /// Keeps a second server out.
     lock: File,
 }
@@ -84,19 +87,22 @@ impl Store {
         let opened = opening::open(&layout, &disk, lay_out)?;
         let root = || File::open(layout.root()).map_err(StoreError::io("open", layout.root()));
         // A folder that was laid out just now holds nothing.
-        let contents = opening::usage(&layout).or(opened.fresh.then_some(0));
+        let snapshots = Folders::read(&layout)?;
+        let noted = opening::usage(&layout, &snapshots.all()).or(opened.fresh.then_some(Noted::default()));
         let (open, uploaded) = at_start(&layout)?;
         let coming = uploaded + bytes_on_disk(&layout)?;
-        let capacity = Capacity::new(root()?, options.limits, contents, coming);
+        let capacity = Capacity::new(root()?, options.limits, noted, coming);
         let listings = Listings::new(&layout);
         let memory = Arc::new(Memory::default());
         let remembered = Arc::clone(&memory);
         let root = OwnedFd::from(root()?);
-        let contents = Arc::new(Contents::new(layout, disk, root, capacity, move || remembered.forget_all()));
+        let forget = move || remembered.forget_all();
+        let contents = Arc::new(Contents::new(layout, disk, root, capacity, snapshots, forget));
         contents.load_damaged();
         let (uploads, fills, uses) = (Arc::new(Uploads::new(open)), Arc::default(), Arc::default());
         let ledger = Arc::new(Ledger::open(Arc::clone(&contents)));
         let manifests = Arc::new(Manifests::new(Arc::clone(&contents), Arc::clone(&memory), listings, ledger));
+        let snapshots = Arc::new(Snapshots::new(Arc::clone(&manifests)));
         let tasks = TaskTracker::new();
         Ok(Self(Arc::new(Parts {
             blobs: Blobs {
@@ -117,7 +123,9 @@ impl Store {
                 uploads: Arc::clone(&uploads),
                 fills: Arc::clone(&fills),
                 uses: Arc::clone(&uses),
+                snapshots: Arc::clone(&snapshots),
             },
+            snapshots,
             references: Arc::new(References::new(Arc::clone(&manifests), tasks)),
             collector: Arc::new(Collector::new(Arc::clone(&manifests))),
             dropper: Arc::new(Dropper::new(Arc::clone(&manifests))),
@@ -176,7 +184,8 @@ impl Store {
     /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes
     /// that outlived their requests; none is made afterwards.
     pub fn close(&self) {
-        let Contents { layout, disk, capacity, damage, changes, .. } = &*self.0.contents;
+        let Contents { layout, disk, capacity, damage, changes, snapshots, .. } = &*self.0.contents;
+        self.0.snapshots.stop();
         changes.close();
         self.0.manifests.listings.close();
         if capacity.is_read_only() {
@@ -185,9 +194,13 @@ impl Store {
         self.0.maintenance.forget_doubtful();
         self.0.manifests.ledger.note_time();
         self.0.uses.write_down(|digest| layout.content(digest));
-        if let Some(bytes) = capacity.contents()
+        if let Some(counted) = capacity.counted()
             && !damage.is_doubtful()
-            && let Err(error) = disk.replace(layout.temporary(), &layout.usage(), format!("{bytes}\n").as_bytes())
+            && let Err(error) = disk.replace(
+                layout.temporary(),
+                &layout.usage(),
+                opening::note_of(counted, &snapshots.all()).as_bytes(),
+            )
         {
             tracing::warn!(%error, "what the store uses can't be noted and will be counted at the next start");
         }
@@ -201,7 +214,11 @@ impl Store {
     /// Room used and left.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        Usage { uploads: self.0.uploads.count(), ..self.0.contents.capacity.usage() }
+        Usage {
+            uploads: self.0.uploads.count(),
+            snapshots: self.0.contents.snapshots.count(),
+            ..self.0.contents.capacity.usage()
+        }
     }
 
     /// The state of the index.

@@ -14,6 +14,9 @@
 //! <dir>/fills/<alg>/<hex>             a content on its way in from an upstream
 //! <dir>/damaged/<alg>/<hex>.<any>     the list of damaged contents: further names of them; made with the first
 //! <dir>/gc/{suspects,dirty,running-time,untagged}    what collection knows; made with the first collection, can be deleted
+//! <dir>/snapshots/<name>/blobs/<alg>/<2 hex>/<hex>   what a snapshot keeps: a hard link to the content
+//! <dir>/snapshots/<name>/{list,snapshot.json}        which repository had what, and a summary with the list's digest
+//! <dir>/snapshots/.<name>/            a snapshot in making or on its way out; goes at the next start
 //! <dir>/tmp/                          files that have no name yet; emptied at start
 //! <dir>/index/<number>/               the index; can be deleted
 //! <dir>/index.stamp                   which index was closed well; removed before the first change
@@ -24,11 +27,12 @@
 //! ```
 //!
 //! A component of a repository's name never begins with `_` or `.`, so the folders of a repository and
-//! its sub-repositories can't collide. A content whose link count is 1 is in no repository.
+//! its sub-repositories can't collide. A content whose link count is 1, less the links that snapshots have, is in no
+//! repository.
 
 use std::path::{Path, PathBuf};
 
-use super::stored::ListKind;
+use super::stored::{ListKind, SnapshotName};
 use crate::oci::{Algorithm, Digest, RepoName, Tag, UploadId};
 
 /// How a content belongs to a repository.
@@ -59,6 +63,28 @@ impl Membership {
     /// What has that word.
     pub(crate) fn of_word(word: &str) -> Option<Self> {
         [Self::Blob, Self::Manifest].into_iter().find(|kind| kind.word() == word)
+    }
+}
+
+/// A directory of `snapshots/`: a snapshot that is whole, or one in making or on its way out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SnapshotFolder {
+    /// Whose it is.
+    pub(crate) name: SnapshotName,
+    /// Whether it is all there.
+    pub(crate) is_whole: bool,
+}
+
+impl SnapshotFolder {
+    /// Reads the name of a directory; `None`: it is none of ours.
+    pub(super) fn of_file_name(text: &str) -> Option<Self> {
+        let (name, is_whole) = text.strip_prefix('.').map_or((text, true), |name| (name, false));
+        Some(Self { name: name.parse().ok()?, is_whole })
+    }
+
+    /// The name of the directory.
+    pub(super) fn file_name(&self) -> String {
+        if self.is_whole { self.name.to_string() } else { format!(".{}", self.name) }
     }
 }
 
@@ -219,6 +245,39 @@ impl Layout {
 
     pub(super) fn running_time(&self) -> PathBuf {
         self.collection().join("running-time")
+    }
+
+    /// The folder of snapshots; made with the first.
+    pub(super) fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    pub(super) fn snapshot(&self, folder: &SnapshotFolder) -> PathBuf {
+        self.snapshots().join(folder.file_name())
+    }
+
+    /// Which repository had what when the snapshot was made.
+    pub(super) fn snapshot_list(&self, folder: &SnapshotFolder) -> PathBuf {
+        self.snapshot(folder).join("list")
+    }
+
+    /// The summary of a snapshot.
+    pub(super) fn snapshot_summary(&self, folder: &SnapshotFolder) -> PathBuf {
+        self.snapshot(folder).join("snapshot.json")
+    }
+
+    /// The folder of a snapshot's links to contents whose digest begins with `first`.
+    pub(super) fn snapshot_contents(&self, folder: &SnapshotFolder, algorithm: Algorithm, first: u8) -> PathBuf {
+        let mut path = self.snapshot(folder);
+        path.push("blobs");
+        path.push(algorithm.as_str());
+        path.push(format!("{first:02x}"));
+        path
+    }
+
+    /// A snapshot's link to a content.
+    pub(super) fn snapshot_content(&self, folder: &SnapshotFolder, digest: &Digest) -> PathBuf {
+        self.snapshot_contents(folder, digest.algorithm(), digest.as_bytes()[0]).join(digest.hex())
     }
 
     pub(super) fn temporaries(&self) -> PathBuf {

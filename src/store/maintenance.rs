@@ -11,6 +11,7 @@ use super::contents::uploads::table::Uploads;
 use super::contents::uses::Uses;
 use super::error::{Refusal, StoreError};
 use super::repositories::manifests::Manifests;
+use super::repositories::snapshots::keeper::Snapshots;
 use crate::clock::Timestamp;
 use crate::jobs::{Job, JobError, Run, Schedule};
 
@@ -25,6 +26,7 @@ pub(super) struct Maintenance {
     pub(super) uploads: Arc<Uploads>,
     pub(super) fills: Arc<Fills>,
     pub(super) uses: Arc<Uses>,
+    pub(super) snapshots: Arc<Snapshots>,
 }
 
 impl Maintenance {
@@ -121,6 +123,9 @@ impl Job for Maintain {
             let now = crate::clock::now();
             parts.uses.write_down(|digest| parts.contents.layout.content(digest));
             parts.manifests.ledger.note_time();
+            if let Err(error) = parts.snapshots.tidy() {
+                tracing::warn!(error = %crate::telemetry::with_causes(&error), "a snapshot that is not whole stays for now");
+            }
             let reaped = parts.reap(now)?;
             counted.map(|()| reaped)
         });

@@ -2,7 +2,7 @@
 //!
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
 //! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `pins`, `stored`. Above: `face`, which
-//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `mode_data` and `samples` (its numbers as
+//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `mode_data`, `snapshots` and `samples` (its numbers as
 //! metrics); `maintenance` runs beside requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
 
@@ -20,6 +20,7 @@ mod pins;
 mod reads;
 mod repositories;
 mod samples;
+mod snapshots;
 mod stored;
 mod writes;
 
@@ -49,9 +50,13 @@ pub use repositories::mode_data::count::{DataCount, UnusedData};
 pub use repositories::mode_data::dropper::{Dropped, Left};
 pub use repositories::mode_data::gate::UsedData;
 pub use repositories::references::LONG_WALKS;
+pub use repositories::snapshots::report::{
+    ListedSnapshot, MissingContent, RemovedSnapshot, RestoreReport, Restoring, SnapshotError, SnapshotSummary,
+};
 pub use repositories::tags::VerifiedTag;
 pub use repositories::upload_session::{UploadSession, most_batch_bytes};
-pub use stored::{ListKind, Page, StoredManifest};
+pub use snapshots::with_stopped_snapshots;
+pub use stored::{InvalidSnapshotName, ListKind, Page, SnapshotName, StoredManifest};
 
 /// Bytes that the store keeps in memory: the index's pages with what sled needs beside them, manifests with their parsed form,
 /// and verdicts.

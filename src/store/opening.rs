@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::contents::capacity::Noted;
 use super::error::StoreError;
-use super::layout::Layout;
+use super::layout::{Layout, SnapshotFolder};
 use crate::fs::{Disk, is_absence, stat};
 use crate::oci::Algorithm;
 
@@ -222,9 +223,28 @@ fn empty_temporaries(layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The note of a clean stop: bytes of all contents. Without it they are counted.
-pub(super) fn usage(layout: &Layout) -> Option<u64> {
-    std::fs::read_to_string(layout.usage()).ok().and_then(|text| text.trim().parse().ok())
+/// The note of a clean stop: bytes of all contents, and where there were `snapshots` what they have alone. Without it, or if
+/// others are there now, all is counted.
+pub(super) fn usage(layout: &Layout, snapshots: &[SnapshotFolder]) -> Option<Noted> {
+    let text = std::fs::read_to_string(layout.usage()).ok()?;
+    let mut lines = text.lines();
+    let contents = lines.next()?.trim().parse().ok()?;
+    let Some(held) = lines.next() else {
+        return snapshots.is_empty().then_some(Noted { contents, held: 0 });
+    };
+    let (held, names) = held.split_once(' ')?;
+    let are_these = names.split(' ').eq(snapshots.iter().map(SnapshotFolder::file_name));
+    are_these.then_some(Noted { contents, held: held.parse().ok()? })
+}
+
+/// What [`usage`] reads.
+pub(super) fn note_of(noted: Noted, snapshots: &[SnapshotFolder]) -> String {
+    let mut text = format!("{}\n", noted.contents);
+    if !snapshots.is_empty() {
+        let names: Vec<String> = snapshots.iter().map(SnapshotFolder::file_name).collect();
+        text.push_str(&format!("{} {}\n", noted.held, names.join(" ")));
+    }
+    text
 }
 
 /// The folder of keys that the server makes, laid out where it is missing. On a read-only file system it may be missing:

@@ -87,8 +87,12 @@ impl CollectionOptions {
 /// The store's room, for `/status` and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes in use: blobs, uploads and index. `None` until the first count after an unclean stop is through.
+    /// Bytes in use: blobs, those that only snapshots have, uploads and index. `None` until the first count after an unclean stop is through.
     pub used: Option<u64>,
+    /// Bytes of it that only snapshots have; `None` as above.
+    pub held: Option<u64>,
+    /// Snapshots that there are, with those in making or on their way out.
+    pub snapshots: usize,
     /// The budget, if one is set.
     pub budget: Option<u64>,
     /// Free bytes of the file system.

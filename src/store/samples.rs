@@ -5,8 +5,8 @@ use super::face::Store;
 use super::pins::PinsState;
 use crate::telemetry::families::{
     DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DISK_FAULT, GC_FREED, GC_HELD, GC_LEFT_ALONE, GC_REMOVED,
-    GC_SUSPECTS, PINS_USABLE, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS, STORE_USED, STORE_WRITABLE,
-    UNUSED_BYTES,
+    GC_SUSPECTS, PINS_USABLE, SNAPSHOT_BYTES, SNAPSHOTS, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS,
+    STORE_USED, STORE_WRITABLE, UNUSED_BYTES,
 };
 use crate::telemetry::{DamageCause, Samples};
 use crate::values::StoringMode;
@@ -23,6 +23,10 @@ impl Store {
         if let Some(budget) = usage.budget {
             samples.add(&STORE_BUDGET, &[], budget);
         }
+        if let Some(held) = usage.held {
+            samples.add(&SNAPSHOT_BYTES, &[], held);
+        }
+        samples.add(&SNAPSHOTS, &[], usage.snapshots as u64);
         samples.add(&STORE_FREE, &[], usage.free);
         samples.add(&STORE_RESERVE, &[], usage.reserve);
         samples.add(&STORE_WRITABLE, &[], u64::from(usage.refusal.is_none()));

@@ -10,6 +10,7 @@ mod directory;
 mod faults;
 mod manifests;
 mod mode_data;
+mod snapshots;
 mod uploads;
 mod walks;
 
@@ -143,6 +144,7 @@ fn assert_tidy(store: &Store) {
             }
         }
     }
+    used += held_by_snapshots(store, &mut links);
     let skipped = SkippedEntries::default();
     for repo in Repositories::new(&parts.contents.layout, &skipped) {
         for digest in Members::manifests(&parts.contents.layout, &repo, &skipped) {
@@ -171,6 +173,30 @@ fn assert_tidy(store: &Store) {
     }
 }
 
+/// Takes the links of snapshots off, each of which has to lead to what its name says; the bytes that are in `blobs/` no more.
+fn held_by_snapshots(store: &Store, links: &mut HashMap<Digest, u64>) -> u64 {
+    let contents = &store.0.contents;
+    let (mut held, mut seen) = (0, std::collections::HashSet::new());
+    for folder in contents.snapshots.all() {
+        contents
+            .each_link(&folder, |digest, path| {
+                let (facts, place) = (std::fs::metadata(path).unwrap(), contents.layout.content(digest));
+                assert_eq!(digest.algorithm().digest(&std::fs::read(path).unwrap()), *digest, "{path:?}");
+                if std::fs::metadata(place).is_ok_and(|place| place.ino() == facts.ino()) {
+                    *links.get_mut(digest).unwrap() -= 1;
+                } else if seen.insert(facts.ino()) {
+                    held += facts.len();
+                }
+                Ok::<(), StoreError>(())
+            })
+            .unwrap();
+    }
+    if store.usage().used.is_some() {
+        assert_eq!(store.usage().held, Some(held), "what snapshots hold");
+    }
+    held
+}
+
 /// The list of damaged contents as it stands on the disk.
 fn damaged_names(store: &Store) -> Vec<std::path::PathBuf> {
     let folders = Algorithm::ALL.into_iter().map(|algorithm| store.0.contents.layout.damaged_of(algorithm));
@@ -181,7 +207,12 @@ fn files_of_nobody(parts: &Parts) -> Vec<std::path::PathBuf> {
     let folders = Algorithm::ALL
         .into_iter()
         .flat_map(|algorithm| (0..=u8::MAX).map(move |first| (algorithm, first)))
-        .map(|(algorithm, first)| parts.contents.layout.content_folder(algorithm, first));
-    let files = folders.flat_map(|folder| files_in(&folder));
-    files.filter(|path| std::fs::metadata(path).unwrap().nlink() == 1).collect()
+        .map(|(algorithm, first)| (algorithm, parts.contents.layout.content_folder(algorithm, first)));
+    let files =
+        folders.flat_map(|(algorithm, folder)| files_in(&folder).into_iter().map(move |path| (algorithm, path)));
+    let is_nobodys = |(algorithm, path): &(Algorithm, std::path::PathBuf)| {
+        let digest = Digest::from_hex(*algorithm, path.file_name().unwrap().to_str().unwrap()).unwrap();
+        !parts.contents.is_linked(&digest, &std::fs::metadata(path).unwrap()).unwrap()
+    };
+    files.filter(is_nobodys).map(|(_, path)| path).collect()
 }

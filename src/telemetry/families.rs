@@ -55,7 +55,11 @@ families! {
     BUILD_INFO: "d8_registry_build_info", Gauge, ["version", "revision", "mode"],
         "Always 1; what is running.";
     STORE_USED: "d8_registry_store_used_bytes", Gauge, [],
-        "Bytes the store uses: blobs, uploads and index. Absent until the first count after an unclean stop is through.";
+        "Bytes the store uses: blobs, those that only snapshots have, uploads and index. Absent until the first count after an unclean stop is through.";
+    SNAPSHOT_BYTES: "d8_registry_snapshot_bytes", Gauge, [],
+        "Bytes that only snapshots have; removing all of them frees these. Absent until the first count after an unclean stop is through.";
+    SNAPSHOTS: "d8_registry_snapshots", Gauge, [],
+        "Snapshots that there are, those in making and on their way out too.";
     STORE_BUDGET: "d8_registry_store_budget_bytes", Gauge, [],
         "Most bytes the store may use (store.maxBytes). Absent without a budget.";
     STORE_FREE: "d8_registry_store_free_bytes", Gauge, [],

@@ -43,6 +43,8 @@ pub(in crate::store) struct Capacity {
     index: AtomicU64,
     /// Bytes of damaged contents whose digest's place is another's, or nobody's.
     damaged: AtomicU64,
+    /// Bytes of files that snapshots link and that are not in `blobs/`, nor on the list of damaged contents.
+    held: AtomicU64,
     /// Which contents of a folder are in `contents`. Changed and read under the folder's lock.
     counts: Box<[Mutex<Count>]>,
     all_counted: AtomicBool,
@@ -61,6 +63,15 @@ enum Count {
     Running(HashSet<Digest>),
     /// All of it is.
     Done,
+}
+
+/// What is used, as it was noted when the store was closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::store) struct Noted {
+    /// Bytes of all contents in `blobs/`.
+    pub(in crate::store) contents: u64,
+    /// Bytes that only snapshots have.
+    pub(in crate::store) held: u64,
 }
 
 /// Bytes charged until this is dropped.
@@ -110,12 +121,14 @@ impl Sample {
 }
 
 impl Capacity {
-    /// `contents`: bytes of all contents, known from the last clean stop; `uploads`: bytes of uploads in progress.
-    pub(in crate::store) fn new(root: File, limits: StoreLimits, contents: Option<u64>, uploads: u64) -> Self {
+    /// `noted`: bytes of all contents, known from the last clean stop; `uploads`: bytes of uploads in progress.
+    pub(in crate::store) fn new(root: File, limits: StoreLimits, noted: Option<Noted>, uploads: u64) -> Self {
+        let (contents, held) = (noted.map(|noted| noted.contents), noted.map_or(0, |noted| noted.held));
         Self {
             root,
             limits: Mutex::new(limits),
             contents: AtomicU64::new(contents.unwrap_or(0)),
+            held: AtomicU64::new(held),
             uploads: AtomicU64::new(uploads),
             index: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -339,6 +352,21 @@ impl Capacity {
         subtract(&self.damaged, bytes);
     }
 
+    /// A file of the digest that a snapshot links lost its place in `blobs/`, or is off the list of damaged ones: the snapshot
+    /// keeps its bytes. While the folder is not counted that is left to the count. Called under the folder's lock.
+    pub(in crate::store) fn hold(&self, digest: &Digest, bytes: u64) {
+        if matches!(*lock(&self.counts[folder_of(digest)]), Count::Done) {
+            self.held.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Such a file is gone, or has a place again. Called under the folder's lock.
+    pub(in crate::store) fn release(&self, digest: &Digest, bytes: u64) {
+        if matches!(*lock(&self.counts[folder_of(digest)]), Count::Done) {
+            subtract(&self.held, bytes);
+        }
+    }
+
     /// The count of a folder begins, or goes on. `false`: it is through. Called under the folder's lock.
     pub(in crate::store) fn begin_count(&self, folder: usize) -> bool {
         let mut count = lock(&self.counts[folder]);
@@ -348,8 +376,9 @@ impl Capacity {
         !matches!(*count, Count::Done)
     }
 
-    /// All contents of a folder were met. Called under its lock.
-    pub(in crate::store) fn end_count(&self, folder: usize) {
+    /// All contents of a folder were met; only snapshots have `held` bytes of it beside. Called under its lock.
+    pub(in crate::store) fn end_count(&self, folder: usize, held: u64) {
+        self.held.fetch_add(held, Ordering::Relaxed);
         *lock(&self.counts[folder]) = Count::Done;
     }
 
@@ -361,9 +390,10 @@ impl Capacity {
         self.all_counted.load(Ordering::Relaxed)
     }
 
-    /// Bytes of all contents; `None` while they are being counted.
-    pub(in crate::store) fn contents(&self) -> Option<u64> {
-        self.all_counted().then(|| self.contents.load(Ordering::Relaxed))
+    /// Bytes of all contents and what only snapshots have; `None` while they are being counted.
+    pub(in crate::store) fn counted(&self) -> Option<Noted> {
+        self.all_counted()
+            .then(|| Noted { contents: self.contents.load(Ordering::Relaxed), held: self.held.load(Ordering::Relaxed) })
     }
 
     /// Room used and left. Looks at the file system.
@@ -372,6 +402,8 @@ impl Capacity {
         let (free, total) = self.free();
         Usage {
             used: self.all_counted().then(|| self.used()),
+            held: self.counted().map(|counted| counted.held),
+            snapshots: 0,
             budget: limits.max_bytes,
             free,
             reserve: limits.reserve.bytes(total),
@@ -389,7 +421,7 @@ impl Capacity {
     }
 
     fn used(&self) -> u64 {
-        [&self.contents, &self.uploads, &self.index, &self.damaged]
+        [&self.contents, &self.uploads, &self.index, &self.damaged, &self.held]
             .iter()
             .map(|bytes| bytes.load(Ordering::Relaxed))
             .sum()

@@ -73,6 +73,9 @@ impl Counting<'_> {
     pub(in crate::store) fn step(&mut self, limit: usize) -> Result<bool, StoreError> {
         let batch = self.batch(limit)?;
         crate::telemetry::disk_moved();
+        if batch.is_empty() {
+            self.contents.held_in(self.folder)?;
+        }
         for (_, path) in &batch {
             // A disk that has to look for them does so before anybody waits for the lock.
             let _ = stat(path);
@@ -84,10 +87,10 @@ impl Counting<'_> {
                 // Charged as damaged.
                 continue;
             }
-            if facts.nlink() == 1 && facts.is_file() {
+            if facts.is_file() && !self.contents.is_linked(digest, &facts)? {
                 match self.contents.disk.unlink(path) {
                     Ok(_) => {
-                        self.contents.capacity.remove_content(digest, facts.len());
+                        self.contents.left(digest, &facts);
                         continue;
                     }
                     // It takes its room until it is counted after another unclean stop.
@@ -98,7 +101,8 @@ impl Counting<'_> {
             self.contents.capacity.see_content(digest, facts.len());
         }
         if batch.is_empty() {
-            self.contents.capacity.end_count(self.folder);
+            let held = self.contents.held_in(self.folder)?;
+            self.contents.capacity.end_count(self.folder, held);
         }
         Ok(!batch.is_empty())
     }

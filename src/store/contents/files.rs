@@ -19,6 +19,7 @@ use super::damage::list::{Condemned, Damage, Found};
 use super::hashing::is_sound;
 use super::open::{Lookup, open_now};
 use super::pace::{Pace, Turn};
+use super::snapshot_folders::Folders;
 use crate::fs::{Disk, Temporary, is_absence, stat};
 use crate::oci::Digest;
 use crate::store::error::StoreError;
@@ -32,6 +33,7 @@ pub(in crate::store) struct Contents {
     pub(in crate::store) capacity: Capacity,
     pub(in crate::store) damage: Damage,
     pub(in crate::store) changes: Changes,
+    pub(in crate::store) snapshots: Folders,
     pace: Pace,
     /// The data directory, for opening beneath it.
     root: OwnedFd,
@@ -53,6 +55,7 @@ impl Contents {
         disk: Disk,
         root: OwnedFd,
         capacity: Capacity,
+        snapshots: Folders,
         on_damage: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -61,6 +64,7 @@ impl Contents {
             disk,
             capacity,
             damage: Damage::default(),
+            snapshots,
             pace: Pace::default(),
             root,
             locks: (0..FOLDERS).map(|_| Mutex::new(())).collect(),
@@ -184,6 +188,9 @@ impl Contents {
             return;
         }
         if self.condemn_locked(digest, found, path, DamageCause::Unreadable) != Condemned::Listed {
+            if let Err(error) = self.hold_if_kept(digest, found.ino(), found.len()) {
+                tracing::warn!(%digest, error = %crate::telemetry::with_causes(&error), "what a snapshot keeps can't be counted");
+            }
             self.capacity.remove_content(digest, size);
         }
     }
@@ -206,7 +213,8 @@ impl Contents {
             None => content,
         };
         match whole(source)? {
-            Some(found) if from.is_some() || found.nlink() > 1 => {
+            // What only snapshots have is nobody's.
+            Some(found) if from.is_some() || self.is_linked(digest, &found)? => {
                 // A name and perhaps a directory, no bytes.
                 self.capacity.admit(0)?;
                 self.link(source, to, digest)?;
@@ -228,21 +236,36 @@ impl Contents {
         Ok(true)
     }
 
-    /// Removes a content that has no further name. Its lock is held.
-    fn reclaim(&self, digest: &Digest) -> Result<(), StoreError> {
+    /// Removes a content that has no further name but those of snapshots, which keep the bytes. Its lock is held.
+    pub(super) fn reclaim(&self, digest: &Digest) -> Result<(), StoreError> {
         let path = self.layout.content(digest);
         if let Some(found) = stat(&path)?
-            && found.nlink() == 1
+            && !self.is_linked(digest, &found)?
         {
             self.disk.unlink(&path)?;
-            self.capacity.remove_content(digest, found.len());
+            self.left(digest, &found);
         }
         self.drop_mended(digest, &[]);
         Ok(())
     }
 
+    /// The file with these facts lost its name in `blobs/`, and no repository has it. Its lock is held.
+    pub(super) fn left(&self, digest: &Digest, facts: &Metadata) {
+        if facts.nlink() > 1 {
+            self.capacity.hold(digest, facts.len());
+        }
+        self.capacity.remove_content(digest, facts.len());
+    }
+
     /// Gives the file at `source` the further name `name`, durably. Its lock is held.
     fn link(&self, source: &Path, name: &Path, digest: &Digest) -> Result<(), StoreError> {
+        self.give_name(source, name, digest)?;
+        fail_point!("store::content::after_link");
+        Ok(self.disk.sync_directory_of(name)?)
+    }
+
+    /// As [`Self::link`], not durable before a sync of the name's directory.
+    pub(super) fn give_name(&self, source: &Path, name: &Path, digest: &Digest) -> Result<(), StoreError> {
         let mut linked = self.disk.link(source, name);
         if linked.as_ref().is_err_and(is_absence)
             && let Some(directory) = name.parent()
@@ -251,13 +274,11 @@ impl Contents {
             linked = self.disk.link(source, name);
         }
         match linked {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.replace_name(source, name, digest)?,
-            Err(error) if error.kind() == io::ErrorKind::TooManyLinks => self.renew(source, name, digest)?,
-            Err(error) => return Err(StoreError::io("link to", name)(error)),
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.replace_name(source, name, digest),
+            Err(error) if error.kind() == io::ErrorKind::TooManyLinks => self.renew(source, name, digest),
+            Err(error) => Err(StoreError::io("link to", name)(error)),
         }
-        fail_point!("store::content::after_link");
-        Ok(self.disk.sync_directory_of(name)?)
     }
 
     /// A name that leads to another file than `source` leads to that one afterwards. Not durable before a sync of its
@@ -279,14 +300,18 @@ impl Contents {
 
     /// The content has as many names as the file system allows (ext4: 65,000): a copy takes its place and begins to
     /// count anew; the older names keep the older file. A copy that is not the content is none.
-    fn renew(&self, source: &Path, name: &Path, digest: &Digest) -> Result<(), StoreError> {
+    pub(super) fn renew(&self, source: &Path, name: &Path, digest: &Digest) -> Result<(), StoreError> {
         let content = self.layout.content(digest);
         let temporary = self.layout.temporary();
         let copy = self.disk.copy(source, temporary.clone())?;
         if !is_sound(&temporary, digest)? {
             return Err(StoreError::damaged(source, "the stored content is not what its digest says"));
         }
+        let before = stat(&content)?;
         self.disk.rename(copy, &content)?;
+        if let Some(before) = before {
+            self.hold_if_kept(digest, before.ino(), before.len())?;
+        }
         // A count that reads the folder just now may not meet the new file.
         if let Some(found) = stat(&content)? {
             self.capacity.see_content(digest, found.len());

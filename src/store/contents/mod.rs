@@ -5,7 +5,7 @@
 //! upwards is that a file was found damaged, by the function given to `files::Contents::new`.
 //!
 //! In reading order: `files` (adding, linking and removing a content), `changes` (work that waits for the disk, and changes
-//! of the tree), `open`, `blob` (a content as it is read), `hashing`, `count` (after an unclean stop), `damage` (the list of
+//! of the tree), `snapshots` (links that keep bytes and are nobody's) with `snapshot_folders`, `open`, `blob` (a content as it is read), `hashing`, `count` (after an unclean stop), `damage` (the list of
 //! damaged contents), `capacity` (is there room?), `pace` (write-back in turn), `growth` (a growing file's end and hash),
 //! `uploads` and `fills` (contents on their way in), `uses` (leases, and when each was read last).
 
@@ -20,5 +20,7 @@ pub(super) mod growth;
 pub(super) mod hashing;
 pub(super) mod open;
 pub(super) mod pace;
+pub(super) mod snapshot_folders;
+pub(super) mod snapshots;
 pub(super) mod uploads;
 pub(super) mod uses;

@@ -82,7 +82,7 @@ struct Candidate {
     is_manifest: bool,
     digest: Digest,
     size: u64,
-    /// Names of its file in repositories of whatever kind.
+    /// Names of its file in repositories of whatever kind, and in snapshots: each of them keeps its bytes.
     links: u64,
 }
 
@@ -270,7 +270,8 @@ impl EvictionWalk<'_> {
             }
         }
         let kept = stat(&self.manifests.contents.layout.content(&candidate.digest))?.is_some()
-            || self.manifests.contents.damage.has(&candidate.digest);
+            || self.manifests.contents.damage.has(&candidate.digest)
+            || candidate.links > memberships.len() as u64;
         Ok(if kept { 0 } else { candidate.size })
     }
 

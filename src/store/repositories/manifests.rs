@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use bytes::Bytes;
 use fail::fail_point;
@@ -60,6 +60,11 @@ impl Manifests {
         ledger: Arc<Ledger>,
     ) -> Self {
         Self { contents, memory, listings, ledger, locks: RepositoryLocks::default() }
+    }
+
+    /// Keeps others from changing manifests and tags of the repository as long as the answer lives.
+    pub(in crate::store) fn lock(&self, repo: &RepoName) -> MutexGuard<'_, ()> {
+        self.locks.lock(repo)
     }
 
     /// The tree as a rebuild of the index sees it.

@@ -23,7 +23,7 @@ impl Manifests {
         self.mend_all();
     }
 
-    /// Links every repository that still has a damaged file to the whole content, where there is one.
+    /// Links every repository, and every snapshot, that still has a damaged file to the whole content, where there is one.
     fn mend_all(&self) {
         let pending = self.contents.mendable();
         if pending.is_empty() {
@@ -50,6 +50,23 @@ impl Manifests {
                         false
                     });
                 }
+            }
+        }
+        for folder in self.contents.snapshots.all() {
+            for digest in pending.keys() {
+                let link = self.contents.layout.snapshot_content(&folder, digest);
+                let mended = match stat(&link) {
+                    Ok(None) => Ok(true),
+                    Ok(Some(_)) => self.contents.relink(&link, digest),
+                    Err(error) => Err(error.into()),
+                };
+                all &= mended.unwrap_or_else(|error| {
+                    tracing::warn!(
+                        path = %link.display(), error = %crate::telemetry::with_causes(&error),
+                        "a snapshot can't be given the whole content yet"
+                    );
+                    false
+                });
             }
         }
         if all && skipped.count() == 0 {

@@ -2,7 +2,8 @@
 //!
 //! In reading order: `walk` (the tree as it is), `memory` with `generations` and `verdicts` (what is remembered, and until
 //! when), `blobs`, `upload_session`, `manifests`, `tags`, `large` (manifests that memory does not keep), `references` (is a
-//! manifest whole?), `mend` (names of damaged contents led to whole ones), `collection` (what no root reaches goes), `mode_data`
+//! manifest whole?), `mend` (names of damaged contents led to whole ones), `collection` (what no root reaches goes), `snapshots` (what
+//! was held at a moment is kept), `mode_data`
 //! (what a mode that is not in force left); for what an upstream taught: `lists`, `named`,
 //! `eviction`; then the index: `index` (sled), `listings` (its life), `rebuild`.
 
@@ -22,6 +23,7 @@ pub(super) mod mode_data;
 pub(super) mod named;
 pub(super) mod rebuild;
 pub(super) mod references;
+pub(super) mod snapshots;
 pub(super) mod tags;
 pub(super) mod upload_session;
 pub(super) mod verdicts;

@@ -2,7 +2,7 @@
 //! `collection/model.rs`, kills at each step in `crash.rs`.
 
 mod laws;
-mod random;
+pub(super) mod random;
 
 use std::collections::BTreeSet;
 

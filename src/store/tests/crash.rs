@@ -216,3 +216,69 @@ async fn a_drop_of_a_modes_data_that_ends_at_any_step_is_done_by_the_next() {
 async fn read_or_error(store: &Store, content: &[u8]) -> Result<(), StoreError> {
     store.blob(&repo("a"), sha256(content)).await.map(drop)
 }
+
+const SNAPSHOT: &[&str] = &[
+    "store::snapshot::after_links",
+    "store::snapshot::before_summary",
+    "store::snapshot::before_rename",
+    "store::snapshot::after_rename",
+    "store::snapshot::before_clear",
+    "store::snapshot::after_let_go",
+    "store::snapshot::after_return",
+    "store::snapshot::after_member",
+];
+
+#[tokio::test]
+async fn what_is_done_with_a_snapshot_and_ends_at_any_step_can_be_done_again() {
+    let scenario = FailScenario::setup();
+    let (kept, taken): (SnapshotName, SnapshotName) = ("kept".parse().unwrap(), "taken".parse().unwrap());
+    let count = |store: &Store| {
+        store.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
+    };
+    for point in SNAPSHOT {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path());
+        push_image(&first, b"before", "v1").await.unwrap();
+        let stored = image(b"before", &[]);
+        first.create_snapshot(kept.clone()).await.unwrap();
+        first.delete_manifest(&repo("a"), &Reference::Digest(stored.digest)).await.unwrap();
+        first.delete_blob(&repo("a"), sha256(b"before")).await.unwrap();
+        push_image(&first, b"behind", "v2").await.unwrap();
+        fail::cfg(*point, "panic").unwrap();
+        let mut ended = first.create_snapshot(taken.clone()).await.is_err();
+        ended |= first.restore_snapshot(kept.clone(), Restoring::default()).await.is_err();
+        ended |= first.remove_snapshot(kept.clone()).await.is_err();
+        fail::remove(*point);
+        assert!(ended, "{point} is not on the way");
+        drop(first);
+
+        let second = store(dir.path());
+        count(&second);
+        // A snapshot is whole or on its way out.
+        for listed in second.list_snapshots().await.unwrap() {
+            let folders = second.0.contents.snapshots.all();
+            let is_whole = folders.iter().any(|folder| folder.is_whole && folder.name.to_string() == listed.name);
+            assert_eq!(listed.summary.is_some(), is_whole, "{point}");
+        }
+        let inner = Arc::clone(&second.0);
+        tokio::task::spawn_blocking(move || inner.snapshots.tidy()).await.unwrap().unwrap();
+        assert!(second.0.contents.snapshots.all().iter().all(|folder| folder.is_whole), "{point}");
+        assert_tidy(&second);
+        let is_there = second.list_snapshots().await.unwrap().iter().any(|listed| listed.name == "kept");
+        if is_there {
+            let report = second.restore_snapshot(kept.clone(), Restoring::default()).await.unwrap();
+            assert_eq!(report.missing, 0, "{point}");
+            assert_eq!(read(&second, &repo("a"), sha256(b"before")).await.unwrap(), b"before", "{point}");
+            second.remove_snapshot(kept.clone()).await.unwrap();
+        }
+        let found = second.manifest(&repo("a"), &Reference::Tag("v2".parse().unwrap())).await.unwrap();
+        assert_eq!(second.missing_references(&repo("a"), &found).await.unwrap(), [], "{point}");
+        match second.create_snapshot(taken.clone()).await {
+            Ok(_) | Err(SnapshotError::Exists(_)) => {}
+            Err(error) => panic!("{point}: {error}"),
+        }
+        second.remove_snapshot(taken.clone()).await.unwrap();
+        assert_tidy(&second);
+    }
+    scenario.teardown();
+}

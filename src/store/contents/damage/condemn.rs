@@ -67,6 +67,9 @@ impl Contents {
         if !entry.charged {
             self.capacity.charge_damaged(entry.bytes);
         }
+        if !is_content && self.is_in_snapshot(digest, inode).unwrap_or(false) {
+            self.capacity.release(digest, entry.bytes);
+        }
         self.damage.doubtful.store(true, Ordering::Relaxed);
         // First the list, then the memory: what is read in between is not believed.
         self.damage.change(digest, |entries| entries.push(entry));

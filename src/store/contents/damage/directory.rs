@@ -87,6 +87,11 @@ impl Contents {
                 self.damage.change(&digest, |entries| entries.extract_if(.., |entry| gone(entry)).collect::<Vec<_>>());
             for entry in removed {
                 self.refund(&digest, &entry);
+                if !entry.charged
+                    && let Err(error) = self.hold_if_kept(&digest, entry.inode, entry.bytes)
+                {
+                    tracing::warn!(%digest, error = %crate::telemetry::with_causes(&error), "what a snapshot keeps can't be counted");
+                }
             }
         }
     }
@@ -102,6 +107,9 @@ impl Contents {
         let charged = is_content && self.capacity.is_charged(digest);
         if !charged {
             self.capacity.charge_damaged(facts.len());
+        }
+        if !is_content && self.is_in_snapshot(digest, inode).unwrap_or(false) {
+            self.capacity.release(digest, facts.len());
         }
         let entry = Entry { inode, bytes: facts.len(), name: Some(path), unnamed: None, charged };
         self.damage.change(digest, |entries| entries.push(entry));

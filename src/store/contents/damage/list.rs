@@ -292,6 +292,13 @@ impl Damage {
         self.wake.notify_one();
     }
 
+    /// As [`Self::call`], if others may still have a damaged file of the digest.
+    pub(in crate::store) fn call_for(&self, digest: &Digest) {
+        if self.has(digest) {
+            self.call();
+        }
+    }
+
     /// Waits for a call. Safe to drop.
     pub(in crate::store) async fn called(&self) {
         self.wake.notified().await;

@@ -10,10 +10,10 @@ const IMAGES: usize = 6;
 const LISTS: usize = 4;
 
 /// xorshift64*: the same steps for the same seed.
-struct Chance(u64);
+pub(in crate::store::tests) struct Chance(pub(in crate::store::tests) u64);
 
 impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(in crate::store::tests) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

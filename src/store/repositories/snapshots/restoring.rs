@@ -1,0 +1,208 @@
+//! A snapshot is given back to its repositories: contents that they lack, then manifests, then tags.
+//!
+//! Nothing is taken away: what came since stays, and a tag that came since too, unless it is asked to go. Each of the three goes
+//! through the whole list, so that a tag is there when all repositories have what it may lead to, and what is left half-way is
+//! gone on with when it is ordered again. The directories of a repository are synced before the next one is begun.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
+
+use fail::fail_point;
+
+use super::catalog::{Catalog, Entry, read_summary};
+use super::giving_back::ReturnedTag;
+use super::keeper::Snapshots;
+use super::report::{RestoreReport, Restoring, SnapshotError};
+use crate::clock::Timestamp;
+use crate::oci::{Digest, Reference, RepoName, Tag};
+use crate::store::contents::snapshots::Returned;
+use crate::store::error::StoreError;
+use crate::store::layout::{Membership, SnapshotFolder};
+use crate::store::repositories::collection::ledger::Touch;
+use crate::store::repositories::walk::{Repositories, SkippedEntries, Tags};
+use crate::store::stored::SnapshotName;
+use crate::telemetry::ProgressLog;
+
+/// What is given back in one walk over the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Walk {
+    Members(Membership),
+    Tags,
+}
+
+/// The repository that a walk is at.
+struct Place {
+    repo: RepoName,
+    /// No verdict of the collection that was found before counts while this lives.
+    _touch: Touch,
+    /// To be synced.
+    directories: BTreeSet<PathBuf>,
+    /// Its tags in the snapshot, in the last walk.
+    tags: HashSet<Tag>,
+}
+
+/// A restore that goes on.
+struct Restore<'a> {
+    snapshots: &'a Snapshots,
+    folder: SnapshotFolder,
+    how: Restoring,
+    report: RestoreReport,
+}
+
+impl Snapshots {
+    /// Gives a snapshot back; durable when it answers. What no whole file is left of is counted, and the rest is given back.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; what was given back until then is there.
+    pub(in crate::store) fn restore(
+        &self,
+        name: &SnapshotName,
+        how: Restoring,
+    ) -> Result<RestoreReport, SnapshotError> {
+        let _operation = self.begin();
+        let folder = self.find(name)?;
+        let layout = &self.manifests.contents.layout;
+        let summary = read_summary(layout, &folder)?;
+        let catalog = Catalog::open(layout, &folder, &summary)?;
+        let report =
+            RestoreReport { dry_run: how.dry_run, repositories: summary.repositories, ..RestoreReport::default() };
+        let mut restore = Restore { snapshots: self, folder, how, report };
+        let progress = ProgressLog::new("restoring a snapshot");
+        let (mut done, all) = (0, 3 * (summary.blobs + summary.manifests + summary.tags));
+        let mut restored = HashSet::new();
+        for walk in [Walk::Members(Membership::Blob), Walk::Members(Membership::Manifest), Walk::Tags] {
+            let mut place = None;
+            for entry in catalog.entries()? {
+                self.go_on()?;
+                match entry? {
+                    Entry::Repository(repo) => {
+                        restore.leave(walk, place.take())?;
+                        restored.insert(repo.clone());
+                        place = Some(restore.enter(repo)?);
+                    }
+                    entry => {
+                        let place = place.as_mut().ok_or_else(|| SnapshotError::Unfit {
+                            name: name.clone(),
+                            what: "its list does not begin with a repository".to_owned(),
+                        })?;
+                        restore.give_back(walk, place, entry)?;
+                    }
+                }
+                done += 1;
+                progress.tick(done, Some(all));
+            }
+            restore.leave(walk, place)?;
+        }
+        restore.look_at_others(&restored)?;
+        progress.finish(done);
+        Ok(restore.report)
+    }
+}
+
+impl Restore<'_> {
+    fn enter(&self, repo: RepoName) -> Result<Place, SnapshotError> {
+        let ledger = &self.snapshots.manifests.ledger;
+        let touch = if self.how.dry_run { Touch::none() } else { ledger.touch(&repo)? };
+        Ok(Place { repo, _touch: touch, directories: BTreeSet::new(), tags: HashSet::new() })
+    }
+
+    fn give_back(&mut self, walk: Walk, place: &mut Place, entry: Entry) -> Result<(), SnapshotError> {
+        match (walk, entry) {
+            (Walk::Members(walked), Entry::Member(kind, digest)) if walked == kind => self.member(place, kind, digest),
+            (Walk::Tags, Entry::Tag(tag, digest, time)) => self.tag(place, tag, digest, time),
+            _ => Ok(()),
+        }
+    }
+
+    fn member(&mut self, place: &mut Place, kind: Membership, digest: Digest) -> Result<(), SnapshotError> {
+        let manifests = &self.snapshots.manifests;
+        let contents = &manifests.contents;
+        let member = contents.layout.member(&place.repo, kind, &digest);
+        let mut returned = contents.can_give_back(&self.folder, &member, &digest)?;
+        if returned == Returned::Linked && !self.how.dry_run {
+            returned = match kind {
+                Membership::Blob => manifests.give_blob_back(&self.folder, &place.repo, &digest)?,
+                Membership::Manifest => manifests.give_manifest_back(&self.folder, &place.repo, &digest)?,
+            };
+            let names = [member, contents.layout.content(&digest)];
+            place.directories.extend(names.iter().filter_map(|name| name.parent()).map(PathBuf::from));
+        }
+        match (returned, kind) {
+            (Returned::Was, _) => {}
+            (Returned::Linked, Membership::Blob) => self.report.blobs += 1,
+            (Returned::Linked, Membership::Manifest) => self.report.manifests += 1,
+            (Returned::Missing, kind) => self.report.lacks(&place.repo, Some(kind), &digest),
+        }
+        fail_point!("store::snapshot::after_member");
+        Ok(())
+    }
+
+    fn tag(&mut self, place: &mut Place, tag: Tag, digest: Digest, time: Timestamp) -> Result<(), SnapshotError> {
+        let manifests = &self.snapshots.manifests;
+        let layout = &manifests.contents.layout;
+        let returned = if self.how.dry_run {
+            let member = layout.member(&place.repo, Membership::Manifest, &digest);
+            let target = manifests.contents.can_give_back(&self.folder, &member, &digest)?;
+            manifests.would_give_tag_back(&place.repo, &tag, &digest, target != Returned::Missing)?
+        } else {
+            place.directories.insert(layout.tags(&place.repo));
+            manifests.give_tag_back(&place.repo, &tag, &digest, time)?
+        };
+        match returned {
+            ReturnedTag::Was => {}
+            ReturnedTag::Added => self.report.tags_added += 1,
+            ReturnedTag::Moved => self.report.tags_moved += 1,
+            ReturnedTag::Missing => self.report.lacks(&place.repo, None, &tag),
+        }
+        place.tags.insert(tag);
+        Ok(())
+    }
+
+    /// Ends with a repository: what it got is durable, and its newer tags are looked at.
+    fn leave(&mut self, walk: Walk, place: Option<Place>) -> Result<(), SnapshotError> {
+        let Some(place) = place else { return Ok(()) };
+        let disk = &self.snapshots.manifests.contents.disk;
+        for directory in &place.directories {
+            match disk.sync_directory(directory) {
+                // No tag had to be written.
+                Err(error) if crate::fs::is_absence(&error.source) => {}
+                synced => synced?,
+            }
+        }
+        if walk == Walk::Tags { self.newer(&place.repo, &place.tags) } else { Ok(()) }
+    }
+
+    /// The tags of a repository that the snapshot does not have.
+    fn newer(&mut self, repo: &RepoName, known: &HashSet<Tag>) -> Result<(), SnapshotError> {
+        let manifests = &self.snapshots.manifests;
+        let skipped = SkippedEntries::default();
+        for tag in Tags::new(&manifests.contents.layout, repo, &skipped) {
+            self.snapshots.go_on()?;
+            if known.contains(&tag) {
+                continue;
+            }
+            if !self.how.exact {
+                self.report.tags_newer += 1;
+                continue;
+            }
+            if !self.how.dry_run {
+                match manifests.delete_manifest(repo, &Reference::Tag(tag)) {
+                    Ok(()) | Err(StoreError::ManifestUnknown) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            self.report.tags_removed += 1;
+        }
+        Ok(())
+    }
+
+    /// Repositories that the snapshot does not have.
+    fn look_at_others(&mut self, restored: &HashSet<RepoName>) -> Result<(), SnapshotError> {
+        let skipped = SkippedEntries::default();
+        let others = Repositories::new(&self.snapshots.manifests.contents.layout, &skipped);
+        for repo in others.filter(|repo| !repo.is_cached() && !restored.contains(repo)) {
+            self.newer(&repo, &HashSet::new())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! What a restore gives back.
+
+use super::*;
+
+fn time_of(store: &Store, name: &str) -> std::time::SystemTime {
+    let path = store.0.contents.layout.tag(&repo("a"), &tag(name));
+    std::fs::metadata(path).unwrap().modified().unwrap()
+}
+
+async fn target(store: &Store, name: &str) -> Option<Digest> {
+    match store.manifest(&repo("a"), &Reference::Tag(tag(name))).await {
+        Ok(found) => Some(found.digest),
+        Err(StoreError::ManifestUnknown) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn contents_and_tags_are_as_they_were_and_what_came_since_stays() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    let (old, old_blobs) = push_image(&store, b"{}", b"old", "v1").await;
+    let (other, other_blobs) = push_image(&store, b"{}", b"other", "stays").await;
+    // A tag as it was an hour ago.
+    let path = store.0.contents.layout.tag(&repo("a"), &tag("v1"));
+    let before = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    std::fs::File::open(path).unwrap().set_modified(before).unwrap();
+    create(&store, "s").await;
+    let (new, _) = push_image(&store, b"{}", b"new", "v1").await;
+    push_image(&store, b"{}", b"newer", "newer").await;
+    push(&store, &repo("b"), b"{}").await;
+    store.put_manifest(&repo("b"), image(b"{}", &[]), vec![tag("elsewhere")]).await.unwrap();
+    delete_image(&store, &old, &old_blobs[1..]).await;
+
+    let dry = Restoring { dry_run: true, exact: true };
+    let look = store.restore_snapshot(snapshot("s"), dry).await.unwrap();
+    let sums = |report: &RestoreReport| {
+        let RestoreReport { blobs, manifests, tags_added, tags_moved, tags_removed, tags_newer, missing, .. } = report;
+        [*blobs, *manifests, *tags_added, *tags_moved, *tags_removed, *tags_newer, *missing]
+    };
+    assert_eq!((look.dry_run, sums(&look)), (true, [1, 1, 0, 1, 2, 0, 0]));
+    assert_eq!(target(&store, "v1").await, Some(new.digest), "a look changes nothing");
+    assert_tidy(&store);
+
+    let report = restore(&store, "s").await;
+    assert_eq!((report.repositories, sums(&report)), (1, [1, 1, 0, 1, 0, 2, 0]));
+    assert_eq!(target(&store, "v1").await, Some(old.digest));
+    assert_eq!(time_of(&store, "v1"), before, "with the time that it had");
+    assert_eq!(target(&store, "stays").await, Some(other.digest));
+    assert!(target(&store, "newer").await.is_some());
+    assert_eq!(read(&store, &repo("a"), old_blobs[1]).await.unwrap(), b"old");
+    assert_eq!(read(&store, &repo("a"), other_blobs[1]).await.unwrap(), b"other");
+    let by_digest = store.manifest(&repo("a"), &Reference::Digest(new.digest)).await;
+    assert!(by_digest.is_ok(), "no content is taken away");
+    assert_tidy(&store);
+    assert_eq!(sums(&restore(&store, "s").await), [0, 0, 0, 0, 0, 2, 0], "there is nothing left to do");
+
+    let exact = Restoring { exact: true, ..Restoring::default() };
+    let report = store.restore_snapshot(snapshot("s"), exact).await.unwrap();
+    assert_eq!(sums(&report), [0, 0, 0, 0, 2, 0, 0]);
+    assert_eq!(target(&store, "newer").await, None);
+    assert_tidy(&store);
+}
+
+#[tokio::test]
+async fn lists_have_what_was_given_back_at_once() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    let jobs = Runner::new(TaskTracker::new(), CancellationToken::new());
+    store.start_jobs(&jobs);
+    push(&store, &repo("a"), b"{}").await;
+    let subject = image(b"{}", &[]);
+    let descriptor = testkit::descriptor(testkit::media_type::IMAGE, &subject.bytes);
+    let referrer = manifest(&testkit::with(testkit::index(&[]), &json!({ "subject": descriptor })));
+    for (stored, name) in [(&subject, "one"), (&referrer, "two")] {
+        store.put_manifest(&repo("a"), stored.clone(), vec![tag(name)]).await.unwrap();
+    }
+    create(&store, "s").await;
+    while store.index_state() != IndexState::Ready {
+        tokio::task::yield_now().await;
+    }
+    for stored in [&subject, &referrer] {
+        store.delete_manifest(&repo("a"), &Reference::Digest(stored.digest)).await.unwrap();
+    }
+    assert!(store.repositories(None, 10).await.unwrap().entries.is_empty());
+    restore(&store, "s").await;
+    assert_eq!(store.tags(&repo("a"), None, 10).await.unwrap().entries, ["one", "two"]);
+    assert_eq!(store.repositories(None, 10).await.unwrap().entries, ["a"]);
+    assert_eq!(store.referrers(&repo("a"), subject.digest, None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_only_the_snapshot_has_is_hashed_and_nothing_on_the_list_of_damaged_contents_is_believed() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    let (stored, blobs) = push_image(&store, b"{}", b"layer", "v1").await;
+    let (spoilt, spoilt_blobs) = push_image(&store, b"{}", b"spoilt", "v2").await;
+    create(&store, "s").await;
+    delete_image(&store, &stored, &blobs[1..]).await;
+    delete_image(&store, &spoilt, &spoilt_blobs).await;
+    // It rots where nobody reads it; its length is the same.
+    let link = store.0.contents.layout.snapshot_content(&folder("s"), &spoilt_blobs[1]);
+    std::fs::write(&link, b"SPOILT").unwrap();
+    let report = restore(&store, "s").await;
+    assert_eq!((report.manifests, report.missing), (2, 1), "{report:?}");
+    let missing = &report.missing_named[0];
+    let name = spoilt_blobs[1].to_string();
+    assert_eq!((missing.repository.as_str(), missing.kind, &missing.name), ("a", "blob", &name));
+    assert_eq!((store.damage().contents, store.damage().bytes, store.usage().held), (1, 6, Some(0)));
+    assert_eq!(read(&store, &repo("a"), spoilt_blobs[1]).await, None);
+    assert_eq!(read(&store, &repo("a"), blobs[1]).await.unwrap(), b"layer");
+    // It is on the list now: asked again, it is not even read.
+    assert_eq!(restore(&store, "s").await.missing, 1);
+    let look = store.restore_snapshot(snapshot("s"), Restoring { dry_run: true, exact: false }).await.unwrap();
+    assert_eq!(look.missing, 1);
+    // A push of it mends the snapshot too.
+    push(&store, &repo("b"), b"spoilt").await;
+    store.0.manifests.look_after_damage(std::time::Instant::now());
+    assert_eq!(store.damage().contents, 0);
+    assert_eq!(std::fs::read(&link).unwrap(), b"spoilt");
+    assert_eq!(restore(&store, "s").await.missing, 0);
+    assert_eq!(read(&store, &repo("a"), spoilt_blobs[1]).await.unwrap(), b"spoilt");
+    assert_tidy(&store);
+}
+
+#[tokio::test]
+async fn a_damaged_content_is_kept_by_no_snapshot_and_stays_on_the_list_while_one_links_it() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    let blob = push(&store, &repo("a"), b"blob").await;
+    create(&store, "before").await;
+    std::fs::write(store.0.contents.layout.content(&blob), b"BLOB").unwrap();
+    assert!(store.blob_content(&repo("a"), blob).await.is_err(), "it is found");
+    assert_eq!(create(&store, "behind").await.damaged, 1);
+    assert_eq!(linked(&store, "behind"), BTreeSet::new());
+    store.delete_blob(&repo("a"), blob).await.unwrap();
+    assert_eq!((store.damage().contents, used(&store), store.usage().held), (1, 4, Some(0)));
+    assert_eq!(restore(&store, "before").await.missing, 1, "it is damaged");
+    assert_eq!(restore(&store, "behind").await.missing, 1, "it is not there");
+    remove(&store, "before").await;
+    assert_eq!((store.damage().contents, used(&store)), (0, 0));
+    remove(&store, "behind").await;
+    assert_tidy(&store);
+}
