@@ -52,6 +52,16 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// [`DropError`].
     fn unused_data(&self, asked: DropQuestion) -> impl Future<Output = Result<serde_json::Value, DropError>> + Send;
+
+    /// Does what an administrator orders about snapshots, and answers with what it came to, as JSON. What was begun goes on if
+    /// the caller is dropped.
+    ///
+    /// # Errors
+    /// [`SnapshotRefusal`].
+    fn snapshots(
+        &self,
+        order: SnapshotOrder,
+    ) -> impl Future<Output = Result<serde_json::Value, SnapshotRefusal>> + Send;
 }
 
 /// A question about a drop of a mode's data.
@@ -73,6 +83,37 @@ pub enum DropError {
     Used(StoringMode),
     /// Of the store.
     #[error("{0}")]
+    Failed(String),
+}
+
+/// What is ordered about snapshots, or asked. Names are as they came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotOrder {
+    /// List them.
+    List,
+    /// Take one.
+    Create(String),
+    /// Remove one.
+    Remove(String),
+    /// Give one back.
+    Restore {
+        /// Which one.
+        name: String,
+        /// Only say what would be done.
+        dry_run: bool,
+        /// Remove tags that it does not have.
+        exact: bool,
+    },
+}
+
+/// Why an order about snapshots was not carried out; a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotRefusal {
+    /// There is no such snapshot.
+    Unknown(String),
+    /// What was asked for can't be: a name that is none or is taken, too many, one that is not whole.
+    Refused(String),
+    /// The store failed, or ends.
     Failed(String),
 }
 

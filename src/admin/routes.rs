@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 
 use super::socket::Client;
-use super::{Admin, CollectionQuestion, DropError, DropQuestion, Source};
+use super::{Admin, CollectionQuestion, DropError, DropQuestion, SnapshotOrder, SnapshotRefusal, Source};
 use crate::jobs::{OrderError, RunReport, RunResult};
 use crate::telemetry::{Metrics, with_causes};
 
@@ -51,6 +51,10 @@ routes! {
         "/gc/look" => get(look::<S>),
         "/gc/why/{digest}" => get(why::<S>),
         "/store/drop/{mode}" => get(look_at_drop::<S>).post(drop_data::<S>),
+        "/snapshots" => get(list_snapshots::<S>),
+        "/snapshots/{name}" => post(create_snapshot::<S>).delete(remove_snapshot::<S>),
+        "/snapshots/{name}/restore" => get(look_at_restore::<S>).post(restore_snapshot::<S>),
+        "/snapshots/{name}/restore/exact" => get(look_at_exact_restore::<S>).post(restore_snapshot_exactly::<S>),
     }
 }
 
@@ -192,6 +196,63 @@ fn refused(error: &DropError) -> Response {
 
 fn no_data() -> Response {
     plain(StatusCode::NOT_FOUND, "only the modes Local and Proxy keep data\n".to_owned())
+}
+
+async fn list_snapshots<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    snapshots(&admin, SnapshotOrder::List).await
+}
+
+async fn create_snapshot<S: Source>(
+    State(admin): State<Admin<S>>,
+    Extension(client): Extension<Client>,
+    Path(name): Path<String>,
+) -> Response {
+    tracing::info!(snapshot = name, uid = client.uid, pid = client.pid, "a snapshot is ordered");
+    snapshots(&admin, SnapshotOrder::Create(name)).await
+}
+
+async fn remove_snapshot<S: Source>(
+    State(admin): State<Admin<S>>,
+    Extension(client): Extension<Client>,
+    Path(name): Path<String>,
+) -> Response {
+    tracing::info!(snapshot = name, uid = client.uid, pid = client.pid, "the removal of a snapshot is ordered");
+    snapshots(&admin, SnapshotOrder::Remove(name)).await
+}
+
+async fn look_at_restore<S: Source>(State(admin): State<Admin<S>>, Path(name): Path<String>) -> Response {
+    snapshots(&admin, SnapshotOrder::Restore { name, dry_run: true, exact: false }).await
+}
+
+async fn look_at_exact_restore<S: Source>(State(admin): State<Admin<S>>, Path(name): Path<String>) -> Response {
+    snapshots(&admin, SnapshotOrder::Restore { name, dry_run: true, exact: true }).await
+}
+
+async fn restore_snapshot<S: Source>(
+    State(admin): State<Admin<S>>,
+    Extension(client): Extension<Client>,
+    Path(name): Path<String>,
+) -> Response {
+    tracing::info!(snapshot = name, uid = client.uid, pid = client.pid, "a restore is ordered");
+    snapshots(&admin, SnapshotOrder::Restore { name, dry_run: false, exact: false }).await
+}
+
+async fn restore_snapshot_exactly<S: Source>(
+    State(admin): State<Admin<S>>,
+    Extension(client): Extension<Client>,
+    Path(name): Path<String>,
+) -> Response {
+    tracing::info!(snapshot = name, uid = client.uid, pid = client.pid, "an exact restore is ordered");
+    snapshots(&admin, SnapshotOrder::Restore { name, dry_run: false, exact: true }).await
+}
+
+async fn snapshots<S: Source>(admin: &Admin<S>, order: SnapshotOrder) -> Response {
+    match admin.source.snapshots(order).await {
+        Ok(answer) => fresh(Json(answer)),
+        Err(SnapshotRefusal::Unknown(text)) => plain(StatusCode::NOT_FOUND, format!("{text}\n")),
+        Err(SnapshotRefusal::Refused(text)) => plain(StatusCode::CONFLICT, format!("{text}\n")),
+        Err(SnapshotRefusal::Failed(text)) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{text}\n")),
+    }
 }
 
 /// Has a job run and answers with what that came to; a client that leaves meanwhile changes nothing.

@@ -137,6 +137,11 @@ pub struct StoreStatus {
     /// Bytes in use; `None` until they are counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used_bytes: Option<u64>,
+    /// Bytes of it that only snapshots have; `None` as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_bytes: Option<u64>,
+    /// Snapshots that there are.
+    pub snapshots: usize,
     /// The budget, if one is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_bytes: Option<u64>,

@@ -48,6 +48,8 @@ impl Source for Arc<Scripted> {
                 refused: None,
             }),
             store: StoreStatus {
+                snapshot_bytes: Some(18),
+                snapshots: 19,
                 budget_bytes: Some(9),
                 free_bytes: 5,
                 reserve_bytes: 3,
@@ -100,6 +102,14 @@ impl Source for Arc<Scripted> {
         match asked {
             DropQuestion::Want(StoringMode::Proxy) => Err(DropError::Used(StoringMode::Proxy)),
             asked => Ok(format!("{asked:?}").into()),
+        }
+    }
+
+    async fn snapshots(&self, order: SnapshotOrder) -> Result<serde_json::Value, SnapshotRefusal> {
+        match order {
+            SnapshotOrder::Create(name) if name == "taken" => Err(SnapshotRefusal::Refused("it is taken".to_owned())),
+            SnapshotOrder::Remove(name) if name == "none" => Err(SnapshotRefusal::Unknown("there is none".to_owned())),
+            order => Ok(format!("{order:?}").into()),
         }
     }
 }
@@ -197,7 +207,7 @@ async fn the_status_document() {
                 "lastAccepted": 5,
             },
             "store": {
-                "budgetBytes": 9, "freeBytes": 5, "reserveBytes": 3, "writable": false, "refusal": "ReadOnly",
+                "snapshotBytes": 18, "snapshots": 19, "budgetBytes": 9, "freeBytes": 5, "reserveBytes": 3, "writable": false, "refusal": "ReadOnly",
                 "damagedContents": 2, "damagedBytes": 30, "diskFault": true,
             },
             "collection": {
@@ -272,6 +282,33 @@ async fn the_data_of_a_mode_is_dropped_over_the_socket_alone_and_not_while_it_is
     let (status, text, _) = ask(&socket, Method::POST, "/store/drop/Local").await;
     assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "there is no job \"unused-data\"\n"));
     assert_eq!(get(&router(admin), "/store/drop/Local").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn orders_about_snapshots_are_for_the_socket_alone() {
+    let (admin, _) = scripted();
+    let socket = orders(admin.clone());
+    let restore = |dry_run, exact| SnapshotOrder::Restore { name: "a".to_owned(), dry_run, exact };
+    for (method, path, order) in [
+        (Method::GET, "/snapshots", SnapshotOrder::List),
+        (Method::POST, "/snapshots/a", SnapshotOrder::Create("a".to_owned())),
+        (Method::DELETE, "/snapshots/a", SnapshotOrder::Remove("a".to_owned())),
+        (Method::GET, "/snapshots/a/restore", restore(true, false)),
+        (Method::POST, "/snapshots/a/restore", restore(false, false)),
+        (Method::GET, "/snapshots/a/restore/exact", restore(true, true)),
+        (Method::POST, "/snapshots/a/restore/exact", restore(false, true)),
+    ] {
+        let (status, text, _) = ask(&socket, method.clone(), path).await;
+        assert_eq!(status, StatusCode::OK, "{method} {path}");
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), format!("{order:?}"), "{method} {path}");
+        for open in [router(admin.clone()), probe_router(admin.clone())] {
+            let status = ask(&open, method.clone(), path).await.0;
+            assert!(matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED), "{method} {path}");
+        }
+    }
+    let refused = ask(&socket, Method::POST, "/snapshots/taken").await;
+    assert_eq!((refused.0, refused.1.as_str()), (StatusCode::CONFLICT, "it is taken\n"));
+    assert_eq!(ask(&socket, Method::DELETE, "/snapshots/none").await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

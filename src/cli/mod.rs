@@ -19,6 +19,7 @@ mod own_folder;
 mod pki;
 mod schema;
 mod serve;
+mod snapshot;
 mod static_pod;
 mod store;
 mod switch;
@@ -41,6 +42,7 @@ pub use self::node_proxy::NodeProxyArguments;
 pub use self::own_folder::OwnFolderArguments;
 pub use self::pki::{IssueArguments, PkiCommand};
 pub use self::serve::ServeArguments;
+pub use self::snapshot::SnapshotCommand;
 pub use self::static_pod::StaticPodArguments;
 pub use self::store::{DropArguments, StoreCommand};
 pub use self::switch::SwitchCommand;
@@ -107,6 +109,20 @@ pub enum Command {
         /// What is to be done.
         #[command(subcommand)]
         command: StoreCommand,
+    },
+    /// Keep what the repositories of mode Local hold now, for a backup or for a way back, and restore it. A running server is asked
+    /// over the socket in its data directory, as root or as its user.
+    #[command(
+        after_help = "A snapshot lies in the data directory and costs no second copy: it keeps the bytes of what is deleted later,\n\
+        until it is removed.\n\nExamples:\n  d8-registry snapshot create before-v1.71 --data-dir /var/lib/d8-registry\n  \
+        d8-registry snapshot list --data-dir /var/lib/d8-registry\n  \
+        What would come back?\n    d8-registry snapshot restore before-v1.71 --dry-run --data-dir /var/lib/d8-registry\n  \
+        d8-registry snapshot rm before-v1.71 --data-dir /var/lib/d8-registry"
+    )]
+    Snapshot {
+        /// What is done.
+        #[command(subcommand)]
+        command: SnapshotCommand,
     },
     /// Ask a running server, and give it orders, over the socket in its data directory: as root or as its user.
     #[command(after_help = "Example:\n  d8-registry admin jobs --data-dir /var/lib/d8-registry")]
@@ -263,6 +279,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Admin { command } => admin::run(&command),
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Store { command } => store::run(&command),
+        Command::Snapshot { command } => snapshot::run(&command),
         Command::Check(arguments) => check::run(&arguments),
         Command::Controller(arguments) => controller::run(arguments),
         Command::Pki { command } => pki::run(command),

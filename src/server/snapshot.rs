@@ -11,14 +11,16 @@ use super::modes::{Modes, Seen};
 use super::readiness::Ready;
 use crate::admin::{
     CollectionQuestion, CollectionStatus, ConfigStatus, DropError, DropQuestion, IndexStatus, LeftAlone, PinsStatus,
-    Snapshot, Source, StoreStatus, UnusedCacheStatus, UnusedStatus,
+    Snapshot, SnapshotOrder, SnapshotRefusal, Source, StoreStatus, UnusedCacheStatus, UnusedStatus,
 };
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::jobs::Runner;
 use crate::oci::InvalidDigest;
 use crate::serve::{Server, Tls};
-use crate::store::{IndexState, PinsState, Refusal, Store, StoreError, UnusedData};
+use crate::store::{
+    IndexState, PinsState, Refusal, Restoring, SnapshotError, SnapshotName, Store, StoreError, UnusedData,
+};
 use crate::telemetry::{IndexLabel, Logging, Metrics, with_causes};
 
 /// Whoever wants to give an order learns here why nobody listens.
@@ -104,12 +106,48 @@ impl Source for Observer {
         };
         shown.map_err(|error| error.to_string())
     }
+
+    async fn snapshots(&self, order: SnapshotOrder) -> Result<serde_json::Value, SnapshotRefusal> {
+        let named =
+            |name: String| name.parse::<SnapshotName>().map_err(|error| SnapshotRefusal::Refused(error.to_string()));
+        let done = match order {
+            SnapshotOrder::List => {
+                serde_json::to_value(self.store.list_snapshots().await.map_err(|error| refusal(&error))?)
+            }
+            SnapshotOrder::Create(name) => {
+                serde_json::to_value(self.store.create_snapshot(named(name)?).await.map_err(|error| refusal(&error))?)
+            }
+            SnapshotOrder::Remove(name) => {
+                serde_json::to_value(self.store.remove_snapshot(named(name)?).await.map_err(|error| refusal(&error))?)
+            }
+            SnapshotOrder::Restore { name, dry_run, exact } => {
+                let how = Restoring { dry_run, exact };
+                serde_json::to_value(
+                    self.store.restore_snapshot(named(name)?, how).await.map_err(|error| refusal(&error))?,
+                )
+            }
+        };
+        done.map_err(|error| SnapshotRefusal::Failed(error.to_string()))
+    }
+}
+
+fn refusal(error: &SnapshotError) -> SnapshotRefusal {
+    let text = with_causes(error);
+    match error {
+        SnapshotError::Unknown(_) => SnapshotRefusal::Unknown(text),
+        SnapshotError::Exists(_) | SnapshotError::TooMany(_) | SnapshotError::Unfit { .. } => {
+            SnapshotRefusal::Refused(text)
+        }
+        SnapshotError::Stopped | SnapshotError::Store(_) => SnapshotRefusal::Failed(text),
+    }
 }
 
 fn store(store: &Store) -> StoreStatus {
     let (usage, damage) = (store.usage(), store.damage());
     StoreStatus {
         used_bytes: usage.used,
+        snapshot_bytes: usage.held,
+        snapshots: usage.snapshots,
         budget_bytes: usage.budget,
         free_bytes: usage.free,
         reserve_bytes: usage.reserve,

@@ -146,6 +146,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "store/cached.rs",
             "store/collection.rs",
             "store/maintenance.rs",
+            "store/snapshots.rs",
             "store/repositories/",
         ],
     ),

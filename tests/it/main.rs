@@ -50,6 +50,7 @@ mod relayed;
 mod release;
 mod scopes;
 mod seed;
+mod snapshots;
 mod state;
 mod support;
 mod switches;
