@@ -157,7 +157,7 @@ fn what_is_no_store_is_not_collected() {
 }
 
 /// A file of pins of this moment.
-fn write_pins(path: &Path, images: &[&str]) {
+pub(crate) fn write_pins(path: &Path, images: &[&str]) {
     let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
     let next = path.with_extension("next");
     std::fs::write(&next, format!("writtenAt: {now}\nimages: {images:?}\n")).unwrap();

@@ -3,10 +3,13 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
+use crate::collection::write_pins;
 use crate::support::{
     ALIAS, Image, REPO, Switched, Upstream, assert_store_is_tidy, blob, coming, digest, mode, mode_file, path, refusal,
 };
@@ -134,6 +137,48 @@ async fn a_cache_behind_local_gives_way_to_pushes_that_need_room_and_for_what_ca
         let content = blob(seed, MIB);
         let read = rw.get(&path(&format!("blobs/{}", digest(&content)))).await;
         assert!(read.bytes().await.unwrap() == content, "{seed}");
+    }
+    server.registry.stop();
+}
+
+/// During a switch what runs is known by pins, and what a tag alone leads to could be fetched again.
+#[tokio::test]
+async fn a_push_into_a_coming_local_spares_what_a_pin_names_and_takes_what_a_tag_alone_reaches() {
+    let upstream = Upstream::start();
+    let image =
+        |seed: u64| Image::of_layers(format!("{{\"n\":{seed}}}").into_bytes(), vec![blob(seed, MIB)], &json!({}));
+    let (pinned, tagged) = (image(1), image(2));
+    upstream.put_image(REPO, "pinned", &pinned);
+    upstream.put_image(REPO, "tagged", &tagged);
+    let (proxy, local) = (mode("Proxy", Some(&upstream)), mode("Local", None));
+    let room = "store: { dir: $DIR, reserveBytes: 0, maxBytes: 4MiB, pins: $DIR/../pins.yaml }";
+    let folder = Arc::new(TempDir::new().unwrap());
+    let pins = folder.path().join("pins.yaml");
+    write_pins(&pins, &[&pinned.digest()]);
+    let server = Switched::start_in(Arc::clone(&folder), Some(&mode_file(1, &proxy, None, &[])), room);
+    server.registry.until_metric("d8_registry_pins_usable", 1.0).await;
+    let ro = server.client("ro");
+    for (tag, image) in [("pinned", &pinned), ("tagged", &tagged)] {
+        assert_eq!(ro.get(&path(&format!("manifests/{tag}"))).await.status(), 200);
+        let layer = ro.get(&path(&format!("blobs/{}", digest(&image.blobs()[1])))).await;
+        assert_eq!(layer.bytes().await.unwrap().len(), MIB);
+    }
+    server.registry.until_metric("d8_registry_fills_running", 0.0).await;
+    server.switch(&mode_file(2, &proxy, Some(&coming(&local, "filling")), &[])).await;
+    server.until_probed().await;
+    let rw = server.client("rw");
+    let push = async |content: Vec<u8>| {
+        let request = format!("/v2/{ALIAS}/blobs/uploads/?digest={}", digest(&content));
+        rw.request(Method::POST, &request).body(content).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(push(blob(10, 2 * MIB)).await, 201);
+    // The tagged one went for it, the pinned one stays, and nothing else is there to go.
+    assert_eq!(push(blob(11, MIB)).await, 507);
+    upstream.forget_seen();
+    for (image, is_fetched) in [(&pinned, false), (&tagged, true)] {
+        let layer = digest(&image.blobs()[1]);
+        assert_eq!(ro.get(&path(&format!("blobs/{layer}"))).await.status(), 200);
+        assert_eq!(upstream.count("GET", &format!("/v2/{REPO}/blobs/{layer}")) > 0, is_fetched, "{layer}");
     }
     server.registry.stop();
 }
