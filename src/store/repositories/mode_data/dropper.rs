@@ -1,6 +1,7 @@
 //! Removes all data of a mode that is not used, one name at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fail::fail_point;
@@ -292,7 +293,7 @@ impl Manifests {
             Name::Member(kind, digest) => (*kind, digest),
         };
         let path = layout.member(repo, kind, digest);
-        let bytes = stat(&path)?.map(|found| found.len());
+        let found = stat(&path)?;
         match kind {
             Membership::Manifest => self.remove_reference(repo, &Reference::Digest(*digest))?,
             Membership::Blob => {
@@ -302,7 +303,9 @@ impl Manifests {
             }
         }
         let is_kept = stat(&layout.content(digest))?.is_some() || self.contents.damage.has(digest);
-        Ok(bytes.filter(|_| !is_kept))
+        // A further name, that of a snapshot, keeps the bytes.
+        let freed = found.filter(|found| !is_kept && found.nlink() <= 2);
+        Ok(freed.map(|found| found.len()))
     }
 
     fn remove_reference(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
