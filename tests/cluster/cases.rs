@@ -57,9 +57,7 @@ cases! {
     nothing_changes_while_the_api_server_is_away,
     nodes_that_join_and_leave_are_taken_along,
     a_skipped_node_keeps_its_source_until_it_is_back_or_deleted,
-    #[long]
     what_somebody_edits_or_deletes_is_put_back_in_a_settled_cluster,
-    #[long]
     under_deckhouses_policies_the_commands_of_an_administrator_do_what_they_say,
     #[long]
     every_pair_of_modes_without_a_failed_pull,
