@@ -5,10 +5,13 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
+
+use rustix::fs::syncfs;
 
 use super::FsError;
 use crate::clock::Timestamp;
@@ -81,6 +84,32 @@ impl Disk {
         }
         self.sync(&file, &path)?;
         Ok(temporary)
+    }
+
+    /// Writes a new file that is not synced, nor its name: see [`Self::sync_file_system`].
+    #[expect(clippy::needless_pass_by_value, reason = "the path is given up to the value that removes it")]
+    pub(crate) fn write_unsynced(&self, path: PathBuf, content: &[u8]) -> Result<(Temporary, File), FsError> {
+        let mut file = create(&path)?;
+        let temporary = Temporary::adopt(path.clone());
+        file.write_all(content).map_err(FsError::on("write", &path))?;
+        Ok((temporary, file))
+    }
+
+    /// Makes all files and names durable of the file system that `root`, open since before they were written, is on: one write
+    /// of its journal for hundreds of them, where a sync of each has one each. What others have written there goes to the disk
+    /// too. An error of any file there since the last call is one of this call.
+    pub(crate) fn sync_file_system(&self, root: impl AsFd, path: &Path) -> Result<(), FsError> {
+        self.settle();
+        syncfs(root).map_err(|error| FsError::on("sync the file system of", path)(error.into()))
+    }
+
+    /// Moves a file that is not the store's to `target` on the same file system. Not durable before
+    /// [`Self::sync_directory_of`].
+    ///
+    /// The raw error comes back: `EXDEV` and `EACCES` are answers to the caller.
+    pub(crate) fn take(&self, from: &Path, target: &Path) -> io::Result<()> {
+        #[expect(clippy::disallowed_methods, reason = "this is the file that renames")]
+        std::fs::rename(from, target)
     }
 
     /// Renames a file over `target`. Not durable before [`Self::sync_directory_of`].

@@ -99,6 +99,10 @@ impl Store {
         let forget = move || remembered.forget_all();
         let contents = Arc::new(Contents::new(layout, disk, root, capacity, snapshots, forget));
         contents.load_damaged();
+        // A read-only file system keeps them; they harm nobody who reads.
+        if !contents.capacity.is_read_only() {
+            contents.drop_moved()?;
+        }
         let (uploads, fills, uses) = (Arc::new(Uploads::new(open)), Arc::default(), Arc::default());
         let ledger = Arc::new(Ledger::open(Arc::clone(&contents)));
         let manifests = Arc::new(Manifests::new(Arc::clone(&contents), Arc::clone(&memory), listings, ledger));

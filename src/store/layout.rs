@@ -12,6 +12,7 @@
 //! <dir>/repositories/~<upstream>/<child…>/           what mode Proxy learnt of a repository of an upstream
 //! <dir>/uploads/<uuid>/{data,state}   an upload in progress
 //! <dir>/fills/<alg>/<hex>             a content on its way in from an upstream
+//! <dir>/takeover/<alg>/<hex>          a file of another registry's tree, moved here and not yet a content; see `contents/intake`
 //! <dir>/damaged/<alg>/<hex>.<any>     the list of damaged contents: further names of them; made with the first
 //! <dir>/gc/{suspects,dirty,running-time,untagged}    what collection knows; made with the first collection, can be deleted
 //! <dir>/snapshots/<name>/blobs/<alg>/<2 hex>/<hex>   what a snapshot keeps: a hard link to the content
@@ -192,6 +193,16 @@ impl Layout {
 
     pub(super) fn fill(&self, digest: &Digest) -> PathBuf {
         self.fills_of(digest.algorithm()).join(digest.hex())
+    }
+
+    /// The directory of files that were moved out of another registry's tree.
+    pub(super) fn moved_of(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("takeover").join(algorithm.as_str())
+    }
+
+    /// A file that was moved out of another registry's tree and is not a content yet.
+    pub(super) fn moved(&self, digest: &Digest) -> PathBuf {
+        self.moved_of(digest.algorithm()).join(digest.hex())
     }
 
     /// The folder of damaged contents.

@@ -2,8 +2,9 @@
 //!
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
 //! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `pins`, `stored`. Above: `face`, which
-//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `mode_data`, `snapshots` and `samples` (its numbers as
-//! metrics); `maintenance` runs beside requests. The
+//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `mode_data`, `snapshots`, `intake`
+//! (what a take-over asks) and `samples` (its numbers as metrics); `view` reads a tree without its lock; `maintenance` runs beside
+//! requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
 
 mod cached;
@@ -11,6 +12,7 @@ mod collection;
 mod contents;
 mod error;
 mod face;
+mod intake;
 mod layout;
 mod maintenance;
 mod mode_data;
@@ -22,17 +24,20 @@ mod repositories;
 mod samples;
 mod snapshots;
 mod stored;
+mod view;
 mod writes;
 
 pub use collection::{collect_stopped, why_kept_stopped};
 pub use contents::blob::Blob;
 pub use contents::fills::PartialBlob;
+pub use contents::intake::{Incoming, Moved, Staged, Taken};
 pub use contents::pace::TURN_BYTES;
 pub use contents::uploads::table::MOST_UPLOADS;
 pub use contents::uploads::upload::UploadPlace;
 pub use contents::uses::Lease;
 pub use error::{Refusal, StoreError};
 pub use face::Store;
+pub use intake::{Intake, Presence};
 pub use mode_data::drop_stopped;
 pub use options::{CollectionOptions, Reserve, StoreLimits, StoreOptions, Usage};
 pub use pins::{FoundPins, PinsFault, PinsState};
@@ -57,6 +62,7 @@ pub use repositories::tags::VerifiedTag;
 pub use repositories::upload_session::{UploadSession, most_batch_bytes};
 pub use snapshots::with_stopped_snapshots;
 pub use stored::{InvalidSnapshotName, ListKind, Page, SnapshotName, StoredManifest};
+pub use view::StoreView;
 
 /// Bytes that the store keeps in memory: the index's pages with what sled needs beside them, manifests with their parsed form,
 /// and verdicts.
@@ -66,4 +72,4 @@ pub const CACHED_BYTES: u64 = repositories::index::CACHE_BYTES
     + repositories::verdicts::VERDICT_BYTES;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

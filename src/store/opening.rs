@@ -81,12 +81,16 @@ pub(super) fn open(layout: &Layout, disk: &Disk, allowed: LayOut) -> Result<Open
 
 /// Recognises a folder and locks it, for work on it without a server.
 pub(super) fn hold(layout: &Layout) -> Result<File, StoreError> {
+    recognise(layout)?;
+    lock(layout)
+}
+
+/// Recognises a folder, for reading beside whoever has it.
+pub(super) fn recognise(layout: &Layout) -> Result<(), StoreError> {
     if !layout.marker().is_file() {
         return Err(StoreError::Layout(format!("{} is not a store of d8-registry", layout.root().display())));
     }
-    let lock = lock(layout)?;
-    check_version(layout)?;
-    Ok(lock)
+    check_version(layout)
 }
 
 /// Whether the folder can be read and still is the one that `lock` was taken on.

@@ -37,12 +37,12 @@ use crate::jobs::Runner;
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepoName, Tag, UploadId};
 
 /// Opens (and lays out) a store in `dir` that refuses nothing.
-pub(super) fn store(dir: &Path) -> Store {
+pub(crate) fn store(dir: &Path) -> Store {
     Store::open(&StoreOptions::at(dir)).unwrap()
 }
 
 /// A folder in memory where there is one, for tests of many cases: it syncs at once.
-fn quick_dir() -> tempfile::TempDir {
+pub(crate) fn quick_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
@@ -119,7 +119,7 @@ fn files_in(folder: &Path) -> Vec<std::path::PathBuf> {
 
 /// No temporary file, no upload without bytes and note, every content is what its name says and belongs to
 /// someone, every membership has a content, every tag a manifest, and the use is the sum of what is there.
-fn assert_tidy(store: &Store) {
+pub(crate) fn assert_tidy(store: &Store) {
     let parts = &store.0;
     assert_eq!(files_in(&parts.contents.layout.temporaries()), Vec::<std::path::PathBuf>::new());
     assert_eq!(damaged_names(store), Vec::<std::path::PathBuf>::new());
@@ -215,4 +215,16 @@ fn files_of_nobody(parts: &Parts) -> Vec<std::path::PathBuf> {
         !parts.contents.is_linked(&digest, &std::fs::metadata(path).unwrap()).unwrap()
     };
     files.filter(is_nobodys).map(|(_, path)| path).collect()
+}
+
+impl Store {
+    /// As the job does after an unclean stop.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn count_for_tests(
+        &self,
+        stop: &CancellationToken,
+        progress: &crate::jobs::Progress,
+    ) -> Result<(), StoreError> {
+        self.0.contents.count(stop, progress)
+    }
 }

@@ -246,6 +246,17 @@ impl Capacity {
         Ok(Charge { capacity: self, bytes })
     }
 
+    /// As [`Capacity::charge`], for bytes that are on this file system already: only the budget can be exceeded.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]; nothing is charged then.
+    pub(in crate::store) fn charge_moved(&self, bytes: u64) -> Result<Charge<'_>, StoreError> {
+        self.uploads.fetch_add(bytes, Ordering::Relaxed);
+        let charge = Charge { capacity: self, bytes };
+        self.admit_to_budget(&self.limits(), bytes, bytes)?;
+        Ok(charge)
+    }
+
     /// Turns what the system says of why it writes nothing into the refusal that it is.
     pub(in crate::store) fn explain(&self, error: StoreError) -> StoreError {
         let Some(why) = error.unwritable() else { return error };

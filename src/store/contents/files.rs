@@ -41,6 +41,15 @@ pub(in crate::store) struct Contents {
     on_damage: Box<dyn Fn() + Send + Sync>,
 }
 
+/// When new names are made durable.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) enum Syncs {
+    /// Before the call answers.
+    AtOnce,
+    /// By [`Contents::sync_everything`], for many contents in one go.
+    Later,
+}
+
 impl std::fmt::Debug for Contents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Contents").field("dir", &self.layout.root()).finish_non_exhaustive()
@@ -84,15 +93,19 @@ impl Contents {
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let contents = Arc::clone(self);
-        blocking(move || {
-            let _change = contents.changes.begin()?;
-            contents
-                .changes
-                .forget_note(&contents.layout, &contents.disk)
-                .and_then(|()| work())
-                .map_err(|error| contents.capacity.explain(error))
-        })
-        .await
+        blocking(move || contents.change_here(work)).await
+    }
+
+    /// As [`Contents::change`], on this thread. Blocking.
+    pub(in crate::store) fn change_here<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let _change = self.changes.begin()?;
+        self.changes
+            .forget_note(&self.layout, &self.disk)
+            .and_then(|()| work())
+            .map_err(|error| self.capacity.explain(error))
     }
 
     /// Waits for the turn to send `bytes` to the disk.
@@ -131,6 +144,18 @@ impl Contents {
         digest: &Digest,
         name: &Path,
     ) -> Result<bool, StoreError> {
+        self.add_as(temporary, size, digest, name, Syncs::AtOnce)
+    }
+
+    /// As [`Contents::add`]; with [`Syncs::Later`] it is durable after [`Contents::sync_everything`].
+    pub(in crate::store) fn add_as(
+        &self,
+        temporary: Temporary,
+        size: u64,
+        digest: &Digest,
+        name: &Path,
+        syncs: Syncs,
+    ) -> Result<bool, StoreError> {
         let path = self.layout.content(digest);
         // Before anybody waits for the lock.
         let seen = self.look_at_content(digest, size)?;
@@ -161,9 +186,9 @@ impl Contents {
             drop(temporary);
         }
         // Also for one that was there: a killed server may have left its name unsynced.
-        let linked = self.disk.sync_directory_of(&path).map_err(StoreError::from).and_then(|()| {
+        let linked = self.settle(&path, syncs).and_then(|()| {
             fail_point!("store::content::before_link");
-            self.link(&path, name, digest)
+            self.link(&path, name, digest, syncs)
         });
         if let Err(error) = linked {
             // A full disk has room for the content and none for its link: nobody's content must not stay.
@@ -198,6 +223,17 @@ impl Contents {
     /// Gives a content that is there the further name `to`. `from`: only if that name leads to it; `None`: if any further
     /// name does. `false`: it is not there so.
     pub(in crate::store) fn mount(&self, from: Option<&Path>, to: &Path, digest: &Digest) -> Result<bool, StoreError> {
+        self.mount_as(from, to, digest, Syncs::AtOnce)
+    }
+
+    /// As [`Contents::mount`]; with [`Syncs::Later`] it is durable after [`Contents::sync_everything`].
+    pub(in crate::store) fn mount_as(
+        &self,
+        from: Option<&Path>,
+        to: &Path,
+        digest: &Digest,
+        syncs: Syncs,
+    ) -> Result<bool, StoreError> {
         let _locked = self.lock(digest);
         let content = self.layout.content(digest);
         let content = content.as_path();
@@ -217,7 +253,7 @@ impl Contents {
             Some(found) if from.is_some() || self.is_linked(digest, &found)? => {
                 // A name and perhaps a directory, no bytes.
                 self.capacity.admit(0)?;
-                self.link(source, to, digest)?;
+                self.link(source, to, digest, syncs)?;
                 Ok(true)
             }
             _ => Ok(false),
@@ -249,6 +285,19 @@ impl Contents {
         Ok(())
     }
 
+    /// The new name at `path` is made durable now, unless that is for later.
+    fn settle(&self, path: &Path, syncs: Syncs) -> Result<(), StoreError> {
+        match syncs {
+            Syncs::AtOnce => Ok(self.disk.sync_directory_of(path)?),
+            Syncs::Later => Ok(()),
+        }
+    }
+
+    /// Makes all durable that was written and named until now, by one sync of the file system.
+    pub(in crate::store) fn sync_everything(&self) -> Result<(), StoreError> {
+        Ok(self.disk.sync_file_system(&self.root, self.layout.root())?)
+    }
+
     /// The file with these facts lost its name in `blobs/`, and no repository has it. Its lock is held.
     pub(super) fn left(&self, digest: &Digest, facts: &Metadata) {
         if facts.nlink() > 1 {
@@ -257,11 +306,11 @@ impl Contents {
         self.capacity.remove_content(digest, facts.len());
     }
 
-    /// Gives the file at `source` the further name `name`, durably. Its lock is held.
-    fn link(&self, source: &Path, name: &Path, digest: &Digest) -> Result<(), StoreError> {
+    /// Gives the file at `source` the further name `name`. Its lock is held.
+    fn link(&self, source: &Path, name: &Path, digest: &Digest, syncs: Syncs) -> Result<(), StoreError> {
         self.give_name(source, name, digest)?;
         fail_point!("store::content::after_link");
-        Ok(self.disk.sync_directory_of(name)?)
+        self.settle(name, syncs)
     }
 
     /// As [`Self::link`], not durable before a sync of the name's directory.

@@ -7,6 +7,7 @@
 //! In reading order: `files` (adding, linking and removing a content), `changes` (work that waits for the disk, and changes
 //! of the tree), `snapshots` (links that keep bytes and are nobody's) with `snapshot_folders`, `open`, `blob` (a content as it is read), `hashing`, `count` (after an unclean stop), `damage` (the list of
 //! damaged contents), `capacity` (is there room?), `pace` (write-back in turn), `growth` (a growing file's end and hash),
+//! `intake` (many contents from elsewhere in one go),
 //! `uploads` and `fills` (contents on their way in), `uses` (leases, and when each was read last).
 
 pub(super) mod blob;
@@ -18,6 +19,7 @@ pub(super) mod files;
 pub(super) mod fills;
 pub(super) mod growth;
 pub(super) mod hashing;
+pub(super) mod intake;
 pub(super) mod open;
 pub(super) mod pace;
 pub(super) mod snapshot_folders;

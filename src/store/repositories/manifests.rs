@@ -41,7 +41,7 @@ pub(in crate::store) struct Manifests {
     pub(in crate::store) listings: Listings,
     /// Told of every change, and asked before every answer.
     pub(in crate::store) ledger: Arc<Ledger>,
-    locks: RepositoryLocks,
+    pub(super) locks: RepositoryLocks,
 }
 
 /// A manifest that was looked for.

@@ -1,9 +1,9 @@
 //! The upper floor: which repository has what.
 //!
-//! In reading order: `walk` (the tree as it is), `memory` with `generations` and `verdicts` (what is remembered, and until
+//! In reading order: `walk` (the tree as it is), `view` (for a reader without a store), `memory` with `generations` and `verdicts` (what is remembered, and until
 //! when), `blobs`, `upload_session`, `manifests`, `tags`, `large` (manifests that memory does not keep), `references` (is a
-//! manifest whole?), `mend` (names of damaged contents led to whole ones), `collection` (what no root reaches goes), `snapshots` (what
-//! was held at a moment is kept), `mode_data`
+//! manifest whole?), `mend` (names of damaged contents led to whole ones), `intake` (much from elsewhere in one go),
+//! `collection` (what no root reaches goes), `snapshots` (what was held at a moment is kept), `mode_data`
 //! (what a mode that is not in force left); for what an upstream taught: `lists`, `named`,
 //! `eviction`; then the index: `index` (sled), `listings` (its life), `rebuild`.
 
@@ -12,6 +12,7 @@ pub(super) mod collection;
 pub(super) mod eviction;
 pub(super) mod generations;
 pub(super) mod index;
+pub(super) mod intake;
 pub(super) mod large;
 pub(super) mod listings;
 pub(super) mod lists;
@@ -27,4 +28,5 @@ pub(super) mod snapshots;
 pub(super) mod tags;
 pub(super) mod upload_session;
 pub(super) mod verdicts;
+pub(super) mod view;
 pub(super) mod walk;

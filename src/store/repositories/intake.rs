@@ -1,0 +1,117 @@
+//! Blobs, manifests and tags that come from elsewhere, many in one go: what a push does for one, with the same marks for
+//! memory, index and collection. All of it blocks.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use fail::fail_point;
+
+use super::manifests::Manifests;
+use crate::clock::Timestamp;
+use crate::fs::{set_modified, stat};
+use crate::oci::{Digest, RepoName, Tag};
+use crate::store::contents::intake::Taken;
+use crate::store::error::StoreError;
+use crate::store::layout::Membership;
+use crate::store::stored::StoredManifest;
+
+impl Manifests {
+    /// Makes contents blobs of a repository, durably. Answers the digests that no content was found of.
+    pub(in crate::store) fn take_in_blobs(
+        &self,
+        repo: &RepoName,
+        batch: Vec<(Digest, Taken<'_>)>,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let _touch = self.ledger.touch(repo)?;
+        let _adding = self.memory.adding(repo);
+        let named = batch.into_iter().map(|(digest, taken)| {
+            self.save(repo, &digest);
+            (taken, self.contents.layout.member(repo, Membership::Blob, &digest))
+        });
+        self.contents.take_in(named.collect())
+    }
+
+    /// Stores manifests in a repository, durably; no tag moves.
+    pub(in crate::store) fn take_in_manifests(
+        &self,
+        repo: &RepoName,
+        manifests: &[StoredManifest],
+    ) -> Result<(), StoreError> {
+        let _touch = self.ledger.touch(repo)?;
+        let mut batch = Vec::with_capacity(manifests.len());
+        for stored in manifests {
+            self.save(repo, &stored.digest);
+            self.save_named(repo, &stored.manifest);
+            let staged = self.contents.stage_bytes(stored.digest, &stored.bytes)?;
+            let name = self.contents.layout.member(repo, Membership::Manifest, &stored.digest);
+            batch.push((Taken::Staged(staged), name));
+        }
+        let _locked = self.locks.lock(repo);
+        let change = self.listings.begin(repo)?;
+        let writing = (self.memory.changing(repo), self.memory.adding(repo));
+        let taken = self.contents.take_in(batch);
+        if taken.is_ok() {
+            for stored in manifests {
+                change.put_manifest(stored);
+                self.contents.damage.learn(&stored.manifest);
+            }
+        }
+        drop(writing);
+        taken.map(|_| change.done())
+    }
+
+    /// Moves tags of a repository, durably, to manifests that it has. `at`: when the tag was moved there elsewhere, which
+    /// its file's time says from now on.
+    pub(in crate::store) fn take_in_tags(
+        &self,
+        repo: &RepoName,
+        tags: &[(Tag, Digest, Option<Timestamp>)],
+    ) -> Result<(), StoreError> {
+        let contents = &self.contents;
+        let _touch = self.ledger.touch(repo)?;
+        let mut files = Vec::with_capacity(tags.len());
+        for (tag, digest, at) in tags {
+            self.save(repo, digest);
+            let path = contents.layout.temporary();
+            let (temporary, file) = contents.disk.write_unsynced(path.clone(), format!("{digest}\n").as_bytes())?;
+            if let Some(at) = at {
+                set_modified(&file, *at).map_err(StoreError::io("set the time of", &path))?;
+            }
+            files.push((tag, temporary));
+        }
+        contents.sync_everything()?;
+        let folder: PathBuf = contents.layout.tags(repo);
+        contents.disk.make_directory(&folder)?;
+        let _locked = self.locks.lock(repo);
+        let change = self.listings.begin(repo)?;
+        let writing = self.memory.changing(repo);
+        for (tag, temporary) in files {
+            fail_point!("store::tag::before_rename");
+            contents.disk.rename(temporary, &contents.layout.tag(repo, tag))?;
+            fail_point!("store::tag::after_rename");
+            change.put_tag(tag);
+        }
+        contents.disk.sync_directory(&folder)?;
+        drop(writing);
+        change.done();
+        Ok(())
+    }
+
+    /// Whether the repository has the blob, and not as a damaged one.
+    pub(in crate::store) fn has_blob(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
+        self.has_member(repo, Membership::Blob, digest)
+    }
+
+    /// Whether the repository has the manifest, and not as a damaged one.
+    pub(in crate::store) fn has_manifest(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
+        self.has_member(repo, Membership::Manifest, digest)
+    }
+
+    fn has_member(&self, repo: &RepoName, kind: Membership, digest: &Digest) -> Result<bool, StoreError> {
+        let found = stat(&self.contents.layout.member(repo, kind, digest))?.filter(|found| {
+            // A name that is its file's only one is of a store that something else was done to.
+            found.is_file() && found.nlink() > 1 && !self.contents.damage.is_listed(digest, found.ino())
+        });
+        Ok(found.is_some())
+    }
+}
