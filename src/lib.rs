@@ -23,6 +23,7 @@
 //! - [`server`]: all of it put together, from start to end
 //! - [`release`]: which images a release of Deckhouse needs
 //! - [`checker`]: whether registries hold what a cluster needs
+//! - [`takeover`]: images of another registry's data, of layouts and of registries taken into a store; a store's as a layout
 //! - [`switch`]: which registry a cluster uses, changed step by step; pure
 //! - [`pki`]: the certificates of the masters
 //! - [`cluster`]: the API server of Kubernetes, read and written
@@ -55,6 +56,7 @@ pub mod server;
 pub mod store;
 pub mod switch;
 mod sys;
+pub mod takeover;
 pub mod telemetry;
 pub mod upstream;
 pub mod values;

@@ -41,6 +41,15 @@ pub trait Source: Send + Sync + 'static {
     /// The jobs that an order can have run.
     fn jobs(&self) -> &Runner;
 
+    /// Places an order to take images over, for the next run of the job `import`.
+    ///
+    /// # Errors
+    /// A sentence: another is being carried out, or it is none.
+    fn place_import(&self, order: serde_json::Value) -> Result<(), String>;
+
+    /// How far an import is, or what the last one came to, as JSON. Waits for nothing.
+    fn import(&self) -> serde_json::Value;
+
     /// What an administrator asks of the collection, as JSON. Changes nothing.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What is answered where: a path is one line of one of the tables below, and a function.
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{Method, StatusCode};
@@ -55,6 +56,7 @@ routes! {
         "/snapshots/{name}" => post(create_snapshot::<S>).delete(remove_snapshot::<S>),
         "/snapshots/{name}/restore" => get(look_at_restore::<S>).post(restore_snapshot::<S>),
         "/snapshots/{name}/restore/exact" => get(look_at_exact_restore::<S>).post(restore_snapshot_exactly::<S>),
+        "/import" => get(import::<S>).post(start_import::<S>),
     }
 }
 
@@ -145,6 +147,24 @@ async fn why<S: Source>(State(admin): State<Admin<S>>, Path(digest): Path<String
 async fn collect<S: Source>(State(admin): State<Admin<S>>, Extension(client): Extension<Client>) -> Response {
     let ordered = order(&admin, client, "collection").await;
     if ordered.status() == StatusCode::OK { collection(&admin, CollectionQuestion::Last).await } else { ordered }
+}
+
+async fn import<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    fresh(Json(admin.source.import()))
+}
+
+/// Has images taken over, and answers at the end with what that came to; a client that leaves meanwhile changes nothing.
+async fn start_import<S: Source>(
+    State(admin): State<Admin<S>>,
+    Extension(client): Extension<Client>,
+    body: Bytes,
+) -> Response {
+    let parsed = serde_json::from_slice(&body).map_err(|error| error.to_string());
+    if let Err(error) = parsed.and_then(|asked| admin.source.place_import(asked)) {
+        return plain(StatusCode::CONFLICT, format!("{error}\n"));
+    }
+    let ordered = order(&admin, client, "import").await;
+    if ordered.status() == StatusCode::OK { fresh(Json(admin.source.import())) } else { ordered }
 }
 
 async fn collection<S: Source>(admin: &Admin<S>, asked: CollectionQuestion) -> Response {

@@ -98,14 +98,19 @@ fn report(run: &Value) -> Result<(), Failure> {
 fn ask(arguments: &StoreArguments, method: &str, path: &str) -> Result<String, Failure> {
     let socket = socket_path(&arguments.dir()?);
     let nobody = |error| failed(format!("no server answers at {}: {error}", socket.display()));
-    let answer = converse(&socket, method, path).map_err(nobody)?;
+    let answer = converse(&socket, method, path, b"").map_err(nobody)?;
     answered(&answer)
 }
 
 /// As [`ask`], of the server of `folder`; `None` if there is none.
 pub(super) fn ask_if_there(folder: &Path, method: &str, path: &str) -> Result<Option<String>, Failure> {
+    ask_with(folder, method, path, b"")
+}
+
+/// As [`ask_if_there`], with a body.
+pub(super) fn ask_with(folder: &Path, method: &str, path: &str, body: &[u8]) -> Result<Option<String>, Failure> {
     let socket = socket_path(folder);
-    match converse(&socket, method, path) {
+    match converse(&socket, method, path, body) {
         Ok(answer) => answered(&answer).map(Some),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
         Err(error) => Err(failed(format!("no server answers at {}: {error}", socket.display()))),
@@ -122,10 +127,12 @@ fn answered(answer: &[u8]) -> Result<String, Failure> {
     if status == 200 { Ok(body) } else { Err(failed(format!("the server answers {status}: {body}"))) }
 }
 
-fn converse(socket: &Path, method: &str, path: &str) -> io::Result<Vec<u8>> {
+fn converse(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
     // HTTP/1.0: the end of the connection is the end of the answer.
-    stream.write_all(format!("{method} {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    stream.write_all(format!("{method} {path} HTTP/1.0\r\n{length}\r\n").as_bytes())?;
+    stream.write_all(body)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     Ok(answer)

@@ -9,8 +9,10 @@ mod admin;
 mod check;
 mod completions;
 mod controller;
+mod export;
 mod gc;
 mod hash_password;
+mod import;
 mod index;
 mod init;
 mod node_config;
@@ -33,8 +35,10 @@ pub use self::admin::AdminCommand;
 pub use self::check::CheckArguments;
 pub use self::completions::CompletionsArguments;
 pub use self::controller::ControllerArguments;
+pub use self::export::ExportArguments;
 pub use self::gc::GcArguments;
 pub use self::hash_password::HashPasswordArguments;
+pub use self::import::ImportArguments;
 pub use self::index::IndexCommand;
 pub use self::init::StoreArguments;
 pub use self::node_config::NodeConfigArguments;
@@ -124,6 +128,26 @@ pub enum Command {
         #[command(subcommand)]
         command: SnapshotCommand,
     },
+    /// Take images into a store of mode Local: from the data of another registry (CNCF distribution, Deckhouse's module), from
+    /// OCI layouts or from a registry. A running server is asked to do it over the socket in its data directory, as root or as
+    /// its user; else the store is taken by this process.
+    #[command(
+        after_help = "Run again after it was killed, it goes on. What is not whole in the source is named and left out; ends with 1 if\n\
+        that is an image with a tag.\n\nExamples:\n  \
+        What would come of Deckhouse's module?\n    \
+        d8-registry import --from-distribution /opt/deckhouse/registry/local_data --dry-run --data-dir /var/lib/d8-registry\n  \
+        Take its files, without a second copy:\n    \
+        d8-registry import --from-distribution /opt/deckhouse/registry/local_data --move --data-dir /var/lib/d8-registry\n  \
+        A layout, as a repository:\n    d8-registry import --from-oci ./layout --repository system/deckhouse\n  \
+        From another registry:\n    \
+        d8-registry import --from-registry https://registry.example.com/deckhouse/ee --repository deckhouse/ee=system/deckhouse"
+    )]
+    Import(ImportArguments),
+    /// Copy images out of a store into an OCI layout. The store is only read, beside a running server or without one.
+    #[command(after_help = "Examples:\n  d8-registry export --to-oci ./layout --data-dir /var/lib/d8-registry\n  \
+        One image, with its signatures:\n    d8-registry export --to-oci ./layout system/deckhouse:v1.70.1\n  \
+        Then:\n    skopeo copy oci:layout:system/deckhouse:v1.70.1 docker://registry.example.org/deckhouse:v1.70.1")]
+    Export(ExportArguments),
     /// Ask a running server, and give it orders, over the socket in its data directory: as root or as its user.
     #[command(after_help = "Example:\n  d8-registry admin jobs --data-dir /var/lib/d8-registry")]
     Admin {
@@ -280,6 +304,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Store { command } => store::run(&command),
         Command::Snapshot { command } => snapshot::run(&command),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Controller(arguments) => controller::run(arguments),
         Command::Pki { command } => pki::run(command),

@@ -379,6 +379,18 @@ pub fn gc_settings(path: Option<&Path>) -> Result<GcSettings, ConfigError> {
     })
 }
 
+/// The section `store` of a file, for commands that need nothing else of a configuration. Blocking.
+///
+/// # Errors
+/// [`ConfigError`] if the file is not of the right shape, or the section is wrong.
+pub fn store_settings(path: Option<&Path>) -> Result<StoreSettings, ConfigError> {
+    let file: keys::File = path.map(read_yaml).transpose()?.unwrap_or_default();
+    parse::store(file.store, Machine::here()).map_err(|mut error| {
+        error.file = path.map(Path::to_path_buf);
+        ConfigError::Key(error)
+    })
+}
+
 /// Every key of the file, in its order.
 #[must_use]
 pub fn keys() -> Vec<KeyInfo> {

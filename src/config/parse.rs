@@ -134,6 +134,13 @@ pub(super) fn gc(written: Option<keys::RawGc>, machine: Machine) -> Result<GcSet
     reader.read("gc", written, &Below)
 }
 
+/// The section `store` alone.
+pub(super) fn store(written: Option<keys::RawStore>, machine: Machine) -> Result<StoreSettings, KeyError> {
+    let mut reader =
+        Reader { origins: Origins::default(), context: Context { machine, mode: Mode::Local, has_mode_file: false } };
+    reader.read("store", written, &Below)
+}
+
 /// The flag wins over the file, and the file over the mounted Secret.
 fn mode(
     reader: &mut Reader,

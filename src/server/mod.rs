@@ -38,6 +38,7 @@ use crate::jobs::Runner;
 use crate::mode::Mode;
 use crate::serve::{self, BindError, Server, Tls, TlsError};
 use crate::store::{Store, StoreError};
+use crate::takeover::{ImportJob, Imports};
 use crate::telemetry::{LogError, Logging, Metrics, MetricsError, with_causes};
 use crate::upstream::{Upstream, UpstreamSetupError};
 
@@ -260,6 +261,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     let state = Arc::new(ArcSwap::from_pointee(ConfigStatus::in_force(clock::now())));
     let jobs = Runner::new(tasks.clone(), stop.clone());
     let socket = admin::Socket::bind(&parts.config.store.dir);
+    let imports = Imports::default();
     let observer = Observer {
         started: Instant::now(),
         modes: modes.clone(),
@@ -269,6 +271,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         tls: parts.tls.clone(),
         config: Arc::clone(&state),
         jobs: jobs.clone(),
+        imports: imports.clone(),
         logging: Arc::clone(&parts.logging),
         metrics: metrics.clone(),
         ready,
@@ -280,6 +283,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         tls.failures().count_in(metrics.clone());
     }
     jobs::start(&jobs, &parts, evictor, &modes);
+    jobs.start(ImportJob::new(parts.store.clone(), imports));
     take_orders(socket, seen.clone(), &tasks, &stop);
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");

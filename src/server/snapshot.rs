@@ -21,6 +21,7 @@ use crate::serve::{Server, Tls};
 use crate::store::{
     IndexState, PinsState, Refusal, Restoring, SnapshotError, SnapshotName, Store, StoreError, UnusedData,
 };
+use crate::takeover::Imports;
 use crate::telemetry::{IndexLabel, Logging, Metrics, with_causes};
 
 /// Whoever wants to give an order learns here why nobody listens.
@@ -36,6 +37,7 @@ pub(super) struct Observer {
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) config: Arc<ArcSwap<ConfigStatus>>,
     pub(super) jobs: Runner,
+    pub(super) imports: Imports,
     pub(super) logging: Arc<Logging>,
     /// Whether there is a socket for orders.
     pub(super) takes_orders: bool,
@@ -92,6 +94,14 @@ impl Source for Observer {
         };
         let dropped = dropped.map_err(|error| DropError::Failed(with_causes(&error)))?;
         Ok(dropped.to_json(mode, dry_run))
+    }
+
+    fn place_import(&self, order: serde_json::Value) -> Result<(), String> {
+        self.imports.place(order)
+    }
+
+    fn import(&self) -> serde_json::Value {
+        self.imports.shown()
     }
 
     async fn collection(&self, asked: CollectionQuestion) -> Result<serde_json::Value, String> {

@@ -54,6 +54,7 @@ mod snapshots;
 mod state;
 mod support;
 mod switches;
+mod takeover;
 mod transition;
 mod uploads;
 mod upstream_answers;

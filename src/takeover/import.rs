@@ -1,0 +1,317 @@
+//! The run: repository by repository its blobs, its manifests, children first, then its tags. What it was killed at is done
+//! again by the next run, and what is done already is found in the store.
+
+mod blobs;
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::fault::{Fault, SourceError};
+use super::listed::Listed;
+use super::names::RepositoryMap;
+use super::report::Report;
+use super::source::Source;
+use super::survey::{Survey, parse};
+use crate::oci::{Digest, RepoName, Tag};
+use crate::store::{Intake, Store, StoreError, StoredManifest};
+use crate::telemetry::with_causes;
+
+/// Manifests, blobs or tags that are made durable together.
+const BATCH: usize = 256;
+/// Bytes of manifests that are in memory for that.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// How images are taken.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// What repositories are called in the store.
+    pub names: RepositoryMap,
+    /// Move the files of the source, which is given up.
+    pub moves: bool,
+    /// Change nothing, and say what would be done. Bytes are not hashed.
+    pub dry_run: bool,
+    /// Move tags that the store has with another digest.
+    pub overwrite: bool,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Far {
+    /// Bytes of blobs that are through.
+    pub bytes: u64,
+    /// Bytes that have to come; `None` while that is not known.
+    pub of_bytes: Option<u64>,
+    /// Manifests that are through.
+    pub manifests: u64,
+    /// Tags that are through.
+    pub tags: u64,
+}
+
+/// A run ended before it was through; what it has taken stays, and another goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Files can be moved within one file system alone.
+    #[error("{} is on another file system than the store in {}: files can't be moved there, only copied", source_dir.display(), store.display())]
+    OtherFileSystem {
+        /// The source.
+        source_dir: PathBuf,
+        /// The store.
+        store: PathBuf,
+    },
+    /// There are no files to move.
+    #[error("a registry's files can't be moved")]
+    NoFiles,
+    /// It was told to stop.
+    #[error("it was stopped; run again it goes on")]
+    Stopped,
+}
+
+/// Takes the images of `source` into the store. `told` hears how far it is. Blocking; inside a tokio runtime, on a thread that
+/// may block. Killed, or ended with an error, at any point: another run goes on from there.
+///
+/// # Errors
+/// [`ImportError`]. An image that is not whole is none: the report names it.
+pub fn import(
+    store: &Store,
+    source: &Source,
+    options: &ImportOptions,
+    stop: &CancellationToken,
+    told: &dyn Fn(Far),
+) -> Result<Report, ImportError> {
+    if options.moves {
+        let path = source.path().ok_or(ImportError::NoFiles)?;
+        let device =
+            |path: &std::path::Path| std::fs::metadata(path).map(|facts| facts.dev()).map_err(SourceError::read(path));
+        let dir = store.intake().dir();
+        if device(path)? != device(dir)? {
+            let (source_dir, store) = (path.to_path_buf(), dir.to_path_buf());
+            return Err(ImportError::OtherFileSystem { source_dir, store });
+        }
+    }
+    let mut run = Run {
+        store,
+        intake: store.intake(),
+        source,
+        options,
+        stop,
+        told,
+        far: Far::default(),
+        report: Report { dry_run: options.dry_run, ..Report::default() },
+        bad: HashMap::new(),
+        coming: HashSet::new(),
+        buffer: Vec::new(),
+    };
+    if !options.dry_run {
+        run.intake.tidy()?;
+    }
+    let names = source.repositories()?;
+    // A registry would be asked for all of it twice.
+    if source.path().is_some() && !options.dry_run {
+        let mut of_bytes = 0;
+        for name in &names {
+            of_bytes += run.measure(name)?;
+        }
+        run.far.of_bytes = Some(of_bytes);
+        run.coming.clear();
+    }
+    for name in &names {
+        run.repository(name)?;
+    }
+    if !options.dry_run {
+        run.intake.tidy()?;
+    }
+    Ok(run.report)
+}
+
+struct Run<'a> {
+    store: &'a Store,
+    intake: Intake<'a>,
+    source: &'a Source,
+    options: &'a ImportOptions,
+    stop: &'a CancellationToken,
+    told: &'a dyn Fn(Far),
+    far: Far,
+    report: Report,
+    /// Blobs that were looked at and can't be taken.
+    bad: HashMap<Digest, Fault>,
+    /// Blobs that are counted among those to come, by the first bytes of their digests: a tree may have millions, and two that
+    /// agree in 64 bits of a hash would make the count wrong by one of them, and nothing else.
+    coming: HashSet<u64>,
+    /// What is read at once, kept from file to file.
+    buffer: Vec<u8>,
+}
+
+impl Run<'_> {
+    fn goes_on(&self) -> Result<(), ImportError> {
+        if self.stop.is_cancelled() { Err(ImportError::Stopped) } else { Ok(()) }
+    }
+
+    fn survey(&self, name: &str, listed: &Listed) -> Result<Survey, ImportError> {
+        let survey = Survey::of(self.source, name, listed, &|| !self.stop.is_cancelled());
+        self.goes_on()?;
+        Ok(survey)
+    }
+
+    /// Bytes that a repository adds to those that have to come.
+    fn measure(&mut self, name: &str) -> Result<u64, ImportError> {
+        let Ok(Some(repo)) = self.options.names.name(name) else { return Ok(0) };
+        let Ok(listed) = self.source.list(name) else { return Ok(0) };
+        let survey = self.survey(name, &listed)?;
+        let mut bytes = 0;
+        for blob in survey.nodes.iter().flat_map(|node| &node.blobs) {
+            if self.coming.insert(blob.print()) && !self.is_stored(&repo, &blob.digest)? {
+                bytes += blob.size;
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn repository(&mut self, name: &str) -> Result<(), ImportError> {
+        self.goes_on()?;
+        let listed = match self.source.list(name) {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.report.tags.left += 1;
+                self.report.leave(name.to_owned(), &with_causes(&error));
+                return Ok(());
+            }
+        };
+        let repo = match self.options.names.name(name) {
+            Ok(Some(repo)) => repo,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                self.report.tags.left += listed.tags.len() as u64;
+                self.report.leave(name.to_owned(), &Fault::Name(error.to_string()));
+                return Ok(());
+            }
+        };
+        self.report.unfinished_uploads += listed.uploads;
+        self.report.deleted_manifests += listed.deleted.len() as u64;
+        for (image, fault) in &listed.faults {
+            self.report.leave(format!("{name}{image}"), fault);
+        }
+        // What is taken below is kept from a collection that runs beside.
+        let naming = self.store.naming(&repo);
+        let mut survey = self.survey(name, &listed)?;
+        if self.options.dry_run {
+            self.look_for_blobs(name, &repo, &mut survey)?;
+        } else {
+            self.take_blobs(name, &repo, &survey)?;
+            survey.judge(&mut |blob| self.bad.get(&blob.digest).cloned());
+        }
+        self.take_manifests(name, &repo, &survey)?;
+        self.take_tags(name, &repo, &listed, &survey)?;
+        drop(naming);
+        self.report.repositories += u64::from(survey.whole().next().is_some());
+        Ok(())
+    }
+
+    fn take_manifests(&mut self, name: &str, repo: &RepoName, survey: &Survey) -> Result<(), ImportError> {
+        let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
+        for node in survey.whole() {
+            self.goes_on()?;
+            if self.intake.has_manifest(repo, &node.digest)? {
+                self.report.manifests.present += 1;
+            } else if self.options.dry_run {
+                self.report.manifests.taken += 1;
+            } else {
+                // Read before, when it was surveyed: now it is gone or changes.
+                let gone = |fault: Fault| SourceError::Registry(format!("{name}: {fault}"));
+                let content = self.source.manifest(name, &node.digest).map_err(gone)?;
+                let manifest = Arc::new(parse(&content, node.digest).map_err(gone)?);
+                bytes += content.len();
+                batch.push(StoredManifest { digest: node.digest, bytes: content.into(), manifest });
+                if batch.len() == BATCH || bytes >= BATCH_BYTES {
+                    self.flush_manifests(repo, &mut batch)?;
+                    bytes = 0;
+                }
+            }
+        }
+        self.flush_manifests(repo, &mut batch)?;
+        self.report.manifests.left += survey.faults.len() as u64;
+        Ok(())
+    }
+
+    fn flush_manifests(&mut self, repo: &RepoName, batch: &mut Vec<StoredManifest>) -> Result<(), ImportError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.intake.add_manifests(repo, batch)?;
+        self.report.manifests.taken += batch.len() as u64;
+        self.far.manifests += batch.len() as u64;
+        (self.told)(self.far);
+        batch.clear();
+        Ok(())
+    }
+
+    fn take_tags(&mut self, name: &str, repo: &RepoName, listed: &Listed, survey: &Survey) -> Result<(), ImportError> {
+        let mut batch = Vec::new();
+        let mut tagged: HashSet<Digest> = HashSet::new();
+        for entry in &listed.tags {
+            self.goes_on()?;
+            match self.judge_tag(repo, &entry.tag, &entry.target, survey)? {
+                Ok((tag, digest, true)) => batch.push((tag, digest, entry.at)),
+                Ok((_, _, false)) => self.report.tags.present += 1,
+                Err(fault) => {
+                    self.report.tags.left += 1;
+                    self.report.leave(format!("{name}:{}", entry.tag), &fault);
+                }
+            }
+            tagged.extend(entry.target.as_ref().ok());
+        }
+        let mut untagged: Vec<_> = survey.faults.iter().filter(|(digest, _)| !tagged.contains(digest)).collect();
+        untagged.sort_by_key(|(digest, _)| **digest);
+        for (digest, fault) in untagged {
+            self.report.leave(format!("{name}@{digest}"), fault);
+        }
+        for batch in batch.chunks(BATCH) {
+            if !self.options.dry_run {
+                self.intake.set_tags(repo, batch)?;
+            }
+            self.report.tags.taken += batch.len() as u64;
+            self.far.tags += batch.len() as u64;
+            (self.told)(self.far);
+        }
+        Ok(())
+    }
+
+    /// The tag, its digest, and whether it has to be set; or why it stays behind.
+    fn judge_tag(
+        &self,
+        repo: &RepoName,
+        tag: &str,
+        target: &Result<Digest, Fault>,
+        survey: &Survey,
+    ) -> Result<Result<(Tag, Digest, bool), Fault>, ImportError> {
+        let digest = match target {
+            Ok(digest) => *digest,
+            Err(fault) => return Ok(Err(fault.clone())),
+        };
+        let tag = match tag.parse::<Tag>() {
+            Ok(tag) => tag,
+            Err(error) => return Ok(Err(Fault::Name(error.to_string()))),
+        };
+        if survey.deleted.contains(&digest) {
+            return Ok(Err(Fault::ManifestDeleted(digest)));
+        }
+        if let Some(fault) = survey.faults.get(&digest) {
+            return Ok(Err(fault.clone()));
+        }
+        match self.intake.tag(repo, &tag)? {
+            Some(found) if found == digest => Ok(Ok((tag, digest, false))),
+            Some(found) if !self.options.overwrite => Ok(Err(Fault::OtherDigest(found))),
+            _ => Ok(Ok((tag, digest, true))),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The blobs of a repository: found in the store, or hashed once on their way from the source.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+
+use rustix::process::geteuid;
+use tokio::runtime::Handle;
+
+use super::{BATCH, ImportError, Run};
+use crate::oci::{Digest, Hasher, RepoName};
+use crate::store::{Incoming, Moved, Presence, Staged, StoreError, Taken};
+use crate::takeover::fault::Fault;
+use crate::takeover::source::Bytes;
+use crate::takeover::survey::{Blob, Survey};
+use crate::telemetry::with_causes;
+use crate::upstream::BlobFault;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 1 << 20;
+/// Bytes that wait for their names together: a run that is killed hashes them again.
+const STAGED_BYTES: u64 = 256 << 20;
+
+/// A blob that was looked for in the source.
+type Fetched<'a> = Result<Staged<'a>, Fault>;
+
+impl<'a> Run<'a> {
+    /// Whether a blob need not come.
+    pub(super) fn is_stored(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.intake.find_blob(repo, digest)? != Presence::Absent || self.intake.moved_before(*digest)?.is_some())
+    }
+
+    /// For a dry run: what is there, and of the length that the manifests say.
+    pub(super) fn look_for_blobs(
+        &mut self,
+        name: &str,
+        repo: &RepoName,
+        survey: &mut Survey,
+    ) -> Result<(), ImportError> {
+        let mut seen = HashSet::new();
+        for blob in survey.nodes.iter().flat_map(|node| &node.blobs) {
+            if !seen.insert(blob.digest) || self.bad.contains_key(&blob.digest) {
+                continue;
+            }
+            if self.is_stored(repo, &blob.digest)? {
+                self.report.blobs.present += 1;
+                continue;
+            }
+            let found = self.source.length(name, &blob.descriptor());
+            let fault = match found {
+                Ok(Some(length)) if length == blob.size => {
+                    if self.coming.insert(blob.print()) {
+                        self.report.bytes += length;
+                    }
+                    self.report.blobs.taken += 1;
+                    continue;
+                }
+                Ok(Some(found)) => Fault::BlobLength { digest: blob.digest, expected: blob.size, found },
+                Ok(None) => Fault::BlobMissing(blob.digest),
+                Err(fault) => fault,
+            };
+            self.report.blobs.left += 1;
+            self.bad.insert(blob.digest, fault);
+        }
+        survey.judge(&mut |blob| self.bad.get(&blob.digest).cloned());
+        Ok(())
+    }
+
+    /// Makes what the manifests of a repository name blobs of it; what can't be had is noted as bad.
+    pub(super) fn take_blobs(&mut self, name: &str, repo: &RepoName, survey: &Survey) -> Result<(), ImportError> {
+        let mut seen = HashSet::new();
+        let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
+        for blob in survey.nodes.iter().flat_map(|node| &node.blobs) {
+            if !seen.insert(blob.digest) || self.bad.contains_key(&blob.digest) {
+                continue;
+            }
+            match self.intake.find_blob(repo, &blob.digest)? {
+                Presence::Here => {
+                    self.report.blobs.present += 1;
+                    continue;
+                }
+                Presence::Elsewhere => batch.push((*blob, Taken::Linked(blob.digest))),
+                Presence::Absent => {
+                    let fetched = self.goes_on().and_then(|()| self.fetch_or_note(name, *blob));
+                    if matches!(fetched, Err(ImportError::Stopped)) {
+                        // What was hashed is kept.
+                        self.flush_blobs(name, repo, std::mem::take(&mut batch))?;
+                    }
+                    let Some(staged) = fetched? else { continue };
+                    bytes += blob.size;
+                    batch.push((*blob, Taken::Staged(staged)));
+                }
+            }
+            if batch.len() == BATCH || bytes >= STAGED_BYTES {
+                self.flush_blobs(name, repo, std::mem::take(&mut batch))?;
+                bytes = 0;
+            }
+        }
+        self.flush_blobs(name, repo, batch)
+    }
+
+    fn flush_blobs(&mut self, name: &str, repo: &RepoName, batch: Vec<(Blob, Taken<'a>)>) -> Result<(), ImportError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let blobs: Vec<Blob> = batch.iter().map(|(blob, _)| *blob).collect();
+        let batch = batch.into_iter().map(|(blob, taken)| (blob.digest, taken)).collect();
+        let absent: HashSet<Digest> = self.intake.add_blobs(repo, batch)?.into_iter().collect();
+        for blob in blobs {
+            if absent.contains(&blob.digest) {
+                // The repository that had it has deleted it meanwhile.
+                let Some(staged) = self.fetch_or_note(name, blob)? else { continue };
+                self.intake.add_blobs(repo, vec![(blob.digest, Taken::Staged(staged))])?;
+            }
+            self.report.blobs.taken += 1;
+        }
+        Ok(())
+    }
+
+    fn fetch_or_note(&mut self, name: &str, blob: Blob) -> Result<Option<Staged<'a>>, ImportError> {
+        match self.fetch(name, blob)? {
+            Ok(staged) => Ok(Some(staged)),
+            Err(fault) => {
+                self.report.blobs.left += 1;
+                self.bad.insert(blob.digest, fault);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Gets the bytes of a blob, hashed; the fault says why they can't be had.
+    fn fetch(&mut self, name: &str, blob: Blob) -> Result<Fetched<'a>, ImportError> {
+        if let Some(staged) = self.intake.moved_before(blob.digest)? {
+            self.report.bytes += staged.size();
+            self.report.moved_bytes += staged.size();
+            return Ok(Ok(staged));
+        }
+        match self.source.open(name, &blob.descriptor()) {
+            Err(fault) => Ok(Err(fault)),
+            Ok(None) => Ok(Err(Fault::BlobMissing(blob.digest))),
+            Ok(Some(Bytes::File(file, path))) => self.fetch_file(blob.digest, &file, &path),
+            Ok(Some(Bytes::Sent(mut sent))) => {
+                let mut incoming = self.intake.begin(blob.digest, blob.size)?;
+                loop {
+                    self.goes_on()?;
+                    match Handle::current().block_on(sent.chunk()) {
+                        Ok(Some(bytes)) => {
+                            incoming.append(&bytes)?;
+                            self.tell(bytes.len() as u64);
+                        }
+                        Ok(None) => break,
+                        Err(BlobFault::Content(sentence)) => return Ok(Err(Fault::Registry(sentence))),
+                        Err(BlobFault::Upstream(error)) => return Ok(Err(Fault::Registry(with_causes(&error)))),
+                    }
+                }
+                Ok(self.finish(incoming, blob.digest, blob.size))
+            }
+        }
+    }
+
+    fn fetch_file(&mut self, digest: Digest, file: &File, path: &Path) -> Result<Fetched<'a>, ImportError> {
+        let unreadable = || Fault::unreadable(path.display().to_string());
+        let facts = match file.metadata() {
+            Ok(facts) => facts,
+            Err(error) => return Ok(Err(unreadable()(error))),
+        };
+        let size = facts.len();
+        // Whatever would be refused in the end is not hashed for that first.
+        let user = geteuid();
+        let is_ours = facts.nlink() == 1 && (user.is_root() || facts.uid() == user.as_raw());
+        if self.options.moves && is_ours {
+            match self.hash(file, digest)? {
+                Err(error) => return Ok(Err(unreadable()(error))),
+                Ok(found) if found != digest => {
+                    return Ok(Err(Fault::BlobBytes { expected: digest, found: Box::new(found) }));
+                }
+                Ok(_) => {}
+            }
+            match self.intake.move_in(path, file, digest)? {
+                Moved::Staged(staged) => {
+                    self.report.bytes += size;
+                    self.report.moved_bytes += size;
+                    return Ok(Ok(staged));
+                }
+                Moved::Refused(reason) => tracing::info!(path = %path.display(), reason, "a file is copied, not moved"),
+            }
+        }
+        let mut incoming = self.intake.begin(digest, size)?;
+        let mut told = 0;
+        if incoming.share(file, &mut |bytes| {
+            told += bytes;
+            (self.told)(super::Far { bytes: self.far.bytes + told, ..self.far });
+        })? {
+            self.far.bytes += told;
+            self.report.shared_bytes += size;
+            return Ok(self.finish(incoming, digest, size));
+        }
+        match self.read_all(file, |run, bytes| {
+            incoming.append(bytes)?;
+            run.tell(bytes.len() as u64);
+            Ok(())
+        })? {
+            Ok(()) => Ok(self.finish(incoming, digest, size)),
+            Err(error) => Ok(Err(unreadable()(error))),
+        }
+    }
+
+    fn finish(&mut self, incoming: Incoming<'a>, digest: Digest, size: u64) -> Fetched<'a> {
+        let staged =
+            incoming.finish().map_err(|found| Fault::BlobBytes { expected: digest, found: Box::new(found) })?;
+        self.report.bytes += size;
+        Ok(staged)
+    }
+
+    fn hash(&mut self, file: &File, digest: Digest) -> Result<std::io::Result<Digest>, ImportError> {
+        let mut hasher = Hasher::new(digest.algorithm());
+        let read = self.read_all(file, |run, bytes| {
+            hasher.update(bytes);
+            run.tell(bytes.len() as u64);
+            Ok(())
+        })?;
+        Ok(read.map(|()| hasher.finish()))
+    }
+
+    /// Reads a file from its first byte to its end; the inner error is the reading's.
+    fn read_all(
+        &mut self,
+        file: &File,
+        mut each: impl FnMut(&mut Self, &[u8]) -> Result<(), ImportError>,
+    ) -> Result<std::io::Result<()>, ImportError> {
+        let (mut buffer, mut at) = (std::mem::take(&mut self.buffer), 0);
+        buffer.resize(READ_BYTES, 0);
+        let read = loop {
+            self.goes_on()?;
+            match file.read_at(&mut buffer, at) {
+                Ok(0) => break Ok(()),
+                Ok(bytes) => {
+                    each(self, &buffer[..bytes])?;
+                    at += bytes as u64;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.buffer = buffer;
+        Ok(read)
+    }
+
+    fn tell(&mut self, bytes: u64) {
+        self.far.bytes += bytes;
+        (self.told)(self.far);
+    }
+}

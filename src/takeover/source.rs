@@ -1,0 +1,162 @@
+//! A source of one of the three kinds, as the run asks it.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio_util::task::TaskTracker;
+
+use super::distribution::Tree;
+use super::fault::{Fault, SourceError};
+use super::layouts::Layouts;
+use super::listed::Listed;
+use super::remote::Remote;
+use crate::checker::RegistryAddress;
+use crate::oci::{Descriptor, Digest};
+use crate::telemetry::Metrics;
+use crate::upstream::{Credentials, VerifiedBlob};
+
+/// Longest manifest that is taken: far above every accepted `manifests.maxBytes`, and what the store reads.
+pub(super) const MOST_MANIFEST: u64 = 64 << 20;
+
+/// Where images are taken from.
+#[derive(Debug)]
+pub struct Source(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Distribution(Tree),
+    Layouts(Layouts),
+    Registry(Remote),
+}
+
+/// The bytes of a blob.
+#[derive(Debug)]
+pub(super) enum Bytes {
+    /// A file that lies there under a path.
+    File(File, PathBuf),
+    /// What a registry sends.
+    Sent(Box<VerifiedBlob>),
+}
+
+impl Source {
+    /// The data directory of a distribution registry, or of Deckhouse's module. Blocking.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn distribution(path: &Path) -> Result<Self, SourceError> {
+        Tree::open(path).map(Kind::Distribution).map(Self)
+    }
+
+    /// An OCI layout, or a directory with layouts below. Blocking.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn layouts(path: &Path) -> Result<Self, SourceError> {
+        Layouts::open(path).map(Kind::Layouts).map(Self)
+    }
+
+    /// Repositories of registries, with one login for all. Nobody is asked yet. Blocking: reads the certificates of the system.
+    ///
+    /// # Errors
+    /// [`SourceError::Registry`], a sentence.
+    pub fn registries(
+        addresses: Vec<RegistryAddress>,
+        credentials: &Credentials,
+        ca: Option<&str>,
+        metrics: &Metrics,
+        tasks: &TaskTracker,
+    ) -> Result<Self, SourceError> {
+        Remote::connect(addresses, credentials, ca, metrics, tasks).map(Kind::Registry).map(Self)
+    }
+
+    /// The directory that it is in; `None`: it is a registry.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Distribution(tree) => Some(tree.path()),
+            Kind::Layouts(layouts) => Some(layouts.path()),
+            Kind::Registry(_) => None,
+        }
+    }
+
+    /// Its repositories; `""` for a layout without a name.
+    pub(super) fn repositories(&self) -> Result<Vec<String>, SourceError> {
+        match &self.0 {
+            Kind::Distribution(tree) => tree.repositories(),
+            Kind::Layouts(layouts) => Ok(layouts.repositories()),
+            Kind::Registry(remote) => Ok(remote.repositories()),
+        }
+    }
+
+    /// What a repository has.
+    pub(super) fn list(&self, name: &str) -> Result<Listed, SourceError> {
+        match &self.0 {
+            Kind::Distribution(tree) => tree.list(name),
+            Kind::Layouts(layouts) => Ok(layouts.list(name)),
+            Kind::Registry(remote) => remote.list(name),
+        }
+    }
+
+    /// The bytes of a manifest, which are its digest's.
+    pub(super) fn manifest(&self, name: &str, digest: &Digest) -> Result<Vec<u8>, Fault> {
+        let bytes = match self.file(name, digest) {
+            None => match &self.0 {
+                Kind::Registry(remote) => remote.manifest(name, digest)?,
+                Kind::Distribution(_) | Kind::Layouts(_) => return Err(Fault::ManifestMissing(*digest)),
+            },
+            Some(opened) => {
+                let opened = opened.map_err(Fault::unreadable(format!("manifest {digest}")))?;
+                let (file, _) = opened.ok_or(Fault::ManifestMissing(*digest))?;
+                read_manifest(&file, digest)?
+            }
+        };
+        if digest.algorithm().digest(&bytes) == *digest { Ok(bytes) } else { Err(Fault::ManifestBytes(*digest)) }
+    }
+
+    /// The length of a blob as far as it can be known without fetching it; `None`: it is not there.
+    pub(super) fn length(&self, name: &str, blob: &Descriptor) -> Result<Option<u64>, Fault> {
+        let what = || format!("blob {}", blob.digest);
+        match self.file(name, &blob.digest) {
+            None => Ok(Some(blob.size)),
+            Some(opened) => match opened.map_err(Fault::unreadable(what()))? {
+                Some((file, _)) => Ok(Some(file.metadata().map_err(Fault::unreadable(what()))?.len())),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The bytes of a blob; `None`: it is not there.
+    pub(super) fn open(&self, name: &str, blob: &Descriptor) -> Result<Option<Bytes>, Fault> {
+        match &self.0 {
+            Kind::Registry(remote) => Ok(remote.blob(name, blob).map(|sent| Bytes::Sent(Box::new(sent)))),
+            Kind::Distribution(_) | Kind::Layouts(_) => match self.file(name, &blob.digest) {
+                None => Ok(None),
+                Some(opened) => {
+                    let opened = opened.map_err(Fault::unreadable(format!("blob {}", blob.digest)))?;
+                    Ok(opened.map(|(file, path)| Bytes::File(file, path)))
+                }
+            },
+        }
+    }
+
+    /// Opens the file of a content; `None`: this source has no files.
+    fn file(&self, name: &str, digest: &Digest) -> Option<io::Result<Option<(File, PathBuf)>>> {
+        match &self.0 {
+            Kind::Distribution(tree) => Some(tree.open_content(digest)),
+            Kind::Layouts(layouts) => Some(layouts.open_content(name, digest)),
+            Kind::Registry(_) => None,
+        }
+    }
+}
+
+fn read_manifest(file: &File, digest: &Digest) -> Result<Vec<u8>, Fault> {
+    use std::io::Read as _;
+    let unreadable = || Fault::unreadable(format!("manifest {digest}"));
+    let length = file.metadata().map_err(unreadable())?.len();
+    if length > MOST_MANIFEST {
+        return Err(Fault::TooLarge { digest: *digest, bytes: length, most: MOST_MANIFEST });
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(MOST_MANIFEST).read_to_end(&mut bytes).map_err(unreadable())?;
+    Ok(bytes)
+}
