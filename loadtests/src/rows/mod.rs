@@ -17,6 +17,7 @@ mod slow;
 mod stored;
 mod storm;
 mod tail;
+mod takeover;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -82,6 +83,9 @@ pub(crate) enum Row {
     StoreScale,
     /// 1,000,000 blobs and 100,000 manifests: a collection with nothing to do, one that marks a repository of 2,000 manifests.
     Collection,
+    /// Take-over of 100,000 tags of a distribution registry with `--move`, beside the SHA-256 of its files alone.
+    #[value(name = "takeover")]
+    TakeOver,
     /// How the cost of an operation grows with tags, connections, a blob's size and blobs.
     Scale,
 }
@@ -204,6 +208,7 @@ impl<'a> Bench<'a> {
             Row::ColdStorm => storm::run(self, report, row),
             Row::StoreScale => large_store::run(self, report, row),
             Row::Collection => collection::run(self, report, row),
+            Row::TakeOver => takeover::run(self, report, row),
             Row::Scale => scale::run(self, report, row),
         }
     }
