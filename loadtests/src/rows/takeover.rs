@@ -53,9 +53,12 @@ fn measured(bench: &Bench<'_>, report: &mut Report, dir: &Path) -> Result<()> {
         Ok(output.stdout)
     };
     run(&["init"])?;
+    let config = dir.join("import.yaml");
+    fs::write(&config, "store: { reserveBytes: 0 }\n")?;
+    let config = config.to_str().context("a path that is no text")?;
     let path = source.to_str().context("a path that is no text")?;
     let begun = Instant::now();
-    let said = run(&["import", "--json", "--move", "--from-distribution", path])?;
+    let said = run(&["import", "--json", "--config", config, "--move", "--from-distribution", path])?;
     let took = begun.elapsed().as_secs_f64();
     let said: Value = serde_json::from_slice(&said).context("the report")?;
     ensure!(said["tags"]["taken"] == tags && said["bytes"] == said["movedBytes"], "not all of it came: {said}");
@@ -65,7 +68,7 @@ fn measured(bench: &Bench<'_>, report: &mut Report, dir: &Path) -> Result<()> {
     report.fact(format!("take-over{when}"), bytes as f64 / took / 1e6, "MB/s");
     report.fact(format!("take-over{when}, tags"), f64::from(tags) / took, "/s");
     let begun = Instant::now();
-    run(&["import", "--json", "--move", "--from-distribution", path])?;
+    run(&["import", "--json", "--config", config, "--move", "--from-distribution", path])?;
     report.fact(format!("take-over again, nothing to do{when}"), begun.elapsed().as_secs_f64(), "s");
     Ok(())
 }
