@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
 pub use snapshot::{
-    CollectionStatus, ComingStatus, ConfigStatus, IndexStatus, LeftAlone, ModeFileStatus, PinsStatus, Snapshot,
-    StoreStatus, UnusedCacheStatus, UnusedStatus, UpstreamStatus,
+    CollectionStatus, ComingStatus, ConfigStatus, DamagedContent, IndexStatus, LeftAlone, ModeFileStatus, PinsStatus,
+    ScrubStatus, Snapshot, StoreStatus, UnusedCacheStatus, UnusedStatus, UpstreamStatus,
 };
 pub use socket::{Socket, SocketError, socket_path};
 
@@ -71,6 +71,12 @@ pub trait Source: Send + Sync + 'static {
         &self,
         order: SnapshotOrder,
     ) -> impl Future<Output = Result<serde_json::Value, SnapshotRefusal>> + Send;
+
+    /// What is wrong with the store, as JSON. Changes nothing. Dropped, it ends.
+    ///
+    /// # Errors
+    /// A sentence.
+    fn verify(&self, asked: VerifyQuestion) -> impl Future<Output = Result<serde_json::Value, String>> + Send;
 }
 
 /// A question about a drop of a mode's data.
@@ -124,6 +130,30 @@ pub enum SnapshotRefusal {
     Refused(String),
     /// The store failed, or ends.
     Failed(String),
+}
+
+/// How the store is verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyQuestion {
+    /// Blobs are not read.
+    pub quick: bool,
+    /// One repository alone.
+    pub repository: Option<String>,
+}
+
+impl VerifyQuestion {
+    /// Of a query; `None`: it has something else.
+    fn parse(query: &str) -> Option<Self> {
+        let mut asked = Self::default();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "quick" => asked.quick = value.parse().ok()?,
+                "repository" => asked.repository = Some(value.into_owned()),
+                _ => return None,
+            }
+        }
+        Some(asked)
+    }
 }
 
 /// A question about the collection of what nothing reaches.

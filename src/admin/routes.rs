@@ -4,13 +4,15 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 
 use super::socket::Client;
-use super::{Admin, CollectionQuestion, DropError, DropQuestion, SnapshotOrder, SnapshotRefusal, Source};
+use super::{
+    Admin, CollectionQuestion, DropError, DropQuestion, SnapshotOrder, SnapshotRefusal, Source, VerifyQuestion,
+};
 use crate::jobs::{OrderError, RunReport, RunResult};
 use crate::telemetry::{Metrics, with_causes};
 
@@ -56,6 +58,7 @@ routes! {
         "/snapshots/{name}" => post(create_snapshot::<S>).delete(remove_snapshot::<S>),
         "/snapshots/{name}/restore" => get(look_at_restore::<S>).post(restore_snapshot::<S>),
         "/snapshots/{name}/restore/exact" => get(look_at_exact_restore::<S>).post(restore_snapshot_exactly::<S>),
+        "/verify" => get(verify::<S>),
         "/import" => get(import::<S>).post(start_import::<S>),
     }
 }
@@ -169,6 +172,20 @@ async fn start_import<S: Source>(
 
 async fn collection<S: Source>(admin: &Admin<S>, asked: CollectionQuestion) -> Response {
     match admin.source.collection(asked).await {
+        Ok(answer) => fresh(Json(answer)),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+/// Looks the store through; a client that leaves ends it.
+async fn verify<S: Source>(State(admin): State<Admin<S>>, uri: Uri) -> Response {
+    let Some(asked) = VerifyQuestion::parse(uri.query().unwrap_or_default()) else {
+        return plain(
+            StatusCode::BAD_REQUEST,
+            "the query has quick=true, and repository=NAME, and nothing else\n".to_owned(),
+        );
+    };
+    match admin.source.verify(asked).await {
         Ok(answer) => fresh(Json(answer)),
         Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

@@ -53,6 +53,8 @@ pub struct Snapshot {
     /// Data of modes that are not in force, as it was last counted; none before the first count.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unused: Vec<UnusedStatus>,
+    /// The regular look at all that is stored.
+    pub scrub: ScrubStatus,
     /// What the index does.
     pub index: IndexStatus,
     /// When the certificate in force ends; `None` without TLS.
@@ -80,6 +82,7 @@ impl Snapshot {
         for left in &mut self.collection.left_alone {
             (left.repository, left.reason) = (None, None);
         }
+        self.store.damaged.clear();
         self
     }
 }
@@ -158,8 +161,47 @@ pub struct StoreStatus {
     pub damaged_contents: u64,
     /// Bytes of them that lie on the disk.
     pub damaged_bytes: u64,
+    /// Those of which there is no whole file, with what needs them; empty for readers who may not see names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<DamagedContent>,
     /// Whether more files were found damaged at once than damage explains.
     pub disk_fault: bool,
+}
+
+/// A damaged content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DamagedContent {
+    /// Its digest.
+    pub digest: String,
+    /// Images that can't be pulled whole for it: the first by name.
+    pub images: Vec<String>,
+    /// Further ones.
+    pub more_images: u64,
+}
+
+/// The regular look at all that is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScrubStatus {
+    /// Time for one pass; `None`: it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval_seconds: Option<u64>,
+    /// When the pass began that goes on.
+    pub began: u64,
+    /// When the one before ended; `None`: there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_ended: Option<u64>,
+    /// How far the pass is, in thousandths.
+    pub permille: u64,
+    /// Contents that it has read.
+    pub contents: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Of those, damaged ones and such that could not be read.
+    pub found: u64,
+    /// The same of all passes since the start.
+    pub found_since_start: u64,
 }
 
 /// Collection of what nothing reaches.

@@ -57,6 +57,11 @@ impl Source for Arc<Scripted> {
                 refusal: Some("ReadOnly"),
                 damaged_contents: 2,
                 damaged_bytes: 30,
+                damaged: vec![DamagedContent {
+                    digest: "sha256:00".to_owned(),
+                    images: vec!["a/secret/name:v1".to_owned()],
+                    more_images: 3,
+                }],
                 disk_fault: true,
                 ..StoreStatus::default()
             },
@@ -72,6 +77,16 @@ impl Source for Arc<Scripted> {
                 removed_blobs: 15,
                 removed_manifests: 16,
                 freed_bytes: 17,
+            },
+            scrub: ScrubStatus {
+                interval_seconds: Some(18),
+                began: 19,
+                last_ended: Some(20),
+                permille: 21,
+                contents: 22,
+                bytes: 23,
+                found: 24,
+                found_since_start: 25,
             },
             index: IndexStatus { state: "rebuilding", objects_done: Some(4) },
             certificate_expiry: Some(8),
@@ -104,6 +119,10 @@ impl Source for Arc<Scripted> {
             CollectionQuestion::Why(digest) if digest.is_empty() => Err("no digest".to_owned()),
             asked => Ok(format!("{asked:?}").into()),
         }
+    }
+
+    async fn verify(&self, asked: VerifyQuestion) -> Result<serde_json::Value, String> {
+        Ok(format!("{} {:?}", asked.quick, asked.repository).into())
     }
 
     async fn unused_data(&self, asked: DropQuestion) -> Result<serde_json::Value, DropError> {
@@ -222,6 +241,10 @@ async fn the_status_document() {
                 "schedule": "off", "held": true, "suspects": 13, "changedRepositories": 14, "leftAlone": [{}],
                 "removedBlobs": 15, "removedManifests": 16, "freedBytes": 17,
             },
+            "scrub": {
+                "intervalSeconds": 18, "began": 19, "lastEnded": 20, "permille": 21, "contents": 22, "bytes": 23, "found": 24,
+                "foundSinceStart": 25,
+            },
             "index": { "state": "rebuilding", "objectsDone": 4 },
             "certificateExpiry": 8,
             "config": { "valid": false, "loaded": 7, "error": "line 3" },
@@ -276,6 +299,27 @@ async fn questions_about_the_collection_are_for_the_socket_alone() {
     let shown = get(&socket, "/status").await.1;
     assert!(shown.contains("a/secret/name") && shown.contains("leads to nothing"), "{shown}");
     assert!(!get(&router(admin), "/status").await.1.contains("secret"));
+}
+
+#[tokio::test]
+async fn a_verification_and_the_images_that_damage_breaks_are_for_the_socket_alone() {
+    let (admin, _) = scripted();
+    let socket = orders(admin.clone());
+    for (path, said) in [
+        ("/verify", "\"false None\""),
+        ("/verify?quick=true", "\"true None\""),
+        ("/verify?quick=false&repository=a/b", "\"false Some(\\\"a/b\\\")\""),
+    ] {
+        let (status, text, _) = get(&socket, path).await;
+        assert_eq!((status, text.as_str()), (StatusCode::OK, said), "{path}");
+        for open in [router(admin.clone()), probe_router(admin.clone())] {
+            assert_eq!(get(&open, path).await.0, StatusCode::NOT_FOUND, "{path}");
+        }
+    }
+    assert_eq!(get(&socket, "/verify?slow=true").await.0, StatusCode::BAD_REQUEST);
+    let shown: serde_json::Value = serde_json::from_str(&get(&socket, "/status").await.1).unwrap();
+    let damaged = serde_json::json!([{ "digest": "sha256:00", "images": ["a/secret/name:v1"], "moreImages": 3 }]);
+    assert_eq!(shown["store"]["damaged"], damaged);
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ pub(super) fn run(command: &AdminCommand) -> Result<(), Failure> {
     }
 }
 
-fn json(text: &str) -> Result<Value, Failure> {
+pub(super) fn json(text: &str) -> Result<Value, Failure> {
     serde_json::from_str(text).map_err(|error| Failure::failed(&error))
 }
 
@@ -95,7 +95,7 @@ fn report(run: &Value) -> Result<(), Failure> {
 }
 
 /// One request to the server of the data directory; the body of its answer.
-fn ask(arguments: &StoreArguments, method: &str, path: &str) -> Result<String, Failure> {
+pub(super) fn ask(arguments: &StoreArguments, method: &str, path: &str) -> Result<String, Failure> {
     let socket = socket_path(&arguments.dir()?);
     let nobody = |error| failed(format!("no server answers at {}: {error}", socket.display()));
     let answer = converse(&socket, method, path, b"").map_err(nobody)?;

@@ -20,11 +20,13 @@ mod node_proxy;
 mod own_folder;
 mod pki;
 mod schema;
+mod scrub;
 mod serve;
 mod snapshot;
 mod static_pod;
 mod store;
 mod switch;
+mod verify;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -45,11 +47,13 @@ pub use self::node_config::NodeConfigArguments;
 pub use self::node_proxy::NodeProxyArguments;
 pub use self::own_folder::OwnFolderArguments;
 pub use self::pki::{IssueArguments, PkiCommand};
+pub use self::scrub::ScrubArguments;
 pub use self::serve::ServeArguments;
 pub use self::snapshot::SnapshotCommand;
 pub use self::static_pod::StaticPodArguments;
 pub use self::store::{DropArguments, StoreCommand};
 pub use self::switch::SwitchCommand;
+pub use self::verify::VerifyArguments;
 use crate::config::ConfigError;
 use crate::node_files::NodeFilesError;
 use crate::server::ServerError;
@@ -128,6 +132,19 @@ pub enum Command {
         #[command(subcommand)]
         command: SnapshotCommand,
     },
+    /// Look through a store and say what is wrong, what it breaks and what mends it; ends with 0 if nothing is, with 1 if something
+    /// is. Changes nothing. A running server is asked over the socket in its data directory, as root or as its user.
+    #[command(
+        after_help = "Every content is read from the disk and compared with its digest, beside a running server at 64 MiB a second\n\
+        at most; with --quick only manifests are.\n\nExamples:\n  d8-registry verify --data-dir /var/lib/d8-registry\n  \
+        One repository, without its blobs' bytes:\n    d8-registry verify --quick --repository system/deckhouse\n  \
+        For a program:\n    d8-registry verify --json --data-dir /var/lib/d8-registry"
+    )]
+    Verify(VerifyArguments),
+    /// Have a running server read every content from the disk now and compare it with its digest, as scrub.interval does with
+    /// time. What is damaged counts as absent; ends with 1 if something was found.
+    #[command(after_help = "Example:\n  d8-registry scrub --data-dir /var/lib/d8-registry")]
+    Scrub(ScrubArguments),
     /// Take images into a store of mode Local: from the data of another registry (CNCF distribution, Deckhouse's module), from
     /// OCI layouts or from a registry. A running server is asked to do it over the socket in its data directory, as root or as
     /// its user; else the store is taken by this process.
@@ -304,6 +321,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Store { command } => store::run(&command),
         Command::Snapshot { command } => snapshot::run(&command),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Scrub(arguments) => scrub::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),

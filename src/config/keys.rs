@@ -17,8 +17,8 @@ use super::stale_on::StaleOn;
 use super::{TokenSwitch, User};
 use crate::clock::CLIENT_PATIENCE;
 use crate::values::{
-    Acceleration, AccessMode, Address, Alias, Anonymous, Calendar, FilePath, Level, LogFormat, MissingReferences, Mode,
-    PasswordHash, Reserve, Role, Scheme, Secret,
+    Acceleration, AccessMode, Address, Alias, Anonymous, Calendar, FilePath, Interval, Level, LogFormat,
+    MissingReferences, Mode, PasswordHash, Reserve, Role, Scheme, Secret,
 };
 
 const DAY: Duration = seconds(86_400);
@@ -97,6 +97,8 @@ shape! {
         "manifests" manifests: Option<RawManifests> = Below::info(),
         /// Collection of what nothing reaches.
         "gc" gc: Option<RawGc> = Below::info(),
+        /// The regular look at all that is stored.
+        "scrub" scrub: Option<RawScrub> = Below::info(),
         /// Bounds of the work.
         "limits" limits: Option<RawLimits> = Below::info(),
         /// The log.
@@ -334,6 +336,17 @@ section! {
         /// A manifest that no tag leads to and that nobody asked for is removed after this time, `gc.grace` at least. Without
         /// it such manifests stay: nodes pull by digest.
         "untaggedAfter" untagged_after: Option<Duration> = Live.is(None),
+    }
+}
+
+section! {
+    /// The regular look at all that is stored.
+    pub ScrubSettings, RawScrub {
+        /// Time within which every stored content is read from the disk once and compared with its digest, at 16 MiB a second
+        /// at most and one content at a time; `off`, or `1h` to `365d`. What is damaged counts as absent from then on: Proxy
+        /// fetches it again, and of Local `/status` at the socket names the images that need it. `d8-registry scrub` does it at
+        /// any time.
+        "interval" interval: Interval = Live.is(Interval::Every(seconds(7 * 86_400))),
     }
 }
 

@@ -50,7 +50,8 @@ pub use crate::values::{
 pub use definition::{Change, DefaultValue, KeyInfo};
 pub use error::{ConfigError, KeyError, Position};
 pub use keys::{
-    AuthSettings, GcSettings, Limits, LogSettings, ManifestSettings, ProxySettings, StoreSettings, TokenSettings,
+    AuthSettings, GcSettings, Limits, LogSettings, ManifestSettings, ProxySettings, ScrubSettings, StoreSettings,
+    TokenSettings,
 };
 pub use mode_file::{Coming, FoundModeFile, InForce, MAX_PREVIOUS, ModeFile, ModeFileKey, ModeSpec};
 pub use origin::{Origin, Setting};
@@ -100,6 +101,8 @@ pub struct Config {
     pub manifests: ManifestSettings,
     /// What is collected, and when.
     pub gc: GcSettings,
+    /// How often all that is stored is looked at.
+    pub scrub: ScrubSettings,
     /// What bounds the work.
     pub limits: Limits,
     /// The log.
@@ -374,6 +377,18 @@ pub fn pins_file(path: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
 pub fn gc_settings(path: Option<&Path>) -> Result<GcSettings, ConfigError> {
     let file: keys::File = path.map(read_yaml).transpose()?.unwrap_or_default();
     parse::gc(file.gc, Machine::here()).map_err(|mut error| {
+        error.file = path.map(Path::to_path_buf);
+        ConfigError::Key(error)
+    })
+}
+
+/// The section `manifests` of a file, for commands that need nothing else of a configuration. Blocking.
+///
+/// # Errors
+/// As [`gc_settings`].
+pub fn manifest_settings(path: Option<&Path>) -> Result<ManifestSettings, ConfigError> {
+    let file: keys::File = path.map(read_yaml).transpose()?.unwrap_or_default();
+    parse::manifests(file.manifests, Machine::here()).map_err(|mut error| {
         error.file = path.map(Path::to_path_buf);
         ConfigError::Key(error)
     })

@@ -9,8 +9,8 @@ use super::origin::{List, Origin, Origins};
 use super::upstream::{self, Section, UpstreamSettings};
 use super::upstream_routes::UpstreamRoutes;
 use super::{
-    AuthSettings, Config, GcSettings, Machine, MappedRepository, Overrides, ProxySettings, StoreSettings, Tls,
-    TlsFiles, User, rules, yaml,
+    AuthSettings, Config, GcSettings, Machine, ManifestSettings, MappedRepository, Overrides, ProxySettings,
+    StoreSettings, Tls, TlsFiles, User, rules, yaml,
 };
 use crate::oci::{InvalidName, RepoName};
 use crate::values::host::canonical_host;
@@ -120,6 +120,7 @@ fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, K
         auth: auth(reader.read("auth", file.auth, &Below)?)?,
         manifests: reader.read("manifests", file.manifests, &Below)?,
         gc: reader.read("gc", file.gc, &Below)?,
+        scrub: reader.read("scrub", file.scrub, &Below)?,
         limits: reader.read("limits", file.limits, &Below)?,
         log: reader.read("log", file.log, &Below)?,
         upstream_notes: upstream.notes,
@@ -129,9 +130,17 @@ fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, K
 
 /// The section `gc` alone.
 pub(super) fn gc(written: Option<keys::RawGc>, machine: Machine) -> Result<GcSettings, KeyError> {
-    let mut reader =
-        Reader { origins: Origins::default(), context: Context { machine, mode: Mode::Local, has_mode_file: false } };
-    reader.read("gc", written, &Below)
+    alone(machine).read("gc", written, &Below)
+}
+
+/// The section `manifests` alone.
+pub(super) fn manifests(written: Option<keys::RawManifests>, machine: Machine) -> Result<ManifestSettings, KeyError> {
+    alone(machine).read("manifests", written, &Below)
+}
+
+/// For a section that depends on no other.
+fn alone(machine: Machine) -> Reader {
+    Reader { origins: Origins::default(), context: Context { machine, mode: Mode::Local, has_mode_file: false } }
 }
 
 /// The section `store` alone.

@@ -32,6 +32,7 @@ impl Config {
         self.auth.show("auth", &mut list);
         self.manifests.show("manifests", &mut list);
         self.gc.show("gc", &mut list);
+        self.scrub.show("scrub", &mut list);
         self.limits.show("limits", &mut list);
         self.log.show("log", &mut list);
         list.settings
@@ -67,6 +68,7 @@ impl Config {
         self.auth.keep(&old.auth, &Below);
         self.manifests.keep(&old.manifests, &Below);
         self.gc.keep(&old.gc, &Below);
+        self.scrub.keep(&old.scrub, &Below);
         self.limits.keep(&old.limits, &Below);
         self.log.keep(&old.log, &Below);
     }

@@ -109,6 +109,7 @@ auth:
   token: {{enabled: false, ttl: 5m, signingKeyFile: /k, signingCertFile: /c}}
 manifests: {{missingReferences: allow, maxBytes: 8MiB}}
 gc: {{schedule: '30 3 * * sun', grace: 12h, untaggedAfter: 30d}}
+scrub: {{interval: 14d}}
 limits:
   workerThreads: 3
   connections: 10
@@ -139,7 +140,7 @@ log: {{format: text, level: debug, access: 'off'}}
             "registry.example.com:5000/deckhouse/ee", "HTTP", "puller", "***", "mirror.example.com", "***",
             "10.0.0.1, storage.example.com:9000", "7d", "1m", "0s", "2h", "30d", "unreachable, 5xx, 429",
             "pull", "rw", "***", "rw", "bot", "***", "mirror-pusher", "RW", "***", "ro", "/u", "true", "false", "5m", "/k",
-            "/c", "allow", "8MiB", "30 3 * * sun", "12h", "30d", "3", "10", "11", "12", "13", "14", "0s", "1h30m", "50MiB", "30s", "1m40s", "5s", "1m",
+            "/c", "allow", "8MiB", "30 3 * * sun", "12h", "30d", "14d", "3", "10", "11", "12", "13", "14", "0s", "1h30m", "50MiB", "30s", "1m40s", "5s", "1m",
             "16KiB", "off", "text", "debug", "off",
         ]
     );

@@ -1,6 +1,7 @@
 //! Names of repositories: the clients', the upstream's and the store's.
 
 use std::borrow::Cow;
+use std::str::FromStr as _;
 
 use super::ModeError;
 use crate::oci::{RepoName, UpstreamId};
@@ -91,6 +92,16 @@ impl Mapping {
             }
         });
         fitting.max_by_key(|(entry, _)| entry.alias.as_str().len())
+    }
+
+    /// A client's name that leads to a cached repository; `None`: none does.
+    pub(super) fn name_of(&self, cached: &RepoName) -> Option<RepoName> {
+        self.entries.iter().find_map(|entry| {
+            let child = cached.as_str().strip_prefix(&entry.upstream.to_string())?;
+            let name = RepoName::from_str(&format!("{}{child}", entry.alias)).ok()?;
+            let leads = self.home(&name).is_ok_and(|home| home.cached == *cached);
+            leads.then_some(name)
+        })
     }
 
     fn not_served(&self) -> ModeError {
@@ -189,6 +200,15 @@ mod tests {
         ] {
             assert_eq!(child(&mapping, &name(asked)).as_deref(), leads, "{asked}");
         }
+        // Of what is cached a name is known that leads there.
+        for leads in ["system/deckhouse", "system/deckhouse/installer/x", "plugins/a/b", "again/modules"] {
+            let cached = mapping.home(&name(leads)).unwrap().cached;
+            let known = mapping.name_of(&cached).unwrap();
+            assert_eq!(mapping.home(&known).unwrap().cached, cached, "{leads}");
+        }
+        let elsewhere = RepoName::cached(UpstreamId::of("other.example", "x"), "a").unwrap();
+        assert_eq!(mapping.name_of(&elsewhere), None);
+        assert_eq!(mapping.name_of(&name("a")), None);
         // Two names of one repository share what is cached; two repositories never do.
         let cached = |text: &str| mapping.home(&name(text)).unwrap().cached;
         assert_eq!(cached("again/modules"), cached("system/deckhouse/modules"));

@@ -242,6 +242,18 @@ impl Mode {
         }
     }
 
+    /// Fetches a content again that was stored under a name learnt from an upstream and counts as absent; ends when it is
+    /// stored or has failed. `false`: the mode has nothing under that name.
+    ///
+    /// # Errors
+    /// As [`Mode::blob`].
+    pub async fn fetch_again(&self, cached: &RepoName, digest: Digest, is_manifest: bool) -> Result<bool, ModeError> {
+        match self {
+            Self::Unmanaged | Self::Direct(_) | Self::Local(_) => Ok(false),
+            Self::Proxy(proxy) => proxy.fetch_again(cached, digest, is_manifest).await,
+        }
+    }
+
     /// Notes that a stored blob could not be read while it was sent. Waits for nothing.
     pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, blob: &Blob, error: &std::io::Error) {
         match self {

@@ -6,6 +6,7 @@ use super::Parts;
 use super::modes::Modes;
 use super::pins::ReadPins;
 use super::probing::ProbeUpstream;
+use super::refetch::Refetch;
 use crate::fetch::Evictor;
 use crate::jobs::{Job, JobError, Run, Runner, Schedule};
 use crate::serve::ReportFailures;
@@ -16,6 +17,7 @@ pub(super) fn start(jobs: &Runner, parts: &Parts, evictor: Evictor, modes: &Mode
     jobs.start(ReadPins::new(parts.pins.clone()));
     jobs.start(ReportRepeats(parts.logging.reporter()));
     jobs.start(evictor);
+    jobs.start(Refetch::new(parts.store.clone(), modes.clone()));
     if let Some(tls) = &parts.tls {
         jobs.start(ReportFailures(Arc::clone(tls.failures())));
     }

@@ -55,6 +55,7 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
         part("lists that came late", if any { 2 } else { 1 } * mode::LATE_LIST_BYTES as u64),
         part("uploads", serve::memory::incoming(uploads) + store::most_batch_bytes(uploads)),
         part("the store's memory", store::CACHED_BYTES),
+        part("scrub and a verification", store::LOOKING_BYTES),
         part("sign-ins", auth::REMEMBERED_BYTES),
         part("log", telemetry::LOG_BYTES),
     ]

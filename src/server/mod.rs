@@ -12,6 +12,7 @@ mod pins;
 mod plan;
 mod probing;
 mod readiness;
+mod refetch;
 mod reload;
 mod snapshot;
 mod state;
@@ -131,6 +132,7 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     let watcher = Watcher::new(config.watched_paths(source.file.as_deref()));
     let store = Store::open(&options::store(&config))?;
     store.set_collection(options::collection(&config));
+    store.set_scrub(options::scrub(&config));
     // Until the modes are known.
     store.hold_collection(true);
     let pins = FollowedPins::new(store.clone(), config.store.pins.clone());
@@ -276,6 +278,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         metrics: metrics.clone(),
         ready,
         takes_orders: socket.is_ok(),
+        verifying: tokio::sync::Mutex::default(),
         draining: draining.clone(),
     };
     let seen = Admin::new(observer, metrics.clone());

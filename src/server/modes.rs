@@ -30,6 +30,7 @@ use crate::mode::Transition;
 use crate::oci::{Digest, UpstreamId};
 use crate::telemetry::{Metrics, ProbeOutcome, with_causes};
 use crate::upstream::{Probe, Upstream, UpstreamSetupError};
+use crate::values::MissingReferences;
 
 /// The modes of this server and their upstreams. Cheap to clone.
 #[derive(Clone)]
@@ -140,6 +141,11 @@ impl Modes {
     pub(super) fn transition(&self) -> Transition {
         let state = self.state();
         state.running.transition(&state.plan)
+    }
+
+    /// Whether manifests may lack what they name.
+    pub(super) fn allow_missing(&self) -> bool {
+        self.state().config.manifests.missing_references == MissingReferences::Allow
     }
 
     /// From now on `app` is told of every change.

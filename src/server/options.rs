@@ -66,6 +66,10 @@ pub(super) fn collection(config: &Config) -> CollectionOptions {
     CollectionOptions { schedule, grace, untagged_after }
 }
 
+pub(super) const fn scrub(config: &Config) -> Option<Duration> {
+    config.scrub.interval.time()
+}
+
 pub(super) fn auth(config: &Config, keys: Option<&Path>) -> AuthOptions {
     let settings = &config.auth;
     let users = settings.users.iter().map(|user| UserSpec {

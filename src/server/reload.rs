@@ -79,6 +79,7 @@ impl Reloads {
         held.store.set_limits(options::store_limits(&config));
         held.store.set_collection(options::collection(&config));
         held.pins.follow(config.store.pins.clone());
+        held.store.set_scrub(options::scrub(&config));
         self.registry.set_limits(options::connections(&config));
         self.app.set_settings(options::api(&config));
         self.modes.apply(&config, upstream);

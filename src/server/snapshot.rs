@@ -10,16 +10,18 @@ use super::VERSION;
 use super::modes::{Modes, Seen};
 use super::readiness::Ready;
 use crate::admin::{
-    CollectionQuestion, CollectionStatus, ConfigStatus, DropError, DropQuestion, IndexStatus, LeftAlone, PinsStatus,
-    Snapshot, SnapshotOrder, SnapshotRefusal, Source, StoreStatus, UnusedCacheStatus, UnusedStatus,
+    CollectionQuestion, CollectionStatus, ConfigStatus, DamagedContent, DropError, DropQuestion, IndexStatus,
+    LeftAlone, PinsStatus, ScrubStatus, Snapshot, SnapshotOrder, SnapshotRefusal, Source, StoreStatus,
+    UnusedCacheStatus, UnusedStatus, VerifyQuestion,
 };
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::jobs::Runner;
-use crate::oci::InvalidDigest;
+use crate::oci::{InvalidDigest, RepoName};
 use crate::serve::{Server, Tls};
 use crate::store::{
-    IndexState, PinsState, Refusal, Restoring, SnapshotError, SnapshotName, Store, StoreError, UnusedData,
+    BrokenContent, IndexState, PinsState, Refusal, Restoring, SnapshotError, SnapshotName, Store, StoreError,
+    UnusedData, VerifyOptions,
 };
 use crate::takeover::Imports;
 use crate::telemetry::{IndexLabel, Logging, Metrics, with_causes};
@@ -41,6 +43,8 @@ pub(super) struct Observer {
     pub(super) logging: Arc<Logging>,
     /// Whether there is a socket for orders.
     pub(super) takes_orders: bool,
+    /// One verification at a time.
+    pub(super) verifying: tokio::sync::Mutex<()>,
     pub(super) metrics: Metrics,
     pub(super) ready: Ready,
     /// Cancelled when the server begins to end.
@@ -68,6 +72,7 @@ impl Source for Observer {
             collection: collection(&self.store),
             pins: pins(&self.store),
             unused: unused(&self.store, &self.modes),
+            scrub: scrub(&self.store),
             index: index(&self.store),
             certificate_expiry: self.tls.as_ref().map(|tls| Timestamp::as_secs(tls.expiry())),
             config: self.config.load().as_ref().clone(),
@@ -117,6 +122,17 @@ impl Source for Observer {
         shown.map_err(|error| error.to_string())
     }
 
+    async fn verify(&self, asked: VerifyQuestion) -> Result<serde_json::Value, String> {
+        let Ok(_verifying) = self.verifying.try_lock() else {
+            return Err("a verification goes on: ask again when it has ended".to_owned());
+        };
+        let repository = asked.repository.as_deref().map(RepoName::parse_stored).transpose();
+        let repository = repository.map_err(|error| error.to_string())?;
+        let options = VerifyOptions { quick: asked.quick, repository, allow_missing: self.modes.allow_missing() };
+        let report = self.store.verify(options, self.jobs.stop().child_token()).await;
+        serde_json::to_value(report.map_err(|error| with_causes(&error))?).map_err(|error| error.to_string())
+    }
+
     async fn snapshots(&self, order: SnapshotOrder) -> Result<serde_json::Value, SnapshotRefusal> {
         let named =
             |name: String| name.parse::<SnapshotName>().map_err(|error| SnapshotRefusal::Refused(error.to_string()));
@@ -152,6 +168,20 @@ fn refusal(error: &SnapshotError) -> SnapshotRefusal {
     }
 }
 
+fn scrub(store: &Store) -> ScrubStatus {
+    let status = store.scrub();
+    ScrubStatus {
+        interval_seconds: status.interval.map(|interval| interval.as_secs()),
+        began: status.began.as_secs(),
+        last_ended: status.ended.map(Timestamp::as_secs),
+        permille: status.permille,
+        contents: status.contents,
+        bytes: status.bytes,
+        found: status.found,
+        found_since_start: status.since_start[2],
+    }
+}
+
 fn store(store: &Store) -> StoreStatus {
     let (usage, damage) = (store.usage(), store.damage());
     StoreStatus {
@@ -165,8 +195,13 @@ fn store(store: &Store) -> StoreStatus {
         refusal: usage.refusal.map(Refusal::as_str),
         damaged_contents: damage.contents,
         damaged_bytes: damage.bytes,
+        damaged: store.broken().iter().map(damaged).collect(),
         disk_fault: damage.disk_fault,
     }
+}
+
+fn damaged(content: &BrokenContent) -> DamagedContent {
+    DamagedContent { digest: content.digest.to_string(), images: content.images.clone(), more_images: content.more }
 }
 
 fn collection(store: &Store) -> CollectionStatus {

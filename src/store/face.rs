@@ -11,6 +11,8 @@ use super::contents::capacity::{Capacity, Noted};
 use super::contents::changes::waiting;
 use super::contents::files::Contents;
 use super::contents::fills::{Fills, bytes_on_disk};
+use super::contents::scrub::job::Scrub;
+use super::contents::scrub::scrubber::Scrubber;
 use super::contents::snapshot_folders::Folders;
 use super::contents::uploads::table::{Uploads, at_start};
 use super::contents::uses::Uses;
@@ -20,6 +22,7 @@ use super::maintenance::{Maintain, Maintenance};
 use super::opening::{self, LayOut};
 use super::options::{StoreLimits, StoreOptions, Usage};
 use super::repositories::blobs::Blobs;
+use super::repositories::broken::BrokenContent;
 use super::repositories::collection::collector::Collector;
 use super::repositories::collection::job::Collect;
 use super::repositories::collection::ledger::Ledger;
@@ -58,6 +61,7 @@ pub(super) struct Parts {
     pub(super) collector: Arc<Collector>,
     pub(super) dropper: Arc<Dropper>,
     pub(super) snapshots: Arc<Snapshots>,
+    pub(super) scrubber: Arc<Scrubber>,
     /// Keeps a second server out.
     lock: File,
 }
@@ -133,6 +137,7 @@ impl Store {
             references: Arc::new(References::new(Arc::clone(&manifests), tasks)),
             collector: Arc::new(Collector::new(Arc::clone(&manifests))),
             dropper: Arc::new(Dropper::new(Arc::clone(&manifests))),
+            scrubber: Arc::new(Scrubber::new(Arc::clone(&contents))),
             large: LargeManifests::default(),
             contents,
             uploads,
@@ -174,7 +179,7 @@ impl Store {
     }
 
     /// Starts the jobs beside requests: opening or rebuilding the index, looking after damage, counting after an unclean
-    /// stop, reaping of uploads, collection, counting and dropping of data that no mode uses.
+    /// stop, reaping of uploads, collection, counting and dropping of data that no mode uses, scrub.
     pub fn start_jobs(&self, jobs: &Runner) {
         let manifests = &self.0.manifests;
         let keep_index = KeepIndex::new(Arc::clone(manifests), |manifests| (&manifests.listings, manifests.tree()));
@@ -183,6 +188,7 @@ impl Store {
         jobs.start(Maintain::new(self.0.maintenance.clone()));
         jobs.start(Collect::new(Arc::clone(&self.0.collector)));
         jobs.start(LookAfterUnused(Arc::clone(&self.0.dropper)));
+        jobs.start(Scrub::new(Arc::clone(&self.0.scrubber)));
     }
 
     /// Seals the index and notes what is used. Called once, when no request runs any more; blocking. Waits for changes
@@ -241,6 +247,17 @@ impl Store {
         let store = Arc::clone(&self.0);
         // The bytes that it reads may be in memory: its end is no sign of the disk's life.
         waiting(disk_look(), move || opening::check(&store.contents.layout, &store.lock)).await
+    }
+
+    /// Contents of which only damaged files are there, and what needs them, as of the last look: within seconds of a find.
+    #[must_use]
+    pub fn broken(&self) -> Arc<Vec<BrokenContent>> {
+        self.0.manifests.broken.last()
+    }
+
+    /// Ends when [`Store::broken`] is another one. Safe to drop.
+    pub async fn broken_changed(&self) {
+        self.0.manifests.broken.changed.notified().await;
     }
 
     /// Contents known to be damaged.

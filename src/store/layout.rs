@@ -18,6 +18,7 @@
 //! <dir>/snapshots/<name>/blobs/<alg>/<2 hex>/<hex>   what a snapshot keeps: a hard link to the content
 //! <dir>/snapshots/<name>/{list,snapshot.json}        which repository had what, and a summary with the list's digest
 //! <dir>/snapshots/.<name>/            a snapshot in making or on its way out; goes at the next start
+//! <dir>/scrub                         how far the scrub is; can be deleted
 //! <dir>/tmp/                          files that have no name yet; emptied at start
 //! <dir>/index/<number>/               the index; can be deleted
 //! <dir>/index.stamp                   which index was closed well; removed before the first change
@@ -88,6 +89,32 @@ impl SnapshotFolder {
         if self.is_whole { self.name.to_string() } else { format!(".{}", self.name) }
     }
 }
+
+/// Names in the data folder, also those that stand there for a moment only, and the file system's own.
+const NAMES: [&str; 22] = [
+    "VERSION",
+    ".d8-registry",
+    ".d8-registry.new",
+    ".laying-out",
+    "usage",
+    "blobs",
+    "repositories",
+    "uploads",
+    "fills",
+    "damaged",
+    "gc",
+    "scrub",
+    "snapshots",
+    "tmp",
+    "index",
+    "index.stamp",
+    "index.bad",
+    "mode.yaml",
+    ".mode.yaml.new",
+    "keys",
+    "admin.sock",
+    "lost+found",
+];
 
 /// Builds the paths under one data folder. Touches nothing.
 #[derive(Clone, Debug)]
@@ -258,6 +285,11 @@ impl Layout {
         self.collection().join("running-time")
     }
 
+    /// How far the scrub is.
+    pub(super) fn scrub(&self) -> PathBuf {
+        self.root.join("scrub")
+    }
+
     /// The folder of snapshots; made with the first.
     pub(super) fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots")
@@ -323,6 +355,17 @@ impl Layout {
         self.root.join("keys")
     }
 
+    /// Whether something of that name in the data folder is the store's, or the file system's. Another registry's store
+    /// ([`Layout::foreign`]) is neither.
+    pub(super) fn is_known(name: &str) -> bool {
+        NAMES.contains(&name)
+    }
+
+    /// Whether a repository's folder has a folder of that name.
+    pub(super) fn is_part_of_a_repository(name: &str) -> bool {
+        [Membership::Blob.folder(), Membership::Manifest.folder(), "_tags", "_lists"].contains(&name)
+    }
+
     /// The store of another registry (CNCF distribution, and Deckhouse's earlier registry).
     pub(super) fn foreign(&self) -> PathBuf {
         self.root.join("docker/registry/v2")
@@ -334,6 +377,37 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn every_name_in_the_data_folder_is_known() {
+        let layout = Layout::new(Path::new("/data"));
+        let paths = [
+            layout.version(),
+            layout.marker(),
+            layout.marker_in_making(),
+            layout.laying_out(),
+            layout.usage(),
+            layout.blobs(),
+            layout.repositories(),
+            layout.uploads(),
+            layout.fills_of(Algorithm::Sha256),
+            layout.damaged_of(Algorithm::Sha256),
+            layout.collection(),
+            layout.scrub(),
+            layout.snapshots(),
+            layout.temporaries(),
+            layout.index(),
+            layout.index_stamp(),
+            layout.index_bad(),
+            layout.mode_file(),
+            layout.keys(),
+        ];
+        for path in paths {
+            let name = path.strip_prefix("/data").unwrap().components().next().unwrap();
+            assert!(Layout::is_known(name.as_os_str().to_str().unwrap()), "{path:?}");
+        }
+        assert!(!Layout::is_known("docker") && !Layout::is_known("blobs2"));
+    }
 
     proptest! {
         #[test]

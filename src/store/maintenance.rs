@@ -33,6 +33,8 @@ impl Maintenance {
     /// Removes abandoned uploads and fills; says how many. Blocking.
     pub(super) fn reap(&self, now: Timestamp) -> Result<usize, StoreError> {
         let idle = self.contents.capacity.limits().upload_idle;
+        // What goes and what is charged for it change together, for who compares them.
+        let _change = self.contents.changes.begin()?;
         let (fills, _) = self.fills.reap(&self.contents, Some(idle), now)?;
         Ok(fills + self.uploads.reap(&self.contents, idle, now)?)
     }

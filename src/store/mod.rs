@@ -2,9 +2,9 @@
 //!
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
 //! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `pins`, `stored`. Above: `face`, which
-//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `mode_data`, `snapshots`, `intake`
-//! (what a take-over asks) and `samples` (its numbers as metrics); `view` reads a tree without its lock; `maintenance` runs beside
-//! requests. The
+//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `mode_data`, `snapshots`, `verify`,
+//! `intake` (what a take-over asks) and `samples` (its numbers as metrics); `view` reads a tree without its lock; `maintenance` runs
+//! beside requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
 
 mod cached;
@@ -24,6 +24,7 @@ mod repositories;
 mod samples;
 mod snapshots;
 mod stored;
+mod verify;
 mod view;
 mod writes;
 
@@ -32,6 +33,7 @@ pub use contents::blob::Blob;
 pub use contents::fills::PartialBlob;
 pub use contents::intake::{Incoming, Moved, Staged, Taken};
 pub use contents::pace::TURN_BYTES;
+pub use contents::scrub::scrubber::ScrubStatus;
 pub use contents::uploads::table::MOST_UPLOADS;
 pub use contents::uploads::upload::UploadPlace;
 pub use contents::uses::Lease;
@@ -42,6 +44,7 @@ pub use mode_data::drop_stopped;
 pub use options::{CollectionOptions, Reserve, StoreLimits, StoreOptions, Usage};
 pub use pins::{FoundPins, PinsFault, PinsState};
 pub use repositories::blobs::StoredContent;
+pub use repositories::broken::BrokenContent;
 pub use repositories::collection::ledger::Touch;
 pub use repositories::collection::report::{
     CollectedContent, CollectionReport, CollectionStatus, Contents as CollectedContents, LeftAlone, Reason,
@@ -60,8 +63,11 @@ pub use repositories::snapshots::report::{
 };
 pub use repositories::tags::VerifiedTag;
 pub use repositories::upload_session::{UploadSession, most_batch_bytes};
+pub use repositories::verify::VerifyOptions;
+pub use repositories::verify::finding::{Finding, Mend, Problem, VerifyReport};
 pub use snapshots::with_stopped_snapshots;
 pub use stored::{InvalidSnapshotName, ListKind, Page, SnapshotName, StoredManifest};
+pub use verify::verify_stopped;
 pub use view::StoreView;
 
 /// Bytes that the store keeps in memory: the index's pages with what sled needs beside them, manifests with their parsed form,
@@ -70,6 +76,9 @@ pub const CACHED_BYTES: u64 = repositories::index::CACHE_BYTES
     + (16 << 20)
     + 2 * repositories::memory::CACHE_BYTES
     + repositories::verdicts::VERDICT_BYTES;
+
+/// Bytes that a scrub and a verification hold: a piece of a file each, and what the latter counts and finds.
+pub const LOOKING_BYTES: u64 = 2 * contents::uncached::PIECE_BYTES as u64 + repositories::verify::MOST_BYTES;
 
 #[cfg(test)]
 pub(crate) mod tests;

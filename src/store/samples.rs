@@ -3,10 +3,12 @@
 
 use super::face::Store;
 use super::pins::PinsState;
+use crate::clock::Timestamp;
 use crate::telemetry::families::{
-    DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DISK_FAULT, GC_FREED, GC_HELD, GC_LEFT_ALONE, GC_REMOVED,
-    GC_SUSPECTS, PINS_USABLE, SNAPSHOT_BYTES, SNAPSHOTS, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS,
-    STORE_USED, STORE_WRITABLE, UNUSED_BYTES,
+    DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DAMAGED_NEEDED, DISK_FAULT, GC_FREED, GC_HELD, GC_LEFT_ALONE,
+    GC_REMOVED, GC_SUSPECTS, PINS_USABLE, SCRUB_BEGAN, SCRUB_BYTES, SCRUB_CONTENTS, SCRUB_ENDED, SCRUB_FOUND,
+    SCRUB_INTERVAL, SNAPSHOT_BYTES, SNAPSHOTS, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS, STORE_USED,
+    STORE_WRITABLE, UNUSED_BYTES,
 };
 use crate::telemetry::{DamageCause, Samples};
 use crate::values::StoringMode;
@@ -43,6 +45,16 @@ impl Store {
                 samples.add(&UNUSED_BYTES, &[mode.as_str()], bytes);
             }
         }
+        let broken = self.broken();
+        samples.add(&DAMAGED_NEEDED, &[], broken.iter().filter(|content| !content.images.is_empty()).count() as u64);
+        let scrub = self.scrub();
+        let families = [&SCRUB_CONTENTS, &SCRUB_BYTES, &SCRUB_FOUND];
+        for (family, count) in families.into_iter().zip(scrub.since_start) {
+            samples.add(family, &[], count);
+        }
+        samples.add(&SCRUB_INTERVAL, &[], scrub.interval.map_or(0, |interval| interval.as_secs()));
+        samples.add(&SCRUB_BEGAN, &[], scrub.began.as_secs());
+        samples.add(&SCRUB_ENDED, &[], scrub.ended.map_or(0, Timestamp::as_secs));
         let collection = self.collection();
         let pins = self.pins();
         if pins != PinsState::Absent {

@@ -38,6 +38,15 @@ pub enum ListKind {
 }
 
 impl ListKind {
+    /// The list whose file has this name.
+    pub(super) fn of_file_name(name: &str) -> Option<Self> {
+        if name == "tags" {
+            return Some(Self::Tags);
+        }
+        let (algorithm, hex) = name.strip_prefix("referrers-")?.split_once('-')?;
+        Digest::from_hex(algorithm.parse().ok()?, hex).ok().map(Self::Referrers)
+    }
+
     pub(super) fn file_name(self) -> String {
         match self {
             Self::Tags => "tags".into(),

@@ -12,6 +12,7 @@ mod manifests;
 mod mode_data;
 mod snapshots;
 mod uploads;
+mod verify;
 mod walks;
 
 use std::collections::HashMap;

@@ -72,6 +72,20 @@ families! {
         "Stored contents that are damaged and count as absent until they are pushed or fetched again.";
     DAMAGED_BYTES: "d8_registry_damaged_bytes", Gauge, [],
         "Bytes of damaged contents that lie on the disk.";
+    DAMAGED_NEEDED: "d8_registry_damaged_contents_needed", Gauge, [],
+        "Of d8_registry_damaged_contents those without a whole file that an image needs: it can't be pulled whole. The socket's /status names the images.";
+    SCRUB_CONTENTS: "d8_registry_scrub_contents_total", Counter, [],
+        "Contents that the scrub has read and compared with their digest.";
+    SCRUB_BYTES: "d8_registry_scrub_bytes_total", Counter, [],
+        "Bytes of them.";
+    SCRUB_FOUND: "d8_registry_scrub_found_total", Counter, [],
+        "Of those, damaged ones and such that could not be read.";
+    SCRUB_INTERVAL: "d8_registry_scrub_interval_seconds", Gauge, [],
+        "Time within which every content is to be read once (scrub.interval); 0: off.";
+    SCRUB_BEGAN: "d8_registry_scrub_pass_began_timestamp_seconds", Gauge, [],
+        "When the pass of the scrub began that goes on.";
+    SCRUB_ENDED: "d8_registry_scrub_pass_ended_timestamp_seconds", Gauge, [],
+        "When the last pass of the scrub was through; 0: none was.";
     DAMAGE_FOUND: "d8_registry_damage_found_total", Counter, ["cause"],
         "Files of the store found damaged: hash, unreadable, tag or list.";
     DISK_FAULT: "d8_registry_disk_fault", Gauge, [],

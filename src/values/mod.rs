@@ -10,6 +10,7 @@ mod choice;
 mod count;
 mod docker_login;
 pub(crate) mod host;
+mod interval;
 mod measure;
 mod pins;
 mod release;
@@ -31,6 +32,7 @@ pub use choice::{
 };
 pub(crate) use count::Count;
 pub use docker_login::docker_login;
+pub use interval::Interval;
 pub use measure::{ByteSize, ConfigDuration, Reserve};
 pub use pins::{Age, InvalidPins, Pins};
 pub use release::Release;

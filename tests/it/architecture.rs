@@ -151,6 +151,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "store/intake.rs",
             "store/maintenance.rs",
             "store/snapshots.rs",
+            "store/verify.rs",
             "store/view.rs",
             "store/repositories/",
         ],

@@ -62,3 +62,4 @@ mod upstream_auth;
 mod upstream_refusals;
 mod upstream_routes;
 mod upstream_settings;
+mod verify;

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{NegativeKey, Proxy, missed, unwritten};
-use crate::fetch::{FillError, Opened, Source};
+use crate::fetch::{Beyond, FillError, Opened, Source};
 use crate::mode::mapping::Home;
 use crate::mode::relay::{blob_error, relay};
 use crate::mode::{BUDGET, BlobContent, BlobRequest, ModeError, Served, ServedBlob};
-use crate::oci::{Digest, RepoName};
+use crate::oci::{Digest, Reference, RepoName};
 use crate::store::{Blob, StoreError, StoredContent};
 use crate::telemetry::CacheOutcome;
 
@@ -132,6 +132,30 @@ impl Proxy {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Fetches a content again that was stored under a cached name and counts as absent; ends when it is stored or has failed.
+    /// `false`: no name of a client's leads there.
+    pub(in crate::mode) async fn fetch_again(
+        &self,
+        cached: &RepoName,
+        digest: Digest,
+        is_manifest: bool,
+    ) -> Result<bool, ModeError> {
+        let Some(name) = self.0.mapping.name_of(cached) else { return Ok(false) };
+        if is_manifest {
+            self.manifest(&name, &Reference::Digest(digest)).await?;
+            return Ok(true);
+        }
+        let served = self.blob(&name, digest, BlobRequest { head: false, range: None }).await?;
+        if let BlobContent::Filling(mut reader) = served.value.content {
+            let mut offset = 0;
+            // Followed, so that one content comes behind the other.
+            while let Beyond::Upto(end) = reader.beyond(offset, None).await? {
+                offset = end;
+            }
+        }
+        Ok(true)
     }
 
     /// Makes sure that the digest is the repository's: a manifest stored there names it, or the upstream has it there.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{StatVfsMountFlags, fstatvfs};
 
+use super::audit::{Audit, Change, subtract};
 use crate::oci::Digest;
 use crate::store::error::{Refusal, StoreError, Unwritable};
 use crate::store::options::{StoreLimits, Usage};
@@ -48,6 +49,8 @@ pub(in crate::store) struct Capacity {
     /// Which contents of a folder are in `contents`. Changed and read under the folder's lock.
     counts: Box<[Mutex<Count>]>,
     all_counted: AtomicBool,
+    /// Holds `contents` against the tree, when somebody wants to know.
+    audit: Audit,
     sample: Mutex<Sample>,
     /// The system's reason when it last wrote nothing, and what was free then: the only sign of it where there is no
     /// reserve, a quota, no inode, or a read-only file system that does not say so.
@@ -136,6 +139,7 @@ impl Capacity {
                 .map(|_| Mutex::new(if contents.is_some() { Count::Done } else { Count::Waiting }))
                 .collect(),
             all_counted: AtomicBool::new(contents.is_some()),
+            audit: Audit::default(),
             sample: Mutex::new(Sample {
                 taken: None,
                 free: 0,
@@ -318,7 +322,7 @@ impl Capacity {
             Count::Done => true,
         };
         if is_new {
-            self.contents.fetch_add(bytes, Ordering::Relaxed);
+            self.audit.change(folder_of(digest), Change::Added(bytes), &self.contents);
         }
         self.note_written();
     }
@@ -328,7 +332,7 @@ impl Capacity {
         if let Count::Running(charged) = &mut *lock(&self.counts[folder_of(digest)])
             && charged.insert(*digest)
         {
-            self.contents.fetch_add(bytes, Ordering::Relaxed);
+            self.audit.change(folder_of(digest), Change::Added(bytes), &self.contents);
         }
     }
 
@@ -340,7 +344,7 @@ impl Capacity {
             Count::Done => true,
         };
         if was_charged {
-            subtract(&self.contents, bytes);
+            self.audit.change(folder_of(digest), Change::Removed(bytes), &self.contents);
         }
     }
 
@@ -405,6 +409,22 @@ impl Capacity {
     pub(in crate::store) fn counted(&self) -> Option<Noted> {
         self.all_counted()
             .then(|| Noted { contents: self.contents.load(Ordering::Relaxed), held: self.held.load(Ordering::Relaxed) })
+    }
+
+    /// Bytes that uploads and fills are charged.
+    pub(in crate::store) fn uploads(&self) -> u64 {
+        self.uploads.load(Ordering::Relaxed)
+    }
+
+    /// Holds what is charged for contents against the tree; see [`Audit::compare`].
+    ///
+    /// # Errors
+    /// Those of `sum`.
+    pub(in crate::store) fn compare_contents<E>(
+        &self,
+        sum: impl FnMut(usize, &dyn Fn(u64)) -> Result<bool, E>,
+    ) -> Result<Option<(u64, u64)>, E> {
+        self.audit.compare(&self.contents, FOLDERS, sum)
     }
 
     /// Room used and left. Looks at the file system.
@@ -478,11 +498,6 @@ impl Capacity {
 /// Which of the 256 folders a content is in.
 pub(in crate::store) fn folder_of(digest: &Digest) -> usize {
     usize::from(digest.as_bytes()[0])
-}
-
-fn subtract(counter: &AtomicU64, bytes: u64) {
-    // Never below zero: a count that is off by a lost file must not wrap.
-    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(bytes)));
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,7 +1,7 @@
 //! Work that waits for the disk, and work that changes the tree.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::fs::Disk;
 use crate::store::error::StoreError;
@@ -68,6 +68,11 @@ impl Changes {
     pub(in crate::store) fn begin(&self) -> Result<RwLockReadGuard<'_, bool>, StoreError> {
         let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
         if *closed { Err(StoreError::Bug("the store is closed".into())) } else { Ok(closed) }
+    }
+
+    /// Waits for the changes that have begun; none begins while the answer lives.
+    pub(in crate::store) fn pause(&self) -> RwLockWriteGuard<'_, bool> {
+        self.closed.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the changes that have begun; none begins afterwards.

@@ -7,9 +7,10 @@
 //! In reading order: `files` (adding, linking and removing a content), `changes` (work that waits for the disk, and changes
 //! of the tree), `snapshots` (links that keep bytes and are nobody's) with `snapshot_folders`, `open`, `blob` (a content as it is read), `hashing`, `count` (after an unclean stop), `damage` (the list of
 //! damaged contents), `capacity` (is there room?), `pace` (write-back in turn), `growth` (a growing file's end and hash),
-//! `intake` (many contents from elsewhere in one go),
-//! `uploads` and `fills` (contents on their way in), `uses` (leases, and when each was read last).
+//! `intake` (many contents from elsewhere in one go), `uploads` and `fills` (contents on their way in), `uses` (leases, and when
+//! each was read last), `uncached` (read from the disk and not from memory), `scrub` (all are, once in an interval).
 
+mod audit;
 pub(super) mod blob;
 pub(super) mod capacity;
 pub(super) mod changes;
@@ -22,7 +23,9 @@ pub(super) mod hashing;
 pub(super) mod intake;
 pub(super) mod open;
 pub(super) mod pace;
+pub(super) mod scrub;
 pub(super) mod snapshot_folders;
 pub(super) mod snapshots;
+pub(super) mod uncached;
 pub(super) mod uploads;
 pub(super) mod uses;

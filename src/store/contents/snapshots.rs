@@ -64,6 +64,11 @@ impl Contents {
         Ok(further > self.links_in(&folders, digest, facts.ino())?)
     }
 
+    /// How many snapshots link that file of the digest. Exact while the digest's lock is held.
+    pub(in crate::store) fn snapshot_links(&self, digest: &Digest, inode: u64) -> Result<u64, StoreError> {
+        self.links_in(&self.snapshots.reading(), digest, inode)
+    }
+
     /// Whether a snapshot links that file of the digest. The digest's lock is held.
     pub(super) fn is_in_snapshot(&self, digest: &Digest, inode: u64) -> Result<bool, StoreError> {
         Ok(self.links_in(&self.snapshots.reading(), digest, inode)? > 0)

@@ -9,6 +9,7 @@
 //! Keys are written one by one: batches are slower in sled and keep memory (1,000 keys a batch: seven times as much).
 
 mod keys;
+mod look;
 mod referrer;
 
 use std::ops::Bound;

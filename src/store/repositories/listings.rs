@@ -13,6 +13,7 @@
 
 pub(in crate::store) mod by_hand;
 pub(in crate::store) mod change;
+mod comparison;
 mod directory;
 
 use std::collections::HashSet;

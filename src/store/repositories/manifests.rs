@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard};
 use bytes::Bytes;
 use fail::fail_point;
 
+use super::broken::Broken;
 use super::collection::ledger::{Ledger, Touch};
 use super::listings::Listings;
 use super::listings::change::Change;
@@ -41,6 +42,7 @@ pub(in crate::store) struct Manifests {
     pub(in crate::store) listings: Listings,
     /// Told of every change, and asked before every answer.
     pub(in crate::store) ledger: Arc<Ledger>,
+    pub(in crate::store) broken: Broken,
     pub(super) locks: RepositoryLocks,
 }
 
@@ -59,7 +61,7 @@ impl Manifests {
         listings: Listings,
         ledger: Arc<Ledger>,
     ) -> Self {
-        Self { contents, memory, listings, ledger, locks: RepositoryLocks::default() }
+        Self { contents, memory, listings, ledger, broken: Broken::default(), locks: RepositoryLocks::default() }
     }
 
     /// Keeps others from changing manifests and tags of the repository as long as the answer lives.

@@ -1,14 +1,20 @@
 //! Linking repositories to contents that were repaired, and what runs beside requests for it.
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
+use super::affected::needs;
+use super::broken::BrokenContent;
 use super::manifests::Manifests;
 use super::walk::{Repositories, SkippedEntries};
 use crate::fs::stat;
 use crate::jobs::{Job, JobError, Run, Schedule};
+use crate::oci::Digest;
 use crate::store::contents::changes::blocking_run;
 use crate::store::layout::Membership;
 
@@ -16,11 +22,49 @@ use crate::store::layout::Membership;
 /// what could not be written down or mended before.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
+/// Contents whose images are looked for; a store with more has no disk.
+const MOST_CONTENTS: usize = 1000;
+
+/// Lines in the log of one look.
+const MOST_LINES: usize = 20;
+
 impl Manifests {
     /// One round of looking after the list of damaged contents; blocking.
     pub(in crate::store) fn look_after_damage(&self, now: Instant) {
         self.contents.keep_damage_list(now);
         self.mend_all();
+    }
+
+    /// Finds what the damaged contents break, if that is not known; blocking. Ends early, and knows nothing new, when `stop`
+    /// is cancelled.
+    pub(in crate::store) fn look_what_is_broken(&self, now: Instant, stop: &CancellationToken) {
+        let unmended = self.contents.unmended();
+        let mut digests: Vec<Digest> = unmended.into_iter().map(|(digest, _)| digest).collect();
+        digests.sort_unstable();
+        let digests: HashSet<Digest> = digests.into_iter().take(MOST_CONTENTS).collect();
+        if self.broken.is_known(&digests, now) {
+            return;
+        }
+        let before: HashSet<Digest> = self.broken.last().iter().map(|content| content.digest).collect();
+        let needs = needs(&self.contents.layout, &digests, None, stop);
+        if stop.is_cancelled() {
+            return;
+        }
+        let found = needs.into_iter().map(|(digest, need)| {
+            let cached = need.members.iter().filter(|(repo, _)| repo.is_cached());
+            let cached = cached.map(|(repo, kind)| (repo.clone(), *kind == Membership::Manifest)).collect();
+            BrokenContent { digest, images: need.names(None), more: need.more, cached }
+        });
+        let mut found: Vec<BrokenContent> = found.collect();
+        found.sort_unstable_by_key(|content| content.digest);
+        let new = found.iter().filter(|content| !before.contains(&content.digest) && !content.images.is_empty());
+        for BrokenContent { digest, images, more, .. } in new.take(MOST_LINES) {
+            tracing::error!(
+                %digest, images = images.join(" "), more,
+                "images need a damaged content: they can't be pulled whole until it is fetched or pushed again"
+            );
+        }
+        self.broken.put(now, found);
     }
 
     /// Links every repository, and every snapshot, that still has a damaged file to the whole content, where there is one.
@@ -88,10 +132,11 @@ impl Job for LookAfterDamage {
         Schedule::every(until_due.map_or(LOOK_EVERY, |due| due.min(LOOK_EVERY)))
     }
 
-    async fn run(&mut self, _: Run) -> Result<(), JobError> {
+    async fn run(&mut self, run: Run) -> Result<(), JobError> {
         let manifests = Arc::clone(&self.0);
         let round = blocking_run(move || {
             manifests.look_after_damage(Instant::now());
+            manifests.look_what_is_broken(Instant::now(), run.stop());
             Ok(())
         });
         round.await.map_err(|error| JobError::new("the list of damaged contents could not be looked after", &error))

@@ -298,7 +298,8 @@ impl Chunk<'_> {
     }
 }
 
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+/// The bytes of a manifest's file, whatever they are. Blocking.
+pub(in crate::store) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
     if size > MAX_MANIFEST {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fs::{DirEntry, ReadDir};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::oci::{Algorithm, Digest, RepoName, Tag};
 use crate::store::layout::{Layout, Membership};
@@ -16,19 +17,41 @@ const NAMED: u64 = 20;
 
 /// Entries that a walk came across and could not use.
 #[derive(Debug, Default)]
-pub(crate) struct SkippedEntries(AtomicU64);
+pub(crate) struct SkippedEntries {
+    count: AtomicU64,
+    /// `None`: they are named in the log.
+    kept: Option<Mutex<Vec<(PathBuf, String)>>>,
+}
 
 impl SkippedEntries {
+    /// For who wants to have them, each with the reason, and no line in the log.
+    pub(crate) fn kept() -> Self {
+        Self { count: AtomicU64::new(0), kept: Some(Mutex::default()) }
+    }
+
     /// Counts one, and names the first few in the log.
     pub(crate) fn note(&self, path: &Path, reason: &dyn std::fmt::Display) {
-        if self.0.fetch_add(1, Ordering::Relaxed) < NAMED {
-            tracing::warn!(path = %path.display(), %reason, "an entry of the store can't be used and is left out");
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        match &self.kept {
+            Some(kept) => {
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push((path.to_path_buf(), reason.to_string()));
+            }
+            None if before < NAMED => {
+                tracing::warn!(path = %path.display(), %reason, "an entry of the store can't be used and is left out");
+            }
+            None => {}
         }
     }
 
     /// How many there were.
     pub(crate) fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Those that were kept since the last call.
+    pub(crate) fn take(&self) -> Vec<(PathBuf, String)> {
+        let kept = self.kept.as_ref().map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
     }
 }
 

@@ -84,6 +84,8 @@ impl Contents {
                 "a damaged content can't be noted on the disk yet; a restart would have to find it again"
             );
         }
+        // What it breaks is to be told.
+        self.damage.call();
         Condemned::Listed
     }
 

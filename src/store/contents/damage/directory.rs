@@ -38,6 +38,32 @@ impl Contents {
         lock(&self.damage.finds).recent.extend(recent);
     }
 
+    /// Reads the list for who looks at a store that no server has, and changes nothing: neither what is charged nor a name.
+    pub(in crate::store) fn look_at_damaged(&self) {
+        for algorithm in Algorithm::ALL {
+            for entry in std::fs::read_dir(self.layout.damaged_of(algorithm)).into_iter().flatten().flatten() {
+                let Some((digest, facts)) = entry_of(&entry, algorithm) else { continue };
+                let (inode, bytes) = (facts.ino(), facts.len());
+                if !self.damage.is_listed(&digest, inode) {
+                    let entry = Entry { inode, bytes, name: Some(entry.path()), unnamed: None, charged: false };
+                    self.damage.change(&digest, |entries| entries.push(entry));
+                }
+            }
+        }
+    }
+
+    /// Contents of which there are damaged files and no whole one, each with a name of such a file.
+    pub(in crate::store) fn unmended(&self) -> Vec<(Digest, PathBuf)> {
+        let unmended = |digest: &Digest| {
+            let _locked = self.lock(digest);
+            let content = self.layout.content(digest);
+            let whole = stat(&content).unwrap_or(None).filter(|facts| !self.damage.is_listed(digest, facts.ino()));
+            let name = |entries: &[Entry]| entries.first().map(|entry| entry.name.clone().unwrap_or(content.clone()));
+            if whole.is_some() { None } else { self.damage.entries(digest, name) }
+        };
+        self.damage.digests().into_iter().filter_map(|digest| Some((digest, unmended(&digest)?))).collect()
+    }
+
     /// Makes the list in memory that of the folder: takes up names that are new, and drops entries whose name is gone.
     pub(super) fn read_damaged(&self) {
         let mut found = Vec::new();
@@ -56,11 +82,7 @@ impl Contents {
                 }
             };
             for entry in entries.flatten() {
-                let name = entry.file_name();
-                let hex = name.to_str().and_then(|name| name.split_once('.')).map(|(hex, _)| hex);
-                let digest = hex.and_then(|hex| Digest::from_hex(algorithm, hex).ok());
-                let facts = stat(&entry.path()).ok().flatten().filter(Metadata::is_file);
-                let (Some(digest), Some(facts)) = (digest, facts) else {
+                let Some((digest, facts)) = entry_of(&entry, algorithm) else {
                     tracing::warn!(path = %entry.path().display(), "this is no entry of the list of damaged contents");
                     continue;
                 };
@@ -191,6 +213,8 @@ impl Contents {
             }
             self.damage.change(digest, |entries| entries.retain(|kept| kept.inode != entry.inode));
             self.refund(digest, &entry);
+            // What it broke is whole.
+            self.damage.call();
             tracing::info!(%digest, "no repository has the damaged content any more; it is off the list");
         }
     }
@@ -202,4 +226,12 @@ impl Contents {
             self.capacity.refund_damaged(entry.bytes);
         }
     }
+}
+
+/// What an entry of the folder says; `None`: it is none of the list's.
+pub(in crate::store) fn entry_of(entry: &std::fs::DirEntry, algorithm: Algorithm) -> Option<(Digest, Metadata)> {
+    let name = entry.file_name();
+    let (hex, _) = name.to_str()?.split_once('.')?;
+    let facts = stat(&entry.path()).ok().flatten().filter(Metadata::is_file)?;
+    Some((Digest::from_hex(algorithm, hex).ok()?, facts))
 }

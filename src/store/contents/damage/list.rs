@@ -92,11 +92,15 @@ impl Finds {
         self.fault.is_some_and(|at| now.saturating_duration_since(at) < WINDOW)
     }
 
-    /// Whether one more goes on the list.
-    pub(super) fn admit(&mut self, inode: u64, now: Instant) -> bool {
+    fn forget_old(&mut self, now: Instant) {
         while self.recent.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= WINDOW) {
             self.recent.pop_front();
         }
+    }
+
+    /// Whether one more goes on the list.
+    pub(super) fn admit(&mut self, inode: u64, now: Instant) -> bool {
+        self.forget_old(now);
         if self.in_fault(now) || self.recent.len() >= MOST_FOUND {
             self.fault = Some(now);
             return false;
@@ -258,6 +262,14 @@ impl Damage {
     /// Whether the disk is at fault now, rather than single files.
     fn is_disk_fault(&self) -> bool {
         lock(&self.finds).in_fault(Instant::now())
+    }
+
+    /// Whether so few files were found lately that one who looks for them may find another: half of what is a fault of the disk
+    /// is left to those who have to read.
+    pub(in crate::store) fn leaves_finds_to_readers(&self, now: Instant) -> bool {
+        let mut finds = lock(&self.finds);
+        finds.forget_old(now);
+        !finds.in_fault(now) && finds.recent.len() < MOST_FOUND / 2
     }
 
     /// For readiness.

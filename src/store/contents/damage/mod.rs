@@ -12,7 +12,7 @@
 //! it by whoever knows them (`Contents::relink`), and the entry goes after the last.
 
 mod condemn;
-mod directory;
+pub(in crate::store) mod directory;
 mod examine;
 pub(in crate::store) mod list;
 mod relink;

@@ -227,6 +227,12 @@ pub(in crate::store) fn older(facts: Option<std::fs::Metadata>, idle: Duration, 
     written.and_then(|written| now.since(written)).is_some_and(|age| age > idle)
 }
 
+/// Whether what is left of an upload can be gone on with. Blocking.
+pub(in crate::store) fn can_go_on(layout: &Layout, id: UploadId) -> bool {
+    let has_note = matches!(State::read(&layout.upload_state(id)), Ok(Some(_)));
+    has_note && matches!(stat(&layout.upload_data(id)), Ok(Some(_)))
+}
+
 /// The uploads that have a folder.
 fn on_disk(layout: &Layout) -> Result<Vec<UploadId>, StoreError> {
     let path = layout.uploads();
@@ -248,6 +254,15 @@ pub(in crate::store) fn at_start(layout: &Layout) -> Result<(usize, u64), StoreE
         }
     }
     Ok((count, bytes))
+}
+
+/// Bytes that the uploads on disk are charged. Blocking.
+pub(in crate::store) fn bytes_charged(layout: &Layout) -> Result<u64, StoreError> {
+    let mut bytes = 0;
+    for id in on_disk(layout)? {
+        bytes += stat(&layout.upload_data(id))?.map_or(0, |facts| facts.len() + FOOTPRINT);
+    }
+    Ok(bytes)
 }
 
 fn remove_directory(path: &Path) {

@@ -26,7 +26,7 @@ use crate::fs::stat;
 use crate::oci::{Digest, RepoName};
 use crate::store::contents::files::Contents;
 use crate::store::error::StoreError;
-use crate::store::layout::Membership;
+use crate::store::layout::{Layout, Membership};
 use crate::store::pins::FoundPins;
 use crate::store::repositories::generations::{Generation, NO_GENERATION};
 
@@ -154,6 +154,12 @@ impl Ledger {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a look at the files that this writes, while it writes none.
+    pub(super) fn while_nothing_is_written<T>(&self, look: impl FnOnce(&Layout) -> T) -> T {
+        let (_state, _dirty) = (self.state(), self.dirty());
+        look(&self.contents.layout)
     }
 
     fn dirty(&self) -> MutexGuard<'_, Dirty> {

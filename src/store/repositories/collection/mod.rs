@@ -18,4 +18,5 @@ mod running_time;
 mod saving;
 mod settings;
 mod suspects;
+mod unreadable;
 mod why;

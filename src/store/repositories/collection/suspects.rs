@@ -114,6 +114,12 @@ impl List {
         (list, found)
     }
 
+    /// Whether a line of the list can be read.
+    pub(in crate::store) fn is_line(line: &[u8]) -> bool {
+        let text = std::str::from_utf8(line).ok();
+        line.starts_with(STRUCK) || text.and_then(|text| text.strip_prefix(LISTED)).and_then(Suspect::parse).is_some()
+    }
+
     /// Whether some of it could not be read.
     pub(in crate::store) const fn is_torn(&self) -> bool {
         self.is_torn
