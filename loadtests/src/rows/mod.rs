@@ -13,6 +13,7 @@ mod large_store;
 mod peers;
 mod push;
 mod scale;
+mod scrub;
 mod slow;
 mod stored;
 mod storm;
@@ -88,6 +89,8 @@ pub(crate) enum Row {
     TakeOver,
     /// How the cost of an operation grows with tags, connections, a blob's size and blobs.
     Scale,
+    /// A scrub by order: CPU per byte against SHA-256 alone, and p99 of a manifest GET beside it against without.
+    Scrub,
 }
 
 /// Rows that are measured once more with the access logs off: those where the lines of the log are most of the work. A
@@ -210,6 +213,7 @@ impl<'a> Bench<'a> {
             Row::Collection => collection::run(self, report, row),
             Row::TakeOver => takeover::run(self, report, row),
             Row::Scale => scale::run(self, report, row),
+            Row::Scrub => scrub::run(self, report, row),
         }
     }
 
