@@ -14,6 +14,8 @@ mod before_sign_in;
 mod blobs;
 mod checker;
 mod collection;
+#[cfg(feature = "failpoints")]
+mod collection_soak;
 mod damage;
 mod direct;
 mod disk_limits;
@@ -22,6 +24,7 @@ mod fair;
 mod fast_path;
 mod fuzz;
 mod hostile;
+mod kill_cycles;
 #[cfg(feature = "failpoints")]
 mod killed;
 mod lists;

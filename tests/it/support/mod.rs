@@ -2,6 +2,7 @@
 //! upstream to put behind it.
 
 mod client;
+mod orders;
 mod raw;
 mod registry;
 mod switched;
@@ -11,6 +12,7 @@ mod upstream;
 use std::time::Duration;
 
 pub(crate) use client::{Client, cache, header, refusal};
+pub(crate) use orders::order;
 pub(crate) use raw::{End, Raw};
 pub(crate) use registry::{ALIAS, HASH_OF_SECRET, REPO, Registry, Setup};
 pub(crate) use switched::{Switched, answered_by, coming, is_previous, mode, mode_file, mode_with_login, path};
