@@ -88,7 +88,7 @@ impl Pass {
 
     /// When a content of this digest is due.
     pub(super) fn due(&self, digest: &Digest, interval: Duration) -> Timestamp {
-        self.behind(u128::from(share(digest)) * interval.as_millis() >> 64)
+        self.behind((u128::from(share(digest)) * interval.as_millis()) >> 64)
     }
 
     /// When it ends, at the earliest: a store of few contents is not read more often.
@@ -102,7 +102,7 @@ impl Pass {
 
     /// The part of all digests that is through, in thousandths.
     pub(in crate::store) fn permille(&self) -> u64 {
-        let part = self.last.as_ref().map_or(0, |last| u128::from(share(last)) * 1000 >> 64);
+        let part = self.last.as_ref().map_or(0, |last| (u128::from(share(last)) * 1000) >> 64);
         u64::try_from(part).unwrap_or(0)
     }
 }

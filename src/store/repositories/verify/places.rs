@@ -35,7 +35,7 @@ impl Verifier<'_> {
         let layout = self.layout();
         let is_beside = layout.foreign().is_dir();
         for (name, path) in self.entries(layout.root()) {
-            if !Layout::is_known(&name) && !(name == "docker" && is_beside) {
+            if !(Layout::is_known(&name) || name == "docker" && is_beside) {
                 self.foreign(&path, "no version of this program has such a file here");
             }
         }
