@@ -46,7 +46,7 @@ async fn metrics_are_those_of_the_table_with_their_labels() {
     let mode_file = folder.path().join("mode.yaml");
     std::fs::write(&mode_file, "{version: 1, generation: 1, inForce: {mode: Local}}").unwrap();
     let setup = Setup::with_tls()
-        .config("store: { dir: $DIR, reserveBytes: 0, maxBytes: 1GiB }")
+        .config("store: { dir: $DIR, reserveBytes: 0, maxBytes: 1GiB, pins: $DIR/../pins.yaml }")
         .config(&format!("modeFile: {}", mode_file.display()));
     let registry = Registry::start_in(folder, &setup);
     // Some families have samples only behind the first request.
