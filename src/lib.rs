@@ -22,6 +22,7 @@
 //! - [`node_proxy`]: the balancer on every node, a program of its own
 //! - [`server`]: all of it put together, from start to end
 //! - [`release`]: which images a release of Deckhouse needs
+//! - [`retention`]: tags go by rules, release sets above all
 //! - [`checker`]: whether registries hold what a cluster needs
 //! - [`takeover`]: images of another registry's data, of layouts and of registries taken into a store; a store's as a layout
 //! - [`switch`]: which registry a cluster uses, changed step by step; pure
@@ -51,6 +52,7 @@ pub mod node_proxy;
 pub mod oci;
 pub mod pki;
 pub mod release;
+pub mod retention;
 pub mod serve;
 pub mod server;
 pub mod store;

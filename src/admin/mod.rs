@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
 pub use snapshot::{
     CollectionStatus, ComingStatus, ConfigStatus, DamagedContent, IndexStatus, LeftAlone, ModeFileStatus, PinsStatus,
-    ScrubStatus, Snapshot, StoreStatus, UnusedCacheStatus, UnusedStatus, UpstreamStatus,
+    RetentionStatus, ScrubStatus, Snapshot, StoreStatus, UnusedCacheStatus, UnusedStatus, UpstreamStatus,
 };
 pub use socket::{Socket, SocketError, socket_path};
 
@@ -163,6 +163,8 @@ pub enum CollectionQuestion {
     Last,
     /// What a run would do now.
     Look,
+    /// Which tags the rules of retention would remove now, and what stays by which.
+    Rules,
     /// Why the content of this digest stays.
     Why(String),
 }

@@ -60,6 +60,7 @@ routes! {
         "/snapshots/{name}/restore/exact" => get(look_at_exact_restore::<S>).post(restore_snapshot_exactly::<S>),
         "/verify" => get(verify::<S>),
         "/import" => get(import::<S>).post(start_import::<S>),
+        "/retention/preview" => get(preview::<S>),
     }
 }
 
@@ -140,6 +141,10 @@ async fn last_collection<S: Source>(State(admin): State<Admin<S>>) -> Response {
 
 async fn look<S: Source>(State(admin): State<Admin<S>>) -> Response {
     collection(&admin, CollectionQuestion::Look).await
+}
+
+async fn preview<S: Source>(State(admin): State<Admin<S>>) -> Response {
+    collection(&admin, CollectionQuestion::Rules).await
 }
 
 async fn why<S: Source>(State(admin): State<Admin<S>>, Path(digest): Path<String>) -> Response {

@@ -55,6 +55,8 @@ pub struct Snapshot {
     pub unused: Vec<UnusedStatus>,
     /// The regular look at all that is stored.
     pub scrub: ScrubStatus,
+    /// Which tags go by rules.
+    pub retention: RetentionStatus,
     /// What the index does.
     pub index: IndexStatus,
     /// When the certificate in force ends; `None` without TLS.
@@ -79,7 +81,7 @@ impl Snapshot {
         for error in self.jobs.iter_mut().filter_map(|job| job.last_error.as_mut()) {
             error.message = None;
         }
-        for left in &mut self.collection.left_alone {
+        for left in self.collection.left_alone.iter_mut().chain(&mut self.retention.left_alone) {
             (left.repository, left.reason) = (None, None);
         }
         self.store.damaged.clear();
@@ -225,6 +227,23 @@ pub struct CollectionStatus {
     pub removed_manifests: u64,
     /// Bytes that were freed since the start.
     pub freed_bytes: u64,
+}
+
+/// Which tags go by rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetentionStatus {
+    /// Release sets that stay for being the newest; `None`: all stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_releases: Option<u32>,
+    /// Rules for other repositories.
+    pub rules: usize,
+    /// Tags that went by a rule since the start.
+    pub removed_tags: u64,
+    /// Manifests whose last tag went by a rule and that are still there.
+    pub given_up: u64,
+    /// Roots and repositories of which nothing went in the last run, and why.
+    pub left_alone: Vec<LeftAlone>,
 }
 
 /// The pins: what stays whatever a rule says.

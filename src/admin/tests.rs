@@ -222,6 +222,7 @@ async fn the_status_document() {
             "version": "1.2.3",
             "mode": "Proxy",
             "previousAnswers": 0,
+            "retention": { "rules": 0, "removedTags": 0, "givenUp": 0, "leftAlone": [] },
             "uptimeSeconds": 12,
             "draining": false,
             "connections": 3,

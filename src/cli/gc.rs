@@ -9,6 +9,8 @@ use super::admin::ask_if_there;
 use super::{Failure, StoreArguments};
 use crate::config;
 use crate::oci::Digest;
+use crate::retention;
+use crate::server::options::retention_of;
 use crate::store::{self, CollectionOptions, FoundPins};
 
 /// Flags of `gc`.
@@ -52,19 +54,26 @@ pub(super) fn run(arguments: &GcArguments) -> Result<(), Failure> {
 
 /// The answer of a store that no server has.
 fn by_hand(folder: &Path, arguments: &GcArguments) -> Result<Value, Failure> {
-    let settings = config::gc_settings(arguments.store.config.as_deref())?;
+    let (settings, rules) = config::gc_settings(arguments.store.config.as_deref())?;
     let config::GcSettings { schedule, grace, untagged_after } = settings;
     let options = CollectionOptions { schedule, grace, untagged_after };
     let pins = FoundPins::read(config::pins_file(arguments.store.config.as_deref())?.as_deref());
     let answer = match arguments.why {
         Some(digest) => serde_json::to_value(store::why_kept_stopped(folder, options, pins, digest)?),
-        None => serde_json::to_value(store::collect_stopped(folder, options, pins, arguments.dry_run, is_held)?),
+        None => {
+            let rules = retention_of(rules);
+            let (rules, collected) = retention::run_stopped(folder, options, rules, pins, arguments.dry_run, is_held)?;
+            serde_json::to_value(collected).and_then(|mut answer| {
+                answer["retention"] = serde_json::to_value(rules)?;
+                Ok(answer)
+            })
+        }
     };
     answer.map_err(|error| Failure::failed(&error))
 }
 
 /// A file that can't be read says that a switch may be under way.
-fn is_held(mode_file: &[u8]) -> bool {
+pub(super) fn is_held(mode_file: &[u8]) -> bool {
     config::ModeFile::parse(mode_file).map_or(true, |file| !file.is_local_alone())
 }
 
@@ -88,6 +97,7 @@ fn report(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
     if let Some(why) = answer["pinsUnusable"].as_str() {
         writeln!(out, "nothing is removed until store.pins can be used: {why}")?;
     }
+    tags(&answer["retention"], out)?;
     let dry = answer["dryRun"] == true;
     let counts = |key: &str| {
         let found = &answer[key];
@@ -110,4 +120,31 @@ fn report(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
     let (removed, suspected) = if dry { ("would go now", "would be suspects") } else { ("removed", "new suspects") };
     writeln!(out, "{removed}: {}", counts("removed"))?;
     writeln!(out, "{suspected}: {}", counts("suspected"))
+}
+
+/// The tags that go or went, and what is left alone.
+pub(super) fn tags(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
+    let what = if answer["dryRun"] == true { "goes" } else { "gone" };
+    for going in named(answer, "goingNamed") {
+        let because = text(going, "because");
+        writeln!(
+            out,
+            "{what} {}:{} {} ({because})",
+            text(going, "repository"),
+            text(going, "tag"),
+            text(going, "digest")
+        )?;
+    }
+    for left in named(answer, "leftAlone") {
+        writeln!(out, "no rule removes anything of {}: {}", text(left, "repository"), text(left, "reason"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn named<'a>(answer: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    answer[key].as_array().into_iter().flatten()
+}
+
+pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
 }

@@ -19,6 +19,7 @@ mod node_config;
 mod node_proxy;
 mod own_folder;
 mod pki;
+mod retention;
 mod schema;
 mod scrub;
 mod serve;
@@ -47,6 +48,7 @@ pub use self::node_config::NodeConfigArguments;
 pub use self::node_proxy::NodeProxyArguments;
 pub use self::own_folder::OwnFolderArguments;
 pub use self::pki::{IssueArguments, PkiCommand};
+pub use self::retention::{PreviewArguments, RetentionCommand};
 pub use self::scrub::ScrubArguments;
 pub use self::serve::ServeArguments;
 pub use self::snapshot::SnapshotCommand;
@@ -165,6 +167,14 @@ pub enum Command {
         One image, with its signatures:\n    d8-registry export --to-oci ./layout system/deckhouse:v1.70.1\n  \
         Then:\n    skopeo copy oci:layout:system/deckhouse:v1.70.1 docker://registry.example.org/deckhouse:v1.70.1")]
     Export(ExportArguments),
+    /// Ask which tags the rules of retention remove. A running server is asked over the socket in its data directory, as root or
+    /// as its user.
+    #[command(after_help = "Example:\n  d8-registry retention preview --data-dir /var/lib/d8-registry")]
+    Retention {
+        /// What is asked.
+        #[command(subcommand)]
+        command: RetentionCommand,
+    },
     /// Ask a running server, and give it orders, over the socket in its data directory: as root or as its user.
     #[command(after_help = "Example:\n  d8-registry admin jobs --data-dir /var/lib/d8-registry")]
     Admin {
@@ -325,6 +335,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Scrub(arguments) => scrub::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::Retention { command } => retention::run(&command),
         Command::Check(arguments) => check::run(&arguments),
         Command::Controller(arguments) => controller::run(arguments),
         Command::Pki { command } => pki::run(command),

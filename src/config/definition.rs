@@ -362,6 +362,7 @@ macro_rules! leaves {
 leaves! {
     bool, bool, Ok, ToString::to_string;
     u32, Count, |count| Ok(count.0), ToString::to_string;
+    Option<u32>, Count, |count| Ok(Some(count.0)), |count| shown_or_nothing(count.as_ref());
     u64, ByteSize, |size| Ok(size.0), |bytes| ByteSize(*bytes).to_string();
     Duration, ConfigDuration, |duration| Ok(duration.0), |duration| ConfigDuration(*duration).to_string();
     PathBuf, FilePath, |path| Ok(path.0), |path| path.display().to_string();

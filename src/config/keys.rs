@@ -14,11 +14,11 @@ use super::one_or_many::OneOrMany;
 use super::origin::List;
 use super::schema::SectionSchema;
 use super::stale_on::StaleOn;
-use super::{TokenSwitch, User};
+use super::{RetentionRule, TokenSwitch, User};
 use crate::clock::CLIENT_PATIENCE;
 use crate::values::{
-    Acceleration, AccessMode, Address, Alias, Anonymous, Calendar, FilePath, Interval, Level, LogFormat,
-    MissingReferences, Mode, PasswordHash, Reserve, Role, Scheme, Secret,
+    Acceleration, AccessMode, Address, Alias, Anonymous, Calendar, ConfigDuration, Count, FilePath, Interval, Level,
+    LogFormat, MissingReferences, Mode, PasswordHash, Pattern, Reserve, Role, Scheme, Secret,
 };
 
 const DAY: Duration = seconds(86_400);
@@ -99,6 +99,8 @@ shape! {
         "gc" gc: Option<RawGc> = Below::info(),
         /// The regular look at all that is stored.
         "scrub" scrub: Option<RawScrub> = Below::info(),
+        /// Retention: which tags go by rules. It is carried out by each run of the collection (`gc.schedule`), before that.
+        "retention" retention: Option<RawRetention> = Below::info(),
         /// Bounds of the work.
         "limits" limits: Option<RawLimits> = Below::info(),
         /// The log.
@@ -347,6 +349,45 @@ section! {
         /// fetches it again, and of Local `/status` at the socket names the images that need it. `d8-registry scrub` does it at
         /// any time.
         "interval" interval: Interval = Live.is(Interval::Every(seconds(7 * 86_400))),
+    }
+}
+
+section! {
+    /// Retention: which tags go by rules. Needs `store.pins`.
+    pub RetentionSettings, RawRetention {
+        /// Release sets of Deckhouse, as `d8 mirror push` makes them.
+        "releases" releases: ReleaseSettings = Below,
+        /// Rules for other repositories. In those that no rule fits everything stays.
+        "rules" rules: Vec<RetentionRule> = Below,
+    }
+}
+
+section! {
+    /// Release sets of Deckhouse.
+    pub ReleaseSettings, RawReleases {
+        /// The number of release sets that stay in each root for being the newest, with the releases that the pins name and
+        /// those that channels lead to. All others go: their tags at once, their bytes behind `gc.grace`. Without it all stay.
+        "keep" keep: Option<u32> = Live.is(None).within(Some(1)..=Some(1000)),
+    }
+}
+
+shape! {
+    RawRetentionRule {
+        /// Names of repositories: `*` stands for any characters but `/`, `**` for any. `team/**`.
+        "repositories" repositories: Pattern = Live.words("none"),
+        /// What stays in them. A tag that any rule keeps stays.
+        "keep" keep: RawKeep = Below::info(),
+    }
+}
+
+shape! {
+    RawKeep {
+        /// The number of tags that were pushed last.
+        "newest" newest: Option<Count> = Live.words("none"),
+        /// Tags that were pushed within this time.
+        "pushedWithin" pushed_within: Option<ConfigDuration> = Live.words("none"),
+        /// Tags that fit one of these patterns: `v1.*`.
+        "matching" matching: Option<OneOrMany<Pattern>> = Live.words("none"),
     }
 }
 

@@ -42,6 +42,7 @@ mod tests;
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use crate::values::{
     Acceleration, AccessMode, Address, Addresses, Anonymous, AnyMode, ByteSize, ConfigDuration, InvalidValue, Level,
@@ -50,8 +51,8 @@ pub use crate::values::{
 pub use definition::{Change, DefaultValue, KeyInfo};
 pub use error::{ConfigError, KeyError, Position};
 pub use keys::{
-    AuthSettings, GcSettings, Limits, LogSettings, ManifestSettings, ProxySettings, ScrubSettings, StoreSettings,
-    TokenSettings,
+    AuthSettings, GcSettings, Limits, LogSettings, ManifestSettings, ProxySettings, ReleaseSettings, RetentionSettings,
+    ScrubSettings, StoreSettings, TokenSettings,
 };
 pub use mode_file::{Coming, FoundModeFile, InForce, MAX_PREVIOUS, ModeFile, ModeFileKey, ModeSpec};
 pub use origin::{Origin, Setting};
@@ -61,7 +62,7 @@ pub use upstream_routes::UpstreamRoutes;
 
 use crate::oci::RepoName;
 use crate::values::host::canonical_host;
-use crate::values::{self, FilePath};
+use crate::values::{self, FilePath, Pattern};
 use definition::{Below, Written};
 use origin::Origins;
 
@@ -103,6 +104,8 @@ pub struct Config {
     pub gc: GcSettings,
     /// How often all that is stored is looked at.
     pub scrub: ScrubSettings,
+    /// Which tags go by rules.
+    pub retention: RetentionSettings,
     /// What bounds the work.
     pub limits: Limits,
     /// The log.
@@ -169,6 +172,19 @@ pub struct User {
     pub password_hash: PasswordHash,
     /// As configured, else the name if it is a role, else [`Role::Ro`].
     pub role: Role,
+}
+
+/// A rule of retention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionRule {
+    /// The names of the repositories that it is for.
+    pub repositories: Pattern,
+    /// The number of tags that stay for having been pushed last.
+    pub newest: Option<u32>,
+    /// Tags that were pushed within this time stay.
+    pub pushed_within: Option<Duration>,
+    /// Tags that fit one of these stay.
+    pub matching: Vec<Pattern>,
 }
 
 /// Whether there is a token service.
@@ -370,13 +386,13 @@ pub fn pins_file(path: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
     Ok(file.store.and_then(|store| store.pins).map(|FilePath(path)| path))
 }
 
-/// The section `gc` of a file, for commands that need nothing else of a configuration. Blocking.
+/// The sections `gc` and `retention` of a file, for commands that need nothing else of a configuration. Blocking.
 ///
 /// # Errors
-/// [`ConfigError`] if the file is not of the right shape, or the section is wrong.
-pub fn gc_settings(path: Option<&Path>) -> Result<GcSettings, ConfigError> {
+/// [`ConfigError`] if the file is not of the right shape, or a section is wrong.
+pub fn gc_settings(path: Option<&Path>) -> Result<(GcSettings, RetentionSettings), ConfigError> {
     let file: keys::File = path.map(read_yaml).transpose()?.unwrap_or_default();
-    parse::gc(file.gc, Machine::here()).map_err(|mut error| {
+    parse::gc(file.gc, file.retention, Machine::here()).map_err(|mut error| {
         error.file = path.map(Path::to_path_buf);
         ConfigError::Key(error)
     })

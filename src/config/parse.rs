@@ -2,7 +2,7 @@
 
 use super::definition::{Below, Context, Key, KeyInfo, Reader, Value, wrong};
 use super::error::KeyError;
-use super::keys::{self, DEFAULT_REPOSITORY, File, RawRepository, RawUser, TlsKeys};
+use super::keys::{self, DEFAULT_REPOSITORY, File, RawKeep, RawRepository, RawRetentionRule, RawUser, TlsKeys};
 use super::mode_file::{ModeFile, ModeFileKey, least_ttl};
 use super::one_or_many::OneOrMany;
 use super::origin::{List, Origin, Origins};
@@ -10,7 +10,7 @@ use super::upstream::{self, Section, UpstreamSettings};
 use super::upstream_routes::UpstreamRoutes;
 use super::{
     AuthSettings, Config, GcSettings, Machine, ManifestSettings, MappedRepository, Overrides, ProxySettings,
-    StoreSettings, Tls, TlsFiles, User, rules, yaml,
+    RetentionRule, RetentionSettings, StoreSettings, Tls, TlsFiles, User, rules, yaml,
 };
 use crate::oci::{InvalidName, RepoName};
 use crate::values::host::canonical_host;
@@ -121,6 +121,7 @@ fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, K
         manifests: reader.read("manifests", file.manifests, &Below)?,
         gc: reader.read("gc", file.gc, &Below)?,
         scrub: reader.read("scrub", file.scrub, &Below)?,
+        retention: reader.read("retention", file.retention, &Below)?,
         limits: reader.read("limits", file.limits, &Below)?,
         log: reader.read("log", file.log, &Below)?,
         upstream_notes: upstream.notes,
@@ -128,9 +129,14 @@ fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, K
     })
 }
 
-/// The section `gc` alone.
-pub(super) fn gc(written: Option<keys::RawGc>, machine: Machine) -> Result<GcSettings, KeyError> {
-    alone(machine).read("gc", written, &Below)
+/// The sections `gc` and `retention` alone.
+pub(super) fn gc(
+    written: Option<keys::RawGc>,
+    rules: Option<keys::RawRetention>,
+    machine: Machine,
+) -> Result<(GcSettings, RetentionSettings), KeyError> {
+    let mut reader = alone(machine);
+    Ok((reader.read("gc", written, &Below)?, reader.read("retention", rules, &Below)?))
 }
 
 /// The section `manifests` alone.
@@ -324,6 +330,52 @@ impl Value for Vec<User> {
     fn show(&self, key: &str, list: &mut List<'_>) {
         for (index, user) in self.iter().enumerate() {
             let fields = [("name", user.name.as_str()), ("passwordHash", "***"), ("role", user.role.as_str())];
+            list.add_entry(key, index, &fields);
+        }
+    }
+
+    fn keep(&mut self, _: &Self, _: &Below) {}
+}
+
+impl Value for Vec<RetentionRule> {
+    type InFile = Vec<RawRetentionRule>;
+    type Definition = Below;
+
+    fn info(_: &Below) -> KeyInfo {
+        Below::info()
+    }
+
+    fn read(
+        written: Option<Vec<RawRetentionRule>>,
+        key: &str,
+        _: &Below,
+        reader: &mut Reader,
+    ) -> Result<Self, KeyError> {
+        let mut rules: Self = Vec::new();
+        for (index, raw) in reader.given(key, written).unwrap_or_default().into_iter().enumerate() {
+            let RawRetentionRule { repositories, keep: RawKeep { newest, pushed_within, matching } } = raw;
+            if newest.is_none() && pushed_within.is_none() && matching.is_none() {
+                let message = "says nothing of what stays: name newest, pushedWithin or matching";
+                return Err(wrong(&format!("{key}[{index}].keep"), message));
+            }
+            let (newest, pushed_within) = (newest.map(|count| count.0), pushed_within.map(|within| within.0));
+            let matching = matching.map(|list| list.0).unwrap_or_default();
+            rules.push(RetentionRule { repositories, newest, pushed_within, matching });
+        }
+        Ok(rules)
+    }
+
+    fn show(&self, key: &str, list: &mut List<'_>) {
+        for (index, rule) in self.iter().enumerate() {
+            let newest = rule.newest.map_or_else(|| "-".to_owned(), |newest| newest.to_string());
+            let within = rule.pushed_within.map_or_else(|| "-".to_owned(), |within| ConfigDuration(within).to_string());
+            let matching = super::definition::separated(&rule.matching);
+            let fields = [
+                ("repositories", rule.repositories.as_str()),
+                ("keep.newest", newest.as_str()),
+                ("keep.pushedWithin", within.as_str()),
+                ("keep.matching", matching.as_str()),
+            ];
             list.add_entry(key, index, &fields);
         }
     }

@@ -11,6 +11,7 @@ use super::{Address, Anonymous, Config, EndpointSettings, Mode, Tls};
 pub(super) fn check(config: &mut Config) -> Result<(), KeyError> {
     no_address_twice(config)?;
     upstream_is_another(config)?;
+    retention_needs_pins(config)?;
     decide_access(config)?;
     passwords_need_tls(config)
 }
@@ -49,6 +50,20 @@ fn covers(wide: Address, narrow: Address) -> bool {
     let families = all.is_ipv6() || one.to_canonical().is_ipv4();
     let same_port = wide.0.port() == narrow.0.port() && wide.0.port() != 0;
     same_port && all.is_unspecified() && !one.is_unspecified() && families
+}
+
+/// What runs is never dropped, so it has to be known.
+fn retention_needs_pins(config: &Config) -> Result<(), KeyError> {
+    let key = match (&config.retention.releases.keep, &config.retention.rules[..]) {
+        (None, []) => return Ok(()),
+        (Some(_), _) => "retention.releases.keep",
+        (None, [..]) => "retention.rules",
+    };
+    if config.store.pins.is_some() {
+        return Ok(());
+    }
+    let message = "needs store.pins, the file that names what the cluster runs: nothing is removed without it";
+    Err(wrong(key, message))
 }
 
 /// A server that asks itself would answer nobody.

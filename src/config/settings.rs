@@ -33,6 +33,7 @@ impl Config {
         self.manifests.show("manifests", &mut list);
         self.gc.show("gc", &mut list);
         self.scrub.show("scrub", &mut list);
+        self.retention.show("retention", &mut list);
         self.limits.show("limits", &mut list);
         self.log.show("log", &mut list);
         list.settings
@@ -69,6 +70,7 @@ impl Config {
         self.manifests.keep(&old.manifests, &Below);
         self.gc.keep(&old.gc, &Below);
         self.scrub.keep(&old.scrub, &Below);
+        self.retention.keep(&old.retention, &Below);
         self.limits.keep(&old.limits, &Below);
         self.log.keep(&old.log, &Below);
     }

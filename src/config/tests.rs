@@ -189,7 +189,8 @@ fn every_key_that_is_written_is_in_force() {
 fn every_key_is_shown_by_check_config() {
     let config = accepted(&format!(
         "{}repositories: [{{name: a}}]\nupstream: {{imagesRepo: a, mirrors: [{{imagesRepo: b}}]}}\n\
-         upstreamRoutes: [{{imagesRepo: a, mirrors: [{{imagesRepo: c}}]}}]\n",
+         upstreamRoutes: [{{imagesRepo: a, mirrors: [{{imagesRepo: c}}]}}]\nstore: {{pins: /p}}\n\
+         retention: {{rules: [{{repositories: a, keep: {{newest: 1}}}}]}}\n",
         users(&user("a"))
     ));
     let shown: Vec<String> = config.settings().into_iter().map(|setting| setting.key.replace("[0]", "[]")).collect();

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::{Digest, InvalidDigest, InvalidTag, Tag};
 
 /// A manifest's reference, decided.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reference {
     /// A movable name.
     Tag(Tag),

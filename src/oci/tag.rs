@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::{Algorithm, Digest};
+
 /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}` (distribution-spec, "Pulling manifests").
 ///
 /// Never begins with a dot and has no slash, so it is safe as a file name. Cheap to clone. Its order
@@ -24,6 +26,18 @@ impl Tag {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The manifest that a tag `sha256-<hex>`, with whatever follows, says something about (cosign's signatures; distribution-spec,
+    /// "Referrers Tag Schema"); `None`: it is another tag.
+    #[must_use]
+    pub fn subject(&self) -> Option<Digest> {
+        Algorithm::ALL.into_iter().find_map(|algorithm| {
+            let rest = self.0.strip_prefix(algorithm.as_str())?.strip_prefix('-')?;
+            let (hex, behind) = rest.split_at_checked(algorithm.digest_len() * 2)?;
+            let ends = behind.is_empty() || behind.starts_with(['.', '-']);
+            Digest::from_hex(algorithm, hex).ok().filter(|_| ends)
+        })
     }
 }
 
@@ -55,6 +69,23 @@ impl fmt::Debug for Tag {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_of_the_referrers_schema_has_a_subject() {
+        let hex = Algorithm::Sha256.digest(b"1").hex();
+        for (tag, is) in [
+            ("v1".to_owned(), false),
+            (hex.clone(), false),
+            (format!("sha256-{hex}"), true),
+            (format!("sha256-{hex}.att"), true),
+            (format!("sha256-{hex}-x"), true),
+            (format!("sha256-{hex}a"), false),
+            (format!("sha256-{}", &hex[1..]), false),
+        ] {
+            let subject = tag.parse::<Tag>().unwrap().subject();
+            assert_eq!(subject, is.then(|| Algorithm::Sha256.digest(b"1")), "{tag}");
+        }
+    }
 
     #[test]
     fn the_grammar_holds() {

@@ -157,7 +157,8 @@ struct Platform {
 }
 
 /// The image of an index that is read: the list is the same in all, attestations beside them have none.
-fn of_platform(index: &[u8]) -> Option<Digest> {
+#[must_use]
+pub fn of_platform(index: &[u8]) -> Option<Digest> {
     let Index { manifests } = serde_json::from_slice(index).ok()?;
     let rank = |child: &Child| match &child.platform {
         Some(Platform { os, architecture }) if os == "linux" && architecture == "amd64" => Some(0),

@@ -5,8 +5,8 @@
 //! a client that it is given; writes nothing and keeps nothing but the list.
 //!
 //! In reading order: `required` is an image of a list; `lists` reads the files; `from_cluster` is what a running cluster needs of
-//! them; `archive` (a tar as a stream) and `layer` find them in a layer; `install_image` finds the layers. All but the last are
-//! pure: they see bytes, however hostile.
+//! them; `archive` (a tar as a stream) and `layer` find them in a layer; `install_image` finds the layers in a registry; `stored_image`
+//! reads those that are at hand. All but `install_image` are pure: they see bytes, however hostile.
 
 mod archive;
 mod from_cluster;
@@ -14,12 +14,14 @@ mod install_image;
 mod layer;
 mod lists;
 mod required;
+mod stored_image;
 #[cfg(test)]
 mod tests;
 
 pub use archive::ArchiveError;
 pub use from_cluster::{ClusterContainer, ClusterListError, ClusterModule, RunningRelease};
-pub use install_image::{InstallImage, ReleaseError, read_install_image};
+pub use install_image::{InstallImage, ReleaseError, of_platform, read_install_image};
 pub use layer::{Budget, FileInLayer, LayerError, scan};
 pub use lists::{InvalidImages, ListFile};
 pub use required::{DECKHOUSE, ModuleImage, RequiredImage, module_label};
+pub use stored_image::{StoredImageError, first_file, version_of};

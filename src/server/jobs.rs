@@ -9,11 +9,13 @@ use super::probing::ProbeUpstream;
 use super::refetch::Refetch;
 use crate::fetch::Evictor;
 use crate::jobs::{Job, JobError, Run, Runner, Schedule};
+use crate::retention::Collect;
 use crate::serve::ReportFailures;
 use crate::telemetry::{REPORT_EVERY, Reporter};
 
 pub(super) fn start(jobs: &Runner, parts: &Parts, evictor: Evictor, modes: &Modes) {
     parts.store.start_jobs(jobs);
+    jobs.start(Collect::new(parts.retention.clone()));
     jobs.start(ReadPins::new(parts.pins.clone()));
     jobs.start(ReportRepeats(parts.logging.reporter()));
     jobs.start(evictor);

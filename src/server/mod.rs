@@ -7,7 +7,7 @@
 mod jobs;
 mod memory;
 mod modes;
-mod options;
+pub(crate) mod options;
 mod pins;
 mod plan;
 mod probing;
@@ -37,6 +37,7 @@ use crate::config::{self, Config, ConfigError, Overrides};
 use crate::fetch::{Evictor, FillOptions, Fills};
 use crate::jobs::Runner;
 use crate::mode::Mode;
+use crate::retention::Retention;
 use crate::serve::{self, BindError, Server, Tls, TlsError};
 use crate::store::{Store, StoreError};
 use crate::takeover::{ImportJob, Imports};
@@ -136,6 +137,8 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     // Until the modes are known.
     store.hold_collection(true);
     let pins = FollowedPins::new(store.clone(), config.store.pins.clone());
+    let retention = Retention::new(store.clone());
+    retention.set_options(options::retention(&config));
     // Only tokens depend on it, and they live for minutes: no reason not to start.
     let keys = store.key_folder().inspect_err(|error| {
         let error = with_causes(error);
@@ -156,7 +159,7 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
         .enable_all()
         .build()
         .map_err(|source| ServerError::System { what: "threads", source })?;
-    let parts = Parts { config, source, keys, logging: Arc::clone(&logging), store, pins, auth, tls, said };
+    let parts = Parts { config, source, keys, logging: Arc::clone(&logging), store, pins, retention, auth, tls, said };
     let ended = runtime.block_on(serve(parts, watcher));
     runtime.shutdown_timeout(WORKERS_DEADLINE);
     ended
@@ -194,6 +197,7 @@ struct Parts {
     logging: Arc<Logging>,
     store: Store,
     pins: FollowedPins,
+    retention: Retention,
     auth: Authenticator,
     tls: Option<Arc<Tls>>,
     /// What was said at the start of what is probably not meant so.
@@ -268,6 +272,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         started: Instant::now(),
         modes: modes.clone(),
         store: parts.store.clone(),
+        retention: parts.retention.clone(),
         auth: parts.auth.clone(),
         registry: registry.clone(),
         tls: parts.tls.clone(),

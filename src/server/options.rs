@@ -9,9 +9,10 @@ use secrecy::SecretString;
 use crate::api::{GateSizes, Settings};
 use crate::auth::{AuthOptions, TokenOptions, UserSpec};
 use crate::config::{
-    Config, EndpointSettings, GcSettings, LogSettings, Tls, TokenSwitch, UpstreamCredentials, UpstreamSettings,
+    self, Config, EndpointSettings, GcSettings, LogSettings, Tls, TokenSwitch, UpstreamCredentials, UpstreamSettings,
 };
 use crate::mode::{Mapping, ProxySettings};
+use crate::retention::{Keep, RetentionOptions, Rule};
 use crate::serve::{ConnectionLimits, TlsOptions};
 use crate::store::{CollectionOptions, StoreLimits, StoreOptions};
 use crate::telemetry::{LogOptions, UpstreamCause};
@@ -68,6 +69,19 @@ pub(super) fn collection(config: &Config) -> CollectionOptions {
 
 pub(super) const fn scrub(config: &Config) -> Option<Duration> {
     config.scrub.interval.time()
+}
+
+pub(super) fn retention(config: &Config) -> RetentionOptions {
+    retention_of(config.retention.clone())
+}
+
+/// The rules of a section.
+pub(crate) fn retention_of(settings: config::RetentionSettings) -> RetentionOptions {
+    let rules = settings.rules.into_iter().map(|rule| Rule {
+        repositories: rule.repositories,
+        keep: Keep { newest: rule.newest, pushed_within: rule.pushed_within, matching: rule.matching },
+    });
+    RetentionOptions { keep_releases: settings.releases.keep, rules: rules.collect() }
 }
 
 pub(super) fn auth(config: &Config, keys: Option<&Path>) -> AuthOptions {

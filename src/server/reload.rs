@@ -78,6 +78,7 @@ impl Reloads {
         held.logging.set(config.log.level, config.log.access);
         held.store.set_limits(options::store_limits(&config));
         held.store.set_collection(options::collection(&config));
+        held.retention.set_options(options::retention(&config));
         held.pins.follow(config.store.pins.clone());
         held.store.set_scrub(options::scrub(&config));
         self.registry.set_limits(options::connections(&config));

@@ -11,20 +11,22 @@ use super::modes::{Modes, Seen};
 use super::readiness::Ready;
 use crate::admin::{
     CollectionQuestion, CollectionStatus, ConfigStatus, DamagedContent, DropError, DropQuestion, IndexStatus,
-    LeftAlone, PinsStatus, ScrubStatus, Snapshot, SnapshotOrder, SnapshotRefusal, Source, StoreStatus,
+    LeftAlone, PinsStatus, RetentionStatus, ScrubStatus, Snapshot, SnapshotOrder, SnapshotRefusal, Source, StoreStatus,
     UnusedCacheStatus, UnusedStatus, VerifyQuestion,
 };
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::jobs::Runner;
 use crate::oci::{InvalidDigest, RepoName};
+use crate::retention::{Retention, RetentionReport};
 use crate::serve::{Server, Tls};
 use crate::store::{
-    BrokenContent, IndexState, PinsState, Refusal, Restoring, SnapshotError, SnapshotName, Store, StoreError,
-    UnusedData, VerifyOptions,
+    BrokenContent, CollectionReport, IndexState, PinsState, Refusal, Restoring, SnapshotError, SnapshotName, Store,
+    StoreError, UnusedData, VerifyOptions,
 };
 use crate::takeover::Imports;
-use crate::telemetry::{IndexLabel, Logging, Metrics, with_causes};
+use crate::telemetry::families::RETENTION_LEFT_ALONE;
+use crate::telemetry::{IndexLabel, Logging, Metrics, Samples, with_causes};
 
 /// Whoever wants to give an order learns here why nobody listens.
 const NO_ORDERS: &str = "no orders can be given: there is no admin socket, and the log of the start says why";
@@ -34,6 +36,7 @@ pub(super) struct Observer {
     pub(super) started: Instant,
     pub(super) modes: Modes,
     pub(super) store: Store,
+    pub(super) retention: Retention,
     pub(super) auth: Authenticator,
     pub(super) registry: Server,
     pub(super) tls: Option<Arc<Tls>>,
@@ -73,12 +76,13 @@ impl Source for Observer {
             pins: pins(&self.store),
             unused: unused(&self.store, &self.modes),
             scrub: scrub(&self.store),
+            retention: retention(&self.retention),
             index: index(&self.store),
             certificate_expiry: self.tls.as_ref().map(|tls| Timestamp::as_secs(tls.expiry())),
             config: self.config.load().as_ref().clone(),
             jobs: self.jobs.status(),
             dropped_log_lines: self.logging.dropped_lines(),
-            sampled: self.store.samples(),
+            sampled: self.sampled(),
         }
     }
 
@@ -112,8 +116,12 @@ impl Source for Observer {
     async fn collection(&self, asked: CollectionQuestion) -> Result<serde_json::Value, String> {
         let failed = |error: StoreError| with_causes(&error);
         let shown = match asked {
-            CollectionQuestion::Last => serde_json::to_value(self.store.last_collection()),
-            CollectionQuestion::Look => serde_json::to_value(self.store.look_at_collection().await.map_err(failed)?),
+            CollectionQuestion::Last => with_tags(&self.store.last_collection(), &self.retention.last()),
+            CollectionQuestion::Look => {
+                let rules = self.retention.preview().await.map_err(failed)?;
+                with_tags(&self.store.look_at_collection().await.map_err(failed)?, &rules)
+            }
+            CollectionQuestion::Rules => serde_json::to_value(self.retention.preview().await.map_err(failed)?),
             CollectionQuestion::Why(digest) => {
                 let digest = digest.parse().map_err(|error: InvalidDigest| error.to_string())?;
                 serde_json::to_value(self.store.why_kept(digest).await.map_err(failed)?)
@@ -182,6 +190,14 @@ fn scrub(store: &Store) -> ScrubStatus {
     }
 }
 
+impl Observer {
+    fn sampled(&self) -> Samples {
+        let mut samples = self.store.samples();
+        samples.add(&RETENTION_LEFT_ALONE, &[], self.retention.status().left_alone.len() as u64);
+        samples
+    }
+}
+
 fn store(store: &Store) -> StoreStatus {
     let (usage, damage) = (store.usage(), store.damage());
     StoreStatus {
@@ -219,6 +235,27 @@ fn collection(store: &Store) -> CollectionStatus {
         removed_blobs,
         removed_manifests,
         freed_bytes: status.freed_bytes,
+    }
+}
+
+/// What a run of both came to.
+fn with_tags(collected: &CollectionReport, rules: &RetentionReport) -> serde_json::Result<serde_json::Value> {
+    let mut shown = serde_json::to_value(collected)?;
+    shown["retention"] = serde_json::to_value(rules)?;
+    Ok(shown)
+}
+
+fn retention(retention: &Retention) -> RetentionStatus {
+    let (status, collection) = (retention.status(), retention.store().collection());
+    let left_alone = status.left_alone.into_iter();
+    RetentionStatus {
+        keep_releases: status.keep_releases,
+        rules: status.rules,
+        removed_tags: collection.removed_tags,
+        given_up: collection.given_up,
+        left_alone: left_alone
+            .map(|left| LeftAlone { repository: Some(left.repository), reason: Some(left.reason) })
+            .collect(),
     }
 }
 

@@ -90,38 +90,36 @@ impl Store {
     }
 }
 
-/// Collects in the store in `dir`, which no server has; with `dry_run` only says what would go. `is_held`: whether collection
-/// is held by a mode file, whose bytes these are, the one that was in force when the server ended; `pins`: as `store.pins` has
-/// them. Blocking.
-///
-/// # Errors
-/// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
-pub fn collect_stopped(
-    dir: &Path,
-    options: CollectionOptions,
-    pins: FoundPins,
-    dry_run: bool,
-    is_held: impl FnOnce(&[u8]) -> bool,
-) -> Result<CollectionReport, StoreError> {
-    let store = open_stopped(dir, options, pins)?;
-    store.hold_collection(store.kept_mode_file()?.is_some_and(|bytes| is_held(&bytes)));
-    let report = runtime()?.block_on(async {
-        if dry_run {
-            store.look_at_collection().await
-        } else {
-            store.collect(&CancellationToken::new(), &Progress::default()).await
-        }
-    });
-    if !dry_run {
-        store.close();
+impl Store {
+    /// Opens the store in `dir`, which no server has, for a run by hand. `is_held`: whether collection is held by a mode file,
+    /// whose bytes these are, the one that was in force when the server ended; `pins`: as `store.pins` has them. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
+    pub fn open_stopped(
+        dir: &Path,
+        options: CollectionOptions,
+        pins: FoundPins,
+        is_held: impl FnOnce(&[u8]) -> bool,
+    ) -> Result<Self, StoreError> {
+        let store = open_stopped(dir, options, pins)?;
+        store.hold_collection(store.kept_mode_file()?.is_some_and(|bytes| is_held(&bytes)));
+        Ok(store)
     }
-    report
+
+    /// A runtime for a run by hand.
+    ///
+    /// # Errors
+    /// [`StoreError::Bug`]: the system refuses it.
+    pub fn runtime() -> Result<Runtime, StoreError> {
+        runtime()
+    }
 }
 
 /// Why each repository of the store in `dir`, which no server has, keeps a content. Blocking.
 ///
 /// # Errors
-/// As [`collect_stopped`].
+/// As [`Store::open_stopped`].
 pub fn why_kept_stopped(
     dir: &Path,
     options: CollectionOptions,

@@ -24,7 +24,6 @@ use super::options::{StoreLimits, StoreOptions, Usage};
 use super::repositories::blobs::Blobs;
 use super::repositories::broken::BrokenContent;
 use super::repositories::collection::collector::Collector;
-use super::repositories::collection::job::Collect;
 use super::repositories::collection::ledger::Ledger;
 use super::repositories::index::IndexState;
 use super::repositories::large::LargeManifests;
@@ -179,14 +178,13 @@ impl Store {
     }
 
     /// Starts the jobs beside requests: opening or rebuilding the index, looking after damage, counting after an unclean
-    /// stop, reaping of uploads, collection, counting and dropping of data that no mode uses, scrub.
+    /// stop, reaping of uploads, counting and dropping of data that no mode uses, scrub. Collection has its job in `retention`.
     pub fn start_jobs(&self, jobs: &Runner) {
         let manifests = &self.0.manifests;
         let keep_index = KeepIndex::new(Arc::clone(manifests), |manifests| (&manifests.listings, manifests.tree()));
         jobs.start(keep_index);
         jobs.start(LookAfterDamage(Arc::clone(manifests)));
         jobs.start(Maintain::new(self.0.maintenance.clone()));
-        jobs.start(Collect::new(Arc::clone(&self.0.collector)));
         jobs.start(LookAfterUnused(Arc::clone(&self.0.dropper)));
         jobs.start(Scrub::new(Arc::clone(&self.0.scrubber)));
     }

@@ -14,7 +14,7 @@
 //! <dir>/fills/<alg>/<hex>             a content on its way in from an upstream
 //! <dir>/takeover/<alg>/<hex>          a file of another registry's tree, moved here and not yet a content; see `contents/intake`
 //! <dir>/damaged/<alg>/<hex>.<any>     the list of damaged contents: further names of them; made with the first
-//! <dir>/gc/{suspects,dirty,running-time,untagged}    what collection knows; made with the first collection, can be deleted
+//! <dir>/gc/{suspects,dirty,running-time,untagged,given-up}    what collection knows; made with the first collection, can be deleted
 //! <dir>/snapshots/<name>/blobs/<alg>/<2 hex>/<hex>   what a snapshot keeps: a hard link to the content
 //! <dir>/snapshots/<name>/{list,snapshot.json}        which repository had what, and a summary with the list's digest
 //! <dir>/snapshots/.<name>/            a snapshot in making or on its way out; goes at the next start
@@ -270,6 +270,11 @@ impl Layout {
 
     pub(super) fn suspects(&self) -> PathBuf {
         self.collection().join("suspects")
+    }
+
+    /// Manifests that retention gave up.
+    pub(super) fn given_up(&self) -> PathBuf {
+        self.collection().join("given-up")
     }
 
     pub(super) fn dirty(&self) -> PathBuf {

@@ -2,9 +2,9 @@
 //!
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
 //! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `pins`, `stored`. Above: `face`, which
-//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `mode_data`, `snapshots`, `verify`,
-//! `intake` (what a take-over asks) and `samples` (its numbers as metrics); `view` reads a tree without its lock; `maintenance` runs
-//! beside requests. The
+//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `retention` (what the part of
+//! that name asks), `mode_data`, `snapshots`, `verify`, `intake` (what a take-over asks) and `samples` (its numbers as metrics);
+//! `view` reads a tree without its lock; `maintenance` runs beside requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
 
 mod cached;
@@ -21,6 +21,7 @@ mod options;
 mod pins;
 mod reads;
 mod repositories;
+mod retention;
 mod samples;
 mod snapshots;
 mod stored;
@@ -28,7 +29,7 @@ mod verify;
 mod view;
 mod writes;
 
-pub use collection::{collect_stopped, why_kept_stopped};
+pub use collection::why_kept_stopped;
 pub use contents::blob::Blob;
 pub use contents::fills::PartialBlob;
 pub use contents::intake::{Incoming, Moved, Staged, Taken};
@@ -47,8 +48,10 @@ pub use repositories::blobs::StoredContent;
 pub use repositories::broken::BrokenContent;
 pub use repositories::collection::ledger::Touch;
 pub use repositories::collection::report::{
-    CollectedContent, CollectionReport, CollectionStatus, Contents as CollectedContents, LeftAlone, Reason,
+    CollectedContent, CollectionReport, CollectionStatus, Contents as CollectedContents, LeftAlone, Reason, TagName,
 };
+pub use repositories::collection::retiring::{Retired, TagRecord, TagsLook};
+pub use repositories::collection::settings::Retained;
 pub use repositories::eviction::{Evicted, Eviction, Spare};
 pub use repositories::index::{IndexState, Referrer};
 pub use repositories::large::LARGE_MANIFEST_BYTES;

@@ -6,9 +6,9 @@ use super::pins::PinsState;
 use crate::clock::Timestamp;
 use crate::telemetry::families::{
     DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DAMAGED_NEEDED, DISK_FAULT, GC_FREED, GC_HELD, GC_LEFT_ALONE,
-    GC_REMOVED, GC_SUSPECTS, PINS_USABLE, SCRUB_BEGAN, SCRUB_BYTES, SCRUB_CONTENTS, SCRUB_ENDED, SCRUB_FOUND,
-    SCRUB_INTERVAL, SNAPSHOT_BYTES, SNAPSHOTS, STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS, STORE_USED,
-    STORE_WRITABLE, UNUSED_BYTES,
+    GC_REMOVED, GC_SUSPECTS, PINS_USABLE, RETENTION_GIVEN_UP, RETENTION_REMOVED, SCRUB_BEGAN, SCRUB_BYTES,
+    SCRUB_CONTENTS, SCRUB_ENDED, SCRUB_FOUND, SCRUB_INTERVAL, SNAPSHOT_BYTES, SNAPSHOTS, STORE_BUDGET, STORE_FREE,
+    STORE_RESERVE, STORE_UPLOADS, STORE_USED, STORE_WRITABLE, UNUSED_BYTES,
 };
 use crate::telemetry::{DamageCause, Samples};
 use crate::values::StoringMode;
@@ -66,6 +66,8 @@ impl Store {
         for (kind, removed) in ["blob", "manifest"].into_iter().zip(collection.removed) {
             samples.add(&GC_REMOVED, &[kind], removed);
         }
+        samples.add(&RETENTION_REMOVED, &[], collection.removed_tags);
+        samples.add(&RETENTION_GIVEN_UP, &[], collection.given_up);
         samples.add(&GC_FREED, &[], collection.freed_bytes);
         samples
     }

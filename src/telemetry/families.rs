@@ -160,6 +160,12 @@ families! {
         "Contents that nothing reached and that were taken out of their repository: blob or manifest.";
     GC_FREED: "d8_registry_gc_freed_bytes_total", Counter, [],
         "Bytes that the collection freed.";
+    RETENTION_REMOVED: "d8_registry_retention_removed_tags_total", Counter, [],
+        "Tags that went by a rule.";
+    RETENTION_GIVEN_UP: "d8_registry_retention_given_up_manifests", Gauge, [],
+        "Manifests whose last tag went by a rule and that are still there, for their grace or because they are asked for.";
+    RETENTION_LEFT_ALONE: "d8_registry_retention_left_alone", Gauge, [],
+        "Roots and repositories of which no rule removes anything, because a list can't be read or something is damaged.";
     JOB_RUNS: "d8_registry_job_runs_total", Counter, ["name", "result"],
         "Runs of what works beside requests: ok, failed or panicked.";
     JOB_RUNNING: "d8_registry_job_running", Gauge, ["name"],

@@ -143,6 +143,12 @@ impl Pins {
         text
     }
 
+    /// Nothing, at this time.
+    #[must_use]
+    pub const fn none(written_at: Timestamp) -> Self {
+        Self { written_at, releases: BTreeSet::new(), images: BTreeSet::new() }
+    }
+
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
+use testkit::layer::{Tar, gzip};
 
 use crate::support::{Image, Registry, Setup, assert_store_is_tidy, blob, digest};
 
@@ -193,4 +194,50 @@ async fn the_file_of_pins_is_followed_and_nothing_goes_while_it_can_not_be_gone_
     assert!(by_config(&[]).starts_with("nothing is removed until store.pins can be used: the file is missing\n"));
     write_pins(&pins, &[&digest(b"pinned")]);
     assert!(by_config(&[]).contains("removed: 1 blobs and 0 manifests, 4 bytes"));
+}
+
+/// The install image of a release that needs this one image.
+fn install(release: &str, image: &Image) -> Image {
+    let list = json!({ "common": { "one": image.digest() } }).to_string();
+    let layer = gzip(&Tar::new().file("deckhouse/candi/images_digests.json", list).finish()).unwrap();
+    Image::of_layers(release.as_bytes().to_vec(), vec![layer], &json!({}))
+}
+
+#[tokio::test]
+async fn a_release_set_goes_by_order_as_the_preview_said_and_a_stopped_store_loses_its_bytes() {
+    let keys = "store: { dir: $DIR, reserveBytes: 0, pins: $DIR/../pins.yaml }\nretention: { releases: { keep: 1 } }";
+    let registry = Registry::start(&Setup::open().config(keys));
+    let (client, data, folder) = (registry.client(), registry.data(), registry.folder());
+    let images = [Image::of(1), Image::of(2)];
+    for (release, image) in ["v1.70.0", "v1.70.1"].into_iter().zip(&images) {
+        client.push_image("d8", &image.digest()["sha256:".len()..], image).await;
+        client.push_image("d8/install", release, &install(release, image)).await;
+    }
+    let retention = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+        let output = command.args(["retention", "preview", "--config"]).arg(folder.path().join("config.yaml"));
+        String::from_utf8(output.args(words).output().unwrap().stdout).unwrap()
+    };
+    assert!(retention(&[]).contains("nothing goes until store.pins can be used: the file is missing"));
+    write_pins(&folder.path().join("pins.yaml"), &[&digest(b"runs")]);
+    registry.until_metric("d8_registry_pins_usable", 1.0).await;
+    let said = retention(&[]);
+    assert!(said.contains("stays d8:v1.70.1 (it is among the newest 1)"), "{said}");
+    assert!(
+        said.contains("goes d8/install:v1.70.0 ") && said.contains("would go: 2 tags; 1 tags and sets stay"),
+        "{said}"
+    );
+    let done = json(&data, &[]);
+    assert_eq!((&done["retention"]["going"], &done["suspected"]["manifests"]), (&2.into(), &2.into()), "{done}");
+    assert_eq!(registry.metric("d8_registry_retention_removed_tags_total").await, 2.0);
+    let status: Value = registry.admin().get("/status").await.json().await.unwrap();
+    assert_eq!((&status["retention"]["keepReleases"], &status["retention"]["givenUp"]), (&1.into(), &2.into()));
+    registry.stop();
+    run_for_the_grace(&data);
+    let mut gc = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+    let output = gc.args(["gc", "--config"]).arg(folder.path().join("config.yaml")).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("removed: 4 blobs and 2 manifests"), "{said}");
+    assert!(retention(&["--json"]).contains("\"going\": 0"));
+    assert_store_is_tidy(&data);
 }

@@ -143,7 +143,7 @@ async fn metrics_of_a_server() -> String {
     std::fs::write(folder.path().join("mode.yaml"), "version: 9").unwrap();
     let setup = Setup::with_tls().config(&format!(
         "mode: Proxy\nmodeFile: {}/mode.yaml\nupstream: {{ imagesRepo: '{}/{REPO}', scheme: HTTP }}\n\
-         store: {{ dir: '$DIR', reserveBytes: 0, maxBytes: 1GiB }}",
+         store: {{ dir: '$DIR', reserveBytes: 0, maxBytes: 1GiB, pins: /none }}",
         folder.path().display(),
         upstream.address()
     ));

@@ -224,6 +224,9 @@ impl Manifests {
         // Charged, not only admitted: many at once can't pass the limit together.
         let charge = self.contents.capacity.charge(size)?;
         let _touch = self.ledger.touch(repo)?;
+        let Manifest { layers, manifests, subject, .. } = &*stored.manifest;
+        let named = layers.iter().chain(manifests).chain(subject).map(|descriptor| descriptor.digest);
+        self.ledger.given_up.take_off(&self.contents.disk, repo, named.chain([stored.digest]))?;
         self.save(repo, &stored.digest);
         self.save_named(repo, &stored.manifest);
         let _locked = self.locks.lock(repo);

@@ -282,3 +282,48 @@ async fn what_is_done_with_a_snapshot_and_ends_at_any_step_can_be_done_again() {
     }
     scenario.teardown();
 }
+
+const RETENTION: &[&str] = &[
+    "store::retention::before_give_up",
+    "store::retention::after_give_up",
+    "store::retention::before_tag",
+    "store::retention::after_tag",
+];
+
+/// A verdict that ends half-way is found again and carried out; what it was not about is whole.
+#[tokio::test]
+async fn a_retention_that_ends_at_any_step_is_done_by_the_next() {
+    use super::collection::collect_twice;
+
+    let scenario = FailScenario::setup();
+    let going = || vec![(repo("a"), "old".parse().unwrap()), (repo("a"), "older".parse().unwrap())];
+    for point in RETENTION {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path());
+        let stop = CancellationToken::new();
+        for (config, tag) in [(&b"kept"[..], "v1"), (b"old", "old"), (b"older", "older")] {
+            push_image(&first, config, tag).await.unwrap();
+        }
+        fail::cfg(*point, "panic").unwrap();
+        let look = first.look_at_tags(&repo("a")).unwrap();
+        let ended = first.retire(vec![look], going(), &stop).await;
+        fail::remove(*point);
+        assert!(ended.is_err(), "{point} is not on the way: {ended:?}");
+        drop(first);
+
+        let second = store(dir.path());
+        second.0.contents.count(&stop, &crate::jobs::Progress::default()).unwrap();
+        let look = second.look_at_tags(&repo("a")).unwrap();
+        let retired = second.retire(vec![look], going(), &stop).await.unwrap();
+        assert!(!retired.touched && retired.left_alone.is_none(), "{point}");
+        collect_twice(&second).await;
+        let kept = second.manifest(&repo("a"), &Reference::Tag("v1".parse().unwrap())).await.unwrap();
+        assert_eq!(second.missing_references(&repo("a"), &kept).await.unwrap(), [], "{point}");
+        for gone in [b"old".as_slice(), b"older"] {
+            assert!(!second.0.contents.layout.content(&sha256(gone)).exists(), "{point}");
+            assert!(!second.0.contents.layout.content(&image(gone, &[]).digest).exists(), "{point}");
+        }
+        assert_tidy(&second);
+    }
+    scenario.teardown();
+}

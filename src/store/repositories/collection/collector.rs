@@ -1,34 +1,29 @@
 //! A run of the collection: suspects whose grace is over are marked once more and go, then dirty repositories are marked.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::os::unix::fs::MetadataExt as _;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fail::fail_point;
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Ledger, Touch};
+use super::ledger::Ledger;
 use super::mark::{Judgement, Mark};
-use super::marking::{Marking, Unfit};
-use super::report::{CollectedContent, CollectionReport, CollectionStatus, LeftAlone};
+use super::marking::{Found, Marking, Unfit};
+use super::removal::Removal;
+use super::report::{CollectionReport, CollectionStatus, LeftAlone};
 use super::suspects::Suspect;
-use crate::fs::stat;
 use crate::jobs::Progress;
-use crate::oci::{Reference, RepoName};
+use crate::oci::{Digest, RepoName};
 use crate::store::contents::changes::blocking;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
 use crate::store::repositories::manifests::Manifests;
-use crate::store::repositories::walk::{Members, Repositories, SkippedEntries};
+use crate::store::repositories::walk::{Repositories, SkippedEntries};
 
 /// Markings of a repository that is written to meanwhile, before it is left to the next run.
-const ATTEMPTS: usize = 3;
-
-/// Suspects that are put on the list with one sync.
-const BATCH: usize = 1000;
+pub(super) const ATTEMPTS: usize = 3;
 
 /// Bytes that the removal of a content counts for where writing to the disk has a rate: names and a directory.
-const REMOVAL_BYTES: u64 = 16 << 10;
+pub(super) const REMOVAL_BYTES: u64 = 16 << 10;
 
 /// Collects, and remembers what it came to.
 #[derive(Debug)]
@@ -38,28 +33,37 @@ pub(in crate::store) struct Collector {
 }
 
 #[derive(Debug, Default)]
-struct Told {
+pub(super) struct Told {
     left_alone: BTreeMap<RepoName, String>,
     /// Blobs, manifests.
     removed: [u64; 2],
     freed_bytes: u64,
     last: CollectionReport,
+    /// Tags that went by a rule.
+    pub(super) removed_tags: u64,
+}
+
+/// Which manifests are no roots for being there, although those without a tag stay.
+pub(super) enum NoRoots {
+    /// All that were given up, and these.
+    GivenUpAnd(HashSet<Digest>),
+    /// Those of these that were given up: what is to go now. Others still hold their blobs.
+    GivenUpAmong(HashSet<Digest>),
+}
+
+impl NoRoots {
+    pub(super) fn given_up() -> Self {
+        Self::GivenUpAnd(HashSet::new())
+    }
 }
 
 /// A repository that was marked, or was not.
 enum Marked {
     /// While its touches stood at this number.
-    Good(Mark, u64),
+    Good(Mark, u64, Found),
     Busy,
     Unfit(Unfit),
     Stopped,
-}
-
-/// What came of the removal of one suspect.
-enum Removal {
-    Gone(Option<CollectedContent>),
-    /// The repository was touched: it has to be marked again.
-    Touched,
 }
 
 impl Collector {
@@ -71,7 +75,7 @@ impl Collector {
         &self.manifests.ledger
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -94,6 +98,8 @@ impl Collector {
                 .collect(),
             removed: told.removed,
             freed_bytes: told.freed_bytes,
+            given_up: self.ledger().given_up.count() as u64,
+            removed_tags: told.removed_tags,
         }
     }
 
@@ -168,7 +174,8 @@ impl Collector {
         let mut report = CollectionReport { dry_run: true, ..self.report() };
         let due = if report.pins_unusable.is_some() { BTreeMap::new() } else { ledger.suspects(true) };
         for (repo, suspects) in due {
-            let Some((mark, _)) = self.marked(&repo, &mut report, stop).await? else { continue };
+            let no_roots = NoRoots::GivenUpAmong(manifests_of(&suspects));
+            let Some((mark, ..)) = self.marked(&repo, &no_roots, &mut report, stop).await? else { continue };
             let (going, back) = divide(&mark, suspects);
             report.cleared += back.len() as u64;
             for suspect in going {
@@ -183,7 +190,7 @@ impl Collector {
             }
         }
         for repo in self.dirty(true).await? {
-            let Some((mark, _)) = self.marked(&repo, &mut report, stop).await? else { continue };
+            let Some(mark) = self.looked_through(&repo, &mut report, stop).await? else { continue };
             let manifests = Arc::clone(&self.manifests);
             let found = blocking(move || {
                 let mut found = Vec::new();
@@ -225,12 +232,22 @@ impl Collector {
     }
 
     /// Marks a repository while nothing touches it.
-    async fn mark(&self, repo: &RepoName, stop: &CancellationToken) -> Result<Marked, StoreError> {
+    async fn mark(&self, repo: &RepoName, no_roots: &NoRoots, stop: &CancellationToken) -> Result<Marked, StoreError> {
+        if let Some(why) = self.ledger().settings.unknown(repo) {
+            return Ok(Marked::Unfit(Unfit(why)));
+        }
         let judges_untagged = self.ledger().settings.options().untagged_after.is_some();
         for _ in 0..ATTEMPTS {
             let seen = self.ledger().stable(repo);
-            let (manifests, named, pins) = (Arc::clone(&self.manifests), repo.clone(), self.ledger().settings.pins());
-            let mut marking = blocking(move || Ok(Marking::begin(&manifests, &named, judges_untagged, pins))).await?;
+            let (manifests, named, roots) =
+                (Arc::clone(&self.manifests), repo.clone(), self.ledger().settings.roots(repo));
+            let mut given_up = self.ledger().given_up.of(repo);
+            match no_roots {
+                NoRoots::GivenUpAnd(more) => given_up.extend(more),
+                NoRoots::GivenUpAmong(going) => given_up.retain(|digest| going.contains(digest)),
+            }
+            let begin = move || Ok(Marking::begin(&manifests, &named, judges_untagged, given_up, &roots));
+            let mut marking = blocking(begin).await?;
             let mut left = 1;
             while left > 0
                 && let Ok(mut going) = marking
@@ -250,7 +267,10 @@ impl Collector {
             // What could not be read may have been on its way out.
             if self.ledger().is_untouched(repo, seen) {
                 return Ok(match marking {
-                    Ok(marking) => Marked::Good(marking.close(), seen),
+                    Ok(marking) => {
+                        let (mark, found) = marking.close();
+                        Marked::Good(mark, seen, found)
+                    }
                     Err(unfit) => Marked::Unfit(unfit),
                 });
             }
@@ -259,17 +279,18 @@ impl Collector {
     }
 
     /// As [`Self::mark`]; what came of it stands in the report.
-    async fn marked(
+    pub(super) async fn marked(
         &self,
         repo: &RepoName,
+        no_roots: &NoRoots,
         report: &mut CollectionReport,
         stop: &CancellationToken,
-    ) -> Result<Option<(Mark, u64)>, StoreError> {
-        match self.mark(repo, stop).await? {
-            Marked::Good(mark, seen) => {
+    ) -> Result<Option<(Mark, u64, Found)>, StoreError> {
+        match self.mark(repo, no_roots, stop).await? {
+            Marked::Good(mark, seen, found) => {
                 report.marked += 1;
                 self.told().left_alone.remove(repo);
-                Ok(Some((mark, seen)))
+                Ok(Some((mark, seen, found)))
             }
             Marked::Busy => {
                 report.busy += 1;
@@ -300,7 +321,8 @@ impl Collector {
     ) -> Result<(), StoreError> {
         let contents = &self.manifests.contents;
         for _ in 0..ATTEMPTS {
-            let Some((mark, seen)) = self.marked(repo, report, stop).await? else { return Ok(()) };
+            let no_roots = NoRoots::GivenUpAmong(manifests_of(&left));
+            let Some((mark, seen, _)) = self.marked(repo, &no_roots, report, stop).await? else { return Ok(()) };
             let (going, back) = divide(&mark, left);
             drop(mark);
             report.cleared += back.len() as u64;
@@ -341,7 +363,7 @@ impl Collector {
         report: &mut CollectionReport,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
-        let Some((mark, seen)) = self.marked(repo, report, stop).await? else { return Ok(()) };
+        let Some((mark, seen)) = self.settled(repo, report, stop).await? else { return Ok(()) };
         let (manifests, repo) = (Arc::clone(&self.manifests), repo.clone());
         let judged = self.manifests.contents.change(move || {
             let ledger = &manifests.ledger;
@@ -373,6 +395,12 @@ impl Collector {
     }
 }
 
+/// The manifests among suspects.
+fn manifests_of<'a>(suspects: impl IntoIterator<Item = &'a Suspect>) -> HashSet<Digest> {
+    let manifests = suspects.into_iter().filter(|suspect| suspect.kind == Membership::Manifest);
+    manifests.map(|suspect| suspect.digest).collect()
+}
+
 /// Those that are still not reached, and the others.
 fn divide(mark: &Mark, suspects: impl IntoIterator<Item = Suspect>) -> (VecDeque<Suspect>, Vec<Suspect>) {
     let (mut going, mut back) = (VecDeque::new(), Vec::new());
@@ -384,79 +412,4 @@ fn divide(mark: &Mark, suspects: impl IntoIterator<Item = Suspect>) -> (VecDeque
         }
     }
     (going, back)
-}
-
-impl Manifests {
-    /// What a suspect is on the disk; `None`: its repository does not have it. Blocking.
-    fn content_of(&self, suspect: &Suspect) -> Result<Option<CollectedContent>, StoreError> {
-        let found = stat(&self.contents.layout.member(&suspect.repo, suspect.kind, &suspect.digest))?;
-        Ok(found.map(|found| CollectedContent {
-            repository: suspect.repo.to_string(),
-            kind: suspect.kind.word(),
-            digest: suspect.digest.to_string(),
-            // Its own name and this one.
-            bytes: if found.nlink() <= 2 { found.len() } else { 0 },
-        }))
-    }
-
-    /// Hands over what the mark does not reach, some at a time, until `each` says `false`; says whether it never did.
-    /// Blocking.
-    fn unreached(
-        &self,
-        repo: &RepoName,
-        mark: &Mark,
-        mut each: impl FnMut(Vec<Suspect>) -> Result<bool, StoreError>,
-    ) -> Result<bool, StoreError> {
-        let skipped = SkippedEntries::default();
-        let mut found = Vec::new();
-        for kind in [Membership::Manifest, Membership::Blob] {
-            for digest in Members::new(&self.contents.layout, repo, kind, &skipped) {
-                if mark.judge(kind, &digest) != Judgement::Unreached {
-                    continue;
-                }
-                found.push(Suspect { repo: repo.clone(), kind, digest });
-                if found.len() >= BATCH && !each(std::mem::take(&mut found))? {
-                    return Ok(false);
-                }
-            }
-        }
-        each(found)
-    }
-
-    /// Takes a suspect out of its repository, if nothing touched that since `seen`: tags, name, and at the last name the bytes.
-    /// Blocking.
-    fn remove_suspect(&self, suspect: &Suspect, seen: u64) -> Result<Removal, StoreError> {
-        let Suspect { repo, kind, digest } = suspect;
-        let Some(taken) = self.ledger.take(suspect) else { return Ok(Removal::Gone(None)) };
-        let content = self.content_of(suspect)?;
-        fail_point!("store::collection::before_unlink");
-        let went = match kind {
-            _ if content.is_none() => true,
-            Membership::Blob => {
-                // Counted before the look at the touches: who touches from now on believes no verdict of before.
-                let _deleting = self.memory.deleting(repo);
-                if self.ledger.is_untouched(repo, seen) {
-                    self.contents.remove(&self.contents.layout.member(repo, *kind, digest), digest)?;
-                    true
-                } else {
-                    false
-                }
-            }
-            Membership::Manifest => {
-                // What it named has a verdict of its own then.
-                self.ledger.make_dirty(repo)?;
-                let goes = || Ok(self.ledger.is_untouched(repo, seen).then(Touch::none));
-                match self.delete_if(repo, &Reference::Digest(*digest), goes) {
-                    Err(StoreError::ManifestUnknown) => true,
-                    went => went?,
-                }
-            }
-        };
-        if !went {
-            return Ok(Removal::Touched);
-        }
-        fail_point!("store::collection::after_unlink");
-        taken.gone();
-        Ok(Removal::Gone(content))
-    }
 }

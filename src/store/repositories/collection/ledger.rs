@@ -19,6 +19,7 @@ use dashmap::DashMap;
 use fail::fail_point;
 
 use super::dirty::Dirty;
+use super::given_up::GivenUp;
 use super::running_time::RunningTime;
 use super::settings::Settings;
 use super::suspects::{List, Suspect};
@@ -55,6 +56,7 @@ pub(in crate::store) struct Ledger {
     settled: Condvar,
     dirty: Mutex<Dirty>,
     time: RunningTime,
+    pub(in crate::store) given_up: GivenUp,
     pub(in crate::store) settings: Settings,
 }
 
@@ -140,6 +142,7 @@ impl Ledger {
             settled: Condvar::new(),
             dirty: Mutex::new(Dirty::open(&contents.layout)),
             time,
+            given_up: GivenUp::open(&contents.layout),
             settings: Settings::default(),
             state: Mutex::new(State { list, entries: HashMap::new(), unstruck: Vec::new() }),
             contents,
@@ -336,13 +339,24 @@ impl Ledger {
     /// Suspects by repository, manifests first: all, or those whose grace is over.
     pub(in crate::store) fn suspects(&self, only_due: bool) -> BTreeMap<RepoName, Vec<Suspect>> {
         let (options, now) = (self.settings.options(), self.time.now());
-        let state = self.state();
         let mut found: BTreeMap<RepoName, Vec<Suspect>> = BTreeMap::new();
+        let state = self.state();
         for (suspect, entry) in &state.entries {
-            let waited = now.saturating_sub(entry.since);
-            if !only_due || waited >= options.wait(suspect.kind == Membership::Manifest) + ANSWER_TIME {
+            if !only_due || now.saturating_sub(entry.since) >= options.grace + ANSWER_TIME {
                 found.entry(suspect.repo.clone()).or_default().push(suspect.clone());
             }
+        }
+        if only_due {
+            // Manifests that nobody gave up may have to wait for longer.
+            found.retain(|repo, suspects| {
+                let given_up = self.given_up.of(repo);
+                suspects.retain(|suspect| {
+                    let waited = state.entries.get(suspect).map(|entry| now.saturating_sub(entry.since));
+                    let judges = suspect.kind == Membership::Manifest && !given_up.contains(&suspect.digest);
+                    waited.is_some_and(|waited| waited >= options.wait(judges) + ANSWER_TIME)
+                });
+                !suspects.is_empty()
+            });
         }
         drop(state);
         for suspects in found.values_mut() {

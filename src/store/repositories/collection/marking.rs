@@ -1,15 +1,16 @@
 //! Reads a repository for its [`Mark`]: names first, then the manifests in slices, each once.
 //!
 //! Whatever can't be read, parsed or believed ends it: a manifest that is damaged names contents that nobody knows of, and
-//! would lose them.
+//! would lose them. On the way it finds what `d8 mirror push` leaves with each push.
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::Arc;
 
-use super::mark::Mark;
+use super::mark::{Judgement, Mark};
+use super::random_image::is_random_image;
+use super::settings::Roots;
 use crate::fs::stat;
-use crate::oci::{Digest, Manifest, RepoName};
+use crate::oci::{Digest, Manifest, RepoName, Tag};
 use crate::store::layout::Membership;
 use crate::store::repositories::manifests::Manifests;
 use crate::store::repositories::tags::read_tag;
@@ -19,6 +20,9 @@ use crate::telemetry::with_causes;
 /// What is read in one slice: this many manifests, or this many bytes of them.
 const SLICE: usize = 256;
 const SLICE_BYTES: usize = 4 << 20;
+
+/// The tag under which `d8 mirror push` tries whether it may write. It never takes it away.
+const WRITE_CHECK: &str = "d8WriteCheck";
 
 /// Why a repository is left alone, in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +35,19 @@ pub(in crate::store) struct Marking {
     mark: Mark,
     /// Manifests to be read.
     left: Vec<Digest>,
-    pins: Arc<HashSet<Digest>>,
+    given_up: HashSet<Digest>,
+    found: Found,
+}
+
+/// What was found beside the mark.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Found {
+    /// Manifests that were given up and have a tag all the same.
+    pub(in crate::store) tagged: Vec<Digest>,
+    /// Random images that no tag leads to.
+    pub(in crate::store) random: Vec<Digest>,
+    /// The tag of a check whether one may write, and where it leads.
+    pub(in crate::store) write_check: Option<(Tag, Digest)>,
 }
 
 impl Marking {
@@ -40,11 +56,13 @@ impl Marking {
         manifests: &Manifests,
         repo: &RepoName,
         judges_untagged: bool,
-        pins: Arc<HashSet<Digest>>,
+        given_up: HashSet<Digest>,
+        roots: &Roots,
     ) -> Result<Self, Unfit> {
         let layout = &manifests.contents.layout;
         let skipped = SkippedEntries::default();
-        let mut marking = Self { repo: repo.clone(), mark: Mark::new(judges_untagged), left: Vec::new(), pins };
+        let mark = Mark::new(judges_untagged, given_up.clone());
+        let mut marking = Self { repo: repo.clone(), mark, left: Vec::new(), given_up, found: Found::default() };
         for kind in [Membership::Blob, Membership::Manifest] {
             for digest in Members::new(layout, repo, kind, &skipped) {
                 if manifests.contents.damage.has(&digest) {
@@ -67,6 +85,12 @@ impl Marking {
             if !marking.mark.tag(&tag, &target) {
                 return Err(Unfit(format!("tag {tag} leads to {target}, which is not there")));
             }
+            if marking.given_up.contains(&target) {
+                marking.found.tagged.push(target);
+            }
+            if tag.as_str() == WRITE_CHECK {
+                marking.found.write_check = Some((tag, target));
+            }
         }
         if skipped.count() > 0 {
             return Err(Unfit(format!(
@@ -74,7 +98,8 @@ impl Marking {
                 skipped.count()
             )));
         }
-        marking.pins.iter().for_each(|pin| marking.mark.pin(pin));
+        roots.pins.iter().for_each(|pin| marking.mark.pin(pin));
+        roots.kept.iter().flat_map(|kept| kept.iter()).for_each(|kept| marking.mark.pin(kept));
         Ok(marking)
     }
 
@@ -85,6 +110,11 @@ impl Marking {
             let Some(digest) = self.left.pop() else { break };
             let manifest = read(manifests, &self.repo, digest)?;
             bytes += manifest.0;
+            // Roots are known by now.
+            let is_root = self.mark.judge(Membership::Manifest, &digest) == Judgement::Reached;
+            if !is_root && !self.given_up.contains(&digest) && is_random_image(manifests, &self.repo, &manifest.1) {
+                self.found.random.push(digest);
+            }
             self.mark.read(&digest, &manifest.1);
             if bytes > SLICE_BYTES {
                 break;
@@ -95,9 +125,9 @@ impl Marking {
     }
 
     /// What was found. Every manifest was read.
-    pub(in crate::store) fn close(mut self) -> Mark {
+    pub(in crate::store) fn close(mut self) -> (Mark, Found) {
         self.mark.close();
-        self.mark
+        (self.mark, self.found)
     }
 }
 

@@ -28,6 +28,18 @@ pub struct CollectionReport {
     pub removed: Contents,
     /// Suspects that are reached again, or were not there any more.
     pub cleared: u64,
+    /// Tags that the built-in rule removes: what `d8 mirror push` leaves of its check whether it may write.
+    pub write_checks: Vec<TagName>,
+}
+
+/// A tag of a repository.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagName {
+    /// The repository.
+    pub repository: String,
+    /// The tag.
+    pub tag: String,
 }
 
 /// A repository that is not collected.
@@ -109,4 +121,8 @@ pub struct CollectionStatus {
     pub removed: [u64; 2],
     /// Bytes that were freed since the start.
     pub freed_bytes: u64,
+    /// Manifests that retention gave up and that are still there.
+    pub given_up: u64,
+    /// Tags that went by a rule since the start.
+    pub removed_tags: u64,
 }

@@ -1,13 +1,13 @@
 //! What others set of the collection while the store is open.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::clock;
-use crate::oci::Digest;
+use crate::oci::{Digest, RepoName};
 use crate::store::options::CollectionOptions;
 use crate::store::pins::{FoundPins, PinsState};
 
@@ -16,8 +16,25 @@ pub(in crate::store) struct Settings {
     held: AtomicBool,
     options: Mutex<CollectionOptions>,
     pins: Mutex<KnownPins>,
+    retained: Mutex<Retained>,
     /// The options are others.
     pub(in crate::store) changed: Notify,
+}
+
+/// What retention keeps by digest, as it found it last.
+#[derive(Clone, Debug, Default)]
+pub struct Retained {
+    /// What the release sets that stay name, by repository: no tag has to lead to it.
+    pub kept: HashMap<RepoName, Arc<HashSet<Digest>>>,
+    /// Repositories of which that is not known now, and why: nothing of them is collected.
+    pub unknown: HashMap<RepoName, String>,
+}
+
+/// What stays in one repository beside what its tags lead to.
+#[derive(Debug)]
+pub(in crate::store) struct Roots {
+    pub(in crate::store) pins: Arc<HashSet<Digest>>,
+    pub(in crate::store) kept: Option<Arc<HashSet<Digest>>>,
 }
 
 /// The pins as they were found last, and what is a root by them.
@@ -43,6 +60,22 @@ impl Settings {
     /// Contents that stay whatever reaches them.
     pub(in crate::store) fn pins(&self) -> Arc<HashSet<Digest>> {
         Arc::clone(&self.pins.lock().unwrap_or_else(PoisonError::into_inner).roots)
+    }
+
+    /// What stays in a repository.
+    pub(in crate::store) fn roots(&self, repo: &RepoName) -> Roots {
+        let retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        Roots { pins: self.pins(), kept: retained.kept.get(repo).cloned() }
+    }
+
+    /// Why nothing of a repository goes for now, if it is not known what its release sets need.
+    pub(in crate::store) fn unknown(&self, repo: &RepoName) -> Option<String> {
+        self.retained.lock().unwrap_or_else(PoisonError::into_inner).unknown.get(repo).cloned()
+    }
+
+    /// Puts what retention keeps into force. Verdicts that were found without it are the ledger's affair.
+    pub(in crate::store) fn set_retained(&self, retained: Retained) {
+        *self.retained.lock().unwrap_or_else(PoisonError::into_inner) = retained;
     }
 
     /// How the pins stand now.

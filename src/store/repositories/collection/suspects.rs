@@ -80,15 +80,23 @@ pub(in crate::store) type Listed = (Suspect, Duration, u64);
 impl List {
     /// Reads the list. One that can't be read has no suspects, and is told by [`List::is_torn`].
     pub(in crate::store) fn open(layout: &Layout) -> (Self, Vec<Listed>) {
-        let path = layout.suspects();
+        // It is made before the list of changed repositories.
+        Self::read(layout.suspects(), layout.dirty().exists())
+    }
+
+    /// Reads the list of manifests that were given up, which has the same form.
+    pub(in crate::store) fn of_given_up(layout: &Layout) -> (Self, Vec<Listed>) {
+        Self::read(layout.given_up(), false)
+    }
+
+    fn read(path: PathBuf, was_made: bool) -> (Self, Vec<Listed>) {
         let mut list = Self { path, file: None, end: 0, lines: 0, struck: 0, is_torn: false, exists: true };
         let text = match std::fs::read(&list.path) {
             Ok(text) => text,
             Err(error) => {
                 list.exists = !is_absence(&error);
-                // It is made before the list of changed repositories.
-                if list.exists || layout.dirty().exists() {
-                    tracing::error!(path = %list.path.display(), %error, "the list of suspects can't be read: all repositories are marked again");
+                if list.exists || was_made {
+                    tracing::error!(path = %list.path.display(), %error, "a list of the collection can't be read: what it had is found again or stays");
                     list.is_torn = true;
                 }
                 return (list, Vec::new());
@@ -109,7 +117,7 @@ impl List {
         }
         list.end = at;
         if list.is_torn {
-            tracing::warn!(path = %list.path.display(), "the list of suspects was cut or damaged: all repositories are marked again");
+            tracing::warn!(path = %list.path.display(), "a list of the collection was cut or damaged: what it lost is found again or stays");
         }
         (list, found)
     }

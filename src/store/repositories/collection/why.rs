@@ -43,7 +43,9 @@ impl Collector {
         let (ledger, options) = (self.ledger(), self.ledger().settings.options());
         let judges_untagged = options.untagged_after.is_some();
         // As a run would: what it leaves alone stays.
-        let fit = Marking::begin(&self.manifests, repo, judges_untagged, ledger.settings.pins());
+        let (given_up, roots) = (ledger.given_up.of(repo), ledger.settings.roots(repo));
+        let is_given_up = given_up.contains(digest);
+        let fit = Marking::begin(&self.manifests, repo, judges_untagged, given_up, &roots);
         let way = fit.and_then(|_| way_up(&self.manifests, repo, *digest));
         let way = match way {
             Ok(way) => way,
@@ -54,14 +56,17 @@ impl Collector {
         let holds = ledger.settings.pins();
         match way {
             _ if holds.contains(digest) => (true, "it is pinned".to_owned()),
+            _ if roots.kept.as_ref().is_some_and(|kept| kept.contains(digest)) => {
+                (true, "a release set that stays names it".to_owned())
+            }
             Way::Tag(text) => (true, text),
-            Way::Untagged(text) if !judges_untagged => {
+            Way::Untagged(text) if !judges_untagged && !is_given_up => {
                 (true, format!("{text}; manifests without a tag are kept (gc.untaggedAfter)"))
             }
             Way::Untagged(text) if *kind == Membership::Blob => (true, format!("{text}, which goes first")),
             Way::Untagged(_) | Way::None => match ledger.suspected_for(suspect) {
                 Some(waited) => {
-                    let wait = options.wait(*kind == Membership::Manifest) + ANSWER_TIME;
+                    let wait = options.wait(*kind == Membership::Manifest && !is_given_up) + ANSWER_TIME;
                     let left = wait.saturating_sub(waited).as_secs();
                     (false, format!("nothing reaches it: it goes when the server has run for {left} s more"))
                 }

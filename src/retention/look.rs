@@ -1,0 +1,106 @@
+//! What a verdict is found on: the repositories of a root with the lists of its releases, or a repository of a rule. Blocking.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::lists::{Lists, Named, Unread};
+use crate::oci::{Digest, RepoName, Tag};
+use crate::store::{Store, TagsLook};
+use crate::values::Release;
+
+/// Children of a root that have tags of its releases.
+const INSTALL: &str = "install";
+const STANDALONE: &str = "install-standalone";
+const CHANNELS: &str = "release-channel";
+
+/// A repository with release sets.
+#[derive(Debug)]
+pub(super) struct Root {
+    pub(super) name: RepoName,
+    /// The root itself.
+    pub(super) images: TagsLook,
+    pub(super) install: TagsLook,
+    /// Others with tags of releases: those that go before the images, and those that go after.
+    pub(super) channels: Option<TagsLook>,
+    pub(super) standalone: Option<TagsLook>,
+    /// What each release names in the root.
+    pub(super) sets: BTreeMap<Release, Named>,
+    /// Releases that channels lead to, with the first channel of each.
+    pub(super) by_channel: BTreeMap<Release, Tag>,
+}
+
+/// The names of all repositories, sorted out.
+#[derive(Debug, Default)]
+pub(super) struct Repositories {
+    /// Roots, which may turn out to be none.
+    pub(super) roots: Vec<RepoName>,
+    /// All that are of no root.
+    pub(super) others: Vec<RepoName>,
+}
+
+fn child(root: &RepoName, name: &str) -> Option<RepoName> {
+    format!("{root}/{name}").parse().ok()
+}
+
+impl Repositories {
+    /// Of these names. A root has a child `install`; whether that has releases is seen when it is looked at.
+    pub(super) fn sort_out(names: Vec<RepoName>) -> Self {
+        let all: BTreeSet<RepoName> = names.into_iter().collect();
+        let is_root = |repo: &&RepoName| child(repo, INSTALL).is_some_and(|install| all.contains(&install));
+        let roots: Vec<RepoName> = all.iter().filter(is_root).cloned().collect();
+        let of_roots: BTreeSet<RepoName> = roots
+            .iter()
+            .flat_map(|root| [INSTALL, STANDALONE, CHANNELS].into_iter().filter_map(|name| child(root, name)))
+            .chain(roots.iter().cloned())
+            .collect();
+        let others = all.into_iter().filter(|repo| !of_roots.contains(repo)).collect();
+        Self { roots, others }
+    }
+}
+
+impl Root {
+    /// Looks at a root; `None`: it has no release, and is none.
+    pub(super) fn look(store: &Store, lists: &Lists, name: &RepoName) -> Result<Option<Self>, Unread> {
+        let named = |name: Option<RepoName>| name.map(|name| store.look_at_tags(&name)).transpose();
+        // The lists first: what changes behind this makes the verdict worthless.
+        let Some(install) = named(child(name, INSTALL))? else { return Ok(None) };
+        let images = store.look_at_tags(name)?;
+        let (channels, standalone) = (named(child(name, CHANNELS))?, named(child(name, STANDALONE))?);
+        let mut sets = BTreeMap::new();
+        for record in &install.tags {
+            let Some(release) = Release::of_tag(&record.tag) else { continue };
+            let named = lists.of_release(&install.repo, record.digest);
+            let named = named.map_err(|Unread(why)| Unread(format!("what {release} needs is not known: {why}")))?;
+            sets.insert(release, named);
+        }
+        if sets.is_empty() {
+            return Ok(None);
+        }
+        let by_channel = channels.as_ref().map(|look| channels_of(lists, look)).transpose()?.unwrap_or_default();
+        Ok(Some(Self { name: name.clone(), images, install, channels, standalone, sets, by_channel }))
+    }
+
+    /// All looks, for the check that nothing changed since.
+    pub(super) fn into_looks(self) -> Vec<TagsLook> {
+        [Some(self.images), Some(self.install), self.channels, self.standalone].into_iter().flatten().collect()
+    }
+}
+
+/// The release that each channel leads to: that of a release's tag of the same image, else what the image says.
+fn channels_of(lists: &Lists, look: &TagsLook) -> Result<BTreeMap<Release, Tag>, Unread> {
+    let releases = look.tags.iter().filter_map(|record| Some((record.digest, Release::of_tag(&record.tag)?)));
+    let by_digest: HashMap<Digest, Release> = releases.collect();
+    let mut found = BTreeMap::new();
+    for record in &look.tags {
+        if Release::of_tag(&record.tag).is_some() || record.tag.subject().is_some() {
+            continue;
+        }
+        let release = match by_digest.get(&record.digest) {
+            Some(release) => release.clone(),
+            None => lists
+                .of_channel(&look.repo, record.digest)
+                .map_err(|Unread(why)| Unread(format!("where channel {} leads is not known: {why}", record.tag)))?,
+        };
+        found.entry(release).or_insert_with(|| record.tag.clone());
+    }
+    Ok(found)
+}

@@ -1,0 +1,216 @@
+//! What goes and what stays. Pure: it is given what was looked at, the pins and the time.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::lists::Named;
+use super::look::Root;
+use super::options::{Keep, Rule};
+use super::report::{Going, Staying};
+use crate::clock::Timestamp;
+use crate::oci::{Algorithm, Digest, Reference, RepoName, Tag};
+use crate::store::{TagRecord, TagsLook};
+use crate::values::{Pins, Release};
+
+/// What a rule comes to.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// In the order in which they go, with the reason.
+    pub(super) going: Vec<(RepoName, Tag, Going)>,
+    pub(super) staying: Vec<Staying>,
+    /// What the sets that stay name in the root.
+    pub(super) kept: Arc<HashSet<Digest>>,
+}
+
+impl Verdict {
+    fn go(&mut self, look: &TagsLook, record: &TagRecord, because: &str) {
+        let going = Going {
+            repository: look.repo.to_string(),
+            tag: record.tag.to_string(),
+            digest: record.digest.to_string(),
+            because: because.to_owned(),
+        };
+        self.going.push((look.repo.clone(), record.tag.clone(), going));
+    }
+
+    fn stay(&mut self, repo: &RepoName, tag: &Tag, because: &str) {
+        let staying = Staying { repository: repo.to_string(), tag: tag.to_string(), because: because.to_owned() };
+        self.staying.push(staying);
+    }
+}
+
+/// The digest that a tag is, where `d8 mirror` tags an image by its own hex digits.
+pub(super) fn hex_of(tag: &Tag) -> Option<Digest> {
+    Digest::from_hex(Algorithm::Sha256, tag.as_str()).ok()
+}
+
+/// Adds the tags of the look that say something about what loses its last tag.
+fn with_what_is_said(verdict: &mut Verdict, look: &TagsLook, pins: &Pins) {
+    let going: HashSet<&Tag> =
+        verdict.going.iter().filter(|(repo, ..)| *repo == look.repo).map(|(_, tag, _)| tag).collect();
+    let staying: HashSet<Digest> =
+        look.tags.iter().filter(|record| !going.contains(&record.tag)).map(|record| record.digest).collect();
+    let lost: HashSet<Digest> = look
+        .tags
+        .iter()
+        .filter(|record| going.contains(&record.tag) && !staying.contains(&record.digest))
+        .map(|record| record.digest)
+        .filter(|digest| !verdict.kept.contains(digest))
+        .collect();
+    let said = look.tags.iter().filter(|record| record.tag.subject().is_some_and(|about| lost.contains(&about)));
+    let said: Vec<&TagRecord> =
+        said.filter(|record| !going.contains(&record.tag) && !pins.images.contains(&record.digest)).collect();
+    for record in said {
+        verdict.go(look, record, "it says something about an image that goes");
+    }
+}
+
+/// The verdict on the sets of a root; `keep`: that many of the newest stay, `None`: all.
+pub(super) fn of_root(root: &Root, keep: Option<u32>, pins: &Pins) -> Verdict {
+    let newest = keep.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
+    let mut staying: BTreeMap<&Release, String> = BTreeMap::new();
+    for (place, release) in root.sets.keys().rev().enumerate() {
+        let because =
+            if place < newest {
+                Some(keep.map_or_else(
+                    || "no rule lets it go now".to_owned(),
+                    |keep| format!("it is among the newest {keep}"),
+                ))
+            } else if pins.releases.contains(release) {
+                Some("it is pinned".to_owned())
+            } else {
+                root.by_channel.get(release).map(|channel| format!("channel {channel} leads to it"))
+            };
+        if let Some(because) = because {
+            staying.insert(release, because);
+        }
+    }
+    let kept: BTreeSet<&Reference> = staying.keys().flat_map(|release| root.sets[*release].iter()).collect();
+    let mut verdict = Verdict { kept: Arc::new(digests(&kept)), ..Verdict::default() };
+    for (release, because) in &staying {
+        verdict.stay(&root.name, release.tag(), because);
+    }
+    let dropped: Vec<(&Release, &Named)> =
+        root.sets.iter().filter(|(release, _)| !staying.contains_key(release)).collect();
+    let find = |look: Option<&TagsLook>, tag: &Tag| {
+        look.and_then(|look| look.tags.iter().find(|record| record.tag == *tag)).cloned()
+    };
+    let is_pinned = |record: &TagRecord| pins.images.contains(&record.digest);
+    // As long as an image of a set is pinned its list stays, so that the image goes with the pin.
+    let mut held: BTreeSet<&Release> = BTreeSet::new();
+    // Nobody is told of a release whose images go.
+    for (release, _) in &dropped {
+        for look in [root.channels.as_ref(), Some(&root.images), root.standalone.as_ref()].into_iter().flatten() {
+            match find(Some(look), release.tag()) {
+                Some(record) if is_pinned(&record) => {
+                    held.insert(*release);
+                    verdict.stay(&look.repo, release.tag(), "its image is pinned");
+                }
+                Some(record) => verdict.go(look, &record, &format!("{release} is older than what stays")),
+                None => {}
+            }
+        }
+    }
+    let mut named: BTreeMap<&Reference, &Release> = BTreeMap::new();
+    for (release, set) in &dropped {
+        for reference in set.iter().filter(|reference| !kept.contains(reference)) {
+            named.entry(reference).or_insert(release);
+        }
+    }
+    for record in &root.images.tags {
+        let reference = match hex_of(&record.tag) {
+            Some(digest) => Reference::Digest(digest),
+            None => Reference::Tag(record.tag.clone()),
+        };
+        let Some(release) = named.get(&reference) else { continue };
+        if is_pinned(record) {
+            held.insert(*release);
+            verdict.stay(&root.name, &record.tag, "its image is pinned");
+        } else if verdict.kept.contains(&record.digest) {
+            verdict.stay(&root.name, &record.tag, "a set that stays needs its image");
+        } else {
+            verdict.go(
+                &root.images,
+                record,
+                &format!("of the sets that need it {release} is the oldest, and none stays"),
+            );
+        }
+    }
+    for look in [Some(&root.images), root.channels.as_ref(), root.standalone.as_ref()].into_iter().flatten() {
+        with_what_is_said(&mut verdict, look, pins);
+    }
+    for (release, _) in &dropped {
+        if held.contains(release) {
+            verdict.stay(&root.install.repo, release.tag(), "an image of its set is pinned");
+        } else if let Some(record) = find(Some(&root.install), release.tag()) {
+            verdict.go(&root.install, &record, &format!("{release} is older than what stays"));
+        }
+    }
+    with_what_is_said(&mut verdict, &root.install, pins);
+    verdict
+}
+
+fn digests(references: &BTreeSet<&Reference>) -> HashSet<Digest> {
+    let digests = references.iter().filter_map(|reference| match reference {
+        Reference::Digest(digest) => Some(*digest),
+        Reference::Tag(_) => None,
+    });
+    digests.collect()
+}
+
+/// Why a tag stays by a rule.
+fn kept_by(keep: &Keep, record: &TagRecord, place: usize, now: Timestamp) -> Option<String> {
+    if let Some(pattern) = keep.matching.iter().find(|pattern| pattern.fits(record.tag.as_str())) {
+        return Some(format!("it fits {pattern}"));
+    }
+    if let Some(newest) = keep.newest.filter(|newest| place < usize::try_from(*newest).unwrap_or(usize::MAX)) {
+        return Some(format!("it is among the newest {newest}"));
+    }
+    // A time to come is a clock that was wrong: it stays.
+    let within = keep.pushed_within.filter(|within| now.since(record.pushed).is_none_or(|age| age <= *within));
+    within.map(|within| format!("it was pushed within {}", humantime::format_duration(within)))
+}
+
+/// The verdict on a repository by the rules that fit it; `named` are the images that each tag's own needs there.
+pub(super) fn of_rules(
+    look: &TagsLook,
+    rules: &[&Rule],
+    named: &BTreeMap<Tag, Named>,
+    pins: &Pins,
+    now: Timestamp,
+) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut judged: Vec<&TagRecord> =
+        look.tags.iter().filter(|record| hex_of(&record.tag).is_none() && record.tag.subject().is_none()).collect();
+    judged.sort_by(|one, other| other.pushed.cmp(&one.pushed).then_with(|| other.tag.cmp(&one.tag)));
+    let (mut kept, mut dropped) = (BTreeSet::new(), BTreeSet::new());
+    for (place, record) in judged.into_iter().enumerate() {
+        let pinned = pins.images.contains(&record.digest).then(|| "its image is pinned".to_owned());
+        let because = pinned.or_else(|| rules.iter().find_map(|rule| kept_by(&rule.keep, record, place, now)));
+        let names = named.get(&record.tag).into_iter().flat_map(|named| named.iter());
+        match because {
+            Some(because) => {
+                kept.extend(names);
+                verdict.stay(&look.repo, &record.tag, &because);
+            }
+            None => {
+                dropped.extend(names);
+                verdict.go(look, record, "no rule keeps it");
+            }
+        }
+    }
+    verdict.kept = Arc::new(digests(&kept));
+    for record in &look.tags {
+        let Some(digest) = hex_of(&record.tag) else { continue };
+        let reference = Reference::Digest(digest);
+        if dropped.contains(&reference) && !kept.contains(&reference) {
+            if pins.images.contains(&record.digest) {
+                verdict.stay(&look.repo, &record.tag, "its image is pinned");
+            } else {
+                verdict.go(look, record, "no tag that stays needs it");
+            }
+        }
+    }
+    with_what_is_said(&mut verdict, look, pins);
+    verdict
+}

@@ -1,0 +1,299 @@
+//! Tags go by a rule, and what they led to is given up.
+//!
+//! A verdict is found on a [`TagsLook`], which knows how the repository's touches stood before it. A tag goes only if nothing
+//! touched any repository that the verdict looked at, of which the first sign is counted before the look: as a content in
+//! `removal`. So a tag that is moved, or pushed again, stays until the next verdict. A manifest without another tag is given up,
+//! durably, before its last tag goes; the verdict itself is not kept: one that was not carried out is found again.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::sync::Arc;
+
+use fail::fail_point;
+use tokio_util::sync::CancellationToken;
+
+use super::collector::{ATTEMPTS, Collector, NoRoots, REMOVAL_BYTES};
+use super::given_up::MOST_GIVEN_UP;
+use super::ledger::Touch;
+use super::mark::{Judgement, Mark};
+use super::marking::Found;
+use super::report::{CollectionReport, TagName};
+use crate::clock::Timestamp;
+use crate::fs::stat;
+use crate::oci::{Digest, Reference, RepoName, Tag};
+use crate::store::contents::changes::blocking;
+use crate::store::contents::open::open_content;
+use crate::store::error::StoreError;
+use crate::store::layout::Membership;
+use crate::store::repositories::manifests::Manifests;
+use crate::store::repositories::tags::read_tag;
+use crate::store::repositories::walk::{Members, SkippedEntries, Tags};
+
+/// A tag as a rule sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagRecord {
+    /// Its name.
+    pub tag: Tag,
+    /// Where it leads.
+    pub digest: Digest,
+    /// When it was pushed last: the time of its own file, which a copy of the store keeps if it keeps times.
+    pub pushed: Timestamp,
+}
+
+/// The tags of a repository at one moment.
+#[derive(Clone, Debug)]
+pub struct TagsLook {
+    /// The repository.
+    pub repo: RepoName,
+    /// Its tags by name.
+    pub tags: Vec<TagRecord>,
+    /// How its touches stood before.
+    seen: u64,
+}
+
+/// What came of the tags that were to go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retired {
+    /// Tags that went.
+    pub removed: Vec<TagName>,
+    /// Something changed since the look: the rest needs a verdict anew.
+    pub touched: bool,
+    /// Why a repository is left alone: nothing went then.
+    pub left_alone: Option<(RepoName, String)>,
+}
+
+impl Collector {
+    /// Removes tags of the repositories of `looks`, in their order: those whose verdict these looks were found for. Ends early
+    /// where something was touched, is damaged, is held, or when `stop` is cancelled.
+    ///
+    /// # Errors
+    /// Of the disk: what was done is done.
+    pub(in crate::store) async fn retire(
+        &self,
+        looks: Vec<TagsLook>,
+        going: Vec<(RepoName, Tag)>,
+        stop: &CancellationToken,
+    ) -> Result<Retired, StoreError> {
+        let mut retired = Retired::default();
+        let looks = Arc::new(looks);
+        let preparing = Arc::clone(self.ledger());
+        self.manifests.contents.change(move || preparing.prepare()).await?;
+        let mut by_repo: HashMap<RepoName, HashSet<Tag>> = HashMap::new();
+        for (repo, tag) in &going {
+            by_repo.entry(repo.clone()).or_default().insert(tag.clone());
+        }
+        // Nothing of a repository goes in which something is damaged: first all are looked through.
+        for look in looks.iter().filter(|look| by_repo.contains_key(&look.repo)) {
+            let mut report = CollectionReport::default();
+            if self.marked(&look.repo, &NoRoots::given_up(), &mut report, stop).await?.is_none() {
+                retired.left_alone = report.left_alone.pop().map(|left| (look.repo.clone(), left.reason));
+                retired.touched = retired.left_alone.is_none();
+                return Ok(retired);
+            }
+        }
+        for look in looks.iter() {
+            let Some(tags) = by_repo.get(&look.repo) else { continue };
+            let staying: HashSet<Digest> =
+                look.tags.iter().filter(|record| !tags.contains(&record.tag)).map(|record| record.digest).collect();
+            let leaving = look.tags.iter().filter(|record| tags.contains(&record.tag)).map(|record| record.digest);
+            let lost: Vec<Digest> = leaving.filter(|digest| !staying.contains(digest)).collect();
+            let (manifests, looks, repo) = (Arc::clone(&self.manifests), Arc::clone(&looks), look.repo.clone());
+            let given_up = self.manifests.contents.change(move || manifests.give_up(&repo, &lost, &looks));
+            if !given_up.await? {
+                retired.touched = true;
+                return Ok(retired);
+            }
+        }
+        for (repo, tag) in going {
+            if stop.is_cancelled() || self.ledger().settings.may_not_remove() {
+                break;
+            }
+            let turn = self.manifests.contents.turn(REMOVAL_BYTES).await;
+            let (manifests, looks, named) =
+                (Arc::clone(&self.manifests), Arc::clone(&looks), (repo.clone(), tag.clone()));
+            let went = self.manifests.contents.change(move || manifests.retire_tag(&named.0, &named.1, &looks)).await?;
+            drop(turn);
+            if !went {
+                retired.touched = true;
+                break;
+            }
+            self.told().removed_tags += 1;
+            retired.removed.push(TagName { repository: repo.to_string(), tag: tag.to_string() });
+        }
+        Ok(retired)
+    }
+
+    /// Marks a dirty repository, and gives up what was found on the way: random images of pushes before, and what hangs on
+    /// manifests that were given up. Marks it again then, so that the blobs have their verdict with them.
+    pub(super) async fn settled(
+        &self,
+        repo: &RepoName,
+        report: &mut CollectionReport,
+        stop: &CancellationToken,
+    ) -> Result<Option<(Mark, u64)>, StoreError> {
+        for _ in 0..2 * ATTEMPTS {
+            let marked = self.marked(repo, &NoRoots::given_up(), report, stop).await?;
+            let Some((mark, seen, found)) = marked else { return Ok(None) };
+            if report.pins_unusable.is_some() {
+                return Ok(Some((mark, seen)));
+            }
+            let look = Arc::new(vec![TagsLook { repo: repo.clone(), tags: Vec::new(), seen }]);
+            let (manifests, named) = (Arc::clone(&self.manifests), repo.clone());
+            let giving_up = self.manifests.contents.change(move || {
+                let Found { tagged, random, write_check } = found;
+                let (contents, ledger) = (&manifests.contents, &manifests.ledger);
+                ledger.given_up.take_off(&contents.disk, &named, tagged)?;
+                let new = manifests.to_be_given_up(&named, &mark, random, &HashSet::new());
+                let mut again = !new.is_empty();
+                if again && !manifests.give_up(&named, &new, &look)? {
+                    return Ok((mark, true, None));
+                }
+                let mut removed = None;
+                if let Some((tag, _)) = write_check {
+                    again = true;
+                    if manifests.retire_tag(&named, &tag, &look)? {
+                        removed = Some(tag);
+                    }
+                }
+                Ok((mark, again, removed))
+            });
+            let (mark, again, removed) = giving_up.await?;
+            if let Some(tag) = removed {
+                self.told().removed_tags += 1;
+                report.write_checks.push(TagName { repository: repo.to_string(), tag: tag.to_string() });
+            }
+            if !again {
+                return Ok(Some((mark, seen)));
+            }
+        }
+        report.busy += 1;
+        Ok(None)
+    }
+
+    /// As [`Self::settled`], and changes nothing: what would be given up is only taken for it.
+    pub(super) async fn looked_through(
+        &self,
+        repo: &RepoName,
+        report: &mut CollectionReport,
+        stop: &CancellationToken,
+    ) -> Result<Option<Mark>, StoreError> {
+        let mut more = HashSet::new();
+        loop {
+            let marked = self.marked(repo, &NoRoots::GivenUpAnd(more.clone()), report, stop).await?;
+            let Some((mark, _, found)) = marked else { return Ok(None) };
+            if report.pins_unusable.is_some() {
+                return Ok(Some(mark));
+            }
+            let (manifests, named, known) = (Arc::clone(&self.manifests), repo.clone(), more.clone());
+            let looking = blocking(move || {
+                let new = manifests.to_be_given_up(&named, &mark, found.random, &known);
+                Ok((mark, new, found.write_check))
+            });
+            let (mark, new, write_check) = looking.await?;
+            if new.is_empty() {
+                if let Some((tag, _)) = write_check {
+                    report.write_checks.push(TagName { repository: repo.to_string(), tag: tag.to_string() });
+                }
+                return Ok(Some(mark));
+            }
+            more.extend(new);
+        }
+    }
+}
+
+impl Manifests {
+    /// The tags of a repository. Blocking.
+    ///
+    /// # Errors
+    /// Of the disk; a tag that can't be read.
+    pub(in crate::store) fn look_at_tags(&self, repo: &RepoName) -> Result<TagsLook, StoreError> {
+        // Before anything is read: what changes from now on makes the look worthless.
+        let seen = self.ledger.stable(repo);
+        let (layout, skipped) = (&self.contents.layout, SkippedEntries::default());
+        let mut tags = Vec::new();
+        for tag in Tags::new(layout, repo, &skipped) {
+            let path = layout.tag(repo, &tag);
+            let (Some(digest), Some(facts)) = (read_tag(layout, repo, &tag)?, stat(&path)?) else { continue };
+            let pushed = facts.modified().map_err(StoreError::io("stat", &path))?.into();
+            tags.push(TagRecord { tag, digest, pushed });
+        }
+        if skipped.count() > 0 {
+            return Err(StoreError::damaged(&layout.tags(repo), "an entry is no tag, or can't be read"));
+        }
+        tags.sort_unstable_by(|one, other| one.tag.cmp(&other.tag));
+        Ok(TagsLook { repo: repo.clone(), tags, seen })
+    }
+
+    /// The file of a blob of the repository; `None`: it is not there. Blocking.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(in crate::store) fn blob_file(&self, repo: &RepoName, digest: &Digest) -> Result<Option<File>, StoreError> {
+        open_content(&self.contents.layout.member(repo, Membership::Blob, digest))
+    }
+
+    fn are_untouched(&self, looks: &[TagsLook]) -> bool {
+        looks.iter().all(|look| self.ledger.is_untouched(&look.repo, look.seen))
+    }
+
+    /// Gives manifests up that lose their last tag; `false`: something changed since the looks, and none is. Blocking.
+    fn give_up(&self, repo: &RepoName, lost: &[Digest], looks: &[TagsLook]) -> Result<bool, StoreError> {
+        let (contents, ledger) = (&self.contents, &self.ledger);
+        if ledger.given_up.count() + lost.len() > MOST_GIVEN_UP {
+            tracing::warn!(
+                most = MOST_GIVEN_UP,
+                "more manifests are to go than are given up at a time: the rest waits"
+            );
+            return Ok(false);
+        }
+        let before = ledger.given_up.of(repo);
+        fail_point!("store::retention::before_give_up");
+        ledger.given_up.add(&contents.layout, &contents.disk, repo, lost)?;
+        fail_point!("store::retention::after_give_up");
+        // Listed before the look at the touches: who pushes one of them touches first, and takes it off afterwards.
+        if self.are_untouched(looks) {
+            ledger.make_dirty(repo)?;
+            return Ok(true);
+        }
+        let new = lost.iter().filter(|digest| !before.contains(digest)).copied();
+        ledger.given_up.take_off(&contents.disk, repo, new)?;
+        Ok(false)
+    }
+
+    /// Removes a tag, if nothing changed since the looks; says whether it did or was gone. Blocking.
+    fn retire_tag(&self, repo: &RepoName, tag: &Tag, looks: &[TagsLook]) -> Result<bool, StoreError> {
+        self.ledger.make_dirty(repo)?;
+        fail_point!("store::retention::before_tag");
+        let goes = || Ok(self.are_untouched(looks).then(Touch::none));
+        let went = match self.delete_if(repo, &Reference::Tag(tag.clone()), goes) {
+            Err(StoreError::ManifestUnknown) => true,
+            went => went?,
+        };
+        fail_point!("store::retention::after_tag");
+        Ok(went)
+    }
+
+    /// Manifests that are as good as given up and were not yet: random images, and what hangs on those that were, which a mark
+    /// does not reach for that alone. Blocking.
+    fn to_be_given_up(
+        &self,
+        repo: &RepoName,
+        mark: &Mark,
+        random: Vec<Digest>,
+        known: &HashSet<Digest>,
+    ) -> Vec<Digest> {
+        let given_up = self.ledger.given_up.of(repo);
+        let is_new = |digest: &Digest| !given_up.contains(digest) && !known.contains(digest);
+        let mut new: Vec<Digest> = random.into_iter().filter(is_new).collect();
+        if mark.keeps_untagged() && !(given_up.is_empty() && known.is_empty()) {
+            let skipped = SkippedEntries::default();
+            let all = Members::manifests(&self.contents.layout, repo, &skipped);
+            new.extend(
+                all.filter(|digest| is_new(digest) && mark.judge(Membership::Manifest, digest) == Judgement::Unreached),
+            );
+        }
+        // The rest is found again when there is room.
+        new.truncate(MOST_GIVEN_UP.saturating_sub(self.ledger.given_up.count()));
+        new
+    }
+}
