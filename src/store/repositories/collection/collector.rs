@@ -60,7 +60,7 @@ impl NoRoots {
 /// A repository that was marked, or was not.
 enum Marked {
     /// While its touches stood at this number.
-    Good(Mark, u64, Found),
+    Good(Box<Mark>, u64, Found),
     Busy,
     Unfit(Unfit),
     Stopped,
@@ -269,7 +269,7 @@ impl Collector {
                 return Ok(match marking {
                     Ok(marking) => {
                         let (mark, found) = marking.close();
-                        Marked::Good(mark, seen, found)
+                        Marked::Good(Box::new(mark), seen, found)
                     }
                     Err(unfit) => Marked::Unfit(unfit),
                 });
@@ -290,7 +290,7 @@ impl Collector {
             Marked::Good(mark, seen, found) => {
                 report.marked += 1;
                 self.told().left_alone.remove(repo);
-                Ok(Some((mark, seen, found)))
+                Ok(Some((*mark, seen, found)))
             }
             Marked::Busy => {
                 report.busy += 1;
