@@ -91,7 +91,7 @@ impl SnapshotFolder {
 }
 
 /// Names in the data folder, also those that stand there for a moment only, and the file system's own.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 23] = [
     "VERSION",
     ".d8-registry",
     ".d8-registry.new",
@@ -105,6 +105,7 @@ const NAMES: [&str; 22] = [
     "gc",
     "scrub",
     "snapshots",
+    "takeover",
     "tmp",
     "index",
     "index.stamp",
@@ -400,6 +401,7 @@ mod tests {
             layout.collection(),
             layout.scrub(),
             layout.snapshots(),
+            layout.moved_of(Algorithm::Sha256),
             layout.temporaries(),
             layout.index(),
             layout.index_stamp(),
