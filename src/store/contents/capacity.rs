@@ -9,27 +9,15 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
-use rustix::fs::{StatVfsMountFlags, fstatvfs};
 
 use super::audit::{Audit, Change, subtract};
+use super::free_space::{FULL_SLACK, Sample};
 use crate::oci::Digest;
 use crate::store::error::{Refusal, StoreError, Unwritable};
 use crate::store::options::{StoreLimits, Usage};
 
-/// A look at the file system's free space is believed for this time, or until these bytes were written.
-const SAMPLE_LIFE: Duration = Duration::from_millis(200);
-const SAMPLE_BYTES: u64 = 64 << 20;
-
 /// Bytes that an upload is charged beside its content: a block for its directory, and one for its note.
 pub(in crate::store) const FOOTPRINT: u64 = 8 * 1024;
-
-/// A disk that was called full is believed to be so until this much more is free; files of our own come and go.
-const FULL_SLACK: u64 = 1 << 20;
-
-/// A file system with so few inodes free lacks them: what found none has given some back until anybody looks.
-const FEW_INODES: u64 = 64;
 
 /// Folders of contents: one for each first byte of a digest.
 pub(in crate::store) const FOLDERS: usize = 256;
@@ -91,38 +79,6 @@ impl Drop for Charge<'_> {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    taken: Option<Instant>,
-    free: u64,
-    total: u64,
-    /// Inodes that this process may use; `None`: the file system makes them as it needs them.
-    inodes: Option<u64>,
-    read_only: bool,
-    written_since: u64,
-}
-
-impl Sample {
-    fn left(&self) -> u64 {
-        self.free.saturating_sub(self.written_since)
-    }
-
-    fn refusal(&self, limits: &StoreLimits, bytes: u64) -> Option<Refusal> {
-        if self.read_only {
-            return Some(Refusal::ReadOnly);
-        }
-        let (reserve, free) = (limits.reserve.bytes(self.total), self.left());
-        (free < reserve.saturating_add(bytes)).then_some(Refusal::ReserveExhausted { reserve, free, wanted: bytes })
-    }
-}
-
-impl Sample {
-    /// Whether it is inodes that the file system lacks, and not bytes.
-    fn lacks_inodes(&self) -> bool {
-        self.inodes.is_some_and(|inodes| inodes < FEW_INODES) && self.free >= FULL_SLACK
-    }
-}
-
 impl Capacity {
     /// `noted`: bytes of all contents, known from the last clean stop; `uploads`: bytes of uploads in progress.
     pub(in crate::store) fn new(root: File, limits: StoreLimits, noted: Option<Noted>, uploads: u64) -> Self {
@@ -140,14 +96,7 @@ impl Capacity {
                 .collect(),
             all_counted: AtomicBool::new(contents.is_some()),
             audit: Audit::default(),
-            sample: Mutex::new(Sample {
-                taken: None,
-                free: 0,
-                total: 0,
-                inodes: None,
-                read_only: false,
-                written_since: 0,
-            }),
+            sample: Mutex::default(),
             refused: Mutex::new(None),
         }
     }
@@ -177,10 +126,10 @@ impl Capacity {
         let limits = self.limits();
         self.admit_to_budget(&limits, bytes, 0)?;
         let mut sample = lock(&self.sample);
-        self.refresh(&mut sample, false);
+        sample.refresh(&self.root, false);
         if sample.refusal(&limits, bytes).is_some() {
             // Something may have been deleted since the look: nobody is refused on old news.
-            self.refresh(&mut sample, true);
+            sample.refresh(&self.root, true);
         }
         sample.refusal(&limits, bytes).map_or(Ok(()), |refusal| Err(StoreError::Full(refusal)))
     }
@@ -202,7 +151,7 @@ impl Capacity {
         let limits = self.limits();
         let over_budget = limits.max_bytes.map_or(0, |budget| self.used().saturating_add(bytes).saturating_sub(budget));
         let mut sample = lock(&self.sample);
-        self.refresh(&mut sample, true);
+        sample.refresh(&self.root, true);
         if sample.read_only {
             return u64::MAX;
         }
@@ -228,9 +177,9 @@ impl Capacity {
             return Err(error);
         }
         let mut sample = lock(&self.sample);
-        self.refresh(&mut sample, false);
+        sample.refresh(&self.root, false);
         if sample.refusal(&limits, bytes).is_some() {
-            self.refresh(&mut sample, true);
+            sample.refresh(&self.root, true);
         }
         if let Some(refusal) = sample.refusal(&limits, bytes) {
             drop(sample);
@@ -265,7 +214,7 @@ impl Capacity {
     pub(in crate::store) fn explain(&self, error: StoreError) -> StoreError {
         let Some(why) = error.unwritable() else { return error };
         let mut sample = lock(&self.sample);
-        self.refresh(&mut sample, true);
+        sample.refresh(&self.root, true);
         let free = sample.left();
         let refusal = match why {
             Unwritable::Full if sample.lacks_inodes() => Refusal::InodesExhausted { free },
@@ -286,7 +235,7 @@ impl Capacity {
     /// Whether the file system is read-only now, as far as it says so.
     pub(in crate::store) fn is_read_only(&self) -> bool {
         let mut sample = lock(&self.sample);
-        self.refresh(&mut sample, false);
+        sample.refresh(&self.root, false);
         sample.read_only
     }
 
@@ -472,26 +421,8 @@ impl Capacity {
     /// Free bytes (those that this process may use) and size of the file system.
     fn free(&self) -> (u64, u64) {
         let mut sample = lock(&self.sample);
-        self.refresh(&mut sample, false);
+        sample.refresh(&self.root, false);
         (sample.left(), sample.total)
-    }
-
-    /// Looks again if the sample is old, or `now`.
-    fn refresh(&self, sample: &mut Sample, now: bool) {
-        let fresh =
-            sample.taken.is_some_and(|taken| taken.elapsed() < SAMPLE_LIFE) && sample.written_since < SAMPLE_BYTES;
-        if (now || !fresh)
-            && let Ok(facts) = fstatvfs(&self.root)
-        {
-            *sample = Sample {
-                taken: Some(Instant::now()),
-                free: facts.f_bavail.saturating_mul(facts.f_frsize),
-                total: facts.f_blocks.saturating_mul(facts.f_frsize),
-                inodes: (facts.f_files > 0).then_some(facts.f_favail),
-                read_only: facts.f_flag.contains(StatVfsMountFlags::RDONLY),
-                written_since: 0,
-            };
-        }
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! In reading order: `files` (adding, linking and removing a content), `changes` (work that waits for the disk, and changes
 //! of the tree), `snapshots` (links that keep bytes and are nobody's) with `snapshot_folders`, `open`, `blob` (a content as it is read), `hashing`, `count` (after an unclean stop), `damage` (the list of
-//! damaged contents), `capacity` (is there room?), `pace` (write-back in turn), `growth` (a growing file's end and hash),
+//! damaged contents), `capacity` (is there room?) with `free_space`, `pace` (write-back in turn), `growth` (a growing file's end and hash),
 //! `intake` (many contents from elsewhere in one go), `uploads` and `fills` (contents on their way in), `uses` (leases, and when
 //! each was read last), `uncached` (read from the disk and not from memory), `scrub` (all are, once in an interval).
 
@@ -18,6 +18,7 @@ pub(super) mod count;
 pub(super) mod damage;
 pub(super) mod files;
 pub(super) mod fills;
+mod free_space;
 pub(super) mod growth;
 pub(super) mod hashing;
 pub(super) mod intake;
