@@ -14,6 +14,7 @@ use crate::store::{Restoring, SnapshotError, SnapshotName, with_stopped_snapshot
 #[derive(Clone, Debug, Subcommand)]
 pub enum SnapshotCommand {
     /// Take a snapshot. Pushes and pulls go on meanwhile.
+    #[command(after_help = "Example:\n  d8-registry snapshot create before-v1.71 --data-dir /var/lib/d8-registry")]
     Create {
         /// Its name: letters, digits, . _ and -
         #[arg(value_name = "NAME")]
@@ -23,8 +24,10 @@ pub enum SnapshotCommand {
         how: How,
     },
     /// List the snapshots, with the bytes that the removal of each would free.
+    #[command(after_help = "Example:\n  d8-registry snapshot list --json --data-dir /var/lib/d8-registry")]
     List(How),
     /// Remove a snapshot; the bytes that nothing else has are free then.
+    #[command(after_help = "Example:\n  d8-registry snapshot rm before-v1.71 --data-dir /var/lib/d8-registry")]
     Rm {
         /// Its name.
         #[arg(value_name = "NAME")]
@@ -35,6 +38,9 @@ pub enum SnapshotCommand {
     },
     /// Give repositories back what they had: contents, manifests, and each tag leads where it led. What came since stays. Ends with
     /// 1 if something can't be given back.
+    #[command(
+        after_help = "Example:\n  d8-registry snapshot restore before-v1.71 --dry-run --data-dir /var/lib/d8-registry"
+    )]
     Restore {
         /// Its name.
         #[arg(value_name = "NAME")]

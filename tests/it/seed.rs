@@ -21,7 +21,7 @@ mod filling;
 use filling::SeedOptions;
 
 /// Names of files that a server keeps for itself beside the content.
-const NOT_CONTENT: [&str; 4] = ["index", "index.stamp", "keys", "usage"];
+const NOT_CONTENT: [&str; 5] = ["index", "index.stamp", "keys", "scrub", "usage"];
 
 /// A file or a folder as all who may look see it.
 #[derive(Debug, PartialEq, Eq)]
