@@ -96,11 +96,13 @@ e2e: ## Long form of the interop tests: every one against the release binary, th
 	@$(if $(INTEROP),,CLUSTER_CASES=long INTEROP_LIMIT=3600 INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh cluster)
 	@$(if $(INTEROP),,INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh nginx-large)
 
-torture: ## Long form of the tests: ignored ones too, 4096 cases per property; a push left and a server killed at each durable step; mutated input for FUZZ_SECONDS=60
-	PROPTEST_CASES=4096 SWITCH_CASES=20000 cargo test --locked --workspace -- --include-ignored
+torture: ## Long form of the tests: ignored ones too, 4096 cases per property; a push left and a server killed at each durable step; pushes beside collections for SOAK_SECONDS=10800; mutated input for FUZZ_SECONDS=60
+	PROPTEST_CASES=4096 SWITCH_CASES=20000 KILL_CYCLES=500 cargo test --locked --workspace -- --include-ignored
 	# Crash points are the whole process's: one test at a time.
 	cargo test --locked --workspace --features failpoints --lib crash -- --test-threads=1
 	cargo test --locked --workspace --features failpoints --test it killed
+	# The running time goes 300 times as fast by a crash point.
+	SOAK_SECONDS=$${SOAK_SECONDS:-10800} cargo test --locked --workspace --features failpoints --test it collection_soak -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --locked --workspace --test it fuzz -- --nocapture
 
 # Built once, without optimisation beyond the least: it reads one lock file.

@@ -1,5 +1,6 @@
-//! One store whose server is killed at a moment that nobody chose, again and again, beside pushes, mounts, deletes and
-//! collections. What was acknowledged is there, no answer has wrong bytes, the use is what the tree has.
+//! One store whose server is killed at a moment that nobody chose, again and again, beside pushes, mounts, deletes,
+//! collections and scrubs. What was acknowledged is there, no answer has wrong bytes, the use is what the tree has, and a
+//! verification finds nothing.
 //!
 //! A few cycles by default; `KILL_CYCLES=500` in `make torture`. The steps of one client follow from [`SEED`]; the moment of
 //! a kill follows from how far all of them have come, so no two runs are the same.
@@ -323,12 +324,12 @@ impl Progress {
     }
 }
 
-/// Orders one collection after the other until the server is gone; how many of them ran to their end.
+/// Orders collections and scrubs in turn until the server is gone; how many of both ran to their end.
 ///
 /// By the socket alone: the command would collect the store by itself once no server answers.
-async fn collect(data: PathBuf) -> u64 {
+async fn look_after(data: PathBuf) -> u64 {
     let mut runs = 0;
-    while let Ok(answer) = order(&data, "/gc").await
+    while let Ok(answer) = order(&data, if runs % 2 == 0 { "/gc" } else { "/jobs/scrub/run" }).await
         && !answer.is_empty()
     {
         assert!(answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -356,6 +357,12 @@ async fn counted(registry: &Registry) {
     }
 }
 
+fn assert_verified(data: &Path) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+    let verified = command.args(["verify", "--data-dir"]).arg(data).output().unwrap();
+    assert_eq!(verified.status.code(), Some(0), "{}", String::from_utf8_lossy(&verified.stdout));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whenever_a_server_is_killed_what_it_acknowledged_is_there() {
     let cycles = std::env::var("KILL_CYCLES").map_or(CYCLES, |text| text.parse().unwrap());
@@ -363,7 +370,7 @@ async fn whenever_a_server_is_killed_what_it_acknowledged_is_there() {
     let mut owners: Vec<Owner> = (0..OWNERS).map(Owner::new).collect();
     let mut chance = Chance(SEED << 8);
     let mut registry = Registry::start(&Setup::open());
-    let (mut steps, mut collections, mut removed) = (0, 0, 0.0);
+    let (mut steps, mut orders, mut removed) = (0, 0, 0.0);
     for cycle in 1..=cycles {
         let progress = Arc::new(Progress::default());
         let (mut working, mut resting) = (JoinSet::new(), Vec::new());
@@ -379,7 +386,7 @@ async fn whenever_a_server_is_killed_what_it_acknowledged_is_there() {
                 owner
             });
         }
-        let collecting = tokio::spawn(collect(registry.data()));
+        let ordering = tokio::spawn(look_after(registry.data()));
         progress.reach(1 + chance.below(STEPS as usize) as u64).await;
         for kind in ["blob", "manifest"] {
             removed += registry.metric(&format!("d8_registry_gc_removed_total{{kind=\"{kind}\"}}")).await;
@@ -390,7 +397,7 @@ async fn whenever_a_server_is_killed_what_it_acknowledged_is_there() {
         owners.append(&mut resting);
         owners.sort_by_key(|owner| owner.number);
         steps += progress.steps.load(Ordering::SeqCst);
-        collections += collecting.await.unwrap();
+        orders += ordering.await.unwrap();
         if chance.below(3) == 0 && run_for_the_grace(&data) {
             owners.iter_mut().for_each(Owner::outlive_the_grace);
         }
@@ -403,9 +410,12 @@ async fn whenever_a_server_is_killed_what_it_acknowledged_is_there() {
             counted(&registry).await;
             registry.stop();
             assert_store_is_tidy(&data);
+            assert_verified(&data);
             registry = Registry::start_in(folder, &Setup::open());
         }
     }
-    println!("{cycles} kills, {steps} steps, {collections} collections to their end, {removed} contents collected");
+    println!(
+        "{cycles} kills, {steps} steps, {orders} collections and scrubs to their end, {removed} contents collected"
+    );
     registry.stop();
 }
