@@ -25,7 +25,7 @@ impl Store {
     /// The tags of a repository, for a verdict on them. Blocking.
     ///
     /// # Errors
-    /// Of the disk; [`StoreError::Damaged`] if one can't be read.
+    /// Of the disk, also where a tag can't be read.
     pub fn look_at_tags(&self, repo: &RepoName) -> Result<TagsLook, StoreError> {
         self.0.manifests.look_at_tags(repo)
     }
