@@ -10,8 +10,12 @@ use crate::switch::{ConditionType, Decision, Observed, Seen};
 use crate::telemetry::Samples;
 use crate::telemetry::families::{
     SWITCH_CALLS, SWITCH_CONDITION, SWITCH_HELD, SWITCH_INFO, SWITCH_INPUT_LOST, SWITCH_LEADER, SWITCH_LOOK_FAILURES,
-    SWITCH_LOOKED, SWITCH_NODES, SWITCH_PINNED, SWITCH_REPAIRS, SWITCH_STEP, SWITCH_WRITE_FAILURES, SWITCH_WRITES,
+    SWITCH_LOOKED, SWITCH_NODES, SWITCH_PINNED, SWITCH_REPAIRS, SWITCH_SLOW_NODE, SWITCH_STEP, SWITCH_WRITE_FAILURES,
+    SWITCH_WRITES,
 };
+
+/// A sample each would be much of a scrape where all nodes of a large cluster are slow; one name is enough to begin with.
+const MOST_SLOW_NODES: usize = 100;
 
 /// The figures, as the loop left them.
 #[derive(Debug, Default)]
@@ -31,6 +35,7 @@ struct State {
     /// Since when the first unmet step has been so.
     step: Option<Timestamp>,
     nodes: BTreeMap<&'static str, usize>,
+    slow_nodes: Vec<String>,
     held: Option<&'static str>,
     repairs: BTreeMap<&'static str, u64>,
     /// When `registry-pins` was written.
@@ -73,6 +78,9 @@ impl Health for Shown {
             samples.add(&SWITCH_STEP, &[], step.as_secs());
             for (name, count) in &state.nodes {
                 samples.add(&SWITCH_NODES, &[name], u64::try_from(*count).unwrap_or(u64::MAX));
+            }
+            for node in state.slow_nodes.iter().take(MOST_SLOW_NODES) {
+                samples.add(&SWITCH_SLOW_NODE, &[node], 1);
             }
             let is_lost = state.conditions.get(&ConditionType::InputLost).copied().unwrap_or_default();
             samples.add(&SWITCH_INPUT_LOST, &[], u64::from(is_lost));
@@ -148,6 +156,8 @@ impl Shown {
             ("skipped", figures.nodes_skipped),
             ("not_ready", nodes.iter().filter(|node| !node.ready).count()),
         ]);
+        state.slow_nodes.clone_from(&figures.slow_nodes);
+        state.slow_nodes.sort_unstable();
         state.held = figures.held;
         for object in &figures.repaired {
             *state.repairs.entry(object).or_default() += 1;

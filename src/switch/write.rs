@@ -127,6 +127,8 @@ pub struct Figures {
     pub nodes_waiting: usize,
     /// Nodes that the switch went on without.
     pub nodes_skipped: usize,
+    /// Names of nodes that have kept the switch waiting for 10 minutes.
+    pub slow_nodes: Vec<String>,
     /// Outputs that this decision repairs, by name of the object.
     pub repaired: Vec<&'static str>,
     /// Why nothing is changed: `input`, `record`, `authority`, `module`, `transition`, `precondition`, …

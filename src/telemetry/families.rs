@@ -218,6 +218,8 @@ families! {
         "How long the switch has been at its present step; 0 while none is under way.";
     SWITCH_NODES: "d8_registry_switch_nodes", Gauge, ["state"],
         "Nodes by how far they are: converged, waiting, skipped; and not_ready, which are among these.";
+    SWITCH_SLOW_NODE: "d8_registry_switch_slow_node", Gauge, ["node"],
+        "1 for a node that has kept the switch waiting for 10 minutes, for the first 100 by name. Absent otherwise.";
     SWITCH_HELD: "d8_registry_switch_held", Gauge, ["reason"],
         "1 while nothing is changed, by why. Absent otherwise.";
     SWITCH_INPUT_LOST: "d8_registry_switch_input_lost", Gauge, [],

@@ -81,5 +81,6 @@ spoilt SwitchNoController 's/\[6h\]/[1m]/' \
     SwitchHeld 's/reason!="module"/reason!="x"/' \
     SwitchBlocked 's/type="Ready", status="False"} == 1/type="Ready"} == 1/' \
     SwitchNotConverged 's/for: 1h/for: 20m/' \
+    SwitchNodeSlow 's/) == 1/) >= 0/' \
     SwitchOutputEdited 's/increase(d8_registry_switch_output_repairs_total{job="d8-registry-controller"}\[30m\])/d8_registry_switch_output_repairs_total/' \
     SwitchInputLost 's/switch_input_lost{job="d8-registry-controller"}) == 1/switch_input_lost) >= 0/'

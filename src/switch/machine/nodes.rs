@@ -219,22 +219,27 @@ impl Run<'_> {
     fn name_slow_nodes(&mut self, kind: ConditionType, waiting: &[&Node]) {
         // The condition may have been unmet for long before nodes were given anything: leftovers are waited for too.
         let begun = self.shown.find(kind).map(|condition| condition.last_transition).max(self.record.given);
-        let slow: Vec<String> = waiting
+        let slow: Vec<&Node> = waiting
             .iter()
+            .copied()
             .filter(|node| {
                 let since = node.unready_since.filter(|_| !node.ready).or(begun);
                 since.is_some_and(|since| self.ago(since) >= SLOW_NODE)
             })
+            .collect();
+        self.figures.slow_nodes = slow.iter().map(|node| node.name.clone()).collect();
+        if slow.is_empty() {
+            self.wake_after(SLOW_NODE);
+            return;
+        }
+        let lines: Vec<String> = slow
+            .iter()
             .map(|node| {
                 let what = if node.ready { "has not applied its configuration" } else { "is not Ready" };
                 format!("{}: {what}", node.name)
             })
             .collect();
-        if slow.is_empty() {
-            self.wake_after(SLOW_NODE);
-            return;
-        }
-        self.say(true, "NodesNotConverged", list("Nodes keep the switch waiting for 10 minutes:", &slow));
+        self.say(true, "NodesNotConverged", list("Nodes keep the switch waiting for 10 minutes:", &lines));
     }
 
     /// Whether nothing in the cluster needs the old place of images any more, by two scans in a row. `Err`: the message of

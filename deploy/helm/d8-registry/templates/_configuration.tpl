@@ -29,6 +29,13 @@
 {{- $gc := dict -}}
 {{- range $key, $value := $v.gc }}{{ if $value }}{{ $_ := set $gc $key $value }}{{ end }}{{ end -}}
 {{- if $gc }}{{ $_ := set $c "gc" $gc }}{{ end -}}
+{{- $retention := dict -}}
+{{- with $v.retention.releases.keep }}{{ $_ := set $retention "releases" (dict "keep" (int .)) }}{{ end -}}
+{{- with $v.retention.rules }}{{ $_ := set $retention "rules" . }}{{ end -}}
+{{- if $retention -}}
+  {{- if not (include "controlled" .) }}{{ fail "retention needs controller.enabled: the controller writes what must not go" }}{{ end -}}
+  {{- $_ := set $c "retention" $retention -}}
+{{- end -}}
 {{- if include "hasUpstream" . -}}
   {{- $_ := set $c "upstream" (dict "secretDir" "/etc/d8-registry/upstream") -}}
 {{- end -}}
