@@ -99,17 +99,22 @@ mod tests {
         static DISK: Operations = Operations::new();
         let limit = u64::try_from(STANDSTILL.as_millis()).unwrap();
         assert_eq!(DISK.standstill(u64::MAX), None, "nobody waits");
-        let first = DISK.begin(true, 5);
-        let look = DISK.begin(false, limit);
-        assert_eq!(DISK.standstill(limit + 4), None);
-        let found = DISK.standstill(limit + 5).unwrap();
+        // What this process has not lived to: an end, which takes the time of its clock, is told from it.
+        let begun = 1 << 40;
+        let first = DISK.begin(true, begun);
+        let look = DISK.begin(false, begun + limit);
+        assert_eq!(DISK.standstill(begun + limit - 1), None);
+        let found = DISK.standstill(begun + limit).unwrap();
         assert_eq!((found.since, found.waiting), (STANDSTILL, 2));
         // A look that was answered from memory is no sign of life.
         drop(look);
-        assert!(DISK.standstill(limit + 5).is_some());
-        let second = DISK.begin(true, limit + 5);
+        assert!(DISK.standstill(begun + limit).is_some());
+        let second = DISK.begin(true, begun + limit);
         drop(first);
-        assert_eq!(DISK.standstill(limit), None, "one has ended now");
+        let ended = DISK.moved.load(Ordering::Acquire);
+        assert!(ended < begun, "one has ended now");
+        assert_eq!(DISK.standstill(ended + limit - 1), None);
+        assert!(DISK.standstill(ended + limit).is_some());
         drop(second);
         assert_eq!(DISK.standstill(u64::MAX), None);
     }
