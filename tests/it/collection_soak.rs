@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Client, Image, Registry, Setup, blob, digest, order};
+use crate::support::{Chance, Client, Image, Registry, Setup, blob, digest, order};
 
 /// Seconds where `SOAK_SECONDS` says nothing.
 const SECONDS: u64 = 30;
@@ -26,18 +26,6 @@ const TAGS: usize = 10;
 const LAYERS: usize = 40;
 /// Between two collections. In 3 hours these are 540; Quay's report had 480.
 const COLLECT_EVERY: Duration = Duration::from_secs(20);
-
-/// xorshift64*: the same steps for the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound as u64).unwrap()
-    }
-}
 
 /// An image of layers that many others have too, and of a configuration that few have.
 fn any_image(chance: &mut Chance) -> Image {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use reqwest::{Method, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::support::{Client, Image, Registry, Setup, assert_store_is_tidy, blob, digest, order};
+use crate::support::{Chance, Client, Image, Registry, Setup, assert_store_is_tidy, blob, digest, order};
 
 /// Cycles where `KILL_CYCLES` says nothing.
 const CYCLES: u64 = 4;
@@ -40,18 +40,6 @@ struct Killed;
 impl From<reqwest::Error> for Killed {
     fn from(_: reqwest::Error) -> Self {
         Self
-    }
-}
-
-/// xorshift64*: the same steps for the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound as u64).unwrap()
     }
 }
 
@@ -347,16 +335,6 @@ fn run_for_the_grace(data: &Path) -> bool {
     true
 }
 
-async fn counted(registry: &Registry) {
-    loop {
-        let status: Value = registry.admin().get("/status").await.json().await.unwrap();
-        if status["store"]["usedBytes"].is_u64() {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
 fn assert_verified(data: &Path) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_d8-registry"));
     let verified = command.args(["verify", "--data-dir"]).arg(data).output().unwrap();
@@ -407,7 +385,7 @@ async fn whenever_a_server_is_killed_what_it_acknowledged_is_there() {
             assert!(owner.look(&world, &client).await.is_ok(), "the server is gone, and nobody killed it");
         }
         if cycle % TREE_EVERY == 0 || cycle == cycles {
-            counted(&registry).await;
+            registry.counted().await;
             registry.stop();
             assert_store_is_tidy(&data);
             assert_verified(&data);

@@ -6,7 +6,6 @@ use std::future::Future;
 use std::sync::Arc;
 
 use reqwest::Method;
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{Client, Image, Registry, Setup, assert_store_is_tidy, blob, digest, files_below};
@@ -67,20 +66,9 @@ async fn assert_whole(client: &Client, repo: &str, reference: &str, image: &Imag
     }
 }
 
-/// Waits until all contents are counted, which removes what a crash left of nobody.
-async fn counted(registry: &Registry) {
-    loop {
-        let status: Value = registry.admin().get("/status").await.json().await.unwrap();
-        if status["store"]["usedBytes"].is_u64() {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
 /// Stops the server and looks at what it leaves; neither uploads nor fills are among it.
 async fn assert_tidy(registry: Registry) {
-    counted(&registry).await;
+    registry.counted().await;
     let (folder, data) = (registry.folder(), registry.data());
     registry.stop();
     assert_store_is_tidy(&data);
@@ -291,7 +279,7 @@ async fn in_a_collection() {
         let client = registry.client();
         assert_whole(&client, "a", "kept", &kept).await;
         let _ = whole_blob(&client, "a", &left).await;
-        counted(&registry).await;
+        registry.counted().await;
         collect(data.clone()).await;
         let folder = registry.folder();
         registry.stop();

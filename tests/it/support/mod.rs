@@ -1,6 +1,7 @@
 //! A registry and a client to test with: the real binary, over loopback, in a folder of its own; and a scripted
 //! upstream to put behind it.
 
+mod chance;
 mod client;
 mod orders;
 mod raw;
@@ -11,6 +12,7 @@ mod upstream;
 
 use std::time::Duration;
 
+pub(crate) use chance::Chance;
 pub(crate) use client::{Client, cache, header, refusal};
 pub(crate) use orders::order;
 pub(crate) use raw::{End, Raw};

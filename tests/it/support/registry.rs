@@ -282,6 +282,17 @@ impl Registry {
         within(async { while (self.metric(sample).await - value).abs() > f64::EPSILON {} }).await;
     }
 
+    /// Waits until all contents are counted, which removes what a crash left of nobody.
+    pub(crate) async fn counted(&self) {
+        loop {
+            let status: Value = self.admin().get("/status").await.json().await.unwrap();
+            if status["store"]["usedBytes"].is_u64() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Puts other lines into the configuration file, which keeps what the setup does not say, and has it read.
     pub(crate) fn reconfigure(&self, setup: &Setup) {
         std::fs::write(self.config_file(), setup.yaml(&self.data())).unwrap();
