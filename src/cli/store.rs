@@ -19,8 +19,8 @@ pub enum StoreCommand {
     /// Remove all that a mode stored which is not in force. Refused while a switch is not over. The running server does it, or
     /// this process where none runs. Killed in between, it is ordered again.
     #[command(
-        after_help = "/status says under `unused` how much it frees. On a stopped store the mode file that was in force counts, and the\n\
-        configuration where there was none.\n\nExamples:\n  \
+        after_help = "/status says under `unused` how much it frees. On a stopped store --config is needed: its mode, or the mode file\n\
+        that it names and the one that was in force.\n\nExamples:\n  \
         d8-registry store drop Proxy --dry-run --data-dir /data\n  d8-registry store drop Local --data-dir /data"
     )]
     Drop(DropArguments),
@@ -92,8 +92,10 @@ fn by_hand(folder: &Path, arguments: &DropArguments) -> Result<Value, Failure> {
 enum Configured {
     /// There is no configuration.
     Nothing,
-    /// By its keys.
+    /// By its keys, and no mode file counts whatever was kept of one.
     Keys(Mode),
+    /// By a mode file that is not there: by the one that was kept, and without one by this key.
+    NoFile(Mode),
     /// By the mode file that it names.
     File(std::sync::Arc<ModeFile>),
     /// Of a mode file that can't be read.
@@ -106,7 +108,8 @@ impl Configured {
             None => Self::Nothing,
             Some((_, Some(FoundModeFile::Read(file)))) => Self::File(file.clone()),
             Some((_, Some(FoundModeFile::Wrong(why)))) => Self::Wrong(why.clone()),
-            Some((mode, Some(FoundModeFile::Absent) | None)) => Self::Keys(mode),
+            Some((mode, Some(FoundModeFile::Absent))) => Self::NoFile(mode),
+            Some((mode, None)) => Self::Keys(mode),
         }
     }
 
@@ -129,9 +132,10 @@ impl Configured {
         match (self, kept) {
             (Self::File(file), _) if names(file) => used(),
             (Self::Wrong(why), None) => unreadable(why),
-            (Self::Keys(keys), None) if keys.as_str() == mode.as_str() => used(),
-            (Self::Nothing, None) => unreadable("name the configuration with --config"),
-            (Self::Nothing | Self::Keys(_) | Self::File(_) | Self::Wrong(_), _) => None,
+            (Self::Keys(keys), _) | (Self::NoFile(keys), None) if keys.as_str() == mode.as_str() => used(),
+            // A mode file may have been kept from times when one counted.
+            (Self::Nothing, _) => unreadable("name the configuration with --config"),
+            (Self::Keys(_) | Self::NoFile(_) | Self::File(_) | Self::Wrong(_), _) => None,
         }
     }
 }
@@ -171,18 +175,24 @@ mod tests {
         let on_disk = |bytes: &[u8]| Configured::File(std::sync::Arc::new(ModeFile::parse(bytes).unwrap()));
         for (configured, kept, dropped, may) in [
             (Configured::Nothing, None, local, false),
-            (Configured::Nothing, Some(&proxy_alone), local, true),
+            (Configured::Nothing, Some(&proxy_alone), local, false),
+            (Configured::NoFile(Mode::Local), Some(&proxy_alone), local, true),
             (Configured::Nothing, Some(&proxy_alone), proxy, false),
             (Configured::Nothing, Some(&local_comes), local, false),
             (Configured::Nothing, Some(&local_was), local, false),
             (Configured::Nothing, Some(&local_was), proxy, false),
-            (Configured::Nothing, Some(&unmanaged), local, true),
+            (Configured::Nothing, Some(&unmanaged), local, false),
+            (Configured::NoFile(Mode::Direct), Some(&unmanaged), local, true),
+            (Configured::NoFile(Mode::Local), None, local, false),
+            (Configured::NoFile(Mode::Local), None, proxy, true),
             (Configured::Nothing, Some(&b"version: ".to_vec()), local, false),
             (Configured::Keys(Mode::Local), None, local, false),
             (Configured::Keys(Mode::Local), None, proxy, true),
             (Configured::Keys(Mode::Direct), None, local, true),
-            // The keys are not looked at where a mode file was in force.
-            (Configured::Keys(Mode::Local), Some(&proxy_alone), local, true),
+            // A server whose configuration names no mode file goes by its keys; what was kept is of another time.
+            (Configured::Keys(Mode::Local), Some(&proxy_alone), local, false),
+            (Configured::Keys(Mode::Local), Some(&proxy_alone), proxy, false),
+            (Configured::Keys(Mode::Direct), Some(&proxy_alone), local, true),
             // The one on disk comes into force at the next start.
             (on_disk(&local_comes), Some(&proxy_alone), local, false),
             (on_disk(&proxy_alone), None, local, true),

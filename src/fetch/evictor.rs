@@ -82,6 +82,15 @@ pub enum Displacing {
     Unused,
 }
 
+/// What a walk makes room for.
+#[derive(Clone, Copy, Debug)]
+enum For {
+    /// What a cache fetches.
+    Fetched,
+    /// What a client pushes.
+    Push,
+}
+
 /// Part of the [`SHARE`] that one fill of unnamed length holds; given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Stake {
@@ -157,16 +166,10 @@ impl Evictor {
     /// # Errors
     /// [`StoreError::Full`] if it can't or may not, or of the disk.
     pub async fn displace(&self, refusal: Refusal, bytes: u64) -> Result<(), StoreError> {
-        let displacing = *lock(&self.0.displacing);
-        let spare = match (displacing, self.0.store.pins()) {
-            (Displacing::Nothing, _) => return Err(StoreError::Full(refusal)),
-            (Displacing::Replaceable | Displacing::Unused, PinsState::Usable(_)) => Spare::Pinned,
-            // Pins that there are and that can't be gone by may name what a tag reaches.
-            (Displacing::Replaceable | Displacing::Unused, PinsState::Unusable(_))
-            | (Displacing::Replaceable, PinsState::Absent) => Spare::Tagged,
-            (Displacing::Unused, PinsState::Absent) => Spare::Nothing,
-        };
-        self.room_after(refusal, bytes, spare).await
+        if !self.is_displacing() {
+            return Err(StoreError::Full(refusal));
+        }
+        self.room_after(refusal, bytes, For::Push).await
     }
 
     /// Removes contents that were not used for `ttl` from now on; zero: never.
@@ -184,15 +187,25 @@ impl Evictor {
     /// # Errors
     /// [`StoreError::Full`] if there is no room afterwards, or of the disk.
     pub async fn make_room(&self, wanted: Wanted) -> Result<(), StoreError> {
-        self.room(wanted, self.spare()).await
+        self.room(wanted, For::Fetched).await
     }
 
-    /// What an eviction for what a cache fetches leaves.
-    fn spare(&self) -> Spare {
-        if self.0.replaceable.load(Ordering::Relaxed) { Spare::Nothing } else { Spare::Tagged }
+    /// What an eviction leaves; `None`: nothing may go. Asked by who has the walk: it may have waited long for that, and the
+    /// upstream or the mode be another one.
+    fn spare(&self, whom: For) -> Option<Spare> {
+        match (whom, *lock(&self.0.displacing), self.0.store.pins()) {
+            (For::Fetched, ..) if self.0.replaceable.load(Ordering::Relaxed) => Some(Spare::Nothing),
+            (For::Fetched, ..) => Some(Spare::Tagged),
+            (For::Push, Displacing::Nothing, _) => None,
+            (For::Push, Displacing::Replaceable | Displacing::Unused, PinsState::Usable(_)) => Some(Spare::Pinned),
+            // Pins that there are and that can't be gone by may name what a tag reaches.
+            (For::Push, Displacing::Replaceable | Displacing::Unused, PinsState::Unusable(_))
+            | (For::Push, Displacing::Replaceable, PinsState::Absent) => Some(Spare::Tagged),
+            (For::Push, Displacing::Unused, PinsState::Absent) => Some(Spare::Nothing),
+        }
     }
 
-    async fn room(&self, wanted: Wanted, spare: Spare) -> Result<(), StoreError> {
+    async fn room(&self, wanted: Wanted, whom: For) -> Result<(), StoreError> {
         let store = &self.0.store;
         let _walking = self.0.walking.lock().await;
         let goal = store.shortfall(wanted.all.max(wanted.now)).await?;
@@ -208,6 +221,7 @@ impl Evictor {
             0 => 0,
             need => goal.min(need.saturating_add(store.measure() / SLACK)),
         };
+        let Some(spare) = self.spare(whom) else { return store.admit(wanted.now).await };
         let hopeless = self.evict(Eviction { need, goal, spare, ..Eviction::default() }).await?;
         let admitted = store.admit(if hopeless { wanted.all.max(wanted.now) } else { wanted.now }).await;
         if admitted.is_err() {
@@ -222,16 +236,17 @@ impl Evictor {
     /// # Errors
     /// [`StoreError::Full`] if it can't, or of the disk.
     pub async fn make_room_after(&self, refusal: Refusal, bytes: u64) -> Result<(), StoreError> {
-        self.room_after(refusal, bytes, self.spare()).await
+        self.room_after(refusal, bytes, For::Fetched).await
     }
 
-    async fn room_after(&self, refusal: Refusal, bytes: u64, spare: Spare) -> Result<(), StoreError> {
+    async fn room_after(&self, refusal: Refusal, bytes: u64, whom: For) -> Result<(), StoreError> {
         match refusal {
             Refusal::BudgetExhausted { .. } | Refusal::ReserveExhausted { .. } => {
-                self.room(Wanted::whole(bytes), spare).await
+                self.room(Wanted::whole(bytes), whom).await
             }
             Refusal::InodesExhausted { .. } => {
                 let _walking = self.0.walking.lock().await;
+                let Some(spare) = self.spare(whom) else { return Err(StoreError::Full(refusal)) };
                 self.evict(Eviction { contents: INODES, spare, ..Eviction::default() }).await.map(drop)
             }
             Refusal::QuotaExhausted | Refusal::FileTooLong | Refusal::ReadOnly => Err(StoreError::Full(refusal)),
@@ -258,10 +273,10 @@ impl Evictor {
     /// Of the disk.
     pub async fn remove_old(&self) -> Result<(), StoreError> {
         let ttl = Duration::from_secs(self.0.ttl.load(Ordering::Relaxed));
+        let _walking = self.0.walking.lock().await;
         if ttl.is_zero() || !self.0.replaceable.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let _walking = self.0.walking.lock().await;
         let evicted = self.0.store.evict(Eviction { idle: Some(ttl), ..Eviction::default() }).await?;
         self.0.metrics.evicted(EvictionCause::Ttl, evicted.contents, evicted.bytes);
         if evicted.contents > 0 {

@@ -46,7 +46,13 @@ impl Store {
     pub async fn restore_snapshot(&self, name: SnapshotName, how: Restoring) -> Result<RestoreReport, SnapshotError> {
         if how.dry_run {
             let snapshots = Arc::clone(&self.0.snapshots);
-            return super::contents::changes::blocking(move || Ok(snapshots.restore(&name, how))).await?;
+            let order = Arc::clone(&snapshots.orders).lock_owned().await;
+            let look = move || {
+                let report = snapshots.restore(&name, how);
+                drop(order);
+                Ok(report)
+            };
+            return super::contents::changes::blocking(look).await?;
         }
         self.order_snapshots(move |snapshots| snapshots.restore(&name, how)).await
     }
@@ -56,10 +62,15 @@ impl Store {
         work: impl FnOnce(&Snapshots) -> Result<T, SnapshotError> + Send + 'static,
     ) -> Result<T, SnapshotError> {
         let snapshots = Arc::clone(&self.0.snapshots);
-        let done = self.0.contents.change(move || match work(&snapshots) {
-            // Why the system writes nothing is called by its name there.
-            Err(SnapshotError::Store(error)) => Err(error),
-            done => Ok(done),
+        let order = Arc::clone(&snapshots.orders).lock_owned().await;
+        let done = self.0.contents.change(move || {
+            let done = work(&snapshots);
+            drop(order);
+            match done {
+                // Why the system writes nothing is called by its name there.
+                Err(SnapshotError::Store(error)) => Err(error),
+                done => Ok(done),
+            }
         });
         done.await?
     }

@@ -143,7 +143,7 @@ struct Run<'a> {
     told: &'a dyn Fn(Far),
     far: Far,
     report: Report,
-    /// Blobs that were looked at and can't be taken.
+    /// Blobs that were looked at and can't be taken: of all repositories where those share their blobs, else of this one.
     bad: HashMap<Digest, Fault>,
     /// Blobs that are counted among those to come, by the first bytes of their digests: a tree may have millions, and two that
     /// agree in 64 bits of a hash would make the count wrong by one of them, and nothing else.
@@ -179,6 +179,10 @@ impl Run<'_> {
 
     fn repository(&mut self, name: &str) -> Result<(), ImportError> {
         self.goes_on()?;
+        if !self.source.shares_blobs() {
+            // Another repository has a copy of its own, or answers another time.
+            self.bad.clear();
+        }
         let listed = match self.source.list(name) {
             Ok(listed) => listed,
             Err(error) => {

@@ -64,9 +64,15 @@ impl Layouts {
             let folder = match layouts.root.folder(&below) {
                 Ok(Some(folder)) => folder,
                 Ok(None) => continue,
-                // A file, or a link.
-                Err(error) if !below.is_empty() && error.kind() == io::ErrorKind::NotADirectory => continue,
-                Err(error) => return Err(SourceError::read(path.join(&below))(error)),
+                // A file, a link, which is not followed, or a directory that is not for this user.
+                Err(error) if !below.is_empty() => {
+                    if error.kind() != io::ErrorKind::NotADirectory {
+                        let error = crate::telemetry::with_causes(&error);
+                        tracing::warn!(path = %path.join(&below).display(), error, "skipped");
+                    }
+                    continue;
+                }
+                Err(error) => return Err(SourceError::read(path)(error)),
             };
             looked += 1;
             if looked > MOST_FOLDERS {

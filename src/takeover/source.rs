@@ -79,6 +79,14 @@ impl Source {
         }
     }
 
+    /// Whether all its repositories have one copy of a blob.
+    pub(super) const fn shares_blobs(&self) -> bool {
+        match &self.0 {
+            Kind::Distribution(_) => true,
+            Kind::Layouts(_) | Kind::Registry(_) => false,
+        }
+    }
+
     /// Its repositories; `""` for a layout without a name.
     pub(super) fn repositories(&self) -> Result<Vec<String>, SourceError> {
         match &self.0 {

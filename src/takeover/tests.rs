@@ -398,3 +398,35 @@ fn what_is_exported_is_imported_the_same() {
         Err(ExportError::Foreign(_))
     ));
 }
+
+/// A layout beside another one has copies of its own; what can't be entered beside it is passed by.
+#[test]
+fn a_bad_copy_in_one_layout_leaves_the_image_of_another_whole() {
+    let dir = quick_dir();
+    let (source, data, layouts) = (dir.path().join("source"), dir.path().join("data"), dir.path().join("layouts"));
+    let tree = Tree::new(&source).unwrap();
+    let layer = testkit::noise(1, 10_000);
+    for repository in ["a", "b"] {
+        write_image(&tree, repository, Some("v1"), &[repository.as_bytes().to_vec(), layer.clone()]);
+    }
+    run(&store(&data), &source, &options(false)).unwrap();
+    let view = StoreView::open(&data).unwrap();
+    for repository in ["a", "b"] {
+        let images = vec![format!("{repository}:v1").parse().unwrap()];
+        export(&view, &ExportOptions { dir: layouts.join(repository), images }, &|_| {}).unwrap();
+    }
+    let hex = testkit::digest(&layer).split_off("sha256:".len());
+    std::fs::write(layouts.join("a/blobs/sha256").join(hex), testkit::noise(2, 10_000)).unwrap();
+    std::os::unix::fs::symlink("b", layouts.join("latest")).unwrap();
+    let second = dir.path().join("second");
+    let target = store(&second);
+    let report = inside(|| {
+        let source = Source::layouts(&layouts).unwrap();
+        import(&target, &source, &ImportOptions::default(), &CancellationToken::new(), &|_| {})
+    });
+    let report = report.unwrap();
+    assert_eq!((report.tags.taken, report.tags.left), (1, 1), "{report:?}");
+    let found = tags(&second);
+    assert!(found.len() == 1 && found.keys().all(|name| name.starts_with("b/")), "{found:?}");
+    assert_tidy(&target);
+}

@@ -164,6 +164,26 @@ init=$(jq -n --rawfile cert "$INTEROP_PKI/ca.crt" --rawfile key "$INTEROP_PKI/ca
 admin POST "$OWN/secrets" "$(jq -n --arg config "$init" '{metadata: {name: "registry-init"}, type: "Opaque", stringData: {config: $config}}')" >/dev/null
 proxy=(--set "image.reference=example.com/d8-registry:1,metrics.kubeRbacProxyImage=example.com/proxy:1,push.kind=Ingress,push.host=x"
     --set "push.manyMasters=true,mode=Proxy,upstream.imagesRepo=registry.example.com/ee,config.proxy.ttl=24h")
+# Cut before the key is there: no certificate of it is left behind, which would say that nodes trust what nobody has.
+policies=apis/admissionregistration.k8s.io/v1
+admin POST "$policies/validatingadmissionpolicies" '{"metadata": {"name": "no-key.test"}, "spec": {"failurePolicy": "Fail",
+    "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["secrets"],
+    "resourceNames": ["registry-pki"]}]}, "validations": [{"expression": "false", "message": "not now"}]}}' >/dev/null
+admin POST "$policies/validatingadmissionpolicybindings" '{"metadata": {"name": "no-key.test"},
+    "spec": {"policyName": "no-key.test", "validationActions": ["Deny"]}}' >/dev/null
+key_is() { # refused|taken
+    ask admin-token POST "$OWN/secrets?dryRun=All" '{"metadata": {"name": "registry-pki"}}' >/dev/null
+    [[ $(cat "$WORK/status") == $([[ $1 == taken ]] && echo 2 || echo 4)?? ]]
+}
+await key_is refused
+! helm install d8-registry "$CHART" --namespace d8-system "${proxy[@]}" >"$WORK/helm.out" 2>&1 || fail "installed without a key"
+grep -q 'not now' "$WORK/helm.out" || fail "$(cat "$WORK/helm.out")"
+gone "$OWN/configmaps/registry-ca"
+for kind in validatingadmissionpolicybindings validatingadmissionpolicies; do
+    admin DELETE "$policies/$kind/no-key.test" >/dev/null
+done
+await key_is taken
+run_helm uninstall d8-registry
 install "${proxy[@]}" --set upstream.license=first
 same "$(value d8-registry-mode mode.yaml)" "generation: 1
 inForce:

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::audit::{Audit, Change, subtract};
@@ -29,6 +29,8 @@ pub(in crate::store) struct Capacity {
     limits: Mutex<StoreLimits>,
     contents: AtomicU64,
     uploads: AtomicU64,
+    /// Those of `uploads` that are a [`Charge`], by their number. Raised before the bytes are.
+    charges: AtomicUsize,
     index: AtomicU64,
     /// Bytes of damaged contents whose digest's place is another's, or nobody's.
     damaged: AtomicU64,
@@ -76,6 +78,7 @@ pub(in crate::store) struct Charge<'a> {
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
         self.capacity.refund_upload(self.bytes);
+        self.capacity.charges.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -89,6 +92,7 @@ impl Capacity {
             contents: AtomicU64::new(contents.unwrap_or(0)),
             held: AtomicU64::new(held),
             uploads: AtomicU64::new(uploads),
+            charges: AtomicUsize::new(0),
             index: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
             counts: (0..FOLDERS)
@@ -195,8 +199,10 @@ impl Capacity {
     /// # Errors
     /// [`StoreError::Full`]; nothing is charged then.
     pub(in crate::store) fn charge(&self, bytes: u64) -> Result<Charge<'_>, StoreError> {
+        let mut charge = self.begin_charge();
         self.charge_upload(bytes)?;
-        Ok(Charge { capacity: self, bytes })
+        charge.bytes = bytes;
+        Ok(charge)
     }
 
     /// As [`Capacity::charge`], for bytes that are on this file system already: only the budget can be exceeded.
@@ -204,10 +210,21 @@ impl Capacity {
     /// # Errors
     /// [`StoreError::Full`]; nothing is charged then.
     pub(in crate::store) fn charge_moved(&self, bytes: u64) -> Result<Charge<'_>, StoreError> {
+        let mut charge = self.begin_charge();
         self.uploads.fetch_add(bytes, Ordering::Relaxed);
-        let charge = Charge { capacity: self, bytes };
+        charge.bytes = bytes;
         self.admit_to_budget(&self.limits(), bytes, bytes)?;
         Ok(charge)
+    }
+
+    fn begin_charge(&self) -> Charge<'_> {
+        self.charges.fetch_add(1, Ordering::SeqCst);
+        Charge { capacity: self, bytes: 0 }
+    }
+
+    /// How many live.
+    pub(in crate::store) fn charges(&self) -> usize {
+        self.charges.load(Ordering::SeqCst)
     }
 
     /// Turns what the system says of why it writes nothing into the refusal that it is.

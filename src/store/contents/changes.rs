@@ -1,7 +1,7 @@
 //! Work that waits for the disk, and work that changes the tree.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::fs::Disk;
 use crate::store::error::StoreError;
@@ -70,9 +70,14 @@ impl Changes {
         if *closed { Err(StoreError::Bug("the store is closed".into())) } else { Ok(closed) }
     }
 
-    /// Waits for the changes that have begun; none begins while the answer lives.
-    pub(in crate::store) fn pause(&self) -> RwLockWriteGuard<'_, bool> {
-        self.closed.write().unwrap_or_else(PoisonError::into_inner)
+    /// None begins while the answer lives; `None`: one goes on. Nobody is waited for: behind a writer that waits no change
+    /// begins, and one may go on for hours.
+    pub(in crate::store) fn try_pause(&self) -> Option<RwLockWriteGuard<'_, bool>> {
+        match self.closed.try_write() {
+            Ok(paused) => Some(paused),
+            Err(TryLockError::Poisoned(panicked)) => Some(panicked.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Waits for the changes that have begun; none begins afterwards.

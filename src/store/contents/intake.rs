@@ -287,6 +287,8 @@ impl Contents {
         for digest in moved {
             let _locked = self.lock(&digest);
             self.disk.unlink(&self.layout.moved(&digest))?;
+            // Its name in the repository may have been deleted meanwhile, while this one kept the bytes.
+            self.reclaim(&digest)?;
         }
         Ok(absent)
     }
@@ -310,10 +312,15 @@ impl Contents {
                 let Ok(digest) = Digest::from_hex(algorithm, name.to_str().unwrap_or("")) else { continue };
                 let _locked = self.lock(&digest);
                 let (moved, content) = (self.layout.moved(&digest), self.layout.content(&digest));
-                let ids = |found: std::fs::Metadata| (found.dev(), found.ino());
-                // Here, in `blobs/` and in a repository.
-                let is_named = stat(&moved)?.is_some_and(|found| found.nlink() > 2);
-                if is_named && stat(&moved)?.map(ids) == stat(&content)?.map(ids) {
+                let ids = |found: &std::fs::Metadata| (found.dev(), found.ino());
+                // Here, in `blobs/`, and in a repository: names of snapshots are nobody's.
+                let is_named = match (stat(&moved)?, stat(&content)?) {
+                    (Some(moved), Some(content)) if ids(&moved) == ids(&content) => {
+                        moved.nlink() > 2 + self.snapshot_links(&digest, moved.ino())?
+                    }
+                    _ => false,
+                };
+                if is_named {
                     self.disk.unlink(&moved)?;
                 } else {
                     waiting += 1;

@@ -9,7 +9,7 @@ use fail::fail_point;
 use super::manifests::Manifests;
 use crate::clock::Timestamp;
 use crate::fs::{set_modified, stat};
-use crate::oci::{Digest, RepoName, Tag};
+use crate::oci::{Digest, Manifest, RepoName, Tag};
 use crate::store::contents::intake::Taken;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
@@ -39,6 +39,13 @@ impl Manifests {
     ) -> Result<(), StoreError> {
         let _touch = self.ledger.touch(repo)?;
         let mut batch = Vec::with_capacity(manifests.len());
+        // As a push: neither these nor what they name is given up any more.
+        let named = manifests.iter().flat_map(|stored| {
+            let Manifest { layers, manifests, subject, .. } = &*stored.manifest;
+            let named = layers.iter().chain(manifests).chain(subject).map(|descriptor| descriptor.digest);
+            named.chain([stored.digest])
+        });
+        self.ledger.given_up.take_off(&self.contents.disk, repo, named)?;
         for stored in manifests {
             self.save(repo, &stored.digest);
             self.save_named(repo, &stored.manifest);

@@ -5,7 +5,7 @@ mod restored;
 
 use std::collections::BTreeSet;
 
-use super::collection::collect_twice;
+use super::collection::{collect, collect_twice};
 use super::*;
 use crate::store::contents::snapshot_folders::MOST_SNAPSHOTS;
 use crate::store::layout::SnapshotFolder;

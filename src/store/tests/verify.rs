@@ -278,3 +278,34 @@ async fn what_is_counted_and_not_there_is_found_on_a_running_server() {
     let report = opened.verify(VerifyOptions::default(), CancellationToken::new()).await.unwrap();
     assert_eq!(named(&report), BTreeSet::from([(Problem::UsageWrong, "uploads".to_owned())]), "{report:#?}");
 }
+
+/// It waits for no change, so that none that is begun meanwhile waits behind it.
+#[tokio::test]
+async fn a_change_that_does_not_end_keeps_no_verification_and_no_other_change_waiting() {
+    let dir = quick_dir();
+    let opened = store(dir.path());
+    push(&opened, &repo("a"), b"content").await;
+    let (contents, (begin, begun), (end, ended)) =
+        (Arc::clone(&opened.0.contents), std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let lasting = std::thread::spawn(move || {
+        let _change = contents.changes.begin().unwrap();
+        begin.send(()).unwrap();
+        let _ = ended.recv();
+    });
+    begun.recv().unwrap();
+    let looking = opened.verify(VerifyOptions::default(), CancellationToken::new());
+    let name = repo("a");
+    let (report, _) = tokio::join!(looking, push(&opened, &name, b"another content"));
+    let report = report.unwrap();
+    let is_compared = |report: &VerifyReport| !report.notes.iter().any(|note| note.contains("was not compared"));
+    assert!(report.whole && !is_compared(&report), "{report:#?}");
+    drop(end);
+    lasting.join().unwrap();
+    // What a take-over has in hand is charged and in no change yet.
+    let charge = opened.0.contents.capacity.charge(7).unwrap();
+    let report = opened.verify(VerifyOptions::default(), CancellationToken::new()).await.unwrap();
+    assert!(report.whole && !is_compared(&report), "{report:#?}");
+    drop(charge);
+    let report = opened.verify(VerifyOptions::default(), CancellationToken::new()).await.unwrap();
+    assert!(report.whole && is_compared(&report), "{report:#?}");
+}

@@ -16,10 +16,19 @@ use crate::oci::{Algorithm, Digest};
 use crate::store::contents::files::Contents;
 use crate::store::error::StoreError;
 
+/// What the bytes that only snapshots have are now, as they are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Without the files on the list: as they were noted, or not counted yet.
+    WithoutListed,
+    /// With a file that somebody named on the list just now.
+    WithListed,
+}
+
 impl Contents {
     /// Reads the list for the start: entries, what they use, and what was found within the last minutes.
     pub(in crate::store) fn load_damaged(&self) {
-        self.read_damaged();
+        self.read_damaged(Held::WithoutListed);
         let now = Instant::now();
         let list = self.damage.list.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut recent: Vec<_> = list
@@ -65,7 +74,7 @@ impl Contents {
     }
 
     /// Makes the list in memory that of the folder: takes up names that are new, and drops entries whose name is gone.
-    pub(super) fn read_damaged(&self) {
+    pub(super) fn read_damaged(&self, held: Held) {
         let mut found = Vec::new();
         for algorithm in Algorithm::ALL {
             let folder = self.layout.damaged_of(algorithm);
@@ -93,7 +102,7 @@ impl Contents {
         }
         self.forget_removed(&found);
         for (digest, path, facts) in found {
-            self.take_up(&digest, path, &facts);
+            self.take_up(&digest, path, &facts, held);
         }
     }
 
@@ -118,7 +127,7 @@ impl Contents {
         }
     }
 
-    fn take_up(&self, digest: &Digest, path: PathBuf, facts: &Metadata) {
+    fn take_up(&self, digest: &Digest, path: PathBuf, facts: &Metadata, held: Held) {
         let _locked = self.lock(digest);
         let inode = facts.ino();
         if self.damage.is_listed(digest, inode) || !matches!(stat(&path), Ok(Some(_))) {
@@ -130,7 +139,7 @@ impl Contents {
         if !charged {
             self.capacity.charge_damaged(facts.len());
         }
-        if !is_content && self.is_in_snapshot(digest, inode).unwrap_or(false) {
+        if held == Held::WithListed && !is_content && self.is_in_snapshot(digest, inode).unwrap_or(false) {
             self.capacity.release(digest, facts.len());
         }
         let entry = Entry { inode, bytes: facts.len(), name: Some(path), unnamed: None, charged };

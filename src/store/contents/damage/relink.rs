@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use fail::fail_point;
 
+use super::directory::Held;
 use crate::fs::stat;
 use crate::oci::Digest;
 use crate::store::contents::files::Contents;
@@ -35,7 +36,7 @@ impl Contents {
     /// Comes back to files that could not be read, and makes the list agree with its directory. Blocking.
     pub(in crate::store) fn keep_damage_list(&self, now: Instant) {
         self.read_suspects_again(now);
-        self.read_damaged();
+        self.read_damaged(Held::WithListed);
         if self.damage.is_empty() {
             return;
         }

@@ -44,8 +44,8 @@ impl Scrub {
                 }
                 (Stand::Held, Way::Whole) => {
                     return Err(JobError::logged(
-                        "so many contents were found damaged within ten minutes that the disk may be at fault; it goes on by \
-                         itself"
+                        "so many contents were found damaged within ten minutes that the disk may be at fault; order it again \
+                         when the disk was looked at"
                             .to_owned(),
                     ));
                 }

@@ -70,6 +70,8 @@ struct Told {
     interval: Option<Duration>,
     pass: Pass,
     since_start: [u64; 3],
+    /// The pass as this process noted it last, and when.
+    noted: Option<(Pass, Instant)>,
 }
 
 /// How a run goes.
@@ -100,7 +102,6 @@ pub(super) struct Hand {
     names: Names,
     reading: Option<(Reading, PathBuf)>,
     buffer: Buffer,
-    noted: Option<Instant>,
 }
 
 /// What a slice came to.
@@ -115,7 +116,7 @@ impl Scrubber {
     /// Of `contents`; off until [`Scrubber::set_interval`]. Reads the note; blocking.
     pub(in crate::store) fn new(contents: Arc<Contents>) -> Self {
         let pass = Pass::open(&contents.layout, clock::now());
-        let told = Mutex::new(Told { interval: None, pass, since_start: [0; 3] });
+        let told = Mutex::new(Told { interval: None, pass, since_start: [0; 3], noted: None });
         Self { contents, told, changed: Notify::new() }
     }
 
@@ -137,7 +138,7 @@ impl Scrubber {
 
     /// What it is about.
     pub(in crate::store) fn status(&self) -> ScrubStatus {
-        let Told { interval, pass, since_start } = &*self.told();
+        let Told { interval, pass, since_start, .. } = &*self.told();
         ScrubStatus {
             interval: *interval,
             began: pass.began,
@@ -182,6 +183,15 @@ impl Scrubber {
             let error = crate::telemetry::with_causes(&error);
             tracing::warn!(error, "how far the scrub is can't be noted: a restart reads some contents again");
         }
+        // Also where it could not: the next try has time.
+        self.told().noted = Some((pass, Instant::now()));
+    }
+
+    /// Whether the pass has to be noted now. A run by the clock is short, so the time counts from run to run; the first run of a
+    /// process notes at once when the pass began.
+    fn is_to_be_noted(&self) -> bool {
+        let told = self.told();
+        told.noted.is_none_or(|(pass, at)| pass != told.pass && at.elapsed() >= NOTE_EVERY)
     }
 
     /// Reads on for one slice in turn with others, then makes the pause that it owes.
@@ -234,9 +244,8 @@ impl Scrubber {
                 break Stand::More;
             }
         };
-        if hand.noted.get_or_insert(begun).elapsed() >= NOTE_EVERY {
+        if self.is_to_be_noted() {
             self.note();
-            hand.noted = Some(Instant::now());
         }
         Ok(Slice { hand, stand, bytes, taken: begun.elapsed() })
     }

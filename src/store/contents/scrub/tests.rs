@@ -107,6 +107,26 @@ async fn what_is_due_by_the_clock_is_read_and_nothing_else() {
     assert!(matches!(read(&late, late.go_on(), Way::Due(WEEK), usize::MAX).await, Stand::Until(_)));
 }
 
+/// Killed: nothing is noted at its end.
+#[tokio::test]
+async fn a_kill_forgets_neither_when_the_pass_began_nor_what_a_short_run_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store(dir.path());
+    filled(&opened, std::iter::repeat_n(100, 30)).await;
+    let first = scrubber(&opened);
+    // Nothing is due yet, but from now on the time counts.
+    assert!(matches!(read(&first, first.go_on(), Way::Due(WEEK), 1).await, Stand::Until(_)));
+    let began = first.status().began;
+    assert_eq!(scrubber(&opened).status().began.as_secs(), began.as_secs());
+    assert!(opened.0.contents.layout.scrub().exists());
+    // All is due: one slice reads some of it, and the next process knows.
+    Pass::begin(Timestamp::from_millis(0), None).note(&opened.0.contents.layout, &opened.0.contents.disk).unwrap();
+    let second = scrubber(&opened);
+    read(&second, second.go_on(), Way::Due(WEEK), 1).await;
+    let known = scrubber(&opened).status();
+    assert!(known.contents > 0 || known.ended.is_some(), "{known:?}");
+}
+
 #[tokio::test]
 async fn an_order_finds_what_nobody_reads_and_it_counts_as_absent() {
     let dir = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use super::report::{ListedSnapshot, RemovedSnapshot, SnapshotError, SnapshotSumm
 use crate::clock::Timestamp;
 use crate::fs::stat;
 use crate::oci::RepoName;
+use crate::store::contents::pace::Turn;
 use crate::store::contents::snapshot_folders::{Folders, MOST_SNAPSHOTS};
 use crate::store::error::StoreError;
 use crate::store::layout::SnapshotFolder;
@@ -30,6 +31,8 @@ const BATCH_BYTES: u64 = 64 << 10;
 #[derive(Debug)]
 pub(in crate::store) struct Snapshots {
     pub(super) manifests: Arc<Manifests>,
+    /// Whoever orders something waits here, where he holds no thread.
+    pub(in crate::store) orders: Arc<tokio::sync::Mutex<()>>,
     operation: Mutex<()>,
     stopped: CancellationToken,
 }
@@ -44,7 +47,7 @@ fn unfinished(name: &SnapshotName) -> SnapshotFolder {
 
 impl Snapshots {
     pub(in crate::store) fn new(manifests: Arc<Manifests>) -> Self {
-        Self { manifests, operation: Mutex::default(), stopped: CancellationToken::new() }
+        Self { manifests, orders: Arc::default(), operation: Mutex::default(), stopped: CancellationToken::new() }
     }
 
     /// What goes on ends before its next content, and nothing begins.
@@ -61,6 +64,26 @@ impl Snapshots {
 
     pub(super) fn begin(&self) -> MutexGuard<'_, ()> {
         self.operation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: an order is carried out.
+    fn try_begin(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.operation.try_lock() {
+            Ok(operation) => Some(operation),
+            Err(TryLockError::Poisoned(panicked)) => Some(panicked.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// A turn on the disk, unless the store is closed first: who closes it waits for this change, and who has the turn may wait
+    /// for who closes it.
+    fn turn(&self) -> Result<Turn, SnapshotError> {
+        Handle::current().block_on(async {
+            tokio::select! {
+                turn = self.manifests.contents.turn(BATCH_BYTES) => Ok(turn),
+                () = self.stopped.cancelled() => Err(SnapshotError::Stopped),
+            }
+        })
     }
 
     /// The directory of a snapshot that is whole, also of one that somebody put there since the store was opened.
@@ -143,8 +166,10 @@ impl Snapshots {
     pub(in crate::store) fn list(&self) -> Result<Vec<ListedSnapshot>, SnapshotError> {
         let contents = &self.manifests.contents;
         for folder in Folders::read(&contents.layout)?.all() {
-            if folder.is_whole {
-                let _operation = self.begin();
+            // While an order is carried out, what somebody put there is left to the next list.
+            if folder.is_whole
+                && let Some(_operation) = self.try_begin()
+            {
                 match self.find(&folder.name) {
                     Ok(_) | Err(SnapshotError::Unknown(_) | SnapshotError::TooMany(_)) => {}
                     Err(error) => return Err(error),
@@ -187,11 +212,7 @@ impl Snapshots {
     /// # Errors
     /// Of the disk.
     pub(in crate::store) fn tidy(&self) -> Result<(), SnapshotError> {
-        let _operation = match self.operation.try_lock() {
-            Ok(operation) => operation,
-            Err(TryLockError::Poisoned(panicked)) => panicked.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(()),
-        };
+        let Some(_operation) = self.try_begin() else { return Ok(()) };
         for folder in self.manifests.contents.snapshots.all() {
             if !folder.is_whole {
                 let removed = self.clear(&folder)?;
@@ -210,7 +231,7 @@ impl Snapshots {
             self.go_on()?;
             if left == 0 {
                 drop(turn.take());
-                turn = Some(Handle::current().block_on(contents.turn(BATCH_BYTES)));
+                turn = Some(self.turn()?);
                 left = BATCH;
             }
             let freed = contents.let_go(folder, digest, path)?;

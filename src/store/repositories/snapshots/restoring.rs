@@ -64,6 +64,13 @@ impl Snapshots {
         let layout = &self.manifests.contents.layout;
         let summary = read_summary(layout, &folder)?;
         let catalog = Catalog::open(layout, &folder, &summary)?;
+        if how.exact && summary.left_out > 0 {
+            let what = format!(
+                "{} of its tags or names could not be read when it was taken, and --exact would remove them",
+                summary.left_out
+            );
+            return Err(SnapshotError::Unfit { name: name.clone(), what });
+        }
         let report =
             RestoreReport { dry_run: how.dry_run, repositories: summary.repositories, ..RestoreReport::default() };
         let mut restore = Restore { snapshots: self, folder, how, report };
@@ -128,6 +135,8 @@ impl Restore<'_> {
             place.directories.extend(names.iter().filter_map(|name| name.parent()).map(PathBuf::from));
         }
         match (returned, kind) {
+            // It may be a suspect: what names it comes back behind it.
+            (Returned::Was, _) if !self.how.dry_run => manifests.save(&place.repo, &digest),
             (Returned::Was, _) => {}
             (Returned::Linked, Membership::Blob) => self.report.blobs += 1,
             (Returned::Linked, Membership::Manifest) => self.report.manifests += 1,

@@ -281,7 +281,8 @@ impl Verifier<'_> {
         let listed = std::fs::read_dir(layout.damaged_of(digest.algorithm()))
             .map_or(0, |entries| entries.flatten().filter(|entry| leads(&entry.path())).count() as u64);
         // Other places of the store that link contents are counted here.
-        let known = 1 + in_repositories + listed + self.snapshot_links(digest, &facts);
+        let moved = u64::from(leads(&layout.moved(digest)));
+        let known = 1 + in_repositories + listed + moved + self.snapshot_links(digest, &facts);
         drop(locked);
         if facts.nlink() > known {
             let others = facts.nlink() - known;

@@ -1,5 +1,7 @@
 //! What is counted as used, against what is there.
 
+use std::time::Duration;
+
 use super::finding::{Mend, Problem};
 use super::{How, Verifier};
 use crate::fs::{is_absence, stat};
@@ -8,6 +10,10 @@ use crate::store::contents::fills::bytes_on_disk;
 use crate::store::contents::uploads::table::bytes_charged;
 use crate::store::error::StoreError;
 use crate::store::opening;
+
+/// How often it is tried to look while no change goes on, and the time between: 100 ms together.
+const TRIES: u32 = 50;
+const BETWEEN_TRIES: Duration = Duration::from_millis(2);
 
 const COUNT: How =
     (Mend::Start, "stop the server, remove `usage` in the data directory and start it: all is counted anew");
@@ -56,9 +62,19 @@ impl Verifier<'_> {
             let what = format!("{charged} bytes of contents are counted, {there} are there");
             self.found(Problem::UsageWrong, &self.layout().usage(), what, COUNT);
         }
-        let (charged, there) = {
-            let _paused = contents.changes.pause();
-            (contents.capacity.uploads(), bytes_charged(self.layout())? + bytes_on_disk(self.layout())?)
+        let compared = (0..TRIES).find_map(|try_number| {
+            if try_number > 0 {
+                std::thread::sleep(BETWEEN_TRIES);
+            }
+            let _paused = contents.changes.try_pause()?;
+            let charged = contents.capacity.uploads();
+            let there = bytes_charged(self.layout()).and_then(|bytes| Ok(bytes + bytes_on_disk(self.layout())?));
+            // A take-over charges what it has in hand beside uploads and fills, before the change that names it.
+            (contents.capacity.charges() == 0).then(|| there.map(|there| (charged, there)))
+        });
+        let Some((charged, there)) = compared.transpose()? else {
+            self.note("changes went on all the time: what uploads and fills are charged was not compared");
+            return Ok(());
         };
         if charged != there {
             let what = format!("{charged} bytes of uploads and fills are counted, {there} are there");

@@ -142,3 +142,64 @@ async fn a_damaged_content_is_kept_by_no_snapshot_and_stays_on_the_list_while_on
     remove(&store, "behind").await;
     assert_tidy(&store);
 }
+
+#[tokio::test]
+async fn what_a_snapshot_holds_of_a_damaged_content_is_taken_off_once_however_often_the_store_is_opened() {
+    let dir = quick_dir();
+    let opened = store(dir.path());
+    let (bad, good) = (push(&opened, &repo("a"), b"bad").await, push(&opened, &repo("a"), b"good bytes").await);
+    create(&opened, "s").await;
+    for blob in [bad, good] {
+        opened.delete_blob(&repo("a"), blob).await.unwrap();
+    }
+    assert_eq!(opened.usage().held, Some(13));
+    std::fs::write(opened.0.contents.layout.snapshot_content(&folder("s"), &bad), b"BAD").unwrap();
+    assert_eq!(restore(&opened, "s").await.missing, 1);
+    opened.delete_blob(&repo("a"), good).await.unwrap();
+    let seen = |store: &Store| (store.usage().held, store.damage().bytes);
+    assert_eq!(seen(&opened), (Some(10), 3));
+    let mut last = opened;
+    for _ in 0..4 {
+        last.close();
+        drop(last);
+        last = store(dir.path());
+        if last.usage().used.is_none() {
+            last.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
+        }
+        assert_eq!(seen(&last), (Some(10), 3));
+    }
+}
+
+#[tokio::test]
+async fn what_a_restore_finds_there_is_no_suspect_any_more() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    let (stored, _) = push_image(&store, b"{}", b"layer", "v1").await;
+    create(&store, "s").await;
+    store.delete_manifest(&repo("a"), &Reference::Digest(stored.digest)).await.unwrap();
+    collect(&store).await;
+    assert_eq!(store.collection().suspects, 2, "its blobs are there");
+    let look = Restoring { dry_run: true, exact: false };
+    store.restore_snapshot(snapshot("s"), look).await.unwrap();
+    assert_eq!(store.collection().suspects, 2);
+    assert_eq!(restore(&store, "s").await.missing, 0);
+    assert_eq!(store.collection().suspects, 0);
+}
+
+#[tokio::test]
+async fn exactly_is_not_restored_what_could_not_be_read_whole() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    push_image(&store, b"{}", b"layer", "v1").await;
+    push_image(&store, b"{}", b"layer", "v2").await;
+    let path = store.0.contents.layout.tag(&repo("a"), &tag("v2"));
+    let text = std::fs::read(&path).unwrap();
+    std::fs::write(&path, b"?").unwrap();
+    assert!(create(&store, "s").await.left_out > 0);
+    std::fs::write(&path, text).unwrap();
+    let exact = Restoring { exact: true, ..Restoring::default() };
+    let refused = store.restore_snapshot(snapshot("s"), exact).await.unwrap_err();
+    assert!(matches!(&refused, SnapshotError::Unfit { what, .. } if what.contains("--exact")), "{refused}");
+    assert_eq!(restore(&store, "s").await.missing, 0);
+    assert!(target(&store, "v2").await.is_some());
+}
