@@ -109,8 +109,9 @@ pub(crate) fn seed_with(options: &SeedOptions, loose: u32, stop: &AtomicBool) ->
     filler.finish()
 }
 
-/// Writes contents into a store that no server has open. Before [`Filler::finish`] a crash may lose any of them.
-#[derive(Debug)]
+/// Writes contents into a store that no server has open. Before [`Filler::finish`] a crash may lose any of them. Clones may
+/// write at the same time, each into repositories of its own.
+#[derive(Clone, Debug)]
 pub(crate) struct Filler {
     root: PathBuf,
     /// Directories that exist, so that they are asked for once.
