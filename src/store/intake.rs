@@ -123,11 +123,11 @@ impl<'a> Intake<'a> {
     }
 
     /// Moves tags to manifests that the repository has; durable when it answers. With each the time since when it points
-    /// there, if that is known.
+    /// there, if that is known. The answer: tags that were not moved, because their manifest is gone.
     ///
     /// # Errors
     /// Of the disk.
-    pub fn set_tags(&self, repo: &RepoName, tags: &[(Tag, Digest, Option<Timestamp>)]) -> Result<(), StoreError> {
+    pub fn set_tags(&self, repo: &RepoName, tags: &[(Tag, Digest, Option<Timestamp>)]) -> Result<Vec<Tag>, StoreError> {
         let parts = &self.0.0;
         parts.contents.change_here(|| parts.manifests.take_in_tags(repo, tags))
     }

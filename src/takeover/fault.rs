@@ -39,6 +39,8 @@ pub(super) enum Fault {
     TooDeep(Digest),
     #[error("the store has it with {0}, and it was not to be overwritten")]
     OtherDigest(Digest),
+    #[error("its manifest {0} was deleted from the store while it came")]
+    DeletedMeanwhile(Digest),
 }
 
 impl Fault {

@@ -280,10 +280,12 @@ impl Run<'_> {
             self.report.leave(format!("{name}@{digest}"), fault);
         }
         for batch in batch.chunks(BATCH) {
-            if !self.options.dry_run {
-                self.intake.set_tags(repo, batch)?;
+            let gone = if self.options.dry_run { Vec::new() } else { self.intake.set_tags(repo, batch)? };
+            for (tag, digest, _) in batch.iter().filter(|(tag, ..)| gone.contains(tag)) {
+                self.report.leave(format!("{name}:{tag}"), &Fault::DeletedMeanwhile(*digest));
             }
-            self.report.tags.taken += batch.len() as u64;
+            self.report.tags.left += gone.len() as u64;
+            self.report.tags.taken += (batch.len() - gone.len()) as u64;
             self.far.tags += batch.len() as u64;
             (self.told)(self.far);
         }

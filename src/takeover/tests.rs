@@ -234,6 +234,33 @@ fn a_tag_that_the_store_has_with_another_digest_stays_unless_it_is_to_be_overwri
     assert_eq!(tags(&data)["a:v1"], second);
 }
 
+/// A client deletes an image between the coming of its manifest and of its tag.
+#[test]
+fn what_is_deleted_while_it_comes_leaves_no_tag_to_nothing() {
+    let dir = quick_dir();
+    let (source, data) = (dir.path().join("source"), dir.path().join("data"));
+    let tree = Tree::new(&source).unwrap();
+    let gone: Digest = write_image(&tree, "a", Some("gone"), &[b"one".to_vec()]).parse().unwrap();
+    let stays = write_image(&tree, "a", Some("stays"), &[b"two".to_vec()]);
+    let store = store(&data);
+    let deletes = Cell::new(0);
+    let told = |far: Far| {
+        if far.manifests > 0 && far.tags == 0 && deletes.replace(1) == 0 {
+            let delete = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(store.delete_manifest(&"a".parse().unwrap(), &Reference::Digest(gone))).unwrap();
+            };
+            std::thread::scope(|scope| scope.spawn(delete).join().unwrap());
+        }
+    };
+    let from = Source::distribution(&source).unwrap();
+    let report = inside(|| import(&store, &from, &options(false), &CancellationToken::new(), &told)).unwrap();
+    assert_eq!((deletes.get(), report.tags.taken, report.tags.left), (1, 1, 1), "{report:?}");
+    assert!(reason(&report, "a:gone").contains("was deleted from the store"), "{report:?}");
+    assert_eq!(tags(&data), [("a:stays".to_owned(), stays)].into());
+    assert_tidy(&store);
+}
+
 #[test]
 fn repositories_get_the_names_that_are_asked_for_and_tags_keep_their_times() {
     let dir = quick_dir();

@@ -68,12 +68,13 @@ impl Manifests {
     }
 
     /// Moves tags of a repository, durably, to manifests that it has. `at`: when the tag was moved there elsewhere, which
-    /// its file's time says from now on.
+    /// its file's time says from now on. Answers the tags that were not moved because the repository lacks their manifest: it
+    /// may have been deleted since it came.
     pub(in crate::store) fn take_in_tags(
         &self,
         repo: &RepoName,
         tags: &[(Tag, Digest, Option<Timestamp>)],
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Tag>, StoreError> {
         let contents = &self.contents;
         let _touch = self.ledger.touch(repo)?;
         let mut files = Vec::with_capacity(tags.len());
@@ -84,7 +85,7 @@ impl Manifests {
             if let Some(at) = at {
                 set_modified(&file, *at).map_err(StoreError::io("set the time of", &path))?;
             }
-            files.push((tag, temporary));
+            files.push((tag, digest, temporary));
         }
         contents.sync_everything()?;
         let folder: PathBuf = contents.layout.tags(repo);
@@ -92,7 +93,13 @@ impl Manifests {
         let _locked = self.locks.lock(repo);
         let change = self.listings.begin(repo)?;
         let writing = self.memory.changing(repo);
-        for (tag, temporary) in files {
+        let mut left = Vec::new();
+        for (tag, digest, temporary) in files {
+            // A delete takes this lock too: from here on the manifest stays until the tag is there.
+            if !self.has_manifest(repo, digest)? {
+                left.push(tag.clone());
+                continue;
+            }
             fail_point!("store::tag::before_rename");
             contents.disk.rename(temporary, &contents.layout.tag(repo, tag))?;
             fail_point!("store::tag::after_rename");
@@ -101,7 +108,7 @@ impl Manifests {
         contents.disk.sync_directory(&folder)?;
         drop(writing);
         change.done();
-        Ok(())
+        Ok(left)
     }
 
     /// Whether the repository has the blob, and not as a damaged one.
