@@ -84,6 +84,9 @@ fn show(report: &Value, out: &mut impl io::Write) -> io::Result<()> {
         }
         writeln!(out, "  {}", text("how"))?;
     }
+    for (problem, more) in report["moreOf"].as_object().into_iter().flatten() {
+        writeln!(out, "{problem}: {more} more are not named")?;
+    }
     for note in report["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         writeln!(out, "note: {note}")?;
     }

@@ -69,6 +69,9 @@ async fn a_running_server_and_a_stopped_store_say_what_is_wrong_and_what_it_brea
     expected(&report);
     assert_eq!(verified(&["--quick"], &data).0, 0, "its length is right");
     assert_eq!(verified(&["--repository", "c"], &data).0, 0);
+    let said = program(&["verify", "--repository", "a/c"], &data);
+    assert_eq!(said.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("the store has no repository a/c"), "{said:?}");
     let (code, of_one) = verified(&["--repository", "a/b"], &data);
     assert_eq!((code, &of_one["findings"][0]["breaks"]), (1, &report["findings"][0]["breaks"]));
     let folder = registry.folder();

@@ -15,6 +15,9 @@ use crate::store::layout::{Layout, Membership};
 /// Most images that are named for one content, and most repositories.
 const MOST_NAMED: usize = 20;
 
+/// About what one [`Need`] takes, with names of usual length.
+pub(super) const NEED_BYTES: u64 = 4096;
+
 /// What needs a content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Need {

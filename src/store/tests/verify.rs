@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use self::planted::{Harm, Planted};
 use super::*;
+use crate::store::repositories::verify::finding::MOST_OF_ONE;
 use crate::store::verify_stopped;
 
 /// What a report names: problems and paths.
@@ -105,6 +106,57 @@ async fn one_repository_is_looked_at_alone() {
     );
     let clean = look("r2");
     assert!(clean.whole && clean.repositories == 1 && clean.manifests > 0, "{clean:#?}");
+}
+
+#[tokio::test]
+async fn a_repository_that_the_store_does_not_have_is_not_whole() {
+    let dir = quick_dir();
+    let opened = store(dir.path());
+    push(&opened, &repo("team/app"), b"content").await;
+    for name in ["team/ap", "team"] {
+        let options = VerifyOptions { repository: Some(repo(name)), ..VerifyOptions::default() };
+        let outcome = opened.verify(options, CancellationToken::new()).await;
+        let Err(StoreError::Layout(sentence)) = outcome else { panic!("{name}: {outcome:?}") };
+        assert_eq!(sentence, format!("the store has no repository {name}"));
+    }
+}
+
+/// A store that is damaged through and through has a bound for the memory that it takes to say so.
+#[tokio::test]
+async fn of_each_kind_a_thousand_are_named_and_the_rest_is_counted() {
+    const MANY: u64 = MOST_OF_ONE as u64 + 30;
+    let dir = quick_dir();
+    let opened = store(dir.path());
+    push(&opened, &repo("a"), b"first").await;
+    numbered_in(&opened, "a", 0).await;
+    opened.close();
+    drop(opened);
+    let layout = Layout::new(dir.path());
+    let put = |digest: &Digest, kind: Membership, bytes: &[u8]| {
+        std::fs::write(layout.content(digest), bytes).unwrap();
+        std::fs::hard_link(layout.content(digest), layout.member(&repo("a"), kind, digest)).unwrap();
+    };
+    for number in 0..MANY {
+        put(&sha256(&number.to_be_bytes()), Membership::Blob, b"rotten");
+        let lacks = image(format!("config {number}").as_bytes(), &[]);
+        put(&lacks.digest, Membership::Manifest, &lacks.bytes);
+        let rotten = image(format!("other config {number}").as_bytes(), &[]);
+        put(&rotten.digest, Membership::Manifest, b"rotten");
+    }
+    std::fs::remove_file(layout.usage()).unwrap();
+    let report = look(dir.path(), false);
+    let named = |problem: Problem| report.findings.iter().filter(|finding| finding.problem == problem).count();
+    assert_eq!((named(Problem::WrongBytes), named(Problem::ReferenceMissing)), (MOST_OF_ONE, MOST_OF_ONE));
+    // What the first look at a content counted the second one, at its manifest, does not count again.
+    let more = [(Problem::WrongBytes, 2 * MANY - MOST_OF_ONE as u64), (Problem::ReferenceMissing, 30)];
+    assert_eq!((&report.more_of, report.more), (&more.into(), more.iter().map(|(_, more)| more).sum()));
+    assert!(!report.whole && report.findings.iter().all(|finding| finding.breaks.len() <= 1));
+    let lacks = report.findings.iter().filter(|finding| finding.problem == Problem::ReferenceMissing);
+    assert!(lacks.into_iter().all(|finding| finding.breaks == [format!("a@{}", finding.digest.as_deref().unwrap())]));
+}
+
+async fn numbered_in(store: &Store, name: &str, number: u64) {
+    store.put_manifest(&repo(name), numbered(number), Vec::new()).await.unwrap();
 }
 
 #[tokio::test]

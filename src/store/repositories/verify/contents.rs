@@ -294,7 +294,7 @@ impl Verifier<'_> {
 
     /// Hashes a file of a content; what is wrong is so while it still has its place.
     pub(super) fn judge(&mut self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
-        if self.bad.contains_key(digest) {
+        if self.is_bad(digest) {
             return Ok(());
         }
         let before = stat(path).unwrap_or(None).map(|facts| facts.ino());

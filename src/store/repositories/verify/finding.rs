@@ -1,9 +1,14 @@
 //! What a verification finds, and how it is said.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-/// Most findings that are named; all are counted.
-pub(super) const MOST_NAMED: usize = 10_000;
+/// Most findings of one kind that are named; all are counted. What a thousand did not tell the next thousand does not either.
+pub(in crate::store) const MOST_OF_ONE: usize = 1_000;
+
+/// Most findings that are named.
+pub(super) const MOST_NAMED: usize = 5_000;
 
 /// About what one takes, with the answer in which it is sent.
 pub(super) const FINDING_BYTES: u64 = 2048;
@@ -145,10 +150,15 @@ pub struct VerifyReport {
     pub contents: u64,
     /// Bytes that were read and hashed.
     pub hashed_bytes: u64,
-    /// What is wrong: the first 10,000.
+    /// What is wrong: the first 1,000 of each kind, 5,000 in all.
     pub findings: Vec<Finding>,
     /// Further findings.
     pub more: u64,
+    /// How many of these there are of each kind.
+    pub more_of: BTreeMap<Problem, u64>,
+    /// How many of each kind are named.
+    #[serde(skip)]
+    pub(super) named: BTreeMap<Problem, usize>,
     /// What was not looked at, and why, in sentences.
     pub notes: Vec<String>,
 }
@@ -156,11 +166,14 @@ pub struct VerifyReport {
 impl VerifyReport {
     /// Adds a finding; says its place if it is named.
     pub(super) fn add(&mut self, finding: Finding) -> Option<usize> {
-        if self.findings.len() < MOST_NAMED {
+        let named = self.named.entry(finding.problem).or_default();
+        if *named < MOST_OF_ONE && self.findings.len() < MOST_NAMED {
+            *named += 1;
             self.findings.push(finding);
             return Some(self.findings.len() - 1);
         }
         self.more += 1;
+        *self.more_of.entry(finding.problem).or_default() += 1;
         None
     }
 }

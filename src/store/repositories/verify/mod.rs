@@ -30,6 +30,7 @@ use super::affected::needs;
 use super::index::Index;
 use super::manifests::Manifests;
 use super::walk::{Repositories, SkippedEntries};
+use crate::fs::is_absence;
 use crate::jobs::Progress;
 use crate::oci::{Digest, RepoName};
 use crate::store::contents::files::Contents;
@@ -39,9 +40,14 @@ use crate::store::contents::uncached::{Buffer, Reading};
 use crate::store::error::StoreError;
 use crate::store::layout::{Layout, Membership};
 
-/// Bytes that a verification counts names and keeps findings in.
-pub(in crate::store) const MOST_BYTES: u64 =
-    contents::COUNTED_AT_ONCE as u64 * 32 + finding::MOST_NAMED as u64 * finding::FINDING_BYTES;
+/// Most contents that are known to be told of already and whose findings are not named, 16 to 32 bytes of memory each. Beyond
+/// them a content may be counted once for each repository that has it.
+const MOST_TOLD: usize = 1 << 16;
+
+/// Bytes that a verification counts names and keeps findings in, with the images that these break.
+pub(in crate::store) const MOST_BYTES: u64 = contents::COUNTED_AT_ONCE as u64 * 32
+    + MOST_TOLD as u64 * 32
+    + finding::MOST_NAMED as u64 * (finding::FINDING_BYTES + super::affected::NEED_BYTES);
 
 /// Pauses that are owed are made when they come to this.
 const LEAST_PAUSE: Duration = Duration::from_millis(4);
@@ -60,7 +66,7 @@ pub struct VerifyOptions {
 /// A content that is not whole, and the finding that says so.
 #[derive(Clone, Copy, Debug)]
 struct Bad {
-    place: Option<usize>,
+    place: usize,
     /// The file's length.
     length: Option<u64>,
 }
@@ -83,9 +89,12 @@ pub(in crate::store) struct Verifier<'a> {
     stop: &'a CancellationToken,
     shown: &'a Progress,
     report: VerifyReport,
+    /// Of named findings, as many as may be named.
     bad: HashMap<Digest, Bad>,
-    /// Manifests that can't be served in their repository.
-    unserved: Vec<(RepoName, Digest, Option<usize>)>,
+    /// Contents whose findings are only counted, by the first bytes of their digests.
+    told: HashSet<u64>,
+    /// Manifests that can't be served in their repository, of named findings.
+    unserved: Vec<(RepoName, Digest, usize)>,
     index: Option<Arc<Index>>,
     buffer: Buffer,
     owed: Duration,
@@ -112,6 +121,7 @@ impl<'a> Verifier<'a> {
             shown,
             report,
             bad: HashMap::new(),
+            told: HashSet::new(),
             unserved: Vec::new(),
             index: None,
             buffer: Buffer::default(),
@@ -123,10 +133,13 @@ impl<'a> Verifier<'a> {
     /// All of it. Changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Layout`] if it was stopped. What can't be read is a finding.
+    /// [`StoreError::Layout`] if it was stopped, or there is no such repository. What can't be read is a finding.
     pub(in crate::store) fn run(mut self) -> Result<VerifyReport, StoreError> {
         self.take_index();
         match self.options.repository.clone() {
+            Some(repo) if !self.has_repository(&repo) => {
+                return Err(StoreError::Layout(format!("the store has no repository {repo}")));
+            }
             Some(repo) => {
                 self.contents_of(&repo)?;
                 self.damaged();
@@ -145,6 +158,9 @@ impl<'a> Verifier<'a> {
                 self.places();
                 self.room()?;
             }
+        }
+        if self.told.len() >= MOST_TOLD {
+            self.note("so much is wrong that some contents are counted once for each repository that has them");
         }
         self.tell_what_breaks();
         self.report.findings.sort_by(|one, other| (&one.path, one.problem).cmp(&(&other.path, other.problem)));
@@ -204,13 +220,40 @@ impl<'a> Verifier<'a> {
 
     /// A content that is not whole; the first finding counts.
     fn bad(&mut self, problem: Problem, digest: &Digest, path: &Path, length: Option<u64>, what: &str) {
-        if self.bad.contains_key(digest) {
+        if self.is_bad(digest) {
             return;
         }
         // What mends it is known when it is known who needs it.
         let place = self.found(problem, path, what, PUSH);
         self.of(place, None, Some(digest));
-        self.bad.insert(*digest, Bad { place, length });
+        if let Some(place) = place {
+            self.bad.insert(*digest, Bad { place, length });
+        } else if self.told.len() < MOST_TOLD {
+            self.told.insert(print(digest));
+        }
+    }
+
+    /// Whether a finding says already that the content is not whole.
+    fn is_bad(&self, digest: &Digest) -> bool {
+        self.bad.contains_key(digest) || self.told.contains(&print(digest))
+    }
+
+    /// A manifest that can't be served in its repository, as the finding says.
+    fn unserved(&mut self, repo: &RepoName, digest: &Digest, place: Option<usize>) {
+        if let Some(place) = place {
+            self.unserved.push((repo.clone(), *digest, place));
+        }
+    }
+
+    /// Whether there is anything of a repository, in the tree or in the index.
+    fn has_repository(&self, repo: &RepoName) -> bool {
+        let has_parts = match std::fs::read_dir(self.layout().repository(repo)) {
+            Ok(mut entries) => entries.any(|entry| {
+                entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(Layout::is_part_of_a_repository))
+            }),
+            Err(error) => !is_absence(&error),
+        };
+        has_parts || self.index.as_ref().is_some_and(|index| index.has_repository(repo).unwrap_or(true))
     }
 
     /// Reads the file of a content that the name `path` leads to, and hashes it.
@@ -272,7 +315,7 @@ impl<'a> Verifier<'a> {
         wanted.extend(self.unserved.iter().map(|(_, manifest, _)| *manifest));
         let needs = needs(self.layout(), &wanted, self.options.repository.as_ref(), self.stop);
         for (digest, Bad { place, length }) in &self.bad {
-            let Some(finding) = place.and_then(|place| self.report.findings.get_mut(place)) else { continue };
+            let Some(finding) = self.report.findings.get_mut(*place) else { continue };
             let Some(need) = needs.get(digest) else { continue };
             (finding.breaks, finding.breaks_more) = (need.names(None), need.more);
             if finding.problem == Problem::WrongBytes
@@ -287,7 +330,7 @@ impl<'a> Verifier<'a> {
             (finding.mend, finding.how) = (mend, how.to_owned());
         }
         for (repo, manifest, place) in &self.unserved {
-            let Some(finding) = place.and_then(|place| self.report.findings.get_mut(place)) else { continue };
+            let Some(finding) = self.report.findings.get_mut(*place) else { continue };
             finding.breaks = needs.get(manifest).map(|need| need.names(Some(repo))).unwrap_or_default();
         }
     }
@@ -296,6 +339,11 @@ impl<'a> Verifier<'a> {
     fn member(&self, repo: &RepoName, kind: Membership, digest: &Digest) -> std::path::PathBuf {
         self.layout().member(repo, kind, digest)
     }
+}
+
+/// The first 64 bits of a digest.
+fn print(digest: &Digest) -> u64 {
+    digest.as_bytes().first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
 /// What mends a finding, in a word and in a sentence.

@@ -89,7 +89,7 @@ impl Verifier<'_> {
     fn manifest(&mut self, repo: &RepoName, digest: &Digest) -> Option<Manifest> {
         let path = self.member(repo, Membership::Manifest, digest);
         let facts = stat(&path).unwrap_or(None).filter(std::fs::Metadata::is_file)?;
-        if self.bad.contains_key(digest) || self.tree().damage.is_listed(digest, facts.ino()) {
+        if self.is_bad(digest) || self.tree().damage.is_listed(digest, facts.ino()) {
             return None;
         }
         let bytes = match read_file(&path) {
@@ -134,7 +134,7 @@ impl Verifier<'_> {
                     ),
                 );
                 self.of(place, Some(repo), Some(digest));
-                self.unserved.push((repo.clone(), *digest, place));
+                self.unserved(repo, digest, place);
                 None
             }
         }
@@ -188,7 +188,7 @@ impl Verifier<'_> {
             let what = format!("it names {named}, which its repository does not have");
             let place = self.found(Problem::ReferenceMissing, &path, what, PUSH);
             self.of(place, Some(repo), Some(digest));
-            self.unserved.push((repo.clone(), *digest, place));
+            self.unserved(repo, digest, place);
         }
     }
 
