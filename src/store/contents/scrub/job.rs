@@ -33,7 +33,13 @@ impl Scrub {
         };
         let mut owed = Duration::ZERO;
         self.pause = LOOK_EVERY;
-        while !run.stop().is_cancelled() {
+        loop {
+            if run.stop().is_cancelled() {
+                return match way {
+                    Way::Due(_) => Ok(()),
+                    Way::Whole => Err(JobError::logged("it was stopped before every content was read".to_owned())),
+                };
+            }
             let stand;
             (hand, stand) = self.scrubber.slice(hand, way, rate, &mut owed).await.map_err(failed)?;
             match (stand, way) {

@@ -1,6 +1,9 @@
-//! The contents in the order of a pass, one directory's names in memory at a time. Blocking.
+//! The contents in the order of a pass, one directory's names in memory at a time. A directory that can't be read is told of,
+//! and the next one is read. Blocking.
 
 use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
 
 use super::pass::place;
 use crate::fs::is_absence;
@@ -19,6 +22,14 @@ pub(super) struct Names {
     left: VecDeque<Digest>,
 }
 
+/// A directory of which not all names could be read; those that could be are handed out.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    /// The first byte of the digests that lie there.
+    pub(super) first: u8,
+    pub(super) error: StoreError,
+}
+
 impl Names {
     /// Behind `last`, or all. Reads nothing yet.
     pub(super) fn behind(last: Option<&Digest>) -> Self {
@@ -29,8 +40,8 @@ impl Names {
     /// The next content behind `last`; `None`: there is no more.
     ///
     /// # Errors
-    /// Of the disk.
-    pub(super) fn next(&mut self, layout: &Layout, last: Option<&Digest>) -> Result<Option<Digest>, StoreError> {
+    /// [`Unreadable`]; asked again, it goes on behind that.
+    pub(super) fn next(&mut self, layout: &Layout, last: Option<&Digest>) -> Result<Option<Digest>, Unreadable> {
         loop {
             while let Some(next) = self.left.front() {
                 if last.is_none_or(|last| place(last) < place(next)) {
@@ -41,29 +52,38 @@ impl Names {
             if self.folder >= FOLDERS {
                 return Ok(None);
             }
-            self.left = read(layout, u8::try_from(self.folder).unwrap_or(u8::MAX))?.into();
+            let first = u8::try_from(self.folder).unwrap_or(u8::MAX);
+            let (found, failed) = read(layout, first);
+            self.left = found.into();
             self.folder += 1;
+            if let Some(error) = failed {
+                return Err(Unreadable { first, error });
+            }
         }
     }
 }
 
-/// The contents of a directory, in order. A file of another name is none.
-fn read(layout: &Layout, first: u8) -> Result<Vec<Digest>, StoreError> {
-    let mut found = Vec::new();
+/// The contents of a directory, in order, and why not all of them could be read. A file of another name is none.
+fn read(layout: &Layout, first: u8) -> (Vec<Digest>, Option<StoreError>) {
+    let (mut found, mut failed) = (Vec::new(), None);
     for algorithm in Algorithm::ALL {
         let path = layout.content_folder(algorithm, first);
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(error) if is_absence(&error) => continue,
-            Err(error) => return Err(StoreError::io("read", &path)(error)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(StoreError::io("read", &path))?;
-            let digest = entry.file_name().to_str().and_then(|hex| Digest::from_hex(algorithm, hex).ok());
-            found.extend(digest.filter(|digest| digest.as_bytes().first() == Some(&first)));
+        if let Err(error) = read_of(algorithm, &path, first, &mut found)
+            && !is_absence(&error)
+        {
+            failed = Some(StoreError::io("read", &path)(error));
         }
     }
     crate::telemetry::disk_moved();
     found.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
-    Ok(found)
+    (found, failed)
+}
+
+fn read_of(algorithm: Algorithm, folder: &Path, first: u8, found: &mut Vec<Digest>) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let digest = name.to_str().and_then(|hex| Digest::from_hex(algorithm, hex).ok());
+        found.extend(digest.filter(|digest| digest.as_bytes().first() == Some(&first)));
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Reads contents and judges them; what scrub is about, for others.
 
+use std::collections::BTreeSet;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Advice, fadvise};
 use tokio::sync::Notify;
 
-use super::names::Names;
+use super::names::{Names, Unreadable};
 use super::pass::Pass;
 use crate::clock::{self, Timestamp};
 use crate::oci::Digest;
@@ -50,7 +52,7 @@ pub struct ScrubStatus {
     pub contents: u64,
     /// Bytes of them.
     pub bytes: u64,
-    /// Of those, damaged ones and such that could not be read.
+    /// Of those, damaged ones and such that could not be read; and directories that could not be read.
     pub found: u64,
     /// The three since the start.
     pub since_start: [u64; 3],
@@ -70,6 +72,8 @@ struct Told {
     interval: Option<Duration>,
     pass: Pass,
     since_start: [u64; 3],
+    /// Directories that the pass could not read: they are found once.
+    unreadable: BTreeSet<u8>,
     /// The pass as this process noted it last, and when.
     noted: Option<(Pass, Instant)>,
 }
@@ -110,13 +114,24 @@ struct Slice {
     stand: Stand,
     bytes: u64,
     taken: Duration,
+    /// To be judged before anything else.
+    doubted: Option<Doubted>,
+}
+
+/// A content whose bytes, as they were read, are not its digest's.
+struct Doubted {
+    digest: Digest,
+    file: File,
+    facts: Metadata,
+    path: PathBuf,
 }
 
 impl Scrubber {
     /// Of `contents`; off until [`Scrubber::set_interval`]. Reads the note; blocking.
     pub(in crate::store) fn new(contents: Arc<Contents>) -> Self {
         let pass = Pass::open(&contents.layout, clock::now());
-        let told = Mutex::new(Told { interval: None, pass, since_start: [0; 3], noted: None });
+        let told = Told { interval: None, pass, since_start: [0; 3], unreadable: BTreeSet::new(), noted: None };
+        let told = Mutex::new(told);
         Self { contents, told, changed: Notify::new() }
     }
 
@@ -155,6 +170,7 @@ impl Scrubber {
     pub(super) fn begin_anew(&self) -> Hand {
         let mut told = self.told();
         told.pass = Pass::begin(clock::now(), told.pass.ended);
+        told.unreadable.clear();
         Hand::default()
     }
 
@@ -170,6 +186,7 @@ impl Scrubber {
         let Pass { bytes, contents, found, .. } = told.pass;
         tracing::info!(contents, bytes, found, "every content was read once and compared with its digest");
         told.pass = Pass::begin(now, Some(now));
+        told.unreadable.clear();
     }
 
     /// Notes the pass; blocking.
@@ -208,11 +225,17 @@ impl Scrubber {
         let turn = self.contents.turn(0).await;
         let scrubber = Arc::clone(self);
         let slice = blocking_run(move || {
-            let slice = scrubber.read_on(hand, way);
+            let begun = Instant::now();
+            let mut slice = scrubber.read_on(hand, way)?;
+            // The judgement reads all of it once more: others who write have their turn meanwhile.
             drop(turn);
-            slice
+            if let Some(doubted) = slice.doubted.take() {
+                scrubber.judge(doubted);
+                slice.taken = begun.elapsed();
+            }
+            Ok(slice)
         });
-        let Slice { hand, stand, bytes, taken } = slice.await?;
+        let Slice { hand, stand, bytes, taken, .. } = slice.await?;
         *owed += pause(bytes, taken, rate);
         if *owed >= LEAST_PAUSE {
             tokio::time::sleep(std::mem::take(owed)).await;
@@ -222,7 +245,7 @@ impl Scrubber {
 
     fn read_on(&self, mut hand: Hand, way: Way) -> Result<Slice, StoreError> {
         let begun = Instant::now();
-        let mut bytes = 0;
+        let (mut bytes, mut doubted) = (0, None);
         let stand = loop {
             if hand.reading.is_none() {
                 match self.next(&mut hand, way)? {
@@ -232,7 +255,12 @@ impl Scrubber {
             }
             if let Some((mut reading, path)) = hand.reading.take() {
                 match reading.piece(&mut hand.buffer) {
-                    Ok(0) => self.judge(reading, &path),
+                    Ok(0) => {
+                        doubted = self.ended(reading, path);
+                        if doubted.is_some() {
+                            break Stand::More;
+                        }
+                    }
                     Ok(read) => {
                         bytes += read as u64;
                         hand.reading = Some((reading, path));
@@ -247,13 +275,22 @@ impl Scrubber {
         if self.is_to_be_noted() {
             self.note();
         }
-        Ok(Slice { hand, stand, bytes, taken: begun.elapsed() })
+        Ok(Slice { hand, stand, bytes, taken: begun.elapsed(), doubted })
     }
 
     /// Opens the next content, if there is one and it may be read now.
     fn next(&self, hand: &mut Hand, way: Way) -> Result<Stand, StoreError> {
         let (pass, now) = (self.told().pass, clock::now());
-        let Some(digest) = hand.names.next(&self.contents.layout, pass.last.as_ref())? else {
+        let next = match hand.names.next(&self.contents.layout, pass.last.as_ref()) {
+            Ok(next) => next,
+            // The process lacks something, and the directory nothing.
+            Err(Unreadable { error: error @ StoreError::Descriptors { .. }, .. }) => return Err(error),
+            Err(unreadable) => {
+                self.unreadable_directory(&unreadable);
+                return Ok(Stand::More);
+            }
+        };
+        let Some(digest) = next else {
             if let Way::Due(interval) = way {
                 let end = pass.end(interval);
                 if end > now {
@@ -308,16 +345,42 @@ impl Scrubber {
         pass.found += counts[2];
     }
 
-    fn judge(&self, reading: Reading, path: &Path) {
+    /// A directory is found once in a pass, whatever runs come across it.
+    fn unreadable_directory(&self, unreadable: &Unreadable) {
+        let Unreadable { first, error } = unreadable;
+        {
+            let mut told = self.told();
+            if !told.unreadable.insert(*first) {
+                return;
+            }
+            told.pass.found += 1;
+            told.since_start[2] += 1;
+        }
+        let error = crate::telemetry::with_causes(error);
+        tracing::error!(error, "a directory of contents can't be read: what lies there is not scrubbed");
+    }
+
+    /// A content was read to its end; `Some`: it has to be judged.
+    fn ended(&self, reading: Reading, path: PathBuf) -> Option<Doubted> {
         let digest = *reading.digest();
-        let Ok(facts) = reading.file().metadata() else { return self.through(&digest, 0, true) };
-        let (file, actual) = reading.finish();
-        let is_found = actual != digest && facts.nlink() > 0 && {
-            // Once more, as any reader would, from the disk: one judgement for all.
-            let _ = fadvise(&file, 0, None, Advice::DontNeed);
-            let verdict = self.contents.examine(&digest, &Blob::whole(file, facts.len()), path);
-            matches!(verdict, Verdict::Absent | Verdict::DiskFault | Verdict::Unread)
+        let Ok(facts) = reading.file().metadata() else {
+            self.through(&digest, 0, true);
+            return None;
         };
+        let (file, actual) = reading.finish();
+        if actual != digest && facts.nlink() > 0 {
+            return Some(Doubted { digest, file, facts, path });
+        }
+        self.through(&digest, facts.len(), false);
+        None
+    }
+
+    /// Reads and hashes it once more, as any reader would, from the disk: one judgement for all.
+    fn judge(&self, doubted: Doubted) {
+        let Doubted { digest, file, facts, path } = doubted;
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        let verdict = self.contents.examine(&digest, &Blob::whole(file, facts.len()), &path);
+        let is_found = matches!(verdict, Verdict::Absent | Verdict::DiskFault | Verdict::Unread);
         self.through(&digest, facts.len(), is_found);
     }
 

@@ -1,7 +1,7 @@
 //! Passes over real stores.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -149,6 +149,71 @@ async fn an_order_finds_what_nobody_reads_and_it_counts_as_absent() {
     stop.cancel();
     tasks.close();
     tasks.wait().await;
+}
+
+/// Whoever has the digest's lock keeps the judgement waiting, and nobody who waits for a turn.
+#[tokio::test]
+async fn a_content_that_is_wrong_is_judged_without_a_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store(dir.path());
+    let digests = filled(&opened, [50_000]).await;
+    flip(&opened.0.contents.layout.content(&digests[0]));
+    let contents = Arc::clone(&opened.0.contents);
+    let (holder, (locked, is_locked), (end, ended)) = (Arc::clone(&contents), mpsc::channel(), mpsc::channel::<()>());
+    let digest = digests[0];
+    let holding = std::thread::spawn(move || {
+        let _locked = holder.lock(&digest);
+        locked.send(()).unwrap();
+        let _ = ended.recv();
+    });
+    is_locked.recv().unwrap();
+    let scrubber = scrubber(&opened);
+    let (first, mut owed) = (contents.turn(0).await, Duration::ZERO);
+    let mut slice = std::pin::pin!(scrubber.slice(scrubber.begin_anew(), Way::Whole, u64::MAX, &mut owed));
+    assert!(futures_util::poll!(slice.as_mut()).is_pending(), "it is the next in line");
+    drop(first);
+    let behind = async {
+        tokio::select! {
+            _ = &mut slice => panic!("it was judged beside who has the lock"),
+            turn = contents.turn(0) => drop(turn),
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), behind).await.expect("the judgement has the turn");
+    drop(end);
+    slice.await.unwrap();
+    holding.join().unwrap();
+    assert_eq!((opened.damage().contents, scrubber.status().found), (1, 1));
+}
+
+#[tokio::test]
+async fn a_directory_that_can_not_be_read_is_found_once_and_the_rest_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store(dir.path());
+    let digests = filled(&opened, std::iter::repeat_n(100, 40)).await;
+    let first = digests.iter().map(|digest| digest.as_bytes()[0]).min().unwrap();
+    let folder = opened.0.contents.layout.content_folder(Algorithm::Sha256, first);
+    std::fs::remove_dir_all(&folder).unwrap();
+    // Whoever opens it goes in a circle.
+    std::os::unix::fs::symlink(&folder, &folder).unwrap();
+    let others = digests.iter().filter(|digest| digest.as_bytes()[0] != first).count() as u64;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let jobs = Runner::new(tasks.clone(), stop.clone());
+    opened.start_jobs(&jobs);
+    for run in 1..=2 {
+        assert_eq!(jobs.run_now("scrub").await.unwrap().result, RunResult::Ok);
+        let [contents, _, found] = opened.scrub().since_start;
+        assert_eq!((contents, found), (run * others, run));
+    }
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    // Runs of one pass come across it again and again.
+    let scrubber = scrubber(&opened);
+    for _ in 0..3 {
+        let stand = read(&scrubber, scrubber.go_on(), Way::Due(WEEK), usize::MAX).await;
+        assert!(matches!(stand, Stand::Until(_)), "{stand:?}");
+    }
+    assert_eq!(scrubber.status().since_start, [0, 0, 1]);
 }
 
 #[tokio::test]
