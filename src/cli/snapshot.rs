@@ -145,12 +145,17 @@ fn print(
 fn created(name: &SnapshotName, answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
     let [repositories, tags, contents, bytes] = ["repositories", "tags", "contents", "bytes"].map(|key| &answer[key]);
     writeln!(out, "{name}: {repositories} repositories, {tags} tags, {contents} contents, {bytes} bytes")?;
+    lacking(answer, out)
+}
+
+/// What a snapshot does not keep.
+fn lacking(summary: &Value, out: &mut impl io::Write) -> io::Result<()> {
     for (key, what) in [
         ("damaged", "contents are damaged: their bytes are not kept"),
         ("leftOut", "tags or other entries could not be read or lead to nothing, and are not in it"),
     ] {
-        if answer[key].as_u64().is_some_and(|count| count > 0) {
-            writeln!(out, "{} {what}", answer[key])?;
+        if summary[key].as_u64().is_some_and(|count| count > 0) {
+            writeln!(out, "  {} {what}", summary[key])?;
         }
     }
     Ok(())
@@ -168,6 +173,7 @@ fn listed(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
                     out,
                     "{name}: taken {age} s ago, {tags} tags, {contents} contents, {bytes} bytes; its removal frees {free} bytes"
                 )?;
+                lacking(snapshot, out)?;
             }
             None => writeln!(out, "{name}: not whole, it is being made or removed; {free} bytes")?,
         }
@@ -191,4 +197,30 @@ fn restored(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
         answer["tagsRemoved"],
         answer["tagsNewer"],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_says_what_a_snapshot_lacks() {
+        let taken = |damaged: u64, left_out: u64| {
+            let (name, zero) = ("s", 0);
+            let summary = json!([{ "name": name, "taken": zero, "tags": 2, "contents": 3, "bytes": 4, "damaged": damaged,
+                "leftOut": left_out, "onlyHereBytes": zero }]);
+            let mut out = Vec::new();
+            listed(&summary, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(taken(0, 0).lines().count(), 1);
+        let text = taken(5, 6);
+        assert!(
+            text.contains("\n  5 contents are damaged")
+                && text.ends_with("6 tags or other entries could not be read or lead to nothing, and are not in it\n"),
+            "{text}"
+        );
+    }
 }

@@ -169,9 +169,10 @@ fn refusal(error: &SnapshotError) -> SnapshotRefusal {
     let text = with_causes(error);
     match error {
         SnapshotError::Unknown(_) => SnapshotRefusal::Unknown(text),
-        SnapshotError::Exists(_) | SnapshotError::TooMany(_) | SnapshotError::Unfit { .. } => {
-            SnapshotRefusal::Refused(text)
-        }
+        SnapshotError::Exists(_)
+        | SnapshotError::TooMany(_)
+        | SnapshotError::Unfit { .. }
+        | SnapshotError::Restless { .. } => SnapshotRefusal::Refused(text),
         SnapshotError::Stopped | SnapshotError::Store(_) => SnapshotRefusal::Failed(text),
     }
 }

@@ -272,6 +272,24 @@ async fn what_can_not_be_is_refused_with_a_sentence() {
     assert_tidy(&store);
 }
 
+/// A delete that is never over, as one that begins anew in every attempt.
+#[tokio::test]
+async fn a_repository_that_never_rests_leaves_no_snapshot_and_is_named() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    push_image(&store, b"{}", b"layer", "v1").await;
+    let name = repo("a");
+    let deleting = store.0.manifests.memory.deleting(&name);
+    let refused = store.create_snapshot(snapshot("s")).await;
+    assert!(matches!(&refused, Err(SnapshotError::Restless { repository, .. }) if *repository == name), "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains("from repository a in each of"));
+    assert!(store.list_snapshots().await.unwrap().is_empty());
+    assert_eq!(files_in(&store.0.contents.layout.snapshots()), Vec::<std::path::PathBuf>::new());
+    assert_tidy(&store);
+    drop(deleting);
+    assert_eq!(create(&store, "s").await.tags, 1);
+}
+
 /// Images come and go, tags move, and each snapshot that is taken meanwhile has for each tag all that it leads to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_tag_in_a_snapshot_that_is_taken_beside_pushes_and_deletes_leads_to_nothing() {
@@ -300,7 +318,11 @@ async fn no_tag_in_a_snapshot_that_is_taken_beside_pushes_and_deletes_leads_to_n
     while tags < 40 {
         let name = format!("s{}", tries % 4);
         tries += 1;
-        let taken = create(&store, &name).await;
+        let taken = match store.create_snapshot(snapshot(&name)).await {
+            Ok(taken) => taken,
+            Err(SnapshotError::Restless { .. }) => continue,
+            Err(error) => panic!("{error}"),
+        };
         tags += taken.tags;
         let kept = linked(&store, &name);
         let list = std::fs::read_to_string(store.0.contents.layout.snapshot_list(&folder(&name))).unwrap();

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fs::FsError;
+use crate::oci::RepoName;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
 use crate::store::stored::SnapshotName;
@@ -29,6 +30,17 @@ pub enum SnapshotError {
         name: SnapshotName,
         /// Why not.
         what: String,
+    },
+    /// A repository could not be taken at one moment.
+    #[error(
+        "something was deleted from repository {repository} in each of {attempts} attempts to take it, and what would have been taken \
+         may not have been whole: nothing of the snapshot is kept; take it when the deletes are over"
+    )]
+    Restless {
+        /// Which one.
+        repository: RepoName,
+        /// How often it was tried.
+        attempts: usize,
     },
     /// The store was closed meanwhile.
     #[error("the server is ending; what was begun goes on when it is ordered again")]
