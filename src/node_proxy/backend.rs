@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::target::Target;
+use crate::values::Target;
 
 /// The state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
 
-use super::target::Target;
+use crate::values::Target;
 
 /// Longest attempt to connect to one address. Masters are near; the client waits meanwhile.
 const CONNECT: Duration = Duration::from_secs(1);

@@ -17,8 +17,8 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, Signature
 
 use super::backend::Backend;
 use super::dial;
-use super::target::Target;
 use crate::jobs::{Job, JobError, Run, Schedule};
+use crate::values::Target;
 
 /// Pause between two checks of a server.
 const EVERY: Duration = Duration::from_secs(2);

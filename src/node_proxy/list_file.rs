@@ -1,4 +1,4 @@
-//! The list of servers in a file: one a line, empty lines and lines that begin with `#` don't count.
+//! The list of servers in a file.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -7,39 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::pool::Pool;
-use super::target::{Target, TargetError};
 use crate::config::watch::Watcher;
 use crate::jobs::{self, Job, JobError, Run, Schedule};
 use crate::telemetry::with_causes;
+use crate::values::{Target, TargetListError};
 
 /// Pause between two looks at the file.
 const EVERY: Duration = Duration::from_secs(1);
-/// Longest file.
-const MAX_BYTES: u64 = 64 * 1024;
-/// Most servers: each costs health checks.
-const MAX_BACKENDS: usize = 64;
-
 /// A list can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ListFileError {
     /// It can't be read, or is no UTF-8.
     #[error("can't read it")]
     Read(#[source] io::Error),
-    /// It names nobody. A list emptied by mistake must not cut a node off.
-    #[error("it names no backend")]
-    Empty,
-    /// More bytes or servers than a list has.
-    #[error("it is too long: at most 64 KiB and {MAX_BACKENDS} backends")]
-    TooLong,
-    /// A line is wrong.
-    #[error("line {line}")]
-    Line {
-        /// Its number, from 1.
-        line: usize,
-        /// What is wrong with it.
-        #[source]
-        source: TargetError,
-    },
+    /// It is no list of servers.
+    #[error(transparent)]
+    List(#[from] TargetListError),
 }
 
 /// Reads the list; blocking.
@@ -49,27 +32,13 @@ pub enum ListFileError {
 pub(super) fn read(path: &Path, backend_tls: bool) -> Result<Vec<Target>, ListFileError> {
     let mut text = String::new();
     let file = File::open(path).map_err(ListFileError::Read)?;
-    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(ListFileError::Read)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(ListFileError::TooLong);
-    }
+    let most = Target::MAX_LIST_BYTES as u64 + 1;
+    file.take(most).read_to_string(&mut text).map_err(ListFileError::Read)?;
     parse(&text, backend_tls)
 }
 
 fn parse(text: &str, backend_tls: bool) -> Result<Vec<Target>, ListFileError> {
-    let lines = text.lines().map(str::trim).enumerate();
-    let targets: Vec<Target> = lines
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(index, line)| match line.parse::<Target>() {
-            Ok(target) => Ok(target.or_tls(backend_tls)),
-            Err(source) => Err(ListFileError::Line { line: index + 1, source }),
-        })
-        .collect::<Result<_, _>>()?;
-    match targets.len() {
-        0 => Err(ListFileError::Empty),
-        1..=MAX_BACKENDS => Ok(targets),
-        _ => Err(ListFileError::TooLong),
-    }
+    Ok(Target::list(text)?.into_iter().map(|target| target.or_tls(backend_tls)).collect())
 }
 
 /// Brings a changed list into force. A bad one is refused and the old one stays.
@@ -123,26 +92,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_lines_of_servers() {
-        let list = parse("# masters\n10.0.0.1:5001\r\n\n  http://10.0.0.2:5001  \n", true).unwrap();
-        let list: Vec<_> = list.iter().map(ToString::to_string).collect();
-        assert_eq!(list, ["https://10.0.0.1:5001", "http://10.0.0.2:5001"]);
-    }
-
-    #[test]
     fn the_controllers_list_is_read() {
         let endpoints = crate::switch::outputs::masters::endpoints(&["10.0.0.1".to_owned(), "fd00::1".to_owned()]);
         let list = parse(&crate::switch::outputs::masters::list_file(&endpoints), true).unwrap();
         let list: Vec<_> = list.iter().map(ToString::to_string).collect();
         assert_eq!(list, ["https://10.0.0.1:5001", "https://[fd00::1]:5001"]);
-    }
-
-    #[test]
-    fn a_bad_list_is_refused_whole() {
-        assert!(matches!(parse("", false), Err(ListFileError::Empty)));
-        assert!(matches!(parse("# none\n\n", false), Err(ListFileError::Empty)));
-        assert!(matches!(parse("a:1\n\nb\n", false), Err(ListFileError::Line { line: 3, .. })));
-        let many = (1..=65).map(|port| format!("a:{port}\n")).collect::<String>();
-        assert!(matches!(parse(&many, false), Err(ListFileError::TooLong)));
     }
 }

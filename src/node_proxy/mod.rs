@@ -1,9 +1,8 @@
 //! The node's own address of the registry: a TCP balancer over the masters' servers.
 //!
 //! Owns the connections of containerd on `127.0.0.1:5001` and spreads them by least connections. TLS is passed through
-//! untouched: this part reads no byte of a request and stores nothing. In reading order: `target` (where a server is),
-//! `backend` (is it up, how many connections has it), `pool` (who is next), `dial`, `health`, `relay` (one connection from
-//! start to end), `list_file` (the list of servers, read again when it changes), `port` (an address that another process may
+//! untouched: this part reads no byte of a request and stores nothing. In reading order: `backend` (is it up, how
+//! many connections has it), `pool` (who is next), `dial`, `health`, `relay` (one connection from start to end), `list_file` (the list of servers, read again when it changes), `port` (an address that another process may
 //! hold), `status` (health and metrics).
 //!
 //! containerd counts on this: it asks for the rest of a layer after its connection ended early (its reader then reports
@@ -26,7 +25,6 @@ mod pool;
 mod port;
 mod relay;
 mod status;
-mod target;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,8 +44,8 @@ use crate::jobs::Runner;
 use crate::serve::{self, BindError, Listener};
 use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging};
 
+pub use crate::values::{Target, TargetError};
 pub use list_file::ListFileError;
-pub use target::{Target, TargetError};
 
 use health::Prober;
 use list_file::FollowList;

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::backend::{Backend, Lease};
 use super::health::{CheckHealth, Prober};
-use super::target::Target;
 use crate::jobs::Runner;
+use crate::values::Target;
 
 /// The list. Its lock is held for a walk over a few entries, never across an await.
 #[derive(Debug)]

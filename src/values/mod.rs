@@ -1,5 +1,5 @@
 //! Values of the configuration that a bare number or string would leave open: sizes, durations, times of the calendar,
-//! addresses, words, paths, password hashes, secrets, releases; and the document of pins. Each is read from text once and can't be wrong afterwards. Pure.
+//! addresses, words, paths, password hashes, secrets, releases; the document of pins and the list of servers. Each is read from text once and can't be wrong afterwards. Pure.
 //!
 //! They stand on the ground floor because two use them: `config`, which reads them, and the part whose option they are.
 //! What a word means is said by its part: `auth` says what a [`Role`] may do, `upstream` how a [`Scheme`] stands in a URL.
@@ -16,6 +16,7 @@ mod pattern;
 mod pins;
 mod release;
 mod secret;
+mod target;
 mod text;
 
 use std::fmt;
@@ -39,6 +40,7 @@ pub use pattern::Pattern;
 pub use pins::{Age, InvalidPins, Pins};
 pub use release::Release;
 pub use secret::Secret;
+pub use target::{Target, TargetError, TargetListError};
 pub use text::PasswordHash;
 pub(crate) use text::{Alias, FilePath};
 

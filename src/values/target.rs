@@ -1,8 +1,11 @@
-//! The address of a server. Pure.
+//! The address of a server that others are sent to, and the list of such servers: the masters of a cluster. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
+
+/// Most servers of a list: each costs health checks.
+const MAX_TARGETS: usize = 64;
 
 /// A server: `HOST:PORT`, `http://HOST:PORT` or `https://HOST:PORT`. HOST is a name, an IPv4 address, or an IPv6 address in
 /// brackets. The scheme only says how health is asked for.
@@ -21,7 +24,57 @@ pub struct TargetError {
     pub text: String,
 }
 
+/// A list of servers can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetListError {
+    /// It names nobody. A list emptied by mistake must not cut a node off.
+    #[error("it names no backend")]
+    Empty,
+    /// More bytes or servers than a list has.
+    #[error("it is too long: at most 64 KiB and {MAX_TARGETS} backends")]
+    TooLong,
+    /// A line is wrong.
+    #[error("line {line}")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        #[source]
+        source: TargetError,
+    },
+}
+
 impl Target {
+    /// Longest list, in bytes.
+    pub const MAX_LIST_BYTES: usize = 64 * 1024;
+
+    /// The servers of a list: one a line, empty lines and lines that begin with `#` don't count.
+    ///
+    /// # Errors
+    /// [`TargetListError`]; no part of a bad list is used.
+    pub fn list(text: &str) -> Result<Vec<Self>, TargetListError> {
+        if text.len() > Self::MAX_LIST_BYTES {
+            return Err(TargetListError::TooLong);
+        }
+        let lines = text.lines().map(str::trim).enumerate();
+        let targets: Vec<Self> = lines
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+            .map(|(index, line)| line.parse().map_err(|source| TargetListError::Line { line: index + 1, source }))
+            .collect::<Result<_, _>>()?;
+        match targets.len() {
+            0 => Err(TargetListError::Empty),
+            1..=MAX_TARGETS => Ok(targets),
+            _ => Err(TargetListError::TooLong),
+        }
+    }
+
+    /// `HOST:PORT`, an address of IPv6 in brackets.
+    #[must_use]
+    pub fn host_port(&self) -> String {
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        format!("{open}{}{close}:{}", self.host, self.port)
+    }
+
     /// The host: a name, or an address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -87,8 +140,7 @@ impl fmt::Display for Target {
             Some(false) => "http://",
             None => "",
         };
-        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
-        write!(f, "{scheme}{open}{}{close}:{}", self.host, self.port)
+        write!(f, "{scheme}{}", self.host_port())
     }
 }
 
@@ -128,6 +180,23 @@ mod tests {
         ] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_list_is_lines_of_servers() {
+        let list = Target::list("# masters\n10.0.0.1:5001\r\n\n  http://10.0.0.2:5001  \n").unwrap();
+        let list: Vec<_> = list.iter().map(ToString::to_string).collect();
+        assert_eq!(list, ["10.0.0.1:5001", "http://10.0.0.2:5001"]);
+    }
+
+    #[test]
+    fn a_bad_list_is_refused_whole() {
+        assert_eq!(Target::list(""), Err(TargetListError::Empty));
+        assert_eq!(Target::list("# none\n\n"), Err(TargetListError::Empty));
+        assert!(matches!(Target::list("a:1\n\nb\n"), Err(TargetListError::Line { line: 3, .. })));
+        let many = (1..=65).map(|port| format!("a:{port}\n")).collect::<String>();
+        assert_eq!(Target::list(&many), Err(TargetListError::TooLong));
+        assert_eq!(Target::list(&"#".repeat(Target::MAX_LIST_BYTES + 1)), Err(TargetListError::TooLong));
     }
 
     #[test]
