@@ -219,7 +219,7 @@ async fn attempt(shared: &Shared, fill: &Fill) -> Result<(), FillError> {
     };
     // A whole content is stored also when the server shuts down, and then without a wait for its turn.
     if let Some(partial) = fetched {
-        partial.commit(fill.close(), &shared.stop).await?;
+        shared.store.commit_fill(partial, fill.close(), &shared.stop).await?;
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ async fn nothing_goes_for_its_age_while_it_could_not_be_fetched_again() {
     let partial = store.begin_fill(digest).await.unwrap();
     partial.append(vec![bytes::Bytes::from_static(b"content")]).await.unwrap();
     partial.verify().unwrap();
-    partial.commit(vec![repo], &CancellationToken::new()).await.unwrap();
+    store.commit_fill(partial, vec![repo], &CancellationToken::new()).await.unwrap();
     let hex = digest.hex();
     let file = std::fs::File::open(dir.path().join(format!("blobs/sha256/{}/{hex}", &hex[..2]))).unwrap();
     file.set_modified(UNIX_EPOCH + Duration::from_millis(crate::clock::now().as_millis()) - 2 * hour).unwrap();

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use super::contents::blob::Blob;
 use super::contents::changes::blocking;
@@ -41,6 +42,20 @@ impl Store {
     /// [`StoreError::FillBusy`], or of the disk.
     pub async fn begin_fill(&self, digest: Digest) -> Result<PartialBlob, StoreError> {
         fills::begin(&self.0.fills, &self.0.contents, digest).await
+    }
+
+    /// Makes a verified content a blob of `repositories`, durably. The rest of it waits for its turn on the disk unless `hurry` is
+    /// cancelled. Dropped meanwhile, the fill stays and can be taken up; later it runs to its end.
+    ///
+    /// # Errors
+    /// Of the disk; the fill is gone then, unless the repositories could not be noted as changed.
+    pub async fn commit_fill(
+        &self,
+        partial: PartialBlob,
+        repositories: Vec<RepoName>,
+        hurry: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        self.0.blobs.commit(partial, repositories, hurry).await
     }
 
     /// Whether `bytes` more would be taken now.

@@ -316,14 +316,14 @@ impl PartialBlob {
         self.0.digest
     }
 
-    /// Makes the verified content one and gives it the further `names`, durably. The rest of it waits for its turn on the
+    /// Makes the verified content one under the names that `under` hands on, durably; `under` sets what has to hold meanwhile. The rest of it waits for its turn on the
     /// disk unless `hurry` is cancelled. Dropped meanwhile, the fill stays and can be taken up; later it runs to its end.
     ///
     /// # Errors
     /// Of the disk; the fill is gone then.
     pub(in crate::store) async fn commit_under(
         self,
-        names: impl FnOnce(&Layout) -> Vec<PathBuf> + Send + 'static,
+        under: impl FnOnce(&dyn Fn(&[PathBuf]) -> Result<(), StoreError>) -> Result<(), StoreError> + Send + 'static,
         hurry: &CancellationToken,
     ) -> Result<(), StoreError> {
         let partial = self.0;
@@ -331,7 +331,7 @@ impl PartialBlob {
             written?;
         }
         let contents = Arc::clone(&partial.contents);
-        contents.change(move || partial.commit(&names(&partial.contents.layout))).await
+        contents.change(move || under(&|names| partial.commit(names))).await
     }
 
     /// Ends the fill and removes what it stored.

@@ -142,6 +142,30 @@ impl Blobs {
         self.contents.remove(&name, digest)
     }
 
+    /// Makes a verified content a blob of `repositories`, durably. The rest of it waits for its turn on the disk unless `hurry` is
+    /// cancelled. Dropped meanwhile, the fill stays and can be taken up; later it runs to its end.
+    ///
+    /// # Errors
+    /// Of the disk; the fill is gone then, unless the repositories could not be noted as changed.
+    pub(in crate::store) async fn commit(
+        &self,
+        partial: PartialBlob,
+        repositories: Vec<RepoName>,
+        hurry: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        let (blobs, digest) = (self.clone(), partial.digest());
+        let under = move |commit: &dyn Fn(&[PathBuf]) -> Result<(), StoreError>| {
+            let touch = |repo| blobs.manifests.ledger.touch(repo);
+            let _touches = repositories.iter().map(touch).collect::<Result<Vec<_>, _>>()?;
+            for repo in &repositories {
+                blobs.manifests.save(repo, &digest);
+            }
+            let _adding: Vec<_> = repositories.iter().map(|repo| blobs.memory.adding(repo)).collect();
+            commit(&repositories.iter().map(|repo| blobs.name(repo, &digest)).collect::<Vec<_>>())
+        };
+        partial.commit_under(under, hurry).await
+    }
+
     /// The open blob, and whether its length is another than a descriptor says.
     async fn open_blob(&self, repo: &RepoName, digest: Digest) -> Result<(Blob, bool), StoreError> {
         let path = || self.name(repo, &digest);
@@ -225,19 +249,4 @@ fn open_mended(contents: &Contents, name: &Path, digest: &Digest) -> Result<Opti
         return Ok(None);
     }
     Ok(open_content(name)?.filter(|file| !contents.damage.is_listed_file(digest, file)))
-}
-
-impl PartialBlob {
-    /// Makes the verified content a blob of `repositories`, durably. The rest of it waits for its turn on the disk unless
-    /// `hurry` is cancelled. Dropped meanwhile, the fill stays and can be taken up; later it runs to its end.
-    ///
-    /// # Errors
-    /// Of the disk; the fill is gone then.
-    pub async fn commit(self, repositories: Vec<RepoName>, hurry: &CancellationToken) -> Result<(), StoreError> {
-        let digest = self.digest();
-        let names = move |layout: &Layout| {
-            repositories.iter().map(|repo| layout.member(repo, Membership::Blob, &digest)).collect::<Vec<_>>()
-        };
-        self.commit_under(names, hurry).await
-    }
 }

@@ -17,7 +17,7 @@ pub(super) async fn fill(store: &Store, repositories: &[RepoName], content: &[u8
     let partial = store.begin_fill(digest).await.unwrap();
     partial.append(vec![Bytes::copy_from_slice(content)]).await.unwrap();
     partial.verify().unwrap();
-    partial.commit(repositories.to_vec(), &CancellationToken::new()).await.unwrap();
+    store.commit_fill(partial, repositories.to_vec(), &CancellationToken::new()).await.unwrap();
     digest
 }
 
@@ -53,7 +53,7 @@ async fn a_fill_goes_on_where_a_restart_left_it() {
     partial.append(vec![Bytes::copy_from_slice(&content[60_000..])]).await.unwrap();
     partial.verify().unwrap();
     let file = partial.file();
-    partial.commit(vec![cached(""), cached("modules/console")], &CancellationToken::new()).await.unwrap();
+    store.commit_fill(partial, vec![cached(""), cached("modules/console")], &CancellationToken::new()).await.unwrap();
     assert_eq!(read(&store, &cached(""), digest).await.unwrap(), content);
     assert_eq!(read(&store, &cached("modules/console"), digest).await.unwrap(), content);
     assert_eq!(file.metadata().unwrap().len(), 100_000, "a reader's file outlives the commit");
@@ -91,7 +91,7 @@ async fn an_abandoned_fill_is_reaped_and_a_held_one_is_not() {
     assert_eq!(store.0.maintenance.reap(crate::clock::now()).unwrap(), 0);
     assert_eq!(store.0.maintenance.reap(later).unwrap(), 1);
     held.append(vec![Bytes::from_static(b"ld")]).await.unwrap();
-    held.commit(vec![cached("")], &CancellationToken::new()).await.unwrap();
+    store.commit_fill(held, vec![cached("")], &CancellationToken::new()).await.unwrap();
     assert_tidy(&store);
 }
 
@@ -269,7 +269,7 @@ proptest! {
                 partial.append(vec![Bytes::copy_from_slice(bytes)]).await.unwrap();
             }
             partial.verify().unwrap();
-            partial.commit(vec![cached("")], &CancellationToken::new()).await.unwrap();
+            opened.commit_fill(partial, vec![cached("")], &CancellationToken::new()).await.unwrap();
             assert_eq!(read(&opened, &cached(""), digest).await.unwrap(), content);
             assert_tidy(&opened);
         });

@@ -413,7 +413,7 @@ async fn what_is_damaged_can_be_deleted_and_goes_first() {
     for name in &cached {
         let partial = store.begin_fill(digest).await.unwrap();
         partial.append(vec![Bytes::from_static(b"content")]).await.unwrap();
-        partial.commit(vec![name.clone()], &CancellationToken::new()).await.unwrap();
+        store.commit_fill(partial, vec![name.clone()], &CancellationToken::new()).await.unwrap();
     }
     let tagged = image(b"content", &[]);
     store.put_manifest(&cached[0], tagged.clone(), vec!["t".parse().unwrap()]).await.unwrap();
