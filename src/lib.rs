@@ -9,6 +9,7 @@
 //! - [`store`]: the directory tree, durable; the index beside it
 //! - [`upstream`]: the client of the registry behind modes Direct and Proxy
 //! - [`fetch`]: the miss path: fills, work done once for many, eviction
+//! - [`replicas`]: the other masters, and which of them has a content
 //! - [`auth`]: who asks, and what that user may do
 //! - [`mode`]: what a registry operation means in the configured mode
 //! - [`api`]: the HTTP edge; it and `admin` alone speak axum
@@ -52,6 +53,7 @@ pub mod node_proxy;
 pub mod oci;
 pub mod pki;
 pub mod release;
+pub mod replicas;
 pub mod retention;
 pub mod serve;
 pub mod server;

@@ -20,7 +20,7 @@ use d8_registry::oci::{Algorithm, Digest, RangeSpec, RepoName};
 use d8_registry::store::{Store, StoreOptions};
 use d8_registry::telemetry::Metrics;
 use d8_registry::upstream::{
-    Credentials, EndpointOptions, ProxyVariables, Scheme, Upstream, UpstreamLimits, UpstreamOptions,
+    Credentials, EndpointOptions, Face, ProxyVariables, Scheme, Upstream, UpstreamLimits, UpstreamOptions,
 };
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -203,6 +203,7 @@ fn fills(dir: &std::path::Path, port: u16, tasks: &TaskTracker, stop: &Cancellat
         trusted_hosts: Vec::new(),
         proxy: ProxyVariables::default(),
         limits: UpstreamLimits { stall: Duration::from_secs(3600), ..UpstreamLimits::default() },
+        face: Face::Clients,
     };
     let upstream = Upstream::new(&options, metrics.clone(), tasks.clone())?;
     let evictor = Evictor::new(store.clone(), metrics.clone());

@@ -50,6 +50,9 @@ pub struct Snapshot {
     /// What stays whatever a rule says; `None`: `store.pins` is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pins: Option<PinsStatus>,
+    /// The other masters; `None`: `replicas` is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<ReplicasStatus>,
     /// Data of modes that are not in force, as it was last counted; none before the first count.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unused: Vec<UnusedStatus>,
@@ -264,6 +267,17 @@ pub struct PinsStatus {
     /// Releases that they name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub releases: Option<usize>,
+}
+
+/// The other masters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicasStatus {
+    /// `host:port` of each that is asked for what is not stored here.
+    pub peers: Vec<String>,
+    /// Why the files on disk are not in force, or not enough; a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Data of a mode that is not in force, is not coming, and does not answer any more.

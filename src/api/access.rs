@@ -254,6 +254,7 @@ mod tests {
             tls: false,
             trusted_proxy,
             controller: false,
+            master: None,
             body_transport: crate::serve::BodyTransport::Copy,
             stream: std::sync::Arc::default(),
             standing: crate::serve::Standing::default(),

@@ -45,6 +45,8 @@ macro_rules! exceptions {
 exceptions! {
     /// The `Host` header is missing or no authority.
     NoHost => 400, Unsupported;
+    /// `d8-hop` has another value than `1`, or a master's question lacks it.
+    WrongHop => 400, Unsupported;
     /// The token service is sent a form that is none, or asks for another `grant_type` than `password`.
     TokenForm => 400, Unsupported;
     /// There is no such path.

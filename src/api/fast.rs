@@ -257,6 +257,7 @@ impl<'a> RequestHead<'a> {
                     return Err(Early::Request);
                 }
                 5 if is("range") => return Err(Early::Request),
+                6 if is("d8-hop") => return Err(Early::Request),
                 8 if is("if-range") => return Err(Early::Request),
                 13 if is("if-none-match") => return Err(Early::Request),
                 // A body, or the promise of one.

@@ -20,6 +20,7 @@ mod large;
 mod limits;
 mod manifests;
 pub mod memory;
+mod peers;
 mod referrers;
 mod route;
 mod state;
@@ -65,6 +66,7 @@ use self::route::Route;
 use crate::auth::{Action, Authenticator};
 use crate::mode::{Audience, Mode, ModeError, Transition};
 use crate::oci::ErrorCode;
+use crate::replicas::Replicas;
 use crate::serve::Peer;
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -92,6 +94,8 @@ struct Inner {
     gates: ArcSwap<Gates>,
     /// Who tells the controller of this server.
     state: OnceLock<StateSource>,
+    /// Who the other masters are.
+    replicas: OnceLock<Replicas>,
     /// Places of open uploads.
     uploads: Pool,
     large: LargeManifests,
@@ -121,6 +125,7 @@ impl App {
         Self(Arc::new(Inner {
             modes: ArcSwap::from_pointee(Transition::settled(mode)),
             state: OnceLock::new(),
+            replicas: OnceLock::new(),
             auth,
             gates: ArcSwap::from_pointee(Gates::new(settings.gates)),
             settings: ArcSwap::from_pointee(settings),
@@ -140,6 +145,11 @@ impl App {
     /// Has `GET /-/state` answered by `source`, to the controller alone. Until then nobody gets an answer there.
     pub fn tell_state(&self, source: StateSource) {
         let _ = self.0.state.set(source);
+    }
+
+    /// Has other masters answered, those that `replicas` knows. Until then nobody gets an answer there.
+    pub fn answer_masters(&self, replicas: Replicas) {
+        let _ = self.0.replicas.set(replicas);
     }
 
     /// Puts changed settings into force for requests to come.
@@ -219,10 +229,16 @@ impl http_body::Body for AnswerBody {
 async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Response<AnswerBody> {
     let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
     let (mut body, progress) = CountedBody::new(body, Arc::clone(&peer.stream));
-    let route = Route::parse(parts.uri.path());
+    let for_master = peers::path_of(&app, &parts, &peer).map(Route::parse);
+    let is_masters = for_master.is_some();
+    let route = for_master.unwrap_or_else(|| Route::parse(parts.uri.path()));
     let mut exchange = Exchange::begin(&app, &parts, &peer, route.as_ref().ok(), Arc::clone(&progress));
 
-    let answered = AssertUnwindSafe(answer(&app, &parts, &peer, route, &mut body, &mut exchange)).catch_unwind().await;
+    let answered = if is_masters {
+        AssertUnwindSafe(peers::answer(&app, &parts, &peer, route, &mut exchange)).catch_unwind().await
+    } else {
+        AssertUnwindSafe(answer(&app, &parts, &peer, route, &mut body, &mut exchange)).catch_unwind().await
+    };
     let mut response = exchange.settle(answered.unwrap_or_else(|_| Err(ApiError::panicked())));
     if !progress.ended() {
         // Who was too slow already has had its time.
@@ -234,7 +250,8 @@ async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Re
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
-    decorate(&mut response, parts.uri.path(), parts.uri.query(), &exchange);
+    let is_api = is_masters || parts.uri.path() == "/v2" || parts.uri.path().starts_with("/v2/");
+    decorate(&mut response, is_api, parts.uri.query(), &exchange);
     let head = parts.method == Method::HEAD;
     let reading = response.extensions_mut().remove::<Arc<Reading>>();
     let response = if head { head_of(response) } else { response };
@@ -296,6 +313,7 @@ async fn answer(
     let view = modes.view(Audience::of(auth.role(&who)));
     exchange.identified(&who, view.first());
     let route = route?;
+    let view = if peers::is_hop(&parts.headers)? { view.alone() } else { view };
     if view.is_idle() {
         return Err(ModeError::Unmanaged.into());
     }
@@ -395,9 +413,9 @@ fn head_of(response: Response) -> Response {
 }
 
 /// Headers that every answer of the API carries.
-fn decorate(response: &mut Response, path: &str, query: Option<&str>, exchange: &Exchange) {
+fn decorate(response: &mut Response, is_api: bool, query: Option<&str>, exchange: &Exchange) {
     let headers = response.headers_mut();
-    if path == "/v2" || path.starts_with("/v2/") {
+    if is_api {
         headers::of_api(headers, namespace(query).as_ref());
     }
     headers::of_request(headers, headers::Value::Ready(exchange.id()));

@@ -97,7 +97,9 @@ pub struct Identity {
 }
 
 impl Identity {
-    const fn anonymous() -> Self {
+    /// Nobody: a client that showed nothing, and needs no right of a user's.
+    #[must_use]
+    pub const fn anonymous() -> Self {
         Self { user: None, scopes: None, upstream: None, expires: None }
     }
 

@@ -16,7 +16,7 @@ use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
 use crate::release::RequiredImage;
 use crate::telemetry::Metrics;
 use crate::upstream::{
-    BlobFault, Credentials, EndpointOptions, ProxyVariables, Scheme, Upstream, UpstreamError, UpstreamLimits,
+    BlobFault, Credentials, EndpointOptions, Face, ProxyVariables, Scheme, Upstream, UpstreamError, UpstreamLimits,
     UpstreamOptions, UpstreamSetupError,
 };
 use crate::values::Mode;
@@ -60,6 +60,8 @@ impl TargetOptions {
             trusted_hosts: Vec::new(),
             proxy: self.proxy.clone(),
             limits: UpstreamLimits::default(),
+            // A master that fetches from another what it lacks has it not.
+            face: Face::OwnStore,
         };
         match self.mode {
             Some(mode) => Upstream::in_mode(mode, &options, metrics, tasks),

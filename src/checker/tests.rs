@@ -4,7 +4,7 @@ use super::scripted::{ONE, Registry};
 use super::*;
 use crate::oci::Reference;
 use crate::telemetry::Metrics;
-use crate::upstream::{Credentials, EndpointOptions, ProxyVariables, Upstream, UpstreamLimits, UpstreamOptions};
+use crate::upstream::{Credentials, EndpointOptions, Face, ProxyVariables, Upstream, UpstreamLimits, UpstreamOptions};
 use crate::values::Mode;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +24,7 @@ fn silent(listener: &std::net::TcpListener) -> Target {
         trusted_hosts: Vec::new(),
         proxy: ProxyVariables::default(),
         limits: UpstreamLimits::default(),
+        face: Face::OwnStore,
     };
     Target::new(address, Upstream::new(&options, Metrics::new().unwrap(), TaskTracker::new()).unwrap())
 }

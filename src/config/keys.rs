@@ -101,6 +101,8 @@ shape! {
         "scrub" scrub: Option<RawScrub> = Below::info(),
         /// Retention: which tags go by rules. It is carried out by each run of the collection (`gc.schedule`), before that.
         "retention" retention: Option<RawRetention> = Below::info(),
+        /// Other masters with a Local of their own: what one lacks it fetches from one that has it.
+        "replicas" replicas: Option<RawReplicas> = Below::info(),
         /// Bounds of the work.
         "limits" limits: Option<RawLimits> = Below::info(),
         /// The log.
@@ -153,6 +155,22 @@ section! {
         /// whatever a rule says. While it is missing, empty, unreadable or older than 24 h nothing is collected and no rule of
         /// retention removes anything. The controller writes it.
         "pins" pins: Option<PathBuf> = Live.is(None),
+    }
+}
+
+section! {
+    /// Other masters with a Local of their own. All four keys or none.
+    pub ReplicasSettings, RawReplicas {
+        /// The file that lists the masters' servers, this one too: the one that node-proxy reads. A list that can't be used
+        /// leaves the one before in force.
+        "peers" peers: Option<PathBuf> = Live.is(None),
+        /// PEM of the certificate by which the others know this master: its addresses, one of them as the list has it, and
+        /// the URI `d8-registry:peer`.
+        "certificate" certificate: Option<PathBuf> = Live.is(None),
+        /// PEM of its key.
+        "key" key: Option<PathBuf> = Live.is(None),
+        /// PEM of the authority of all masters' certificates, those of their servers too; no other counts between them.
+        "ca" ca: Option<PathBuf> = Live.is(None),
     }
 }
 

@@ -51,8 +51,8 @@ pub use crate::values::{
 pub use definition::{Change, DefaultValue, KeyInfo};
 pub use error::{ConfigError, KeyError, Position};
 pub use keys::{
-    AuthSettings, GcSettings, Limits, LogSettings, ManifestSettings, ProxySettings, ReleaseSettings, RetentionSettings,
-    ScrubSettings, StoreSettings, TokenSettings,
+    AuthSettings, GcSettings, Limits, LogSettings, ManifestSettings, ProxySettings, ReleaseSettings, ReplicasSettings,
+    RetentionSettings, ScrubSettings, StoreSettings, TokenSettings,
 };
 pub use mode_file::{Coming, FoundModeFile, InForce, MAX_PREVIOUS, ModeFile, ModeFileKey, ModeSpec};
 pub use origin::{Origin, Setting};
@@ -106,6 +106,8 @@ pub struct Config {
     pub scrub: ScrubSettings,
     /// Which tags go by rules.
     pub retention: RetentionSettings,
+    /// Other masters with a Local of their own.
+    pub replicas: ReplicasSettings,
     /// What bounds the work.
     pub limits: Limits,
     /// The log.
@@ -329,6 +331,7 @@ impl Config {
             paths.extend([tls.cert_file.clone(), tls.key_file.clone()]);
             paths.extend(tls.client_ca_file.iter().chain(&tls.controller_ca_file).cloned());
         }
+        paths.extend(self.replicas.ca.clone());
         paths.extend(self.mode_file.as_ref().map(|key| key.path.clone()));
         paths.extend_from_slice(&self.upstream_notes.files);
         let token = &self.auth.token;

@@ -122,6 +122,7 @@ fn read(file: File, overrides: &Overrides, machine: Machine) -> Result<Config, K
         gc: reader.read("gc", file.gc, &Below)?,
         scrub: reader.read("scrub", file.scrub, &Below)?,
         retention: reader.read("retention", file.retention, &Below)?,
+        replicas: reader.read("replicas", file.replicas, &Below)?,
         limits: reader.read("limits", file.limits, &Below)?,
         log: reader.read("log", file.log, &Below)?,
         upstream_notes: upstream.notes,

@@ -12,6 +12,7 @@ pub(super) fn check(config: &mut Config) -> Result<(), KeyError> {
     no_address_twice(config)?;
     upstream_is_another(config)?;
     retention_needs_pins(config)?;
+    replicas_are_whole(config)?;
     decide_access(config)?;
     passwords_need_tls(config)
 }
@@ -64,6 +65,26 @@ fn retention_needs_pins(config: &Config) -> Result<(), KeyError> {
     }
     let message = "needs store.pins, the file that names what the cluster runs: nothing is removed without it";
     Err(wrong(key, message))
+}
+
+/// Masters know each other by certificates, so each of the keys needs the others, and TLS.
+fn replicas_are_whole(config: &Config) -> Result<(), KeyError> {
+    let replicas = &config.replicas;
+    let keys = [
+        ("replicas.peers", &replicas.peers),
+        ("replicas.certificate", &replicas.certificate),
+        ("replicas.key", &replicas.key),
+        ("replicas.ca", &replicas.ca),
+    ];
+    let Some((given, _)) = keys.iter().find(|(_, file)| file.is_some()) else { return Ok(()) };
+    if let Some((lacking, _)) = keys.iter().find(|(_, file)| file.is_none()) {
+        return Err(wrong(given, format!("needs {lacking} too")));
+    }
+    if matches!(config.tls, Tls::Off { .. }) {
+        let message = "needs tls.certFile and tls.keyFile: masters know each other by their certificates";
+        return Err(wrong(given, message));
+    }
+    Ok(())
 }
 
 /// A server that asks itself would answer nobody.

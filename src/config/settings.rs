@@ -34,6 +34,7 @@ impl Config {
         self.gc.show("gc", &mut list);
         self.scrub.show("scrub", &mut list);
         self.retention.show("retention", &mut list);
+        self.replicas.show("replicas", &mut list);
         self.limits.show("limits", &mut list);
         self.log.show("log", &mut list);
         list.settings
@@ -71,6 +72,7 @@ impl Config {
         self.gc.keep(&old.gc, &Below);
         self.scrub.keep(&old.scrub, &Below);
         self.retention.keep(&old.retention, &Below);
+        self.replicas.keep(&old.replicas, &Below);
         self.limits.keep(&old.limits, &Below);
         self.log.keep(&old.log, &Below);
     }

@@ -1,11 +1,17 @@
-//! Mode Local: the store is all there is.
+//! Mode Local: the store is all there is, with those of the other masters behind it for what is the same everywhere.
+
+mod read_through;
 
 use bytes::Bytes;
+use tokio_util::task::TaskTracker;
 
-use super::{ModeError, Provenance, Served, ServedBlob, ServedManifest};
-use crate::fetch::Evictor;
+use self::read_through::{ReadThrough, followed, may_be_elsewhere};
+use super::{BlobRequest, ModeError, Provenance, Served, ServedBlob, ServedManifest};
+use crate::fetch::{Evictor, Fills};
 use crate::oci::{Digest, Reference, RepoName, Tag};
+use crate::replicas::Replicas;
 use crate::store::{Page, Referrer, Refusal, Store, StoreError, StoredContent, StoredManifest};
+use crate::telemetry::CacheOutcome;
 pub use crate::values::MissingReferences;
 
 /// Standalone storage: filled by pushes, read by nodes.
@@ -15,19 +21,39 @@ pub struct Local {
     missing_references: MissingReferences,
     /// Makes room for pushes among what an upstream taught.
     evictor: Option<Evictor>,
+    /// The other masters' stores.
+    beyond: Option<ReadThrough>,
 }
 
 impl Local {
     /// Serves `store`.
     #[must_use]
     pub const fn new(store: Store, missing_references: MissingReferences) -> Self {
-        Self { store, missing_references, evictor: None }
+        Self { store, missing_references, evictor: None, beyond: None }
     }
 
     /// The same; while it is coming, cached contents may go for pushes into it, as `evictor` allows.
     #[must_use]
     pub fn displacing(self, evictor: Evictor) -> Self {
         Self { evictor: Some(evictor), ..self }
+    }
+
+    /// The same; what it lacks by digest it fetches through `fills` from one of `replicas` that has it. Work that outlives its
+    /// clients is spawned on `tasks`.
+    #[must_use]
+    pub fn reading_through(self, fills: Fills, replicas: Replicas, tasks: TaskTracker) -> Self {
+        Self { beyond: Some(ReadThrough::new(fills, replicas, tasks)), ..self }
+    }
+
+    /// The same without the other masters: what is in its own store, and nothing else.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        Self { beyond: None, ..self.clone() }
+    }
+
+    /// The way to the other masters, if there are any.
+    fn beyond(&self) -> Option<&ReadThrough> {
+        self.beyond.as_ref().filter(|through| through.leads_anywhere())
     }
 
     /// Whether cached contents may go for pushes now.
@@ -53,11 +79,20 @@ impl Local {
         &self.store
     }
 
-    pub(super) async fn blob(&self, repo: &RepoName, digest: Digest) -> Result<Served<ServedBlob>, ModeError> {
-        let served = match self.store.blob_content(repo, digest).await? {
-            StoredContent::Memory(bytes) => ServedBlob::from(bytes),
+    pub(super) async fn blob(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        request: BlobRequest,
+    ) -> Result<Served<ServedBlob>, ModeError> {
+        let served = match self.store.blob_content(repo, digest).await {
+            Ok(StoredContent::Memory(bytes)) => ServedBlob::from(bytes),
             // Eviction leaves Local's contents alone, so no lease is needed.
-            StoredContent::File(blob) => ServedBlob::from(blob),
+            Ok(StoredContent::File(blob)) => ServedBlob::from(blob),
+            Err(lack) => match self.beyond() {
+                Some(through) if may_be_elsewhere(&lack) => return through.blob(repo, digest, request, lack).await,
+                _ => return Err(lack.into()),
+            },
         };
         Ok(Served::new(served, Provenance::default()))
     }
@@ -67,14 +102,71 @@ impl Local {
         repo: &RepoName,
         reference: &Reference,
     ) -> Result<Served<ServedManifest>, ModeError> {
-        let stored = self.store.manifest(repo, reference).await?;
+        let stored = match self.store.manifest(repo, reference).await {
+            Ok(stored) => stored,
+            Err(lack) => return self.manifest_from_beyond(repo, reference, lack).await,
+        };
         if self.missing_references == MissingReferences::Refuse {
             let missing = self.store.missing_references(repo, &stored).await?;
             if !missing.is_empty() {
-                return Err(ModeError::Incomplete { missing });
+                // What another master has whole is here for whoever asks for its parts.
+                return match self.beyond() {
+                    Some(through) if through.is_whole_elsewhere(repo, stored.digest).await => {
+                        Ok(Served::new(stored.into(), CacheOutcome::Peer))
+                    }
+                    _ => Err(ModeError::Incomplete { missing }),
+                };
             }
         }
         Ok(Served::new(stored.into(), Provenance::default()))
+    }
+
+    /// A manifest that the store did not give; by tag of the digest that the tag names here.
+    async fn manifest_from_beyond(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+        lack: StoreError,
+    ) -> Result<Served<ServedManifest>, ModeError> {
+        let Some(through) = self.beyond().filter(|_| may_be_elsewhere(&lack)) else { return Err(lack.into()) };
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => match self.store.verified_tag(repo, tag).await? {
+                Some(tag) => tag.digest,
+                None => return Err(lack.into()),
+            },
+        };
+        through.manifest(repo, digest, lack).await
+    }
+
+    /// Fetches a content again that was stored in a repository and counts as absent; ends when it is there or could not be had.
+    /// `false`: no other master has it.
+    ///
+    /// # Errors
+    /// Why it did not come.
+    pub(super) async fn fetch_again(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        is_manifest: bool,
+    ) -> Result<bool, ModeError> {
+        if self.beyond().is_none() {
+            return Ok(false);
+        }
+        let outcome = if is_manifest {
+            self.manifest(repo, &Reference::Digest(digest)).await.map(drop)
+        } else {
+            match self.blob(repo, digest, BlobRequest { head: false, range: None }).await {
+                Ok(served) => followed(served.value).await,
+                Err(error) => Err(error),
+            }
+        };
+        match outcome {
+            // A manifest is there also while something that it names is not.
+            Ok(()) | Err(ModeError::Incomplete { .. }) => Ok(true),
+            Err(ModeError::Store(StoreError::BlobUnknown | StoreError::ManifestUnknown)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<Served<ServedManifest>> {

@@ -145,6 +145,15 @@ impl Mode {
         }
     }
 
+    /// The mode as one server has it, without the other masters: of Local what is in its own store.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        match self {
+            Self::Unmanaged | Self::Direct(_) | Self::Proxy(_) => self.clone(),
+            Self::Local(local) => Self::Local(local.alone()),
+        }
+    }
+
     /// Whether it answers from the store, and so from memory too.
     #[must_use]
     pub const fn stores(&self) -> bool {
@@ -180,7 +189,7 @@ impl Mode {
             Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Direct(direct) => direct.blob(repo, &digest, request).await,
             Self::Proxy(proxy) => proxy.blob(repo, digest, request).await,
-            Self::Local(local) => local.blob(repo, digest).await,
+            Self::Local(local) => local.blob(repo, digest, request).await,
         }
     }
 
@@ -242,15 +251,16 @@ impl Mode {
         }
     }
 
-    /// Fetches a content again that was stored under a name learnt from an upstream and counts as absent; ends when it is
-    /// stored or has failed. `false`: the mode has nothing under that name.
+    /// Fetches a content again that was stored in a repository and counts as absent; ends when it is stored or has failed.
+    /// `false`: the mode has nothing under that name, or in Local no other master has it.
     ///
     /// # Errors
     /// As [`Mode::blob`].
-    pub async fn fetch_again(&self, cached: &RepoName, digest: Digest, is_manifest: bool) -> Result<bool, ModeError> {
+    pub async fn fetch_again(&self, repo: &RepoName, digest: Digest, is_manifest: bool) -> Result<bool, ModeError> {
         match self {
-            Self::Unmanaged | Self::Direct(_) | Self::Local(_) => Ok(false),
-            Self::Proxy(proxy) => proxy.fetch_again(cached, digest, is_manifest).await,
+            Self::Proxy(proxy) if repo.is_cached() => proxy.fetch_again(repo, digest, is_manifest).await,
+            Self::Local(local) if !repo.is_cached() => local.fetch_again(repo, digest, is_manifest).await,
+            Self::Unmanaged | Self::Direct(_) | Self::Proxy(_) | Self::Local(_) => Ok(false),
         }
     }
 

@@ -12,7 +12,8 @@
 //! - The mode behind is begun beside one that is slow, and whichever gives the content first answers: a client waits for 25 s
 //!   at most, and an upstream that is gone takes 20 s to say so.
 //! - A user who may push is not told by a HEAD of a mode behind that something is there: it would not be pushed, and the
-//!   manifest that names it would be refused.
+//!   manifest that names it would be refused. The same holds for what only another master has, and who checks or copies from
+//!   master to master (`mirror-puller`, `mirror-pusher`) never hears of it: the question was what this one has.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -47,8 +48,10 @@ pub struct Transition {
 pub enum Audience {
     /// Users who pull: they see the mode in force.
     Pullers,
-    /// Users who push and check: they see the coming mode from its beginning.
+    /// Users who push: they see the coming mode from its beginning.
     Fillers,
+    /// Users who check and copy from master to master: the same, and of Local what is in this master's store alone.
+    Checkers,
 }
 
 impl Audience {
@@ -56,7 +59,8 @@ impl Audience {
     #[must_use]
     pub const fn of(role: Option<Role>) -> Self {
         match role {
-            Some(Role::Rw | Role::MirrorPuller | Role::MirrorPusher) => Self::Fillers,
+            Some(Role::Rw) => Self::Fillers,
+            Some(Role::MirrorPuller | Role::MirrorPusher) => Self::Checkers,
             Some(Role::Ro) | None => Self::Pullers,
         }
     }
@@ -109,8 +113,8 @@ impl Transition {
     #[must_use]
     pub fn first(&self, audience: Audience) -> &Arc<Mode> {
         match (audience, &self.coming) {
-            (Audience::Fillers, Some((coming, _))) => coming,
-            (Audience::Fillers, None) | (Audience::Pullers, _) => &self.in_force,
+            (Audience::Fillers | Audience::Checkers, Some((coming, _))) => coming,
+            (Audience::Fillers | Audience::Checkers, None) | (Audience::Pullers, _) => &self.in_force,
         }
     }
 
@@ -118,17 +122,33 @@ impl Transition {
     #[must_use]
     pub fn view(&self, audience: Audience) -> View {
         let first = Arc::clone(self.first(audience));
-        let reads_for_a_push = audience == Audience::Fillers && first.writable().is_ok();
+        let pushes = audience != Audience::Pullers && first.writable().is_ok();
+        let first_for_a_push = pushes.then(|| Arc::new(first.alone()));
+        let first = match (audience, &first_for_a_push) {
+            (Audience::Checkers, Some(alone)) => Arc::clone(alone),
+            (Audience::Checkers, None) | (Audience::Fillers | Audience::Pullers, _) => first,
+        };
         let coming = match (audience, &self.coming) {
             // Whoever fills or checks the coming mode has to hear what is in it, and of nothing else.
-            (Audience::Fillers, Some(_)) => return View { first, behind: Vec::new(), reads_for_a_push },
+            (Audience::Fillers | Audience::Checkers, Some(_)) => {
+                return View { first, behind: Vec::new(), first_for_a_push };
+            }
             (Audience::Pullers, Some((coming, Phase::Ready))) => {
                 Some(Behind { mode: Arc::clone(coming), is_previous: false })
             }
             (Audience::Pullers, Some((_, Phase::Filling))) | (_, None) => None,
         };
         let previous = self.previous.iter().map(|mode| Behind { mode: Arc::clone(mode), is_previous: true });
-        View { first, behind: coming.into_iter().chain(previous).collect(), reads_for_a_push }
+        View { first, behind: coming.into_iter().chain(previous).collect(), first_for_a_push }
+    }
+
+    /// The own store of mode Local, if that is one of the modes: what other masters are answered from.
+    #[must_use]
+    pub fn own_store(&self) -> Option<View> {
+        let coming = self.coming.as_ref().map(|(mode, _)| mode);
+        let mut modes = std::iter::once(&self.in_force).chain(coming).chain(&self.previous);
+        let local = modes.find(|mode| mode.writable().is_ok())?;
+        Some(View { first: Arc::new(local.alone()), behind: Vec::new(), first_for_a_push: None })
     }
 }
 
@@ -144,8 +164,8 @@ struct Behind {
 pub struct View {
     first: Arc<Mode>,
     behind: Vec<Behind>,
-    /// The user may push here, so a HEAD may ask whether something has to be pushed.
-    reads_for_a_push: bool,
+    /// The user may push here, so a HEAD may ask whether something has to be pushed: this mode answers it.
+    first_for_a_push: Option<Arc<Mode>>,
 }
 
 /// What a mode answered, and which mode it was.
@@ -173,6 +193,14 @@ impl View {
     #[must_use]
     pub const fn first(&self) -> &Arc<Mode> {
         &self.first
+    }
+
+    /// The same without what other masters have.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        let alone = |mode: &Arc<Mode>| Arc::new(mode.alone());
+        let behind = self.behind.iter().map(|behind| Behind { mode: alone(&behind.mode), ..behind.clone() }).collect();
+        Self { first: alone(&self.first), behind, ..self }
     }
 
     /// Whether no read and no write can be answered at all.
@@ -224,7 +252,10 @@ impl View {
     ) -> Result<Answer<ServedManifestFacts>, ModeError> {
         match reference {
             Reference::Digest(_) => self.ask(true, |mode| mode.manifest_facts(repo, reference)).await,
-            Reference::Tag(_) => Ok(self.of_first(self.first.manifest_facts(repo, reference).await?)),
+            Reference::Tag(_) => {
+                let first = self.first_for_a_push.as_ref().unwrap_or(&self.first);
+                Ok(self.of_first(first.manifest_facts(repo, reference).await?))
+            }
         }
     }
 
@@ -284,7 +315,10 @@ impl View {
     where
         F: Future<Output = Result<Served<T>, ModeError>>,
     {
-        let behind: &[Behind] = if head && self.reads_for_a_push { &[] } else { &self.behind };
+        if let Some(first) = self.first_for_a_push.as_ref().filter(|_| head) {
+            return Ok(self.of_first(ask(first).await?));
+        }
+        let behind = &self.behind;
         if behind.is_empty() {
             return Ok(self.of_first(ask(&self.first).await?));
         }

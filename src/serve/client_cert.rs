@@ -1,5 +1,5 @@
-//! Client certificates: asked for, never required, and good for two things only: to tell a trusted proxy, and to tell the
-//! controller.
+//! Client certificates: asked for, never required, and good for three things only: to tell a trusted proxy, the controller,
+//! and another master's server.
 //!
 //! A certificate that doesn't verify does not end the handshake; its owner is treated as if it had shown none. So
 //! whether a certificate is trusted is decided here, after the handshake, and nowhere else.
@@ -11,6 +11,7 @@
 //! - The choice is not by a server name or protocol of the controller's: `curl --cert` asks for the state too, and a proxy in
 //!   front has neither.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,8 +30,11 @@ use crate::clock::Timestamp;
 /// The one name of a controller's certificate: a URI among its alternative names.
 const CONTROLLER: &str = "d8-registry:controller";
 
-/// Lets every certificate pass whose owner proves to have its key; see [`ProxyTrust`] and [`ControllerTrust`] for what it is
-/// worth.
+/// The URI of the certificate by which masters' servers know each other; beside it stand the master's addresses.
+const PEER: &str = "d8-registry:peer";
+
+/// Lets every certificate pass whose owner proves to have its key; see [`ProxyTrust`], [`ControllerTrust`] and [`PeerTrust`]
+/// for what it is worth.
 #[derive(Clone, Debug)]
 pub(super) struct AskForCertificate {
     /// Any of the verifiers: how signatures are checked depends on no root.
@@ -59,6 +63,10 @@ pub(super) struct ProxyTrust {
 #[derive(Clone, Debug)]
 pub(super) struct ControllerTrust(Arc<dyn ClientCertVerifier>);
 
+/// Decides whether a client certificate is that of a master's server.
+#[derive(Clone, Debug)]
+pub(super) struct PeerTrust(Arc<dyn ClientCertVerifier>);
+
 /// What verifies certificates under `roots`.
 ///
 /// # Errors
@@ -69,11 +77,18 @@ fn verifier(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Arc<
 }
 
 impl AskForCertificate {
-    /// Asks for certificates under the roots of either; `None`: there are none to ask for.
-    pub(super) fn under(proxies: Option<&ProxyTrust>, controller: Option<&ControllerTrust>) -> Option<Self> {
-        let all = || proxies.map(|trust| &trust.verifier).into_iter().chain(controller.map(|trust| &trust.0));
-        let signatures = Arc::clone(all().next()?);
-        let hints = all().flat_map(|verifier| verifier.root_hint_subjects()).cloned().collect();
+    /// Asks for certificates under the roots of any; `None`: there are none to ask for.
+    pub(super) fn under(
+        proxies: Option<&ProxyTrust>,
+        controller: Option<&ControllerTrust>,
+        peers: Option<&PeerTrust>,
+    ) -> Option<Self> {
+        let controller = controller.map(|trust| Arc::clone(&trust.0));
+        let peers = peers.map(|trust| Arc::clone(&trust.0));
+        let proxies = proxies.map(|trust| Arc::clone(&trust.verifier));
+        let all: Vec<_> = proxies.into_iter().chain(controller).chain(peers).collect();
+        let signatures = Arc::clone(all.first()?);
+        let hints = all.iter().flat_map(|verifier| verifier.root_hint_subjects()).cloned().collect();
         Some(Self { signatures, hints, shown: Arc::default() })
     }
 
@@ -134,6 +149,23 @@ impl ControllerTrust {
     }
 }
 
+impl PeerTrust {
+    /// Trusts certificates under `roots`.
+    ///
+    /// # Errors
+    /// A sentence about the roots.
+    pub(super) fn new(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
+        verifier(roots, provider).map(Self)
+    }
+
+    /// The addresses of the master whose server shows `chain` (leaf first); `None`: it does not verify at `now`, or has not the
+    /// peers' name, letter for letter, as a URI. Whether the addresses are those of a master is for the list to say.
+    pub(super) fn addresses(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<Arc<[IpAddr]>> {
+        let leaf = chain.first()?;
+        (is_verified(&self.0, chain, now) && has_uri(leaf, PEER)).then(|| addresses_of(leaf))
+    }
+}
+
 impl ProxyTrust {
     /// Trusts certificates under `roots` that have one of `names`.
     ///
@@ -177,6 +209,14 @@ fn has_uri(certificate: &[u8], uri: &str) -> bool {
     alternatives.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
 }
 
+/// The addresses among a certificate's alternative names.
+fn addresses_of(certificate: &[u8]) -> Arc<[IpAddr]> {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return Arc::default() };
+    let Ok(Some(alternatives)) = certificate.subject_alternative_name() else { return Arc::default() };
+    let names = alternatives.value.general_names.iter();
+    names.filter_map(|name| if let GeneralName::IPAddress(bytes) = name { address(bytes) } else { None }).collect()
+}
+
 /// Common names, DNS names, addresses and URIs of a certificate.
 fn names_of(certificate: &[u8]) -> Vec<String> {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return Vec::new() };
@@ -185,18 +225,15 @@ fn names_of(certificate: &[u8]) -> Vec<String> {
     if let Ok(Some(alternatives)) = certificate.subject_alternative_name() {
         names.extend(alternatives.value.general_names.iter().filter_map(|name| match name {
             GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
-            GeneralName::IPAddress(bytes) => address(bytes),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
             _ => None,
         }));
     }
     names
 }
 
-fn address(bytes: &[u8]) -> Option<String> {
-    <[u8; 4]>::try_from(bytes)
-        .map(|v4| std::net::IpAddr::from(v4).to_string())
-        .or_else(|_| <[u8; 16]>::try_from(bytes).map(|v6| std::net::IpAddr::from(v6).to_string()))
-        .ok()
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 impl ClientCertVerifier for AskForCertificate {

@@ -22,6 +22,8 @@ pub struct Peer {
     pub trusted_proxy: bool,
     /// Whether it showed a client certificate of the controller.
     pub controller: bool,
+    /// The addresses in the certificate of another master's server, if it showed one.
+    pub master: Option<Arc<[IpAddr]>>,
     /// How the bytes of a stored file get to its socket.
     pub body_transport: BodyTransport,
     /// When bytes last moved, and the way to cut the exchange.
@@ -180,6 +182,7 @@ impl Peer {
             tls: false,
             trusted_proxy: false,
             controller: false,
+            master: None,
             body_transport: BodyTransport::Copy,
             stream: Arc::default(),
             standing: Standing(None),

@@ -5,6 +5,7 @@
 //! (`client_cert` says why), else all share one.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,7 +19,7 @@ use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::client_cert::{AskForCertificate, ControllerTrust, ProxyTrust};
+use super::client_cert::{AskForCertificate, ControllerTrust, PeerTrust, ProxyTrust};
 use super::handshake_failures::HandshakeFailures;
 use super::socket::Socket;
 use super::validity::{of_authorities, of_chain};
@@ -41,6 +42,8 @@ pub struct TlsOptions {
     pub trusted_proxy_names: Vec<String>,
     /// PEM: authorities of the controller's certificate. `None`: there is no controller.
     pub controller_ca_file: Option<PathBuf>,
+    /// PEM: authorities of other masters' servers. `None`: there are none.
+    pub peer_ca_file: Option<PathBuf>,
 }
 
 /// Why files can't be used for TLS. No variant carries key material.
@@ -119,6 +122,7 @@ struct Acceptor {
     authorities: Authorities,
     trust: Option<ProxyTrust>,
     controller: Option<ControllerTrust>,
+    peers: Option<PeerTrust>,
     names: Vec<String>,
 }
 
@@ -155,6 +159,7 @@ impl Handshakes {
 struct Authorities {
     proxies: Option<Vec<u8>>,
     controller: Option<Vec<u8>>,
+    peers: Option<Vec<u8>>,
 }
 
 struct Loaded {
@@ -169,6 +174,7 @@ pub(super) struct Accepted {
     pub(super) http2: bool,
     pub(super) trusted_proxy: bool,
     pub(super) controller: bool,
+    pub(super) master: Option<Arc<[IpAddr]>>,
     /// What the client showed as certificates, and what is kept of the handshake.
     pub(super) certificate_bytes: usize,
 }
@@ -216,6 +222,7 @@ impl Tls {
                 tls: old.tls.clone(),
                 authorities: loaded.authorities,
                 controller: old.controller.clone(),
+                peers: old.peers.clone(),
                 trust: old.trust.as_ref().map(|trust| trust.with_names(&options.trusted_proxy_names)),
                 names: options.trusted_proxy_names.clone(),
             })
@@ -241,6 +248,7 @@ impl Tls {
         for (key, file, pem) in [
             ("tls.clientCAFile", &options.client_ca_file, &authorities.proxies),
             ("tls.controllerCAFile", &options.controller_ca_file, &authorities.controller),
+            ("replicas.ca", &options.peer_ca_file, &authorities.peers),
         ] {
             if let (Some(path), Some(pem)) = (file, pem) {
                 found.extend(of_authorities(&format!("{key} {}", path.display()), pem, now));
@@ -272,8 +280,9 @@ impl Tls {
         let chain = connection.peer_certificates().unwrap_or_default();
         let trusted_proxy = acceptor.trust.as_ref().is_some_and(|trust| trust.is_trusted(chain, clock::now()));
         let controller = acceptor.controller.as_ref().is_some_and(|trust| trust.is_controller(chain, clock::now()));
+        let master = acceptor.peers.as_ref().and_then(|trust| trust.addresses(chain, clock::now()));
         let certificate_bytes = chain.iter().map(|der| der.len()).sum();
-        Ok(Accepted { stream, http2, trusted_proxy, controller, certificate_bytes })
+        Ok(Accepted { stream, http2, trusted_proxy, controller, master, certificate_bytes })
     }
 }
 
@@ -325,6 +334,7 @@ fn load(options: &TlsOptions, provider: &CryptoProvider) -> Result<Loaded, TlsEr
     let authorities = Authorities {
         proxies: options.client_ca_file.as_deref().map(read).transpose()?,
         controller: options.controller_ca_file.as_deref().map(read).transpose()?,
+        peers: options.peer_ca_file.as_deref().map(read).transpose()?,
     };
     Ok(Loaded { certified, expiry, authorities })
 }
@@ -343,9 +353,13 @@ fn build_acceptor(
         Some((path, roots)) => Some(unusable(path, ControllerTrust::new(roots, provider))?),
         None => None,
     };
+    let peers = match roots(options.peer_ca_file.as_deref(), authorities.peers.as_deref())? {
+        Some((path, roots)) => Some(unusable(path, PeerTrust::new(roots, provider))?),
+        None => None,
+    };
     let resolver = Arc::new(CurrentCertificate(Arc::clone(certificate)));
     let tickets = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
-    let tls = match AskForCertificate::under(trust.as_ref(), controller.as_ref()) {
+    let tls = match AskForCertificate::under(trust.as_ref(), controller.as_ref(), peers.as_ref()) {
         Some(ask) => Handshakes::Asking { ask, provider: Arc::clone(provider), certificate: resolver, tickets },
         None => {
             let builder = ServerConfig::builder_with_provider(Arc::clone(provider));
@@ -357,7 +371,7 @@ fn build_acceptor(
     };
     // What can't be configured is an error now, and none of a handshake.
     tls.next().map_err(TlsError::Setup)?;
-    Ok(Acceptor { tls, authorities, trust, controller, names: options.trusted_proxy_names.clone() })
+    Ok(Acceptor { tls, authorities, trust, controller, peers, names: options.trusted_proxy_names.clone() })
 }
 
 /// What all configurations have.

@@ -34,6 +34,8 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
     let all_fills = fetch::FillOptions::default().at_once as u64;
     let (relays, fills) = match config.mode {
         _ if any => (pulls, all_fills),
+        // What other masters have comes in as from an upstream.
+        Mode::Local if config.replicas.peers.is_some() => (pulls, all_fills),
         Mode::Local => (0, 0),
         Mode::Direct => (pulls, 0),
         // Each pull may be one that can't be stored.
@@ -46,7 +48,7 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
         part("connections", connections * serve::memory::CONNECTION_BYTES),
         part("connections on which nobody signed in", serve::memory::guests(connections)),
         part("downloads of large blobs", pulls * (serve::memory::ANSWER_BYTES + body)),
-        part("what comes from the upstream", (relays + fills) * upstream::TRANSFER_BYTES),
+        part("what comes from the upstream or another master", (relays + fills) * upstream::TRANSFER_BYTES),
         part("fills", fills * fetch::FILL_BYTES as u64),
         part("manifests and small blobs", pulls * 2 * api::memory::LITTLE_BODY_BYTES),
         part("large manifests", api::memory::LARGE_MANIFEST_BYTES + 2 * store::LARGE_MANIFEST_BYTES as u64),
@@ -109,6 +111,10 @@ mod tests {
                 assert!(most_bytes(&config) > before, "{mode:?}");
             }
         }
+        let mut replicated = config(Mode::Local);
+        replicated.replicas.peers = Some("masters".into());
+        assert!(most_bytes(&replicated) > most_bytes(&config(Mode::Local)));
+        assert!(most_bytes(&replicated) <= most_bytes(&config(Mode::Proxy)).max(chart_limit()));
         let mut local = config(Mode::Local);
         local.limits.uploads *= 2;
         assert!(most_bytes(&local) > most_bytes(&config(Mode::Local)));

@@ -37,6 +37,7 @@ use crate::config::{self, Config, ConfigError, Overrides};
 use crate::fetch::{Evictor, FillOptions, Fills};
 use crate::jobs::Runner;
 use crate::mode::Mode;
+use crate::replicas::{FollowMasters, GroupError, Replicas};
 use crate::retention::Retention;
 use crate::serve::{self, BindError, Server, Tls, TlsError};
 use crate::store::{Store, StoreError};
@@ -80,6 +81,9 @@ pub enum ServerError {
     /// The upstream can't be asked as configured.
     #[error("upstream")]
     Upstream(#[from] UpstreamSetupError),
+    /// The files of other masters can't be used.
+    #[error("replicas")]
+    Replicas(#[from] GroupError),
     /// The data folder can't be used.
     #[error("store")]
     Store(#[from] StoreError),
@@ -107,7 +111,7 @@ impl ServerError {
     /// Whether the configuration, or a file it names, has to be changed: exit code 2, otherwise 1.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Auth(_) | Self::Tls(_) | Self::Upstream(_))
+        matches!(self, Self::Config(_) | Self::Auth(_) | Self::Tls(_) | Self::Upstream(_) | Self::Replicas(_))
     }
 }
 
@@ -178,6 +182,9 @@ pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     }
     let auth = Authenticator::load(&auth, options::password_checks(config))?;
     let tls = options::tls(config).map(|files| Tls::load(&files)).transpose()?;
+    if let Some(files) = options::replicas(config) {
+        files.check()?;
+    }
     let dir = &config.store.dir;
     if std::fs::metadata(dir).is_ok_and(|found| !found.is_dir()) {
         return Err(StoreError::Layout(format!("store.dir {} is no folder", dir.display())).into());
@@ -246,7 +253,9 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         tasks.clone(),
         stop.clone(),
     );
-    let modes = Modes::new(&parts.config, fills, metrics.clone(), parts.auth.clone(), tasks.clone())?;
+    let replicas = Replicas::new(options::replicas(&parts.config), metrics.clone(), tasks.clone(), stop.clone());
+    let made_of = plan::Parts { fills, replicas: replicas.clone(), metrics: metrics.clone(), tasks: tasks.clone() };
+    let modes = Modes::new(&parts.config, made_of, parts.auth.clone())?;
     let app = App::new(
         // The modes as they are follow before anybody can ask.
         Mode::Unmanaged,
@@ -257,6 +266,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         draining.clone(),
     );
     modes.attach(app.clone());
+    app.answer_masters(replicas.clone());
     warnings::log_room(&modes.transition(), &parts.store.usage());
     let readiness = Readiness::new(parts.store.clone(), tasks.clone(), stop.clone());
     let ready = Ready { readiness, modes: modes.clone(), draining: draining.clone() };
@@ -279,6 +289,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         config: Arc::clone(&state),
         jobs: jobs.clone(),
         imports: imports.clone(),
+        replicas: replicas.clone(),
         logging: Arc::clone(&parts.logging),
         metrics: metrics.clone(),
         ready,
@@ -291,6 +302,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         tls.failures().count_in(metrics.clone());
     }
     jobs::start(&jobs, &parts, evictor, &modes);
+    jobs.start(FollowMasters::new(replicas.clone()));
     jobs.start(ImportJob::new(parts.store.clone(), imports));
     take_orders(socket, seen.clone(), &tasks, &stop);
     for socket in registry_sockets {

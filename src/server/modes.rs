@@ -16,7 +16,6 @@ use std::time::Instant;
 
 use secrecy::SecretString;
 use tokio::sync::Notify;
-use tokio_util::task::TaskTracker;
 
 use super::options;
 use super::plan::{Parts, Plan, Running};
@@ -25,10 +24,10 @@ use crate::api::App;
 use crate::auth::Authenticator;
 use crate::clock;
 use crate::config::{Config, EndpointSettings, FoundModeFile, ModeFile, ModeSpec, Secret, UpstreamSettings};
-use crate::fetch::Fills;
 use crate::mode::Transition;
 use crate::oci::{Digest, UpstreamId};
-use crate::telemetry::{Metrics, ProbeOutcome, with_causes};
+use crate::replicas::Replicas;
+use crate::telemetry::{ProbeOutcome, with_causes};
 use crate::upstream::{Probe, Upstream, UpstreamSetupError};
 use crate::values::MissingReferences;
 
@@ -37,10 +36,8 @@ use crate::values::MissingReferences;
 pub(super) struct Modes(Arc<Inner>);
 
 struct Inner {
-    fills: Fills,
-    metrics: Metrics,
+    parts: Parts,
     auth: Authenticator,
-    tasks: TaskTracker,
     app: OnceLock<App>,
     state: Mutex<State>,
     /// Something changed that the probing should look at.
@@ -108,13 +105,7 @@ impl Modes {
     ///
     /// # Errors
     /// [`UpstreamSetupError`]: the configuration's upstream can't be used.
-    pub(super) fn new(
-        config: &Config,
-        fills: Fills,
-        metrics: Metrics,
-        auth: Authenticator,
-        tasks: TaskTracker,
-    ) -> Result<Self, UpstreamSetupError> {
+    pub(super) fn new(config: &Config, parts: Parts, auth: Authenticator) -> Result<Self, UpstreamSetupError> {
         let state = State {
             config: Arc::new(config.clone()),
             plan: Plan::nothing(),
@@ -124,10 +115,8 @@ impl Modes {
             file_error: None,
         };
         let modes = Self(Arc::new(Inner {
-            fills,
-            metrics,
+            parts,
             auth,
-            tasks,
             app: OnceLock::new(),
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -135,6 +124,11 @@ impl Modes {
         let prepared = modes.prepare_first(config)?;
         modes.take(config, prepared);
         Ok(modes)
+    }
+
+    /// The other masters.
+    pub(super) fn replicas(&self) -> &Replicas {
+        &self.0.parts.replicas
     }
 
     /// The modes as requests see them.
@@ -157,7 +151,7 @@ impl Modes {
     /// As [`Modes::prepare`] at the start: beside what is on disk there may be the file that was in force before.
     fn prepare_first(&self, config: &Config) -> Result<Prepared, UpstreamSetupError> {
         let Some(key) = &config.mode_file else { return self.prepare(config) };
-        let kept = self.0.fills.store().kept_mode_file().unwrap_or_else(|error| {
+        let kept = self.0.parts.fills.store().kept_mode_file().unwrap_or_else(|error| {
             tracing::warn!(error = with_causes(&error), "the mode file that was in force before can't be read");
             None
         });
@@ -235,7 +229,7 @@ impl Modes {
             Err(error) => return Prepared::Stays(format!("an upstream of the mode file: {}", with_causes(&error))),
         };
         if in_force.is_none_or(|before| before.hash != file.hash)
-            && let Err(error) = self.0.fills.store().keep_mode_file(file.bytes())
+            && let Err(error) = self.0.parts.fills.store().keep_mode_file(file.bytes())
         {
             tracing::warn!(error = with_causes(&error), "the mode file can't be kept in the data directory");
         }
@@ -252,7 +246,8 @@ impl Modes {
         if let Some(known) = self.state().known(settings) {
             return Ok(known.clone());
         }
-        let upstream = Upstream::new(&options::upstream(settings), self.0.metrics.clone(), self.0.tasks.clone())?;
+        let upstream =
+            Upstream::new(&options::upstream(settings), self.0.parts.metrics.clone(), self.0.parts.tasks.clone())?;
         Ok(Known { settings: settings.clone(), upstream, probed: None, due: None })
     }
 
@@ -329,10 +324,10 @@ impl Modes {
 
     /// Makes the modes of the plan and tells everyone.
     fn put_into_force(&self, state: &mut State) {
-        let parts = Parts { fills: &self.0.fills, metrics: &self.0.metrics, tasks: &self.0.tasks };
         let State { running, plan, config, .. } = &*state;
-        let running = running
-            .changed_to(plan, config, &parts, |settings| state.known(settings).map(|known| known.upstream.clone()));
+        let running = running.changed_to(plan, config, &self.0.parts, |settings| {
+            state.known(settings).map(|known| known.upstream.clone())
+        });
         state.running = running;
         self.tell(state);
     }
@@ -346,7 +341,7 @@ impl Modes {
         };
         let is_cache = |mode: &&ModeSpec| mode.is_cache();
         let plan = &state.plan;
-        let evictor = self.0.fills.evictor();
+        let evictor = self.0.parts.fills.evictor();
         evictor.set_ttl(plan.ttl());
         let cache = plan.in_force.as_ref().filter(is_cache).filter(|_| plan.is_settled());
         evictor.set_replaceable(cache.is_some_and(is_well));
@@ -355,7 +350,7 @@ impl Modes {
             state.logins().map(|(name, password)| (name.to_owned(), SecretString::from(password.expose()))).collect();
         self.0.auth.set_upstream_users(logins);
         // Nothing of Local goes while another mode answers too: before that begins, and until it is over.
-        let store = self.0.fills.store();
+        let store = self.0.parts.fills.store();
         let is_alone = plan.is_settled() && plan.in_force.as_ref().is_some_and(ModeSpec::takes_pushes);
         if !is_alone {
             store.hold_collection(true);

@@ -12,11 +12,12 @@ use crate::config::{
     self, Config, EndpointSettings, GcSettings, LogSettings, Tls, TokenSwitch, UpstreamCredentials, UpstreamSettings,
 };
 use crate::mode::{Mapping, ProxySettings};
+use crate::replicas::ReplicaFiles;
 use crate::retention::{Keep, RetentionOptions, Rule};
 use crate::serve::{ConnectionLimits, TlsOptions};
 use crate::store::{CollectionOptions, StoreLimits, StoreOptions};
 use crate::telemetry::{LogOptions, UpstreamCause};
-use crate::upstream::{Credentials, EndpointOptions, ProxyVariables, UpstreamLimits, UpstreamOptions};
+use crate::upstream::{Credentials, EndpointOptions, Face, ProxyVariables, UpstreamLimits, UpstreamOptions};
 use crate::values::{Acceleration, Address, StaleCause};
 
 /// Connections of the admin listener: a scraper, some probes, an administrator.
@@ -128,6 +129,7 @@ pub(super) fn upstream(settings: &UpstreamSettings) -> UpstreamOptions {
         trusted_hosts: settings.trusted_hosts.clone(),
         proxy: ProxyVariables::from_environment(),
         limits: UpstreamLimits::default(),
+        face: Face::Clients,
     }
 }
 
@@ -180,8 +182,15 @@ pub(super) fn tls(config: &Config) -> Option<TlsOptions> {
             client_ca_file: files.client_ca_file.clone(),
             trusted_proxy_names: files.trusted_proxy_names.clone(),
             controller_ca_file: files.controller_ca_file.clone(),
+            peer_ca_file: config.replicas.ca.clone(),
         }),
     }
+}
+
+/// The files that say who the other masters are; `None`: there are none.
+pub(super) fn replicas(config: &Config) -> Option<ReplicaFiles> {
+    let config::ReplicasSettings { peers, certificate, key, ca } = config.replicas.clone();
+    Some(ReplicaFiles { peers: peers?, certificate: certificate?, key: key?, ca: ca? })
 }
 
 pub(super) fn addresses(listen: &[Address]) -> Vec<SocketAddr> {

@@ -10,6 +10,7 @@ use crate::config::{self, Config, InForce, ModeFile, ModeSpec, UpstreamSettings}
 use crate::fetch::{Displacing, Fills};
 use crate::mode::{Direct, Local, Mode, Proxy, Transition};
 use crate::oci::UpstreamId;
+use crate::replicas::Replicas;
 use crate::store::UsedData;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -138,10 +139,12 @@ impl Plan {
 }
 
 /// What modes are made of.
-pub(super) struct Parts<'a> {
-    pub(super) fills: &'a Fills,
-    pub(super) metrics: &'a Metrics,
-    pub(super) tasks: &'a TaskTracker,
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) fills: Fills,
+    pub(super) replicas: Replicas,
+    pub(super) metrics: Metrics,
+    pub(super) tasks: TaskTracker,
 }
 
 /// The modes of a plan as they run: one that stays is the same one, with all it remembers.
@@ -155,7 +158,7 @@ impl Running {
         &self,
         plan: &Plan,
         config: &Config,
-        parts: &Parts<'_>,
+        parts: &Parts,
         upstream: impl Fn(&UpstreamSettings) -> Option<Upstream>,
     ) -> Self {
         let mut modes: Vec<(ModeSpec, Arc<Mode>)> = Vec::new();
@@ -188,7 +191,7 @@ impl Running {
     }
 }
 
-impl Parts<'_> {
+impl Parts {
     fn mode(
         &self,
         spec: &ModeSpec,
@@ -198,7 +201,9 @@ impl Parts<'_> {
         Some(match spec {
             ModeSpec::Local => {
                 let local = Local::new(self.fills.store().clone(), config.manifests.missing_references);
-                Mode::Local(local.displacing(self.fills.evictor().clone()))
+                let local = local.displacing(self.fills.evictor().clone());
+                let (fills, replicas) = (self.fills.clone(), self.replicas.clone());
+                Mode::Local(local.reading_through(fills, replicas, self.tasks.clone()))
             }
             ModeSpec::Direct { upstream: settings } => {
                 let mapping = options::mapping(config, &settings.endpoint);

@@ -11,7 +11,8 @@ use crate::telemetry::with_causes;
 /// Pause before what could not be fetched is tried again.
 const AGAIN: Duration = Duration::from_secs(300);
 
-/// Fetches damaged contents of mode Proxy again, one behind the other. What no cached repository has is left to a push.
+/// Fetches damaged contents again, one behind the other: of mode Proxy from the upstream, of Local from another master. What
+/// nobody gives is left to a push.
 pub(super) struct Refetch {
     store: Store,
     modes: Modes,
@@ -31,7 +32,7 @@ impl Refetch {
         let coming = modes.coming().map(|(mode, _)| mode);
         let modes: Vec<&Mode> =
             [modes.in_force()].into_iter().chain(coming).chain(modes.previous()).map(AsRef::as_ref).collect();
-        for (repo, is_manifest) in &content.cached {
+        for (repo, is_manifest) in content.cached.iter().chain(&content.pushed) {
             for mode in &modes {
                 let fetched = mode.fetch_again(repo, content.digest, *is_manifest).await;
                 if fetched.map_err(|error| with_causes(&error))? {
@@ -53,7 +54,7 @@ impl Job for Refetch {
     async fn run(&mut self, run: Run) -> Result<(), JobError> {
         let broken = self.store.broken();
         let mut failed = None;
-        for content in broken.iter().filter(|content| !content.cached.is_empty()) {
+        for content in broken.iter() {
             if run.stop().is_cancelled() {
                 break;
             }

@@ -80,6 +80,7 @@ impl Reloads {
         held.store.set_collection(options::collection(&config));
         held.retention.set_options(options::retention(&config));
         held.pins.follow(config.store.pins.clone());
+        self.modes.replicas().follow(options::replicas(&config));
         held.store.set_scrub(options::scrub(&config));
         self.registry.set_limits(options::connections(&config));
         self.app.set_settings(options::api(&config));

@@ -11,13 +11,14 @@ use super::modes::{Modes, Seen};
 use super::readiness::Ready;
 use crate::admin::{
     CollectionQuestion, CollectionStatus, ConfigStatus, DamagedContent, DropError, DropQuestion, IndexStatus,
-    LeftAlone, PinsStatus, RetentionStatus, ScrubStatus, Snapshot, SnapshotOrder, SnapshotRefusal, Source, StoreStatus,
-    UnusedCacheStatus, UnusedStatus, VerifyQuestion,
+    LeftAlone, PinsStatus, ReplicasStatus, RetentionStatus, ScrubStatus, Snapshot, SnapshotOrder, SnapshotRefusal,
+    Source, StoreStatus, UnusedCacheStatus, UnusedStatus, VerifyQuestion,
 };
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::jobs::Runner;
 use crate::oci::{InvalidDigest, RepoName};
+use crate::replicas::Replicas;
 use crate::retention::{Retention, RetentionReport};
 use crate::serve::{Server, Tls};
 use crate::store::{
@@ -25,7 +26,7 @@ use crate::store::{
     StoreError, UnusedData, VerifyOptions,
 };
 use crate::takeover::Imports;
-use crate::telemetry::families::RETENTION_LEFT_ALONE;
+use crate::telemetry::families::{PEERS, PEERS_IN_FORCE, RETENTION_LEFT_ALONE};
 use crate::telemetry::{IndexLabel, Logging, Metrics, Samples, with_causes};
 
 /// Whoever wants to give an order learns here why nobody listens.
@@ -43,6 +44,7 @@ pub(super) struct Observer {
     pub(super) config: Arc<ArcSwap<ConfigStatus>>,
     pub(super) jobs: Runner,
     pub(super) imports: Imports,
+    pub(super) replicas: Replicas,
     pub(super) logging: Arc<Logging>,
     /// Whether there is a socket for orders.
     pub(super) takes_orders: bool,
@@ -74,6 +76,7 @@ impl Source for Observer {
             store: store(&self.store),
             collection: collection(&self.store),
             pins: pins(&self.store),
+            replicas: replicas(&self.replicas),
             unused: unused(&self.store, &self.modes),
             scrub: scrub(&self.store),
             retention: retention(&self.retention),
@@ -194,6 +197,10 @@ fn scrub(store: &Store) -> ScrubStatus {
 impl Observer {
     fn sampled(&self) -> Samples {
         let mut samples = self.store.samples();
+        if let (Some(status), Some(in_force)) = (self.replicas.status(), self.replicas.is_in_force()) {
+            samples.add(&PEERS, &[], status.peers.len() as u64);
+            samples.add(&PEERS_IN_FORCE, &[], u64::from(in_force));
+        }
         samples.add(&RETENTION_LEFT_ALONE, &[], self.retention.status().left_alone.len() as u64);
         samples
     }
@@ -274,6 +281,10 @@ fn pins(store: &Store) -> Option<PinsStatus> {
         images: document.map(|pins| pins.images.len()),
         releases: document.map(|pins| pins.releases.len()),
     })
+}
+
+fn replicas(replicas: &Replicas) -> Option<ReplicasStatus> {
+    replicas.status().map(|status| ReplicasStatus { peers: status.peers, error: status.error })
 }
 
 fn unused(store: &Store, modes: &Modes) -> Vec<UnusedStatus> {

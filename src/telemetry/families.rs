@@ -121,7 +121,7 @@ families! {
     CONFIG_RELOADS: "d8_registry_config_reloads_total", Counter, ["outcome"],
         "Reloads of configuration, users or certificates.";
     CACHE_ANSWERS: "d8_registry_cache_answers_total", Counter, ["kind", "outcome"],
-        "Answers of modes Direct and Proxy by how they came about, in the words of d8-registry-cache.";
+        "Answers of modes Direct and Proxy by how they came about, in the words of d8-registry-cache; of mode Local those from other masters (peer).";
     PREVIOUS_ANSWERS: "d8_registry_previous_answers_total", Counter, [],
         "Answers by a mode before the one in force, which had not what was asked for. Only during a switch.";
     MODE_FILE_VALID: "d8_registry_mode_file_valid", Gauge, [],
@@ -148,6 +148,12 @@ families! {
         "Cached blobs removed, for room or for their ttl.";
     EVICTED_BYTES: "d8_registry_evicted_bytes_total", Counter, ["cause"],
         "Bytes of cached blobs removed, for room or for their ttl.";
+    PEERS: "d8_registry_peers", Gauge, [],
+        "Other masters in the list that is in force (replicas.peers). Absent where it is not set.";
+    PEERS_IN_FORCE: "d8_registry_peers_in_force", Gauge, [],
+        "1 while the files of replicas are in force as they are on disk, 0 after they were refused. Absent where they are not set.";
+    PEERS_ASKED: "d8_registry_peers_asked_total", Counter, ["answer"],
+        "Questions to all other masters for what is not stored here: found (one has it), absent (none has it), unanswered (none said so, and one or more gave no answer).";
     GC_HELD: "d8_registry_gc_held", Gauge, [],
         "1 while nothing is collected because another mode than Local is in force, is coming or not over.";
     PINS_USABLE: "d8_registry_pins_usable", Gauge, [],

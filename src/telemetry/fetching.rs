@@ -5,10 +5,10 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::families::{
-    CACHE_ANSWERS, EVICTED_BYTES, EVICTIONS, FILL_ERRORS, FILLS_RUNNING, Family, STALE_ANSWERS, UPSTREAM_ACCEPTED,
-    UPSTREAM_CIRCUITS, UPSTREAM_DURATION, UPSTREAM_PROBES, UPSTREAM_RECEIVED, UPSTREAM_REQUESTS,
+    CACHE_ANSWERS, EVICTED_BYTES, EVICTIONS, FILL_ERRORS, FILLS_RUNNING, Family, PEERS_ASKED, STALE_ANSWERS,
+    UPSTREAM_ACCEPTED, UPSTREAM_CIRCUITS, UPSTREAM_DURATION, UPSTREAM_PROBES, UPSTREAM_RECEIVED, UPSTREAM_REQUESTS,
 };
-use super::labels::{CacheOutcome, ContentKind, EvictionCause, FillCause, ProbeOutcome, UpstreamCause};
+use super::labels::{CacheOutcome, ContentKind, EvictionCause, FillCause, PeersAnswer, ProbeOutcome, UpstreamCause};
 use super::metrics::{Metrics, counter_vec, opts, registered};
 use crate::clock::Timestamp;
 
@@ -31,6 +31,7 @@ pub(super) struct Fetching {
     fills: IntGauge,
     fill_errors: Vec<IntCounter>,
     stale: Vec<IntCounter>,
+    peers_asked: Vec<IntCounter>,
     evictions: Vec<IntCounter>,
     evicted_bytes: Vec<IntCounter>,
 }
@@ -58,6 +59,7 @@ impl Fetching {
             fills: registered(registry, IntGauge::with_opts(opts(&FILLS_RUNNING))?)?,
             fill_errors: children(&vec(&FILL_ERRORS)?, FillCause::ALL.iter().map(|cause| cause.as_str())),
             stale: children(&vec(&STALE_ANSWERS)?, UpstreamCause::ALL.iter().map(|cause| cause.as_str())),
+            peers_asked: children(&vec(&PEERS_ASKED)?, PeersAnswer::ALL.iter().map(|answer| answer.as_str())),
             evictions: children(&vec(&EVICTIONS)?, EvictionCause::ALL.iter().map(|cause| cause.as_str())),
             evicted_bytes: children(&vec(&EVICTED_BYTES)?, EvictionCause::ALL.iter().map(|cause| cause.as_str())),
         })
@@ -122,6 +124,11 @@ impl Metrics {
         self.fetching().stale[cause.index()].inc();
     }
 
+    /// Counts a question to all other masters.
+    pub fn peers_answer(&self, answer: PeersAnswer) {
+        self.fetching().peers_asked[answer.index()].inc();
+    }
+
     /// Counts cached blobs that were removed, and their bytes.
     pub fn evicted(&self, cause: EvictionCause, blobs: u64, bytes: u64) {
         self.fetching().evictions[cause.index()].inc_by(blobs);
@@ -156,6 +163,7 @@ mod tests {
         metrics.upstream_accepted(Timestamp::from_millis(1_700_000_000_999));
         metrics.fill_error(FillCause::DigestMismatch);
         metrics.stale_answer(UpstreamCause::RateLimited);
+        metrics.peers_answer(PeersAnswer::Unanswered);
         metrics.evicted(EvictionCause::Ttl, 3, 700);
         let fill = metrics.fill_running();
         let text = metrics.render().unwrap();
@@ -174,6 +182,7 @@ mod tests {
             "d8_registry_fills_running 1",
             "d8_registry_fill_errors_total{cause=\"digest\"} 1",
             "d8_registry_stale_answers_total{cause=\"429\"} 1",
+            "d8_registry_peers_asked_total{answer=\"unanswered\"} 1",
             "d8_registry_evictions_total{cause=\"ttl\"} 3",
             "d8_registry_evictions_total{cause=\"room\"} 0",
             "d8_registry_evicted_bytes_total{cause=\"ttl\"} 700",

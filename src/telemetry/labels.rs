@@ -36,7 +36,7 @@ macro_rules! indexed {
 }
 
 indexed!(Method Route AuthFailureReason TlsFailureReason ReloadOutcome RoomLack);
-indexed!(ContentKind CacheOutcome UpstreamCause FillCause ProbeOutcome EvictionCause);
+indexed!(ContentKind CacheOutcome UpstreamCause FillCause ProbeOutcome EvictionCause PeersAnswer);
 
 label! {
     /// The method of a request.
@@ -210,6 +210,20 @@ label! {
         Bypassed => "bypassed",
         /// From a mode before the one in force, which has it not.
         Previous => "previous",
+        /// From another master, in mode Local.
+        Peer => "peer",
+    }
+}
+
+label! {
+    /// What all other masters together said of a content.
+    PeersAnswer {
+        /// One has it.
+        Found => "found",
+        /// None has it.
+        Absent => "absent",
+        /// None said that it has it, and at least one gave no answer.
+        Unanswered => "unanswered",
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::answering_mode;
 use super::body::{UpstreamBody, check_encoding};
 use super::error::{Asked, UpstreamError, UpstreamSetupError, is_registrys_error, words};
+use super::face::{HOP, ONE_HOP};
 use super::gate::Gate;
 use super::options::{Credentials, EndpointOptions};
 use super::redirect::{self, NotFollowed, host_port};
@@ -98,7 +99,7 @@ impl Endpoint {
     ) -> Result<Self, UpstreamSetupError> {
         let host = options.host.clone();
         let origin = origin(options.scheme, &host)?;
-        let trust = Trust::new(system, options.ca.as_deref());
+        let trust = Trust::new(system, options.ca.as_deref(), shared.face.certificate());
         let trust = trust.map_err(|reason| UpstreamSetupError::Ca { host: host.clone(), reason })?;
         if trust.is_empty && origin.scheme() == "https" {
             let reason = system.problem.clone().unwrap_or_default();
@@ -133,7 +134,7 @@ impl Endpoint {
     /// A question about `child`; `tail` follows the repository's name.
     pub(super) fn call(&self, method: Method, child: &str, tail: &str) -> Call {
         let repository = self.repository(child);
-        let target = format!("/v2/{repository}/{tail}");
+        let target = format!("{}/v2/{repository}/{tail}", self.shared.face.prefix());
         Call { method, repository, target, accept: None, range: None, bulk: false, patient: false, probe: false }
     }
 
@@ -196,6 +197,9 @@ impl Endpoint {
             let own = self.transport.is_own(&url);
             let host = if own { self.host.clone() } else { host_port(&url) };
             let mut headers = headers(call);
+            if own && self.shared.face.is_own_store() {
+                headers.insert(HOP, ONE_HOP);
+            }
             let signed = if own { self.authorization(call, deadline).await? } else { None };
             let token = foreign.as_ref().filter(|(of, _)| !own && of.origin() == url.origin()).map(|(_, token)| token);
             if let Some(value) = signed.as_ref().map(|signed| &signed.header).or(token) {

@@ -9,7 +9,8 @@
 //! one, as often as its `gate` lets through and not for what it refused a moment ago (`refusals`), follows redirects
 //! (`redirect`) and signs in (`sign_in`, `challenge`, `base_challenge`, `token`, `token_server`); `transport` does one exchange
 //! (`circuit`, `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and
-//! `probe` are what is asked, `answering_mode` is who answered; `body` is what comes, `verified` a blob of it that is proven; `secrets` is what no error tells.
+//! `probe` are what is asked, `answering_mode` is who answered; `body` is what comes, `verified` a blob of it that is proven; `secrets` is what no error tells, `face` which side of a
+//! d8-registry is asked.
 
 mod address;
 mod answering_mode;
@@ -21,6 +22,7 @@ mod circuit;
 mod dns;
 mod endpoint;
 mod error;
+mod face;
 mod failure;
 mod gate;
 mod lists;
@@ -51,6 +53,7 @@ use tokio_util::task::TaskTracker;
 pub use blobs::{BlobRange, Patience, UpstreamBlob};
 pub use body::UpstreamBody;
 pub use error::{UpstreamError, UpstreamSetupError};
+pub use face::{ClientCertificate, Face, HOP, ONE_HOP, PEER_PREFIX};
 pub use manifests::{ManifestFacts, Resolved, UpstreamManifest};
 pub use options::{Credentials, EndpointOptions, MOST_LIST_BYTES, Scheme, UpstreamLimits, UpstreamOptions};
 pub use probe::Probe;
@@ -94,6 +97,7 @@ struct Shared {
     trusted_hosts: Vec<String>,
     /// The mode of a d8-registry that has to answer.
     mode: Option<&'static str>,
+    face: Face,
     /// When an endpoint last gave what it was asked for, in milliseconds; 0: never.
     accepted: AtomicU64,
 }
@@ -149,12 +153,16 @@ impl Upstream {
             proxies,
             trusted_hosts: options.trusted_hosts.clone(),
             mode,
+            face: options.face.clone(),
             accepted: AtomicU64::new(0),
             limits,
             metrics,
             tasks,
         });
-        let system = SystemAuthorities::load();
+        let system = match options.face {
+            Face::Clients | Face::OwnStore => SystemAuthorities::load(),
+            Face::Peers(_) => SystemAuthorities::none(),
+        };
         let last = options.endpoints.len().saturating_sub(1);
         let endpoints = options.endpoints.iter().enumerate().map(|(index, endpoint)| {
             Endpoint::new(endpoint, index == last, &system, Arc::clone(&shared)).map(Arc::new)

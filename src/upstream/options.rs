@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::face::Face;
 use super::proxy::ProxyVariables;
 pub use crate::values::Scheme;
 
@@ -61,6 +62,8 @@ pub struct UpstreamOptions {
     pub proxy: ProxyVariables,
     /// Times and sizes.
     pub limits: UpstreamLimits,
+    /// Which side of the registry is asked.
+    pub face: Face,
 }
 
 /// Times and sizes of the client. The defaults suit a registry on the other side of the world.

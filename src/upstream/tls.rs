@@ -15,6 +15,8 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::face::ClientCertificate;
+
 /// The authorities of the system.
 #[derive(Debug)]
 pub(super) struct SystemAuthorities {
@@ -24,6 +26,11 @@ pub(super) struct SystemAuthorities {
 }
 
 impl SystemAuthorities {
+    /// As if there were none.
+    pub(super) fn none() -> Self {
+        Self { store: RootCertStore::empty(), problem: Some("they are not asked".to_owned()) }
+    }
+
     /// Reads them; `SSL_CERT_FILE` and `SSL_CERT_DIR` replace those of the system. Blocking.
     pub(super) fn load() -> Self {
         let found = rustls_native_certs::load_native_certs();
@@ -42,13 +49,18 @@ impl SystemAuthorities {
 pub(super) struct Trust {
     verifier: Arc<Verifier>,
     provider: Arc<CryptoProvider>,
+    shown: Option<ClientCertificate>,
     /// Whether any server at all could be believed.
     pub(super) is_empty: bool,
 }
 
 impl Trust {
-    /// From the system's authorities and the PEM text `ca`. Errors are sentences.
-    pub(super) fn new(system: &SystemAuthorities, ca: Option<&str>) -> Result<Self, String> {
+    /// From the system's authorities and the PEM text `ca`; `shown`: what servers are shown of us. Errors are sentences.
+    pub(super) fn new(
+        system: &SystemAuthorities,
+        ca: Option<&str>,
+        shown: Option<&ClientCertificate>,
+    ) -> Result<Self, String> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut store = system.store.clone();
         let mut pinned = Vec::new();
@@ -63,17 +75,20 @@ impl Trust {
             Some(builder.build().map_err(|error| error.to_string())?)
         };
         let verifier = Arc::new(Verifier { authorities, pinned, provider: Arc::clone(&provider) });
-        Ok(Self { verifier, provider, is_empty })
+        Ok(Self { verifier, provider, shown: shown.cloned(), is_empty })
     }
 
     /// Settings of a client that offers `protocols`.
     pub(super) fn config(&self, protocols: &[&str]) -> Result<ClientConfig, String> {
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(&self.verifier) as Arc<dyn ServerCertVerifier>)
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(Arc::clone(&self.verifier) as Arc<dyn ServerCertVerifier>);
+        let mut config = match &self.shown {
+            Some(shown) => builder.with_client_cert_resolver(shown.resolver()),
+            None => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(config)
     }

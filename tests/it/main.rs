@@ -51,6 +51,7 @@ mod reference;
 mod reference_config;
 mod relayed;
 mod release;
+mod replicas;
 mod scopes;
 mod seed;
 mod snapshots;

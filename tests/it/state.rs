@@ -3,42 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use reqwest::{Certificate, Identity, Method, Response};
+use rcgen::SanType;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{HASH_OF_SECRET, REPO, Switched, Upstream, coming, digest, mode, mode_file, path};
+use crate::support::{
+    Authority, HASH_OF_SECRET, REPO, Switched, Upstream, coming, digest, mode, mode_file, path, seen, uri,
+};
 
 const STATE: &str = "/-/state";
-
-/// An authority of this test.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// PEM of a certificate with these names, and of its key.
-    fn issue(&self, names: Vec<SanType>) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = names;
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-}
-
-fn uri(name: &str) -> SanType {
-    SanType::URI(name.try_into().unwrap())
-}
 
 /// A server over TLS that knows controllers of `authority`, and the base of its addresses.
 fn start(folder: &Arc<TempDir>, authority: &Authority, file: &str) -> (Switched, String) {
@@ -54,27 +28,6 @@ fn start(folder: &Arc<TempDir>, authority: &Authority, file: &str) -> (Switched,
     (server, base)
 }
 
-/// A client of that server that shows a certificate.
-fn client(authority: &Authority, identity: Option<&(String, String)>) -> reqwest::Client {
-    let root = Certificate::from_pem(authority.pem.as_bytes()).unwrap();
-    let builder = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
-    match identity {
-        Some((certificate, key)) => {
-            builder.identity(Identity::from_pem(format!("{certificate}{key}").as_bytes()).unwrap()).build().unwrap()
-        }
-        None => builder.build().unwrap(),
-    }
-}
-
-/// All of an answer but what differs from one to the next.
-async fn seen(answer: Response) -> (u16, Vec<(String, String)>, String) {
-    let status = answer.status().as_u16();
-    let own = ["date", "x-request-id"];
-    let headers = answer.headers().iter().filter(|(name, _)| !own.contains(&name.as_str()));
-    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
-    (status, headers, answer.text().await.unwrap())
-}
-
 #[tokio::test]
 async fn the_controller_is_told_what_is_in_force_and_what_it_does() {
     let (folder, authority, upstream) = (Arc::new(TempDir::new().unwrap()), Authority::new(), Upstream::start());
@@ -82,7 +35,7 @@ async fn the_controller_is_told_what_is_in_force_and_what_it_does() {
     let (local, direct) = (mode("Local", None), mode("Direct", Some(&upstream)));
     let file = mode_file(12, &local, Some(&coming(&direct, "filling")), &[&direct]);
     let (server, base) = start(&folder, &authority, &file);
-    let controller = client(&authority, Some(&authority.issue(vec![uri("d8-registry:controller")])));
+    let controller = authority.client(Some(&authority.issue(vec![uri("d8-registry:controller")])));
     let ask = async || -> Value {
         let answer = controller.get(format!("{base}{STATE}")).send().await.unwrap();
         assert_eq!(answer.status(), 200);
@@ -108,7 +61,7 @@ async fn the_controller_is_told_what_is_in_force_and_what_it_does() {
     });
     assert_eq!(state, expected);
     let blob = format!("{base}{}", path(&format!("blobs/{content}")));
-    let ro = client(&authority, None);
+    let ro = authority.client(None);
     assert_eq!(ro.get(&blob).basic_auth("ro", Some("secret")).send().await.unwrap().text().await.unwrap(), "content");
     assert_eq!(ask().await["previousAnswers"], 1);
 
@@ -138,7 +91,7 @@ async fn without_a_mode_file_the_keys_are_told() {
     let (folder, authority) = (Arc::new(TempDir::new().unwrap()), Authority::new());
     let (server, base) = start(&folder, &authority, "version: 9");
     server.remove();
-    let controller = client(&authority, Some(&authority.issue(vec![uri("d8-registry:controller")])));
+    let controller = authority.client(Some(&authority.issue(vec![uri("d8-registry:controller")])));
     server.until(|status| status["modeFile"].is_null()).await;
     let state: Value = controller.get(format!("{base}{STATE}")).send().await.unwrap().json().await.unwrap();
     assert_eq!((&state["modeFile"], &state["inForce"]), (&Value::Null, &json!("Local")));
@@ -159,7 +112,7 @@ async fn to_everybody_else_there_is_no_such_path() {
         Some(stranger.issue(vec![right()])),
     ];
     for (number, identity) in identities.iter().enumerate() {
-        let client = client(&authority, identity.as_ref());
+        let client = authority.client(identity.as_ref());
         for user in [None, Some("ro"), Some("mirror-pusher")] {
             for method in [Method::GET, Method::HEAD, Method::POST, Method::DELETE] {
                 let ask = |path: &str| {

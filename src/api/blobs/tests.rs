@@ -146,6 +146,7 @@ fn tls(dir: &TempDir) -> Arc<Tls> {
         client_ca_file: None,
         trusted_proxy_names: Vec::new(),
         controller_ca_file: None,
+        peer_ca_file: None,
     };
     std::fs::write(&options.cert_file, cert.pem()).unwrap();
     std::fs::write(&options.key_file, signing_key.serialize_pem()).unwrap();

@@ -59,6 +59,7 @@ fn peer(trusted_proxy: bool) -> Peer {
         tls: false,
         trusted_proxy,
         controller: false,
+        master: None,
         body_transport: BodyTransport::Copy,
         stream: Arc::default(),
         standing,

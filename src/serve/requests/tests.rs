@@ -54,6 +54,7 @@ fn early() -> Option<Box<dyn EarlyConnection>> {
         tls: false,
         trusted_proxy: false,
         controller: false,
+        master: None,
         body_transport: BodyTransport::Copy,
         stream: Arc::default(),
         standing: Standing::default(),

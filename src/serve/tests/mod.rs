@@ -330,6 +330,7 @@ impl TlsFiles {
             client_ca_file: None,
             trusted_proxy_names: vec!["proxy".to_owned()],
             controller_ca_file: None,
+            peer_ca_file: None,
         };
         let files = Self { folder, authority: Authority::new("server ca"), options };
         files.write(&files.authority.issue("registry", &["localhost"]));

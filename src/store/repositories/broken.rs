@@ -23,6 +23,8 @@ pub struct BrokenContent {
     pub more: u64,
     /// Repositories learnt from an upstream that have it, and whether as a manifest: 20 at most.
     pub cached: Vec<(RepoName, bool)>,
+    /// Repositories of Local that have it, likewise.
+    pub pushed: Vec<(RepoName, bool)>,
 }
 
 /// What is known of it.

@@ -51,9 +51,9 @@ impl Manifests {
             return;
         }
         let found = needs.into_iter().map(|(digest, need)| {
-            let cached = need.members.iter().filter(|(repo, _)| repo.is_cached());
-            let cached = cached.map(|(repo, kind)| (repo.clone(), *kind == Membership::Manifest)).collect();
-            BrokenContent { digest, images: need.names(None), more: need.more, cached }
+            let members = need.members.iter().map(|(repo, kind)| (repo.clone(), *kind == Membership::Manifest));
+            let (cached, pushed) = members.partition(|(repo, _)| repo.is_cached());
+            BrokenContent { digest, images: need.names(None), more: need.more, cached, pushed }
         });
         let mut found: Vec<BrokenContent> = found.collect();
         found.sort_unstable_by_key(|content| content.digest);

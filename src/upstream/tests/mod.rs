@@ -57,7 +57,13 @@ fn with_login(server: &Server) -> EndpointOptions {
 }
 
 fn options(endpoints: Vec<EndpointOptions>) -> UpstreamOptions {
-    UpstreamOptions { endpoints, trusted_hosts: Vec::new(), proxy: ProxyVariables::default(), limits: limits() }
+    UpstreamOptions {
+        endpoints,
+        trusted_hosts: Vec::new(),
+        proxy: ProxyVariables::default(),
+        limits: limits(),
+        face: Face::Clients,
+    }
 }
 
 fn build(options: &UpstreamOptions) -> Upstream {

@@ -1,8 +1,10 @@
 //! A registry and a client to test with: the real binary, over loopback, in a folder of its own; and a scripted
 //! upstream to put behind it.
 
+mod authority;
 mod chance;
 mod client;
+mod masters;
 mod orders;
 mod raw;
 mod registry;
@@ -12,8 +14,10 @@ mod upstream;
 
 use std::time::Duration;
 
+pub(crate) use authority::{Authority, seen, uri};
 pub(crate) use chance::Chance;
 pub(crate) use client::{Client, cache, header, refusal};
+pub(crate) use masters::{Masters, address};
 pub(crate) use orders::order;
 pub(crate) use raw::{End, Raw};
 pub(crate) use registry::{ALIAS, HASH_OF_SECRET, REPO, Registry, Setup};

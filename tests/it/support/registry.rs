@@ -130,7 +130,10 @@ impl Setup {
     }
 
     fn yaml(&self, dir: &Path) -> String {
-        let mut yaml = String::from("listen: 127.0.0.1:0\nadminListen: 127.0.0.1:0\n");
+        let mut yaml = String::from("adminListen: 127.0.0.1:0\n");
+        if !self.config.lines().any(|line| line.starts_with("listen:")) {
+            yaml.push_str("listen: 127.0.0.1:0\n");
+        }
         if !self.config.contains("store:") {
             yaml.push_str(&format!("store: {{ dir: {}, reserveBytes: 0 }}\n", dir.display()));
         }

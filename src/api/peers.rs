@@ -1,0 +1,96 @@
+//! What other masters are answered: blobs and manifests by digest, read from the own store of mode Local, whichever mode is in
+//! force. `/-/peer` and behind it the paths of clients; GET and HEAD alone.
+//!
+//! Only a server that showed the peers' certificate, with an address of the list that is in force now, has these paths; to
+//! everybody else they name nothing. No user, no right and no token plays a part. A master answers of what is in its own store
+//! and asks nobody: the header `d8-hop` says that the question has made its one hop, and stands in every one.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+
+use super::App;
+use super::call::{Call, Entrance};
+use super::error::ApiError;
+use super::exception::Exception;
+use super::exchange::{Exchange, Outcome};
+use super::route::Route;
+use super::{blobs, manifests};
+use crate::auth::Identity;
+use crate::oci::{ErrorCode, Reference};
+use crate::serve::Peer;
+use crate::upstream::{HOP, ONE_HOP, PEER_PREFIX};
+
+/// The path behind the prefix, if whoever asks is a master.
+pub(super) fn path_of<'a>(app: &App, parts: &'a Parts, peer: &Peer) -> Option<&'a str> {
+    let path = parts.uri.path().strip_prefix(PEER_PREFIX).filter(|path| path.starts_with("/v2/"))?;
+    let replicas = app.0.replicas.get()?;
+    peer.master.as_deref().is_some_and(|addresses| replicas.has_address(addresses)).then_some(path)
+}
+
+/// Whether the question is about the own store alone.
+///
+/// # Errors
+/// 400: the header has another value than `1`, or is there twice.
+pub(super) fn is_hop(headers: &HeaderMap) -> Result<bool, ApiError> {
+    let mut values = headers.get_all(HOP).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(false),
+        (Some(value), None) if *value == ONE_HOP => Ok(true),
+        (Some(_), _) => Err(wrong_hop()),
+    }
+}
+
+fn wrong_hop() -> ApiError {
+    ApiError::exception(Exception::WrongHop, "d8-hop is 1: a question between masters makes one hop")
+}
+
+/// Answers a master.
+pub(super) async fn answer(
+    app: &App,
+    parts: &Parts,
+    peer: &Peer,
+    route: Result<Route, ApiError>,
+    exchange: &mut Exchange,
+) -> Outcome {
+    exchange.let_in();
+    if !is_hop(&parts.headers)? {
+        return Err(wrong_hop());
+    }
+    let route = match route? {
+        route @ (Route::Blob(..) | Route::Manifest(_, Reference::Digest(_))) => route,
+        _ => return Err(ApiError::exception(Exception::NoPath, "masters ask each other for contents by digest alone")),
+    };
+    if parts.method != Method::GET && parts.method != Method::HEAD {
+        return Err(ApiError::method_not_allowed("GET, HEAD"));
+    }
+    let nothing = || ApiError::new(ErrorCode::NameUnknown, "mode Local is neither in force nor coming nor before");
+    let view = app.0.modes.load().own_store().ok_or_else(nothing)?;
+    let call = Call {
+        method: &parts.method,
+        headers: &parts.headers,
+        raw_query: None,
+        view,
+        settings: app.0.settings.load_full(),
+        auth: &app.0.auth,
+        who: Identity::anonymous(),
+        metrics: &app.0.metrics,
+        body_transport: peer.body_transport,
+        large: &app.0.large,
+        uploads: &app.0.uploads,
+        entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),
+    };
+    let outcome = read(&call, &route).await;
+    exchange.hold(call.entrance.leave());
+    outcome
+}
+
+async fn read(call: &Call<'_>, route: &Route) -> Result<Response, ApiError> {
+    match route {
+        Route::Blob(repo, digest) => blobs::read(call, repo, *digest).await,
+        Route::Manifest(repo, reference) => manifests::read(call, repo, reference).await,
+        _ => Err(ApiError::exception(Exception::NoPath, "no such endpoint")),
+    }
+}

@@ -1,0 +1,205 @@
+//! What this master lacks and another one has: contents by digest, which are the same everywhere.
+//!
+//! A yes of a master is about one repository, and membership follows for that repository alone. What comes is held against its
+//! digest and kept as if it had been pushed, so each content leaves the master that has it once for each that asks.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::fetch::{Beyond, FillError, Fills, Opened, SingleFlight, Source};
+use crate::mode::relay::{manifest_error, relay};
+use crate::mode::{BUDGET, BlobContent, BlobRequest, ModeError, Served, ServedBlob, ServedManifest};
+use crate::oci::{Digest, Manifest, Reference, RepoName};
+use crate::replicas::{Holder, Replicas, Wanted};
+use crate::store::{Store, StoreError, StoredContent, StoredManifest};
+use crate::telemetry::{CacheOutcome, with_causes};
+
+/// The way from this store to those of the other masters. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct ReadThrough(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    fills: Fills,
+    replicas: Replicas,
+    /// One fetch for all who ask.
+    manifests: SingleFlight<(RepoName, Digest), Result<Served<ServedManifest>, ModeError>>,
+}
+
+/// Whether another master may have what this store did not give.
+pub(super) const fn may_be_elsewhere(error: &StoreError) -> bool {
+    matches!(error, StoreError::BlobUnknown | StoreError::ManifestUnknown | StoreError::Io { .. })
+}
+
+impl ReadThrough {
+    pub(super) fn new(fills: Fills, replicas: Replicas, tasks: TaskTracker) -> Self {
+        let manifests = SingleFlight::new(tasks, fills.stop().clone());
+        Self(Arc::new(Inner { fills, replicas, manifests }))
+    }
+
+    /// Whether there is anybody to ask.
+    pub(super) fn leads_anywhere(&self) -> bool {
+        self.0.replicas.has_peers()
+    }
+
+    fn store(&self) -> &Store {
+        self.0.fills.store()
+    }
+
+    /// Whether another master holds the manifest with all that it references.
+    pub(super) async fn is_whole_elsewhere(&self, repo: &RepoName, digest: Digest) -> bool {
+        self.0.replicas.holder(repo, Wanted::Manifest(digest), &[]).await.is_some()
+    }
+
+    /// A blob that the store did not give for `lack`.
+    ///
+    /// # Errors
+    /// `lack` if no master says that it has it, else why it did not come.
+    pub(super) async fn blob(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        request: BlobRequest,
+        lack: StoreError,
+    ) -> Result<Served<ServedBlob>, ModeError> {
+        let deadline = Instant::now() + BUDGET;
+        let is_unknown = matches!(lack, StoreError::BlobUnknown);
+        let (mut tried, mut why) = (Vec::new(), ModeError::from(lack));
+        while let Some(holder) = self.0.replicas.holder(repo, Wanted::Blob(digest), &tried).await {
+            if is_unknown && let Some(blob) = self.mounted(repo, digest).await {
+                return Ok(Served::new(blob, CacheOutcome::Peer));
+            }
+            if request.head {
+                let facts = ServedBlob { size: holder.size, content: BlobContent::None };
+                return Ok(Served::new(facts, CacheOutcome::Peer));
+            }
+            match self.fetch(repo, digest, request, &holder, deadline).await {
+                Ok(blob) => return Ok(Served::new(blob, CacheOutcome::Peer)),
+                Err(error) => {
+                    tracing::info!(
+                        %digest,
+                        repository = %repo,
+                        master = holder.master.host(),
+                        error = with_causes(&error),
+                        "a blob that another master has did not come"
+                    );
+                    why = error;
+                    tried.push(holder);
+                }
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        Err(why)
+    }
+
+    /// A content that another repository here has already: it gets a name in this one too, as a master said that it is there.
+    async fn mounted(&self, repo: &RepoName, digest: Digest) -> Option<ServedBlob> {
+        let store = self.store();
+        if !store.has_content(digest).await.ok()? || !store.mount_blob(None, repo, digest).await.ok()? {
+            return None;
+        }
+        match store.blob_content(repo, digest).await.ok()? {
+            StoredContent::Memory(bytes) => Some(bytes.into()),
+            StoredContent::File(blob) => Some(blob.into()),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        request: BlobRequest,
+        holder: &Holder,
+        deadline: Instant,
+    ) -> Result<ServedBlob, ModeError> {
+        let source = Source { upstream: holder.master.clone(), child: Arc::from(repo.as_str()) };
+        match self.0.fills.open(&source, repo, digest, true, deadline).await {
+            Ok(Opened::Stored(blob)) => Ok(blob.into()),
+            Ok(Opened::Filling { reader, length, .. }) => {
+                Ok(ServedBlob { size: length, content: BlobContent::Filling(reader) })
+            }
+            Err(error @ FillError::Store(StoreError::DigestMismatch { .. })) => Err(error.into()),
+            // The store takes nothing: pulls go on without it.
+            Err(FillError::Busy | FillError::Store(_)) => relay(&source, &digest, request, deadline).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A manifest that the store did not give for `lack`.
+    ///
+    /// # Errors
+    /// `lack` if no master says that it has it whole, else why it did not come.
+    pub(super) async fn manifest(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        lack: StoreError,
+    ) -> Result<Served<ServedManifest>, ModeError> {
+        let (through, name) = (self.clone(), repo.clone());
+        let fetch = || async move { through.fetch_manifest(&name, digest, lack).await };
+        let (outcome, _) = self.0.manifests.join((repo.clone(), digest), fetch).await;
+        outcome.unwrap_or(Err(ModeError::Stopping))
+    }
+
+    async fn fetch_manifest(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        lack: StoreError,
+    ) -> Result<Served<ServedManifest>, ModeError> {
+        let deadline = Instant::now() + BUDGET;
+        let reference = Reference::Digest(digest);
+        let (mut tried, mut why) = (Vec::new(), ModeError::from(lack));
+        while let Some(holder) = self.0.replicas.holder(repo, Wanted::Manifest(digest), &tried).await {
+            match holder.master.manifest(repo.as_str(), &reference, deadline).await {
+                Ok(found) => match Manifest::kept(&found.bytes) {
+                    Ok(manifest) => {
+                        let stored = StoredManifest { digest, bytes: found.bytes, manifest: Arc::new(manifest) };
+                        return Ok(Served::new(self.keep(repo, stored).await, CacheOutcome::Peer));
+                    }
+                    Err(_) => why = ModeError::UpstreamContradiction("the manifest it gave can't be read"),
+                },
+                Err(error) => why = manifest_error(error),
+            }
+            tried.push(holder);
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        Err(why)
+    }
+
+    /// Stores a manifest, and serves it whether or not that worked.
+    async fn keep(&self, repo: &RepoName, stored: StoredManifest) -> ServedManifest {
+        let put = || self.store().put_manifest(repo, stored.clone(), Vec::new());
+        let kept = match put().await {
+            Err(StoreError::Full(refusal)) => {
+                match self.0.fills.evictor().make_room_after(refusal, stored.bytes.len() as u64).await {
+                    Ok(()) => put().await,
+                    Err(error) => Err(error),
+                }
+            }
+            kept => kept,
+        };
+        if let Err(error) = kept {
+            let error = with_causes(&error);
+            tracing::warn!(digest = %stored.digest, error, "a manifest of another master is passed on and could not be kept");
+        }
+        stored.into()
+    }
+}
+
+/// Ends when all of a blob is there.
+pub(super) async fn followed(blob: ServedBlob) -> Result<(), ModeError> {
+    if let BlobContent::Filling(mut reader) = blob.content {
+        let mut offset = 0;
+        while let Beyond::Upto(end) = reader.beyond(offset, None).await? {
+            offset = end;
+        }
+    }
+    Ok(())
+}

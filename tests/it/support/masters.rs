@@ -1,0 +1,169 @@
+//! Some masters, each with a server of mode Local on an address of its own, that know each other.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rcgen::SanType;
+use tempfile::TempDir;
+
+use super::{Authority, Client, Registry, Setup, uri, within};
+
+/// Masters of one cluster, in a folder of their own.
+pub(crate) struct Masters {
+    pub(crate) authority: Authority,
+    folder: TempDir,
+    all: Vec<Option<Registry>>,
+    /// As they listen.
+    addresses: Vec<String>,
+    keys: String,
+}
+
+/// The address of a master, a number from 0.
+pub(crate) fn address(master: usize) -> std::net::IpAddr {
+    [127, 0, 0, u8::try_from(master).unwrap() + 1].into()
+}
+
+impl Masters {
+    /// Starts as many, with users, and waits until each knows all others.
+    pub(crate) async fn start(count: usize) -> Self {
+        Self::start_with(count, "").await
+    }
+
+    /// The same with more keys of the configuration.
+    pub(crate) async fn start_with(count: usize, keys: &str) -> Self {
+        let mut masters = Self {
+            authority: Authority::new(),
+            folder: TempDir::new().unwrap(),
+            all: Vec::new(),
+            addresses: Vec::new(),
+            keys: keys.to_owned(),
+        };
+        for master in 0..count {
+            let own = Arc::new(TempDir::new_in(masters.folder.path()).unwrap());
+            let registry = Registry::start_in(own, &masters.setup(master, 0));
+            masters.addresses.push(registry.address().to_owned());
+            masters.all.push(Some(registry));
+        }
+        masters.write_list(&masters.addresses);
+        for master in 0..count {
+            masters.until_peers(master, count - 1).await;
+        }
+        masters
+    }
+
+    /// The configuration of a master, with certificates made for it.
+    fn setup(&self, master: usize, port: u16) -> Setup {
+        let at = self.folder.path();
+        let write = |name: &str, text: &str| std::fs::write(at.join(format!("{master}-{name}")), text).unwrap();
+        let (certificate, key) = self.authority.issue(vec![SanType::IpAddress(address(master))]);
+        write("server.crt", &certificate);
+        write("server.key", &key);
+        let (certificate, key) =
+            self.authority.issue(vec![SanType::IpAddress(address(master)), uri("d8-registry:peer")]);
+        write("peer.crt", &certificate);
+        write("peer.key", &key);
+        std::fs::write(at.join("ca.crt"), &self.authority.pem).unwrap();
+        let at = at.display();
+        Setup::with_users().config(&format!(
+            "listen: {}:{port}\ntls: {{ certFile: {at}/{master}-server.crt, keyFile: {at}/{master}-server.key }}\n\
+             replicas: {{ peers: {at}/masters, certificate: {at}/{master}-peer.crt, key: {at}/{master}-peer.key, \
+             ca: {at}/ca.crt }}\n{}",
+            address(master),
+            self.keys
+        ))
+    }
+
+    /// Writes the list of masters.
+    pub(crate) fn write_list(&self, addresses: &[String]) {
+        let staged = self.folder.path().join("masters.new");
+        std::fs::write(&staged, format!("# masters\n{}\n", addresses.join("\n"))).unwrap();
+        std::fs::rename(staged, self.list()).unwrap();
+    }
+
+    /// The list of masters.
+    pub(crate) fn list(&self) -> PathBuf {
+        self.folder.path().join("masters")
+    }
+
+    /// `host:port` of each.
+    pub(crate) fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// The folder of all files.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// A master's server.
+    pub(crate) fn at(&self, master: usize) -> &Registry {
+        self.all[master].as_ref().expect("it was taken away")
+    }
+
+    /// Takes a master away where it stands.
+    pub(crate) fn kill(&mut self, master: usize) {
+        self.all[master].take().unwrap().kill();
+    }
+
+    /// Stops a master in order.
+    pub(crate) fn stop(&mut self, master: usize) -> Arc<TempDir> {
+        let registry = self.all[master].take().unwrap();
+        let folder = registry.folder();
+        registry.stop();
+        folder
+    }
+
+    /// Starts a master again where it was, with its data or those of a new disk.
+    pub(crate) async fn start_again(&mut self, master: usize, folder: Arc<TempDir>) {
+        let port = self.addresses[master].rsplit_once(':').unwrap().1.parse().unwrap();
+        self.all[master] = Some(Registry::start_in(folder, &self.setup(master, port)));
+        self.until_peers(master, self.all.len() - 1).await;
+    }
+
+    /// Waits until a master knows so many others.
+    pub(crate) async fn until_peers(&self, master: usize, count: usize) {
+        self.at(master).until_metric("d8_registry_peers", f64::from(u32::try_from(count).unwrap())).await;
+    }
+
+    /// `https://` and the address of a master's server.
+    pub(crate) fn base(&self, master: usize) -> String {
+        format!("https://{}", self.addresses[master])
+    }
+
+    /// A client of one master, as a user.
+    pub(crate) fn client(&self, master: usize, user: &str) -> Client {
+        Client::new(&self.base(master), Some((user.to_owned(), "secret".to_owned())))
+    }
+
+    /// The certificate by which others know a master.
+    pub(crate) fn identity(&self, master: usize) -> (String, String) {
+        let read = |name| std::fs::read_to_string(self.folder.path().join(format!("{master}-peer.{name}"))).unwrap();
+        (read("crt"), read("key"))
+    }
+
+    /// Answers of a master to GETs of blobs or manifests, whoever asked.
+    pub(crate) async fn given(&self, master: usize, route: &str) -> f64 {
+        let sample = format!("d8_registry_http_requests_total{{method=\"GET\",route=\"{route}\",status=\"200\"}}");
+        self.at(master).metric(&sample).await
+    }
+
+    /// Waits until a master has given so many; an answer counts when its last byte is gone.
+    pub(crate) async fn until_given(&self, master: usize, route: &str, count: f64) {
+        within(async { while self.given(master, route).await < count {} }).await;
+        assert!((self.given(master, route).await - count).abs() < f64::EPSILON);
+    }
+
+    /// Questions of a master to all others, by what came of them.
+    pub(crate) async fn asked(&self, master: usize) -> [f64; 3] {
+        let mut numbers = [0.0; 3];
+        for (number, answer) in numbers.iter_mut().zip(["found", "absent", "unanswered"]) {
+            *number = self.at(master).metric(&format!("d8_registry_peers_asked_total{{answer=\"{answer}\"}}")).await;
+        }
+        numbers
+    }
+
+    /// Stops all in order.
+    pub(crate) fn end(mut self) {
+        self.all.drain(..).flatten().for_each(|registry| drop(registry.stop()));
+    }
+}
