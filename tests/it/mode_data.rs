@@ -94,17 +94,20 @@ async fn the_data_of_a_mode_that_is_over_is_counted_until_it_is_dropped_by_order
     server.switch(&mode_file(6, &local, None, &[])).await;
     assert_eq!(server.client("ro").get(&path("manifests/v1")).await.status(), 404);
 
-    // The cache, by a process of its own: where no server runs the mode file says which modes there are.
+    // The cache, by a process of its own: where no server runs the configuration says which modes there are.
     let status = server.until(|status| status["unused"].is_array()).await;
     let (contents, bytes) = size(&taught);
     assert_eq!((&status["unused"][0]["mode"], &status["unused"][0]["bytes"]), (&json!("Proxy"), &json!(bytes)));
     assert_eq!(status["unused"][0]["caches"][0]["contents"], json!(contents));
-    let folder = server.registry.folder();
+    let (folder, config) = (server.registry.folder(), server.registry.config_file());
     server.registry.stop();
-    assert!(refused(&data, &["Local"]).contains("in force"));
-    assert_eq!(dropped(&data, &["Proxy", "--dry-run"])["bytes"], json!(bytes));
-    assert_eq!(dropped(&data, &["Proxy"])["contents"], json!(contents));
-    assert_eq!(dropped(&data, &["Proxy"])["bytes"], json!(0));
+    assert!(refused(&data, &["Proxy"]).contains("--config"));
+    let config = ["--config", config.to_str().unwrap()];
+    let with = |words: &'static [&str]| [words, &config].concat();
+    assert!(refused(&data, &with(&["Local"])).contains("in force"));
+    assert_eq!(dropped(&data, &with(&["Proxy", "--dry-run"]))["bytes"], json!(bytes));
+    assert_eq!(dropped(&data, &with(&["Proxy"]))["contents"], json!(contents));
+    assert_eq!(dropped(&data, &with(&["Proxy"]))["bytes"], json!(0));
     assert_store_is_tidy(&data);
     drop(folder);
 }
