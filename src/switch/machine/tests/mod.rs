@@ -4,6 +4,8 @@ mod deckhouse;
 mod ends;
 mod gates;
 mod held;
+mod kills;
+mod laws;
 mod look;
 mod lost;
 mod nodes;

@@ -1,5 +1,6 @@
-//! Random sequences of what may happen, and three laws: at every instant every node can get every image that is rendered, no
-//! switch begins that nobody asked for, and the wanted mode is reached once the world stands still.
+//! Random sequences of what may happen, and four laws: at every instant every node can get every image that is rendered, no
+//! switch begins that the input in force did not ask for, no secret is shown, and the wanted mode is reached once the world stands
+//! still, without a person unless one is needed.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
+use super::laws::asked;
 use super::world::{Object, RELEASE, UPSTREAMS, World, upstream, user};
 use crate::switch::conditions::ConditionType;
 use crate::switch::documents::{DeckhouseRegistry, ServerMode};
@@ -15,7 +17,7 @@ use crate::switch::machine::decide;
 use crate::switch::observed::{Input, Observed, Word};
 use crate::switch::record::{InputSource, Record};
 use crate::switch::settings::{Params, SwitchOptions, UnreadyNodes};
-use crate::switch::write::Write;
+use crate::switch::write::{Content, Write};
 use crate::values::Role;
 
 /// Cases where `SWITCH_CASES` does not say how many.
@@ -28,8 +30,8 @@ type Event = (u8, u8, u8);
 struct Replica {
     seen: Option<Observed>,
     writes: Vec<Write>,
-    /// What was asked for when it looked.
-    asked: Vec<Params>,
+    /// What was asked for when it decided.
+    asked: Option<Params>,
 }
 
 struct Play {
@@ -38,6 +40,8 @@ struct Play {
     joined: u8,
     /// The last record that there was.
     backup: Option<Record>,
+    /// Something has happened that a person has to see to: an input or the record was lost, or an input was changed.
+    needs_person: bool,
     trace: Vec<String>,
 }
 
@@ -58,9 +62,9 @@ static SETTLED: Mutex<BTreeMap<(u8, u8), World>> = Mutex::new(BTreeMap::new());
 
 impl Play {
     fn of(world: World) -> Self {
-        let idle = || Replica { seen: None, writes: Vec::new(), asked: Vec::new() };
+        let idle = || Replica { seen: None, writes: Vec::new(), asked: None };
         let backup = world.record.value.clone();
-        Self { world, replicas: [idle(), idle()], joined: 0, backup, trace: Vec::new() }
+        Self { world, replicas: [idle(), idle()], joined: 0, backup, needs_person: false, trace: Vec::new() }
     }
 
     /// A cluster that has settled in its first mode.
@@ -130,31 +134,25 @@ impl Play {
 
     /// A whole run without anything between its look and its writes; it is killed after `writes` of them.
     fn run(&mut self, writes: usize) -> Result<(), TestCaseError> {
-        let decision = decide(&self.world.look());
+        let look = self.world.look();
+        let decision = decide(&look);
         self.world.ask_all(&decision);
-        let asked = self.asked();
+        let asked = asked(&look);
         for write in decision.writes.iter().take(writes) {
-            if !self.carry_out(write, &asked)? {
+            if !self.carry_out(write, asked.as_ref())? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// What the inputs ask for.
-    fn asked(&self) -> Vec<Params> {
-        let inputs = [&self.world.manual, &self.world.module_config];
-        let valid = inputs.into_iter().filter_map(|input| match input {
-            Input::Valid { settings, .. } => Some(settings.params.clone()),
-            Input::Absent | Input::Unreadable(_) | Input::Invalid { .. } => None,
-        });
-        valid.collect()
-    }
-
     /// One write, which begins nothing that nobody has asked for. `false`: it was refused.
-    fn carry_out(&mut self, write: &Write, asked: &[Params]) -> Result<bool, TestCaseError> {
+    fn carry_out(&mut self, write: &Write, asked: Option<&Params>) -> Result<bool, TestCaseError> {
         if !self.world.carry_out(write) {
             return Ok(false);
+        }
+        if let Content::State(state) = &write.what {
+            self.world.shows_no_secret(state).map_err(TestCaseError::fail)?;
         }
         if let Some(record) = self.world.record.value.clone() {
             let before = self.backup.replace(record.clone());
@@ -168,7 +166,7 @@ impl Play {
                 let repo = state.facts.iter().find(|(name, _)| name == "completed").map(|(_, repo)| repo);
                 state.mode == record.target.target() && repo == record.target.upstream().map(|up| &up.images_repo)
             });
-            if !known && !stated && !record.adopted && !asked.iter().any(alike) {
+            if !known && !stated && !record.adopted && !asked.is_some_and(alike) {
                 let trace = self.trace.join("\n");
                 return Err(TestCaseError::fail(format!(
                     "nobody asked for {:?}, before {before:?}\nafter\n{trace}",
@@ -272,6 +270,7 @@ impl Play {
             74 | 75 => {
                 // Alone, or together with registry-state.
                 if world.record.value.is_some() && !world.is_spoiled() {
+                    self.needs_person = true;
                     if two.is_multiple_of(2) {
                         world.lose_record();
                     } else {
@@ -283,23 +282,28 @@ impl Play {
                 }
             }
             76 => {
+                self.needs_person = true;
                 world.manual =
                     if two.is_multiple_of(2) { Input::Absent } else { Input::Unreadable("forbidden".to_owned()) };
             }
-            77 => world.module_config = World::asks(wanted(one)),
+            77 => {
+                self.needs_person = true;
+                world.module_config = World::asks(wanted(one));
+            }
             78 => {
+                self.needs_person = true;
                 let source = if two.is_multiple_of(2) { InputSource::Manual } else { InputSource::ModuleConfig };
                 world.word = Some(Word::Source(source));
             }
             79.. => world.deckhouse_makes_its_registry(),
             62 => {
                 // A replica looks; the record is read last, so what it saw of all else may be older.
-                let asked = self.asked();
                 let replica = &mut self.replicas[usize::from(one % 2)];
                 if two.is_multiple_of(3) || replica.seen.is_none() {
-                    (replica.seen, replica.asked) = (Some(self.world.look()), asked);
+                    replica.seen = Some(self.world.look());
                 } else if let Some(mut seen) = replica.seen.take() {
                     seen.record = self.world.look().record;
+                    replica.asked = asked(&seen);
                     replica.writes = decide(&seen).writes;
                     replica.writes.reverse();
                 }
@@ -308,7 +312,7 @@ impl Play {
                 let replica = &mut self.replicas[usize::from(one % 2)];
                 let asked = replica.asked.clone();
                 if let Some(write) = replica.writes.pop()
-                    && !self.carry_out(&write, &asked)?
+                    && !self.carry_out(&write, asked.as_ref())?
                 {
                     self.replicas[usize::from(one % 2)].writes.clear();
                 }
@@ -402,7 +406,7 @@ impl Play {
                 self.world.nodes.values_mut().for_each(|node| (node.ready, node.ours) = (true, true));
             }
             self.world.deckhouse_makes_its_registry();
-            if round == 10 {
+            if round == 10 && self.needs_person {
                 self.person_acts();
             }
             self.run(usize::MAX)?;
@@ -431,14 +435,21 @@ impl Play {
         )))
     }
 
-    /// What the controller holds or passes over is a person's to see to: a backup of the record, a word.
+    /// A person does what the controller asks for, and nothing else: a backup of the record, or the word that names the input.
     fn person_acts(&mut self) {
         let decision = decide(&self.world.look());
         if decision.figures.held == Some("record") {
             self.trace.push("the record is put back".to_owned());
             self.world.record.set(self.backup.clone());
         }
-        self.world.word = Some(Word::Source(InputSource::Manual));
+        let asks_for_a_word = decision.conditions.iter().any(|shown| {
+            let is_of_input = matches!(shown.kind, ConditionType::InputSource | ConditionType::InputLost);
+            is_of_input && shown.message.contains("d8-registry switch source")
+        });
+        if asks_for_a_word {
+            self.trace.push("the input is named".to_owned());
+            self.world.word = Some(Word::Source(InputSource::Manual));
+        }
     }
 
     fn is_reached(&self, last: &Params) -> bool {

@@ -87,7 +87,7 @@ pub(super) struct SimNode {
     /// What it has applied; `None`: the form of before, for the registry beside.
     pub(super) applied: Option<BashibleConfig>,
     pub(super) old_form: Option<Upstream>,
-    /// The switch went on without it at some time.
+    /// The switch went on without it, and it has applied nothing since.
     pub(super) was_skipped: bool,
 }
 
@@ -293,6 +293,7 @@ impl World {
             return;
         }
         let Some(node) = self.nodes.get_mut(name).filter(|node| node.ready && node.ours) else { return };
+        node.was_skipped = false;
         match (&self.bashible.taken, unmanaged) {
             (Some(config), _) => node.applied = Some(config.clone()),
             (None, Some(upstream)) => {
