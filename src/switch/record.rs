@@ -72,7 +72,7 @@ pub struct Record {
     pub plane: Plane,
     /// What nodes get.
     pub nodes: NodePlan,
-    /// Since when they get it; `None` where that is not known.
+    /// Since when they get it, in the version that they answer with; `None` where that is not known.
     pub given: Option<Timestamp>,
     /// What `deckhouse-registry` was written for; `None` while it is not ours.
     pub deckhouse_registry: Option<Params>,

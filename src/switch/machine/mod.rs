@@ -96,11 +96,13 @@ fn of_run(mut run: Run<'_>) -> Decision {
         Heard::Lost => Way::Open,
     };
     let held = run.authority_is_held();
+    run.remember_when_nodes_were_given();
     let may_walk = !held && way == Way::Open && (heard == Heard::Settings || !run.record.under_way);
     let reached = run.record.adopted || (may_walk && run.walk().is_some());
     if reached && run.record.under_way {
         run.complete();
     }
+    // The walk may have given them something else.
     run.remember_when_nodes_were_given();
     run.show_skipped();
     run.show_chart_values();

@@ -208,9 +208,14 @@ impl Run<'_> {
         None
     }
 
-    /// The time from which a node is slow that has not applied what it is given.
+    /// The time from which a node is slow that has not applied what it is given: what nodes answer is the version, which is
+    /// another one too when a master joins.
     pub(super) fn remember_when_nodes_were_given(&mut self) {
-        if self.look.record.value().is_none_or(|before| before.nodes != self.record.nodes) {
+        // What somebody edited or deleted is put back, and asks nothing new of nodes; what was taken over is others' to write.
+        let before = self.look.outputs.bashible.value().filter(|found| found.version == found.hash());
+        let is_new = !self.record.adopted
+            && before.is_some_and(|before| self.bashible().is_some_and(|config| config.version != before.version));
+        if is_new || self.look.record.value().is_none_or(|before| before.nodes != self.record.nodes) {
             self.record.given = Some(self.look.now);
         }
     }

@@ -110,6 +110,30 @@ fn the_ten_minutes_begin_when_nodes_are_given_something_however_long_leftovers_w
 }
 
 #[test]
+fn another_list_of_masters_is_another_version_and_gives_nodes_their_ten_minutes_again() {
+    let mut world = settled(proxy(0));
+    world.nodes.get_mut("worker-0").unwrap().ready = false;
+    world.set(Params::Direct(upstream(1)));
+    until_nodes_are_waited_for(&mut world);
+    world.now += 601_000;
+    assert!(named(&step(&mut world)).is_some_and(|names| !names.contains("worker-1")));
+    let (before, given) = (world.record.value.clone().unwrap(), world.bashible.value.clone().unwrap());
+    world.join("master-1", true, true);
+    let decision = step(&mut world);
+    let (record, config) = (world.record.value.clone().unwrap(), world.bashible.value.clone().unwrap());
+    assert_eq!(record.nodes, before.nodes, "the plan is the same");
+    assert_ne!(config.version, given.version, "what nodes answer is not");
+    assert_eq!(decision.figures.nodes_waiting, 4);
+    assert_eq!(named(&decision), None);
+    assert!(decision.figures.slow_nodes.is_empty());
+    world.now += 600_000;
+    assert!(named(&step(&mut world)).is_some_and(|names| names.contains("worker-1")));
+    // It is remembered once: nothing more is written while nothing changes.
+    step(&mut world);
+    assert!(step(&mut world).writes.is_empty());
+}
+
+#[test]
 fn a_switch_goes_on_without_a_skipped_node_and_ends_with_it() {
     for (from, kind) in [
         (Params::Direct(upstream(1)), ConditionType::CleanupInClusterProxy),
