@@ -190,14 +190,29 @@ impl Modes {
     /// [`UpstreamSetupError`]: the configuration's upstream can't be used.
     pub(super) fn prepare(&self, config: &Config) -> Result<Prepared, UpstreamSetupError> {
         let in_force = self.state().plan.file.clone();
-        match config.mode_file.as_ref().map(|key| &key.found) {
-            Some(FoundModeFile::Read(file)) => Ok(self.prepare_file(file, in_force.as_deref())),
-            Some(FoundModeFile::Wrong(why)) if in_force.is_some() => Ok(Prepared::Stays(why.clone())),
-            Some(FoundModeFile::Wrong(why)) => Ok(Prepared::Keys(self.upstream_of_keys(config)?, Some(why.clone()))),
+        let prepared = match config.mode_file.as_ref().map(|key| &key.found) {
+            Some(FoundModeFile::Read(file)) => self.prepare_file(file, in_force.as_deref()),
+            Some(FoundModeFile::Wrong(why)) if in_force.is_some() => Prepared::Stays(why.clone()),
+            Some(FoundModeFile::Wrong(why)) => Prepared::Keys(self.upstream_of_keys(config)?, Some(why.clone())),
             Some(FoundModeFile::Absent) if in_force.is_some() => {
-                Ok(Prepared::Stays(in_force.as_deref().map(gone).unwrap_or_default()))
+                Prepared::Stays(in_force.as_deref().map(gone).unwrap_or_default())
             }
-            Some(FoundModeFile::Absent) | None => Ok(Prepared::Keys(self.upstream_of_keys(config)?, None)),
+            Some(FoundModeFile::Absent) | None => Prepared::Keys(self.upstream_of_keys(config)?, None),
+        };
+        Ok(match (prepared, in_force) {
+            (Prepared::Stays(why), Some(file)) => self.stays(&file, config, why),
+            (prepared, _) => prepared,
+        })
+    }
+
+    /// The file in force stays, and its upstreams are reached as the configuration says now: `upstreamRoutes` do not wait for a
+    /// file that can be taken.
+    fn stays(&self, file: &Arc<ModeFile>, config: &Config, why: String) -> Prepared {
+        let reached = ModeFile::parse(file.bytes()).ok().map(|file| Arc::new(file.reached_by(&config.upstream_routes)));
+        let changed = reached.filter(|reached| reached != file);
+        match changed.and_then(|file| Some((self.set_up_all(&file).ok()?, file))) {
+            Some((upstreams, file)) => Prepared::File(file, upstreams, Some(why)),
+            None => Prepared::Stays(why),
         }
     }
 
