@@ -46,8 +46,8 @@ pub struct ControllerArguments {
     /// Least time between the two scans for references that end a switch.
     #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = humantime::parse_duration)]
     pub scan_interval: Duration,
-    /// From one look at what the cluster runs (Secret registry-pins) to the next; two minutes at most.
-    #[arg(long, value_name = "SPAN", default_value = "60s", value_parser = humantime::parse_duration)]
+    /// From one look at what the cluster runs (Secret registry-pins) to the next; 1s to 30m.
+    #[arg(long, value_name = "SPAN", default_value = "5m", value_parser = pins_interval)]
     pub pins_interval: Duration,
     /// What is done about nodes that are NotReady: wait for them, or skip them, which then keep their old source.
     #[arg(long, value_name = "WORD", default_value = "wait", value_parser = unready_nodes())]
@@ -56,6 +56,12 @@ pub struct ControllerArguments {
 
 /// Where metrics and health are told.
 const METRICS: &str = "127.0.0.1:5003";
+
+/// A span within [`controller::PINS_INTERVALS`].
+fn pins_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if controller::PINS_INTERVALS.contains(&interval) { Ok(interval) } else { Err("not from 1s to 30m".to_owned()) }
+}
 
 fn unready_nodes() -> impl clap::builder::TypedValueParser<Value = UnreadyNodes> {
     use clap::builder::TypedValueParser as _;
@@ -101,4 +107,19 @@ pub(super) fn run(arguments: ControllerArguments) -> Result<(), Failure> {
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "controller".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_out_of_range_is_refused_and_not_made_to_fit() {
+        for (text, read) in [("1s", Some(1)), ("5m", Some(300)), ("30m", Some(1800))] {
+            assert_eq!(pins_interval(text).ok().map(|interval| interval.as_secs()), read, "{text}");
+        }
+        for text in ["999ms", "0s", "30m 1s", "1day", "soon", ""] {
+            assert!(pins_interval(text).is_err(), "{text}");
+        }
+    }
 }

@@ -23,6 +23,7 @@ mod state_client;
 mod writing;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub use self::state_client::Identity;
 
 /// The Lease.
 const LEASE: &str = "d8-registry-controller";
+/// From one look at what the cluster runs to the next: each lists all pods and templates, and what it says counts for a day.
+pub const PINS_INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(1800);
 /// Threads: the work is waiting for answers.
 const WORKERS: usize = 2;
 /// How long what is under way may take after SIGTERM. A write is one request.
@@ -73,7 +76,7 @@ pub struct Options {
     pub certificate: Identity,
     /// How a switch is carried out.
     pub switch: SwitchOptions,
-    /// From one look at what the cluster runs to the next; two minutes at most.
+    /// From one look at what the cluster runs to the next, within [`PINS_INTERVALS`].
     pub pins_interval: Duration,
 }
 

@@ -1,6 +1,6 @@
 //! Secret `registry-pins`: which digests and releases the cluster runs, so that no server gives their contents away.
 //!
-//! Written by the controller that leads, when something is otherwise and before it is ten minutes old: its age says whether
+//! Written by the controller that leads, when something is otherwise and before it is an hour old: its age says whether
 //! somebody looks. All is read anew each time, nothing is kept between two looks but what was said.
 //!
 //! # Decisions
@@ -9,6 +9,7 @@
 //! - Everything that exists counts, a finished Job and the ReplicaSets of a Deployment's past too: a rollback starts those.
 //! - Of releases: what is deployed, the newest that was superseded, whatever is pending, and the one that Deployment
 //!   `deckhouse` runs, whatever the objects say.
+//! - Nothing is left out where it is too much for a Secret: then it is not written, and an Event says so.
 //! - An image by tag that never ran has no digest here: its release keeps it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,17 +31,16 @@ use crate::switch::outputs::names;
 use crate::telemetry::with_causes;
 use crate::values::{Age, Pins, Release};
 
-/// What is written at the latest when it is this old: with the pause before the next look it stays below ten minutes.
-const REWRITTEN: Duration = Duration::from_secs(480);
-/// The shortest pause, and the longest.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+/// What is written at the latest when it is this old: with the pause before the next look it stays below an hour.
+const REWRITTEN: Duration = Duration::from_secs(1800);
+/// Most bytes of a Secret (`MaxSecretSize` of Kubernetes).
+const MAX_SECRET: usize = 1 << 20;
 
 /// What keeps the Secret.
 #[derive(Debug)]
 pub(super) struct PinsKeeper {
     pub(super) cluster: Cluster,
-    /// From one look to the next, from one second to two minutes.
+    /// From one look to the next, within [`PINS_INTERVALS`](super::PINS_INTERVALS).
     pub(super) interval: Duration,
     pub(super) may_write: watch::Receiver<Term>,
     pub(super) shown: Arc<Shown>,
@@ -54,17 +54,19 @@ enum Kept {
     Fits(Timestamp),
     /// It was written now.
     Written(Timestamp),
-    /// Deckhouse's own module is on, or another controller leads: it is not ours to write.
+    /// Deckhouse's own module is on, or another controller leads or has written meanwhile: it is not ours to write.
     NotOurs,
 }
 
 /// The Secret was not kept.
 #[derive(Debug, thiserror::Error)]
 enum PinsError {
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    #[error("there are more than {} images or {} releases", Pins::MAX_IMAGES, Pins::MAX_RELEASES)]
-    TooMany,
+    #[error("not all that the cluster runs can be read")]
+    Look(#[source] ClusterError),
+    #[error("it can't be written")]
+    Write(#[source] ClusterError),
+    #[error("{images} images and {releases} releases are more than a Secret holds")]
+    TooLarge { images: usize, releases: usize },
     #[error("no answer before the Lease ended")]
     Late,
 }
@@ -77,29 +79,27 @@ impl PinsKeeper {
             let kept = self.stop.run_until_cancelled(Box::pin(self.keep(until))).await;
             match kept {
                 None => return,
-                Some(Ok(kept)) => {
+                Some(Ok(Kept::NotOurs)) => said = None,
+                Some(Ok(kept @ (Kept::Written(at) | Kept::Fits(at)))) => {
                     if said.take().is_some() {
-                        tracing::info!("what the cluster runs is known again");
+                        tracing::info!("registry-pins says again what the cluster runs");
                     }
-                    match kept {
-                        Kept::Written(at) => {
-                            self.shown.written(names::PINS);
-                            self.shown.pinned(at);
-                        }
-                        Kept::Fits(at) => self.shown.pinned(at),
-                        Kept::NotOurs => {}
+                    if kept == Kept::Written(at) {
+                        self.shown.written(names::PINS);
                     }
+                    self.shown.pinned(at);
                 }
                 Some(Err(error)) => {
                     self.shown.write_failed(names::PINS);
-                    let error = with_causes(&error);
-                    if said.as_ref() != Some(&error) {
-                        tracing::warn!(error, "registry-pins stays as it is: not all that the cluster runs is known");
-                        said = Some(error);
+                    let sentence = with_causes(&error);
+                    if said.as_ref() != Some(&sentence) {
+                        tracing::warn!(error = sentence, "registry-pins stays as it is");
+                        self.tell(&error).await;
+                        said = Some(sentence);
                     }
                 }
             }
-            let pause = tokio::time::sleep(self.interval.clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+            let pause = tokio::time::sleep(self.interval);
             if self.stop.run_until_cancelled(pause).await.is_none() {
                 return;
             }
@@ -117,27 +117,43 @@ impl PinsKeeper {
         }
     }
 
+    /// Tells people of what they alone can mend.
+    async fn tell(&self, error: &PinsError) {
+        let PinsError::TooLarge { .. } = error else { return };
+        let message = format!(
+            "registry-pins stays as it is: {error}. Once it is a day old nothing is collected and no rule of retention removes \
+             anything"
+        );
+        let told = self.cluster.publish(names::STATE, true, "PinsTooLarge", &message, clock::now());
+        if let Some(Err(error)) = self.stop.run_until_cancelled(told).await {
+            tracing::warn!(error = with_causes(&error), "an Event can't be published");
+        }
+    }
+
     /// Looks at everything, then writes where the Secret says something else or is old.
     async fn keep(&self, until: Instant) -> Result<Kept, PinsError> {
-        if self.cluster.is_module_enabled(DECKHOUSE_MODULE).await? {
-            return Ok(Kept::NotOurs);
-        }
-        let images = self.cluster.digests_in_use().await?;
-        let releases = releases(&self.cluster.deckhouse_releases().await?, self.runs().await?);
-        // Last: what was written meanwhile by another one has another version.
-        let found = self.cluster.secret(names::PINS).await?;
+        let look = async {
+            if self.cluster.is_module_enabled(DECKHOUSE_MODULE).await? {
+                return Ok(None);
+            }
+            let images = self.cluster.digests_in_use().await?;
+            let releases = releases(&self.cluster.deckhouse_releases().await?, self.runs().await?);
+            // Last: what was written meanwhile by another one has another version.
+            Ok(Some((images, releases, self.cluster.secret(names::PINS).await?)))
+        };
+        let Some((images, releases, found)) = look.await.map_err(PinsError::Look)? else { return Ok(Kept::NotOurs) };
         let now = clock::now();
         if let Some(written_at) = found.as_ref().and_then(|found| holds(found, &releases, &images, now)) {
             return Ok(Kept::Fits(written_at));
         }
-        if images.len() > Pins::MAX_IMAGES || releases.len() > Pins::MAX_RELEASES {
-            return Err(PinsError::TooMany);
-        }
+        let text = document(&Pins { written_at: now, releases, images })?;
         // A renewal meanwhile makes the term longer.
         let Some(until) = self.may_write.borrow().map(|newer| newer.max(until)) else { return Ok(Kept::NotOurs) };
-        let writing = self.write(found, Pins { written_at: now, releases, images });
-        tokio::time::timeout_at(until, writing).await.map_err(|_| PinsError::Late)??;
-        Ok(Kept::Written(now))
+        match tokio::time::timeout_at(until, self.write(found, text)).await.map_err(|_| PinsError::Late)? {
+            Ok(()) => Ok(Kept::Written(now)),
+            Err(error) if error.is_conflict() => Ok(Kept::NotOurs),
+            Err(error) => Err(PinsError::Write(error)),
+        }
     }
 
     /// The release that Deployment `deckhouse` runs; `None` for a build that is none.
@@ -149,8 +165,7 @@ impl PinsKeeper {
         Ok(running.and_then(|running| Release::of_tag(&running.tag().ok()?)))
     }
 
-    async fn write(&self, found: Option<StoredSecret>, pins: Pins) -> Result<(), ClusterError> {
-        let text = pins.render().into_bytes();
+    async fn write(&self, found: Option<StoredSecret>, text: Vec<u8>) -> Result<(), ClusterError> {
         let key = names::PINS_KEY.to_owned();
         match found {
             None => {
@@ -170,6 +185,14 @@ impl PinsKeeper {
             }
         }
     }
+}
+
+/// What is written; all of it, or nothing.
+fn document(pins: &Pins) -> Result<Vec<u8>, PinsError> {
+    let (images, releases) = (pins.images.len(), pins.releases.len());
+    let fits = images <= Pins::MAX_IMAGES && releases <= Pins::MAX_RELEASES;
+    let text = if fits { pins.render_within(MAX_SECRET) } else { None };
+    text.ok_or(PinsError::TooLarge { images, releases })
 }
 
 /// Since when a Secret has said this, if it does and is young enough.
@@ -229,7 +252,23 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_written_again_for_other_digests_and_before_it_is_ten_minutes_old() {
+    fn what_a_secret_does_not_hold_is_an_error_with_its_numbers_and_no_shorter_list() {
+        let pins = |count: u32| Pins {
+            written_at: Timestamp::from_millis(1_795_966_200_000),
+            releases: BTreeSet::from(["v1.70.1".parse().unwrap()]),
+            images: (0..count).map(|number| Algorithm::Sha256.digest(&number.to_le_bytes())).collect(),
+        };
+        for count in [10, 13_700, 13_900, 25_000] {
+            let written = document(&pins(count)).unwrap();
+            assert!(written.len() <= MAX_SECRET);
+            assert_eq!(Pins::parse(&written), Ok(pins(count)));
+        }
+        let refused = document(&pins(40_000)).unwrap_err();
+        assert_eq!(refused.to_string(), "40000 images and 1 releases are more than a Secret holds");
+    }
+
+    #[test]
+    fn a_secret_is_written_again_for_other_digests_and_before_it_is_an_hour_old() {
         let now = Timestamp::from_millis(1_795_966_200_000);
         let (releases, images) =
             (BTreeSet::from(["v1.70.1".parse().unwrap()]), BTreeSet::from([Algorithm::Sha256.digest(b"a")]));
@@ -247,9 +286,9 @@ mod tests {
             releases: releases.clone(),
             images: images.clone(),
         };
-        assert_eq!(holds(&secret(pins(400).render()), &releases, &images, now), Some(pins(400).written_at));
-        assert_eq!(holds(&secret(pins(480).render()), &releases, &images, now), None);
-        assert!(REWRITTEN + LONGEST_PAUSE <= Duration::from_secs(600));
+        assert_eq!(holds(&secret(pins(1799).render()), &releases, &images, now), Some(pins(1799).written_at));
+        assert_eq!(holds(&secret(pins(1800).render()), &releases, &images, now), None);
+        assert!(REWRITTEN + *super::super::PINS_INTERVALS.end() <= Duration::from_secs(3600));
         assert_eq!(holds(&secret(pins(0).render()), &BTreeSet::new(), &images, now), None);
         assert_eq!(holds(&secret(pins(0).render()), &releases, &BTreeSet::new(), now), None);
         assert_eq!(holds(&secret("garbled".to_owned()), &releases, &images, now), None);

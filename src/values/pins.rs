@@ -13,13 +13,18 @@
 //! - Strict: one digest that can't be read may be the one that runs, so the whole document is refused.
 //! - Who writes counts the digests of manifests as the runtime names them; both the index and the image are named then.
 //! - A document without any image and release is empty and as good as none: whoever writes it could not look.
+//! - A document that is too large for where it is kept is compressed (gzip, RFC 1952): some 37 bytes a digest instead of 76.
 //! - A time that lies ahead by more than [`Pins::MAX_AHEAD`] makes a document no good: with it a clock that stood wrong for a
 //!   moment would make it good for as long.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
 
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 use serde::Deserialize;
 use serde_saphyr::{Error, Options};
 
@@ -29,6 +34,9 @@ use crate::oci::Digest;
 
 /// Nodes of the YAML: each digest and release is one.
 const MAX_NODES: usize = Pins::MAX_IMAGES + Pins::MAX_RELEASES + 100;
+
+/// What a compressed document begins with; no text does.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// What stays in a store, and since when that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +55,9 @@ pub enum InvalidPins {
     /// Larger than [`Pins::MAX_BYTES`].
     #[error("it is larger than {} bytes", Pins::MAX_BYTES)]
     Size,
+    /// It begins as a compressed one and is none.
+    #[error("it is compressed and can't be read")]
+    Compressed,
     /// Not UTF-8.
     #[error("it is not UTF-8")]
     Utf8,
@@ -112,11 +123,22 @@ impl Pins {
     /// How far the clocks of writer and reader may differ.
     pub const MAX_AHEAD: Duration = Duration::from_secs(600);
 
-    /// Reads a document.
+    /// Reads a document, compressed or not.
     ///
     /// # Errors
     /// [`InvalidPins`].
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidPins> {
+        if bytes.starts_with(&GZIP) {
+            let mut text = Vec::new();
+            let most = u64::try_from(Self::MAX_BYTES).unwrap_or(u64::MAX);
+            let read = MultiGzDecoder::new(bytes).take(most.saturating_add(1)).read_to_end(&mut text);
+            read.map_err(|_| InvalidPins::Compressed)?;
+            return Self::parse_text(&text);
+        }
+        Self::parse_text(bytes)
+    }
+
+    fn parse_text(bytes: &[u8]) -> Result<Self, InvalidPins> {
         if bytes.len() > Self::MAX_BYTES {
             return Err(InvalidPins::Size);
         }
@@ -141,6 +163,18 @@ impl Pins {
         list(&mut text, "releases", self.releases.iter());
         list(&mut text, "images", self.images.iter());
         text
+    }
+
+    /// The document in `most` bytes or fewer: as text, else compressed. `None`: it has more either way.
+    #[must_use]
+    pub fn render_within(&self, most: usize) -> Option<Vec<u8>> {
+        let text = self.render().into_bytes();
+        if text.len() <= most {
+            return Some(text);
+        }
+        let mut compressed = GzEncoder::new(Vec::new(), Compression::default());
+        compressed.write_all(&text).ok()?;
+        compressed.finish().ok().filter(|bytes| bytes.len() <= most)
     }
 
     /// Nothing, at this time.
@@ -267,6 +301,28 @@ mod tests {
         assert!(matches!(Pins::parse(pins.render().as_bytes()), Err(InvalidPins::Count(..))));
         let deep = format!("writtenAt: {}{}", "[".repeat(10), "]".repeat(10));
         assert!(Pins::parse(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_is_too_large_as_text_is_compressed_and_nothing_is_left_out() {
+        let pins = |count| Pins {
+            written_at: TIME,
+            releases: BTreeSet::from(["v1.70.1".parse().unwrap()]),
+            images: (0..count).map(digest).collect(),
+        };
+        let text = pins(100).render_within(1 << 20).unwrap();
+        assert_eq!(text, pins(100).render().into_bytes());
+        let many = pins(25_000);
+        let compressed = many.render_within(1 << 20).unwrap();
+        assert!(compressed.starts_with(&GZIP) && compressed.len() < 25_000 * 40, "{}", compressed.len());
+        assert_eq!(Pins::parse(&compressed), Ok(many));
+        assert_eq!(pins(40_000).render_within(1 << 20), None);
+        assert_eq!(Pins::parse(&compressed[..compressed.len() / 2]), Err(InvalidPins::Compressed));
+        assert_eq!(Pins::parse(&GZIP), Err(InvalidPins::Compressed));
+        // What is small and becomes large.
+        let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+        bomb.write_all(&vec![b' '; Pins::MAX_BYTES + 1]).unwrap();
+        assert_eq!(Pins::parse(&bomb.finish().unwrap()), Err(InvalidPins::Size));
     }
 
     #[test]
