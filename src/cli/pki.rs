@@ -21,6 +21,8 @@ pub enum PkiCommand {
     /// of its life is left, so run this at every start.
     #[command(
         after_help = "Examples:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki\n  \
+        The same, and beside it the one for other masters:\n    d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 \\\n      \
+        --peer --out /etc/d8-registry/pki\n  \
         The controller's, kept in a Secret for as long as this runs:\n    d8-registry pki issue --ca-cert ca.crt \\\n      \
         --ca-key ca.key --uri d8-registry:controller --days 90 --secret d8-registry-controller-tls"
     )]
@@ -39,6 +41,10 @@ pub struct IssueArguments {
     /// Addresses and names of the master, also separated by commas, beside 127.0.0.1, ::1, localhost and registry.d8-system.svc.
     #[arg(long, value_name = "NAME", required_unless_present = "uri", num_args = 1.., value_delimiter = ',')]
     pub san: Vec<San>,
+    /// Beside it, in the same folder, peer.crt and peer.key: the certificate that the master shows to other masters, whose names
+    /// are those of --san and the URI d8-registry:peer.
+    #[arg(long, conflicts_with_all = ["uri", "secret"])]
+    pub peer: bool,
     /// In place of names of a master: a client's certificate, whose only name is this URI, such as d8-registry:controller.
     #[arg(long, value_name = "URI", conflicts_with = "san")]
     pub uri: Option<ClientUri>,
@@ -52,10 +58,13 @@ pub struct IssueArguments {
     /// The Secret's namespace.
     #[arg(long, value_name = "NAME", default_value = "d8-system", requires = "secret")]
     pub namespace: String,
-    /// With --secret: the ConfigMap that has to have the authority's certificate under ca.crt. One that has been missing for three
-    /// minutes is made, with --once at once; one that is there is never changed.
+    /// With --secret: the ConfigMap that has to have the authority's certificate under ca.crt. One that has been missing for
+    /// --publish-after is made, with --once at once; one that is there is never changed.
     #[arg(long, value_name = "NAME", requires = "secret")]
     pub publish_ca: Option<String>,
+    /// How long the ConfigMap has to be missing: longer than kubelets need to mount a Secret that was replaced.
+    #[arg(long, value_name = "SPAN", default_value = "3m", value_parser = humantime::parse_duration, requires = "publish_ca")]
+    pub publish_after: Duration,
     /// With --secret: end when it is done once.
     #[arg(long, requires = "secret")]
     pub once: bool,
@@ -71,11 +80,25 @@ pub(super) fn run(command: PkiCommand) -> Result<(), Failure> {
 
 /// Makes a certificate where one is needed.
 fn issue(arguments: IssueArguments) -> Result<(), Failure> {
-    let IssueArguments { ca_cert, ca_key, san, uri, out, secret, namespace, publish_ca, once, days } = arguments;
+    let IssueArguments {
+        ca_cert,
+        ca_key,
+        san,
+        peer,
+        uri,
+        out,
+        secret,
+        namespace,
+        publish_ca,
+        publish_after,
+        once,
+        days,
+    } = arguments;
+    let peer = peer.then(|| Subject::Peer(san.clone()));
     let subject = uri.map_or(Subject::Server(san), Subject::Client);
     let life = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 3600));
     if let Some(secret) = secret {
-        let order = issuer::Order { ca_cert, ca_key, subject, life, secret, publish: publish_ca };
+        let order = issuer::Order { ca_cert, ca_key, subject, life, secret, publish: publish_ca, publish_after };
         let access = Access::default();
         if !once {
             return Ok(issuer::keep(&access, &namespace, &order)?);
@@ -88,8 +111,12 @@ fn issue(arguments: IssueArguments) -> Result<(), Failure> {
     }
     // clap has seen to it that there is one of the two.
     let out = out.unwrap_or_default();
-    let issued = pki::issue(&Order { ca_cert, ca_key, subject, out, life }, clock::now())?;
-    say(&issued.certificate.display().to_string(), issued.not_after, issued.reason.as_deref())
+    for subject in std::iter::once(subject).chain(peer) {
+        let (ca_cert, ca_key, out) = (ca_cert.clone(), ca_key.clone(), out.clone());
+        let issued = pki::issue(&Order { ca_cert, ca_key, subject, out, life }, clock::now())?;
+        say(&issued.certificate.display().to_string(), issued.not_after, issued.reason.as_deref())?;
+    }
+    Ok(())
 }
 
 fn say(place: &str, not_after: u64, reason: Option<&str>) -> Result<(), Failure> {

@@ -33,9 +33,6 @@ const JITTER: Duration = Duration::from_secs(30);
 /// The first pause behind a failure, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
-/// How long the ConfigMap has to be missing: a Secret that was replaced is what kubelets have mounted by then.
-const MISSING: Duration = Duration::from_secs(180);
-
 /// The wanted certificate.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -51,6 +48,9 @@ pub struct Order {
     pub secret: String,
     /// The ConfigMap that has to have the authority's certificate under `ca.crt`; `None`: it is not looked at.
     pub publish: Option<String>,
+    /// How long [`keep`] has to have missed that ConfigMap before it makes it: a Secret that was replaced has to be what
+    /// kubelets have mounted by then.
+    pub publish_after: Duration,
 }
 
 /// What a look came to.
@@ -253,7 +253,7 @@ impl KeepCertificate {
         let failed = |source| IssuerError::Publish { name: name.clone(), source };
         if self.cluster.config_map(name).await.map_err(failed)?.is_some() {
             self.missing = None;
-        } else if self.missing.get_or_insert_with(Instant::now).elapsed() >= MISSING {
+        } else if self.missing.get_or_insert_with(Instant::now).elapsed() >= self.order.publish_after {
             if publish(&self.cluster, &self.order, name).await? {
                 tracing::warn!(config_map = name, "the authority was not published, and is now");
             }

@@ -26,10 +26,10 @@ pub use self::new_authority::{NewAuthority, new_authority};
 use crate::clock::Timestamp;
 use crate::fs::{self, FsError};
 
-/// The certificate's file.
-const CERTIFICATE: &str = "tls.crt";
-/// Its key's file.
-const KEY: &str = "tls.key";
+/// The files of a certificate and of its key.
+const FILES: [&str; 2] = ["tls.crt", "tls.key"];
+/// Those of a master's certificate for other masters, which lie in the same folder.
+const PEER_FILES: [&str; 2] = ["peer.crt", "peer.key"];
 /// As the certificates of servers are called that Deckhouse makes itself.
 const SERVER: &str = "registry-distribution";
 /// As those of programs are called that prove by them who they are. Nothing looks at it.
@@ -48,6 +48,19 @@ pub enum Subject {
     Server(Vec<San>),
     /// A program that shows it to a server: the URI is its only name.
     Client(ClientUri),
+    /// A master that shows it to other masters' servers: [`ClientUri::PEER`], and the master's own names and no others, which
+    /// say from where it may come.
+    Peer(Vec<San>),
+}
+
+impl Subject {
+    /// The files of the certificate and of its key.
+    const fn files(&self) -> [&'static str; 2] {
+        match self {
+            Self::Server(_) | Self::Client(_) => FILES,
+            Self::Peer(_) => PEER_FILES,
+        }
+    }
 }
 
 /// The wanted certificate in files.
@@ -59,7 +72,7 @@ pub struct Order {
     pub ca_key: PathBuf,
     /// Whom it is for.
     pub subject: Subject,
-    /// The folder of `tls.crt` and `tls.key`.
+    /// The folder of `tls.crt` and `tls.key`; of a peer's `peer.crt` and `peer.key`.
     pub out: PathBuf,
     /// The longest life; `None`: until an hour before the authority's end.
     pub life: Option<Duration>,
@@ -159,7 +172,7 @@ impl PkiError {
 /// [`PkiError`]; the files are then what they were, or a pair that the next call makes anew.
 pub fn issue(order: &Order, now: Timestamp) -> Result<Issued, PkiError> {
     let authority = Authority::read(&order.ca_cert, &order.ca_key, now)?;
-    let (certificate, key) = (order.out.join(CERTIFICATE), order.out.join(KEY));
+    let [certificate, key] = order.subject.files().map(|file| order.out.join(file));
     let present = read_if_there(&certificate)?.zip(read_if_there(&key)?);
     let present = present.as_ref().map(|(certificate, key)| (certificate.as_slice(), key.as_slice()));
     match authority.renew(&order.subject, order.life, present, now)? {
@@ -191,6 +204,7 @@ impl Authority {
         let names = match subject {
             Subject::Server(given) => names::all(given),
             Subject::Client(uri) => vec![San::from(uri)],
+            Subject::Peer(given) => names::of_peer(given),
         };
         let reason = match self.fits(present, &names, now) {
             Ok(not_after) => return Ok(Renewal::Fits { not_after }),
@@ -208,7 +222,7 @@ impl Authority {
         params.distinguished_name = rcgen::DistinguishedName::new();
         let (common_name, usage) = match subject {
             Subject::Server(_) => (SERVER, ExtendedKeyUsagePurpose::ServerAuth),
-            Subject::Client(_) => (CLIENT, ExtendedKeyUsagePurpose::ClientAuth),
+            Subject::Client(_) | Subject::Peer(_) => (CLIENT, ExtendedKeyUsagePurpose::ClientAuth),
         };
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.is_ca = IsCa::ExplicitNoCa;

@@ -25,6 +25,11 @@ pub enum San {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientUri(String);
 
+impl ClientUri {
+    /// The URI in the certificate that a master shows to other masters.
+    pub const PEER: &str = "d8-registry:peer";
+}
+
 /// The text is no URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a URI, such as d8-registry:controller")]
@@ -113,6 +118,13 @@ pub(super) fn all(given: &[San]) -> Vec<San> {
     all.into_iter().collect()
 }
 
+/// A master's own names and the URI of a peer, sorted: what every master has would say of no one where he is.
+pub(super) fn of_peer(given: &[San]) -> Vec<San> {
+    let uri = San::Uri(ClientUri::PEER.to_owned());
+    let all: BTreeSet<_> = given.iter().cloned().chain([uri]).collect();
+    all.into_iter().collect()
+}
+
 /// The names of a certificate, sorted; `None` if it has others than these kinds, or none.
 pub(super) fn of(certificate: &X509Certificate<'_>) -> Option<Vec<San>> {
     let names = certificate.subject_alternative_name().ok()??;
@@ -152,6 +164,14 @@ mod tests {
         for wrong in ["", "controller", ":controller", "d8-registry:", "8d:x", "a b:c", "a:b c", "a:\u{e4}"] {
             assert_eq!(wrong.parse::<ClientUri>(), Err(InvalidClientUri), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_peer_has_its_own_names_and_the_uri() {
+        let names = of_peer(&["fd00::1".parse().unwrap(), "10.0.0.1".parse().unwrap()]);
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["10.0.0.1", "fd00::1", "d8-registry:peer"]);
+        assert!(ClientUri::PEER.parse::<ClientUri>().is_ok());
     }
 
     #[test]

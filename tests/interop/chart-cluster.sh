@@ -448,6 +448,44 @@ may_not "$forbidden" "$NODE" PATCH "$OWN/configmaps/registry-ca" '{"data": {"ca.
 may_not "$forbidden" "$NODE" DELETE "$OWN/configmaps/registry-ca"
 may_not "$policy" "$NODE" POST "$OWN/configmaps" '{"metadata": {"name": "d8-registry-masters"}}'
 
+say "no ServiceAccount of the chart reads the authority's key"
+# may_account ACCOUNT VERB RESOURCE [NAME], by the API server's own word.
+may_account() {
+    admin POST apis/authorization.k8s.io/v1/subjectaccessreviews "$(jq -cn --arg user "system:serviceaccount:d8-system:$1" --arg verb "$2" \
+        --arg resource "$3" --arg name "${4:-}" '{apiVersion: "authorization.k8s.io/v1", kind: "SubjectAccessReview", spec: {user: $user,
+        groups: ["system:serviceaccounts", "system:serviceaccounts:d8-system", "system:authenticated"], resourceAttributes:
+        {namespace: "d8-system", verb: $verb, resource: $resource, name: $name}}}')" | jq -r .status.allowed
+}
+mapfile -t accounts < <(object serviceaccounts | jq -r '.items[].metadata.name')
+for account in d8-registry d8-registry-controller d8-registry-metrics d8-registry-node; do
+    printf '%s\n' "${accounts[@]}" | grep -qx "$account" || fail "the chart has no ServiceAccount $account: ${accounts[*]}"
+done
+for account in "${accounts[@]}"; do
+    for verb in get list watch update patch delete; do
+        same "$(may_account "$account" "$verb" secrets registry-pki)" false "whether $account may $verb registry-pki"
+        same "$(may_account "$account" "$verb" secrets)" false "whether $account may $verb all Secrets"
+    done
+    # Whoever may start a pod may mount it there.
+    for resource in pods daemonsets deployments; do
+        same "$(may_account "$account" create "$resource")" false "whether $account may create $resource"
+    done
+    same "$(may_account "$account" get secrets d8-registry-controller-tls)" "$([[ $account == d8-registry-node ]] && echo true || echo false)" \
+        "whether $account may read the controller's certificate"
+done
+# The rule finds one that may.
+same "$(may_account d8-registry-controller get secrets registry-state)" true "whether the controller may read registry-state"
+# Nobody else mounts it, in any placement.
+for placement in StaticPod DaemonSet; do
+    same "$(helm template d8-registry "$CHART" --namespace d8-system "${proxy[@]}" --set "placement=$placement,nodeProxy.backends={a:1}" | "$PYTHON" -c 'import sys, yaml
+def mounts(volume):
+    sources = [volume.get("secret") or {}] + [source.get("secret") or {} for source in (volume.get("projected") or {}).get("sources", [])]
+    return any("registry-pki" in (source.get("secretName"), source.get("name")) and (not source.get("items") or any(item["key"] == "ca.key" for item in source["items"])) for source in sources)
+found = [f"{d['kind']}/{d['metadata']['name']}" for d in yaml.safe_load_all(sys.stdin)
+    if d and any(mounts(volume) for volume in d.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", []))]
+print(*sorted(found))')" "$([[ $placement == StaticPod ]] && echo DaemonSet/d8-registry-node || echo "DaemonSet/d8-registry DaemonSet/d8-registry-node")" \
+        "who mounts the authority's key with $placement"
+done
+
 say "and what it needs"
 may "$CONTROLLER" POST "$OWN/secrets" "$(made registry-state registry/state '"mode": "Proxy"')"
 may "$CONTROLLER" GET "$OWN/secrets?fieldSelector=metadata.name%3Dregistry-state"
@@ -520,6 +558,31 @@ same "$(object configmaps/registry-ca | jq -r '.data["ca.crt"]')" "$(<"$INTEROP_
 before=$(version configmaps/registry-ca)
 issue "$WORK/other" --once --publish-ca registry-ca >"$WORK/said" || fail "$(cat "$WORK/said")"
 same "$(version configmaps/registry-ca)" "$before" "the published authority after an issuer of another one"
+# So does one that runs, once that has been missing for long enough: it looks again soon, as its Secret is not there either.
+admin DELETE "$OWN/configmaps/registry-ca" >/dev/null
+kept_secret=$(object secrets/d8-registry-controller-tls | jq -c 'del(.metadata.uid, .metadata.resourceVersion, .metadata.managedFields)')
+admin DELETE "$OWN/secrets/d8-registry-controller-tls" >/dev/null
+KUBECONFIG=$WORK/node.kubeconfig "$INTEROP_SERVER" pki issue --ca-cert "$INTEROP_PKI/ca.crt" --ca-key "$INTEROP_PKI/ca.key" \
+    --uri d8-registry:controller --secret d8-registry-controller-tls --publish-ca registry-ca --publish-after 1s >"$WORK/publishing" 2>&1 &
+keeper=$!
+DAEMONS+=("$keeper")
+await there "$OWN/configmaps/registry-ca"
+same "$(object configmaps/registry-ca | jq -r '.data["ca.crt"]')" "$(<"$INTEROP_PKI/ca.crt")" "the authority that a running keeper publishes"
+grep -q 'there is no Secret d8-registry-controller-tls' "$WORK/publishing" || fail "it was published at the first look: $(cat "$WORK/publishing")"
+await grep -q 'the authority was not published, and is now' "$WORK/publishing"
+kill -TERM "$keeper"
+wait "$keeper" || fail "the keeper ended with $?: $(cat "$WORK/publishing")"
+# With the time that the chart gives it nothing is made while it runs.
+admin DELETE "$OWN/configmaps/registry-ca" >/dev/null
+KUBECONFIG=$WORK/node.kubeconfig "$INTEROP_SERVER" pki issue --ca-cert "$INTEROP_PKI/ca.crt" --ca-key "$INTEROP_PKI/ca.key" \
+    --uri d8-registry:controller --secret d8-registry-controller-tls --publish-ca registry-ca >"$WORK/waiting" 2>&1 &
+keeper=$!
+DAEMONS+=("$keeper")
+await grep -q 'there is no Secret d8-registry-controller-tls' "$WORK/waiting"
+gone "$OWN/configmaps/registry-ca"
+kill -TERM "$keeper"
+wait "$keeper" || fail "the keeper ended with $?: $(cat "$WORK/waiting")"
+admin POST "$OWN/secrets" "$kept_secret" >/dev/null
 # Kept for as long as it runs, also when the API server is away at its start.
 admin PATCH "$OWN/secrets/d8-registry-controller-tls" '{"data": {"tls.key": null}}' application/merge-patch+json >/dev/null
 tests/interop/kube-cluster.sh pause "$KUBE_DIR"

@@ -5,7 +5,7 @@
 # With CHART_REWRITE=1 deploy/manifests is written anew from what helm renders; else it has to be the same.
 source "$(dirname "$0")/harness.sh"
 
-need helm ip setpriv crane
+need helm ip setpriv crane openssl
 readonly PYTHON=$INTEROP_TOOLS/../venv/bin/python CRDS=$INTEROP_TOOLS/../crds TOOLS=$INTEROP_SCRIPTS/../tools/helm
 [[ -x $PYTHON && -d $CRDS ]] || skip "can't get kubernetes-validate or the CRDs"
 
@@ -205,6 +205,18 @@ local_clients() {
     same "$(manifests)" "d8-registry-node-proxy.yaml d8-registry.yaml" "manifests"
     same "$(find /mnt/node/etc/kubernetes -type f -perm /077 | wc -l)" 0 "files that others can read"
     same "$(find /mnt/node -name ca.key | wc -l)" 0 "keys of the authority on the node"
+    peer_certificate local-static-pod
+}
+# peer_certificate CASE: beside the server's there is one for the other masters, with this master's addresses.
+peer_certificate() {
+    local file
+    file=$(find /mnt/node/etc/kubernetes -name peer.crt)
+    same "$(openssl x509 -in "$file" -noout -ext subjectAltName | tail -n 1 | xargs)" \
+        "IP Address:10.0.0.1, IP Address:FD00:0:0:0:0:0:0:1, URI:d8-registry:peer" "names of the peer's certificate"
+    value "$1" registry-pki ca.crt >"$WORK/$1.ca"
+    openssl verify -purpose sslclient -CAfile "$WORK/$1.ca" "$file" >/dev/null || fail "the peer's certificate is none"
+    same "$(openssl x509 -in "$file" -noout -pubkey)" "$(openssl pkey -in "${file%.crt}.key" -pubout)" "the peer's key"
+    [[ -f ${file%/*}/tls.crt ]] || fail "the server's certificate is not beside the peer's"
 }
 proxy_daemonset_clients() {
     clients proxy-daemonset 5011 ro 127.0.0.1 10.0.0.1 '[fd00::1]'
@@ -226,12 +238,12 @@ print(next(d["stringData"]["mode.yaml"] for d in yaml.safe_load_all(open(sys.arg
     same "$(curl -sS --cacert "$WORK/$1.ca" -o /dev/null -w '%{http_code}' https://10.0.0.1:5001/-/state)" 404 "state, for everybody else"
     same "$(manifests)" "$3" "manifests"
 }
-export -f value same fail clients manifests local_clients proxy_daemonset_clients direct_clients controlled
+export -f value same fail clients manifests peer_certificate local_clients proxy_daemonset_clients direct_clients controlled
 export WORK PYTHON INTEROP_IMAGES INTEROP_SERVER
 node_runs local-static-pod bash -c 'set -euo pipefail; local_clients'
 node_runs local-daemonset bash -c 'set -euo pipefail; clients local-daemonset 5001 "ro rw" 10.0.0.1 "[fd00::1]"'
 node_runs proxy-static-pod bash -c 'set -euo pipefail; clients proxy-static-pod 5001 ro 127.0.0.1 10.0.0.1'
 node_runs proxy-daemonset bash -c 'set -euo pipefail; proxy_daemonset_clients'
 node_runs direct bash -c 'set -euo pipefail; direct_clients'
-node_runs controlled-static-pod bash -c 'set -euo pipefail; controlled controlled-static-pod Proxy "d8-registry-node-proxy.yaml d8-registry.yaml"'
+node_runs controlled-static-pod bash -c 'set -euo pipefail; controlled controlled-static-pod Proxy "d8-registry-node-proxy.yaml d8-registry.yaml"; peer_certificate controlled-static-pod'
 node_runs controlled-daemonset bash -c 'set -euo pipefail; controlled controlled-daemonset Direct ""'

@@ -113,6 +113,49 @@ fn a_programs_certificate_has_its_uri_and_nothing_else_and_is_good_for_no_server
     assert_eq!(both.status.code(), Some(2), "names of both kinds");
 }
 
+/// The names in a certificate, as openssl prints them.
+fn names(folder: &Path, file: &str) -> Vec<String> {
+    let text = openssl(folder, &format!("x509 -in {file} -noout -ext subjectAltName"));
+    let names = text.lines().last().unwrap_or_default().split(',');
+    names.map(|name| name.trim().to_owned()).collect()
+}
+
+#[test]
+fn a_masters_certificate_for_its_peers_lies_beside_its_own_and_is_renewed_with_it() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    authority(folder, "ca", P256);
+    let order = ["--san", "10.0.0.1,fd00::1", "--peer"];
+    let made = said(&issue(folder, "ca", &order));
+    assert_eq!(made.matches(": there was none\n").count(), 2, "{made}");
+    assert_eq!(
+        names(folder, "out/peer.crt"),
+        ["IP Address:10.0.0.1", "IP Address:FD00:0:0:0:0:0:0:1", "URI:d8-registry:peer"]
+    );
+    assert!(!names(folder, "out/tls.crt").contains(&"URI:d8-registry:peer".to_owned()));
+    let verify = |purpose: &str, file: &str| {
+        let arguments = ["verify", "-x509_strict", "-purpose", purpose, "-CAfile", "ca.crt", file];
+        Command::new("openssl").current_dir(folder).args(arguments).output().unwrap().status.success()
+    };
+    assert!(verify("sslclient", "out/peer.crt") && !verify("sslserver", "out/peer.crt"));
+    assert!(verify("sslserver", "out/tls.crt") && !verify("sslclient", "out/tls.crt"));
+    let key = std::fs::metadata(folder.join("out/peer.key")).unwrap();
+    assert_eq!(key.permissions().mode() & 0o777, 0o600);
+    let read = || ["out/tls.crt", "out/peer.crt", "out/peer.key"].map(|file| std::fs::read(folder.join(file)).unwrap());
+    let before = read();
+    let same = said(&issue(folder, "ca", &order));
+    assert_eq!(same.matches("; nothing changed\n").count(), 2, "{same}");
+    assert_eq!(read(), before);
+    // Another address is another certificate for both.
+    let moved = said(&issue(folder, "ca", &["--san", "10.0.0.2", "--peer"]));
+    assert_eq!(moved.matches("the names no longer fitted").count(), 2, "{moved}");
+    assert_eq!(names(folder, "out/peer.crt"), ["IP Address:10.0.0.2", "URI:d8-registry:peer"]);
+    let other = read();
+    assert!(before.iter().zip(&other).all(|(before, now)| before != now));
+    let refused = issue(folder, "ca", &["--uri", "d8-registry:controller", "--peer"]);
+    assert_eq!(refused.status.code(), Some(2), "a program has no peers");
+}
+
 /// Puts a certificate with the wanted names in place that was made long ago and ends with the authority.
 fn age(folder: &Path, ca: &str) {
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();

@@ -123,12 +123,13 @@ resources:
     - {name: data, mountPath: /data}
 {{- end -}}
 
-{{- /* A certificate of the pod's own, kept in memory. The authority's key is only mounted here. */ -}}
+{{- /* A certificate of the pod's own, kept in memory, and of a master beside it the one that it shows to other masters. The
+  authority's key is only mounted here. */ -}}
 {{- define "certificate" -}}
 - name: certificate
   image: {{ .Values.image.reference }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
-  args: [pki, issue, --ca-cert=/authority/ca.crt, --ca-key=/authority/ca.key, --san=$(ADDRESSES), --out=/etc/d8-registry/tls]
+  args: [pki, issue, --ca-cert=/authority/ca.crt, --ca-key=/authority/ca.key, --san=$(ADDRESSES), {{ if not (include "inPodNetwork" .) }}--peer, {{ end }}--out=/etc/d8-registry/tls]
   env:
     {{- include "addresses" . | nindent 4 }}
   {{- include "smallResources" . | nindent 2 }}
