@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::support::{
-    ALIAS, Image, REPO, Setup, Switched, Upstream, answered_by, coming, header, mode, mode_file, mode_with_login, path,
-    refusal, within,
+    ALIAS, Image, REPO, Setup, Switched, Upstream, answered_by, blob, coming, digest, header, mode, mode_file,
+    mode_with_login, path, refusal, within,
 };
 
 #[tokio::test]
@@ -149,6 +149,38 @@ async fn unmanaged_serves_nothing_and_keeps_what_is_stored() {
     assert_eq!(admin.get("/readyz").await.status(), 200);
     assert_eq!(server.client("ro").get(&path("manifests/v1")).await.bytes().await.unwrap(), image.manifest());
     server.registry.stop();
+}
+
+/// The rest of a transfer, of which some came before.
+async fn rest(mut answer: reqwest::Response, mut content: Vec<u8>) -> Vec<u8> {
+    while let Some(piece) = answer.chunk().await.unwrap() {
+        content.extend_from_slice(&piece);
+    }
+    content
+}
+
+#[tokio::test]
+async fn a_transfer_that_is_under_way_when_its_mode_goes_ends_whole() {
+    // More than sockets and buffers hold: most of it is still to be sent when the mode goes.
+    let large = blob(1, 32 << 20);
+    let asked = path(&format!("blobs/{}", digest(&large)));
+    let upstream = Upstream::start();
+    upstream.put_blob(REPO, &large);
+    for name in ["Local", "Direct", "Proxy"] {
+        let in_force = mode(name, Some(&upstream).filter(|_| name != "Local"));
+        let server = Switched::start(&mode_file(1, &in_force, None, &[]));
+        if name == "Local" {
+            server.client("rw").push_blob(ALIAS, &large).await;
+        }
+        let mut answer = server.client("ro").get(&asked).await;
+        assert_eq!(answer.status(), 200, "{name}");
+        let first = answer.chunk().await.unwrap().unwrap().to_vec();
+        assert!(first.len() < large.len() / 4);
+        server.switch(&mode_file(2, &mode("Unmanaged", None), None, &[])).await;
+        assert_eq!(server.client("ro").get(&asked).await.status(), 503, "{name}: a new request is not answered");
+        assert!(rest(answer, first).await == large, "{name}: the transfer was cut");
+        server.registry.stop();
+    }
 }
 
 #[tokio::test]

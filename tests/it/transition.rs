@@ -4,8 +4,8 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::support::{
-    ALIAS, Gate, Image, REPO, Switched, Upstream, answered_by, blob, cache, coming, digest, header, is_previous, mode,
-    mode_file, path, refusal,
+    ALIAS, Answer, Gate, Image, REPO, Switched, Upstream, answered_by, blob, cache, coming, digest, header,
+    is_previous, mode, mode_file, path, refusal,
 };
 
 const PREVIOUS: &str = "d8_registry_previous_answers_total";
@@ -219,6 +219,40 @@ async fn an_upstream_that_says_nothing_does_not_keep_the_mode_before_from_answer
     assert_eq!(answer.bytes().await.unwrap(), image.blobs()[1]);
     gate.open();
     server.registry.stop();
+}
+
+#[tokio::test]
+async fn whatever_the_mode_in_force_fails_with_the_mode_before_answers() {
+    type Fault = fn(&mut Answer, &Gate);
+    let faults: [(&str, Fault); 5] = [
+        ("refused", |answer, _| _ = answer.fail(403, "no")),
+        ("not signed in", |answer, _| _ = answer.fail(401, "no")),
+        ("an error of the server", |answer, _| _ = answer.fail(500, "broken")),
+        ("not there for now", |answer, _| _ = answer.fail(503, "later")),
+        ("no answer", |answer, gate| _ = answer.hold_head(gate)),
+    ];
+    for name in ["Direct", "Proxy"] {
+        for (fault, fails) in faults {
+            let image = Image::of(1);
+            let (broken, before) = (with(&image), with(&image));
+            let gate = Gate::new();
+            for kind in ["manifests", "blobs"] {
+                for method in ["GET", "HEAD"] {
+                    let gate = gate.clone();
+                    broken.rule(method, &format!("/v2/{REPO}/{kind}/*"), move |answer| fails(answer, &gate));
+                }
+            }
+            let (in_force, previous) = (mode(name, Some(&broken)), mode("Direct", Some(&before)));
+            let server = Switched::start(&mode_file(1, &in_force, None, &[&previous]));
+            for (asked, content) in [(manifest(&image), image.manifest()), (layer(&image), &image.blobs()[1][..])] {
+                let answer = server.client("ro").get(&asked).await;
+                assert_eq!((answer.status().as_u16(), is_previous(&answer)), (200, true), "{name}, {fault}: {asked}");
+                assert_eq!(answer.bytes().await.unwrap(), content, "{name}, {fault}: {asked}");
+            }
+            gate.open();
+            server.registry.stop();
+        }
+    }
 }
 
 #[tokio::test]
