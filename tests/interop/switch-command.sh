@@ -29,6 +29,8 @@ secret() { # NAME JSON-OF-STRING-DATA
     admin POST "$OWN/secrets" "{\"metadata\": {\"name\": \"$1\"}, \"stringData\": $2}" >/dev/null
 }
 
+there() { admin GET "$OWN/secrets/$1" >/dev/null 2>&1; }
+
 admin POST api/v1/namespaces '{"metadata": {"name": "d8-system"}}' >/dev/null 2>&1 || true
 printf 'hunter2\n' >"$WORK/license"
 cat >"$WORK/mc.yaml" <<'EOF'
@@ -96,6 +98,78 @@ admin PATCH "$OWN/secrets/registry-state" '{"stringData": {"state": "mode: Local
     "- {type: Ready, status: \"True\", lastTransitionTime: \"2025-07-15T12:52:46Z\"}\n"}}' application/merge-patch+json >/dev/null
 wait "$watch" || fail "the watch failed: $(cat "$WORK/watched")"
 grep -q "Mode: Local, reached" "$WORK/watched" || fail "the watch does not say so: $(cat "$WORK/watched")"
+
+say "what SWITCHING prints works word for word"
+# The commands of its blocks and the manifests beside them, in their order. The controller is played.
+mkdir "$WORK/as-printed"
+awk -v out="$WORK/as-printed" '
+    /^ *```bash/ { on = 1; next }
+    /^ *```yaml/ { match($0, /^ */); indent = RLENGTH; file = sprintf("%s/%d.yaml", out, ++count); yaml = 1; next }
+    /^ *```/ { on = yaml = 0; next }
+    yaml { print substr($0, indent + 1) > file }
+    on && /^ *d8-registry / { sub(/^ */, ""); print > (out "/commands") }' docs/SWITCHING.md
+sed -i 's/<LICENSE_KEY>/hunter2/' "$WORK"/as-printed/*.yaml
+admin DELETE "$OWN/secrets/registry-config" >/dev/null
+cp "$WORK/license" "$WORK/as-printed/license.txt"
+# The programs as they are called there: in PATH, d8 as far as it is kubectl.
+mkdir "$WORK/path"
+ln -s "$INTEROP_SERVER" "$WORK/path/d8-registry"
+printf '#!/usr/bin/env bash\n[[ $1 == k ]] && exec kubectl "${@:2}"\nexit 2\n' >"$WORK/path/d8"
+chmod +x "$WORK/path/d8"
+as_printed() { (cd "$WORK/as-printed" && PATH="$WORK/path:$PATH" bash -euo pipefail -c "$1") >"$WORK/printed" 2>&1 || fail "$1: $(cat "$WORK/printed")"; }
+reached() { # MODE
+    admin PATCH "$OWN/secrets/registry-state" "{\"stringData\": {\"state\": \"mode: $1\\ntarget_mode: $1\\n\", \"mode\": \"$1\", \"target_mode\": \"$1\",
+        \"conditions\": \"- {type: Ready, status: \\\"True\\\", lastTransitionTime: \\\"2025-07-15T12:52:46Z\\\"}\\n\"}}" \
+        application/merge-patch+json >/dev/null
+}
+run=0 modes=()
+while IFS= read -r command; do
+    as_printed "$command"
+    run=$((run + 1))
+    case $command in
+        *--dry-run*) grep -q 'Nothing was written' "$WORK/printed" || fail "$command: $(cat "$WORK/printed")" ;;
+        *' mode '*)
+            mode=$(awk '{print $4}' <<<"$command")
+            same "$(config | jq -r .mode)" "$mode" "the mode after $command"
+            if [[ $command == *--license-file* ]]; then
+                same "$(config | jq -r '"\(.imagesRepo) \(.password)"')" "registry.deckhouse.io/deckhouse/ee hunter2" "settings after $command"
+            fi
+            modes+=("$mode")
+            reached "$mode"
+            ;;
+        *'status --json'*) jq -e .mode "$WORK/printed" >/dev/null || fail "$command: $(cat "$WORK/printed")" ;;
+        *' status'*) grep -q '^Mode: ' "$WORK/printed" || fail "$command: $(cat "$WORK/printed")" ;;
+        *' finish '* | *' source '*)
+            word=$(sed -E 's/^d8-registry switch //; s/ (--)?/-/g' <<<"$command")
+            same "$(word)" "$word" "the word after $command"
+            ;;
+        *) fail "a command of another kind is printed: $command" ;;
+    esac
+done <"$WORK/as-printed/commands"
+same "${modes[*]}" "Direct Proxy Local Unmanaged Unmanaged" "modes that are switched to"
+((run > 14)) || fail "only $run commands are printed"
+# Each manifest that is printed is one for --settings, as it is said beside the first of them.
+# shellcheck disable=SC2016 # the text has backticks
+grep -qF '`d8-registry switch mode Direct --settings mc-deckhouse.yaml`' docs/SWITCHING.md || fail "the command with a manifest is another one"
+manifests=0
+for manifest in "$WORK"/as-printed/*.yaml; do
+    mode=$(sed -n 's/^ *mode: //p' "$manifest")
+    cp "$manifest" "$WORK/as-printed/mc-deckhouse"
+    as_printed "d8-registry switch mode $mode --settings mc-deckhouse"
+    same "$(config | jq -r .mode)" "$mode" "the mode after the manifest of $mode"
+    manifests=$((manifests + 1))
+done
+same "$manifests" 4 "manifests that are printed"
+# The commands of d8 that need neither Deckhouse's pod nor yq; d8 k is kubectl.
+secret registry-user-rw '{"name": "rw", "password": "secret"}'
+if command -v kubectl >/dev/null; then
+    while IFS= read -r command; do
+        as_printed "$command"
+    done < <(sed -n 's/^ *\(d8 k -n d8-system .*\)$/\1/p' docs/SWITCHING.md | grep -v -e ' yq ' -e ' exec ' -e '|$' -e ' get deployment')
+    ! there registry-bashible-config || fail "the Secret for nodes is there after the printed command that deletes it"
+else
+    say "no kubectl here: the commands of d8 are not run"
+fi
 
 say "what is Deckhouse's is not written"
 admin PATCH "$OWN/secrets/registry-config" '{"metadata": {"annotations": {"d8-registry/source": null}}}' application/merge-patch+json >/dev/null
