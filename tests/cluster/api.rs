@@ -87,6 +87,22 @@ impl ApiServer {
 
     /// Makes an object, or changes it to this, whatever kind it is.
     pub(crate) async fn apply(&self, object: &Value) {
+        let (objects, name) = self.objects(object).await;
+        let parameters = PatchParams::apply("test").force();
+        if let Err(error) = objects.patch(&name, &parameters, &Patch::Apply(object)).await {
+            panic!("{name}: {error}");
+        }
+    }
+
+    /// The same for its status, which is a part of its own.
+    pub(crate) async fn apply_status(&self, object: &Value) {
+        let (objects, name) = self.objects(object).await;
+        let status = json!({"status": object["status"]});
+        objects.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    /// Where an object is, and its name.
+    async fn objects(&self, object: &Value) -> (Objects<DynamicObject>, String) {
         let kind = object["kind"].as_str().unwrap();
         let (group, version) = match object["apiVersion"].as_str().unwrap().split_once('/') {
             Some(pair) => pair,
@@ -100,18 +116,14 @@ impl ApiServer {
                 Err(_) => tokio::task::yield_now().await,
             }
         };
-        let name = object["metadata"]["name"].as_str().unwrap();
-        let objects: Objects<DynamicObject> = match capabilities.scope {
+        let objects = match capabilities.scope {
             discovery::Scope::Cluster => Objects::all_with(self.client.clone(), &resource),
             discovery::Scope::Namespaced => {
                 let namespace = object["metadata"]["namespace"].as_str().unwrap_or(NAMESPACE);
                 Objects::namespaced_with(self.client.clone(), namespace, &resource)
             }
         };
-        let parameters = PatchParams::apply("test").force();
-        if let Err(error) = objects.patch(name, &parameters, &Patch::Apply(object)).await {
-            panic!("{name}: {error}");
-        }
+        (objects, object["metadata"]["name"].as_str().unwrap().to_owned())
     }
 
     /// Makes an object that is not there.

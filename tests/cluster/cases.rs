@@ -24,7 +24,15 @@ use super::repairs::{
     what_somebody_edits_or_deletes_is_put_back_in_a_settled_cluster,
     what_somebody_edits_or_deletes_is_put_back_in_the_middle_of_a_switch,
 };
+use super::said::{
+    beside_deckhouses_own_module_the_controller_writes_nothing,
+    settings_that_are_wrong_or_that_deckhouse_would_refuse_are_said_and_change_nothing,
+};
 use super::skipping::a_skipped_node_keeps_its_source_until_it_is_back_or_deleted;
+use super::undo::{
+    the_nodes_secret_is_deleted_for_good_in_settled_bare_unmanaged_alone,
+    the_old_mode_set_in_every_phase_is_reached_without_a_failed_pull,
+};
 use super::wanted::Wanted;
 use super::world::World;
 
@@ -58,6 +66,10 @@ cases! {
     nodes_that_join_and_leave_are_taken_along,
     a_skipped_node_keeps_its_source_until_it_is_back_or_deleted,
     what_somebody_edits_or_deletes_is_put_back_in_a_settled_cluster,
+    settings_that_are_wrong_or_that_deckhouse_would_refuse_are_said_and_change_nothing,
+    beside_deckhouses_own_module_the_controller_writes_nothing,
+    the_old_mode_set_in_every_phase_is_reached_without_a_failed_pull,
+    the_nodes_secret_is_deleted_for_good_in_settled_bare_unmanaged_alone,
     under_deckhouses_policies_the_commands_of_an_administrator_do_what_they_say,
     #[long]
     every_pair_of_modes_without_a_failed_pull,
@@ -85,9 +97,25 @@ async fn direct() -> World {
 
 async fn five_pairs_of_modes_without_a_failed_pull() {
     let world = direct().await;
-    for wanted in [Wanted::Proxy(0), Wanted::Local, Wanted::Proxy(1), Wanted::Configured(0)] {
+    by_node_proxy(&world).await;
+    for wanted in [Wanted::Proxy(0), Wanted::Local, Wanted::Proxy(1)] {
         world.switch(wanted).await;
+        by_node_proxy(&world).await;
     }
+    world.switch(Wanted::Configured(0)).await;
+}
+
+/// In a managed mode a node whose containerd has no rewrites pulls by node-proxy alone.
+async fn by_node_proxy(world: &World) {
+    const NODE: &str = "plain-0";
+    let mirrors: Vec<String> = {
+        let nodes = world.roles.nodes.lock().unwrap();
+        let hosts = nodes[NODE].hosts.lock().unwrap();
+        let usable = hosts.values().flatten().filter(|mirror| mirror.rewrites.is_empty());
+        usable.map(|mirror| mirror.host.clone()).collect()
+    };
+    assert_eq!(mirrors, ["127.0.0.1:5001"]);
+    world.assert_pulled_by(NODE).await;
 }
 
 async fn a_target_that_changes_in_the_middle_loses_no_image() {
@@ -169,7 +197,7 @@ async fn nodes_that_join_and_leave_are_taken_along() {
         .await;
     world.roles.release("worker-2").await;
     world.finish(Wanted::Proxy(0)).await;
-    assert!(world.nodes().contains("worker-2"));
+    assert!(world.roles.nodes.lock().unwrap().contains_key("worker-2"));
     assert_eq!(world.api.all::<NodeObject>().list(&kube::api::ListParams::default()).await.unwrap().items.len(), 3);
     assert!(world.is(ConditionType::Ready, true).await);
 }

@@ -31,6 +31,9 @@ const OUTPUTS: [&str; 12] = [
     "registry-user-ro",
     "registry-user-rw",
 ];
+/// What the way to every mode from another one writes.
+const EACH: [&str; 5] =
+    ["d8-registry-switch", "d8-registry-mode", "registry-bashible-config", "deckhouse-registry", "registry-state"];
 /// More lives than any switch has writes.
 const LIVES: usize = 200;
 /// In one of so many lives writes of `registry-state` count too. Not in all: what a controller finds out ends with it, so one
@@ -92,7 +95,11 @@ pub(super) async fn a_controller_that_is_killed_between_any_two_writes_goes_on()
     for wanted in
         [Wanted::Direct(0), Wanted::Direct(1), Wanted::Proxy(0), Wanted::Configured(0), Wanted::Proxy(1), Wanted::Bare]
     {
+        let before = gate.counts();
         switch_with_kills(&mut world, &gate, wanted, 2).await;
+        let counts = gate.counts();
+        let never: Vec<&str> = EACH.into_iter().filter(|name| counts.get(*name) == before.get(*name)).collect();
+        assert!(never.is_empty(), "on the way to {wanted:?} no kill before a write of {never:?}");
     }
 }
 

@@ -25,7 +25,9 @@ mod pulls;
 mod release;
 mod repairs;
 mod roles;
+mod said;
 mod skipping;
+mod undo;
 mod wanted;
 mod world;
 

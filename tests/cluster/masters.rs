@@ -2,12 +2,14 @@
 
 use d8_registry::switch::{ConditionType, Target};
 
+use super::release::a_layer;
 use super::wanted::Wanted;
 use super::world::World;
 
 /// Condition RegistryContainsRequiredImages, when the images were pushed to two of the masters.
 const THIRD_LACKS_ALL: &str =
     "master-0: all 2 items are checked\nmaster-1: all 2 items are checked\nmaster-2: 0 of 2 items processed";
+const TWO_ARE_WHOLE: &str = "master-0: all 2 items are checked\nmaster-1: all 2 items are checked\n";
 const MASTERS: &[&str] = &["master-0", "master-1", "master-2"];
 
 /// Each newer mode file comes to one of the servers, in turn another one, only after every node has pulled in between.
@@ -60,6 +62,19 @@ pub(super) async fn a_switch_to_local_waits_for_the_images_of_every_master() {
             condition.is_some_and(|condition| condition.message.contains(THIRD_LACKS_ALL))
         })
         .await;
+    world.assert_pulled().await;
+    // Every manifest is on the third master, and of one image a layer is not.
+    world.roles.servers.lock().unwrap()[2].configure("manifests: {missingReferences: allow}");
+    world.push_without(&hosts[2], &a_layer()).await;
+    world
+        .until("only a layer is missing", || async {
+            let condition = world.condition(kind).await.filter(|condition| !condition.status);
+            condition.is_some_and(|condition| {
+                condition.message.contains(TWO_ARE_WHOLE) && condition.message.contains(&a_layer())
+            })
+        })
+        .await;
+    assert_eq!(world.fact("servers").await, "Proxy in force, Local filling");
     world.assert_pulled().await;
     world.push(&hosts[2]).await;
     world.reach(Wanted::Local).await;

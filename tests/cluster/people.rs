@@ -49,8 +49,10 @@ pub(super) async fn under_deckhouses_policies_the_commands_of_an_administrator_d
         let (is_well, said) = switch(&admin, arguments).await;
         assert!(is_well && said.contains(words), "switch {arguments:?}: {said}");
     };
-    let files = world.files_of_upstream();
-    let [ca, password] = files.each_ref().map(|file| file.to_str().unwrap());
+    let (folder, ca) = world.files();
+    let password = folder.join("password");
+    std::fs::write(&password, "secret\n").unwrap();
+    let [ca, password] = [ca, &password].map(|file| file.to_str().unwrap());
     let repository = World::repository(0);
     let parameters =
         ["--images-repo", &repository, "--ca-file", ca, "--username", "license", "--password-file", password];

@@ -160,6 +160,13 @@ impl Server {
         }
     }
 
+    /// Adds a line to its configuration.
+    pub(crate) fn configure(&self, line: &str) {
+        let config = String::from_utf8(self.kept("config.yaml")).unwrap();
+        self.keep("config.yaml", format!("{config}{line}\n").as_bytes());
+        self.reload();
+    }
+
     /// The user of a Secret `registry-user-*`.
     pub(crate) fn keep_user(&self, secret: &str, data: &BTreeMap<String, Vec<u8>>) {
         for (key, value) in data {

@@ -37,6 +37,8 @@ pub(crate) struct Node {
 #[derive(Debug, Default)]
 pub(crate) struct Pulls {
     pub(crate) done: AtomicU64,
+    /// By node, those that gave the image.
+    given: Mutex<BTreeMap<String, u64>>,
     failures: Mutex<Vec<String>>,
     clients: Mutex<BTreeMap<String, Client>>,
     /// Whether each request has a connection of its own, and so may come to another server.
@@ -56,15 +58,22 @@ impl Pulls {
             ticks.tick().await;
             let images = node.images.lock().unwrap().clone();
             for image in images {
-                if let Err(why) = self.pull(&node, &image).await {
+                match self.pull(&node, &image).await {
+                    Ok(()) => *self.given.lock().unwrap().entry(name.clone()).or_default() += 1,
                     // One that no pod names any more was not needed.
-                    if node.images.lock().unwrap().contains(&image) {
+                    Err(why) if node.images.lock().unwrap().contains(&image) => {
                         self.failures.lock().unwrap().push(format!("{name}: {image}: {why}"));
                     }
+                    Err(_) => {}
                 }
                 self.done.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// How many of a node's pulls gave the image so far.
+    pub(crate) fn given(&self, node: &str) -> u64 {
+        self.given.lock().unwrap().get(node).copied().unwrap_or_default()
     }
 
     /// The failures so far.

@@ -14,8 +14,24 @@ pub(crate) static IMAGE: LazyLock<Image> = LazyLock::new(|| Image::of(2));
 /// The image of Deckhouse itself.
 static DECKHOUSE: LazyLock<Image> = LazyLock::new(|| Image::of(1));
 
+/// A layer of the workload's image.
+pub(crate) fn a_layer() -> String {
+    testkit::digest(&IMAGE.blobs()[1])
+}
+
 /// Everything of the release, as `d8 mirror push` puts it.
-pub(crate) async fn push_release(host: &str, repository: &str, (user, password): (&str, &str), ca: &str) {
+pub(crate) async fn push_release(host: &str, repository: &str, login: (&str, &str), ca: &str) {
+    push_release_without(host, repository, login, ca, "").await;
+}
+
+/// The same without one blob. A server that does not take an image without it is asked again until it does.
+pub(crate) async fn push_release_without(
+    host: &str,
+    repository: &str,
+    (user, password): (&str, &str),
+    ca: &str,
+    left_out: &str,
+) {
     let authorities = Certificate::from_pem_bundle(ca.as_bytes()).unwrap();
     let client = Client::builder().tls_certs_only(authorities).no_proxy().build().unwrap();
     let list = json!({"nodeManager": {"bashibleApiserver": IMAGE.digest()}}).to_string();
@@ -32,7 +48,7 @@ pub(crate) async fn push_release(host: &str, repository: &str, (user, password):
         [("", RELEASE, &DECKHOUSE), ("", &digest, &IMAGE), ("/install", RELEASE, &install)];
     for (child, reference, image) in all {
         let base = format!("https://{host}/v2/{repository}{child}");
-        for blob in image.blobs() {
+        for blob in image.blobs().iter().filter(|blob| testkit::digest(blob) != left_out) {
             let url = format!("{base}/blobs/uploads/?digest={}", testkit::digest(blob));
             let answer = loop {
                 // The server may be starting.
@@ -45,8 +61,15 @@ pub(crate) async fn push_release(host: &str, repository: &str, (user, password):
             assert_eq!(answer.status(), 201, "{host}: {}", answer.text().await.unwrap());
         }
         let url = format!("{base}/manifests/{reference}");
-        let request = client.put(&url).basic_auth(user, Some(password)).header("content-type", image.media_type());
-        let answer = request.body(image.manifest().to_vec()).send().await.unwrap();
-        assert_eq!(answer.status(), 201, "{host}: {}", answer.text().await.unwrap());
+        loop {
+            let request = client.put(&url).basic_auth(user, Some(password)).header("content-type", image.media_type());
+            let answer = request.body(image.manifest().to_vec()).send().await.unwrap();
+            if left_out.is_empty() {
+                assert_eq!(answer.status(), 201, "{host}: {}", answer.text().await.unwrap());
+            }
+            if answer.status() == 201 {
+                break;
+            }
+        }
     }
 }

@@ -8,14 +8,14 @@ use d8_registry::switch::{ConditionType, FoundModeFile, Record, RegistryState, T
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::Resource;
-use kube::api::{DeleteParams, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::cases::{MASTER, WORKERS};
 use super::wanted::Wanted;
-use super::world::{World, merge};
+use super::world::World;
 
 type Data = BTreeMap<String, Vec<u8>>;
 
@@ -74,7 +74,7 @@ async fn edit<K>(world: &World, name: &str, change: &Value)
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    world.api.of::<K>().patch(name, &PatchParams::default(), &merge(change)).await.unwrap();
+    world.api.of::<K>().patch(name, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
 }
 
 /// Edits a Secret, or deletes it, and waits until it is what it was.

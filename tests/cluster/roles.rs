@@ -150,6 +150,28 @@ impl Roles {
         }
     }
 
+    /// All servers get the newest mode file, and each newer one at once.
+    pub(crate) fn deliver(&self) {
+        *self.lag.lock().unwrap() = None;
+        let newest = self.mode_file.lock().unwrap();
+        for server in self.servers.lock().unwrap().iter() {
+            server.keep("mode/mode.yaml", &newest);
+            server.reload();
+        }
+    }
+
+    /// The Secret for nodes is gone, and bashible writes containerd's configuration of before on every one of them.
+    pub(crate) async fn forget(&self) {
+        *self.bashible.lock().unwrap() = None;
+        let nodes: Vec<(String, Arc<Node>)> = self.nodes.lock().unwrap().clone().into_iter().collect();
+        let objects = Objects::<NodeObject>::all(self.client.clone());
+        let patch = json!({"metadata": {"annotations": {"registry.deckhouse.io/version": null}}});
+        for (name, node) in nodes {
+            node.hosts.lock().unwrap().clear();
+            objects.patch(&name, &PatchParams::default(), &Patch::Merge(patch.clone())).await.unwrap();
+        }
+    }
+
     /// bashible's run on a node: containerd's files first, then the word that they are there.
     pub(crate) async fn converge(&self, name: &str) {
         if self.held.lock().unwrap().contains(name) {

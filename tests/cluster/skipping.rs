@@ -29,7 +29,7 @@ pub(super) async fn a_skipped_node_keeps_its_source_until_it_is_back_or_deleted(
         .await;
     assert!(world.is(ConditionType::NodesSkipped, true).await);
     // It asks as a user of the mode before, whom the servers know as long as they hold that.
-    world.assert_pulled().await;
+    world.assert_pulled_by(LOST).await;
     let servers = world.fact("servers").await;
     assert_eq!(servers, "Proxy in force, Direct before");
     world.bring_back(LOST).await;
@@ -39,7 +39,7 @@ pub(super) async fn a_skipped_node_keeps_its_source_until_it_is_back_or_deleted(
     world.lose(LOST).await;
     world.want(Wanted::Configured(0)).await;
     until_message(&world, ConditionType::FinalContainerdConfigReady, "Pod d8-monitoring/grafana-plain-0").await;
-    world.assert_pulled().await;
+    world.assert_pulled_by(LOST).await;
     assert_eq!(world.fact("servers").await, "Proxy in force");
     world.leave(LOST).await;
     world.finish(Wanted::Configured(0)).await;

@@ -1,8 +1,8 @@
 //! A cluster: API server, masters with servers, nodes that pull, Deckhouse, and two registries outside.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node as NodeObject, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use reqwest::Client;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -24,7 +24,7 @@ use super::api::{ApiServer, NAMESPACE, client};
 use super::objects;
 use super::processes::{Authority, ControllerSetup, Process, Server, metrics_address, node_proxy};
 use super::pulls::{Node, Pulls};
-use super::release::push_release;
+use super::release::{push_release, push_release_without};
 use super::roles::{Roles, WORKLOADS};
 use super::wanted::{Pace, Wanted};
 
@@ -310,11 +310,9 @@ impl World {
         format!("{}:5001/{REPOSITORY}", UPSTREAMS[number])
     }
 
-    /// Files with the CA of the registries outside, and with the password there.
-    pub(crate) fn files_of_upstream(&self) -> [PathBuf; 2] {
-        let password = self.directory.path().join("password");
-        std::fs::write(&password, "secret\n").unwrap();
-        [self.outside.cert.clone(), password]
+    /// A folder for files, and the CA of the registries outside in one.
+    pub(crate) fn files(&self) -> (&Path, &Path) {
+        (self.directory.path(), &self.outside.cert)
     }
 
     /// A fact of `registry-state`; empty where it is not there.
@@ -395,8 +393,13 @@ impl World {
 
     /// `d8 mirror push` to a master.
     pub(crate) async fn push(&self, host: &str) {
+        self.push_without(host, "").await;
+    }
+
+    /// The same without one blob.
+    pub(crate) async fn push_without(&self, host: &str, blob: &str) {
         let password = self.password("registry-user-rw").await;
-        push_release(host, "system/deckhouse", ("rw", &password), &self.authority.pem()).await;
+        push_release_without(host, "system/deckhouse", ("rw", &password), &self.authority.pem(), blob).await;
     }
 
     async fn password(&self, secret: &str) -> String {
@@ -409,6 +412,15 @@ impl World {
         let nodes = u64::try_from(self.roles.nodes.lock().unwrap().len()).unwrap();
         let enough = self.pulls.done.load(Ordering::Relaxed) + 4 * nodes;
         self.until("pulls go on", || async { self.pulls.done.load(Ordering::Relaxed) >= enough }).await;
+        self.assert_no_failure();
+    }
+
+    /// A node has got its images since, each at least twice: one that a switch goes on without is not excused.
+    pub(crate) async fn assert_pulled_by(&self, node: &str) {
+        let images = self.roles.nodes.lock().unwrap()[node].images.lock().unwrap().len();
+        assert!(images > 0, "{node} has no pods");
+        let enough = self.pulls.given(node) + 3 * u64::try_from(images).unwrap();
+        self.until(&format!("{node} gets its images"), || async { self.pulls.given(node) >= enough }).await;
         self.assert_no_failure();
     }
 
@@ -478,18 +490,8 @@ impl World {
             );
         }
     }
-
-    /// The nodes by name.
-    pub(crate) fn nodes(&self) -> BTreeSet<String> {
-        self.roles.nodes.lock().unwrap().keys().cloned().collect()
-    }
 }
 
 fn address_of(master: usize) -> String {
     format!("127.0.0.{}", 11 + master)
-}
-
-/// A patch of any object's metadata or spec, as a person makes it.
-pub(crate) fn merge(value: &Value) -> Patch<&Value> {
-    Patch::Merge(value)
 }
