@@ -3,12 +3,13 @@
 //! The order is always: write under a name nobody knows, check, sync the file, rename or link it to its
 //! name, sync the directory. All of it blocks.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::syncfs;
@@ -20,11 +21,38 @@ use crate::clock::Timestamp;
 const DIRECTORY_MODE: u32 = 0o750;
 const FILE_MODE: u32 = 0o640;
 
+/// Where Linux says its version.
+const RELEASE: &str = "/proc/sys/kernel/osrelease";
+
 /// The disk's durable operations.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Disk {
     /// Held while directories are made and synced into their parents.
     making: Mutex<()>,
+    /// Whether a sync of the file system says that bytes of any file there could not be written.
+    tells_all: bool,
+    /// Syncs of the file system.
+    #[cfg(test)]
+    pub(crate) whole_syncs: std::sync::atomic::AtomicU64,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        static TELLS_ALL: LazyLock<bool> =
+            LazyLock::new(|| std::fs::read_to_string(RELEASE).is_ok_and(|release| tells_all(&release)));
+        Self {
+            making: Mutex::default(),
+            tells_all: *TELLS_ALL,
+            #[cfg(test)]
+            whole_syncs: std::sync::atomic::AtomicU64::default(),
+        }
+    }
+}
+
+/// Whether `syncfs` of that version of Linux says that bytes could not be written: since 5.8 (syncfs(2)).
+fn tells_all(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse::<u32>().ok());
+    matches!((numbers.next().flatten(), numbers.next().flatten()), (Some(major), Some(minor)) if (major, minor) >= (5, 8))
 }
 
 /// A file that goes with this value unless it is renamed to its place first.
@@ -50,6 +78,12 @@ impl Drop for Temporary {
 }
 
 impl Disk {
+    /// As on a Linux before 5.8.
+    #[cfg(test)]
+    pub(crate) fn of_old_kernel() -> Self {
+        Self { tells_all: false, ..Self::default() }
+    }
+
     /// Makes `directory` and every missing parent; each new one is synced into its parent.
     pub(crate) fn make_directory(&self, directory: &Path) -> Result<(), FsError> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,9 +132,29 @@ impl Disk {
     /// Makes all files and names durable of the file system that `root`, open since before they were written, is on: one write
     /// of its journal for hundreds of them, where a sync of each has one each. What others have written there goes to the disk
     /// too. An error of any file there since the last call is one of this call.
-    pub(crate) fn sync_file_system(&self, root: impl AsFd, path: &Path) -> Result<(), FsError> {
+    ///
+    /// A Linux before 5.8 does not say there that bytes could not be written. Then each of `files`, open since before it was
+    /// written, is synced behind that, which says so, and each of `directories`.
+    pub(crate) fn sync_file_system<'f>(
+        &self,
+        root: impl AsFd,
+        path: &Path,
+        files: impl IntoIterator<Item = (&'f File, &'f Path)>,
+        directories: impl IntoIterator<Item = &'f Path>,
+    ) -> Result<(), FsError> {
         self.settle();
-        syncfs(root).map_err(|error| FsError::on("sync the file system of", path)(error.into()))
+        syncfs(root).map_err(|error| FsError::on("sync the file system of", path)(error.into()))?;
+        #[cfg(test)]
+        self.whole_syncs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if self.tells_all {
+            return Ok(());
+        }
+        for (file, path) in files {
+            #[expect(clippy::disallowed_methods, reason = "this is the file that syncs")]
+            file.sync_data().map_err(FsError::on("sync", path))?;
+        }
+        let directories: BTreeSet<&Path> = directories.into_iter().collect();
+        directories.into_iter().try_for_each(sync_directory)
     }
 
     /// Moves a file that is not the store's to `target` on the same file system. Not durable before
@@ -335,6 +389,33 @@ mod tests {
         disk.rename(disk.write_temporary(path.clone(), b"x").unwrap(), &target).unwrap();
         assert!(!path.exists());
         assert_eq!(std::fs::read(target).unwrap(), b"x");
+    }
+
+    #[test]
+    fn linux_says_since_5_8_that_bytes_could_not_be_written() {
+        for tells in ["6.18.44-fc", "5.8.0-1-amd64\n", "5.10.0", "10.0.1"] {
+            assert!(tells_all(tells), "{tells}");
+        }
+        for silent in ["5.7.19", "4.18.0-553.el8_10.x86_64", "3.10.0", "", "5", "x.y", "-5.8"] {
+            assert!(!tells_all(silent), "{silent}");
+        }
+    }
+
+    /// A pipe stands for a file whose bytes could not be written: its own sync is an error.
+    #[test]
+    fn where_a_sync_of_the_file_system_does_not_tell_each_file_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = File::open(dir.path()).unwrap();
+        let (end, _other) = std::io::pipe().unwrap();
+        let pipe = File::from(std::os::fd::OwnedFd::from(end));
+        let synced = |tells_all: bool, directory: &Path| {
+            let disk = Disk { tells_all, ..Disk::default() };
+            disk.sync_file_system(&root, dir.path(), [(&root, dir.path())], [directory])?;
+            disk.sync_file_system(&root, dir.path(), [(&pipe, Path::new("the pipe"))], [directory])
+        };
+        synced(true, &dir.path().join("gone")).unwrap();
+        assert_eq!(synced(false, dir.path()).unwrap_err().path, Path::new("the pipe"));
+        assert!(is_absence(&synced(false, &dir.path().join("gone")).unwrap_err().source));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! lock per first byte of its digest, so bytes can't go between being found and being linked. All of it blocks, except
 //! [`Contents::open_now`], [`Contents::change`] and [`Contents::turn`].
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
@@ -293,9 +293,14 @@ impl Contents {
         }
     }
 
-    /// Makes all durable that was written and named until now, by one sync of the file system.
-    pub(in crate::store) fn sync_everything(&self) -> Result<(), StoreError> {
-        Ok(self.disk.sync_file_system(&self.root, self.layout.root())?)
+    /// Makes all durable that was written and named until now, by one sync of the file system. `files`: those that were
+    /// written, with the paths that an error is to have; `directories`: where names came.
+    pub(in crate::store) fn sync_everything<'f>(
+        &self,
+        files: impl IntoIterator<Item = (&'f File, &'f Path)>,
+        directories: impl IntoIterator<Item = &'f Path>,
+    ) -> Result<(), StoreError> {
+        Ok(self.disk.sync_file_system(&self.root, self.layout.root(), files, directories)?)
     }
 
     /// The file with these facts lost its name in `blobs/`, and no repository has it. Its lock is held.

@@ -12,6 +12,7 @@
 //! - While it waits, its name there counts as one more in the link count: [`Contents::drop_moved`] takes the name away as soon
 //!   as the content has another, at the end of each batch and when the store is opened.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -57,10 +58,10 @@ pub struct Staged<'a> {
 
 #[derive(Debug)]
 enum Place {
-    /// Written; its file is not synced.
-    Written(Temporary),
-    /// To be moved from there, the file that these are the numbers of (device, inode).
-    Outside(PathBuf, (u64, u64)),
+    /// Written; the file is not synced.
+    Written(Temporary, File),
+    /// To be moved from there, this file.
+    Outside(PathBuf, File),
     /// Moved, under its digest.
     Moved,
 }
@@ -142,7 +143,7 @@ impl<'a> Incoming<'a> {
         if found != self.digest {
             return Err(found);
         }
-        let place = Place::Written(self.temporary);
+        let place = Place::Written(self.temporary, self.file);
         Ok(Staged { digest: self.digest, size: self.written, place, _charge: self.charge })
     }
 }
@@ -173,8 +174,8 @@ impl Contents {
     pub(in crate::store) fn stage_bytes(&self, digest: Digest, bytes: &[u8]) -> Result<Staged<'_>, StoreError> {
         let charge = self.capacity.charge(bytes.len() as u64)?;
         let path = self.layout.temporary();
-        let (temporary, _) = self.disk.write_unsynced(path, bytes)?;
-        let place = Place::Written(temporary);
+        let (temporary, file) = self.disk.write_unsynced(path, bytes)?;
+        let place = Place::Written(temporary, file);
         Ok(Staged { digest, size: bytes.len() as u64, place, _charge: charge })
     }
 
@@ -194,19 +195,21 @@ impl Contents {
         {
             return Ok(Moved::Refused("it belongs to another user"));
         }
-        let place = Place::Outside(path.to_path_buf(), (facts.dev(), facts.ino()));
+        let file = file.try_clone().map_err(StoreError::io("open", path))?;
+        let place = Place::Outside(path.to_path_buf(), file);
         Ok(Moved::Staged(Staged { digest, size: facts.len(), place, _charge: charge }))
     }
 
     /// Moves a file to `takeover/`. Its bytes are durable.
-    fn take(&self, path: &Path, ids: (u64, u64), digest: &Digest) -> Result<(), StoreError> {
+    fn take(&self, path: &Path, file: &File, digest: &Digest) -> Result<(), StoreError> {
         let target = self.layout.moved(digest);
         self.disk.make_directory(&self.layout.moved_of(digest.algorithm()))?;
         fail_point!("store::intake::before_move");
         self.disk.take(path, &target).map_err(StoreError::io("move", path))?;
         fail_point!("store::intake::after_move");
         // By its path something else may have been moved than was hashed.
-        if stat(&target)?.map(|moved| (moved.dev(), moved.ino())) != Some(ids) {
+        let hashed = file.metadata().map_err(StoreError::io("stat", path))?;
+        if stat(&target)?.is_none_or(|moved| (moved.dev(), moved.ino()) != (hashed.dev(), hashed.ino())) {
             // What lies here under a digest counts as hashed.
             let _ = self.disk.take(&target, path);
             return Err(StoreError::io("move", path)(io::Error::other("it was replaced while it was read")));
@@ -232,21 +235,23 @@ impl Contents {
     /// # Errors
     /// Of the disk.
     pub(in crate::store) fn take_in(&self, batch: Vec<(Taken<'_>, PathBuf)>) -> Result<Vec<Digest>, StoreError> {
-        let needs_sync = |taken: &Taken<'_>| match taken {
-            Taken::Staged(Staged { place: Place::Written(_) | Place::Outside(..), .. }) => true,
-            Taken::Staged(Staged { place: Place::Moved, .. }) | Taken::Linked(_) => false,
-        };
+        let mut unsynced = batch.iter().filter_map(|(taken, name)| match taken {
+            Taken::Staged(Staged { place: Place::Written(_, file) | Place::Outside(_, file), .. }) => {
+                Some((file, name.as_path()))
+            }
+            Taken::Staged(Staged { place: Place::Moved, .. }) | Taken::Linked(_) => None,
+        });
         // Bytes before names.
-        if batch.iter().any(|(taken, _)| needs_sync(taken)) {
-            self.sync_everything()?;
+        if let Some(first) = unsynced.next() {
+            self.sync_everything(std::iter::once(first).chain(unsynced), [])?;
         }
         let (mut moved, mut is_new) = (Vec::new(), false);
         for (taken, _) in &batch {
             let Taken::Staged(Staged { digest, place, .. }) = taken else { continue };
             match place {
-                Place::Written(_) => continue,
-                Place::Outside(path, ids) => {
-                    self.take(path, *ids, digest)?;
+                Place::Written(..) => continue,
+                Place::Outside(path, file) => {
+                    self.take(path, file, digest)?;
                     is_new = true;
                 }
                 Place::Moved => {}
@@ -260,8 +265,9 @@ impl Contents {
                 }
             }
         }
-        let mut absent = Vec::new();
+        let (mut absent, mut directories) = (Vec::new(), BTreeSet::new());
         for (taken, name) in batch {
+            directories.extend(name.parent().map(Path::to_path_buf));
             match taken {
                 Taken::Linked(digest) => {
                     if !self.mount_as(None, &name, &digest, Syncs::Later)? {
@@ -269,8 +275,9 @@ impl Contents {
                     }
                 }
                 Taken::Staged(Staged { digest, size, place, _charge }) => {
+                    directories.extend(self.layout.content(&digest).parent().map(Path::to_path_buf));
                     let temporary = match place {
-                        Place::Written(temporary) => temporary,
+                        Place::Written(temporary, _) => temporary,
                         Place::Outside(..) | Place::Moved => {
                             let path = self.layout.temporary();
                             let linked = self.disk.link(&self.layout.moved(&digest), &path);
@@ -282,7 +289,7 @@ impl Contents {
                 }
             }
         }
-        self.sync_everything()?;
+        self.sync_everything([], directories.iter().map(PathBuf::as_path))?;
         fail_point!("store::intake::before_release");
         for digest in moved {
             let _locked = self.lock(&digest);
@@ -328,5 +335,39 @@ impl Contents {
             }
         }
         Ok(waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Disk;
+    use crate::store::StoreLimits;
+    use crate::store::contents::capacity::{Capacity, Noted};
+    use crate::store::contents::snapshot_folders::Folders;
+    use crate::store::layout::Layout;
+    use crate::store::tests::{quick_dir, store};
+
+    /// A pipe stands for a file whose bytes could not be written: its sync is an error, and that of the file system is none.
+    #[test]
+    fn a_content_whose_bytes_could_not_be_written_gets_no_name() {
+        let dir = quick_dir();
+        drop(store(dir.path()));
+        let layout = Layout::new(dir.path());
+        let root = || File::open(dir.path()).unwrap();
+        let capacity = Capacity::new(root(), StoreLimits::UNBOUNDED, Some(Noted::default()), 0);
+        let old = Disk::of_old_kernel();
+        let contents = Contents::new(layout.clone(), old, root().into(), capacity, Folders::default(), || {});
+        let (sound, lost) = (Algorithm::Sha256.digest(b"sound"), Algorithm::Sha256.digest(b"lost"));
+        let name = |digest: &Digest| layout.repositories().join("a/_blobs/sha256").join(digest.hex());
+        let staged = contents.stage_bytes(sound, b"sound").unwrap();
+        assert!(contents.take_in(vec![(Taken::Staged(staged), name(&sound))]).unwrap().is_empty());
+        assert!(layout.content(&sound).exists() && name(&sound).exists());
+        let mut staged = contents.stage_bytes(lost, b"lost").unwrap();
+        let Place::Written(_, file) = &mut staged.place else { panic!("{staged:?}") };
+        let (end, _other) = io::pipe().unwrap();
+        *file = File::from(std::os::fd::OwnedFd::from(end));
+        contents.take_in(vec![(Taken::Staged(staged), name(&lost))]).unwrap_err();
+        assert!(!layout.content(&lost).exists() && !name(&lost).exists());
     }
 }

@@ -85,16 +85,16 @@ impl Manifests {
             if let Some(at) = at {
                 set_modified(&file, *at).map_err(StoreError::io("set the time of", &path))?;
             }
-            files.push((tag, digest, temporary));
+            files.push((tag, digest, temporary, file));
         }
-        contents.sync_everything()?;
         let folder: PathBuf = contents.layout.tags(repo);
+        contents.sync_everything(files.iter().map(|(.., file)| (file, folder.as_path())), [])?;
         contents.disk.make_directory(&folder)?;
         let _locked = self.locks.lock(repo);
         let change = self.listings.begin(repo)?;
         let writing = self.memory.changing(repo);
         let mut left = Vec::new();
-        for (tag, digest, temporary) in files {
+        for (tag, digest, temporary, _) in files {
             // A delete takes this lock too: from here on the manifest stays until the tag is there.
             if !self.has_manifest(repo, digest)? {
                 left.push(tag.clone());
