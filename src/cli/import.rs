@@ -195,6 +195,7 @@ fn by_hand(folder: &Path, arguments: &ImportArguments, bar: &ProgressBar) -> Res
         moves: arguments.moves,
         dry_run: arguments.dry_run,
         overwrite: arguments.overwrite_tags,
+        is_served: false,
     };
     let store = Store::open(&StoreOptions { must_exist: true, limits, ..StoreOptions::at(folder) })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

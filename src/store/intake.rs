@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use super::contents::beside::{Beside, ORDERED_RATE};
 use super::contents::intake::{Incoming, Moved, Staged, Taken};
 use super::error::StoreError;
 use super::face::Store;
@@ -75,6 +76,13 @@ impl<'a> Intake<'a> {
     /// Of the disk, or [`StoreError`] for a tag whose file can't be read.
     pub fn tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<Digest>, StoreError> {
         read_tag(&self.0.0.contents.layout, repo, tag)
+    }
+
+    /// Reads the source's files; with `is_served` beside who answers requests: at no more than 64 MiB a second, and the disk has
+    /// as much time for others.
+    #[must_use]
+    pub fn reading(&self, is_served: bool) -> Beside<'a> {
+        Beside::new(&self.0.0.contents, is_served.then_some(ORDERED_RATE))
     }
 
     /// Begins a content of about `size` bytes.

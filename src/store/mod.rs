@@ -30,6 +30,7 @@ mod view;
 mod writes;
 
 pub use collection::why_kept_stopped;
+pub use contents::beside::Beside;
 pub use contents::blob::Blob;
 pub use contents::fills::PartialBlob;
 pub use contents::intake::{Incoming, Moved, Staged, Taken};

@@ -17,7 +17,7 @@ use super::report::Report;
 use super::source::Source;
 use super::survey::{Survey, parse};
 use crate::oci::{Digest, RepoName, Tag};
-use crate::store::{Intake, Store, StoreError, StoredManifest};
+use crate::store::{Beside, Intake, Store, StoreError, StoredManifest};
 use crate::telemetry::with_causes;
 
 /// Manifests, blobs or tags that are made durable together.
@@ -36,6 +36,8 @@ pub struct ImportOptions {
     pub dry_run: bool,
     /// Move tags that the store has with another digest.
     pub overwrite: bool,
+    /// A server answers requests from the store meanwhile: the source's files are read at a pace that leaves it the disk.
+    pub is_served: bool,
 }
 
 /// How far a run is.
@@ -110,6 +112,7 @@ pub fn import(
         report: Report { dry_run: options.dry_run, ..Report::default() },
         bad: HashMap::new(),
         coming: HashSet::new(),
+        reading: store.intake().reading(options.is_served),
         buffer: Vec::new(),
     };
     if !options.dry_run {
@@ -148,6 +151,7 @@ struct Run<'a> {
     /// Blobs that are counted among those to come, by the first bytes of their digests: a tree may have millions, and two that
     /// agree in 64 bits of a hash would make the count wrong by one of them, and nothing else.
     coming: HashSet<u64>,
+    reading: Beside<'a>,
     /// What is read at once, kept from file to file.
     buffer: Vec<u8>,
 }

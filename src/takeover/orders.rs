@@ -62,6 +62,7 @@ impl ImportOrder {
             Some(text) => text.parse::<RepositoryMap>().map_err(|error| error.to_string())?,
             None => RepositoryMap::default(),
         };
-        Ok(ImportOptions { names, moves: self.moves, dry_run: self.dry_run, overwrite: self.overwrite })
+        let Self { moves, dry_run, overwrite, .. } = *self;
+        Ok(ImportOptions { names, moves, dry_run, overwrite, is_served: true })
     }
 }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "failpoints")]
 mod crash;
+mod memory;
 mod random;
 
 use std::cell::Cell;

@@ -111,25 +111,24 @@ impl Incoming<'_> {
         Ok(())
     }
 
-    /// Shares the bytes of `source` instead of a copy of them, where the file system can do that (`FICLONE`), and hashes
-    /// them; `told` hears of bytes that are through. `false`: it can't, and nothing was done. Blocking.
+    /// Shares the bytes of `source` instead of a copy of them, where the file system can do that (`FICLONE`). The answer is
+    /// the file that has them, to be read from its beginning to its end, with [`Self::learn`] for each piece; `None`: it
+    /// can't, and nothing was done. Blocking.
     ///
     /// # Errors
     /// Of the disk.
-    pub fn share(&mut self, source: &File, told: &mut dyn FnMut(u64)) -> Result<bool, StoreError> {
+    pub fn share(&mut self, source: &File) -> Result<Option<File>, StoreError> {
         if ioctl_ficlone(&self.file, source).is_err() {
-            return Ok(false);
+            return Ok(None);
         }
         let length = self.file.metadata().map_err(StoreError::io("stat", &self.path))?.len();
-        let mut from = 0;
-        while from < length {
-            let to = length.min(from + TURN_BYTES);
-            super::hashing::hash_range(&self.file, &self.path, &mut self.hasher, from, to)?;
-            told(to - from);
-            from = to;
-        }
         (self.written, self.on_disk) = (length, length);
-        Ok(true)
+        self.file.try_clone().map(Some).map_err(StoreError::io("open", &self.path))
+    }
+
+    /// Hashes the next bytes of what was shared.
+    pub fn learn(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
     }
 }
 

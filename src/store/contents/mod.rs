@@ -8,9 +8,10 @@
 //! of the tree), `snapshots` (links that keep bytes and are nobody's) with `snapshot_folders`, `open`, `blob` (a content as it is read), `hashing`, `count` (after an unclean stop), `damage` (the list of
 //! damaged contents), `capacity` (is there room?) with `free_space`, `pace` (write-back in turn), `growth` (a growing file's end and hash),
 //! `intake` (many contents from elsewhere in one go), `uploads` and `fills` (contents on their way in), `uses` (leases, and when
-//! each was read last), `uncached` (read from the disk and not from memory), `scrub` (all are, once in an interval).
+//! each was read last), `uncached` (read from the disk and not from memory), `beside` (read as others leave room for it), `scrub` (all are, once in an interval).
 
 mod audit;
+pub(super) mod beside;
 pub(super) mod blob;
 pub(super) mod capacity;
 pub(super) mod changes;

@@ -17,12 +17,16 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use fail::fail_point;
+use rustix::fs::{Advice, fadvise};
+use tokio_util::sync::CancellationToken;
 
+use super::beside::Beside;
 use super::blob::Blob;
 use super::damage::list::Verdict;
 use super::files::Contents;
 use super::open::open_content;
 use super::snapshot_folders::MOST_SNAPSHOTS;
+use super::uncached::{Buffer, Reading};
 use crate::fs::{is_absence, stat};
 use crate::oci::{Algorithm, Digest};
 use crate::store::error::StoreError;
@@ -48,8 +52,21 @@ pub(in crate::store) enum Returned {
     Was,
     /// It has it again.
     Linked,
+    /// Only the snapshot has it, and nobody read it since: [`Contents::examine_kept`] has to.
+    Unread,
     /// There is no whole file of it.
     Missing,
+}
+
+/// What the bytes are that only a snapshot has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Examined {
+    /// The digest's, in the file of that inode.
+    Sound(u64),
+    /// Others, or they can't be read.
+    Bad,
+    /// They were not read to their end.
+    Stopped,
 }
 
 impl Contents {
@@ -229,14 +246,17 @@ impl Contents {
             linked = self.disk.link(source, &link);
         }
         match linked {
-            Ok(()) => Ok(Kept::Linked(facts.len())),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Kept::Known),
-            Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
-                self.renew(source, &link, digest)?;
-                Ok(Kept::Linked(facts.len()))
-            }
-            Err(error) => Err(StoreError::io("link to", &link)(error)),
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Kept::Known),
+            Err(error) if error.kind() == io::ErrorKind::TooManyLinks => self.renew(source, &link, digest)?,
+            Err(error) => return Err(StoreError::io("link to", &link)(error)),
         }
+        // A file that is not in blobs/, as behind a crash, is charged by nobody else.
+        let kept = stat(&link)?.map_or(facts.ino(), |kept| kept.ino());
+        if self.is_held(digest, kept)? && self.links_in(&self.snapshots.reading(), digest, kept)? == 1 {
+            self.capacity.hold(digest, facts.len());
+        }
+        Ok(Kept::Linked(facts.len()))
     }
 
     /// Makes the links of a snapshot durable.
@@ -304,66 +324,84 @@ impl Contents {
     }
 
     /// Gives a content of a snapshot the further name `member`. What is in `blobs/` is linked as it is, unless it is on the list
-    /// of damaged contents. What only a snapshot has was read by nobody since: it is hashed, and gets its place in `blobs/`
-    /// again. Durable when the directories of both names were synced.
+    /// of damaged contents. What only a snapshot has gets its place in `blobs/` again if it is the file of the inode `sound`, which
+    /// was read. Durable when the directories of both names were synced.
     pub(in crate::store) fn give_back(
         &self,
         folder: &SnapshotFolder,
         member: &Path,
         digest: &Digest,
+        sound: Option<u64>,
     ) -> Result<Returned, StoreError> {
-        let mut sound = None;
-        loop {
-            let locked = self.lock(digest);
-            let whole = |path: &Path| -> Result<Option<Metadata>, StoreError> {
-                Ok(stat(path)?.filter(|found| !self.damage.is_listed(digest, found.ino())))
-            };
-            let content = self.layout.content(digest);
-            if let Some(facts) = whole(member)? {
-                // A crash may have left it without its place in blobs/.
-                if stat(&content)?.is_none() {
-                    self.give_name(member, &content, digest)?;
-                    if self.is_in_snapshot(digest, facts.ino())? {
-                        self.capacity.release(digest, facts.len());
-                    }
-                    self.capacity.add_content(digest, facts.len());
+        let _locked = self.lock(digest);
+        let whole = |path: &Path| -> Result<Option<Metadata>, StoreError> {
+            Ok(stat(path)?.filter(|found| !self.damage.is_listed(digest, found.ino())))
+        };
+        let content = self.layout.content(digest);
+        if let Some(facts) = whole(member)? {
+            // A crash may have left it without its place in blobs/.
+            if stat(&content)?.is_none() {
+                self.give_name(member, &content, digest)?;
+                if self.is_in_snapshot(digest, facts.ino())? {
+                    self.capacity.release(digest, facts.len());
                 }
-                return Ok(Returned::Was);
+                self.capacity.add_content(digest, facts.len());
             }
-            if whole(&content)?.is_some() {
-                self.give_name(&content, member, digest)?;
-                self.damage.call_for(digest);
-                return Ok(Returned::Linked);
-            }
-            let kept = self.layout.snapshot_content(folder, digest);
-            let Some(facts) = whole(&kept)? else { return Ok(Returned::Missing) };
-            if sound != Some(facts.ino()) {
-                drop(locked);
-                match self.examine_kept(digest, &kept)? {
-                    Some(inode) => sound = Some(inode),
-                    None => return Ok(Returned::Missing),
-                }
-                continue;
-            }
-            if self.recharge_damaged(digest) {
-                self.capacity.remove_content(digest, facts.len());
-            }
-            self.give_name(&kept, &content, digest)?;
-            self.capacity.release(digest, facts.len());
-            self.capacity.add_content(digest, facts.len());
-            fail_point!("store::snapshot::after_return");
+            return Ok(Returned::Was);
+        }
+        if whole(&content)?.is_some() {
             self.give_name(&content, member, digest)?;
             self.damage.call_for(digest);
             return Ok(Returned::Linked);
         }
+        let kept = self.layout.snapshot_content(folder, digest);
+        let Some(facts) = whole(&kept)? else { return Ok(Returned::Missing) };
+        if sound != Some(facts.ino()) {
+            return Ok(Returned::Unread);
+        }
+        if self.recharge_damaged(digest) {
+            self.capacity.remove_content(digest, facts.len());
+        }
+        self.give_name(&kept, &content, digest)?;
+        self.capacity.release(digest, facts.len());
+        self.capacity.add_content(digest, facts.len());
+        fail_point!("store::snapshot::after_return");
+        self.give_name(&content, member, digest)?;
+        self.damage.call_for(digest);
+        Ok(Returned::Linked)
     }
 
-    /// The inode of what a snapshot keeps, if it is what its digest says.
-    fn examine_kept(&self, digest: &Digest, path: &Path) -> Result<Option<u64>, StoreError> {
-        let Some(file) = open_content(path)? else { return Ok(None) };
-        let facts = file.metadata().map_err(StoreError::io("stat", path))?;
-        let verdict = self.examine(digest, &Blob::whole(file, facts.len()), path);
-        Ok((verdict == Verdict::Sound).then(|| facts.ino()))
+    /// Reads what a snapshot keeps of the digest, from the disk and beside others.
+    pub(in crate::store) fn examine_kept(
+        &self,
+        folder: &SnapshotFolder,
+        digest: &Digest,
+        beside: &mut Beside<'_>,
+        (buffer, stop): (&mut Buffer, &CancellationToken),
+    ) -> Result<Examined, StoreError> {
+        let path = self.layout.snapshot_content(folder, digest);
+        let Some(file) = open_content(&path)? else { return Ok(Examined::Bad) };
+        let facts = file.metadata().map_err(StoreError::io("stat", &path))?;
+        let mut reading = Reading::begin(file, *digest);
+        loop {
+            match beside.piece(stop, || reading.piece(buffer)) {
+                None => return Ok(Examined::Stopped),
+                Some(Ok(0)) => break,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    self.suspect(digest, &Blob::whole(reading.finish().0, facts.len()), &path, &error);
+                    return Ok(Examined::Bad);
+                }
+            }
+        }
+        let (file, actual) = reading.finish();
+        if actual == *digest {
+            return Ok(Examined::Sound(facts.ino()));
+        }
+        // Once more, as any reader would, from the disk: one judgement for all.
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        let verdict = self.examine(digest, &Blob::whole(file, facts.len()), &path);
+        Ok(if verdict == Verdict::Sound { Examined::Sound(facts.ino()) } else { Examined::Bad })
     }
 }
 

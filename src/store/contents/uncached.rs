@@ -79,7 +79,11 @@ impl Reading {
     pub(in crate::store) fn piece(&mut self, buffer: &mut Buffer) -> io::Result<usize> {
         let piece = buffer.piece();
         let read = loop {
-            let read = if self.is_direct { self.file.read_at(piece, self.at) } else { self.read_beside(piece) };
+            let read = if self.is_direct {
+                self.file.read_at(piece, self.at)
+            } else {
+                read_beside(&self.file, self.at, piece)
+            };
             match read {
                 Ok(read) => break read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -105,18 +109,25 @@ impl Reading {
         }
         (self.file, self.hasher.finish())
     }
+}
 
-    /// Reads a piece through the page cache, and leaves it there only if it was there.
-    fn read_beside(&self, piece: &mut [u8]) -> io::Result<usize> {
-        match preadv2(&self.file, &mut [IoSliceMut::new(piece)], self.at, ReadWriteFlags::NOWAIT) {
-            Ok(read) if read > 0 => return Ok(read),
-            // Not in memory, the end, or a file system that can't tell.
-            _ => {}
-        }
-        let read = self.file.read_at(piece, self.at)?;
-        let _ = fadvise(&self.file, self.at, NonZeroU64::new(read as u64), Advice::DontNeed);
-        Ok(read)
+/// Reads a piece from `at` on through the page cache, and leaves it there only if it was there.
+///
+/// # Errors
+/// Of the disk.
+pub(in crate::store) fn read_beside(file: &File, at: u64, piece: &mut [u8]) -> io::Result<usize> {
+    match preadv2(file, &mut [IoSliceMut::new(piece)], at, ReadWriteFlags::NOWAIT) {
+        Ok(read) if read > 0 => return Ok(read),
+        // Not in memory, the end, or a file system that can't tell.
+        _ => {}
     }
+    let read = file.read_at(piece, at)?;
+    // Without a length it would be all that is behind.
+    if let Some(length) = NonZeroU64::new(read as u64) {
+        let _ = fadvise(file, at, Some(length), Advice::DontNeed);
+    }
+    crate::telemetry::disk_moved();
+    Ok(read)
 }
 
 fn set_direct(file: &File, wanted: bool) -> rustix::io::Result<()> {
@@ -162,7 +173,7 @@ mod tests {
         }
     }
 
-    /// Whether the first byte is in memory; `None`: the file system can't tell.
+    /// Whether the first byte is in memory; `None`: the file system can't tell. The look has it read.
     fn is_cached(file: &File) -> Option<bool> {
         match preadv2(file, &mut [IoSliceMut::new(&mut [0])], 0, ReadWriteFlags::NOWAIT) {
             Ok(read) => Some(read > 0),

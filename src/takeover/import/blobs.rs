@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::process::geteuid;
@@ -187,12 +187,15 @@ impl<'a> Run<'a> {
             }
         }
         let mut incoming = self.intake.begin(digest, size)?;
-        let mut told = 0;
-        if incoming.share(file, &mut |bytes| {
-            told += bytes;
-            (self.told)(super::Far { bytes: self.far.bytes + told, ..self.far });
-        })? {
-            self.far.bytes += told;
+        if let Some(shared) = incoming.share(file)? {
+            let read = self.read_all(&shared, |run, bytes| {
+                incoming.learn(bytes);
+                run.tell(bytes.len() as u64);
+                Ok(())
+            })?;
+            if let Err(error) = read {
+                return Ok(Err(unreadable()(error)));
+            }
             self.report.shared_bytes += size;
             return Ok(self.finish(incoming, digest, size));
         }
@@ -223,7 +226,7 @@ impl<'a> Run<'a> {
         Ok(read.map(|()| hasher.finish()))
     }
 
-    /// Reads a file from its first byte to its end; the inner error is the reading's.
+    /// Reads a file from its first byte to its end, beside others; the inner error is the reading's.
     fn read_all(
         &mut self,
         file: &File,
@@ -232,15 +235,14 @@ impl<'a> Run<'a> {
         let (mut buffer, mut at) = (std::mem::take(&mut self.buffer), 0);
         buffer.resize(READ_BYTES, 0);
         let read = loop {
-            self.goes_on()?;
-            match file.read_at(&mut buffer, at) {
-                Ok(0) => break Ok(()),
-                Ok(bytes) => {
+            match self.reading.read(file, at, &mut buffer, self.stop) {
+                None => return Err(ImportError::Stopped),
+                Some(Ok(0)) => break Ok(()),
+                Some(Ok(bytes)) => {
                     each(self, &buffer[..bytes])?;
                     at += bytes as u64;
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
+                Some(Err(error)) => break Err(error),
             }
         };
         self.buffer = buffer;

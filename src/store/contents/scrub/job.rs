@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::scrubber::{ORDERED_RATE, RATE, Scrubber, Stand, Way};
+use super::scrubber::{RATE, Scrubber, Stand, Way};
 use crate::clock;
 use crate::jobs::{Cause, Job, JobError, Progress, Run, Schedule};
+use crate::store::contents::beside::ORDERED_RATE;
 use crate::store::contents::changes::blocking_run;
 use crate::store::error::StoreError;
 

@@ -14,6 +14,7 @@ use super::names::{Names, Unreadable};
 use super::pass::Pass;
 use crate::clock::{self, Timestamp};
 use crate::oci::Digest;
+use crate::store::contents::beside::pause;
 use crate::store::contents::blob::Blob;
 use crate::store::contents::changes::blocking_run;
 use crate::store::contents::damage::list::Verdict;
@@ -24,9 +25,6 @@ use crate::store::error::StoreError;
 
 /// Most bytes a second that are read by the clock: a disk of 9 TB in a week.
 pub(in crate::store) const RATE: u64 = 16 << 20;
-
-/// Most bytes a second that are read by order: somebody waits.
-pub(in crate::store) const ORDERED_RATE: u64 = 64 << 20;
 
 /// Time on a blocking thread behind which others have their turn.
 const SLICE: Duration = Duration::from_millis(20);
@@ -390,25 +388,5 @@ impl Scrubber {
         let length = file.metadata().map_or(0, |facts| facts.len());
         self.contents.suspect(&digest, &Blob::whole(file, length), path, error);
         self.through(&digest, 0, true);
-    }
-}
-
-/// What is owed to others behind a slice of `bytes` that took `taken`: as long as it took, and as the rate wants.
-pub(in crate::store) fn pause(bytes: u64, taken: Duration, rate: u64) -> Duration {
-    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
-    let least = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-    least.saturating_sub(taken).max(taken)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_disk_has_half_of_the_time_for_others_and_no_rate_is_passed() {
-        let ms = Duration::from_millis;
-        assert_eq!(pause(1 << 20, ms(2), 16 << 20), ms(62) + Duration::from_micros(500) - ms(2));
-        assert_eq!(pause(1 << 20, ms(100), 16 << 20), ms(100));
-        assert_eq!(pause(0, ms(3), 16 << 20), ms(3));
     }
 }

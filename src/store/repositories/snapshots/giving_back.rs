@@ -22,16 +22,17 @@ pub(super) enum ReturnedTag {
 }
 
 impl Manifests {
-    /// Gives a blob back.
+    /// Gives a blob back; `sound` as [`crate::store::contents::files::Contents::give_back`] says.
     pub(super) fn give_blob_back(
         &self,
         folder: &SnapshotFolder,
         repo: &RepoName,
-        digest: &Digest,
+        (digest, sound): (&Digest, Option<u64>),
     ) -> Result<Returned, StoreError> {
         self.save(repo, digest);
         let _adding = self.memory.adding(repo);
-        self.contents.give_back(folder, &self.contents.layout.member(repo, Membership::Blob, digest), digest)
+        let member = self.contents.layout.member(repo, Membership::Blob, digest);
+        self.contents.give_back(folder, &member, digest, sound)
     }
 
     /// Gives a manifest back, and tells the index.
@@ -39,17 +40,19 @@ impl Manifests {
         &self,
         folder: &SnapshotFolder,
         repo: &RepoName,
-        digest: &Digest,
+        (digest, sound): (&Digest, Option<u64>),
     ) -> Result<Returned, StoreError> {
         self.save(repo, digest);
         let _locked = self.lock(repo);
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.adding(repo));
         let member = self.contents.layout.member(repo, Membership::Manifest, digest);
-        let mut returned = self.contents.give_back(folder, &member, digest)?;
-        match self.read_manifest(repo, *digest)? {
-            Some(stored) => change.put_manifest(&stored),
-            None => returned = Returned::Missing,
+        let mut returned = self.contents.give_back(folder, &member, digest, sound)?;
+        if returned != Returned::Unread {
+            match self.read_manifest(repo, *digest)? {
+                Some(stored) => change.put_manifest(&stored),
+                None => returned = Returned::Missing,
+            }
         }
         drop(writing);
         change.done();

@@ -55,6 +55,11 @@ impl Snapshots {
         self.stopped.cancel();
     }
 
+    /// Cancelled when [`Self::stop`] is called.
+    pub(super) const fn stopping(&self) -> &CancellationToken {
+        &self.stopped
+    }
+
     /// # Errors
     /// [`SnapshotError::Stopped`].
     pub(super) fn go_on(&self) -> Result<(), SnapshotError> {

@@ -15,7 +15,9 @@ use super::keeper::Snapshots;
 use super::report::{RestoreReport, Restoring, SnapshotError};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, RepoName, Tag};
-use crate::store::contents::snapshots::Returned;
+use crate::store::contents::beside::{Beside, ORDERED_RATE};
+use crate::store::contents::snapshots::{Examined, Returned};
+use crate::store::contents::uncached::Buffer;
 use crate::store::error::StoreError;
 use crate::store::layout::{Membership, SnapshotFolder};
 use crate::store::repositories::collection::ledger::Touch;
@@ -47,6 +49,10 @@ struct Restore<'a> {
     folder: SnapshotFolder,
     how: Restoring,
     report: RestoreReport,
+    beside: Beside<'a>,
+    buffer: Buffer,
+    /// Something was there in the walk that goes on: perhaps by a restore that was killed before its sync.
+    was_there: bool,
 }
 
 impl Snapshots {
@@ -73,7 +79,9 @@ impl Snapshots {
         }
         let report =
             RestoreReport { dry_run: how.dry_run, repositories: summary.repositories, ..RestoreReport::default() };
-        let mut restore = Restore { snapshots: self, folder, how, report };
+        let beside = Beside::new(&self.manifests.contents, Some(ORDERED_RATE));
+        let buffer = Buffer::default();
+        let mut restore = Restore { snapshots: self, folder, how, report, beside, buffer, was_there: false };
         let progress = ProgressLog::new("restoring a snapshot");
         let (mut done, all) = (0, 3 * (summary.blobs + summary.manifests + summary.tags));
         let mut restored = HashSet::new();
@@ -99,6 +107,7 @@ impl Snapshots {
                 progress.tick(done, Some(all));
             }
             restore.leave(walk, place)?;
+            restore.settle()?;
         }
         restore.look_at_others(&restored)?;
         progress.finish(done);
@@ -127,22 +136,51 @@ impl Restore<'_> {
         let member = contents.layout.member(&place.repo, kind, &digest);
         let mut returned = contents.can_give_back(&self.folder, &member, &digest)?;
         if returned == Returned::Linked && !self.how.dry_run {
-            returned = match kind {
-                Membership::Blob => manifests.give_blob_back(&self.folder, &place.repo, &digest)?,
-                Membership::Manifest => manifests.give_manifest_back(&self.folder, &place.repo, &digest)?,
-            };
+            returned = self.content(&place.repo, kind, &digest)?;
             let names = [member, contents.layout.content(&digest)];
             place.directories.extend(names.iter().filter_map(|name| name.parent()).map(PathBuf::from));
         }
         match (returned, kind) {
             // It may be a suspect: what names it comes back behind it.
-            (Returned::Was, _) if !self.how.dry_run => manifests.save(&place.repo, &digest),
+            (Returned::Was, _) if !self.how.dry_run => {
+                self.was_there = true;
+                manifests.save(&place.repo, &digest);
+            }
             (Returned::Was, _) => {}
             (Returned::Linked, Membership::Blob) => self.report.blobs += 1,
             (Returned::Linked, Membership::Manifest) => self.report.manifests += 1,
-            (Returned::Missing, kind) => self.report.lacks(&place.repo, Some(kind), &digest),
+            (Returned::Missing | Returned::Unread, kind) => self.report.lacks(&place.repo, Some(kind), &digest),
         }
         fail_point!("store::snapshot::after_member");
+        Ok(())
+    }
+
+    /// Gives a content back, read before if only the snapshot has it.
+    fn content(&mut self, repo: &RepoName, kind: Membership, digest: &Digest) -> Result<Returned, SnapshotError> {
+        let Self { snapshots, folder, beside, buffer, .. } = self;
+        let manifests = &snapshots.manifests;
+        let mut sound = None;
+        loop {
+            let returned = match kind {
+                Membership::Blob => manifests.give_blob_back(folder, repo, (digest, sound))?,
+                Membership::Manifest => manifests.give_manifest_back(folder, repo, (digest, sound))?,
+            };
+            if returned != Returned::Unread {
+                return Ok(returned);
+            }
+            match manifests.contents.examine_kept(folder, digest, beside, (&mut *buffer, snapshots.stopping()))? {
+                Examined::Sound(inode) => sound = Some(inode),
+                Examined::Bad => return Ok(Returned::Missing),
+                Examined::Stopped => return Err(SnapshotError::Stopped),
+            }
+        }
+    }
+
+    /// Ends a walk: what was there is as durable as what it gave back.
+    fn settle(&mut self) -> Result<(), SnapshotError> {
+        if std::mem::take(&mut self.was_there) {
+            self.snapshots.manifests.contents.sync_everything([], [])?;
+        }
         Ok(())
     }
 

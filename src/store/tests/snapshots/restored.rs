@@ -203,3 +203,76 @@ async fn exactly_is_not_restored_what_could_not_be_read_whole() {
     assert_eq!(restore(&store, "s").await.missing, 0);
     assert!(target(&store, "v2").await.is_some());
 }
+
+/// Its pages are not those that clients need.
+#[tokio::test]
+async fn what_only_the_snapshot_had_is_read_from_the_disk_and_does_not_stay_in_memory() {
+    use rustix::fs::{Advice, fadvise};
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let layer = testkit::noise(5, 3_000_000);
+    let (stored, blobs) = push_image(&store, b"{}", &layer, "v1").await;
+    create(&store, "s").await;
+    delete_image(&store, &stored, &blobs).await;
+    let kept = File::open(store.0.contents.layout.snapshot_content(&folder("s"), &blobs[1])).unwrap();
+    let other = File::create_new(dir.path().join("looked at")).unwrap();
+    other.set_len(3_000_000).unwrap();
+    let other = File::open(dir.path().join("looked at")).unwrap();
+    let drop_pages = |file: &File| fadvise(file, 0, None, Advice::DontNeed).unwrap();
+    // The look has a page read that is not there: each file is looked at once.
+    let is_cached = |file| match preadv2(file, &mut [std::io::IoSliceMut::new(&mut [0])], 0, ReadWriteFlags::NOWAIT) {
+        Ok(read) => Some(read > 0),
+        Err(Errno::AGAIN) => Some(false),
+        Err(_) => None,
+    };
+    drop_pages(&other);
+    if is_cached(&other) != Some(false) {
+        eprintln!("this file system keeps its pages or can't tell: nothing is tested");
+        return;
+    }
+    drop_pages(&kept);
+    let report = restore(&store, "s").await;
+    assert_eq!((report.blobs, report.manifests, report.missing), (2, 1, 0));
+    assert_eq!(is_cached(&kept), Some(false));
+    assert_tidy(&store);
+}
+
+/// A killed restore may have linked it and not come to its sync: the next one answers for it too.
+#[tokio::test]
+async fn what_is_there_already_is_synced_once_more() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    push_image(&store, b"{}", b"layer", "v1").await;
+    create(&store, "s").await;
+    let syncs = || store.0.contents.disk.whole_syncs.load(std::sync::atomic::Ordering::SeqCst);
+    let before = syncs();
+    let look = Restoring { dry_run: true, ..Restoring::default() };
+    store.restore_snapshot(snapshot("s"), look).await.unwrap();
+    assert_eq!(syncs(), before, "a look syncs nothing");
+    let report = restore(&store, "s").await;
+    assert_eq!((report.blobs, report.manifests, report.tags_added), (0, 0, 0));
+    // Of blobs, and of manifests.
+    assert_eq!(syncs(), before + 2);
+}
+
+/// As behind a crash: the repository's name leads to a file that is not in `blobs/`.
+#[tokio::test]
+async fn what_has_no_place_in_blobs_is_charged_while_a_snapshot_keeps_it() {
+    let dir = quick_dir();
+    let first = store(dir.path());
+    let blob = push(&first, &repo("a"), b"blob").await;
+    let layout = first.0.contents.layout.clone();
+    drop(first);
+    std::fs::remove_file(layout.content(&blob)).unwrap();
+    let second = store(dir.path());
+    second.0.contents.count(&CancellationToken::new(), &crate::jobs::Progress::default()).unwrap();
+    assert_eq!((used(&second), second.usage().held), (0, Some(0)));
+    create(&second, "s").await;
+    create(&second, "t").await;
+    assert_eq!((used(&second), second.usage().held), (4, Some(4)), "once, however many keep it");
+    remove(&second, "s").await;
+    assert_eq!(second.usage().held, Some(4));
+    remove(&second, "t").await;
+    assert_eq!((used(&second), second.usage().held), (0, Some(0)));
+}
