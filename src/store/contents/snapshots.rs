@@ -10,10 +10,10 @@
 //! - A content that was deleted, kept by a snapshot and pushed again lies there twice until the snapshot goes: what was pushed was
 //!   verified, and what was kept is read by nobody.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use fail::fail_point;
@@ -111,22 +111,45 @@ impl Contents {
 
     /// Bytes of one folder of contents that are held. Its lock is held.
     pub(super) fn held_in(&self, folder: usize) -> Result<u64, StoreError> {
-        let (mut held, mut seen) = (0, HashSet::new());
-        let first = u8::try_from(folder).unwrap_or(u8::MAX);
-        for snapshot in self.snapshots.reading().iter() {
-            for algorithm in Algorithm::ALL {
-                for (digest, path) in
-                    links_below(&self.layout.snapshot_contents(snapshot, algorithm, first), algorithm)?
+        let mut held = 0;
+        self.each_held(u8::try_from(folder).unwrap_or(u8::MAX), |_, _, facts| held += facts.len())?;
+        Ok(held)
+    }
+
+    /// Hands over each file that is held of one folder of contents, once, under a link of a snapshot. Exact while the folder's
+    /// lock is held.
+    pub(in crate::store) fn each_held(
+        &self,
+        first: u8,
+        mut each: impl FnMut(Digest, PathBuf, &Metadata),
+    ) -> Result<(), StoreError> {
+        let mut seen = HashSet::new();
+        for algorithm in Algorithm::ALL {
+            let there = entries_below(&self.layout.content_folder(algorithm, first), algorithm)?;
+            let there: HashMap<Digest, u64> = there.into_iter().map(|(digest, inode, _)| (digest, inode)).collect();
+            for snapshot in self.snapshots.reading().iter() {
+                let links = entries_below(&self.layout.snapshot_contents(snapshot, algorithm, first), algorithm)?;
+                // Most links lead to what is in blobs/: only the others are looked at.
+                for (digest, _, path) in links.into_iter().filter(|(digest, inode, _)| there.get(digest) != Some(inode))
                 {
                     let Some(facts) = stat(&path)? else { continue };
                     if self.is_held(&digest, facts.ino())? && seen.insert(facts.ino()) {
-                        held += facts.len();
+                        each(digest, path, &facts);
                     }
                     crate::telemetry::disk_moved();
                 }
             }
         }
-        Ok(held)
+        Ok(())
+    }
+
+    /// The snapshots that are whole and link that file of the digest, by name.
+    pub(in crate::store) fn kept_by(&self, digest: &Digest, inode: u64) -> Vec<String> {
+        let links = |folder: &&SnapshotFolder| {
+            let found = stat(&self.layout.snapshot_content(folder, digest));
+            folder.is_whole && found.is_ok_and(|found| found.is_some_and(|found| found.ino() == inode))
+        };
+        self.snapshots.reading().iter().filter(links).map(|folder| folder.name.to_string()).collect()
     }
 
     /// Whether that file of the digest, which a snapshot links, is charged as held.
@@ -407,6 +430,11 @@ impl Contents {
 
 /// The links in one directory of a snapshot. What has no digest's name is left out.
 fn links_below(folder: &Path, algorithm: Algorithm) -> Result<Vec<(Digest, PathBuf)>, StoreError> {
+    Ok(entries_below(folder, algorithm)?.into_iter().map(|(digest, _, path)| (digest, path)).collect())
+}
+
+/// The same with the inodes that the directory says.
+fn entries_below(folder: &Path, algorithm: Algorithm) -> Result<Vec<(Digest, u64, PathBuf)>, StoreError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if is_absence(&error) => return Ok(Vec::new()),
@@ -416,7 +444,7 @@ fn links_below(folder: &Path, algorithm: Algorithm) -> Result<Vec<(Digest, PathB
     for entry in entries {
         let entry = entry.map_err(StoreError::io("read", folder))?;
         let digest = entry.file_name().to_str().and_then(|hex| Digest::from_hex(algorithm, hex).ok());
-        links.extend(digest.map(|digest| (digest, entry.path())));
+        links.extend(digest.map(|digest| (digest, entry.ino(), entry.path())));
     }
     Ok(links)
 }

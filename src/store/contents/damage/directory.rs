@@ -234,6 +234,11 @@ impl Contents {
         } else {
             self.capacity.refund_damaged(entry.bytes);
         }
+        // What snapshots alone keep is charged as theirs again.
+        let is_content = matches!(stat(&self.layout.content(digest)), Ok(Some(at)) if at.ino() == entry.inode);
+        if !is_content && self.is_in_snapshot(digest, entry.inode).unwrap_or(false) {
+            self.capacity.hold(digest, entry.bytes);
+        }
     }
 }
 

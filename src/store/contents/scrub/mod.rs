@@ -6,6 +6,8 @@
 //! and a store that grows while a pass goes on is read at a rate that grows with it. A server that was stopped catches up, and
 //! a clock that is set back makes the pass longer, no more.
 //!
+//! What snapshots alone keep has its turn with the contents of its digest: nobody else reads it, and a restore needs it.
+//!
 //! One content is read at a time, a piece of 1 MiB in turn with what is sent to the disk (`pace`), at no more than
 //! [`scrubber::RATE`], and the disk gets at least as much time for others as a piece took. What is not the digest's is
 //! examined as if a reader had found it (`damage`), so that one judgement holds; what can't be read becomes a suspect there.

@@ -279,7 +279,7 @@ impl Scrubber {
     /// Opens the next content, if there is one and it may be read now.
     fn next(&self, hand: &mut Hand, way: Way) -> Result<Stand, StoreError> {
         let (pass, now) = (self.told().pass, clock::now());
-        let next = match hand.names.next(&self.contents.layout, pass.last.as_ref()) {
+        let next = match hand.names.next(&self.contents) {
             Ok(next) => next,
             // The process lacks something, and the directory nothing.
             Err(Unreadable { error: error @ StoreError::Descriptors { .. }, .. }) => return Err(error),
@@ -288,7 +288,7 @@ impl Scrubber {
                 return Ok(Stand::More);
             }
         };
-        let Some(digest) = next else {
+        let Some(next) = next else {
             if let Way::Due(interval) = way {
                 let end = pass.end(interval);
                 if end > now {
@@ -299,6 +299,7 @@ impl Scrubber {
             self.note();
             return Ok(Stand::Through);
         };
+        let (digest, path) = (next.digest, next.path(&self.contents.layout));
         if let Way::Due(interval) = way {
             let due = pass.due(&digest, interval);
             if due > now {
@@ -306,7 +307,6 @@ impl Scrubber {
             }
         }
         if self.contents.damage.leaves_finds_to_readers(Instant::now()) {
-            let path = self.contents.layout.content(&digest);
             match open_content(&path) {
                 Ok(Some(file)) if !self.contents.damage.is_listed_file(&digest, &file) => {
                     if file.metadata().is_ok_and(|facts| facts.is_file()) {

@@ -37,6 +37,10 @@ const COUNT: How = (
     Mend::Start,
     "stop the server, remove `usage` in the data directory and start it: contents are counted, and this one goes",
 );
+const KEPT: How = (
+    Mend::Push,
+    "only snapshots have it, and a restore would lack it: push what needs it again before one, or remove the snapshots",
+);
 const NAMES: How = (
     Mend::Look,
     "`find / -xdev -samefile` has the other names; as long as they are there a delete frees nothing. Never link a file of the store",
@@ -54,6 +58,7 @@ impl Verifier<'_> {
                 for algorithm in Algorithm::ALL {
                     self.folder(algorithm, first, &names, &mut asked)?;
                 }
+                self.kept(first)?;
                 self.shown.set(folder as u64 + 1, Some(FOLDERS as u64));
             }
         }
@@ -204,6 +209,41 @@ impl Verifier<'_> {
                 continue;
             };
             self.content(&digest, &path, names, asked)?;
+        }
+        Ok(())
+    }
+
+    /// What snapshots alone keep of a folder of contents.
+    fn kept(&mut self, first: u8) -> Result<(), StoreError> {
+        let mut kept = Vec::new();
+        let read = self.tree().each_held(first, |digest, path, facts| kept.push((digest, path, facts.ino())));
+        if let Err(error) = read {
+            self.found(Problem::Unreadable, &self.layout().snapshots(), with_causes(&error), LOOK);
+        }
+        for (digest, path, inode) in kept {
+            self.go_on()?;
+            self.report.contents += 1;
+            if self.options.quick {
+                continue;
+            }
+            let (problem, what) = match self.hash(&digest, &path)? {
+                Hashed::Sound | Hashed::Gone => continue,
+                Hashed::Wrong { .. } => (Problem::WrongBytes, "the bytes are not those of the digest".to_owned()),
+                Hashed::Unreadable(why) => (Problem::Unreadable, format!("it can't be read: {why}")),
+            };
+            let breaks = {
+                let _locked = self.tree().lock(&digest);
+                let is_there = matches!(stat(&path), Ok(Some(at)) if at.ino() == inode);
+                if !is_there || self.tree().damage.is_listed(&digest, inode) {
+                    continue;
+                }
+                self.tree().kept_by(&digest, inode)
+            };
+            let place = self.found(problem, &path, what, KEPT);
+            self.of(place, None, Some(&digest));
+            if let Some(finding) = place.and_then(|place| self.report.findings.get_mut(place)) {
+                finding.breaks = breaks.into_iter().map(|name| format!("snapshot {name}")).collect();
+            }
         }
         Ok(())
     }

@@ -119,7 +119,7 @@ pub struct Finding {
     pub digest: Option<String>,
     /// What is wrong, in a sentence.
     pub what: String,
-    /// Images that can't be pulled whole for it, 20 at most.
+    /// Images that can't be pulled whole for it, 20 at most; `snapshot NAME` where only snapshots have it.
     pub breaks: Vec<String>,
     /// Further ones.
     pub breaks_more: u64,

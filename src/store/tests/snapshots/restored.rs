@@ -276,3 +276,58 @@ async fn what_has_no_place_in_blobs_is_charged_while_a_snapshot_keeps_it() {
     remove(&second, "t").await;
     assert_eq!((used(&second), second.usage().held), (0, Some(0)));
 }
+
+fn flip(path: &Path) {
+    use std::os::unix::fs::FileExt as _;
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 0).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 0).unwrap();
+}
+
+/// Nobody else reads it, and it is needed on the day of a restore.
+#[tokio::test]
+async fn what_only_snapshots_have_is_verified_and_scrubbed() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    let (stored, blobs) = push_image(&store, b"{}", b"layer", "v1").await;
+    create(&store, "s").await;
+    create(&store, "t").await;
+    delete_image(&store, &stored, &blobs).await;
+    // Beside it the same, pushed again.
+    push(&store, &repo("a"), b"layer").await;
+    let layout = &store.0.contents.layout;
+    let verify = || store.verify(VerifyOptions::default(), CancellationToken::new());
+    let report = verify().await.unwrap();
+    assert!(report.whole && report.contents == 4, "{report:#?}");
+    let kept = layout.snapshot_content(&folder("s"), &blobs[1]);
+    flip(&kept);
+    let report = verify().await.unwrap();
+    assert_eq!(report.findings.len(), 1, "{report:#?}");
+    let finding = &report.findings[0];
+    assert_eq!(
+        (finding.problem, &*finding.breaks),
+        (Problem::WrongBytes, &["snapshot s".into(), "snapshot t".into()][..])
+    );
+    assert!(dir.path().join(&finding.path) == kept || finding.path.starts_with("snapshots/t/"), "{finding:?}");
+
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let jobs = Runner::new(tasks.clone(), stop.clone());
+    store.start_jobs(&jobs);
+    assert_eq!(jobs.run_now("scrub").await.unwrap().result, crate::jobs::RunResult::Ok);
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    let [contents, _, found] = store.scrub().since_start;
+    assert_eq!((contents, found), (4, 1));
+    assert_eq!(read(&store, &repo("a"), blobs[1]).await.unwrap(), b"layer", "what was pushed again is sound");
+    // A restore takes what is in the store, and of the other what the snapshot has.
+    let report = restore(&store, "s").await;
+    assert_eq!((report.blobs, report.manifests, report.missing), (1, 1, 0), "{report:?}");
+    // What is damaged is charged as such, and by the end of its last link by nobody.
+    for name in ["s", "t"] {
+        remove(&store, name).await;
+    }
+    assert_eq!((store.usage().held, store.damage().contents), (Some(0), 0));
+    assert_tidy(&store);
+}
