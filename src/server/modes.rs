@@ -12,6 +12,7 @@
 //! - A file of a lower generation is never taken. Where the data directory can't be written this holds for the process.
 
 mod prepared;
+mod shown;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -20,14 +21,14 @@ use secrecy::SecretString;
 use tokio::sync::Notify;
 
 pub(super) use self::prepared::Prepared;
+pub(super) use self::shown::Seen;
 use super::plan::{Parts, Plan, Running};
-use crate::admin::{ComingStatus, ModeFileStatus, UpstreamStatus};
 use crate::api::App;
 use crate::auth::Authenticator;
 use crate::clock;
-use crate::config::{Config, EndpointSettings, ModeFile, ModeSpec, Secret, UpstreamSettings};
+use crate::config::{Config, ModeFile, ModeSpec, Secret, UpstreamSettings};
 use crate::mode::Transition;
-use crate::oci::{Digest, UpstreamId};
+use crate::oci::Digest;
 use crate::replicas::Replicas;
 use crate::telemetry::ProbeOutcome;
 use crate::upstream::{Probe, Upstream, UpstreamSetupError};
@@ -42,6 +43,8 @@ struct Inner {
     auth: Authenticator,
     app: OnceLock<App>,
     state: Mutex<State>,
+    /// Held by who changes the modes, until everyone was told.
+    changing: tokio::sync::Mutex<()>,
     /// Something changed that the probing should look at.
     changed: Notify,
 }
@@ -82,16 +85,6 @@ impl Known {
     }
 }
 
-/// The modes at one moment, by name.
-pub(super) struct Seen {
-    pub(super) in_force: &'static str,
-    pub(super) coming: Option<ComingStatus>,
-    /// The newest first.
-    pub(super) previous: Vec<&'static str>,
-    /// `None` where the keys count and no file was refused.
-    pub(super) file: Option<ModeFileStatus>,
-}
-
 impl Modes {
     /// Puts the configured modes together; blocking.
     ///
@@ -111,10 +104,13 @@ impl Modes {
             auth,
             app: OnceLock::new(),
             state: Mutex::new(state),
+            changing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
         }));
         let prepared = modes.prepare_first(config)?;
         modes.take(config, prepared);
+        // Nothing goes yet: all data counts as used until this.
+        modes.tell();
         Ok(modes)
     }
 
@@ -140,9 +136,11 @@ impl Modes {
         let _ = self.0.app.set(app);
     }
 
-    /// Puts a configuration into force, with what was prepared for it.
-    pub(super) fn apply(&self, config: &Config, prepared: Prepared) {
+    /// Puts a configuration into force, with what was prepared for it. May wait for one removal of a drop.
+    pub(super) async fn apply(&self, config: &Config, prepared: Prepared) {
+        let _changing = self.0.changing.lock().await;
         self.take(config, prepared);
+        self.settle_and_tell().await;
         self.0.changed.notify_one();
     }
 
@@ -163,13 +161,13 @@ impl Modes {
                 }
             }
         }
-        self.put_into_force(&mut state);
+        self.make_running(&mut state);
     }
 
     /// Puts a mode file into force, or says why not, and leaves the rest of the configuration as it is.
-    pub(super) fn apply_file_alone(&self, prepared: Prepared) {
+    pub(super) async fn apply_file_alone(&self, prepared: Prepared) {
         let config = Arc::clone(&self.state().config);
-        self.apply(&config, prepared);
+        self.apply(&config, prepared).await;
     }
 
     fn refuse_file(&self, state: &mut State, why: String) {
@@ -211,17 +209,32 @@ impl Modes {
         state.plan = Plan::of_keys(&state.config, state.upstreams.first().map(|known| &known.settings));
     }
 
-    /// Makes the modes of the plan and tells everyone.
-    fn put_into_force(&self, state: &mut State) {
+    /// Makes the modes of the plan.
+    fn make_running(&self, state: &mut State) {
         let State { running, plan, config, .. } = &*state;
         let running = running.changed_to(plan, config, &self.0.parts, |settings| {
             state.known(settings).map(|known| known.upstream.clone())
         });
         state.running = running;
-        self.tell(state);
     }
 
-    fn tell(&self, state: &State) {
+    /// Tells everyone of the modes, when nothing of the data goes any more that they use. The modes are not locked meanwhile.
+    async fn settle_and_tell(&self) {
+        let store = self.0.parts.fills.store();
+        {
+            let state = self.state();
+            // Nothing of Local goes while another mode answers too: before that begins, and until it is over.
+            if !state.is_local_alone() {
+                store.hold_collection(true);
+            }
+            store.add_used_data(&state.plan.used_data(&state.config));
+        }
+        store.used_data_settled().await;
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let state = &*self.state();
         for known in &state.upstreams {
             known.upstream.hold_refused(state.candidate.is_some());
         }
@@ -238,20 +251,13 @@ impl Modes {
         let logins: Vec<(String, SecretString)> =
             state.logins().map(|(name, password)| (name.to_owned(), SecretString::from(password.expose()))).collect();
         self.0.auth.set_upstream_users(logins);
-        // Nothing of Local goes while another mode answers too: before that begins, and until it is over.
-        let store = self.0.parts.fills.store();
-        let is_alone = plan.is_settled() && plan.in_force.as_ref().is_some_and(ModeSpec::takes_pushes);
-        if !is_alone {
-            store.hold_collection(true);
-        }
-        // Before a mode answers nothing of its data goes any more, and none goes as long as it answers.
-        let used = plan.used_data(&state.config);
-        store.add_used_data(&used);
         if let Some(app) = self.0.app.get() {
             app.set_modes(state.running.transition(plan));
         }
-        store.hold_collection(!is_alone);
-        store.set_used_data(used);
+        // None of its data goes as long as a mode answers.
+        let store = self.0.parts.fills.store();
+        store.hold_collection(!state.is_local_alone());
+        store.set_used_data(plan.used_data(&state.config));
     }
 
     /// Ends when something changed that the probing should look at.
@@ -277,13 +283,22 @@ impl Modes {
 
     /// Notes what a probe found; a candidate that does not refuse us comes into force. `false`: nobody needs to know, the
     /// configuration changed meanwhile.
-    pub(super) fn was_probed(
+    pub(super) async fn was_probed(
         &self,
         settings: &UpstreamSettings,
         probe: Probe,
         due: Instant,
         is_candidate: bool,
     ) -> bool {
+        let _changing = self.0.changing.lock().await;
+        let is_known = self.note_probe(settings, probe, due, is_candidate);
+        if is_known {
+            self.settle_and_tell().await;
+        }
+        is_known
+    }
+
+    fn note_probe(&self, settings: &UpstreamSettings, probe: Probe, due: Instant, is_candidate: bool) -> bool {
         let mut state = self.state();
         let outcome = probe.outcome;
         let known = if is_candidate {
@@ -298,56 +313,9 @@ impl Modes {
             state.upstreams = state.candidate.take().into_iter().collect();
             state.plan = Plan::of_keys(&state.config, Some(settings));
             tracing::info!(upstream = settings.endpoint.host, "the changed upstream is in force");
-            self.put_into_force(&mut state);
-        } else {
-            self.tell(&state);
+            self.make_running(&mut state);
         }
         true
-    }
-
-    /// What the status shows; `None` in modes without an upstream.
-    pub(super) fn upstream_status(&self) -> Option<UpstreamStatus> {
-        let state = self.state();
-        let known = state.known(state.plan.upstream()?)?;
-        Some(UpstreamStatus {
-            host: known.upstream.host().to_owned(),
-            outcome: known.outcome().map(ProbeOutcome::as_str),
-            message: known.probed.as_ref().map(|probed| probed.probe.words.clone()),
-            probed: known.probed.as_ref().map(|probed| probed.at.as_secs()),
-            last_accepted: known.upstream.last_accepted().map(clock::Timestamp::as_secs),
-            refused: state
-                .candidate
-                .as_ref()
-                .and_then(|candidate| candidate.probed.as_ref())
-                .map(|probed| probed.probe.words.clone()),
-        })
-    }
-
-    /// The upstreams of the modes by their names in the store, as `host/path`.
-    pub(super) fn upstream_ids(&self) -> Vec<(UpstreamId, String)> {
-        let state = self.state();
-        let upstreams = state.plan.upstreams().into_iter().map(|settings| &settings.endpoint);
-        let id = |at: &EndpointSettings| (UpstreamId::of(&at.host, &at.path), format!("{}/{}", at.host, at.path));
-        upstreams.map(id).map(|(id, address)| (id, address.trim_end_matches('/').to_owned())).collect()
-    }
-
-    /// The modes and the file that says so, at one moment.
-    pub(super) fn seen(&self) -> Seen {
-        let State { plan, file_error, .. } = &*self.state();
-        let file = plan.file.as_ref();
-        Seen {
-            in_force: plan.in_force_name(),
-            coming: plan
-                .coming
-                .as_ref()
-                .map(|(mode, phase)| ComingStatus { mode: mode.as_str(), phase: phase.as_str() }),
-            previous: plan.previous.iter().map(ModeSpec::as_str).collect(),
-            file: (file.is_some() || file_error.is_some()).then(|| ModeFileStatus {
-                hash: file.map(|file| file.hash.clone()).unwrap_or_default(),
-                generation: file.map_or(0, |file| file.generation),
-                error: file_error.clone(),
-            }),
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -358,6 +326,11 @@ impl Modes {
 impl State {
     fn known(&self, settings: &UpstreamSettings) -> Option<&Known> {
         self.upstreams.iter().chain(&self.candidate).find(|known| known.settings == *settings)
+    }
+
+    /// Only Local answers.
+    fn is_local_alone(&self) -> bool {
+        self.plan.is_settled() && self.plan.in_force.as_ref().is_some_and(ModeSpec::takes_pushes)
     }
 
     /// The pairs that may sign in here.

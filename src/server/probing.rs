@@ -73,7 +73,7 @@ async fn probe_once(modes: &Modes, known: Known, is_candidate: bool) {
         }
     };
     let is_new = known.outcome() != Some(probe.outcome);
-    if modes.was_probed(&known.settings, probe.clone(), Instant::now() + pause, is_candidate) && is_new {
+    if modes.was_probed(&known.settings, probe.clone(), Instant::now() + pause, is_candidate).await && is_new {
         announce(&known, &probe, is_candidate);
     }
 }

@@ -69,11 +69,11 @@ impl Reloads {
     async fn take_file_alone(&self) {
         let modes = self.modes.clone();
         if let Ok(Some(prepared)) = tokio::task::spawn_blocking(move || modes.prepare_file_alone()).await {
-            self.modes.apply_file_alone(prepared);
+            self.modes.apply_file_alone(prepared).await;
         }
     }
 
-    fn apply(&self, config: Config, upstream: Prepared) -> Vec<PathBuf> {
+    async fn apply(&self, config: Config, upstream: Prepared) -> Vec<PathBuf> {
         let held = &self.held;
         held.logging.set(config.log.level, config.log.access);
         held.store.set_limits(options::store_limits(&config));
@@ -84,7 +84,7 @@ impl Reloads {
         held.store.set_scrub(options::scrub(&config));
         self.registry.set_limits(options::connections(&config));
         self.app.set_settings(options::api(&config));
-        self.modes.apply(&config, upstream);
+        self.modes.apply(&config, upstream).await;
         self.deadline.store(config.limits.drain_deadline);
         let paths = config.watched_paths(held.source.file.as_deref());
         self.parts.store(Arc::new(config));
@@ -128,7 +128,7 @@ impl Reload for Reloads {
                 let (held, config) = (&self.held, &reloaded.config);
                 let found = warnings::of(config, &held.auth, held.tls.as_deref(), clock::now());
                 warnings::log(found, &mut self.said);
-                Attempt::Applied(self.apply(reloaded.config, upstream))
+                Attempt::Applied(self.apply(reloaded.config, upstream).await)
             }
             Err(attempt) => {
                 self.take_file_alone().await;

@@ -16,8 +16,8 @@ use crate::oci::UpstreamId;
 use crate::values::StoringMode;
 
 impl Store {
-    /// Says which data modes use from now on; until the first time all counts as used. May wait for one removal of a drop: behind
-    /// that nothing goes of what is used.
+    /// Says which data modes use from now on; until the first time all counts as used. No removal of that begins; one that goes on
+    /// ends before [`Self::used_data_settled`] does. Waits for nothing.
     pub fn set_used_data(&self, used: UsedData) {
         self.0.dropper.gate.set(used);
     }
@@ -25,6 +25,12 @@ impl Store {
     /// The same, with what was used before: for the time in which one takes the place of the other.
     pub fn add_used_data(&self, used: &UsedData) {
         self.0.dropper.gate.add(used);
+    }
+
+    /// Waits for the removals of a drop that began before the last call of one of these: behind that nothing goes of what is
+    /// used. Safe to drop.
+    pub async fn used_data_settled(&self) {
+        self.0.dropper.gate.settled().await;
     }
 
     /// What the last count of unused data found, and when; `None` before the first. Waits for no disk.
