@@ -196,6 +196,7 @@ fn by_hand(folder: &Path, arguments: &ImportArguments, bar: &ProgressBar) -> Res
         dry_run: arguments.dry_run,
         overwrite: arguments.overwrite_tags,
         is_served: false,
+        most_surveyed: None,
     };
     let store = Store::open(&StoreOptions { must_exist: true, limits, ..StoreOptions::at(folder) })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

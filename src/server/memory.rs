@@ -5,7 +5,7 @@
 //! takes those back.
 
 use crate::config::{Config, Mode};
-use crate::{api, auth, fetch, mode, serve, store, telemetry, upstream};
+use crate::{api, auth, fetch, mode, serve, store, takeover, telemetry, upstream};
 
 /// A part of the sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
         part("uploads", serve::memory::incoming(uploads) + store::most_batch_bytes(uploads)),
         part("the store's memory", store::CACHED_BYTES),
         part("scrub and a verification", store::LOOKING_BYTES),
+        part("count of unused data", store::UNUSED_COUNT_BYTES),
+        part("import", takeover::IMPORT_BYTES),
         part("sign-ins", auth::REMEMBERED_BYTES),
         part("log", telemetry::LOG_BYTES),
     ]
@@ -98,6 +100,16 @@ mod tests {
         let (limit, worst) = (chart_limit(), most.into_iter().max().unwrap().max(most_bytes(&switched)));
         assert!(limit >= worst, "{} MiB are less than {} MiB: {:#?}", limit / MIB, worst / MIB, parts(&switched));
         assert!(limit <= worst + worst / 4, "{} MiB for {} MiB", limit / MIB, worst / MIB);
+    }
+
+    #[test]
+    fn work_beside_requests_is_in_the_sum() {
+        let parts = parts(&config(Mode::Local));
+        for (name, least) in [("scrub and a verification", 2), ("count of unused data", 16), ("import", 32)] {
+            let part =
+                parts.iter().find(|part| part.name == name).unwrap_or_else(|| panic!("{name} is not in {parts:#?}"));
+            assert!(part.bytes >= least * MIB, "{part:?}");
+        }
     }
 
     #[test]

@@ -84,5 +84,8 @@ pub const CACHED_BYTES: u64 = repositories::index::CACHE_BYTES
 /// Bytes that a scrub and a verification hold: a piece of a file each, and what the latter counts and finds.
 pub const LOOKING_BYTES: u64 = 2 * contents::uncached::PIECE_BYTES as u64 + repositories::verify::MOST_BYTES;
 
+/// Bytes that the count of what no mode uses holds.
+pub const UNUSED_COUNT_BYTES: u64 = repositories::mode_data::count::COUNT_BYTES;
+
 #[cfg(test)]
 pub(crate) mod tests;

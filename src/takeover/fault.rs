@@ -39,6 +39,8 @@ pub(super) enum Fault {
     TooDeep(Digest),
     #[error("the store has it with {0}, and it was not to be overwritten")]
     OtherDigest(Digest),
+    #[error("it has more than a server looks at while it answers requests: stop the server and run this on its store")]
+    TooMuch,
     #[error("its manifest {0} was deleted from the store while it came")]
     DeletedMeanwhile(Digest),
 }

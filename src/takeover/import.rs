@@ -15,7 +15,7 @@ use super::listed::Listed;
 use super::names::RepositoryMap;
 use super::report::Report;
 use super::source::Source;
-use super::survey::{Survey, parse};
+use super::survey::{Blob, Survey, parse};
 use crate::oci::{Digest, RepoName, Tag};
 use crate::store::{Beside, Intake, Store, StoreError, StoredManifest};
 use crate::telemetry::with_causes;
@@ -24,6 +24,17 @@ use crate::telemetry::with_causes;
 const BATCH: usize = 256;
 /// Bytes of manifests that are in memory for that.
 const BATCH_BYTES: usize = 8 << 20;
+
+/// Bytes that a running server keeps of one repository of a source: tens of thousands of images. On a store that no server has
+/// there is no bound.
+pub(super) const MOST_SURVEYED: usize = 32 << 20;
+/// Blobs that are noted for the sum of what has to come, 16 to 32 bytes each; if there are more it is not told.
+pub(super) const MOST_COMING: usize = 1 << 18;
+
+/// Bytes that an import by a running server keeps in memory: what is read at once, manifests that wait for their sync, with what
+/// they were parsed into, what was surveyed and noted, and the report.
+pub const IMPORT_BYTES: u64 =
+    (blobs::READ_BYTES + 3 * BATCH_BYTES + MOST_SURVEYED + 32 * MOST_COMING + super::report::REPORT_BYTES) as u64;
 
 /// How images are taken.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +49,8 @@ pub struct ImportOptions {
     pub overwrite: bool,
     /// A server answers requests from the store meanwhile: the source's files are read at a pace that leaves it the disk.
     pub is_served: bool,
+    /// Bytes of one repository that are kept in memory; `None`: no bound.
+    pub most_surveyed: Option<usize>,
 }
 
 /// How far a run is.
@@ -121,11 +134,15 @@ pub fn import(
     let names = source.repositories()?;
     // A registry would be asked for all of it twice.
     if source.path().is_some() && !options.dry_run {
-        let mut of_bytes = 0;
+        let mut of_bytes = Some(0);
         for name in &names {
-            of_bytes += run.measure(name)?;
+            let bytes = run.measure(name)?;
+            of_bytes = of_bytes.zip(bytes).map(|(sum, bytes)| sum + bytes);
+            if of_bytes.is_none() {
+                break;
+            }
         }
-        run.far.of_bytes = Some(of_bytes);
+        run.far.of_bytes = of_bytes;
         run.coming.clear();
     }
     for name in &names {
@@ -162,23 +179,38 @@ impl Run<'_> {
     }
 
     fn survey(&self, name: &str, listed: &Listed) -> Result<Survey, ImportError> {
-        let survey = Survey::of(self.source, name, listed, &|| !self.stop.is_cancelled());
+        let most = self.options.most_surveyed.unwrap_or(usize::MAX);
+        let survey = Survey::of(self.source, name, listed, most, &|| !self.stop.is_cancelled());
         self.goes_on()?;
         Ok(survey)
     }
 
-    /// Bytes that a repository adds to those that have to come.
-    fn measure(&mut self, name: &str) -> Result<u64, ImportError> {
-        let Ok(Some(repo)) = self.options.names.name(name) else { return Ok(0) };
-        let Ok(listed) = self.source.list(name) else { return Ok(0) };
+    /// Bytes that a repository adds to those that have to come; `None`: there is too much to know that.
+    fn measure(&mut self, name: &str) -> Result<Option<u64>, ImportError> {
+        let Ok(Some(repo)) = self.options.names.name(name) else { return Ok(Some(0)) };
+        let Ok(listed) = self.source.list(name) else { return Ok(Some(0)) };
         let survey = self.survey(name, &listed)?;
+        if survey.is_too_large {
+            return Ok(Some(0));
+        }
         let mut bytes = 0;
         for blob in survey.nodes.iter().flat_map(|node| &node.blobs) {
-            if self.coming.insert(blob.print()) && !self.is_stored(&repo, &blob.digest)? {
+            if self.note_coming(*blob) && !self.is_stored(&repo, &blob.digest)? {
                 bytes += blob.size;
             }
+            if self.options.is_served && self.coming.len() >= MOST_COMING {
+                return Ok(None);
+            }
         }
-        Ok(bytes)
+        Ok(Some(bytes))
+    }
+
+    /// Notes a blob that has to come; `false`: it is noted. Of too many some are not noted, and count again.
+    fn note_coming(&mut self, blob: Blob) -> bool {
+        if self.options.is_served && self.coming.len() >= MOST_COMING {
+            return !self.coming.contains(&blob.print());
+        }
+        self.coming.insert(blob.print())
     }
 
     fn repository(&mut self, name: &str) -> Result<(), ImportError> {
@@ -212,6 +244,11 @@ impl Run<'_> {
         // What is taken below is kept from a collection that runs beside.
         let naming = self.store.naming(&repo);
         let mut survey = self.survey(name, &listed)?;
+        if survey.is_too_large {
+            self.report.tags.left += listed.tags.len() as u64;
+            self.report.leave(name.to_owned(), &Fault::TooMuch);
+            return Ok(());
+        }
         if self.options.dry_run {
             self.look_for_blobs(name, &repo, &mut survey)?;
         } else {

@@ -39,7 +39,7 @@ mod survey;
 
 pub use export::{ExportError, ExportOptions, Exported, Selection, export};
 pub use fault::SourceError;
-pub use import::{Far, ImportError, ImportOptions, import};
+pub use import::{Far, IMPORT_BYTES, ImportError, ImportOptions, import};
 pub use job::{ImportJob, Imports};
 pub use names::{InvalidMap, RepositoryMap};
 pub use orders::{ImportOrder, SourceOrder};

@@ -63,6 +63,7 @@ impl ImportOrder {
             None => RepositoryMap::default(),
         };
         let Self { moves, dry_run, overwrite, .. } = *self;
-        Ok(ImportOptions { names, moves, dry_run, overwrite, is_served: true })
+        let most_surveyed = Some(super::import::MOST_SURVEYED);
+        Ok(ImportOptions { names, moves, dry_run, overwrite, is_served: true, most_surveyed })
     }
 }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// Most images that are named; of those beyond, the number.
 const MOST_NAMED: usize = 10_000;
 
+/// About what a report takes, with the answer in which it is sent.
+pub(super) const REPORT_BYTES: usize = MOST_NAMED * 512;
+
 /// What a run came to, or would.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -16,7 +16,12 @@ pub(super) struct Survey {
     pub(super) faults: HashMap<Digest, Fault>,
     /// Of the tags' manifests, those that the source has deleted, though their bytes may be there.
     pub(super) deleted: HashSet<Digest>,
+    /// The repository has more than was to be kept in memory, and was not read to its end.
+    pub(super) is_too_large: bool,
 }
+
+/// About what a tag of a list, and a manifest that can't be taken, take in memory.
+const ENTRY_BYTES: usize = 256;
 
 /// What a manifest names.
 #[derive(Debug)]
@@ -45,11 +50,13 @@ impl Blob {
 }
 
 impl Survey {
-    /// Reads the manifests of `name` and all that they name. `goes_on` is asked before each.
-    pub(super) fn of(source: &Source, name: &str, listed: &Listed, goes_on: &dyn Fn() -> bool) -> Self {
+    /// Reads the manifests of `name` and all that they name. `goes_on` is asked before each. Of what the repository has at most
+    /// `most` bytes are kept in memory, as far as these can be counted.
+    pub(super) fn of(source: &Source, name: &str, listed: &Listed, most: usize, goes_on: &dyn Fn() -> bool) -> Self {
         let deleted: HashSet<Digest> = listed.deleted.iter().copied().collect();
         let mut survey = Self::default();
         let mut seen = HashSet::new();
+        let mut bytes = listed.tags.len() * ENTRY_BYTES + listed.manifests.len() * size_of::<Digest>();
         let tagged = listed.tags.iter().filter_map(|tag| tag.target.as_ref().ok());
         let (gone, tagged): (Vec<Digest>, Vec<Digest>) = tagged.copied().partition(|digest| deleted.contains(digest));
         survey.deleted.extend(gone);
@@ -64,8 +71,13 @@ impl Survey {
                 if !seen.insert(digest) || !goes_on() {
                     continue;
                 }
+                if bytes > most {
+                    survey.is_too_large = true;
+                    return survey;
+                }
                 match Node::read(source, name, digest) {
                     Ok(node) => {
+                        bytes += node.bytes();
                         let children: Vec<_> = node.children.iter().map(|child| (*child, None)).collect();
                         waiting.push((digest, Some(node)));
                         waiting.extend(children);
@@ -74,6 +86,7 @@ impl Survey {
                         survey.faults.insert(digest, Fault::ManifestDeleted(digest));
                     }
                     Err(fault) => {
+                        bytes += ENTRY_BYTES;
                         survey.faults.insert(digest, fault);
                     }
                 }
@@ -103,6 +116,11 @@ impl Survey {
 }
 
 impl Node {
+    /// What it takes in memory, with its digest among those that were seen.
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 2 * size_of::<Digest>() + size_of_val(&*self.blobs) + size_of_val(&*self.children)
+    }
+
     fn read(source: &Source, name: &str, digest: Digest) -> Result<Self, Fault> {
         let bytes = source.manifest(name, &digest)?;
         let manifest = parse(&bytes, digest)?;

@@ -262,6 +262,26 @@ fn what_is_deleted_while_it_comes_leaves_no_tag_to_nothing() {
     assert_tidy(&store);
 }
 
+/// Its memory has a bound there: what is more is named, and comes where no server runs.
+#[test]
+fn a_running_server_leaves_a_repository_that_is_too_large_for_its_memory() {
+    let dir = quick_dir();
+    let (source, data) = (dir.path().join("source"), dir.path().join("data"));
+    let tree = Tree::new(&source).unwrap();
+    for number in 0..20 {
+        write_image(&tree, "large", Some(&format!("v{number}")), &[format!("config {number}").into_bytes()]);
+    }
+    write_image(&tree, "small", Some("v1"), &[b"config".to_vec()]);
+    let store = store(&data);
+    let bound = |most_surveyed| ImportOptions { most_surveyed, ..options(false) };
+    let report = run(&store, &source, &bound(Some(10_000))).unwrap();
+    assert_eq!((report.tags.taken, report.tags.left), (1, 20), "{report:?}");
+    assert!(reason(&report, "large").contains("stop the server"), "{report:?}");
+    let report = run(&store, &source, &bound(None)).unwrap();
+    assert_eq!((report.tags.taken, report.tags.present, report.tags.left), (20, 1, 0), "{report:?}");
+    assert_tidy(&store);
+}
+
 #[test]
 fn repositories_get_the_names_that_are_asked_for_and_tags_keep_their_times() {
     let dir = quick_dir();

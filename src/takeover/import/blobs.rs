@@ -18,7 +18,7 @@ use crate::telemetry::with_causes;
 use crate::upstream::BlobFault;
 
 /// Bytes read at once.
-const READ_BYTES: usize = 1 << 20;
+pub(super) const READ_BYTES: usize = 1 << 20;
 /// Bytes that wait for their names together: a run that is killed hashes them again.
 const STAGED_BYTES: u64 = 256 << 20;
 
@@ -50,7 +50,7 @@ impl<'a> Run<'a> {
             let found = self.source.length(name, &blob.descriptor());
             let fault = match found {
                 Ok(Some(length)) if length == blob.size => {
-                    if self.coming.insert(blob.print()) {
+                    if self.note_coming(*blob) {
                         self.report.bytes += length;
                     }
                     self.report.blobs.taken += 1;

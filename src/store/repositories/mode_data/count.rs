@@ -19,6 +19,9 @@ use crate::values::StoringMode;
 /// Most contents with several names that are kept in mind at once, about 50 bytes each. What is beyond counts as not freed.
 const MOST_SHARED: usize = 200_000;
 
+/// Bytes that a count takes: what is kept in mind of one upstream and of all of a mode.
+pub(in crate::store) const COUNT_BYTES: u64 = 2 * MOST_SHARED as u64 * 50;
+
 /// What a removal would free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DataCount {
