@@ -7,19 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use secrecy::SecretString;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admin::{ask_if_there, ask_with};
 use super::{Failure, StoreArguments};
-use crate::checker::RegistryAddress;
 use crate::config::{self, Secret};
 use crate::store::{Store, StoreLimits, StoreOptions};
-use crate::takeover::{Far, ImportError, ImportOrder, Report, RepositoryMap, Source, SourceOrder, import};
+use crate::takeover::{
+    Far, ImportError, ImportOrder, Password, RegistryOrder, Report, RepositoryMap, SourceOrder, import,
+};
 use crate::telemetry::{Metrics, with_causes};
-use crate::upstream::Credentials;
 
 /// How often a running server is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -34,8 +33,8 @@ pub struct ImportArguments {
     /// An OCI layout, or a directory with layouts below.
     #[arg(long, value_name = "DIR")]
     pub from_oci: Option<PathBuf>,
-    /// A repository of a registry with all its tags, or with the one that the address ends with; can be given more than once.
-    /// The store must have no running server.
+    /// A repository of a registry with all its tags, or with the one that the address ends with; without a repository all that
+    /// the registry lists, of which --repository takes some. Can be given more than once.
     #[arg(long, value_name = "URL", num_args = 1..)]
     pub from_registry: Vec<Secret>,
     /// What repositories are called here: FROM and what is below it become TO and what is below it, the others stay behind.
@@ -75,15 +74,10 @@ pub struct ImportArguments {
 pub(super) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
     let folder = arguments.store.dir()?;
     let bar = bar();
-    let report = match arguments.order()? {
-        Some(order) => match by_server(&folder, &order, &bar)? {
-            Some(report) => report,
-            None => by_hand(&folder, arguments, &bar)?,
-        },
-        None if ask_if_there(&folder, "GET", "/import")?.is_some() => {
-            return Err(Failure::usage("--from-registry: a server runs on this store; stop it, or push to it"));
-        }
-        None => by_hand(&folder, arguments, &bar)?,
+    let order = arguments.order()?;
+    let report = match by_server(&folder, &order, &bar)? {
+        Some(report) => report,
+        None => by_hand(&folder, arguments, &order, &bar)?,
     };
     bar.finish_and_clear();
     let mut out = io::stdout().lock();
@@ -102,54 +96,35 @@ pub(super) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
 }
 
 impl ImportArguments {
-    /// The order for a running server; `None`: the source is a registry.
-    fn order(&self) -> Result<Option<ImportOrder>, Failure> {
+    /// What is to be done, as a running server is told.
+    fn order(&self) -> Result<ImportOrder, Failure> {
         let whole = |path: &Path| {
             std::path::absolute(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
         };
         let source = match (&self.from_distribution, &self.from_oci) {
             (Some(path), _) => SourceOrder::Distribution(whole(path)?),
             (None, Some(path)) => SourceOrder::Oci(whole(path)?),
-            (None, None) => return Ok(None),
+            (None, None) => SourceOrder::Registry(self.registries()?),
         };
-        Ok(Some(ImportOrder {
+        Ok(ImportOrder {
             source,
             repository: self.repository.as_ref().map(ToString::to_string),
             moves: self.moves,
             dry_run: self.dry_run,
             overwrite: self.overwrite_tags,
-        }))
+        })
     }
 
-    fn source(&self) -> Result<Source, Failure> {
-        let unread = |error| Failure::failed(&error);
-        if let Some(path) = &self.from_distribution {
-            return Source::distribution(path).map_err(unread);
-        }
-        if let Some(path) = &self.from_oci {
-            return Source::layouts(path).map_err(unread);
-        }
-        let mut addresses: Vec<RegistryAddress> = Vec::new();
-        for text in &self.from_registry {
-            let address = text.expose().parse::<RegistryAddress>();
-            let address = address.map_err(|error| Failure::usage(format!("--from-registry: {error}")))?;
-            if addresses.iter().any(|other| other.path == address.path) {
-                return Err(Failure::usage(
-                    "--from-registry: two have the same repository; import one after the other",
-                ));
-            }
-            addresses.push(address);
-        }
-        let credentials = match (&self.username, &self.password_file) {
-            (Some(user), Some(file)) => {
-                let password = read(file)?.trim_end_matches(['\r', '\n']).to_owned();
-                Credentials::Basic { user: user.clone(), password: SecretString::from(password) }
-            }
-            _ => Credentials::Anonymous,
+    fn registries(&self) -> Result<RegistryOrder, Failure> {
+        let password = self.password_file.as_deref().map(read).transpose()?;
+        let order = RegistryOrder {
+            urls: self.from_registry.iter().map(|url| url.expose().to_owned()).collect(),
+            username: self.username.clone(),
+            password: password.map(|text| Password(text.trim_end_matches(['\r', '\n']).to_owned())),
+            ca: self.ca_file.as_deref().map(read).transpose()?,
         };
-        let ca = self.ca_file.as_deref().map(read).transpose()?;
-        let metrics = Metrics::new().map_err(|error| Failure::failed(&error))?;
-        Source::registries(addresses, &credentials, ca.as_deref(), &metrics, &TaskTracker::new()).map_err(unread)
+        order.addresses().map_err(|error| Failure::usage(format!("--from-registry: {error}")))?;
+        Ok(order)
     }
 }
 
@@ -186,10 +161,17 @@ fn by_server(folder: &Path, order: &ImportOrder, bar: &ProgressBar) -> Result<Op
 }
 
 /// Takes the store, which no server has.
-fn by_hand(folder: &Path, arguments: &ImportArguments, bar: &ProgressBar) -> Result<Report, Failure> {
+fn by_hand(
+    folder: &Path,
+    arguments: &ImportArguments,
+    order: &ImportOrder,
+    bar: &ProgressBar,
+) -> Result<Report, Failure> {
     let settings = config::store_settings(arguments.store.config.as_deref())?;
     let limits = StoreLimits { max_bytes: settings.max_bytes, reserve: settings.reserve, ..StoreLimits::UNBOUNDED };
-    let source = arguments.source()?;
+    let metrics = Metrics::new().map_err(|error| Failure::failed(&error))?;
+    let stop = CancellationToken::new();
+    let source = order.source.open((&metrics, &TaskTracker::new(), &stop)).map_err(|error| Failure::failed(&error))?;
     let options = crate::takeover::ImportOptions {
         names: arguments.repository.clone().unwrap_or_default(),
         moves: arguments.moves,
@@ -201,9 +183,7 @@ fn by_hand(folder: &Path, arguments: &ImportArguments, bar: &ProgressBar) -> Res
     let store = Store::open(&StoreOptions { must_exist: true, limits, ..StoreOptions::at(folder) })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let (taking, shown) = (store.clone(), bar.clone());
-    let work = runtime.spawn_blocking(move || {
-        import(&taking, &source, &options, &CancellationToken::new(), &|far| tell(&shown, far))
-    });
+    let work = runtime.spawn_blocking(move || import(&taking, &source, &options, &stop, &|far| tell(&shown, far)));
     let ended = runtime.block_on(work).map_err(|error| Failure::failed(&error))?;
     store.close();
     tell_owner(folder, arguments)?;

@@ -303,7 +303,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     }
     jobs::start(&jobs, &parts, evictor, &modes);
     jobs.start(FollowMasters::new(replicas.clone()));
-    jobs.start(ImportJob::new(parts.store.clone(), imports));
+    jobs.start(ImportJob::new(parts.store.clone(), imports, metrics.clone(), tasks.clone()));
     take_orders(socket, seen.clone(), &tasks, &stop);
     for socket in registry_sockets {
         tracing::info!(listener = "registry", address = %socket.address(), tls = parts.tls.is_some(), "listening");

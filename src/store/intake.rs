@@ -5,7 +5,11 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
 use super::contents::beside::{Beside, ORDERED_RATE};
+use super::contents::fills::PartialBlob;
 use super::contents::intake::{Incoming, Moved, Staged, Taken};
 use super::error::StoreError;
 use super::face::Store;
@@ -92,6 +96,23 @@ impl<'a> Intake<'a> {
     pub fn begin(&self, digest: Digest, size: u64) -> Result<Incoming<'a>, StoreError> {
         let contents = &self.0.0.contents;
         contents.change_here(|| contents.begin_incoming(digest, size))
+    }
+
+    /// Takes up what an earlier run got of a content, or begins it; read and hashed. It stays when it is dropped, and goes when
+    /// nobody went on with it for as long as with an upload.
+    ///
+    /// # Errors
+    /// [`StoreError::FillBusy`], or of the disk.
+    pub fn begin_large(&self, digest: Digest) -> Result<PartialBlob, StoreError> {
+        Handle::current().block_on(self.0.begin_fill(digest))
+    }
+
+    /// Makes a content that came whole, and was verified, a blob of a repository; durable when it answers.
+    ///
+    /// # Errors
+    /// Of the disk; what came is gone then.
+    pub fn finish_large(&self, repo: &RepoName, whole: PartialBlob) -> Result<(), StoreError> {
+        Handle::current().block_on(self.0.commit_fill(whole, vec![repo.clone()], &CancellationToken::new()))
     }
 
     /// Moves the file at `path`, open as `file`, out of a tree that is given up. The caller has hashed what `file` has, and

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::fault::{Fault, SourceError};
 use super::listed::Listed;
 use super::names::RepositoryMap;
+use super::remote::MOST_KEPT;
 use super::report::Report;
 use super::source::Source;
 use super::survey::{Blob, Survey, parse};
@@ -34,7 +35,8 @@ pub(super) const MOST_COMING: usize = 1 << 18;
 /// Bytes that an import by a running server keeps in memory: what is read at once, manifests that wait for their sync, with what
 /// they were parsed into, what was surveyed and noted, and the report.
 pub const IMPORT_BYTES: u64 =
-    (blobs::READ_BYTES + 3 * BATCH_BYTES + MOST_SURVEYED + 32 * MOST_COMING + super::report::REPORT_BYTES) as u64;
+    (blobs::READ_BYTES + 3 * BATCH_BYTES + MOST_SURVEYED + 32 * MOST_COMING + super::report::REPORT_BYTES + MOST_KEPT)
+        as u64;
 
 /// How images are taken.
 #[derive(Clone, Debug, Default)]
@@ -219,15 +221,21 @@ impl Run<'_> {
             // Another repository has a copy of its own, or answers another time.
             self.bad.clear();
         }
+        let repo = self.options.names.name(name);
+        // A registry is not asked for what stays behind.
+        if matches!(repo, Ok(None)) {
+            return Ok(());
+        }
         let listed = match self.source.list(name) {
             Ok(listed) => listed,
             Err(error) => {
+                self.goes_on()?;
                 self.report.tags.left += 1;
                 self.report.leave(name.to_owned(), &with_causes(&error));
                 return Ok(());
             }
         };
-        let repo = match self.options.names.name(name) {
+        let repo = match repo {
             Ok(Some(repo)) => repo,
             Ok(None) => return Ok(()),
             Err(error) => {

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
 
 use super::import::{Far, ImportError, import};
-use super::orders::ImportOrder;
+use super::orders::{ImportOrder, SourceOrder};
 use super::report::Report;
 use crate::jobs::{Job, JobError, Run, Schedule, blocking};
 use crate::store::Store;
-use crate::telemetry::with_causes;
+use crate::telemetry::{Metrics, with_causes};
 
 /// Orders and what came of the last. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,9 @@ impl Imports {
     pub fn place(&self, order: Value) -> Result<(), String> {
         let order: ImportOrder = serde_json::from_value(order).map_err(|error| error.to_string())?;
         order.options()?;
+        if let SourceOrder::Registry(registries) = &order.source {
+            registries.addresses()?;
+        }
         let mut state = self.state();
         if state.order.is_some() {
             return Err("another import runs; it goes on where it is, wait for its end".to_owned());
@@ -71,13 +75,15 @@ impl Drop for Over<'_> {
 pub struct ImportJob {
     store: Store,
     imports: Imports,
+    metrics: Metrics,
+    tasks: TaskTracker,
 }
 
 impl ImportJob {
-    /// Takes images into `store`.
+    /// Takes images into `store`. What a client of a registry counts and begins is of `metrics` and `tasks`.
     #[must_use]
-    pub const fn new(store: Store, imports: Imports) -> Self {
-        Self { store, imports }
+    pub const fn new(store: Store, imports: Imports, metrics: Metrics, tasks: TaskTracker) -> Self {
+        Self { store, imports, metrics, tasks }
     }
 }
 
@@ -96,8 +102,9 @@ impl Job for ImportJob {
         // Also where it panics: another order can be placed.
         let over = Over(&self.imports);
         let (store, imports) = (self.store.clone(), self.imports.clone());
+        let (metrics, tasks) = (self.metrics.clone(), self.tasks.clone());
         let ended = blocking(move || {
-            let source = order.source.open()?;
+            let source = order.source.open((&metrics, &tasks, run.stop()))?;
             let options = order.options().map_err(super::SourceError::Registry)?;
             import(&store, &source, &options, run.stop(), &|far| {
                 run.progress().set(far.bytes, far.of_bytes);

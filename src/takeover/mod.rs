@@ -42,7 +42,7 @@ pub use fault::SourceError;
 pub use import::{Far, IMPORT_BYTES, ImportError, ImportOptions, import};
 pub use job::{ImportJob, Imports};
 pub use names::{InvalidMap, RepositoryMap};
-pub use orders::{ImportOrder, SourceOrder};
+pub use orders::{ImportOrder, Password, RegistryOrder, SourceOrder};
 pub use report::{Left, Report, Tally};
 pub use source::Source;
 

@@ -1,13 +1,19 @@
-//! An import as it is ordered of a running server: the server reads the source itself, so only paths and names are said.
+//! An import as it is ordered of a running server: the server reads the source itself, so paths, addresses and names are said.
 
 use std::path::PathBuf;
 
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::fault::SourceError;
 use super::import::ImportOptions;
 use super::names::RepositoryMap;
 use super::source::Source;
+use crate::checker::RegistryAddress;
+use crate::telemetry::Metrics;
+use crate::upstream::Credentials;
 
 /// What a running server is to take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +35,7 @@ pub struct ImportOrder {
     pub overwrite: bool,
 }
 
-/// A directory that the server's user can read.
+/// A directory that the server's user can read, or registries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum SourceOrder {
@@ -37,6 +43,63 @@ pub enum SourceOrder {
     Distribution(PathBuf),
     /// [`Source::layouts`].
     Oci(PathBuf),
+    /// [`Source::registries`].
+    Registry(RegistryOrder),
+}
+
+/// Registries, and who asks them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RegistryOrder {
+    /// `http[s]://host[:port][/repository[:tag]]`; no login in them.
+    pub urls: Vec<String>,
+    /// The user; absent: nobody signs in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The user's password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Password>,
+    /// PEM of authorities that are trusted beside the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+}
+
+/// A password on its way over the socket. Never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+impl RegistryOrder {
+    /// The addresses.
+    ///
+    /// # Errors
+    /// A sentence without the text, in which somebody may have written a password.
+    pub fn addresses(&self) -> Result<Vec<RegistryAddress>, String> {
+        let mut addresses: Vec<RegistryAddress> = Vec::new();
+        for url in &self.urls {
+            let address = url.parse::<RegistryAddress>().map_err(|error| error.to_string())?;
+            if addresses.iter().any(|other| other.path == address.path) {
+                return Err("two have the same repository; import one after the other".to_owned());
+            }
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+
+    fn credentials(&self) -> Credentials {
+        match (&self.username, &self.password) {
+            (Some(user), Some(Password(password))) => {
+                Credentials::Basic { user: user.clone(), password: SecretString::from(password.clone()) }
+            }
+            _ => Credentials::Anonymous,
+        }
+    }
 }
 
 impl SourceOrder {
@@ -44,10 +107,14 @@ impl SourceOrder {
     ///
     /// # Errors
     /// [`SourceError`].
-    pub fn open(&self) -> Result<Source, SourceError> {
+    pub fn open(&self, with: (&Metrics, &TaskTracker, &CancellationToken)) -> Result<Source, SourceError> {
         match self {
             Self::Distribution(path) => Source::distribution(path),
             Self::Oci(path) => Source::layouts(path),
+            Self::Registry(order) => {
+                let addresses = order.addresses().map_err(SourceError::Registry)?;
+                Source::registries(addresses, &order.credentials(), order.ca.as_deref(), with)
+            }
         }
     }
 }

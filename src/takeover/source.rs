@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::distribution::Tree;
@@ -56,7 +57,8 @@ impl Source {
         Layouts::open(path).map(Kind::Layouts).map(Self)
     }
 
-    /// Repositories of registries, with one login for all. Nobody is asked yet. Blocking: reads the certificates of the system.
+    /// Repositories of registries, with one login for all; of an address without a repository all that it lists. Nobody is asked
+    /// yet, and nobody any more once the token is cancelled. Blocking: reads the certificates of the system.
     ///
     /// # Errors
     /// [`SourceError::Registry`], a sentence.
@@ -64,10 +66,9 @@ impl Source {
         addresses: Vec<RegistryAddress>,
         credentials: &Credentials,
         ca: Option<&str>,
-        metrics: &Metrics,
-        tasks: &TaskTracker,
+        with: (&Metrics, &TaskTracker, &CancellationToken),
     ) -> Result<Self, SourceError> {
-        Remote::connect(addresses, credentials, ca, metrics, tasks).map(Kind::Registry).map(Self)
+        Remote::connect(addresses, credentials, ca, with).map(Kind::Registry).map(Self)
     }
 
     /// The directory that it is in; `None`: it is a registry.
@@ -92,7 +93,7 @@ impl Source {
         match &self.0 {
             Kind::Distribution(tree) => tree.repositories(),
             Kind::Layouts(layouts) => Ok(layouts.repositories()),
-            Kind::Registry(remote) => Ok(remote.repositories()),
+            Kind::Registry(remote) => remote.repositories(),
         }
     }
 

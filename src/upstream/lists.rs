@@ -1,4 +1,4 @@
-//! Lists that come in pages: tags, and what refers to a manifest. All of a list or an error, never a part.
+//! Lists that come in pages: tags, what refers to a manifest, and repositories. All of a list or an error, never a part.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -35,6 +35,19 @@ impl Upstream {
     pub async fn tags(&self, child: &str, patience: impl Into<Patience>) -> Result<Vec<String>, UpstreamError> {
         let Patience { asking, answer } = patience.into();
         self.rounds(child, asking, |endpoint, share| Box::pin(endpoint.tags(child, Patience { asking: share, answer })))
+            .await
+    }
+
+    /// All repositories that the registry lists (`_catalog` of Docker's API), sorted, without doubles; of an upstream whose own
+    /// repository is `""`. Many registries list none. `patience` as of [`Upstream::tags`].
+    ///
+    /// Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; a list that can't be had whole is one.
+    pub async fn repositories(&self, patience: impl Into<Patience>) -> Result<Vec<String>, UpstreamError> {
+        let Patience { asking, answer } = patience.into();
+        self.rounds("", asking, |endpoint, share| Box::pin(endpoint.repositories(Patience { asking: share, answer })))
             .await
     }
 
@@ -80,6 +93,20 @@ impl Page for TagPage {
 }
 
 #[derive(Deserialize)]
+struct CatalogPage {
+    #[serde(default, deserialize_with = "lenient::list")]
+    repositories: Vec<Text>,
+    #[serde(default, deserialize_with = "lenient::list")]
+    errors: Vec<IgnoredAny>,
+}
+
+impl Page for CatalogPage {
+    fn is_refusal(&self) -> bool {
+        self.repositories.is_empty() && !self.errors.is_empty()
+    }
+}
+
+#[derive(Deserialize)]
 struct ReferrersPage {
     #[serde(default, deserialize_with = "lenient::list")]
     manifests: Vec<Box<RawValue>>,
@@ -119,6 +146,23 @@ impl Endpoint {
             // It may not like the size of the page.
             Err(Broken { error, begun: false }) if is_page_size_refused(&error) => {
                 let first = self.list_call(child, "tags/list");
+                self.pages(first, deadline, &mut take).await.map_err(|broken| broken.error)?;
+            }
+            Err(Broken { error, .. }) => return Err(error),
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    async fn repositories(self: &Arc<Self>, patience: Patience) -> Result<Vec<String>, UpstreamError> {
+        let deadline = self.list_deadline(patience);
+        let mut all = BTreeSet::new();
+        let mut take = |page: CatalogPage| all.extend(page.repositories.into_iter().map(|Text(name)| name));
+        let call = |target: String| Call { target, ..self.list_call("", "") };
+        match self.pages(call(format!("/v2/_catalog?n={PAGE}")), deadline, &mut take).await {
+            Ok(()) => {}
+            // It may not like the size of the page.
+            Err(Broken { error, begun: false }) if is_page_size_refused(&error) => {
+                let first = call("/v2/_catalog".to_owned());
                 self.pages(first, deadline, &mut take).await.map_err(|broken| broken.error)?;
             }
             Err(Broken { error, .. }) => return Err(error),

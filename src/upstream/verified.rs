@@ -64,6 +64,12 @@ impl Upstream {
 }
 
 impl VerifiedBlob {
+    /// The same, behind the first `read` bytes, which `hasher` has seen. Before the first piece.
+    #[must_use]
+    pub fn behind(self, read: u64, hasher: Hasher) -> Self {
+        Self { hasher: Some(hasher), read, asked_at: read, ..self }
+    }
+
     /// The next piece; `None` when all of it has come and is what the descriptor says. An answer that breaks off is gone on
     /// with, by a range or by passing over what is known. At most one piece more than the descriptor says is read.
     ///

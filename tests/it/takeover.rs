@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use testkit::distribution::Tree;
 
-use crate::support::{Image, Registry, Setup, assert_store_is_tidy, blob, digest};
+use crate::support::{Cut, Image, Registry, Setup, Upstream, assert_store_is_tidy, blob, digest};
 
 fn command(words: &[&str], data: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
@@ -148,4 +148,68 @@ async fn images_come_from_a_registry_and_go_out_as_a_layout() {
     assert_eq!(exported(two.manifest()), None);
     let unknown = command(&["export", "--to-oci", text(&layout), "system/deckhouse:v9"], &data);
     assert_eq!(unknown.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_running_server_takes_all_that_a_registry_lists_or_what_is_below_a_name() {
+    let images = [Image::of(1), Image::of(2), Image::of(3)];
+    let from = Registry::start(&Setup::with_users());
+    let client = from.client_as("rw");
+    for (image, name) in images.iter().zip(["up/app", "up/app/sub", "other"]) {
+        client.push_image(name, "v1", image).await;
+    }
+    let to = Registry::start(&Setup::open());
+    let (data, url) = (to.data(), format!("http://{}", from.address()));
+    let password = to.folder().path().join("password");
+    std::fs::write(&password, "secret\n").unwrap();
+    let words = ["--from-registry", &url, "--username", "mirror-puller", "--password-file", text(&password)];
+    let some = [&words[..], &["--repository", "up=system"]].concat();
+    let report = import(0, &some, &data);
+    assert_eq!((&report["tags"]["taken"], &report["repositories"]), (&2.into(), &2.into()), "{report}");
+    assert_pulled(&to, "system/app", "v1", &images[0]).await;
+    assert_pulled(&to, "system/app/sub", "v1", &images[1]).await;
+    assert_eq!(to.client().get("/v2/other/manifests/v1").await.status(), 404);
+    let report = import(0, &words, &data);
+    assert_eq!((&report["tags"]["taken"], &report["tags"]["present"]), (&3.into(), &0.into()), "{report}");
+    assert_pulled(&to, "other", "v1", &images[2]).await;
+    let refused = command(&["import", "--from-registry", &url], &data);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("can't be listed") && !said.contains("secret"), "{said}");
+    let folder = to.folder();
+    to.stop();
+    assert_store_is_tidy(&data);
+    drop(folder);
+}
+
+/// What came of it is in the store, and only the rest is asked for.
+#[tokio::test]
+async fn a_large_blob_is_gone_on_with_by_the_next_run() {
+    const CAME: usize = 18_000_000;
+    let upstream = Upstream::start();
+    let image = Image::of_layers(b"{}".to_vec(), vec![blob(2, 20_000_000)], &Value::Null);
+    upstream.put_image("up/app", "v1", &image);
+    let path = format!("/v2/up/app/blobs/{}", digest(&image.blobs()[1]));
+    upstream.once("GET", &path, |answer| {
+        answer.cut(CAME, Cut::Fin);
+    });
+    upstream.rule("GET", &path, |answer| {
+        answer.status(403);
+    });
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    assert!(command(&["init"], &data).status.success());
+    let url = format!("http://{}/up/app", upstream.address());
+    let report = import(1, &["--from-registry", &url], &data);
+    assert_eq!((&report["tags"]["left"], &report["blobs"]["left"]), (&1.into(), &1.into()), "{report}");
+    upstream.heal();
+    upstream.forget_seen();
+    let report = import(0, &["--from-registry", &url], &data);
+    assert_eq!((&report["tags"]["taken"], &report["bytes"]), (&1.into(), &20_000_000.into()), "{report}");
+    let asked = upstream.asked("GET", &path);
+    let ranges: Vec<_> = asked.iter().map(|asked| asked.header("range")).collect();
+    assert_eq!(ranges, [Some(&*format!("bytes={CAME}-"))]);
+    assert_store_is_tidy(&data);
+    let registry = Registry::start_in(std::sync::Arc::new(dir), &Setup::open());
+    assert_pulled(&registry, "up/app", "v1", &image).await;
 }

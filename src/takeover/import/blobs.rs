@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use super::{BATCH, ImportError, Run};
 use crate::oci::{Digest, Hasher, RepoName};
-use crate::store::{Incoming, Moved, Presence, Staged, StoreError, Taken};
+use crate::store::{Incoming, Moved, Presence, Staged, StoreError, TURN_BYTES, Taken};
 use crate::takeover::fault::Fault;
 use crate::takeover::source::Bytes;
 use crate::takeover::survey::{Blob, Survey};
@@ -21,6 +21,9 @@ use crate::upstream::BlobFault;
 pub(super) const READ_BYTES: usize = 1 << 20;
 /// Bytes that wait for their names together: a run that is killed hashes them again.
 const STAGED_BYTES: u64 = 256 << 20;
+
+/// Length from which on a registry's blob is gone on with by the next run: less comes again as soon.
+const LARGE_BYTES: u64 = 16 << 20;
 
 /// A blob that was looked for in the source.
 type Fetched<'a> = Result<Staged<'a>, Fault>;
@@ -81,6 +84,12 @@ impl<'a> Run<'a> {
                     continue;
                 }
                 Presence::Elsewhere => batch.push((*blob, Taken::Linked(blob.digest))),
+                Presence::Absent if self.source.path().is_none() && blob.size >= LARGE_BYTES => {
+                    self.flush_blobs(name, repo, std::mem::take(&mut batch))?;
+                    bytes = 0;
+                    self.take_large(name, repo, *blob)?;
+                    continue;
+                }
                 Presence::Absent => {
                     let fetched = self.goes_on().and_then(|()| self.fetch_or_note(name, *blob));
                     if matches!(fetched, Err(ImportError::Stopped)) {
@@ -98,6 +107,68 @@ impl<'a> Run<'a> {
             }
         }
         self.flush_blobs(name, repo, batch)
+    }
+
+    /// Takes a large blob of a registry. What came of it stays in the store when the run ends, whatever ends it, and the next one
+    /// asks for the rest.
+    fn take_large(&mut self, name: &str, repo: &RepoName, blob: Blob) -> Result<(), ImportError> {
+        let fault = match self.fetch_large(name, repo, blob)? {
+            Ok(()) => {
+                self.report.blobs.taken += 1;
+                self.report.bytes += blob.size;
+                return Ok(());
+            }
+            Err(fault) => fault,
+        };
+        self.goes_on()?;
+        self.report.blobs.left += 1;
+        self.bad.insert(blob.digest, fault);
+        Ok(())
+    }
+
+    fn fetch_large(&mut self, name: &str, repo: &RepoName, blob: Blob) -> Result<Result<(), Fault>, ImportError> {
+        let wait = Handle::current();
+        let large = match self.intake.begin_large(blob.digest) {
+            // A cache fetches it just now.
+            Err(StoreError::FillBusy(digest)) => {
+                return Ok(Err(Fault::Registry(format!("blob {digest} is fetched by somebody else just now: run it again"))));
+            }
+            begun => begun?,
+        };
+        if large.written() > blob.size || large.hasher().is_none() {
+            wait.block_on(large.restart())?;
+        }
+        let known = large.written();
+        self.tell(known);
+        if known < blob.size || large.verify().is_err() {
+            let sent = self.source.open(name, &blob.descriptor());
+            let (Ok(Some(Bytes::Sent(sent))), Some(hasher)) = (sent, large.hasher()) else {
+                return Ok(Err(Fault::BlobMissing(blob.digest)));
+            };
+            let mut sent = sent.behind(known, hasher);
+            loop {
+                match wait.block_on(self.stop.run_until_cancelled(sent.chunk())) {
+                    None => return Err(ImportError::Stopped),
+                    Some(Ok(Some(bytes))) => {
+                        let length = bytes.len() as u64;
+                        wait.block_on(large.append(vec![bytes]))?;
+                        if large.behind() >= TURN_BYTES {
+                            wait.block_on(large.write_back(TURN_BYTES))?;
+                        }
+                        self.tell(length);
+                    }
+                    Some(Ok(None)) => break,
+                    // What an earlier run left may be what is wrong: the next one begins anew.
+                    Some(Err(BlobFault::Content(sentence))) => {
+                        wait.block_on(large.discard())?;
+                        return Ok(Err(Fault::Registry(sentence)));
+                    }
+                    Some(Err(BlobFault::Upstream(error))) => return Ok(Err(Fault::Registry(with_causes(&error)))),
+                }
+            }
+        }
+        self.intake.finish_large(repo, large)?;
+        Ok(Ok(()))
     }
 
     fn flush_blobs(&mut self, name: &str, repo: &RepoName, batch: Vec<(Blob, Taken<'a>)>) -> Result<(), ImportError> {
@@ -143,15 +214,15 @@ impl<'a> Run<'a> {
             Ok(Some(Bytes::Sent(mut sent))) => {
                 let mut incoming = self.intake.begin(blob.digest, blob.size)?;
                 loop {
-                    self.goes_on()?;
-                    match Handle::current().block_on(sent.chunk()) {
-                        Ok(Some(bytes)) => {
+                    match Handle::current().block_on(self.stop.run_until_cancelled(sent.chunk())) {
+                        None => return Err(ImportError::Stopped),
+                        Some(Ok(Some(bytes))) => {
                             incoming.append(&bytes)?;
                             self.tell(bytes.len() as u64);
                         }
-                        Ok(None) => break,
-                        Err(BlobFault::Content(sentence)) => return Ok(Err(Fault::Registry(sentence))),
-                        Err(BlobFault::Upstream(error)) => return Ok(Err(Fault::Registry(with_causes(&error)))),
+                        Some(Ok(None)) => break,
+                        Some(Err(BlobFault::Content(sentence))) => return Ok(Err(Fault::Registry(sentence))),
+                        Some(Err(BlobFault::Upstream(error))) => return Ok(Err(Fault::Registry(with_causes(&error)))),
                     }
                 }
                 Ok(self.finish(incoming, blob.digest, blob.size))
