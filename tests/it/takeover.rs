@@ -91,6 +91,39 @@ async fn a_running_server_takes_a_tree_over_and_serves_it_at_once() {
     drop(folder);
 }
 
+/// At no moment a tag leads to less than its image, and what was there before is there all the time.
+#[tokio::test]
+async fn pulls_beside_an_import_find_an_image_whole_or_not_at_all() {
+    let registry = Registry::start(&Setup::open());
+    let images: Vec<Image> = (10..40).map(Image::of).collect();
+    let tags: Vec<String> = (0..images.len()).map(|number| format!("v{number}")).collect();
+    let source = registry.folder().path().join("source");
+    let named: Vec<_> = images.iter().zip(&tags).map(|(image, tag)| ("team/app", tag.as_str(), image)).collect();
+    write(&source, &named);
+    registry.client().push_image("before", "v1", &images[0]).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+    command.args(["import", "--move", "--from-distribution", text(&source), "--data-dir"]).arg(registry.data());
+    let mut importing = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let (client, mut found, mut is_over) = (registry.client(), std::collections::BTreeSet::new(), false);
+    while found.len() < images.len() {
+        for (tag, image) in tags.iter().zip(&images) {
+            match client.get(&format!("/v2/team/app/manifests/{tag}")).await.status().as_u16() {
+                200 if found.insert(tag) => assert_pulled(&registry, "team/app", tag, image).await,
+                200 => {}
+                404 => assert!(!is_over && !found.contains(tag), "{tag}"),
+                status => panic!("{tag}: {status}"),
+            }
+        }
+        assert_pulled(&registry, "before", "v1", &images[0]).await;
+        is_over = importing.try_wait().unwrap().is_some();
+    }
+    assert!(importing.wait().unwrap().success());
+    let (data, folder) = (registry.data(), registry.folder());
+    registry.stop();
+    assert_store_is_tidy(&data);
+    drop(folder);
+}
+
 #[tokio::test]
 async fn a_stopped_store_takes_a_tree_over_beside_it_in_the_same_directory() {
     let folder = std::sync::Arc::new(TempDir::new().unwrap());

@@ -131,7 +131,9 @@ impl<'a> Run<'a> {
         let large = match self.intake.begin_large(blob.digest) {
             // A cache fetches it just now.
             Err(StoreError::FillBusy(digest)) => {
-                return Ok(Err(Fault::Registry(format!("blob {digest} is fetched by somebody else just now: run it again"))));
+                return Ok(Err(Fault::Registry(format!(
+                    "blob {digest} is fetched by somebody else just now: run it again"
+                ))));
             }
             begun => begun?,
         };
