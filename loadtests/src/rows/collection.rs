@@ -26,7 +26,7 @@ use testkit::{descriptor_of, media_type};
 
 use super::{Bench, Row};
 use crate::baseline::ours::{Ours, Setup, basic};
-use crate::client::{Request, ask};
+use crate::client::{Request, Wire, fetch};
 use crate::cpu;
 use crate::interrupt;
 use crate::memory;
@@ -109,7 +109,8 @@ fn measured(
     peak?.judge(report, " in it", QUIET_MIB);
 
     let path = format!("/v2/{}/manifests/{}", seed::repository(shape.repositories), seed::tag(0));
-    let deleted = ask(&server.place, &Request::new("DELETE", &path, Some(&basic()), ""))?;
+    let delete = Request::new("DELETE", &path, Some(&basic()), "");
+    let deleted = fetch(&mut Wire::connect(&server.place)?, &delete, &[])?;
     ensure!(deleted.status == 202, "{path}: {}", deleted.answer.text());
     let (one, took) = collect(program, &store)?;
     ensure!(one.marked == 1, "{one:?}: one repository has changed");
