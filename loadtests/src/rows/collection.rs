@@ -24,7 +24,7 @@ use serde::Deserialize;
 use tempfile::TempDir;
 use testkit::{descriptor_of, media_type};
 
-use super::{Bench, Row};
+use super::{Bench, Row, large_store};
 use crate::baseline::ours::{Ours, Setup, basic};
 use crate::client::{Request, Wire, fetch};
 use crate::cpu;
@@ -93,6 +93,8 @@ fn measured(
     let begun = Instant::now();
     let (manifests, blobs) = shape.fill(&store)?;
     eprintln!("collection: the store was filled in {:.0} s", begun.elapsed().as_secs_f64());
+    // Built by the server, the index would be in the figure of its memory.
+    large_store::rebuild(program, &store)?;
     let when = format!(", {blobs} blobs and {manifests} manifests{whose}");
     let server = Ours::start(&Setup { all_cores: true, ..Setup::local(program, &store, &dir.join("server")) })?;
     let pids = server.process.pids();
