@@ -480,7 +480,7 @@ for placement in StaticPod DaemonSet; do
 def mounts(volume):
     sources = [volume.get("secret") or {}] + [source.get("secret") or {} for source in (volume.get("projected") or {}).get("sources", [])]
     return any("registry-pki" in (source.get("secretName"), source.get("name")) and (not source.get("items") or any(item["key"] == "ca.key" for item in source["items"])) for source in sources)
-found = [f"{d['kind']}/{d['metadata']['name']}" for d in yaml.safe_load_all(sys.stdin)
+found = ["/".join((d["kind"], d["metadata"]["name"])) for d in yaml.safe_load_all(sys.stdin)
     if d and any(mounts(volume) for volume in d.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", []))]
 print(*sorted(found))')" "$([[ $placement == StaticPod ]] && echo DaemonSet/d8-registry-node || echo "DaemonSet/d8-registry DaemonSet/d8-registry-node")" \
         "who mounts the authority's key with $placement"
