@@ -85,10 +85,14 @@ pub(super) async fn settings_that_are_wrong_or_that_deckhouse_would_refuse_are_s
     assert!(condition.message.contains("scheme"), "{condition:?}");
     world.assert_pulled().await;
     assert_eq!(outputs(&world).await, before);
-    // Valid by the rules of settings, and not by those of Deckhouse's webhook: a registry without a path.
-    settings(&world, json!({"mode": "Unmanaged", "imagesRepo": "127.0.0.9:5001", "scheme": "HTTPS"})).await;
-    let refused = "Deckhouse would refuse its registry: Field 'path' cannot be empty or whitespace.";
-    until_said(&world, ConditionType::PreconditionsReady, refused).await;
+    // What Deckhouse's webhook would refuse when it is too late is refused here: a registry without a path, a password with spaces.
+    let outside =
+        json!({"mode": "Unmanaged", "imagesRepo": "127.0.0.9:5001", "username": "u", "password": "two words"});
+    settings(&world, outside).await;
+    for words in ["'imagesRepo' needs a path behind the host", "'password' is empty or contains spaces"] {
+        until_said(&world, ConditionType::SettingsValid, words).await;
+        until_event(&world, "SettingsInvalid", words).await;
+    }
     world.assert_pulled().await;
     assert_eq!(outputs(&world).await, before);
     assert_eq!(world.fact("servers").await, "Proxy in force");
