@@ -111,7 +111,7 @@ impl Local {
             if !missing.is_empty() {
                 // What another master has whole is here for whoever asks for its parts.
                 return match self.beyond() {
-                    Some(through) if through.is_whole_elsewhere(repo, stored.digest).await => {
+                    Some(through) if through.is_whole_elsewhere(repo, stored.digest).await? => {
                         Ok(Served::new(stored.into(), CacheOutcome::Peer))
                     }
                     _ => Err(ModeError::Incomplete { missing }),

@@ -35,13 +35,16 @@ pub struct Holder {
     pub size: Option<u64>,
 }
 
+/// What came of a question: a master that has it, or none; the error of one that is there and takes no more questions now.
+type Outcome = Result<Option<Holder>, UpstreamError>;
+
 /// The question, and the masters that are not asked.
 type Question = (RepoName, Wanted, Vec<String>);
 
 /// The questions under way.
 #[derive(Debug)]
 pub(super) struct Questions {
-    running: SingleFlight<Question, Option<Holder>>,
+    running: SingleFlight<Question, Outcome>,
     metrics: Metrics,
     tasks: TaskTracker,
 }
@@ -56,33 +59,36 @@ impl Replicas {
     /// The first of the other masters that says it has the content in this repository; `except`: those that are not asked,
     /// because they said so and did not give it. `None`: nobody says so within 3 s. Who asks the same at once shares one round
     /// of questions. Safe to drop: the questions go on.
-    pub async fn holder(&self, repo: &RepoName, wanted: Wanted, except: &[Holder]) -> Option<Holder> {
+    ///
+    /// # Errors
+    /// Nobody says so, and one has too much to do to answer (429, 503): it may have it.
+    pub async fn holder(
+        &self,
+        repo: &RepoName,
+        wanted: Wanted,
+        except: &[Holder],
+    ) -> Result<Option<Holder>, UpstreamError> {
         let group = self.0.group.load_full();
         let is_out = |peer: &&Upstream| except.iter().any(|holder| holder.master.is(peer));
         let peers: Vec<Upstream> = group.peers.iter().filter(|peer| !is_out(peer)).cloned().collect();
         if peers.is_empty() {
-            return None;
+            return Ok(None);
         }
         let out = except.iter().map(|holder| holder.master.host().to_owned()).collect();
         let Questions { running, metrics, tasks } = &self.0.questions;
         let (metrics, tasks, name) = (metrics.clone(), tasks.clone(), repo.clone());
         let ask = || async move {
-            let (answer, holder) = ask_all(&peers, &name, wanted, &tasks).await;
+            let (answer, outcome) = ask_all(&peers, &name, wanted, &tasks).await;
             metrics.peers_answer(answer);
-            holder
+            outcome
         };
-        let (holder, _) = running.join((repo.clone(), wanted, out), ask).await;
-        holder.flatten()
+        let (outcome, _) = running.join((repo.clone(), wanted, out), ask).await;
+        outcome.unwrap_or(Ok(None))
     }
 }
 
 /// Asks all of them and takes the first yes.
-async fn ask_all(
-    peers: &[Upstream],
-    repo: &RepoName,
-    wanted: Wanted,
-    tasks: &TaskTracker,
-) -> (PeersAnswer, Option<Holder>) {
+async fn ask_all(peers: &[Upstream], repo: &RepoName, wanted: Wanted, tasks: &TaskTracker) -> (PeersAnswer, Outcome) {
     let deadline = Instant::now() + PATIENCE;
     let mut asked: FuturesUnordered<_> = peers
         .iter()
@@ -91,22 +97,25 @@ async fn ask_all(
             async move { (ask(&peer, &repo, wanted, deadline).await, peer) }
         })
         .collect();
-    let mut answer = PeersAnswer::Absent;
+    let (mut answer, mut busy) = (PeersAnswer::Absent, None);
     while let Some((outcome, master)) = asked.next().await {
         match outcome {
             Ok(size) => {
                 // Dropped, the other questions would close their connections.
                 tasks.spawn(async move { while asked.next().await.is_some() {} });
-                return (PeersAnswer::Found, Some(Holder { master, size }));
+                return (PeersAnswer::Found, Ok(Some(Holder { master, size })));
             }
             Err(error) if error.cause() == UpstreamCause::NotFound && error.is_registrys_own() => {}
             Err(error) => {
                 tracing::debug!(%repo, ?wanted, error = with_causes(&error), "a master gave no answer");
                 answer = PeersAnswer::Unanswered;
+                if matches!(error.status(), Some(429 | 503)) {
+                    busy = Some(error);
+                }
             }
         }
     }
-    (answer, None)
+    (answer, busy.map_or(Ok(None), Err))
 }
 
 /// The length of the content at one master.
@@ -121,6 +130,76 @@ async fn ask(
         Wanted::Manifest(digest) => {
             let reference = Reference::Digest(digest);
             peer.manifest_facts(repo.as_str(), &reference, deadline).await.map(|facts| Some(facts.size))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::oci::Algorithm;
+    use crate::upstream::{
+        Credentials, EndpointOptions, Face, ProxyVariables, Scheme, UpstreamLimits, UpstreamOptions,
+    };
+
+    const YES: &str = "200 OK\r\ncontent-length: 7";
+    const NO: &str = "404 Not Found\r\ndocker-distribution-api-version: registry/2.0\r\ncontent-length: 0";
+    const NOT_KNOWN: &str = "404 Not Found\r\ncontent-length: 0";
+    const BUSY: &str = "503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0";
+    const FAULT: &str = "500 Internal Server Error\r\ncontent-length: 0";
+
+    /// A master that answers so whatever it is asked; `None`: it is away.
+    fn master(answer: Option<&'static str>) -> Upstream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        if let Some(answer) = answer {
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    let mut head = [0; 4096];
+                    let length = stream.read(&mut head).unwrap();
+                    let head = String::from_utf8_lossy(&head[..length]).to_lowercase();
+                    let answer = if head.contains("\r\nd8-hop: 1\r\n") { answer } else { "400 Bad Request" };
+                    let _ = stream.write_all(format!("HTTP/1.1 {answer}\r\nconnection: close\r\n\r\n").as_bytes());
+                }
+            });
+        }
+        let endpoint = EndpointOptions {
+            scheme: Scheme::Http,
+            host,
+            path: String::new(),
+            ca: None,
+            credentials: Credentials::Anonymous,
+        };
+        let options = UpstreamOptions {
+            endpoints: vec![endpoint],
+            trusted_hosts: Vec::new(),
+            proxy: ProxyVariables::default(),
+            limits: UpstreamLimits { attempts: 1, circuit_failures: 1, ..UpstreamLimits::default() },
+            face: Face::OwnStore,
+        };
+        Upstream::new(&options, Metrics::new().unwrap(), TaskTracker::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_yes_is_enough_and_no_is_said_only_if_nobody_who_is_there_may_have_it() {
+        let wanted = Wanted::Blob(Algorithm::Sha256.digest(b"content"));
+        for (answers, expected, found) in [
+            (&[Some(NO), Some(YES)][..], PeersAnswer::Found, Ok(Some(Some(7)))),
+            (&[Some(BUSY), None, Some(YES)], PeersAnswer::Found, Ok(Some(Some(7)))),
+            (&[Some(NO), Some(NO)], PeersAnswer::Absent, Ok(None)),
+            (&[Some(NO), None], PeersAnswer::Unanswered, Ok(None)),
+            (&[Some(NO), Some(NOT_KNOWN)], PeersAnswer::Unanswered, Ok(None)),
+            (&[Some(NO), Some(FAULT)], PeersAnswer::Unanswered, Ok(None)),
+            (&[Some(BUSY), Some(NO)], PeersAnswer::Unanswered, Err(Some(503))),
+        ] {
+            let peers: Vec<Upstream> = answers.iter().map(|answer| master(*answer)).collect();
+            let (answer, outcome) = ask_all(&peers, &"a".parse().unwrap(), wanted, &TaskTracker::new()).await;
+            let outcome = outcome.map(|holder| holder.map(|holder| holder.size)).map_err(|error| error.status());
+            assert_eq!((answer, outcome), (expected, found), "{answers:?}");
         }
     }
 }

@@ -49,8 +49,11 @@ impl ReadThrough {
     }
 
     /// Whether another master holds the manifest with all that it references.
-    pub(super) async fn is_whole_elsewhere(&self, repo: &RepoName, digest: Digest) -> bool {
-        self.0.replicas.holder(repo, Wanted::Manifest(digest), &[]).await.is_some()
+    ///
+    /// # Errors
+    /// Nobody says so, and one has too much to do to answer.
+    pub(super) async fn is_whole_elsewhere(&self, repo: &RepoName, digest: Digest) -> Result<bool, ModeError> {
+        Ok(self.0.replicas.holder(repo, Wanted::Manifest(digest), &[]).await?.is_some())
     }
 
     /// A blob that the store did not give for `lack`.
@@ -67,7 +70,7 @@ impl ReadThrough {
         let deadline = Instant::now() + BUDGET;
         let is_unknown = matches!(lack, StoreError::BlobUnknown);
         let (mut tried, mut why) = (Vec::new(), ModeError::from(lack));
-        while let Some(holder) = self.0.replicas.holder(repo, Wanted::Blob(digest), &tried).await {
+        while let Some(holder) = self.0.replicas.holder(repo, Wanted::Blob(digest), &tried).await? {
             if is_unknown && let Some(blob) = self.mounted(repo, digest).await {
                 return Ok(Served::new(blob, CacheOutcome::Peer));
             }
@@ -154,7 +157,7 @@ impl ReadThrough {
         let deadline = Instant::now() + BUDGET;
         let reference = Reference::Digest(digest);
         let (mut tried, mut why) = (Vec::new(), ModeError::from(lack));
-        while let Some(holder) = self.0.replicas.holder(repo, Wanted::Manifest(digest), &tried).await {
+        while let Some(holder) = self.0.replicas.holder(repo, Wanted::Manifest(digest), &tried).await? {
             match holder.master.manifest(repo.as_str(), &reference, deadline).await {
                 Ok(found) => match Manifest::kept(&found.bytes) {
                     Ok(manifest) => {

@@ -1,6 +1,7 @@
 //! Who is answered as a master, what, and as long as the list says so.
 
 use super::*;
+use crate::support::{Upstream, coming, mode, mode_file};
 
 const PEER: &str = "/-/peer";
 
@@ -148,5 +149,48 @@ async fn a_renewed_certificate_is_taken_up() {
     .await;
     write(masters.authority.issue(peer_names(1)));
     within(async { while status(&masters.client(1, "ro"), &path).await != 200 {} }).await;
+    masters.end();
+}
+
+#[tokio::test]
+async fn masters_are_answered_while_local_is_coming_in_force_or_before() {
+    let masters = Masters::start_with(2, "modeFile: $DIR/../mode.yaml").await;
+    let upstream = Upstream::start();
+    let name = masters.client(0, "rw").push_blob(NAME, b"content").await;
+    let other = masters.authority.client(Some(&masters.identity(1)));
+    let (local, direct) = (mode("Local", None), mode("Direct", Some(&upstream)));
+    let (filling, ready) = (coming(&local, "filling"), coming(&local, "ready"));
+    for (generation, (in_force, coming, previous, status)) in [
+        (&direct, Some(&filling), None, 200),
+        (&direct, Some(&ready), None, 200),
+        (&local, None, Some(&direct), 200),
+        (&direct, None, Some(&local), 200),
+        (&direct, None, None, 404),
+        (&mode("Unmanaged", None), None, None, 404),
+        (&local, None, None, 200),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let generation = u64::try_from(generation).unwrap() + 1;
+        let previous: Vec<&str> = previous.into_iter().map(String::as_str).collect();
+        let file = mode_file(generation, in_force, coming.map(String::as_str), &previous);
+        let folder = masters.at(0).folder();
+        std::fs::write(folder.path().join("mode.new"), &file).unwrap();
+        std::fs::rename(folder.path().join("mode.new"), folder.path().join("mode.yaml")).unwrap();
+        masters.at(0).signal(Signal::HUP);
+        within(async {
+            loop {
+                let told: serde_json::Value = masters.at(0).admin().get("/status").await.json().await.unwrap();
+                if told["modeFile"]["generation"] == generation {
+                    break;
+                }
+            }
+        })
+        .await;
+        let path = format!("{}{PEER}{}", masters.base(0), blob_path(NAME, &name));
+        let answer = other.get(path).header("d8-hop", "1").send().await.unwrap();
+        assert_eq!(answer.status(), status, "{file}");
+    }
     masters.end();
 }
