@@ -15,6 +15,8 @@
 //! <dir>/takeover/<alg>/<hex>          a file of another registry's tree, moved here and not yet a content; see `contents/intake`
 //! <dir>/damaged/<alg>/<hex>.<any>     the list of damaged contents: further names of them; made with the first
 //! <dir>/gc/{suspects,dirty,running-time,untagged,given-up}    what collection knows; made with the first collection, can be deleted
+//! <dir>/records/<hex>                 what was deleted from a repository, whose name's SHA-256 that is; made with the first
+//! <dir>/records/writer                the number of this store, by chance
 //! <dir>/snapshots/<name>/blobs/<alg>/<2 hex>/<hex>   what a snapshot keeps: a hard link to the content
 //! <dir>/snapshots/<name>/{list,snapshot.json}        which repository had what, and a summary with the list's digest
 //! <dir>/snapshots/.<name>/            a snapshot in making or on its way out; goes at the next start
@@ -91,7 +93,7 @@ impl SnapshotFolder {
 }
 
 /// Names in the data folder, also those that stand there for a moment only, and the file system's own.
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 24] = [
     "VERSION",
     ".d8-registry",
     ".d8-registry.new",
@@ -103,6 +105,7 @@ const NAMES: [&str; 23] = [
     "fills",
     "damaged",
     "gc",
+    "records",
     "scrub",
     "snapshots",
     "takeover",
@@ -291,6 +294,21 @@ impl Layout {
         self.collection().join("running-time")
     }
 
+    /// The folder of records.
+    pub(super) fn records(&self) -> PathBuf {
+        self.root.join("records")
+    }
+
+    /// The records of a repository.
+    pub(super) fn records_of(&self, repo: &RepoName) -> PathBuf {
+        self.records().join(Algorithm::Sha256.digest(repo.as_str().as_bytes()).hex())
+    }
+
+    /// The number of this store as a writer of records.
+    pub(super) fn records_writer(&self) -> PathBuf {
+        self.records().join("writer")
+    }
+
     /// How far the scrub is.
     pub(super) fn scrub(&self) -> PathBuf {
         self.root.join("scrub")
@@ -389,6 +407,7 @@ mod tests {
         let layout = Layout::new(Path::new("/data"));
         let paths = [
             layout.version(),
+            layout.records(),
             layout.marker(),
             layout.marker_in_making(),
             layout.laying_out(),

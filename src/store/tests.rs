@@ -10,6 +10,7 @@ mod directory;
 mod faults;
 mod manifests;
 mod mode_data;
+mod records;
 mod snapshots;
 mod uploads;
 mod verify;

@@ -97,11 +97,13 @@ impl Store {
         stored: StoredManifest,
         tags: Vec<Tag>,
     ) -> Result<(), StoreError> {
-        let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
+        let (manifests, records, repo) = (Arc::clone(&self.0.manifests), Arc::clone(&self.0.records), repo.clone());
         let naming = self.naming(&repo);
         let put = move || {
             let _naming = naming;
-            manifests.put_manifest(&repo, &stored, &tags)
+            manifests.put_manifest(&repo, &stored, &tags)?;
+            records.stored(&repo, &stored.digest);
+            Ok(())
         };
         self.0.contents.change(put).await
     }
@@ -118,7 +120,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::ManifestUnknown`], or of the disk.
     pub async fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
-        let (manifests, repo, reference) = (Arc::clone(&self.0.manifests), repo.clone(), reference.clone());
-        self.0.contents.change(move || manifests.delete_manifest(&repo, &reference)).await
+        let (manifests, records) = (Arc::clone(&self.0.manifests), Arc::clone(&self.0.records));
+        let (repo, reference) = (repo.clone(), reference.clone());
+        let delete = move || {
+            if let Reference::Digest(digest) = &reference {
+                records.deleting(&repo, digest);
+            }
+            manifests.delete_manifest(&repo, &reference)
+        };
+        self.0.contents.change(delete).await
     }
 }

@@ -254,6 +254,26 @@ async fn what_a_scrub_finds_is_fetched_from_another_master_before_anybody_asks()
 }
 
 #[tokio::test]
+async fn what_was_deleted_here_does_not_come_back_from_another_master() {
+    let mut masters = Masters::start(2).await;
+    let image = Image::of(12);
+    for master in [0, 1] {
+        masters.client(master, "rw").push_image(NAME, "v1", &image).await;
+    }
+    let path = manifest_path(NAME, &image.digest());
+    assert_eq!(masters.client(1, "rw").delete(&path).await.status(), 202);
+    assert_eq!(status(&masters.client(1, "ro"), &path).await, 404);
+    assert_eq!(status(&masters.client(0, "ro"), &path).await, 200, "it is deleted where it was asked for");
+    let folder = masters.stop(1);
+    masters.start_again(1, folder).await;
+    assert_eq!(status(&masters.client(1, "ro"), &path).await, 404);
+    // Pushed again it is there, and would be fetched if it were lost.
+    masters.client(1, "rw").push_image(NAME, "v1", &image).await;
+    pulled(&masters.client(1, "ro"), &image).await;
+    masters.end();
+}
+
+#[tokio::test]
 async fn an_image_of_which_a_part_is_lost_here_is_answered_while_another_master_has_it_whole() {
     let mut masters = Masters::start(2).await;
     let image = Image::of(10);

@@ -154,6 +154,10 @@ impl ReadThrough {
         digest: Digest,
         lack: StoreError,
     ) -> Result<Served<ServedManifest>, ModeError> {
+        // It stays deleted here, whoever still has it.
+        if self.store().is_deleted(repo, digest).await? {
+            return Err(lack.into());
+        }
         let deadline = Instant::now() + BUDGET;
         let reference = Reference::Digest(digest);
         let (mut tried, mut why) = (Vec::new(), ModeError::from(lack));

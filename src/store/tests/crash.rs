@@ -327,3 +327,26 @@ async fn a_retention_that_ends_at_any_step_is_done_by_the_next() {
     }
     scenario.teardown();
 }
+
+#[tokio::test]
+async fn a_delete_that_ends_at_any_step_leaves_a_manifest_or_a_record_of_its_end() {
+    let scenario = FailScenario::setup();
+    for point in ["store::record::before_append", "store::record::after_append"] {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path());
+        let digest = image(b"config", &[]).digest;
+        push_image(&first, b"config", "v1").await.unwrap();
+        fail::cfg(point, "panic").unwrap();
+        let ended = first.delete_manifest(&repo("a"), &Reference::Digest(digest)).await;
+        fail::remove(point);
+        assert!(matches!(ended, Err(StoreError::Bug(_))), "{point}: {ended:?}");
+        drop(first);
+
+        let second = store(dir.path());
+        assert!(second.manifest(&repo("a"), &Reference::Digest(digest)).await.is_ok(), "{point}");
+        assert!(!second.is_deleted(&repo("a"), digest).await.unwrap(), "{point}");
+        second.delete_manifest(&repo("a"), &Reference::Digest(digest)).await.unwrap();
+        assert!(second.is_deleted(&repo("a"), digest).await.unwrap(), "{point}");
+    }
+    scenario.teardown();
+}

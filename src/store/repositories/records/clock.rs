@@ -1,0 +1,75 @@
+//! Hybrid clocks: the wall clock where it goes on, a counter where it stands still or goes back. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::clock::Timestamp;
+
+/// Bits of the counter.
+const COUNTER: u32 = 16;
+
+/// A moment of a hybrid clock: milliseconds since 1970 in the upper 48 bits, a counter in the others. Of two moments the larger
+/// one is later, wherever they were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Moment(u64);
+
+impl Moment {
+    /// The next moment behind `self`, at `wall` by the clock of the wall: that, where it has gone on.
+    pub(super) fn next(self, wall: Timestamp) -> Self {
+        let by_wall = wall.as_millis().saturating_mul(1 << COUNTER);
+        Self(by_wall.max(self.0.saturating_add(1)))
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A text is no moment.
+#[derive(Debug)]
+pub(super) struct NoMoment;
+
+impl FromStr for Moment {
+    type Err = NoMoment;
+
+    fn from_str(text: &str) -> Result<Self, NoMoment> {
+        number(text).map(Self).ok_or(NoMoment)
+    }
+}
+
+/// 16 hexadecimal digits in lower case.
+pub(super) fn number(text: &str) -> Option<u64> {
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (text.len() == 16 && text.bytes().all(is_hex)).then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_clock_goes_on_whatever_the_wall_does(walls in proptest::collection::vec(any::<u64>(), 1..50)) {
+            let mut last = Moment::default();
+            for wall in walls {
+                // The last one that there can be is a million years ahead.
+                let next = last.next(Timestamp::from_millis(wall % (1 << 47)));
+                prop_assert!(next > last);
+                prop_assert!(next >= Moment((wall % (1 << 47)) << COUNTER));
+                prop_assert_eq!(next.to_string().parse::<Moment>().unwrap(), next);
+                last = next;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_moment_is_refused() {
+        for text in ["", "0", "000000000000000g", "000000000000000A", "+00000000000001", "00000000000000000"] {
+            assert!(text.parse::<Moment>().is_err(), "{text}");
+        }
+    }
+}
