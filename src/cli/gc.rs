@@ -11,7 +11,7 @@ use crate::config;
 use crate::oci::Digest;
 use crate::retention;
 use crate::server::options::retention_of;
-use crate::store::{self, CollectionOptions, FoundPins};
+use crate::store::{CollectionOptions, FoundPins};
 
 /// Flags of `gc`.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,7 +59,10 @@ fn by_hand(folder: &Path, arguments: &GcArguments) -> Result<Value, Failure> {
     let options = CollectionOptions { schedule, grace, untagged_after };
     let pins = FoundPins::read(config::pins_file(arguments.store.config.as_deref())?.as_deref());
     let answer = match arguments.why {
-        Some(digest) => serde_json::to_value(store::why_kept_stopped(folder, options, pins, digest)?),
+        Some(digest) => {
+            let rules = retention_of(rules);
+            serde_json::to_value(retention::why_stopped(folder, options, rules, pins, digest, is_held)?)
+        }
         None => {
             let rules = retention_of(rules);
             let (rules, collected) = retention::run_stopped(folder, options, rules, pins, arguments.dry_run, is_held)?;
@@ -134,6 +137,9 @@ pub(super) fn tags(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
             text(going, "tag"),
             text(going, "digest")
         )?;
+    }
+    if answer["waiting"].as_u64().is_some_and(|waiting| waiting > 0) {
+        writeln!(out, "{} more tags wait for a later run: too many manifests would go at a time", answer["waiting"])?;
     }
     for left in named(answer, "leftAlone") {
         writeln!(out, "no rule removes anything of {}: {}", text(left, "repository"), text(left, "reason"))?;

@@ -33,6 +33,8 @@ pub(super) struct Root {
 pub(super) struct Repositories {
     /// Roots, which may turn out to be none.
     pub(super) roots: Vec<RepoName>,
+    /// Their children that are looked at with them.
+    pub(super) children: Vec<RepoName>,
     /// All that are of no root.
     pub(super) others: Vec<RepoName>,
 }
@@ -47,13 +49,14 @@ impl Repositories {
         let all: BTreeSet<RepoName> = names.into_iter().collect();
         let is_root = |repo: &&RepoName| child(repo, INSTALL).is_some_and(|install| all.contains(&install));
         let roots: Vec<RepoName> = all.iter().filter(is_root).cloned().collect();
+        let is_root = |repo: &RepoName| roots.binary_search(repo).is_ok();
         let of_roots: BTreeSet<RepoName> = roots
             .iter()
             .flat_map(|root| [INSTALL, STANDALONE, CHANNELS].into_iter().filter_map(|name| child(root, name)))
-            .chain(roots.iter().cloned())
             .collect();
-        let others = all.into_iter().filter(|repo| !of_roots.contains(repo)).collect();
-        Self { roots, others }
+        let others = all.into_iter().filter(|repo| !is_root(repo));
+        let (children, others) = others.partition(|repo| of_roots.contains(repo));
+        Self { roots, children, others }
     }
 }
 

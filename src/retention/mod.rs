@@ -31,6 +31,6 @@ mod tests;
 mod verdict;
 
 pub use job::Collect;
-pub use keeper::{Retention, preview_stopped, run_stopped};
+pub use keeper::{Retention, preview_stopped, run_stopped, why_stopped};
 pub use options::{Keep, RetentionOptions, Rule};
 pub use report::{Going, LeftAlone, RetentionReport, RetentionStatus, Staying};

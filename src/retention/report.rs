@@ -28,6 +28,8 @@ pub struct RetentionReport {
     pub left_alone: Vec<LeftAlone>,
     /// Repositories that were written to the whole time; they have their verdict in the next run.
     pub busy: u64,
+    /// Tags that are left to a later run: too many manifests would be given up at a time.
+    pub waiting: u64,
 }
 
 /// A tag that goes.

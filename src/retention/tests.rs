@@ -1,10 +1,12 @@
 //! Release sets and rules on a real store, pushed as `d8 mirror push` pushes them.
 
+mod endings;
 mod random;
+mod retained;
 mod sets;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +16,12 @@ use testkit::Image;
 use testkit::layer::{Tar, gzip};
 use tokio_util::sync::CancellationToken;
 
+use super::keeper::Way;
 use super::*;
 use crate::clock::{self, Timestamp};
 use crate::jobs::Progress;
 use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
-use crate::store::{CollectionReport, FoundPins, Store, StoreOptions, StoredManifest};
+use crate::store::{CollectionReport, FoundPins, Store, StoreOptions, StoredManifest, TagsLook};
 use crate::values::Pins;
 
 /// A day of grace, and the time for answers on their way.
@@ -48,6 +51,7 @@ fn hex(image: &Image) -> String {
 
 /// A store with retention.
 struct Kept {
+    dir: PathBuf,
     store: Store,
     retention: Retention,
 }
@@ -57,7 +61,7 @@ impl Kept {
         let store = Store::open(&StoreOptions::at(dir)).unwrap();
         let retention = Retention::new(store.clone());
         retention.set_options(RetentionOptions { keep_releases: keep, rules: Vec::new() });
-        let kept = Self { store, retention };
+        let kept = Self { dir: dir.to_path_buf(), store, retention };
         kept.pin(&["v0.0.1"], &[]);
         kept
     }
@@ -90,6 +94,20 @@ impl Kept {
         self.push(&format!("{ROOT}/install"), &install(release, images), &[release]).await;
         self.push(&format!("{ROOT}/install-standalone"), &standalone(release), &[release]).await;
         self.push(&format!("{ROOT}/release-channel"), &channel(release), &[release]).await;
+    }
+
+    /// A verdict that is not carried out: what it was found on, and what goes by it.
+    async fn verdict(&self, name: &str, way: Way) -> (Vec<TagsLook>, Vec<(RepoName, Tag)>) {
+        let (judged, _) = self.retention.judge(&repo(name), way, &Arc::new(self.retention.options())).await;
+        let judged = judged.unwrap().unwrap();
+        (judged.looks, judged.verdict.going.into_iter().map(|(repo, tag, _)| (repo, tag)).collect())
+    }
+
+    /// As if the tag had been pushed so many seconds after the beginning of 1970.
+    fn set_pushed(&self, name: &str, tag: &str, seconds: u64) {
+        let at = self.dir.join(format!("repositories/{name}/_tags/{tag}"));
+        let pushed = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+        std::fs::File::options().write(true).open(at).unwrap().set_modified(pushed).unwrap();
     }
 
     async fn run(&self) -> (RetentionReport, CollectionReport) {
@@ -146,6 +164,14 @@ fn install(release: &str, images: &[Image]) -> Image {
         images.iter().enumerate().map(|(place, image)| (format!("image{place}"), image.digest().into())).collect();
     let list = layer("deckhouse/candi/images_digests.json", &json!({ "common": named }).to_string());
     Image::of_layers(release.as_bytes().to_vec(), vec![list], &json!({}))
+}
+
+/// The version of a module, whose image names these.
+fn module(version: &str, images: &[&Image]) -> Image {
+    let named: serde_json::Map<String, serde_json::Value> =
+        images.iter().enumerate().map(|(place, image)| (format!("image{place}"), image.digest().into())).collect();
+    let list = layer("images_digests.json", &serde_json::Value::Object(named).to_string());
+    Image::of_layers(version.as_bytes().to_vec(), vec![list], &json!({}))
 }
 
 fn channel(release: &str) -> Image {

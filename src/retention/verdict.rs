@@ -44,18 +44,16 @@ pub(super) fn hex_of(tag: &Tag) -> Option<Digest> {
     Digest::from_hex(Algorithm::Sha256, tag.as_str()).ok()
 }
 
-/// Adds the tags of the look that say something about what loses its last tag.
+/// Adds the tags of the look that say something about what loses its last tag, or lost it in a run that did not come to them.
 fn with_what_is_said(verdict: &mut Verdict, look: &TagsLook, pins: &Pins) {
     let going: HashSet<&Tag> =
         verdict.going.iter().filter(|(repo, ..)| *repo == look.repo).map(|(_, tag, _)| tag).collect();
     let staying: HashSet<Digest> =
         look.tags.iter().filter(|record| !going.contains(&record.tag)).map(|record| record.digest).collect();
-    let lost: HashSet<Digest> = look
-        .tags
-        .iter()
-        .filter(|record| going.contains(&record.tag) && !staying.contains(&record.digest))
-        .map(|record| record.digest)
-        .filter(|digest| !verdict.kept.contains(digest))
+    let losing = look.tags.iter().filter(|record| going.contains(&record.tag)).map(|record| record.digest);
+    let lost: HashSet<Digest> = losing
+        .chain(look.unreached.iter().copied())
+        .filter(|digest| !staying.contains(digest) && !verdict.kept.contains(digest) && !pins.images.contains(digest))
         .collect();
     let said = look.tags.iter().filter(|record| record.tag.subject().is_some_and(|about| lost.contains(&about)));
     let said: Vec<&TagRecord> =
@@ -136,6 +134,9 @@ pub(super) fn of_root(root: &Root, keep: Option<u32>, pins: &Pins) -> Verdict {
             );
         }
     }
+    if keep.is_none() {
+        return verdict;
+    }
     for look in [Some(&root.images), root.channels.as_ref(), root.standalone.as_ref()].into_iter().flatten() {
         with_what_is_said(&mut verdict, look, pins);
     }
@@ -171,7 +172,9 @@ fn kept_by(keep: &Keep, record: &TagRecord, place: usize, now: Timestamp) -> Opt
     within.map(|within| format!("it was pushed within {}", humantime::format_duration(within)))
 }
 
-/// The verdict on a repository by the rules that fit it; `named` are the images that each tag's own needs there.
+/// The verdict on a repository by the rules that fit it, all of which stays if none does; `named` are the images that each tag's
+/// own needs there. Hex tags go first: as long as the tags whose images name them are there, those of a run that ended early are
+/// known.
 pub(super) fn of_rules(
     look: &TagsLook,
     rules: &[&Rule],
@@ -183,32 +186,50 @@ pub(super) fn of_rules(
     let mut judged: Vec<&TagRecord> =
         look.tags.iter().filter(|record| hex_of(&record.tag).is_none() && record.tag.subject().is_none()).collect();
     judged.sort_by(|one, other| other.pushed.cmp(&one.pushed).then_with(|| other.tag.cmp(&one.tag)));
-    let (mut kept, mut dropped) = (BTreeSet::new(), BTreeSet::new());
+    let names = |record: &TagRecord| named.get(&record.tag).into_iter().flat_map(|named| named.iter());
+    let (mut kept, mut dropped) = (BTreeSet::new(), Vec::new());
     for (place, record) in judged.into_iter().enumerate() {
+        if rules.is_empty() {
+            kept.extend(names(record));
+            continue;
+        }
         let pinned = pins.images.contains(&record.digest).then(|| "its image is pinned".to_owned());
         let because = pinned.or_else(|| rules.iter().find_map(|rule| kept_by(&rule.keep, record, place, now)));
-        let names = named.get(&record.tag).into_iter().flat_map(|named| named.iter());
         match because {
             Some(because) => {
-                kept.extend(names);
+                kept.extend(names(record));
                 verdict.stay(&look.repo, &record.tag, &because);
             }
-            None => {
-                dropped.extend(names);
-                verdict.go(look, record, "no rule keeps it");
-            }
+            None => dropped.push(record),
         }
     }
     verdict.kept = Arc::new(digests(&kept));
+    if rules.is_empty() {
+        return verdict;
+    }
+    let mut named_by: BTreeMap<&Reference, &Tag> = BTreeMap::new();
+    for record in &dropped {
+        for reference in names(record).filter(|reference| !kept.contains(reference)) {
+            named_by.entry(reference).or_insert(&record.tag);
+        }
+    }
+    // As long as an image is pinned a tag whose image names it stays, so that it goes with the pin.
+    let mut held: BTreeSet<&Tag> = BTreeSet::new();
     for record in &look.tags {
         let Some(digest) = hex_of(&record.tag) else { continue };
-        let reference = Reference::Digest(digest);
-        if dropped.contains(&reference) && !kept.contains(&reference) {
-            if pins.images.contains(&record.digest) {
-                verdict.stay(&look.repo, &record.tag, "its image is pinned");
-            } else {
-                verdict.go(look, record, "no tag that stays needs it");
-            }
+        let Some(tag) = named_by.get(&Reference::Digest(digest)) else { continue };
+        if pins.images.contains(&record.digest) {
+            held.insert(tag);
+            verdict.stay(&look.repo, &record.tag, "its image is pinned");
+        } else {
+            verdict.go(look, record, "no tag that stays needs it");
+        }
+    }
+    for record in dropped {
+        if held.contains(&record.tag) {
+            verdict.stay(&look.repo, &record.tag, "an image that it needs is pinned");
+        } else {
+            verdict.go(look, record, "no rule keeps it");
         }
     }
     with_what_is_said(&mut verdict, look, pins);

@@ -121,13 +121,13 @@ impl Source for Observer {
         let shown = match asked {
             CollectionQuestion::Last => with_tags(&self.store.last_collection(), &self.retention.last()),
             CollectionQuestion::Look => {
-                let rules = self.retention.preview().await.map_err(failed)?;
-                with_tags(&self.store.look_at_collection().await.map_err(failed)?, &rules)
+                let (rules, collected) = self.retention.preview_all().await.map_err(failed)?;
+                with_tags(&collected, &rules)
             }
             CollectionQuestion::Rules => serde_json::to_value(self.retention.preview().await.map_err(failed)?),
             CollectionQuestion::Why(digest) => {
                 let digest = digest.parse().map_err(|error: InvalidDigest| error.to_string())?;
-                serde_json::to_value(self.store.why_kept(digest).await.map_err(failed)?)
+                serde_json::to_value(self.retention.why_kept(digest).await.map_err(failed)?)
             }
         };
         shown.map_err(|error| error.to_string())

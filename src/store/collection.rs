@@ -12,6 +12,7 @@ use super::face::Store;
 use super::options::{CollectionOptions, StoreOptions};
 use super::pins::{FoundPins, PinsState};
 use super::repositories::collection::report::{CollectionReport, CollectionStatus, Reason};
+use super::repositories::collection::settings::Retained;
 use crate::jobs::Progress;
 use crate::oci::Digest;
 
@@ -72,21 +73,23 @@ impl Store {
         self.0.collector.run(stop, progress).await
     }
 
-    /// What a run would do now; changes nothing. Reads the repositories that a run would read.
+    /// What a run would do now, where `retained` is what retention keeps; changes nothing. Reads the repositories that a run
+    /// would read.
     ///
     /// # Errors
     /// Of the disk.
-    pub async fn look_at_collection(&self) -> Result<CollectionReport, StoreError> {
-        self.0.collector.look(&CancellationToken::new()).await
+    pub async fn look_at_collection(&self, retained: &Arc<Retained>) -> Result<CollectionReport, StoreError> {
+        self.0.collector.look(retained, &CancellationToken::new()).await
     }
 
-    /// Why each repository that has the content keeps it. Reads all manifests of those repositories.
+    /// Why each repository that has the content keeps it, where `retained` is what retention keeps. Reads all manifests of those
+    /// repositories.
     ///
     /// # Errors
     /// [`StoreError::Bug`] only.
-    pub async fn why_kept(&self, digest: Digest) -> Result<Vec<Reason>, StoreError> {
-        let collector = Arc::clone(&self.0.collector);
-        blocking(move || Ok(collector.why(&digest))).await
+    pub async fn why_kept(&self, digest: Digest, retained: &Arc<Retained>) -> Result<Vec<Reason>, StoreError> {
+        let (collector, retained) = (Arc::clone(&self.0.collector), Arc::clone(retained));
+        blocking(move || Ok(collector.why(&digest, &retained))).await
     }
 }
 
@@ -114,20 +117,6 @@ impl Store {
     pub fn runtime() -> Result<Runtime, StoreError> {
         runtime()
     }
-}
-
-/// Why each repository of the store in `dir`, which no server has, keeps a content. Blocking.
-///
-/// # Errors
-/// As [`Store::open_stopped`].
-pub fn why_kept_stopped(
-    dir: &Path,
-    options: CollectionOptions,
-    pins: FoundPins,
-    digest: Digest,
-) -> Result<Vec<Reason>, StoreError> {
-    let store = open_stopped(dir, options, pins)?;
-    runtime()?.block_on(store.why_kept(digest))
 }
 
 pub(super) fn open_stopped(dir: &Path, options: CollectionOptions, pins: FoundPins) -> Result<Store, StoreError> {

@@ -29,7 +29,6 @@ mod verify;
 mod view;
 mod writes;
 
-pub use collection::why_kept_stopped;
 pub use contents::beside::Beside;
 pub use contents::blob::Blob;
 pub use contents::fills::PartialBlob;

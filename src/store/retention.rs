@@ -1,5 +1,6 @@
 //! What retention asks of the store, and orders: it knows what a repository's tags mean, the store does not.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ impl Store {
         self.0.manifests.blob_file(repo, digest)
     }
 
-    /// Repositories of which retention gave something up that is still there.
+    /// Repositories of which retention gave something up that is still there. Blocking.
     #[must_use]
     pub fn given_up_repositories(&self) -> Vec<RepoName> {
         self.0.manifests.ledger.given_up.repositories()
@@ -69,9 +70,20 @@ impl Store {
         self.0.collector.retire(looks, going, stop).await
     }
 
+    /// Whether retention gave something of a repository up that is still there. Blocking.
+    #[must_use]
+    pub fn has_given_up(&self, repo: &RepoName) -> bool {
+        self.0.manifests.ledger.given_up.has(repo)
+    }
+
     /// Puts into force what retention keeps by digest, and of which repositories that is not known.
     pub fn set_retained(&self, retained: Retained) {
         self.0.manifests.ledger.settings.set_retained(retained);
+    }
+
+    /// Puts into force what retention keeps by digest in one repository, or why that is not known.
+    pub fn retain(&self, repo: RepoName, kept: Result<Arc<HashSet<Digest>>, String>) {
+        self.0.manifests.ledger.settings.retain(repo, kept);
     }
 
     /// Whether nothing may be removed now: collection is held, or the pins can't be gone by.
@@ -84,6 +96,12 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn let_run_for(&self, time: std::time::Duration) {
         self.0.manifests.ledger.advance(time);
+    }
+
+    /// Gives no more manifests up at a time.
+    #[cfg(test)]
+    pub(crate) fn give_up_at_most(&self, most: usize) {
+        self.0.manifests.ledger.given_up.at_most(most);
     }
 
     /// The options of the collection in force.

@@ -3,20 +3,20 @@
 use super::*;
 
 /// Four releases: each has an image of its own, one that it shares with the next one, and one that all share.
-fn images(number: u64) -> Vec<Image> {
+pub(super) fn images(number: u64) -> Vec<Image> {
     vec![Image::of(100 + number), Image::of(200 + number), Image::of(200 + number + 1), Image::of(300)]
 }
 
-const RELEASES: [&str; 4] = ["v1.68.9", "v1.69.0", "v1.70.0", "v1.70.1"];
+pub(super) const RELEASES: [&str; 4] = ["v1.68.9", "v1.69.0", "v1.70.0", "v1.70.1"];
 
-async fn push_all(kept: &Kept) {
+pub(super) async fn push_all(kept: &Kept) {
     for (number, release) in (0..).zip(RELEASES) {
         kept.push_release(release, &images(number)).await;
     }
 }
 
 /// Everything of a set is there, under every name that nodes and Deckhouse ask for.
-async fn assert_whole(kept: &Kept, number: u64) {
+pub(super) async fn assert_whole(kept: &Kept, number: u64) {
     let release = RELEASES[usize::try_from(number).unwrap()];
     for image in images(number) {
         assert!(kept.has(ROOT, &image).await, "{release}");
@@ -181,7 +181,7 @@ async fn what_a_new_set_names_stays_although_its_tag_went_a_moment_before() {
     kept.run_twice().await;
     kept.run_twice().await;
     assert!(kept.has(ROOT, &shared).await);
-    let why = kept.store.why_kept(digest(&shared)).await.unwrap();
+    let why = kept.retention.why_kept(digest(&shared)).await.unwrap();
     assert_eq!(why[0].because, "a release set that stays names it");
 }
 
@@ -256,9 +256,7 @@ async fn rules_keep_by_name_and_number_and_the_union_of_all_keeps_wins() {
     for (number, name) in (0..).zip(["v1", "one", "two", "three"]) {
         for repo in ["team/a", "team/a/b", "other", "fresh"] {
             kept.push(repo, &Image::of(number), &[name]).await;
-            let at = dir.path().join(format!("repositories/{repo}/_tags/{name}"));
-            let pushed = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000 + number);
-            std::fs::File::options().write(true).open(at).unwrap().set_modified(pushed).unwrap();
+            kept.set_pushed(repo, name, 1_000_000 + number);
         }
     }
     kept.push("fresh", &Image::of(9), &["now"]).await;
@@ -282,18 +280,12 @@ async fn a_hex_tag_goes_with_the_last_image_that_names_it() {
     let rule = Rule { repositories: "**/modules/*".parse().unwrap(), keep };
     kept.retention.set_options(RetentionOptions { keep_releases: None, rules: vec![rule] });
     let (old, both, new, none) = (Image::of(1), Image::of(2), Image::of(3), Image::of(4));
-    let module = |version: &str, images: [&Image; 2]| {
-        let list = json!({ "a": images[0].digest(), "b": images[1].digest() }).to_string();
-        Image::of_layers(version.as_bytes().to_vec(), vec![layer("images_digests.json", &list)], &json!({}))
-    };
     for image in [&old, &both, &new, &none] {
         kept.push(&name, image, &[&hex(image)]).await;
     }
-    kept.push(&name, &module("v1", [&old, &both]), &["v1.0.0"]).await;
-    let at = dir.path().join(format!("repositories/{name}/_tags/v1.0.0"));
-    let before = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000);
-    std::fs::File::options().write(true).open(at).unwrap().set_modified(before).unwrap();
-    kept.push(&name, &module("v2", [&both, &new]), &["v2.0.0"]).await;
+    kept.push(&name, &module("v1", &[&old, &both]), &["v1.0.0"]).await;
+    kept.set_pushed(&name, "v1.0.0", 1_000_000);
+    kept.push(&name, &module("v2", &[&both, &new]), &["v2.0.0"]).await;
     kept.run_twice().await;
     assert_eq!(
         kept.tags(&name),

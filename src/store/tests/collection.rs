@@ -326,7 +326,7 @@ async fn why_a_content_stays_is_said() {
     store.put_manifest(&name, child.clone(), Vec::new()).await.unwrap();
     store.put_manifest(&name, list.clone(), tags(&["v1"])).await.unwrap();
     store.set_pins(pinned(&[sha256(b"pinned")]));
-    let why = async |digest: Digest| store.why_kept(digest).await.unwrap();
+    let why = async |digest: Digest| store.why_kept(digest, &Arc::default()).await.unwrap();
     let layer = why(sha256(b"layer")).await;
     let way =
         format!("tag v1 leads to {}, which names {}, which names {}", list.digest, child.digest, sha256(b"layer"));
@@ -369,7 +369,7 @@ async fn while_the_pins_can_not_be_gone_by_nothing_is_collected() {
         assert!(found.pins_unusable.is_some(), "{fault:?}");
         run_for(&store, GRACE + ANSWER_TIME);
         assert_eq!(collect(&store).await.removed, CollectedContents::default(), "{fault:?}");
-        assert_eq!(store.look_at_collection().await.unwrap().removed.blobs, 0, "{fault:?}");
+        assert_eq!(store.look_at_collection(&Arc::default()).await.unwrap().removed.blobs, 0, "{fault:?}");
         store.set_pins(pinned(&[sha256(b"pinned")]));
         let report = collect(&store).await;
         let gone: Vec<&str> = report.removed.named.iter().map(|gone| gone.digest.as_str()).collect();

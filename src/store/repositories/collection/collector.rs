@@ -10,6 +10,7 @@ use super::mark::{Judgement, Mark};
 use super::marking::{Found, Marking, Unfit};
 use super::removal::Removal;
 use super::report::{CollectionReport, CollectionStatus, LeftAlone};
+use super::settings::Retained;
 use super::suspects::Suspect;
 use crate::jobs::Progress;
 use crate::oci::{Digest, RepoName};
@@ -44,6 +45,7 @@ pub(super) struct Told {
 }
 
 /// Which manifests are no roots for being there, although those without a tag stay.
+#[derive(Clone)]
 pub(super) enum NoRoots {
     /// All that were given up, and these.
     GivenUpAnd(HashSet<Digest>),
@@ -144,15 +146,15 @@ impl Collector {
         manifests.contents.change(move || preparing.prepare()).await?;
         let mut done = 0;
         // What nothing reaches is found all the same: its grace goes on while the pins are being mended.
-        let due = if report.pins_unusable.is_some() { BTreeMap::new() } else { ledger.suspects(true) };
-        for (repo, suspects) in due {
+        for (repo, suspects) in self.due(report).await? {
             self.remove(&repo, suspects.into(), report, stop).await?;
             done += 1;
             shown.set(done, None);
         }
         let dirty = self.dirty(false).await?;
         let total = done + dirty.len() as u64;
-        let listed = ledger.suspects(false);
+        let listing = Arc::clone(ledger);
+        let listed = blocking(move || Ok(listing.suspects(false))).await?;
         for repo in dirty {
             if stop.is_cancelled() || ledger.settings.is_held() {
                 break;
@@ -165,17 +167,30 @@ impl Collector {
         manifests.contents.change(move || tidying.prepare()).await
     }
 
-    /// What a run would do now; changes nothing.
+    /// Suspects to go, by repository: none while the pins can't be gone by.
+    async fn due(&self, report: &CollectionReport) -> Result<BTreeMap<RepoName, Vec<Suspect>>, StoreError> {
+        if report.pins_unusable.is_some() {
+            return Ok(BTreeMap::new());
+        }
+        // Whoever has the lists locked may wait for the disk.
+        let ledger = Arc::clone(self.ledger());
+        blocking(move || Ok(ledger.suspects(true))).await
+    }
+
+    /// What a run would do now, where `retained` is what retention keeps; changes nothing.
     ///
     /// # Errors
     /// Of the disk.
-    pub(in crate::store) async fn look(&self, stop: &CancellationToken) -> Result<CollectionReport, StoreError> {
-        let ledger = self.ledger();
+    pub(in crate::store) async fn look(
+        &self,
+        retained: &Arc<Retained>,
+        stop: &CancellationToken,
+    ) -> Result<CollectionReport, StoreError> {
         let mut report = CollectionReport { dry_run: true, ..self.report() };
-        let due = if report.pins_unusable.is_some() { BTreeMap::new() } else { ledger.suspects(true) };
-        for (repo, suspects) in due {
+        for (repo, suspects) in self.due(&report).await? {
             let no_roots = NoRoots::GivenUpAmong(manifests_of(&suspects));
-            let Some((mark, ..)) = self.marked(&repo, &no_roots, &mut report, stop).await? else { continue };
+            let marked = self.marked_by(&repo, &no_roots, retained, &mut report, stop).await?;
+            let Some((mark, ..)) = marked else { continue };
             let (going, back) = divide(&mark, suspects);
             report.cleared += back.len() as u64;
             for suspect in going {
@@ -190,7 +205,8 @@ impl Collector {
             }
         }
         for repo in self.dirty(true).await? {
-            let Some(mark) = self.looked_through(&repo, &mut report, stop).await? else { continue };
+            let looked = self.looked_through(&repo, retained, &mut report, stop).await?;
+            let Some(mark) = looked else { continue };
             let manifests = Arc::clone(&self.manifests);
             let found = blocking(move || {
                 let mut found = Vec::new();
@@ -232,21 +248,30 @@ impl Collector {
     }
 
     /// Marks a repository while nothing touches it.
-    async fn mark(&self, repo: &RepoName, no_roots: &NoRoots, stop: &CancellationToken) -> Result<Marked, StoreError> {
-        if let Some(why) = self.ledger().settings.unknown(repo) {
-            return Ok(Marked::Unfit(Unfit(why)));
+    async fn mark(
+        &self,
+        repo: &RepoName,
+        no_roots: &NoRoots,
+        retained: &Retained,
+        stop: &CancellationToken,
+    ) -> Result<Marked, StoreError> {
+        if let Some(why) = retained.unknown.get(repo) {
+            return Ok(Marked::Unfit(Unfit(why.clone())));
         }
         let judges_untagged = self.ledger().settings.options().untagged_after.is_some();
         for _ in 0..ATTEMPTS {
             let seen = self.ledger().stable(repo);
-            let (manifests, named, roots) =
-                (Arc::clone(&self.manifests), repo.clone(), self.ledger().settings.roots(repo));
-            let mut given_up = self.ledger().given_up.of(repo);
-            match no_roots {
-                NoRoots::GivenUpAnd(more) => given_up.extend(more),
-                NoRoots::GivenUpAmong(going) => given_up.retain(|digest| going.contains(digest)),
-            }
-            let begin = move || Ok(Marking::begin(&manifests, &named, judges_untagged, given_up, &roots));
+            let (manifests, named, no_roots) = (Arc::clone(&self.manifests), repo.clone(), no_roots.clone());
+            let roots = self.ledger().settings.roots(repo, retained);
+            let begin = move || {
+                // Whoever has the list locked may wait for the disk.
+                let mut given_up = manifests.ledger.given_up.of(&named);
+                match no_roots {
+                    NoRoots::GivenUpAnd(more) => given_up.extend(more),
+                    NoRoots::GivenUpAmong(going) => given_up.retain(|digest| going.contains(digest)),
+                }
+                Ok(Marking::begin(&manifests, &named, judges_untagged, given_up, &roots))
+            };
             let mut marking = blocking(begin).await?;
             let mut left = 1;
             while left > 0
@@ -278,7 +303,7 @@ impl Collector {
         Ok(Marked::Busy)
     }
 
-    /// As [`Self::mark`]; what came of it stands in the report.
+    /// As [`Self::mark`], by what retention keeps now; what came of it stands in the report.
     pub(super) async fn marked(
         &self,
         repo: &RepoName,
@@ -286,7 +311,20 @@ impl Collector {
         report: &mut CollectionReport,
         stop: &CancellationToken,
     ) -> Result<Option<(Mark, u64, Found)>, StoreError> {
-        match self.mark(repo, no_roots, stop).await? {
+        let retained = self.ledger().settings.retained();
+        self.marked_by(repo, no_roots, &retained, report, stop).await
+    }
+
+    /// As [`Self::marked`], where `retained` is what retention keeps.
+    pub(super) async fn marked_by(
+        &self,
+        repo: &RepoName,
+        no_roots: &NoRoots,
+        retained: &Retained,
+        report: &mut CollectionReport,
+        stop: &CancellationToken,
+    ) -> Result<Option<(Mark, u64, Found)>, StoreError> {
+        match self.mark(repo, no_roots, retained, stop).await? {
             Marked::Good(mark, seen, found) => {
                 report.marked += 1;
                 self.told().left_alone.remove(repo);

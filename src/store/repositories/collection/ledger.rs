@@ -473,7 +473,7 @@ impl Ledger {
     }
 
     /// Puts pins into force; who calls this saves what is pinned and suspected. A manifest that is not pinned any more is judged
-    /// at the next change of its repository.
+    /// at the next change of its repository. A verdict that is being carried out ends before its next tag or content.
     pub(in crate::store) fn set_pins(&self, found: FoundPins) {
         if !self.settings.set_pins(found) {
             return;

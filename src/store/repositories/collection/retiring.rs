@@ -13,11 +13,13 @@ use fail::fail_point;
 use tokio_util::sync::CancellationToken;
 
 use super::collector::{ATTEMPTS, Collector, NoRoots, REMOVAL_BYTES};
-use super::given_up::MOST_GIVEN_UP;
+use super::given_up::Lost;
 use super::ledger::Touch;
 use super::mark::{Judgement, Mark};
 use super::marking::Found;
 use super::report::{CollectionReport, TagName};
+use super::settings::Retained;
+use super::suspects::Suspect;
 use crate::clock::Timestamp;
 use crate::fs::stat;
 use crate::oci::{Digest, Reference, RepoName, Tag};
@@ -47,6 +49,10 @@ pub struct TagsLook {
     pub repo: RepoName,
     /// Its tags by name.
     pub tags: Vec<TagRecord>,
+    /// Manifests that were given up and that nothing was found to reach.
+    pub unreached: HashSet<Digest>,
+    /// Something was given up that had a tag of its own hex digits: lists may name it by digest alone.
+    pub lost_hex_tag: bool,
     /// How its touches stood before.
     seen: u64,
 }
@@ -60,30 +66,58 @@ pub struct Retired {
     pub touched: bool,
     /// Why a repository is left alone: nothing went then.
     pub left_alone: Option<(RepoName, String)>,
+    /// Tags that are left to a later run: too many manifests would be given up at a time.
+    pub waiting: usize,
+}
+
+/// The tags that go in one run.
+struct Fitting {
+    /// The first ones.
+    count: usize,
+    /// What loses its last tag by them.
+    lost: HashMap<RepoName, Vec<Lost>>,
+}
+
+impl TagsLook {
+    /// For who knows how the touches stood, and looks at no tag.
+    fn of_nothing(repo: &RepoName, seen: u64) -> Self {
+        Self { repo: repo.clone(), tags: Vec::new(), unreached: HashSet::new(), lost_hex_tag: false, seen }
+    }
 }
 
 impl Collector {
     /// Removes tags of the repositories of `looks`, in their order: those whose verdict these looks were found for. Ends early
-    /// where something was touched, is damaged, is held, or when `stop` is cancelled.
+    /// where something was touched, is damaged, is held, when `stop` is cancelled, or where no more manifests can be given up.
     ///
     /// # Errors
     /// Of the disk: what was done is done.
     pub(in crate::store) async fn retire(
         &self,
         looks: Vec<TagsLook>,
-        going: Vec<(RepoName, Tag)>,
+        mut going: Vec<(RepoName, Tag)>,
         stop: &CancellationToken,
     ) -> Result<Retired, StoreError> {
         let mut retired = Retired::default();
         let looks = Arc::new(looks);
         let preparing = Arc::clone(self.ledger());
         self.manifests.contents.change(move || preparing.prepare()).await?;
-        let mut by_repo: HashMap<RepoName, HashSet<Tag>> = HashMap::new();
-        for (repo, tag) in &going {
-            by_repo.entry(repo.clone()).or_default().insert(tag.clone());
+        let manifests = Arc::clone(&self.manifests);
+        let Fitting { count, mut lost } = {
+            let (looks, going) = (Arc::clone(&looks), going.clone());
+            blocking(move || Ok(manifests.fitting(&looks, &going))).await?
+        };
+        retired.waiting = going.len() - count;
+        if retired.waiting > 0 {
+            let tags = retired.waiting;
+            tracing::warn!(
+                tags,
+                "more manifests are to go than are given up at a time: these tags wait for a later run"
+            );
+            going.truncate(count);
         }
+        let repos: HashSet<&RepoName> = going.iter().map(|(repo, _)| repo).collect();
         // Nothing of a repository goes in which something is damaged: first all are looked through.
-        for look in looks.iter().filter(|look| by_repo.contains_key(&look.repo)) {
+        for look in looks.iter().filter(|look| repos.contains(&look.repo)) {
             let mut report = CollectionReport::default();
             if self.marked(&look.repo, &NoRoots::given_up(), &mut report, stop).await?.is_none() {
                 retired.left_alone = report.left_alone.pop().map(|left| (look.repo.clone(), left.reason));
@@ -92,11 +126,7 @@ impl Collector {
             }
         }
         for look in looks.iter() {
-            let Some(tags) = by_repo.get(&look.repo) else { continue };
-            let staying: HashSet<Digest> =
-                look.tags.iter().filter(|record| !tags.contains(&record.tag)).map(|record| record.digest).collect();
-            let leaving = look.tags.iter().filter(|record| tags.contains(&record.tag)).map(|record| record.digest);
-            let lost: Vec<Digest> = leaving.filter(|digest| !staying.contains(digest)).collect();
+            let Some(lost) = lost.remove(&look.repo) else { continue };
             let (manifests, looks, repo) = (Arc::clone(&self.manifests), Arc::clone(&looks), look.repo.clone());
             let given_up = self.manifests.contents.change(move || manifests.give_up(&repo, &lost, &looks));
             if !given_up.await? {
@@ -137,7 +167,7 @@ impl Collector {
             if report.pins_unusable.is_some() {
                 return Ok(Some((mark, seen)));
             }
-            let look = Arc::new(vec![TagsLook { repo: repo.clone(), tags: Vec::new(), seen }]);
+            let look = Arc::new(vec![TagsLook::of_nothing(repo, seen)]);
             let (manifests, named) = (Arc::clone(&self.manifests), repo.clone());
             let giving_up = self.manifests.contents.change(move || {
                 let Found { tagged, random, write_check } = found;
@@ -145,7 +175,8 @@ impl Collector {
                 ledger.given_up.take_off(&contents.disk, &named, tagged)?;
                 let new = manifests.to_be_given_up(&named, &mark, random, &HashSet::new());
                 let mut again = !new.is_empty();
-                if again && !manifests.give_up(&named, &new, &look)? {
+                let lost: Vec<Lost> = new.into_iter().map(|digest| Lost { digest, had_hex_tag: false }).collect();
+                if again && !manifests.give_up(&named, &lost, &look)? {
                     return Ok((mark, true, None));
                 }
                 let mut removed = None;
@@ -174,12 +205,13 @@ impl Collector {
     pub(super) async fn looked_through(
         &self,
         repo: &RepoName,
+        retained: &Retained,
         report: &mut CollectionReport,
         stop: &CancellationToken,
     ) -> Result<Option<Mark>, StoreError> {
         let mut more = HashSet::new();
         loop {
-            let marked = self.marked(repo, &NoRoots::GivenUpAnd(more.clone()), report, stop).await?;
+            let marked = self.marked_by(repo, &NoRoots::GivenUpAnd(more.clone()), retained, report, stop).await?;
             let Some((mark, _, found)) = marked else { return Ok(None) };
             if report.pins_unusable.is_some() {
                 return Ok(Some(mark));
@@ -221,7 +253,45 @@ impl Manifests {
             return Err(StoreError::damaged(&layout.tags(repo), "an entry is no tag, or can't be read"));
         }
         tags.sort_unstable_by(|one, other| one.tag.cmp(&other.tag));
-        Ok(TagsLook { repo: repo.clone(), tags, seen })
+        let given_up = self.ledger.given_up.all_of(repo);
+        let is_suspect = |digest: &Digest| {
+            let suspect = Suspect { repo: repo.clone(), kind: Membership::Manifest, digest: *digest };
+            self.ledger.suspected_for(&suspect).is_some()
+        };
+        let unreached = given_up.digests.into_iter().filter(is_suspect).collect();
+        Ok(TagsLook { repo: repo.clone(), tags, unreached, lost_hex_tag: given_up.had_hex_tag, seen })
+    }
+
+    /// How many of `going` go in one run, and what loses its last tag by them: no more than is given up at a time. Blocking.
+    fn fitting(&self, looks: &[TagsLook], going: &[(RepoName, Tag)]) -> Fitting {
+        let mut targets: HashMap<(&RepoName, &Tag), Digest> = HashMap::new();
+        let mut names: HashMap<(&RepoName, Digest), (usize, bool)> = HashMap::new();
+        for look in looks {
+            for TagRecord { tag, digest, .. } in &look.tags {
+                targets.insert((&look.repo, tag), *digest);
+                let (tags, had_hex_tag) = names.entry((&look.repo, *digest)).or_default();
+                *tags += 1;
+                *had_hex_tag |= tag.as_str() == digest.hex();
+            }
+        }
+        let mut room = self.ledger.given_up.room();
+        let before: HashMap<&RepoName, HashSet<Digest>> =
+            looks.iter().map(|look| (&look.repo, self.ledger.given_up.of(&look.repo))).collect();
+        let mut lost: HashMap<RepoName, Vec<Lost>> = HashMap::new();
+        for (count, (repo, tag)) in going.iter().enumerate() {
+            let Some(digest) = targets.remove(&(repo, tag)) else { continue };
+            let Some((tags, had_hex_tag)) = names.get_mut(&(repo, digest)) else { continue };
+            if *tags == 1 {
+                let is_known = before.get(repo).is_some_and(|before| before.contains(&digest));
+                if !is_known && room == 0 {
+                    return Fitting { count, lost };
+                }
+                room -= usize::from(!is_known);
+                lost.entry(repo.clone()).or_default().push(Lost { digest, had_hex_tag: *had_hex_tag });
+            }
+            *tags -= 1;
+        }
+        Fitting { count: going.len(), lost }
     }
 
     /// The file of a blob of the repository; `None`: it is not there. Blocking.
@@ -237,15 +307,8 @@ impl Manifests {
     }
 
     /// Gives manifests up that lose their last tag; `false`: something changed since the looks, and none is. Blocking.
-    fn give_up(&self, repo: &RepoName, lost: &[Digest], looks: &[TagsLook]) -> Result<bool, StoreError> {
+    fn give_up(&self, repo: &RepoName, lost: &[Lost], looks: &[TagsLook]) -> Result<bool, StoreError> {
         let (contents, ledger) = (&self.contents, &self.ledger);
-        if ledger.given_up.count() + lost.len() > MOST_GIVEN_UP {
-            tracing::warn!(
-                most = MOST_GIVEN_UP,
-                "more manifests are to go than are given up at a time: the rest waits"
-            );
-            return Ok(false);
-        }
         let before = ledger.given_up.of(repo);
         fail_point!("store::retention::before_give_up");
         ledger.given_up.add(&contents.layout, &contents.disk, repo, lost)?;
@@ -255,7 +318,7 @@ impl Manifests {
             ledger.make_dirty(repo)?;
             return Ok(true);
         }
-        let new = lost.iter().filter(|digest| !before.contains(digest)).copied();
+        let new = lost.iter().map(|lost| lost.digest).filter(|digest| !before.contains(digest));
         ledger.given_up.take_off(&contents.disk, repo, new)?;
         Ok(false)
     }
@@ -293,7 +356,7 @@ impl Manifests {
             );
         }
         // The rest is found again when there is room.
-        new.truncate(MOST_GIVEN_UP.saturating_sub(self.ledger.given_up.count()));
+        new.truncate(self.ledger.given_up.room());
         new
     }
 }

@@ -1,6 +1,6 @@
 //! What others set of the collection while the store is open.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,13 +10,14 @@ use crate::clock;
 use crate::oci::{Digest, RepoName};
 use crate::store::options::CollectionOptions;
 use crate::store::pins::{FoundPins, PinsState};
+use crate::values::Release;
 
 #[derive(Debug, Default)]
 pub(in crate::store) struct Settings {
     held: AtomicBool,
     options: Mutex<CollectionOptions>,
     pins: Mutex<KnownPins>,
-    retained: Mutex<Retained>,
+    retained: Mutex<Arc<Retained>>,
     /// The options are others.
     pub(in crate::store) changed: Notify,
 }
@@ -43,6 +44,24 @@ struct KnownPins {
     found: FoundPins,
     /// Of the last document that could be read: while a later one can't, nothing goes, and what was pinned is still reached.
     roots: Arc<HashSet<Digest>>,
+    /// Of the same document.
+    releases: BTreeSet<Release>,
+}
+
+impl Retained {
+    /// Notes what is kept of a repository, or why that is not known.
+    pub fn note(&mut self, repo: RepoName, kept: Result<Arc<HashSet<Digest>>, String>) {
+        match kept {
+            Ok(kept) => {
+                self.unknown.remove(&repo);
+                self.kept.insert(repo, kept);
+            }
+            Err(why) => {
+                self.kept.remove(&repo);
+                self.unknown.insert(repo, why);
+            }
+        }
+    }
 }
 
 impl Settings {
@@ -62,20 +81,25 @@ impl Settings {
         Arc::clone(&self.pins.lock().unwrap_or_else(PoisonError::into_inner).roots)
     }
 
-    /// What stays in a repository.
-    pub(in crate::store) fn roots(&self, repo: &RepoName) -> Roots {
-        let retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What stays in a repository, by what retention keeps.
+    pub(in crate::store) fn roots(&self, repo: &RepoName, retained: &Retained) -> Roots {
         Roots { pins: self.pins(), kept: retained.kept.get(repo).cloned() }
     }
 
-    /// Why nothing of a repository goes for now, if it is not known what its release sets need.
-    pub(in crate::store) fn unknown(&self, repo: &RepoName) -> Option<String> {
-        self.retained.lock().unwrap_or_else(PoisonError::into_inner).unknown.get(repo).cloned()
+    /// What retention keeps, as it is in force.
+    pub(in crate::store) fn retained(&self) -> Arc<Retained> {
+        Arc::clone(&self.retained.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Puts what retention keeps into force. Verdicts that were found without it are the ledger's affair.
     pub(in crate::store) fn set_retained(&self, retained: Retained) {
-        *self.retained.lock().unwrap_or_else(PoisonError::into_inner) = retained;
+        *self.retained.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(retained);
+    }
+
+    /// Puts what retention keeps in one repository into force.
+    pub(in crate::store) fn retain(&self, repo: RepoName, kept: Result<Arc<HashSet<Digest>>, String>) {
+        let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut retained).note(repo, kept);
     }
 
     /// How the pins stand now.
@@ -88,18 +112,21 @@ impl Settings {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner).found.clone()
     }
 
-    /// Puts pins into force; says whether other contents are roots now. Verdicts that were found without them are the ledger's
-    /// affair.
+    /// Puts pins into force; says whether other contents are roots now, or other releases pinned. Verdicts that were found
+    /// without them are the ledger's affair.
     pub(in crate::store) fn set_pins(&self, found: FoundPins) -> bool {
         let mut known = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = Arc::clone(&known.roots);
-        match &found {
-            FoundPins::Read(pins) => known.roots = Arc::new(pins.images.iter().copied().collect()),
-            FoundPins::Unset => known.roots = Arc::default(),
-            FoundPins::Missing | FoundPins::Unreadable(_) => {}
-        }
-        known.found = found;
-        *before != *known.roots
+        let (roots, releases) = match &found {
+            FoundPins::Read(pins) => (pins.images.iter().copied().collect(), pins.releases.clone()),
+            FoundPins::Unset => (HashSet::new(), BTreeSet::new()),
+            FoundPins::Missing | FoundPins::Unreadable(_) => {
+                known.found = found;
+                return false;
+            }
+        };
+        let is_other = *known.roots != roots || known.releases != releases;
+        *known = KnownPins { found, roots: Arc::new(roots), releases };
+        is_other
     }
 
     /// Whether nothing may be removed now: collection is held, or the pins can't be gone by.

@@ -9,6 +9,7 @@ use super::ledger::ANSWER_TIME;
 use super::marking::{Marking, Unfit, read};
 use super::report::Reason;
 use super::saving::named;
+use super::settings::Retained;
 use super::suspects::Suspect;
 use crate::fs::stat;
 use crate::oci::{Digest, RepoName, Tag};
@@ -18,8 +19,8 @@ use crate::store::repositories::tags::read_tag;
 use crate::store::repositories::walk::{Members, Repositories, SkippedEntries, Tags};
 
 impl Collector {
-    /// Why each repository that has the content keeps it.
-    pub(in crate::store) fn why(&self, digest: &Digest) -> Vec<Reason> {
+    /// Why each repository that has the content keeps it, where `retained` is what retention keeps.
+    pub(in crate::store) fn why(&self, digest: &Digest, retained: &Retained) -> Vec<Reason> {
         let skipped = SkippedEntries::default();
         let mut reasons = Vec::new();
         for repo in Repositories::new(&self.manifests.contents.layout, &skipped) {
@@ -27,7 +28,7 @@ impl Collector {
                 let suspect = Suspect { repo: repo.clone(), kind, digest: *digest };
                 let path = self.manifests.contents.layout.member(&repo, kind, digest);
                 if !matches!(stat(&path), Ok(None)) {
-                    let (stays, because) = self.why_in(&suspect);
+                    let (stays, because) = self.why_in(&suspect, retained);
                     reasons.push(Reason { repository: repo.to_string(), kind: kind.word(), stays, because });
                 }
             }
@@ -35,7 +36,7 @@ impl Collector {
         reasons
     }
 
-    fn why_in(&self, suspect: &Suspect) -> (bool, String) {
+    fn why_in(&self, suspect: &Suspect, retained: &Retained) -> (bool, String) {
         let Suspect { repo, kind, digest } = suspect;
         if repo.is_cached() {
             return (true, "it was learnt from an upstream: eviction is responsible".to_owned());
@@ -43,9 +44,10 @@ impl Collector {
         let (ledger, options) = (self.ledger(), self.ledger().settings.options());
         let judges_untagged = options.untagged_after.is_some();
         // As a run would: what it leaves alone stays.
-        let (given_up, roots) = (ledger.given_up.of(repo), ledger.settings.roots(repo));
+        let (given_up, roots) = (ledger.given_up.of(repo), ledger.settings.roots(repo, retained));
         let is_given_up = given_up.contains(digest);
-        let fit = Marking::begin(&self.manifests, repo, judges_untagged, given_up, &roots);
+        let known = retained.unknown.get(repo).map_or(Ok(()), |why| Err(Unfit(why.clone())));
+        let fit = known.and_then(|()| Marking::begin(&self.manifests, repo, judges_untagged, given_up, &roots));
         let way = fit.and_then(|_| way_up(&self.manifests, repo, *digest));
         let way = match way {
             Ok(way) => way,

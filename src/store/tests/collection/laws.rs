@@ -210,7 +210,7 @@ async fn law_e_a_look_changes_nothing_and_is_right() {
     }
     for _ in 0..4 {
         let before = tree(dir.path());
-        let look = store.look_at_collection().await.unwrap();
+        let look = store.look_at_collection(&Arc::default()).await.unwrap();
         assert_eq!(tree(dir.path()), before);
         let run = collect(&store).await;
         let sorted = |contents: &CollectedContents| {
