@@ -305,6 +305,12 @@ impl Manifests {
         if matches!(result, Ok(true) | Err(StoreError::ManifestUnknown)) {
             change.done();
         }
+        if let (Reference::Digest(digest), Ok(_)) = (reference, &result)
+            && let Err(error) = self.ledger.given_up.take_off(&self.contents.disk, repo, [*digest])
+        {
+            let error = crate::telemetry::with_causes(&error);
+            tracing::warn!(error, "a line of a manifest that is gone stays until the next run of the collection");
+        }
         result.map(|_| true)
     }
 

@@ -3,8 +3,9 @@
 //!
 //! A line is there, synced, before the tag goes: a server that is killed in between leaves a tag that still leads to its
 //! manifest, and the next verdict goes on. Whoever pushes the manifest again, or one that names it, takes it off, durably.
-//! Whoever only asks for it begins its grace anew. A line that is lost keeps a manifest. The time of a line is 1 ms where the
-//! manifest had a tag of its own hex digits, else 0. All of it blocks.
+//! Whoever only asks for it begins its grace anew; who removes it strikes the line out afterwards. A line that is lost
+//! keeps a manifest, and one that is left of a manifest that is gone is struck out by the next run of the collection. The
+//! time of a line is 1 ms where the manifest had a tag of its own hex digits, else 0. All of it blocks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,6 +94,12 @@ impl GivenUp {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a look at its file, while this writes nothing there.
+    pub(super) fn while_nothing_is_written<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _state = self.state();
+        look()
     }
 
     /// How many there are.

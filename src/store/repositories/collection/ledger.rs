@@ -162,7 +162,7 @@ impl Ledger {
     /// Has a look at the files that this writes, while it writes none.
     pub(super) fn while_nothing_is_written<T>(&self, look: impl FnOnce(&Layout) -> T) -> T {
         let (_state, _dirty) = (self.state(), self.dirty());
-        look(&self.contents.layout)
+        self.given_up.while_nothing_is_written(|| look(&self.contents.layout))
     }
 
     fn dirty(&self) -> MutexGuard<'_, Dirty> {

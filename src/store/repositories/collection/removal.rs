@@ -96,9 +96,6 @@ impl Manifests {
             return Ok(Removal::Touched);
         }
         fail_point!("store::collection::after_unlink");
-        if *kind == Membership::Manifest {
-            self.ledger.given_up.take_off(&self.contents.disk, repo, [*digest])?;
-        }
         taken.gone();
         Ok(Removal::Gone(content))
     }

@@ -14,9 +14,13 @@ impl Ledger {
         self.while_nothing_is_written(|layout: &Layout| {
             let lines = |path: &PathBuf| std::fs::read(path).unwrap_or_default();
             let is_whole = |text: &[u8]| text.is_empty() || text.ends_with(b"\n");
-            let suspects = lines(&layout.suspects());
-            let mut each = suspects.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-            let suspects = is_whole(&suspects) && each.all(List::is_line);
+            let is_list = |path: PathBuf| {
+                let text = lines(&path);
+                let mut each = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+                let can_be_read = is_whole(&text) && each.all(List::is_line);
+                (path, can_be_read)
+            };
+            let (suspects, given_up) = (is_list(layout.suspects()), is_list(layout.given_up()));
             let dirty = lines(&layout.dirty());
             let names = std::str::from_utf8(&dirty);
             let dirty = names.is_ok_and(|names| {
@@ -27,7 +31,7 @@ impl Ledger {
                 |error| error.kind() == std::io::ErrorKind::NotFound,
                 |text| text.trim().parse::<u64>().is_ok(),
             );
-            let files = [(layout.suspects(), suspects), (layout.dirty(), dirty), (layout.running_time(), time)];
+            let files = [suspects, given_up, (layout.dirty(), dirty), (layout.running_time(), time)];
             files.into_iter().filter(|(_, can_be_read)| !can_be_read).map(|(path, _)| path).collect()
         })
     }

@@ -30,6 +30,7 @@ pub(super) enum Harm {
     Remains,
     RemainsOfUpload,
     SuspectsCut,
+    GivenUpCut,
     DirtyCut,
     NoTime,
 }
@@ -45,7 +46,7 @@ pub(super) struct Harmed {
 }
 
 impl Harm {
-    pub(super) const ALL: [Self; 22] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Flipped,
         Self::FlippedManifest,
         Self::Cut,
@@ -66,6 +67,7 @@ impl Harm {
         Self::Remains,
         Self::RemainsOfUpload,
         Self::SuspectsCut,
+        Self::GivenUpCut,
         Self::DirtyCut,
         Self::NoTime,
     ];
@@ -243,6 +245,7 @@ impl Planted {
                 (Problem::LeftOver, path, None)
             }
             Harm::SuspectsCut => (Problem::CollectionUnreadable, write(layout.suspects(), b"+ 00000"), None),
+            Harm::GivenUpCut => (Problem::CollectionUnreadable, write(layout.given_up(), b"+ 0\n"), None),
             Harm::DirtyCut => (Problem::CollectionUnreadable, write(layout.dirty(), b"a\nb"), None),
             Harm::NoTime => (Problem::CollectionUnreadable, write(layout.running_time(), b"noon\n"), None),
         };
