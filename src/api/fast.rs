@@ -163,6 +163,9 @@ impl FastConnection {
         let (content, provenance) = match &route {
             Route::Manifest(repo, reference) => {
                 let served = mode.manifest_in_memory(repo, reference)?;
+                if method == telemetry::Method::Get {
+                    mode.note_pull(served.value.digest);
+                }
                 let manifest = served.value;
                 let std::borrow::Cow::Borrowed(media_type) = manifest.media_type else { return None };
                 (Content { digest: manifest.digest, media_type, bytes: manifest.bytes }, served.provenance)

@@ -44,6 +44,9 @@ pub(super) async fn read(call: &Call<'_>, repo: &RepoName, reference: &Reference
         None => call.view.manifest(repo, reference).await?,
     };
     let Served { value: ServedManifest { digest, bytes, media_type }, provenance } = served;
+    if *call.method == Method::GET {
+        by.note_pull(digest);
+    }
     let (size, stored) = (bytes.len() as u64, by.stores());
     let content = Content { size: Some(size), media_type: &media_type, stored };
     let conditions = Conditions::of(call.method, call.headers, &digest);

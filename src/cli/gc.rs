@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::admin::ask_if_there;
+use super::store::Configured;
 use super::{Failure, StoreArguments};
 use crate::config;
 use crate::oci::Digest;
@@ -58,6 +59,8 @@ fn by_hand(folder: &Path, arguments: &GcArguments) -> Result<Value, Failure> {
     let config::GcSettings { schedule, grace, untagged_after } = settings;
     let options = CollectionOptions { schedule, grace, untagged_after };
     let pins = FoundPins::read(config::pins_file(arguments.store.config.as_deref())?.as_deref());
+    let configured = Configured::read(&arguments.store)?;
+    let is_held = |kept: Option<&[u8]>| configured.holds_collection(kept);
     let answer = match arguments.why {
         Some(digest) => {
             let rules = retention_of(rules);
@@ -73,11 +76,6 @@ fn by_hand(folder: &Path, arguments: &GcArguments) -> Result<Value, Failure> {
         }
     };
     answer.map_err(|error| Failure::failed(&error))
-}
-
-/// A file that can't be read says that a switch may be under way.
-pub(super) fn is_held(mode_file: &[u8]) -> bool {
-    config::ModeFile::parse(mode_file).map_or(true, |file| !file.is_local_alone())
 }
 
 fn reasons(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
@@ -136,6 +134,14 @@ pub(super) fn tags(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
             text(going, "repository"),
             text(going, "tag"),
             text(going, "digest")
+        )?;
+    }
+    let estimate = &answer["estimate"];
+    if answer["dryRun"] == true && answer["going"].as_u64().is_some_and(|going| going > 0) && estimate.is_object() {
+        writeln!(
+            out,
+            "with these tags about {} blobs and {} manifests, {} bytes, would go behind the grace (an estimate)",
+            estimate["blobs"], estimate["manifests"], estimate["bytes"]
         )?;
     }
     if answer["waiting"].as_u64().is_some_and(|waiting| waiting > 0) {

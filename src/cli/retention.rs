@@ -6,7 +6,8 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::admin::ask_if_there;
-use super::gc::{is_held, named, tags, text};
+use super::gc::{named, tags, text};
+use super::store::Configured;
 use super::{Failure, StoreArguments};
 use crate::config;
 use crate::retention;
@@ -41,6 +42,8 @@ pub(super) fn run(command: &RetentionCommand) -> Result<(), Failure> {
             let file = arguments.store.config.as_deref();
             let (_, rules) = config::gc_settings(file)?;
             let pins = FoundPins::read(config::pins_file(file)?.as_deref());
+            let configured = Configured::read(&arguments.store)?;
+            let is_held = |kept: Option<&[u8]>| configured.holds_collection(kept);
             let report = retention::preview_stopped(&folder, retention_of(rules), pins, is_held)?;
             serde_json::to_value(report).map_err(|error| Failure::failed(&error))?
         }

@@ -72,11 +72,7 @@ pub(super) fn run(command: &StoreCommand) -> Result<(), Failure> {
 /// In a store that no server has.
 fn by_hand(folder: &Path, arguments: &DropArguments) -> Result<Value, Failure> {
     let mode = arguments.mode;
-    let keys = arguments.store.config.as_deref().map(|file| {
-        let overrides = Overrides { data_dir: arguments.store.data_dir.clone(), ..Overrides::default() };
-        Config::load(Some(file), &overrides)
-    });
-    let configured = Configured::of(keys.transpose()?.as_ref());
+    let configured = Configured::read(&arguments.store)?;
     let mut why = None;
     let dropped = store::drop_stopped(folder, mode, arguments.dry_run, |kept| {
         why = configured.refusal(kept, mode);
@@ -89,7 +85,7 @@ fn by_hand(folder: &Path, arguments: &DropArguments) -> Result<Value, Failure> {
 }
 
 /// What the configuration says of modes.
-enum Configured {
+pub(super) enum Configured {
     /// There is no configuration.
     Nothing,
     /// By its keys, and no mode file counts whatever was kept of one.
@@ -103,6 +99,30 @@ enum Configured {
 }
 
 impl Configured {
+    /// As the configuration of a stopped store has it. Blocking.
+    pub(super) fn read(arguments: &StoreArguments) -> Result<Self, Failure> {
+        let config = arguments.config.as_deref().map(|file| {
+            let overrides = Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() };
+            Config::load(Some(file), &overrides)
+        });
+        Ok(Self::of(config.transpose()?.as_ref()))
+    }
+
+    /// Whether nothing of Local is collected in a store whose server kept this mode file: another mode than Local is in force,
+    /// is coming or not over, or may be.
+    pub(super) fn holds_collection(&self, kept: Option<&[u8]>) -> bool {
+        // One that can't be read says that a switch may be under way.
+        let kept = kept.map(|bytes| ModeFile::parse(bytes).is_ok_and(|file| file.is_local_alone()));
+        let is_local = match self {
+            Self::Nothing => kept.unwrap_or(true),
+            Self::Keys(mode) => *mode == Mode::Local && kept.unwrap_or(true),
+            Self::NoFile(mode) => kept.unwrap_or(*mode == Mode::Local),
+            Self::File(file) => file.is_local_alone() && kept.unwrap_or(true),
+            Self::Wrong(_) => kept.unwrap_or(false),
+        };
+        !is_local
+    }
+
     fn of(config: Option<&Config>) -> Self {
         match config.map(|config| (config.mode, config.mode_file.as_ref().map(|key| &key.found))) {
             None => Self::Nothing,
@@ -162,6 +182,39 @@ mod tests {
 
     fn file(text: &str) -> Vec<u8> {
         format!("{{version: 1, generation: 1, {text}}}").into_bytes()
+    }
+
+    #[test]
+    fn on_a_stopped_store_nothing_is_collected_where_another_mode_than_local_may_be_in_force() {
+        let local = file("inForce: {mode: Local}");
+        let proxy = file(&format!("inForce: {{mode: Proxy, {UPSTREAM}}}"));
+        let local_comes =
+            file(&format!("inForce: {{mode: Proxy, {UPSTREAM}}}, coming: {{mode: Local, phase: filling}}"));
+        let on_disk = |bytes: &[u8]| Configured::File(std::sync::Arc::new(ModeFile::parse(bytes).unwrap()));
+        for (place, (configured, kept, holds)) in [
+            (Configured::Nothing, None, false),
+            (Configured::Nothing, Some(&local), false),
+            (Configured::Nothing, Some(&proxy), true),
+            (Configured::Nothing, Some(&b"version: ".to_vec()), true),
+            (Configured::Keys(Mode::Local), None, false),
+            (Configured::Keys(Mode::Local), Some(&proxy), true),
+            (Configured::Keys(Mode::Proxy), None, true),
+            (Configured::Keys(Mode::Direct), Some(&local), true),
+            (Configured::NoFile(Mode::Local), None, false),
+            (Configured::NoFile(Mode::Proxy), None, true),
+            (Configured::NoFile(Mode::Proxy), Some(&local), false),
+            (Configured::NoFile(Mode::Local), Some(&local_comes), true),
+            (on_disk(&local), None, false),
+            (on_disk(&local_comes), Some(&local), true),
+            (on_disk(&local), Some(&local_comes), true),
+            (Configured::Wrong("x".to_owned()), None, true),
+            (Configured::Wrong("x".to_owned()), Some(&local), false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(configured.holds_collection(kept.map(Vec::as_slice)), holds, "{place}");
+        }
     }
 
     #[test]

@@ -404,6 +404,9 @@ shape! {
         "newest" newest: Option<Count> = Live.words("none"),
         /// Tags that were pushed within this time.
         "pushedWithin" pushed_within: Option<ConfigDuration> = Live.words("none"),
+        /// Tags whose manifest somebody has got within this time, under the tag or by its digest, or which came within it. All
+        /// repositories and tags share the last use of a content.
+        "pulledWithin" pulled_within: Option<ConfigDuration> = Live.words("none"),
         /// Tags that fit one of these patterns: `v1.*`.
         "matching" matching: Option<OneOrMany<Pattern>> = Live.words("none"),
     }

@@ -185,6 +185,8 @@ pub struct RetentionRule {
     pub newest: Option<u32>,
     /// Tags that were pushed within this time stay.
     pub pushed_within: Option<Duration>,
+    /// Tags whose image was pulled within this time stay.
+    pub pulled_within: Option<Duration>,
     /// Tags that fit one of these stay.
     pub matching: Vec<Pattern>,
 }

@@ -1,5 +1,7 @@
 //! From the shapes and the flags to a [`Config`]: what is not read like any other key.
 
+use std::time::Duration;
+
 use super::definition::{Below, Context, Key, KeyInfo, Reader, Value, wrong};
 use super::error::KeyError;
 use super::keys::{self, DEFAULT_REPOSITORY, File, RawKeep, RawRepository, RawRetentionRule, RawUser, TlsKeys};
@@ -354,14 +356,19 @@ impl Value for Vec<RetentionRule> {
     ) -> Result<Self, KeyError> {
         let mut rules: Self = Vec::new();
         for (index, raw) in reader.given(key, written).unwrap_or_default().into_iter().enumerate() {
-            let RawRetentionRule { repositories, keep: RawKeep { newest, pushed_within, matching } } = raw;
-            if newest.is_none() && pushed_within.is_none() && matching.is_none() {
-                let message = "says nothing of what stays: name newest, pushedWithin or matching";
+            let RawRetentionRule { repositories, keep } = raw;
+            let RawKeep { newest, pushed_within, pulled_within, matching } = keep;
+            if newest.is_none() && pushed_within.is_none() && pulled_within.is_none() && matching.is_none() {
+                let message = "says nothing of what stays: name newest, pushedWithin, pulledWithin or matching";
                 return Err(wrong(&format!("{key}[{index}].keep"), message));
             }
-            let (newest, pushed_within) = (newest.map(|count| count.0), pushed_within.map(|within| within.0));
-            let matching = matching.map(|list| list.0).unwrap_or_default();
-            rules.push(RetentionRule { repositories, newest, pushed_within, matching });
+            rules.push(RetentionRule {
+                repositories,
+                newest: newest.map(|count| count.0),
+                pushed_within: pushed_within.map(|within| within.0),
+                pulled_within: pulled_within.map(|within| within.0),
+                matching: matching.map(|list| list.0).unwrap_or_default(),
+            });
         }
         Ok(rules)
     }
@@ -369,12 +376,16 @@ impl Value for Vec<RetentionRule> {
     fn show(&self, key: &str, list: &mut List<'_>) {
         for (index, rule) in self.iter().enumerate() {
             let newest = rule.newest.map_or_else(|| "-".to_owned(), |newest| newest.to_string());
-            let within = rule.pushed_within.map_or_else(|| "-".to_owned(), |within| ConfigDuration(within).to_string());
+            let shown = |within: Option<Duration>| {
+                within.map_or_else(|| "-".to_owned(), |within| ConfigDuration(within).to_string())
+            };
+            let (pushed, pulled) = (shown(rule.pushed_within), shown(rule.pulled_within));
             let matching = super::definition::separated(&rule.matching);
             let fields = [
                 ("repositories", rule.repositories.as_str()),
                 ("keep.newest", newest.as_str()),
-                ("keep.pushedWithin", within.as_str()),
+                ("keep.pushedWithin", pushed.as_str()),
+                ("keep.pulledWithin", pulled.as_str()),
                 ("keep.matching", matching.as_str()),
             ];
             list.add_entry(key, index, &fields);

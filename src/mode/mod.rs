@@ -232,6 +232,14 @@ impl Mode {
         }
     }
 
+    /// Notes that somebody gets a manifest, for rules that keep what is pulled. Proxy notes each use by itself. Waits for nothing.
+    pub fn note_pull(&self, digest: Digest) {
+        match self {
+            Self::Unmanaged | Self::Direct(_) | Self::Proxy(_) => {}
+            Self::Local(local) => local.store().note_use(digest),
+        }
+    }
+
     /// The bytes of [`Mode::blob`], if they are in memory and nobody has to be asked. Waits for nothing.
     #[must_use]
     pub fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Served<Bytes>> {

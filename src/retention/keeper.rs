@@ -1,7 +1,6 @@
 //! Finds the verdicts and carries them out, root by root and repository by repository.
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -9,14 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::lists::{Lists, Named, Unread};
 use super::look::{Repositories, Root};
 use super::options::{RetentionOptions, Rule};
-use super::report::{LeftAlone, RetentionReport, RetentionStatus};
+use super::report::{Going, LeftAlone, RetentionReport, RetentionStatus};
 use super::verdict::{self, Verdict};
-use crate::clock;
-use crate::jobs::{self, Progress};
+use crate::clock::{self, Timestamp};
+use crate::jobs;
 use crate::oci::{Digest, RepoName, Tag};
-use crate::store::{
-    CollectionOptions, CollectionReport, FoundPins, PinsState, Reason, Retained, Store, StoreError, TagsLook,
-};
+use crate::store::{CollectionReport, GoingTags, PinsState, Reason, Retained, Store, StoreError, TagsLook};
 use crate::values::Pins;
 
 /// Verdicts on a root or repository that is written to meanwhile, before it is left to the next run.
@@ -43,6 +40,27 @@ pub(super) enum Way {
     Rules,
     /// Nothing: all stays. It is asked for what its tags name, as something of it was given up.
     Nothing,
+}
+
+/// What a run finds beside its report.
+#[derive(Debug, Default)]
+struct Found {
+    retained: Retained,
+    /// Of a look: the tags that would go.
+    going: BTreeMap<RepoName, GoingTags>,
+}
+
+impl Found {
+    fn add(&mut self, looks: &[TagsLook], going: &[(RepoName, Tag, Going)]) {
+        let names: HashSet<(&RepoName, &Tag)> = going.iter().map(|(repo, tag, _)| (repo, tag)).collect();
+        for look in looks {
+            for record in look.tags.iter().filter(|record| names.contains(&(&look.repo, &record.tag))) {
+                let of_repo = self.going.entry(look.repo.clone()).or_default();
+                of_repo.tags.insert(record.tag.clone());
+                of_repo.targets.insert(record.digest);
+            }
+        }
+    }
 }
 
 /// A root or repository with the verdict on it.
@@ -104,7 +122,7 @@ impl Retention {
         let mut report = RetentionReport::default();
         let outcome = self.go(&mut report, stop).await;
         *self.told() = report.clone();
-        let retained = outcome?;
+        let retained = outcome?.retained;
         // One that ended early does not know of all repositories.
         if !stop.is_cancelled() {
             self.0.store.set_retained(retained);
@@ -117,7 +135,9 @@ impl Retention {
     /// # Errors
     /// Of the disk.
     pub async fn preview(&self) -> Result<RetentionReport, StoreError> {
-        self.look().await.map(|(report, _)| report)
+        let (mut report, found) = self.look().await?;
+        self.estimate(&mut report, found).await?;
+        Ok(report)
     }
 
     /// What a run of retention and of the collection would do now; changes nothing.
@@ -125,8 +145,9 @@ impl Retention {
     /// # Errors
     /// Of the disk.
     pub async fn preview_all(&self) -> Result<(RetentionReport, CollectionReport), StoreError> {
-        let (report, retained) = self.look().await?;
-        Ok((report, self.0.store.look_at_collection(&Arc::new(retained)).await?))
+        let (mut report, found) = self.look().await?;
+        let retained = self.estimate(&mut report, found).await?;
+        Ok((report, self.0.store.look_at_collection(&retained).await?))
     }
 
     /// Why each repository that has the content keeps it, as a run would find it now.
@@ -134,18 +155,25 @@ impl Retention {
     /// # Errors
     /// Of the disk.
     pub async fn why_kept(&self, digest: Digest) -> Result<Vec<Reason>, StoreError> {
-        let (_, retained) = self.look().await?;
-        self.0.store.why_kept(digest, &Arc::new(retained)).await
+        let (_, found) = self.look().await?;
+        self.0.store.why_kept(digest, &Arc::new(found.retained)).await
     }
 
-    async fn look(&self) -> Result<(RetentionReport, Retained), StoreError> {
+    async fn look(&self) -> Result<(RetentionReport, Found), StoreError> {
         let mut report = RetentionReport { dry_run: true, ..RetentionReport::default() };
-        let retained = self.go(&mut report, &CancellationToken::new()).await?;
-        Ok((report, retained))
+        let found = self.go(&mut report, &CancellationToken::new()).await?;
+        Ok((report, found))
     }
 
-    /// Says what is kept by digest, as far as it came.
-    async fn go(&self, report: &mut RetentionReport, stop: &CancellationToken) -> Result<Retained, StoreError> {
+    /// Adds to a look about how much would go with its tags; says what is kept by digest.
+    async fn estimate(&self, report: &mut RetentionReport, found: Found) -> Result<Arc<Retained>, StoreError> {
+        let Found { retained, going } = found;
+        report.estimate = Some(self.0.store.estimate(going, &retained).await?);
+        Ok(Arc::new(retained))
+    }
+
+    /// Says what it found, as far as it came.
+    async fn go(&self, report: &mut RetentionReport, stop: &CancellationToken) -> Result<Found, StoreError> {
         let options = Arc::new(self.options());
         report.held = self.0.store.collection().held;
         report.pins_unusable = self.0.pins(&options).1;
@@ -168,11 +196,11 @@ impl Retention {
             Some((way(&repo, fits.then_some(Way::Rules))?, repo))
         });
         let others = children.chain(others).map(|(way, repo)| (repo, way));
-        let mut retained = Retained::default();
+        let mut found = Found::default();
         for (name, way) in roots.chain(others) {
-            self.one(name, way, &options, &mut retained, report, stop).await?;
+            self.one(name, way, &options, &mut found, report, stop).await?;
         }
-        Ok(retained)
+        Ok(found)
     }
 
     /// The verdict on one root or repository, carried out.
@@ -181,7 +209,7 @@ impl Retention {
         name: RepoName,
         way: Way,
         options: &Arc<RetentionOptions>,
-        retained: &mut Retained,
+        found: &mut Found,
         report: &mut RetentionReport,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
@@ -189,24 +217,26 @@ impl Retention {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            let (judged, has_given_up) = self.judge(&name, way, options).await;
+            let (judged, has_given_up) = self.judge(&name, way, options, stop).await;
             let judged = match judged {
                 Ok(Some(judged)) => judged,
                 Ok(None) => return Ok(()),
                 Err(Unread(reason)) => {
                     if has_given_up {
-                        self.note(&name, Err(reason.clone()), retained, report);
+                        self.note(&name, Err(reason.clone()), found, report);
                     }
                     self.leave_alone(&name, reason, report);
                     return Ok(());
                 }
             };
             let Judged { name, looks, verdict: Verdict { going, staying, kept }, removes } = judged;
-            self.note(&name, Ok(kept), retained, report);
+            self.note(&name, Ok(kept), found, report);
             if report.dry_run || !removes || going.is_empty() {
                 report.add_staying(staying);
-                let going = going.into_iter().filter(|_| removes);
-                going.for_each(|(_, _, going)| report.add_going(going));
+                if removes {
+                    found.add(&looks, &going);
+                    going.into_iter().for_each(|(_, _, going)| report.add_going(going));
+                }
                 return Ok(());
             }
             let order = going.iter().map(|(repo, tag, _)| (repo.clone(), tag.clone())).collect();
@@ -241,13 +271,13 @@ impl Retention {
         &self,
         name: &RepoName,
         kept: Result<Arc<HashSet<Digest>>, String>,
-        retained: &mut Retained,
+        found: &mut Found,
         report: &RetentionReport,
     ) {
         if !report.dry_run {
             self.0.store.retain(name.clone(), kept.clone());
         }
-        retained.note(name.clone(), kept);
+        found.retained.note(name.clone(), kept);
     }
 
     /// The verdict on a root or repository as it is now, and whether something of it was given up.
@@ -256,16 +286,80 @@ impl Retention {
         name: &RepoName,
         way: Way,
         options: &Arc<RetentionOptions>,
+        stop: &CancellationToken,
     ) -> (Result<Option<Judged>, Unread>, bool) {
+        let judged = match way {
+            Way::Root => self.judge_root(name, options, stop).await,
+            Way::Rules | Way::Nothing => self.judge_repository(name, way, options, stop).await,
+        };
+        (judged, self.has_given_up(name).await)
+    }
+
+    async fn has_given_up(&self, name: &RepoName) -> bool {
+        let (inner, name) = (Arc::clone(&self.0), name.clone());
+        jobs::blocking(move || inner.store.has_given_up(&name)).await
+    }
+
+    /// `None`: it is no root, or `stop` was cancelled.
+    async fn judge_root(
+        &self,
+        name: &RepoName,
+        options: &Arc<RetentionOptions>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Judged>, Unread> {
+        let Some(root) = Root::look(&self.0.store, &self.0.lists, name, stop).await? else {
+            // It may have been one when something of it was given up.
+            let is_asked = self.has_given_up(name).await;
+            return if is_asked { self.judge_repository(name, Way::Nothing, options, stop).await } else { Ok(None) };
+        };
         let (inner, name, options) = (Arc::clone(&self.0), name.clone(), Arc::clone(options));
-        jobs::blocking(move || {
-            let judged = match way {
-                Way::Root => inner.judge_root(&name, &options),
-                Way::Rules | Way::Nothing => inner.judge_repository(&name, way, &options),
-            };
-            (judged, inner.store.has_given_up(&name))
-        })
-        .await
+        let judge = move || {
+            let (pins, removes) = inner.terms(&options);
+            let verdict = verdict::of_root(&root, options.keep_releases.filter(|_| removes), &pins);
+            Judged { name, verdict, looks: root.into_looks(), removes }
+        };
+        Ok(Some(jobs::blocking(judge).await))
+    }
+
+    /// `None`: `stop` was cancelled.
+    async fn judge_repository(
+        &self,
+        name: &RepoName,
+        way: Way,
+        options: &Arc<RetentionOptions>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Judged>, Unread> {
+        let Some(look) = self.0.store.look_at_tags(name, stop).await? else { return Ok(None) };
+        let fits = |rule: &&Rule| way == Way::Rules && rule.repositories.fits(name.as_str());
+        let rules: Vec<Rule> = options.rules.iter().filter(fits).cloned().collect();
+        let is_hex = |tag: &Tag| verdict::hex_of(tag).is_some();
+        // The hex tags may have gone whose images a list names that was pushed a moment later.
+        let has_lists = look.lost_hex_tag || look.tags.iter().any(|record| is_hex(&record.tag));
+        let needs_uses = rules.iter().any(|rule| rule.keep.pulled_within.is_some());
+        let mut named: BTreeMap<Tag, Named> = BTreeMap::new();
+        let mut used: HashMap<Digest, Timestamp> = HashMap::new();
+        let judged = look.tags.iter().filter(|record| !is_hex(&record.tag) && record.tag.subject().is_none());
+        for record in judged.filter(|_| has_lists || needs_uses) {
+            if stop.is_cancelled() {
+                return Ok(None);
+            }
+            let (inner, name, digest) = (Arc::clone(&self.0), name.clone(), record.digest);
+            let (list, last) = jobs::blocking(move || {
+                let list = has_lists.then(|| inner.lists.of_module(&name, digest)).transpose()?;
+                let last = if needs_uses { inner.store.last_use(&digest)? } else { None };
+                Ok::<_, Unread>((list, last))
+            })
+            .await?;
+            named.extend(list.map(|list| (record.tag.clone(), list)));
+            used.extend(last.map(|last| (digest, last)));
+        }
+        let (inner, name, options) = (Arc::clone(&self.0), name.clone(), Arc::clone(options));
+        let judge = move || {
+            let (pins, removes) = inner.terms(&options);
+            let verdict = verdict::of_rules(&look, &rules, &named, &used, &pins, clock::now());
+            Judged { name, verdict, looks: vec![look], removes }
+        };
+        Ok(Some(jobs::blocking(judge).await))
     }
 
     fn leave_alone(&self, repo: &RepoName, reason: String, report: &mut RetentionReport) {
@@ -297,102 +391,4 @@ impl Inner {
         let (pins, fault) = self.pins(options);
         (pins, fault.is_none() && !self.store.may_not_remove())
     }
-
-    fn judge_root(&self, name: &RepoName, options: &RetentionOptions) -> Result<Option<Judged>, Unread> {
-        let Some(root) = Root::look(&self.store, &self.lists, name)? else {
-            // It may have been one when something of it was given up.
-            let is_asked = self.store.has_given_up(name);
-            return if is_asked { self.judge_repository(name, Way::Nothing, options) } else { Ok(None) };
-        };
-        let (pins, removes) = self.terms(options);
-        let verdict = verdict::of_root(&root, options.keep_releases.filter(|_| removes), &pins);
-        Ok(Some(Judged { name: name.clone(), verdict, looks: root.into_looks(), removes }))
-    }
-
-    fn judge_repository(
-        &self,
-        name: &RepoName,
-        way: Way,
-        options: &RetentionOptions,
-    ) -> Result<Option<Judged>, Unread> {
-        let look = self.store.look_at_tags(name)?;
-        let fits = |rule: &&Rule| way == Way::Rules && rule.repositories.fits(name.as_str());
-        let rules: Vec<&Rule> = options.rules.iter().filter(fits).collect();
-        let is_hex = |tag: &Tag| verdict::hex_of(tag).is_some();
-        let mut named: BTreeMap<Tag, Named> = BTreeMap::new();
-        // The hex tags may have gone whose images a list names that was pushed a moment later.
-        if look.lost_hex_tag || look.tags.iter().any(|record| is_hex(&record.tag)) {
-            for record in look.tags.iter().filter(|record| !is_hex(&record.tag)) {
-                if record.tag.subject().is_none() {
-                    named.insert(record.tag.clone(), self.lists.of_module(name, record.digest)?);
-                }
-            }
-        }
-        let (pins, removes) = self.terms(options);
-        let verdict = verdict::of_rules(&look, &rules, &named, &pins, clock::now());
-        Ok(Some(Judged { name: name.clone(), verdict, looks: vec![look], removes }))
-    }
-}
-
-/// A run of retention and of the collection in the store in `dir`, which no server has; with `dry_run` only says what would go.
-/// `is_held`: whether collection is held by a mode file, whose bytes these are, the one that was in force when the server ended;
-/// `pins`: as `store.pins` has them. Blocking.
-///
-/// # Errors
-/// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
-pub fn run_stopped(
-    dir: &Path,
-    options: CollectionOptions,
-    rules: RetentionOptions,
-    pins: FoundPins,
-    dry_run: bool,
-    is_held: impl FnOnce(&[u8]) -> bool,
-) -> Result<(RetentionReport, CollectionReport), StoreError> {
-    let store = Store::open_stopped(dir, options, pins, is_held)?;
-    let retention = Retention::new(store.clone());
-    retention.set_options(rules);
-    let reports = Store::runtime()?.block_on(async {
-        if dry_run {
-            return retention.preview_all().await;
-        }
-        let stop = CancellationToken::new();
-        Ok((retention.run(&stop).await?, store.collect(&stop, &Progress::default()).await?))
-    });
-    if !dry_run {
-        store.close();
-    }
-    reports
-}
-
-/// Why each repository of the store in `dir`, which no server has, keeps a content. Blocking.
-///
-/// # Errors
-/// As [`run_stopped`].
-pub fn why_stopped(
-    dir: &Path,
-    options: CollectionOptions,
-    rules: RetentionOptions,
-    pins: FoundPins,
-    digest: Digest,
-    is_held: impl FnOnce(&[u8]) -> bool,
-) -> Result<Vec<Reason>, StoreError> {
-    let retention = Retention::new(Store::open_stopped(dir, options, pins, is_held)?);
-    retention.set_options(rules);
-    Store::runtime()?.block_on(retention.why_kept(digest))
-}
-
-/// What retention would do in the store in `dir`, which no server has; changes nothing. Blocking.
-///
-/// # Errors
-/// As [`run_stopped`].
-pub fn preview_stopped(
-    dir: &Path,
-    rules: RetentionOptions,
-    pins: FoundPins,
-    is_held: impl FnOnce(&[u8]) -> bool,
-) -> Result<RetentionReport, StoreError> {
-    let store = Store::open_stopped(dir, CollectionOptions::default(), pins, is_held)?;
-    let retention = Retention::new(store);
-    retention.set_options(rules);
-    Store::runtime()?.block_on(retention.preview())
 }

@@ -31,11 +31,11 @@ impl From<StoreError> for Unread {
 /// What one image names.
 pub(super) type Named = Arc<BTreeSet<Reference>>;
 
-/// Reads lists, each once.
-#[derive(Debug)]
+/// Reads lists, each once. Cheap to clone.
+#[derive(Clone, Debug)]
 pub(super) struct Lists {
     store: Store,
-    known: Mutex<HashMap<(Kind, Digest), Named>>,
+    known: Arc<Mutex<HashMap<(Kind, Digest), Named>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +46,7 @@ enum Kind {
 
 impl Lists {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, known: Mutex::default() }
+        Self { store, known: Arc::default() }
     }
 
     /// The images that the release of this install image needs, which lie in the root.

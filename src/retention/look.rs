@@ -1,8 +1,11 @@
-//! What a verdict is found on: the repositories of a root with the lists of its releases, or a repository of a rule. Blocking.
+//! What a verdict is found on: the repositories of a root with the lists of its releases, or a repository of a rule.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use tokio_util::sync::CancellationToken;
+
 use super::lists::{Lists, Named, Unread};
+use crate::jobs;
 use crate::oci::{Digest, RepoName, Tag};
 use crate::store::{Store, TagsLook};
 use crate::values::Release;
@@ -61,24 +64,41 @@ impl Repositories {
 }
 
 impl Root {
-    /// Looks at a root; `None`: it has no release, and is none.
-    pub(super) fn look(store: &Store, lists: &Lists, name: &RepoName) -> Result<Option<Self>, Unread> {
-        let named = |name: Option<RepoName>| name.map(|name| store.look_at_tags(&name)).transpose();
+    /// Looks at a root; `None`: it has no release, and is none, or `stop` was cancelled. Each list is read for itself, so that it
+    /// can be.
+    pub(super) async fn look(
+        store: &Store,
+        lists: &Lists,
+        name: &RepoName,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, Unread> {
         // The lists first: what changes behind this makes the verdict worthless.
-        let Some(install) = named(child(name, INSTALL))? else { return Ok(None) };
-        let images = store.look_at_tags(name)?;
-        let (channels, standalone) = (named(child(name, CHANNELS))?, named(child(name, STANDALONE))?);
+        let Some(install) = look_at_child(store, name, INSTALL, stop).await? else { return Ok(None) };
+        let Some(images) = store.look_at_tags(name, stop).await? else { return Ok(None) };
+        let channels = look_at_child(store, name, CHANNELS, stop).await?;
+        let standalone = look_at_child(store, name, STANDALONE, stop).await?;
         let mut sets = BTreeMap::new();
         for record in &install.tags {
             let Some(release) = Release::of_tag(&record.tag) else { continue };
-            let named = lists.of_release(&install.repo, record.digest);
+            if stop.is_cancelled() {
+                return Ok(None);
+            }
+            let (lists, repo, digest) = (lists.clone(), install.repo.clone(), record.digest);
+            let named = jobs::blocking(move || lists.of_release(&repo, digest)).await;
             let named = named.map_err(|Unread(why)| Unread(format!("what {release} needs is not known: {why}")))?;
             sets.insert(release, named);
         }
         if sets.is_empty() {
             return Ok(None);
         }
-        let by_channel = channels.as_ref().map(|look| channels_of(lists, look)).transpose()?.unwrap_or_default();
+        let by_channel = match &channels {
+            Some(look) => channels_of(lists, look, stop).await?,
+            None => BTreeMap::new(),
+        };
+        // Before this nothing was left out.
+        if stop.is_cancelled() {
+            return Ok(None);
+        }
         Ok(Some(Self { name: name.clone(), images, install, channels, standalone, sets, by_channel }))
     }
 
@@ -88,8 +108,23 @@ impl Root {
     }
 }
 
-/// The release that each channel leads to: that of a release's tag of the same image, else what the image says.
-fn channels_of(lists: &Lists, look: &TagsLook) -> Result<BTreeMap<Release, Tag>, Unread> {
+async fn look_at_child(
+    store: &Store,
+    root: &RepoName,
+    name: &str,
+    stop: &CancellationToken,
+) -> Result<Option<TagsLook>, Unread> {
+    let Some(child) = child(root, name) else { return Ok(None) };
+    Ok(store.look_at_tags(&child, stop).await?)
+}
+
+/// The release that each channel leads to: that of a release's tag of the same image, else what the image says. Not all of them
+/// if `stop` is cancelled.
+async fn channels_of(
+    lists: &Lists,
+    look: &TagsLook,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<Release, Tag>, Unread> {
     let releases = look.tags.iter().filter_map(|record| Some((record.digest, Release::of_tag(&record.tag)?)));
     let by_digest: HashMap<Digest, Release> = releases.collect();
     let mut found = BTreeMap::new();
@@ -97,11 +132,17 @@ fn channels_of(lists: &Lists, look: &TagsLook) -> Result<BTreeMap<Release, Tag>,
         if Release::of_tag(&record.tag).is_some() || record.tag.subject().is_some() {
             continue;
         }
+        if stop.is_cancelled() {
+            break;
+        }
         let release = match by_digest.get(&record.digest) {
             Some(release) => release.clone(),
-            None => lists
-                .of_channel(&look.repo, record.digest)
-                .map_err(|Unread(why)| Unread(format!("where channel {} leads is not known: {why}", record.tag)))?,
+            None => {
+                let (lists, repo, digest) = (lists.clone(), look.repo.clone(), record.digest);
+                jobs::blocking(move || lists.of_channel(&repo, digest))
+                    .await
+                    .map_err(|Unread(why)| Unread(format!("where channel {} leads is not known: {why}", record.tag)))?
+            }
         };
         found.entry(release).or_insert_with(|| record.tag.clone());
     }

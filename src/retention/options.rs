@@ -29,6 +29,8 @@ pub struct Keep {
     pub newest: Option<u32>,
     /// Tags that were pushed within this time.
     pub pushed_within: Option<Duration>,
+    /// Tags whose image was pulled within this time, or came.
+    pub pulled_within: Option<Duration>,
     /// Tags that fit one of these.
     pub matching: Vec<Pattern>,
 }

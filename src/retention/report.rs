@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::store::Estimate;
+
 /// Most tags that a report names of those that go, and of those that stay; all are counted.
 const MOST_NAMED: usize = 10_000;
 
@@ -20,6 +22,9 @@ pub struct RetentionReport {
     pub going: u64,
     /// The first 10,000 of them.
     pub going_named: Vec<Going>,
+    /// Of a look: about what would go with them, behind their grace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// Tags and release sets that a rule looked at and that stay.
     pub staying: u64,
     /// The first 10,000 of them.

@@ -1,6 +1,7 @@
 //! Release sets and rules on a real store, pushed as `d8 mirror push` pushes them.
 
 mod endings;
+mod given_up;
 mod random;
 mod retained;
 mod sets;
@@ -21,7 +22,9 @@ use super::*;
 use crate::clock::{self, Timestamp};
 use crate::jobs::Progress;
 use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
-use crate::store::{CollectionReport, FoundPins, Store, StoreOptions, StoredManifest, TagsLook};
+use crate::store::{
+    CollectedContents as Contents, CollectionReport, Estimate, FoundPins, Store, StoreOptions, StoredManifest, TagsLook,
+};
 use crate::values::Pins;
 
 /// A day of grace, and the time for answers on their way.
@@ -98,7 +101,10 @@ impl Kept {
 
     /// A verdict that is not carried out: what it was found on, and what goes by it.
     async fn verdict(&self, name: &str, way: Way) -> (Vec<TagsLook>, Vec<(RepoName, Tag)>) {
-        let (judged, _) = self.retention.judge(&repo(name), way, &Arc::new(self.retention.options())).await;
+        let (judged, _) = self
+            .retention
+            .judge(&repo(name), way, &Arc::new(self.retention.options()), &CancellationToken::new())
+            .await;
         let judged = judged.unwrap().unwrap();
         (judged.looks, judged.verdict.going.into_iter().map(|(repo, tag, _)| (repo, tag)).collect())
     }
@@ -138,8 +144,8 @@ impl Kept {
     }
 
     fn tags(&self, name: &str) -> BTreeSet<String> {
-        let look = self.store.look_at_tags(&repo(name)).unwrap();
-        look.tags.iter().map(|record| record.tag.to_string()).collect()
+        let tags = std::fs::read_dir(self.dir.join(format!("repositories/{name}/_tags"))).into_iter().flatten();
+        tags.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 }
 

@@ -1,7 +1,8 @@
 //! What goes and what stays. Pure: it is given what was looked at, the pins and the time.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::lists::Named;
 use super::look::Root;
@@ -160,25 +161,30 @@ fn digests(references: &BTreeSet<&Reference>) -> HashSet<Digest> {
 }
 
 /// Why a tag stays by a rule.
-fn kept_by(keep: &Keep, record: &TagRecord, place: usize, now: Timestamp) -> Option<String> {
+fn kept_by(keep: &Keep, record: &TagRecord, used: Option<Timestamp>, place: usize, now: Timestamp) -> Option<String> {
     if let Some(pattern) = keep.matching.iter().find(|pattern| pattern.fits(record.tag.as_str())) {
         return Some(format!("it fits {pattern}"));
     }
     if let Some(newest) = keep.newest.filter(|newest| place < usize::try_from(*newest).unwrap_or(usize::MAX)) {
         return Some(format!("it is among the newest {newest}"));
     }
-    // A time to come is a clock that was wrong: it stays.
-    let within = keep.pushed_within.filter(|within| now.since(record.pushed).is_none_or(|age| age <= *within));
-    within.map(|within| format!("it was pushed within {}", humantime::format_duration(within)))
+    // A time to come is a clock that was wrong: it stays, and so does what has no time.
+    let is_within =
+        |at: Option<Timestamp>, within: &Duration| at.and_then(|at| now.since(at)).is_none_or(|age| age <= *within);
+    let because = |what: &str, within: Duration| format!("it was {what} within {}", humantime::format_duration(within));
+    let pushed = keep.pushed_within.filter(|within| is_within(Some(record.pushed), within));
+    let pulled = || keep.pulled_within.filter(|within| is_within(used, within));
+    pushed.map(|within| because("pushed", within)).or_else(|| pulled().map(|within| because("pulled", within)))
 }
 
 /// The verdict on a repository by the rules that fit it, all of which stays if none does; `named` are the images that each tag's
-/// own needs there. Hex tags go first: as long as the tags whose images name them are there, those of a run that ended early are
-/// known.
+/// own needs there, `used` when each image was used last. Hex tags go first: as long as the tags whose images name them are
+/// there, those of a run that ended early are known.
 pub(super) fn of_rules(
     look: &TagsLook,
-    rules: &[&Rule],
+    rules: &[Rule],
     named: &BTreeMap<Tag, Named>,
+    used: &HashMap<Digest, Timestamp>,
     pins: &Pins,
     now: Timestamp,
 ) -> Verdict {
@@ -194,7 +200,8 @@ pub(super) fn of_rules(
             continue;
         }
         let pinned = pins.images.contains(&record.digest).then(|| "its image is pinned".to_owned());
-        let because = pinned.or_else(|| rules.iter().find_map(|rule| kept_by(&rule.keep, record, place, now)));
+        let used = used.get(&record.digest).copied();
+        let because = pinned.or_else(|| rules.iter().find_map(|rule| kept_by(&rule.keep, record, used, place, now)));
         match because {
             Some(because) => {
                 kept.extend(names(record));

@@ -80,7 +80,12 @@ pub(super) fn retention(config: &Config) -> RetentionOptions {
 pub(crate) fn retention_of(settings: config::RetentionSettings) -> RetentionOptions {
     let rules = settings.rules.into_iter().map(|rule| Rule {
         repositories: rule.repositories,
-        keep: Keep { newest: rule.newest, pushed_within: rule.pushed_within, matching: rule.matching },
+        keep: Keep {
+            newest: rule.newest,
+            pushed_within: rule.pushed_within,
+            pulled_within: rule.pulled_within,
+            matching: rule.matching,
+        },
     });
     RetentionOptions { keep_releases: settings.releases.keep, rules: rules.collect() }
 }

@@ -94,8 +94,8 @@ impl Store {
 }
 
 impl Store {
-    /// Opens the store in `dir`, which no server has, for a run by hand. `is_held`: whether collection is held by a mode file,
-    /// whose bytes these are, the one that was in force when the server ended; `pins`: as `store.pins` has them. Blocking.
+    /// Opens the store in `dir`, which no server has, for a run by hand. `is_held`: whether collection is held, where this mode
+    /// file was in force when the server ended; `pins`: as `store.pins` has them. Blocking.
     ///
     /// # Errors
     /// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
@@ -103,10 +103,10 @@ impl Store {
         dir: &Path,
         options: CollectionOptions,
         pins: FoundPins,
-        is_held: impl FnOnce(&[u8]) -> bool,
+        is_held: impl FnOnce(Option<&[u8]>) -> bool,
     ) -> Result<Self, StoreError> {
         let store = open_stopped(dir, options, pins)?;
-        store.hold_collection(store.kept_mode_file()?.is_some_and(|bytes| is_held(&bytes)));
+        store.hold_collection(is_held(store.kept_mode_file()?.as_deref()));
         Ok(store)
     }
 

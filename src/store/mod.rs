@@ -46,11 +46,13 @@ pub use options::{CollectionOptions, Reserve, StoreLimits, StoreOptions, Usage};
 pub use pins::{FoundPins, PinsFault, PinsState};
 pub use repositories::blobs::StoredContent;
 pub use repositories::broken::BrokenContent;
+pub use repositories::collection::estimate::{Estimate, GoingTags};
 pub use repositories::collection::ledger::Touch;
+pub use repositories::collection::looking::{TagRecord, TagsLook};
 pub use repositories::collection::report::{
     CollectedContent, CollectionReport, CollectionStatus, Contents as CollectedContents, LeftAlone, Reason, TagName,
 };
-pub use repositories::collection::retiring::{Retired, TagRecord, TagsLook};
+pub use repositories::collection::retiring::Retired;
 pub use repositories::collection::settings::Retained;
 pub use repositories::eviction::{Evicted, Eviction, Spare};
 pub use repositories::index::{IndexState, Referrer};

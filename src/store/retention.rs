@@ -1,6 +1,6 @@
 //! What retention asks of the store, and orders: it knows what a repository's tags mean, the store does not.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -9,10 +9,14 @@ use tokio_util::sync::CancellationToken;
 use super::error::StoreError;
 use super::face::Store;
 use super::options::CollectionOptions;
-use super::repositories::collection::retiring::{Retired, TagsLook};
+use super::repositories::collection::estimate::{Estimate, GoingTags};
+use super::repositories::collection::looking::{self, TagsLook};
+use super::repositories::collection::retiring::Retired;
 use super::repositories::collection::settings::Retained;
 use super::repositories::walk::{Repositories, SkippedEntries};
 use super::stored::StoredManifest;
+use crate::clock::Timestamp;
+use crate::fs::stat;
 use crate::oci::{Digest, RepoName, Tag};
 
 impl Store {
@@ -23,12 +27,42 @@ impl Store {
         Repositories::new(&self.0.contents.layout, &skipped).filter(|repo| !repo.is_cached()).collect()
     }
 
-    /// The tags of a repository, for a verdict on them. Blocking.
+    /// The tags of a repository, for a verdict on them; `None`: `stop` was cancelled. Safe to drop.
     ///
     /// # Errors
     /// Of the disk, also where a tag can't be read.
-    pub fn look_at_tags(&self, repo: &RepoName) -> Result<TagsLook, StoreError> {
-        self.0.manifests.look_at_tags(repo)
+    pub async fn look_at_tags(
+        &self,
+        repo: &RepoName,
+        stop: &CancellationToken,
+    ) -> Result<Option<TagsLook>, StoreError> {
+        looking::look_at_tags(&self.0.manifests, repo, stop).await
+    }
+
+    /// When a content was used last, or came: its repositories share that time. `None`: it is not there. Blocking.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn last_use(&self, digest: &Digest) -> Result<Option<Timestamp>, StoreError> {
+        if let Some(noted) = self.0.uses.noted(digest) {
+            return Ok(Some(noted));
+        }
+        let path = self.0.contents.layout.content(digest);
+        let Some(facts) = stat(&path)? else { return Ok(None) };
+        Ok(Some(facts.modified().map_err(StoreError::io("stat", &path))?.into()))
+    }
+
+    /// About what would go with these tags, where `retained` is what retention keeps; changes nothing. Reads all manifests of
+    /// their repositories.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn estimate(
+        &self,
+        going: BTreeMap<RepoName, GoingTags>,
+        retained: &Retained,
+    ) -> Result<Estimate, StoreError> {
+        self.0.collector.estimate(going, retained, &CancellationToken::new()).await
     }
 
     /// A manifest of a repository, whose bytes are those of its digest; `None`: it is not there, or damaged. No use of it is

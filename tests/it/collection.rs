@@ -23,6 +23,11 @@ fn said(data: &Path, words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// As [`said`], with a configuration.
+fn said_with(data: &Path, config: &Path) -> String {
+    said(data, &["--config", config.to_str().unwrap()])
+}
+
 fn json(data: &Path, words: &[&str]) -> Value {
     serde_json::from_str(&said(data, &[words, &["--json"]].concat())).unwrap()
 }
@@ -77,6 +82,11 @@ async fn a_running_server_finds_what_nothing_reaches_and_a_stopped_store_loses_i
         std::fs::write(&mode_file, held).unwrap();
         assert!(said(&data, &[]).starts_with("nothing is collected now"));
     }
+    std::fs::remove_file(&mode_file).unwrap();
+    // And what its configuration has another mode for.
+    let config = folder.path().join("proxy.yaml");
+    std::fs::write(&config, "mode: Proxy\nupstream: { imagesRepo: a.example/x }\n").unwrap();
+    assert!(said_with(&data, &config).starts_with("nothing is collected now"));
     std::fs::write(&mode_file, format!("{{{head}: {{mode: Local}}}}")).unwrap();
     assert!(said(&data, &[]).contains("removed: 2 blobs and 0 manifests, 100004 bytes"));
     std::fs::remove_file(&mode_file).unwrap();
@@ -240,4 +250,39 @@ async fn a_release_set_goes_by_order_as_the_preview_said_and_a_stopped_store_los
     assert!(said.contains("removed: 4 blobs and 2 manifests"), "{said}");
     assert!(retention(&["--json"]).contains("\"going\": 0"));
     assert_store_is_tidy(&data);
+}
+
+/// On the fast path and on the general one, which a server takes that has nothing in memory.
+#[tokio::test]
+async fn a_get_of_a_manifest_is_a_use_of_its_image_and_a_head_is_none() {
+    let images = [Image::of(1), Image::of(2), Image::of(3)];
+    let registry = Registry::start(&Setup::open());
+    for (number, image) in images.iter().enumerate() {
+        registry.client().push_image("a", &format!("v{number}"), image).await;
+    }
+    let (data, folder) = (registry.data(), registry.folder());
+    registry.stop();
+    let content = |image: &Image| {
+        let hex = &image.digest()["sha256:".len()..];
+        data.join("blobs/sha256").join(&hex[..2]).join(hex)
+    };
+    let before = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    for gets in [1, 2] {
+        for image in &images {
+            std::fs::File::options().write(true).open(content(image)).unwrap().set_modified(before).unwrap();
+        }
+        let registry = Registry::start_in(folder.clone(), &Setup::open());
+        let client = registry.client();
+        for number in 0..gets {
+            // Who has been asked once has it in memory.
+            let of_the_first = [Method::HEAD, Method::GET][number].clone();
+            assert_eq!(client.request(of_the_first, "/v2/a/manifests/v0").send().await.unwrap().status(), 200);
+        }
+        client.get(&format!("/v2/a/manifests/{}", images[1].digest())).await;
+        client.head("/v2/a/manifests/v2").await;
+        registry.stop();
+        let is_used =
+            images.each_ref().map(|image| std::fs::metadata(content(image)).unwrap().modified().unwrap() > before);
+        assert_eq!(is_used, [gets == 2, true, false]);
+    }
 }

@@ -305,7 +305,7 @@ async fn a_retention_that_ends_at_any_step_is_done_by_the_next() {
             push_image(&first, config, tag).await.unwrap();
         }
         fail::cfg(*point, "panic").unwrap();
-        let look = first.look_at_tags(&repo("a")).unwrap();
+        let look = first.look_at_tags(&repo("a"), &stop).await.unwrap().unwrap();
         let ended = first.retire(vec![look], going(), &stop).await;
         fail::remove(*point);
         assert!(ended.is_err(), "{point} is not on the way: {ended:?}");
@@ -313,7 +313,7 @@ async fn a_retention_that_ends_at_any_step_is_done_by_the_next() {
 
         let second = store(dir.path());
         second.0.contents.count(&stop, &crate::jobs::Progress::default()).unwrap();
-        let look = second.look_at_tags(&repo("a")).unwrap();
+        let look = second.look_at_tags(&repo("a"), &stop).await.unwrap().unwrap();
         let retired = second.retire(vec![look], going(), &stop).await.unwrap();
         assert!(!retired.touched && retired.left_alone.is_none(), "{point}");
         collect_twice(&second).await;

@@ -13,7 +13,7 @@ use super::report::{CollectionReport, CollectionStatus, LeftAlone};
 use super::settings::Retained;
 use super::suspects::Suspect;
 use crate::jobs::Progress;
-use crate::oci::{Digest, RepoName};
+use crate::oci::{Digest, RepoName, Tag};
 use crate::store::contents::changes::blocking;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
@@ -49,6 +49,8 @@ pub(super) struct Told {
 pub(super) enum NoRoots {
     /// All that were given up, and these.
     GivenUpAnd(HashSet<Digest>),
+    /// All that were given up, and these, as if these tags were not there.
+    Without(Arc<HashSet<Tag>>, HashSet<Digest>),
     /// Those of these that were given up: what is to go now. Others still hold their blobs.
     GivenUpAmong(HashSet<Digest>),
 }
@@ -144,6 +146,15 @@ impl Collector {
         let (manifests, ledger) = (&self.manifests, self.ledger());
         let preparing = Arc::clone(ledger);
         manifests.contents.change(move || preparing.prepare()).await?;
+        // What a kill left of manifests that are gone.
+        let listed = Arc::clone(ledger);
+        for repo in blocking(move || Ok(listed.given_up.repositories())).await? {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            let manifests = Arc::clone(manifests);
+            manifests.contents.clone().change(move || manifests.strike_what_is_gone(&repo)).await?;
+        }
         let mut done = 0;
         // What nothing reaches is found all the same: its grace goes on while the pins are being mended.
         for (repo, suspects) in self.due(report).await? {
@@ -266,11 +277,16 @@ impl Collector {
             let begin = move || {
                 // Whoever has the list locked may wait for the disk.
                 let mut given_up = manifests.ledger.given_up.of(&named);
+                let mut without = Arc::default();
                 match no_roots {
                     NoRoots::GivenUpAnd(more) => given_up.extend(more),
+                    NoRoots::Without(tags, more) => {
+                        without = tags;
+                        given_up.extend(more);
+                    }
                     NoRoots::GivenUpAmong(going) => given_up.retain(|digest| going.contains(digest)),
                 }
-                Ok(Marking::begin(&manifests, &named, judges_untagged, given_up, &roots))
+                Ok(Marking::begin(&manifests, &named, judges_untagged, given_up, &roots, &without))
             };
             let mut marking = blocking(begin).await?;
             let mut left = 1;

@@ -51,13 +51,14 @@ pub(in crate::store) struct Found {
 }
 
 impl Marking {
-    /// Gathers names, tags and pins; blocking.
+    /// Gathers names, tags but those of `without`, and pins; blocking.
     pub(in crate::store) fn begin(
         manifests: &Manifests,
         repo: &RepoName,
         judges_untagged: bool,
         given_up: HashSet<Digest>,
         roots: &Roots,
+        without: &HashSet<Tag>,
     ) -> Result<Self, Unfit> {
         let layout = &manifests.contents.layout;
         let skipped = SkippedEntries::default();
@@ -79,7 +80,7 @@ impl Marking {
             }
         }
         marking.mark.seal();
-        for tag in Tags::new(layout, repo, &skipped) {
+        for tag in Tags::new(layout, repo, &skipped).filter(|tag| !without.contains(tag)) {
             // Gone since the folder was read.
             let Some(target) = read_tag(layout, repo, &tag).map_err(|error| unfit(&error))? else { continue };
             if !marking.mark.tag(&tag, &target) {
@@ -88,7 +89,8 @@ impl Marking {
             if marking.given_up.contains(&target) {
                 marking.found.tagged.push(target);
             }
-            if tag.as_str() == WRITE_CHECK {
+            // Somebody else's image may have that name.
+            if tag.as_str() == WRITE_CHECK && is_random_image(manifests, repo, &read(manifests, repo, target)?.1) {
                 marking.found.write_check = Some((tag, target));
             }
         }

@@ -15,12 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::collector::{ATTEMPTS, Collector, NoRoots, REMOVAL_BYTES};
 use super::given_up::Lost;
 use super::ledger::Touch;
+use super::looking::{TagRecord, TagsLook};
 use super::mark::{Judgement, Mark};
 use super::marking::Found;
 use super::report::{CollectionReport, TagName};
 use super::settings::Retained;
-use super::suspects::Suspect;
-use crate::clock::Timestamp;
 use crate::fs::stat;
 use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::store::contents::changes::blocking;
@@ -28,34 +27,7 @@ use crate::store::contents::open::open_content;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
 use crate::store::repositories::manifests::Manifests;
-use crate::store::repositories::tags::read_tag;
-use crate::store::repositories::walk::{Members, SkippedEntries, Tags};
-
-/// A tag as a rule sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TagRecord {
-    /// Its name.
-    pub tag: Tag,
-    /// Where it leads.
-    pub digest: Digest,
-    /// When it was pushed last: the time of its own file, which a copy of the store keeps if it keeps times.
-    pub pushed: Timestamp,
-}
-
-/// The tags of a repository at one moment.
-#[derive(Clone, Debug)]
-pub struct TagsLook {
-    /// The repository.
-    pub repo: RepoName,
-    /// Its tags by name.
-    pub tags: Vec<TagRecord>,
-    /// Manifests that were given up and that nothing was found to reach.
-    pub unreached: HashSet<Digest>,
-    /// Something was given up that had a tag of its own hex digits: lists may name it by digest alone.
-    pub lost_hex_tag: bool,
-    /// How its touches stood before.
-    seen: u64,
-}
+use crate::store::repositories::walk::{Members, SkippedEntries};
 
 /// What came of the tags that were to go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,13 +48,6 @@ struct Fitting {
     count: usize,
     /// What loses its last tag by them.
     lost: HashMap<RepoName, Vec<Lost>>,
-}
-
-impl TagsLook {
-    /// For who knows how the touches stood, and looks at no tag.
-    fn of_nothing(repo: &RepoName, seen: u64) -> Self {
-        Self { repo: repo.clone(), tags: Vec::new(), unreached: HashSet::new(), lost_hex_tag: false, seen }
-    }
 }
 
 impl Collector {
@@ -173,18 +138,19 @@ impl Collector {
                 let Found { tagged, random, write_check } = found;
                 let (contents, ledger) = (&manifests.contents, &manifests.ledger);
                 ledger.given_up.take_off(&contents.disk, &named, tagged)?;
-                let new = manifests.to_be_given_up(&named, &mark, random, &HashSet::new());
-                let mut again = !new.is_empty();
+                let mut new = manifests.to_be_given_up(&named, &mark, random, &HashSet::new());
+                // With the tag of a write check goes what it leads to, in the same marking.
+                new.extend(write_check.as_ref().map(|(_, target)| *target));
+                let again = !new.is_empty();
                 let lost: Vec<Lost> = new.into_iter().map(|digest| Lost { digest, had_hex_tag: false }).collect();
                 if again && !manifests.give_up(&named, &lost, &look)? {
                     return Ok((mark, true, None));
                 }
                 let mut removed = None;
-                if let Some((tag, _)) = write_check {
-                    again = true;
-                    if manifests.retire_tag(&named, &tag, &look)? {
-                        removed = Some(tag);
-                    }
+                if let Some((tag, _)) = write_check
+                    && manifests.retire_tag(&named, &tag, &look)?
+                {
+                    removed = Some(tag);
                 }
                 Ok((mark, again, removed))
             });
@@ -234,34 +200,6 @@ impl Collector {
 }
 
 impl Manifests {
-    /// The tags of a repository. Blocking.
-    ///
-    /// # Errors
-    /// Of the disk; a tag that can't be read.
-    pub(in crate::store) fn look_at_tags(&self, repo: &RepoName) -> Result<TagsLook, StoreError> {
-        // Before anything is read: what changes from now on makes the look worthless.
-        let seen = self.ledger.stable(repo);
-        let (layout, skipped) = (&self.contents.layout, SkippedEntries::default());
-        let mut tags = Vec::new();
-        for tag in Tags::new(layout, repo, &skipped) {
-            let path = layout.tag(repo, &tag);
-            let (Some(digest), Some(facts)) = (read_tag(layout, repo, &tag)?, stat(&path)?) else { continue };
-            let pushed = facts.modified().map_err(StoreError::io("stat", &path))?.into();
-            tags.push(TagRecord { tag, digest, pushed });
-        }
-        if skipped.count() > 0 {
-            return Err(StoreError::damaged(&layout.tags(repo), "an entry is no tag, or can't be read"));
-        }
-        tags.sort_unstable_by(|one, other| one.tag.cmp(&other.tag));
-        let given_up = self.ledger.given_up.all_of(repo);
-        let is_suspect = |digest: &Digest| {
-            let suspect = Suspect { repo: repo.clone(), kind: Membership::Manifest, digest: *digest };
-            self.ledger.suspected_for(&suspect).is_some()
-        };
-        let unreached = given_up.digests.into_iter().filter(is_suspect).collect();
-        Ok(TagsLook { repo: repo.clone(), tags, unreached, lost_hex_tag: given_up.had_hex_tag, seen })
-    }
-
     /// How many of `going` go in one run, and what loses its last tag by them: no more than is given up at a time. Blocking.
     fn fitting(&self, looks: &[TagsLook], going: &[(RepoName, Tag)]) -> Fitting {
         let mut targets: HashMap<(&RepoName, &Tag), Digest> = HashMap::new();
@@ -336,9 +274,20 @@ impl Manifests {
         Ok(went)
     }
 
+    /// Takes off what was given up of a repository and is not there. Blocking.
+    pub(super) fn strike_what_is_gone(&self, repo: &RepoName) -> Result<(), StoreError> {
+        let mut gone = Vec::new();
+        for digest in self.ledger.given_up.of(repo) {
+            if stat(&self.contents.layout.member(repo, Membership::Manifest, &digest))?.is_none() {
+                gone.push(digest);
+            }
+        }
+        self.ledger.given_up.take_off(&self.contents.disk, repo, gone)
+    }
+
     /// Manifests that are as good as given up and were not yet: random images, and what hangs on those that were, which a mark
     /// does not reach for that alone. Blocking.
-    fn to_be_given_up(
+    pub(super) fn to_be_given_up(
         &self,
         repo: &RepoName,
         mark: &Mark,

@@ -1,7 +1,7 @@
 //! Why a content stays. Reads the manifests of each repository that has it, as often as the way to a root is long: for the
 //! rare question. Blocking.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use super::collector::Collector;
@@ -47,7 +47,8 @@ impl Collector {
         let (given_up, roots) = (ledger.given_up.of(repo), ledger.settings.roots(repo, retained));
         let is_given_up = given_up.contains(digest);
         let known = retained.unknown.get(repo).map_or(Ok(()), |why| Err(Unfit(why.clone())));
-        let fit = known.and_then(|()| Marking::begin(&self.manifests, repo, judges_untagged, given_up, &roots));
+        let fit = known
+            .and_then(|()| Marking::begin(&self.manifests, repo, judges_untagged, given_up, &roots, &HashSet::new()));
         let way = fit.and_then(|_| way_up(&self.manifests, repo, *digest));
         let way = match way {
             Ok(way) => way,
