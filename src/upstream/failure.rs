@@ -50,7 +50,9 @@ pub(super) fn before_answer(
         return (facts.into(), Fault::Connect);
     }
     if chain.find::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
-        return (UpstreamError::invalid(host, format!("did not answer in HTTP{way}: {reason}")), Fault::Other);
+        // It may be what an answer before it left on the connection: a new one has nothing of it.
+        let facts = Facts::new(UpstreamCause::Invalid, host, format!("did not answer in HTTP{way}: {reason}"));
+        return (facts.again().into(), Fault::Other);
     }
     (unreachable(format!("broke the connection{way} before it answered: {reason}")).again().into(), Fault::Other)
 }

@@ -42,6 +42,22 @@ async fn what_fails_for_a_moment_is_asked_again() {
     assert_eq!(server.seen().len(), 3);
 }
 
+/// More bytes than the answer before declared meet the next request on that connection.
+#[tokio::test]
+async fn what_an_answer_left_on_its_connection_breaks_no_other() {
+    let asked = AtomicUsize::new(0);
+    let server = Server::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        1 => Reply::Raw(b"moreHTTP/1.1 404 -\r\ncontent-length: 0\r\n\r\n".to_vec()),
+        _ => Reply::ok(MANIFEST),
+    })
+    .await;
+    let upstream = upstream(anonymous(&server));
+    for seen in [1, 3] {
+        upstream.manifest("app", &tag("a"), soon()).await.unwrap();
+        assert_eq!(server.seen().len(), seen);
+    }
+}
+
 #[tokio::test]
 async fn a_pause_that_is_longer_than_the_deadline_is_not_waited_for() {
     let server = Server::start(|_| Reply::with(429, "retry-after", "3600")).await;
@@ -213,6 +229,7 @@ async fn a_server_of_another_protocol_is_told() {
     let server = Server::start(|_| Reply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())).await;
     let error = upstream(anonymous(&server)).manifest("app", &tag("a"), soon()).await.unwrap_err();
     assert_eq!(error.cause(), UpstreamCause::Invalid, "{error}");
+    assert_eq!(server.seen().len(), 3);
 }
 
 #[tokio::test]
