@@ -3,7 +3,7 @@
 //!
 //! Only writes of outputs count: the Lease, Events and tries (`dryRun`) always pass, as do reads and watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -38,6 +38,8 @@ struct Passing {
     left: Option<usize>,
     /// Whether those of `registry-state` count too: a controller writes it whenever it has found anything out.
     states: bool,
+    /// Objects whose next write is stopped whatever else may pass.
+    next_of: BTreeSet<String>,
     /// Whether one was stopped since the last [`Gate::stop_after`].
     has_stopped: bool,
     /// How often each object's write was stopped.
@@ -73,6 +75,11 @@ impl Gate {
         passing.has_stopped = false;
     }
 
+    /// The next write of each of these objects is stopped, once.
+    pub(crate) fn stop_next_of(&self, names: &[&str]) {
+        self.state.passing.lock().unwrap().next_of = names.iter().map(|name| (*name).to_owned()).collect();
+    }
+
     /// All pass.
     pub(crate) fn let_pass(&self) {
         let mut passing = self.state.passing.lock().unwrap();
@@ -100,6 +107,11 @@ async fn pass(State(state): State<Arc<Shared>>, request: Request<Body>) -> Respo
             let passing = &mut *guard;
             match &mut passing.left {
                 None => false,
+                Some(_) if passing.next_of.remove(&name) => {
+                    passing.has_stopped = true;
+                    *passing.counts.entry(name).or_default() += 1;
+                    true
+                }
                 Some(_) if name == "registry-state" && !passing.states => false,
                 Some(0) => {
                     passing.has_stopped = true;
