@@ -1,9 +1,11 @@
 //! One store whose server is killed at a moment that nobody chose, again and again, beside pushes, mounts, deletes,
-//! collections and scrubs. What was acknowledged is there, no answer has wrong bytes, the use is what the tree has, and a
+//! collections, a rule of retention and scrubs. What was acknowledged is there, no answer has wrong bytes, the use is what the tree has, and a
 //! verification finds nothing.
 //!
 //! A few cycles by default; `KILL_CYCLES=500` in `make torture`. The steps of one client follow from [`SEED`]; the moment of
 //! a kill follows from how far all of them have come, so no two runs are the same.
+
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,7 +17,8 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::support::{Chance, Client, Image, Registry, Setup, assert_store_is_tidy, blob, digest, order};
+use self::versions::Versions;
+use crate::support::{Chance, Client, Image, Registry, assert_store_is_tidy, blob, digest, order};
 
 /// Cycles where `KILL_CYCLES` says nothing.
 const CYCLES: u64 = 4;
@@ -347,11 +350,24 @@ async fn whenever_a_server_is_killed_what_it_acknowledged_is_there() {
     let world = Arc::new(World::new());
     let mut owners: Vec<Owner> = (0..OWNERS).map(Owner::new).collect();
     let mut chance = Chance(SEED << 8);
-    let mut registry = Registry::start(&Setup::open());
-    let (mut steps, mut orders, mut removed) = (0, 0, 0.0);
+    let setup = versions::setup();
+    let mut registry = Registry::start(&setup);
+    versions::pin(&registry).await;
+    let mut versions = Versions::default();
+    let (mut steps, mut orders, mut removed, mut retired) = (0, 0, 0.0, 0.0);
     for cycle in 1..=cycles {
         let progress = Arc::new(Progress::default());
         let (mut working, mut resting) = (JoinSet::new(), Vec::new());
+        let pushing = tokio::spawn({
+            let (world, client, progress) = (Arc::clone(&world), registry.client(), Arc::clone(&progress));
+            let pushes = chance.below(2) == 0;
+            async move {
+                if pushes {
+                    versions.work(&world, &client, &progress).await;
+                }
+                versions
+            }
+        });
         for mut owner in owners {
             // A repository that is written to all the time is never collected.
             if !working.is_empty() && chance.below(2) == 0 {
@@ -369,31 +385,38 @@ async fn whenever_a_server_is_killed_what_it_acknowledged_is_there() {
         for kind in ["blob", "manifest"] {
             removed += registry.metric(&format!("d8_registry_gc_removed_total{{kind=\"{kind}\"}}")).await;
         }
+        retired += registry.metric("d8_registry_retention_removed_tags_total").await;
         let (folder, data) = (registry.folder(), registry.data());
         registry.kill();
         owners = working.join_all().await;
         owners.append(&mut resting);
+        versions = pushing.await.unwrap();
         owners.sort_by_key(|owner| owner.number);
         steps += progress.steps.load(Ordering::SeqCst);
         orders += ordering.await.unwrap();
         if chance.below(3) == 0 && run_for_the_grace(&data) {
             owners.iter_mut().for_each(Owner::outlive_the_grace);
         }
-        registry = Registry::start_in(Arc::clone(&folder), &Setup::open());
+        registry = Registry::start_in(Arc::clone(&folder), &setup);
         let client = registry.client();
+        let gone = "the server is gone, and nobody killed it";
         for owner in &mut owners {
-            assert!(owner.look(&world, &client).await.is_ok(), "the server is gone, and nobody killed it");
+            assert!(owner.look(&world, &client).await.is_ok(), "{gone}");
         }
+        assert!(versions.look(&world, &client).await.is_ok(), "{gone}");
         if cycle % TREE_EVERY == 0 || cycle == cycles {
             registry.counted().await;
+            registry.until_metric("d8_registry_pins_usable", 1.0).await;
+            versions.settle(&world, &client, &data).await;
             registry.stop();
             assert_store_is_tidy(&data);
             assert_verified(&data);
-            registry = Registry::start_in(folder, &Setup::open());
+            registry = Registry::start_in(folder, &setup);
         }
     }
     println!(
-        "{cycles} kills, {steps} steps, {orders} collections and scrubs to their end, {removed} contents collected"
+        "{cycles} kills, {steps} steps, {orders} collections and scrubs to their end, {removed} contents collected, {retired} tags \
+         retired"
     );
     registry.stop();
 }
