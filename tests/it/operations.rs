@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{HASH_OF_SECRET, Image, Registry, Setup};
+use crate::support::{Authority, HASH_OF_SECRET, Image, Registry, Setup, uri};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_d8-registry")).args(arguments).output().unwrap()
@@ -45,8 +45,16 @@ async fn metrics_are_those_of_the_table_with_their_labels() {
     let folder = Arc::new(TempDir::new().unwrap());
     let mode_file = folder.path().join("mode.yaml");
     std::fs::write(&mode_file, "{version: 1, generation: 1, inForce: {mode: Local}}").unwrap();
+    let (authority, at) = (Authority::new(), folder.path().display());
+    let (certificate, key) = authority.issue(vec![uri("d8-registry:peer")]);
+    for (name, text) in [("peer.crt", &*certificate), ("peer.key", &*key), ("ca.crt", &*authority.pem)] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    std::fs::write(folder.path().join("masters"), "127.0.0.2:5001\n").unwrap();
+    let replicas = format!("peers: {at}/masters, certificate: {at}/peer.crt, key: {at}/peer.key, ca: {at}/ca.crt");
     let setup = Setup::with_tls()
         .config("store: { dir: $DIR, reserveBytes: 0, maxBytes: 1GiB, pins: $DIR/../pins.yaml }")
+        .config(&format!("replicas: {{ {replicas} }}"))
         .config(&format!("modeFile: {}", mode_file.display()));
     let registry = Registry::start_in(folder, &setup);
     // Some families have samples only behind the first request.
