@@ -328,6 +328,25 @@ async fn a_note_is_replaced_and_never_half_written() {
     assert_eq!(files_in(path.parent().unwrap()).len(), 2, "something is left beside the note");
 }
 
+/// A kill between the bytes' file and the note leaves what nobody can go on with.
+#[test]
+fn what_a_killed_server_had_begun_goes_at_the_next_start() {
+    let dir = quick_dir();
+    let first = store(dir.path());
+    let layout = first.0.contents.layout.clone();
+    drop(first);
+    let (without_note, without_bytes, garbled) = (UploadId::random(), UploadId::random(), UploadId::random());
+    for id in [without_note, without_bytes, garbled] {
+        std::fs::create_dir(layout.upload(id)).unwrap();
+    }
+    std::fs::write(layout.upload_data(without_note), b"").unwrap();
+    std::fs::write(layout.upload_data(garbled), b"x").unwrap();
+    std::fs::write(layout.upload_state(garbled), b"{").unwrap();
+    let opened = store(dir.path());
+    assert_eq!(files_in(&layout.uploads()), Vec::<std::path::PathBuf>::new());
+    assert_eq!(opened.0.contents.capacity.uploads(), 0);
+}
+
 #[tokio::test]
 async fn the_more_sessions_there_are_the_less_each_gathers() {
     let dir = tempfile::tempdir().unwrap();

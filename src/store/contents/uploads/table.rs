@@ -241,16 +241,17 @@ fn on_disk(layout: &Layout) -> Result<Vec<UploadId>, StoreError> {
 }
 
 /// The number of uploads on disk, and the bytes they are charged; for the start. Remains of one that a killed server had
-/// ended go.
+/// ended or begun go: without bytes or without a note nobody can go on with it.
 pub(in crate::store) fn at_start(layout: &Layout) -> Result<(usize, u64), StoreError> {
     let (mut count, mut bytes) = (0, 0);
     for id in on_disk(layout)? {
         match stat(&layout.upload_data(id))? {
-            Some(facts) => {
+            // A note that can't be read now may be readable later.
+            Some(facts) if !matches!(State::read(&layout.upload_state(id)), Ok(None)) => {
                 count += 1;
                 bytes += facts.len() + FOOTPRINT;
             }
-            None => remove_directory(&layout.upload(id)),
+            Some(_) | None => remove_directory(&layout.upload(id)),
         }
     }
     Ok((count, bytes))
