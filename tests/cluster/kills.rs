@@ -31,9 +31,8 @@ const OUTPUTS: [&str; 12] = [
     "registry-user-ro",
     "registry-user-rw",
 ];
-/// What the way to every mode from another one writes. The rest stays on some: `deckhouse-registry` from one upstream to another, what
-/// nodes have where they were given it before.
-const EACH: [&str; 3] = ["d8-registry-switch", "d8-registry-mode", "registry-state"];
+/// What the way to every mode from another one writes. What else it writes follows from the mode before it.
+const EACH: [&str; 2] = ["d8-registry-switch", "d8-registry-mode"];
 /// More lives than any switch has writes.
 const LIVES: usize = 200;
 /// In one of so many lives writes of `registry-state` count too. Not in all: what a controller finds out ends with it, so one
