@@ -13,7 +13,8 @@ use super::scrubber::{Hand, Scrubber, Stand, Way};
 use crate::clock::{self, Timestamp};
 use crate::jobs::{RunResult, Runner};
 use crate::oci::{Algorithm, Digest, RepoName};
-use crate::store::{Store, StoredContent, tests::store};
+use crate::store::tests::{quick_dir, store};
+use crate::store::{Store, StoredContent};
 use crate::telemetry::DamageCause;
 
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
@@ -154,7 +155,8 @@ async fn an_order_finds_what_nobody_reads_and_it_counts_as_absent() {
 /// Whoever has the digest's lock keeps the judgement waiting, and nobody who waits for a turn.
 #[tokio::test]
 async fn a_content_that_is_wrong_is_judged_without_a_turn() {
-    let dir = tempfile::tempdir().unwrap();
+    // The note of a pass is synced in the turn: not on a disk that others keep busy.
+    let dir = quick_dir();
     let opened = store(dir.path());
     let digests = filled(&opened, [50_000]).await;
     flip(&opened.0.contents.layout.content(&digests[0]));
