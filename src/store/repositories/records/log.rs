@@ -18,7 +18,7 @@ use crate::store::layout::Layout;
 /// The first words of a file.
 const HEAD: &str = "d8-registry records 1";
 
-/// Most records of a repository, some 150 bytes of memory each; the oldest go.
+/// Most records of a repository, some 150 bytes of memory each; the oldest go, a tenth at a time: each time the file is written anew.
 const MOST_RECORDS: usize = 100_000;
 
 /// A file with more lines than this, of which half say nothing any more, is written anew.
@@ -102,7 +102,9 @@ impl Log {
     }
 
     fn rewrite(&mut self, layout: &Layout, disk: &Disk, repo: &RepoName) -> Result<(), StoreError> {
-        self.registers.cut(MOST_RECORDS);
+        if self.registers.len() > MOST_RECORDS {
+            self.registers.cut(MOST_RECORDS / 10 * 9);
+        }
         let mut text = format!("{}\n", head(repo));
         self.registers.iter().for_each(|(digest, said)| text.push_str(&line(digest, said)));
         disk.replace(layout.temporary(), &layout.records_of(repo), text.as_bytes())?;
