@@ -278,6 +278,9 @@ pub struct ReplicasStatus {
     /// Why the files on disk are not in force, or not enough; a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// When the certificate that they are shown ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_expiry: Option<u64>,
 }
 
 /// Data of a mode that is not in force, is not coming, and does not answer any more.

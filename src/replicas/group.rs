@@ -88,6 +88,8 @@ pub(super) struct Group {
     pub(super) peers: Vec<Upstream>,
     /// What is in force and probably not meant so.
     pub(super) warning: Option<String>,
+    /// When our certificate stops being valid, in seconds since 1970; `None`: there is none.
+    pub(super) expiry: Option<u64>,
     made_of: Zeroizing<Vec<u8>>,
 }
 
@@ -153,7 +155,8 @@ impl Group {
                 files.certificate.display()
             )
         });
-        Ok(Self { addresses, peers, warning, made_of: identity.made_of })
+        let expiry = Some(identity.certificate.not_after());
+        Ok(Self { addresses, peers, warning, expiry, made_of: identity.made_of })
     }
 }
 

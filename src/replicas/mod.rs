@@ -83,6 +83,8 @@ pub struct ReplicasStatus {
     pub peers: Vec<String>,
     /// Why the files on disk are not in force, or not enough; a sentence.
     pub error: Option<String>,
+    /// When the certificate that they are shown stops being valid, in seconds since 1970; `None`: none is in force.
+    pub certificate_expiry: Option<u64>,
 }
 
 impl Replicas {
@@ -123,7 +125,8 @@ impl Replicas {
         self.lock_watched().files()?;
         let group = self.0.group.load();
         let error = self.error().clone().or_else(|| group.warning.clone());
-        Some(ReplicasStatus { peers: group.peers.iter().map(|peer| peer.host().to_owned()).collect(), error })
+        let peers = group.peers.iter().map(|peer| peer.host().to_owned()).collect();
+        Some(ReplicasStatus { peers, error, certificate_expiry: group.expiry })
     }
 
     /// Whether the files on disk are in force; `None`: none are named.

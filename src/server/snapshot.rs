@@ -26,8 +26,8 @@ use crate::store::{
     StoreError, UnusedData, VerifyOptions,
 };
 use crate::takeover::Imports;
-use crate::telemetry::families::{PEERS, PEERS_IN_FORCE, RETENTION_LEFT_ALONE};
-use crate::telemetry::{IndexLabel, Logging, Metrics, Samples, with_causes};
+use crate::telemetry::families::{CERTIFICATE_EXPIRY, PEERS, PEERS_IN_FORCE, RETENTION_LEFT_ALONE};
+use crate::telemetry::{CertificateUse, IndexLabel, Logging, Metrics, Samples, with_causes};
 
 /// Whoever wants to give an order learns here why nobody listens.
 const NO_ORDERS: &str = "no orders can be given: there is no admin socket, and the log of the start says why";
@@ -200,6 +200,9 @@ impl Observer {
         if let (Some(status), Some(in_force)) = (self.replicas.status(), self.replicas.is_in_force()) {
             samples.add(&PEERS, &[], status.peers.len() as u64);
             samples.add(&PEERS_IN_FORCE, &[], u64::from(in_force));
+            if let Some(expiry) = status.certificate_expiry {
+                samples.add(&CERTIFICATE_EXPIRY, &[CertificateUse::Peer.as_str()], expiry);
+            }
         }
         samples.add(&RETENTION_LEFT_ALONE, &[], self.retention.status().left_alone.len() as u64);
         samples
@@ -284,7 +287,11 @@ fn pins(store: &Store) -> Option<PinsStatus> {
 }
 
 fn replicas(replicas: &Replicas) -> Option<ReplicasStatus> {
-    replicas.status().map(|status| ReplicasStatus { peers: status.peers, error: status.error })
+    replicas.status().map(|status| ReplicasStatus {
+        peers: status.peers,
+        error: status.error,
+        certificate_expiry: status.certificate_expiry,
+    })
 }
 
 fn unused(store: &Store, modes: &Modes) -> Vec<UnusedStatus> {

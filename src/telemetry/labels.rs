@@ -165,6 +165,8 @@ label! {
         Tls => "tls",
         /// Belongs to the key that signs tokens.
         Token => "token",
+        /// Shown to other masters.
+        Peer => "peer",
     }
 }
 

@@ -39,6 +39,8 @@ pub enum Face {
 pub struct ClientCertificate {
     shown: Arc<SingleCertAndKey>,
     addresses: Arc<[IpAddr]>,
+    /// Seconds since 1970.
+    not_after: u64,
 }
 
 impl ClientCertificate {
@@ -52,11 +54,11 @@ impl ClientCertificate {
         if chain.is_empty() {
             return Err("there is no certificate in PEM form".to_owned());
         }
-        let addresses = addresses(&chain[0]).ok_or("the certificate can't be read")?;
+        let (addresses, not_after) = facts(&chain[0]).ok_or("the certificate can't be read")?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "there is no private key in PEM form".to_owned())?;
         let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider());
         let certified = certified.map_err(|error| format!("certificate and key can't be used together: {error}"))?;
-        Ok(Self { shown: Arc::new(SingleCertAndKey::from(certified)), addresses })
+        Ok(Self { shown: Arc::new(SingleCertAndKey::from(certified)), addresses, not_after })
     }
 
     /// The addresses among its names.
@@ -65,15 +67,22 @@ impl ClientCertificate {
         &self.addresses
     }
 
+    /// When it stops being valid, in seconds since 1970.
+    #[must_use]
+    pub const fn not_after(&self) -> u64 {
+        self.not_after
+    }
+
     pub(super) fn resolver(&self) -> Arc<SingleCertAndKey> {
         Arc::clone(&self.shown)
     }
 }
 
-/// The addresses among the names of a certificate; `None`: it can't be read.
-fn addresses(certificate: &CertificateDer<'_>) -> Option<Arc<[IpAddr]>> {
+/// The addresses among the names of a certificate, and its end; `None`: it can't be read.
+fn facts(certificate: &CertificateDer<'_>) -> Option<(Arc<[IpAddr]>, u64)> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Some(Arc::default()) };
+    let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Some((Arc::default(), not_after)) };
     let address = |name: &GeneralName<'_>| match name {
         GeneralName::IPAddress(bytes) => match bytes.len() {
             4 => <[u8; 4]>::try_from(*bytes).ok().map(IpAddr::from),
@@ -81,7 +90,8 @@ fn addresses(certificate: &CertificateDer<'_>) -> Option<Arc<[IpAddr]>> {
         },
         _ => None,
     };
-    Some(names.value.general_names.iter().filter_map(address).map(|address| address.to_canonical()).collect())
+    let addresses = names.value.general_names.iter().filter_map(address).map(|address| address.to_canonical());
+    Some((addresses.collect(), not_after))
 }
 
 impl fmt::Debug for ClientCertificate {

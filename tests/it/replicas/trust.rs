@@ -153,6 +153,32 @@ async fn a_renewed_certificate_is_taken_up() {
 }
 
 #[tokio::test]
+async fn a_renewed_certificate_ends_the_connections_of_the_one_before_and_its_end_is_told() {
+    let masters = Masters::start(2).await;
+    let before = masters.client(0, "rw").push_blob(NAME, b"before").await;
+    let behind = masters.client(0, "rw").push_blob(NAME, b"behind").await;
+    assert_eq!(status(&masters.client(1, "ro"), &blob_path(NAME, &before)).await, 200);
+    let told = async || masters.at(1).admin().get("/status").await.json::<serde_json::Value>().await.unwrap();
+    let connections = async || {
+        let told: serde_json::Value = masters.at(0).admin().get("/status").await.json().await.unwrap();
+        told["connections"].as_u64().unwrap()
+    };
+    assert!(connections().await > 0, "the other master's is kept");
+    let (certificate, key) = masters.authority.issue_until(peer_names(1), 2100);
+    // The key first, as `pki issue` does: for a moment the two don't fit.
+    std::fs::write(masters.folder().join("1-peer.key"), key).unwrap();
+    masters.at(1).until_metric("d8_registry_peers_in_force", 0.0).await;
+    std::fs::write(masters.folder().join("1-peer.crt"), certificate).unwrap();
+    let end = 4_102_444_800.0;
+    masters.at(1).until_metric("d8_registry_certificate_expiry_timestamp_seconds{use=\"peer\"}", end).await;
+    assert_eq!(told().await["replicas"]["certificateExpiry"], 4_102_444_800_u64);
+    masters.at(1).until_metric("d8_registry_peers_in_force", 1.0).await;
+    within(async { while connections().await > 0 {} }).await;
+    assert_eq!(status(&masters.client(1, "ro"), &blob_path(NAME, &behind)).await, 200);
+    masters.end();
+}
+
+#[tokio::test]
 async fn masters_are_answered_while_local_is_coming_in_force_or_before() {
     let masters = Masters::start_with(2, "modeFile: $DIR/../mode.yaml").await;
     let upstream = Upstream::start();

@@ -20,9 +20,15 @@ impl Authority {
 
     /// PEM of a certificate with these names, and of its key.
     pub(crate) fn issue(&self, names: Vec<SanType>) -> (String, String) {
+        self.issue_until(names, 4095)
+    }
+
+    /// The same, valid until a year begins.
+    pub(crate) fn issue_until(&self, names: Vec<SanType>, year: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = names;
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
