@@ -50,6 +50,7 @@ refused_with() {
     ! helm upgrade d8-registry "$CHART" --namespace d8-system "${@:2}" >"$WORK/helm.out" 2>&1 || fail "was let through: ${*:2}"
     grep -q "$1" "$WORK/helm.out" || fail "$1: $(cat "$WORK/helm.out")"
 }
+revision() { helm list --namespace d8-system -o json | jq -r '.[0].revision'; }
 noted() { grep -qF "$1" "$WORK/helm.out" || fail "the notes have no '$1': $(cat "$WORK/helm.out")"; }
 # secrets_of manifest|hooks REVISION: users and keys in it.
 secrets_of() {
@@ -93,15 +94,28 @@ unchanged() {
     same "$(secret registry-user-rw)" "$rw" "registry-user-rw after $1"
     same "$(object secrets/registry-user-ro)" "$theirs" "the Secret of others after $1"
 }
+# The masters know each other: so it is for a new release, and later as it was before.
+knows() { value d8-registry-config config.yaml | grep -c /etc/d8-registry/masters/backends || true; }
+same "$(knows)" 1 "whether masters of a new release know each other"
+change "${alone[@]}" --set replicas.enabled=false
+same "$(knows)" 0 "whether they do where that is off"
+noted 'nothing copies'
+noted 'replicas.enabled: true'
+change "${alone[@]}"
+same "$(knows)" 0 "whether an upgrade lets them"
+change "${alone[@]}" --set replicas.enabled=true
+change "${alone[@]}"
+same "$(knows)" 1 "whether an upgrade keeps it"
+noted 'by digest'
 change "${alone[@]}" --set drainSeconds=30
 # What was not set stays as it was: no controller comes by an upgrade.
 change "${local_values[@]}" --set drainSeconds=30
 gone "apis/apps/v1/namespaces/d8-system/deployments/d8-registry-controller"
 gone "$OWN/secrets/d8-registry-mode"
 unchanged "two upgrades"
-same "$(secrets_of hooks 1) / $(secrets_of hooks 2) / $(secrets_of hooks 3)" "registry-pki registry-user-rw /  / " "Secrets that each revision makes"
-same "$(secrets_of manifest 1)$(secrets_of manifest 3)" "" "Secrets that a rollback would write again"
-same "$(checksum_of 1) $(checksum_of 3)" "$(authority_sum) $(authority_sum)" "the authority that the pods were made for"
+same "$(secrets_of hooks 1) / $(secrets_of hooks 2) / $(secrets_of hooks "$(revision)")" "registry-pki registry-user-rw /  / " "Secrets that each revision makes"
+same "$(secrets_of manifest 1)$(secrets_of manifest "$(revision)")" "" "Secrets that a rollback would write again"
+same "$(checksum_of 1) $(checksum_of "$(revision)")" "$(authority_sum) $(authority_sum)" "the authority that the pods were made for"
 refused_with 'reaches one of 2 masters' "${alone[@]}" --set push.kind=Ingress,push.host=x
 change "${alone[@]}" --set mode=Proxy,upstream.imagesRepo=registry.example.com/ee
 unchanged "the mode Proxy, which has no user rw"
@@ -121,7 +135,6 @@ change "${alone[@]}"
 unchanged "two upgrades of what was put back"
 
 say "another authority makes the pods anew, another master is found, at the next upgrade"
-revision() { helm list --namespace d8-system -o json | jq -r '.[0].revision'; }
 before=$(checksum_of "$(revision)")
 admin PATCH "$OWN/secrets/registry-pki" '{"data": {"ca.crt": "b3RoZXI="}}' application/merge-patch+json >/dev/null
 node master-3 10.0.0.3 '"node-role.kubernetes.io/control-plane": ""'

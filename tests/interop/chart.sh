@@ -101,6 +101,15 @@ nonsense 'clientCertificate: with HTTPRoute' "${ROUTE[@]}" --set push.gateway.al
 nonsense 'clientCertificate: with HTTPRoute' "${ROUTE[@]}" --set push.clientCertificate=Secret,push.clientCertificateSecret=a/b,push.trustedCA=x
 ! helm template d8-registry "$CHART" --namespace default -f "$CHART/ci/direct.yaml" >/dev/null 2>&1 || fail "rendered into another namespace"
 
+say "masters know each other unless a value says otherwise, and never in the pod network"
+knowing() { template "$@" | grep -c 'certificate: /etc/d8-registry/tls/peer.crt' || true; }
+for case in local-static-pod local-daemonset proxy-static-pod controlled-daemonset; do
+    same "$(knowing -f "$CHART/ci/$case.yaml")" 1 "configurations with the other masters in $case"
+    same "$(knowing -f "$CHART/ci/$case.yaml" --set replicas.enabled=false)" 0 "configurations with the other masters in $case, where they are off"
+    same "$(template -f "$CHART/ci/$case.yaml" --set replicas.enabled=false | grep -c 'name: masters\|/masters')" 0 "mounts of a list that nobody reads in $case"
+done
+same "$(knowing -f "$CHART/ci/direct.yaml" --set replicas.enabled=true)" 0 "configurations with the other masters in the pod network"
+
 say "secrets stay in Secrets"
 readonly SECRET=s3cr3t-word
 # In no document but Secrets, whatever the mode and placement, stands what must not be read.
@@ -240,6 +249,49 @@ print(next(d["stringData"]["mode.yaml"] for d in yaml.safe_load_all(open(sys.arg
 }
 export -f value same fail clients manifests peer_certificate local_clients proxy_daemonset_clients direct_clients controlled
 export WORK PYTHON INTEROP_IMAGES INTEROP_SERVER
+# second_master: another node with the same objects. What was pushed to the first one is pulled from it, and the list is followed.
+second_master() {
+    asked() { [[ $(curl -sS http://127.0.0.1:5002/status | jq -c '[.replicas.peers, .replicas.error]') == "$1" ]]; }
+    local digest list=/mnt/second/etc/kubernetes/d8-registry/masters/backends
+    asked '[["10.0.0.1:5001"],null]' || fail "the masters that are asked: $(curl -sS http://127.0.0.1:5002/status)"
+    export SSL_CERT_FILE=$WORK/two-masters.ca
+    value two-masters registry-pki ca.crt >"$SSL_CERT_FILE"
+    crane auth login 10.0.0.1:5001 -u rw -p "$(value two-masters registry-user-rw password)"
+    crane push "$INTEROP_IMAGES/image" 10.0.0.1:5001/system/deckhouse/second:v1 >/dev/null
+    digest=$(crane digest 10.0.0.1:5001/system/deckhouse/second:v1)
+    crane auth login 10.0.0.2:5001 -u ro -p "$(value two-masters registry-user-ro password)"
+    crane pull "10.0.0.2:5001/system/deckhouse/second@$digest" "$WORK/second.tar"
+    # As a changed ConfigMap comes: by rename.
+    echo 10.0.0.2:5001 >"$list.new"
+    chmod 444 "$list.new"
+    mv "$list.new" "$list"
+    await asked '[[],null]'
+}
+# with_second COMMAND of the second node.
+with_second() {
+    local second inside
+    unshare --net sleep infinity &
+    second=$!
+    # The namespace is another than ours as soon as unshare has become sleep.
+    await grep -q sleep "/proc/$second/comm"
+    inside=(nsenter --net --target "$second")
+    ip link add cable type veth peer name eth0 netns "$second"
+    ip address add 10.0.9.1/24 dev cable
+    ip link set cable up
+    "${inside[@]}" ip link set lo up
+    "${inside[@]}" ip address add 10.0.0.2/32 dev lo
+    "${inside[@]}" ip address add 10.0.9.2/24 dev eth0
+    "${inside[@]}" ip link set eth0 up
+    "${inside[@]}" ip route add 10.0.0.1 via 10.0.9.1
+    ip route add 10.0.0.2 via 10.0.9.2
+    "${inside[@]}" "$PYTHON" "$TOOLS/node.py" /mnt/d8-registry /mnt/second 10.0.0.2 "$WORK/whole/two-masters.yaml" \
+        "$WORK/registry-config.yaml" -- "$@"
+    kill "$second"
+}
+template -f "$CHART/ci/local-static-pod.yaml" --set "secrets.create=true,push.kind=None,nodeProxy.backends={10.0.0.1:5001,10.0.0.2:5001}" >"$WORK/whole/two-masters.yaml"
+export -f second_master with_second await
+export TOOLS
+node_runs two-masters bash -c 'set -euo pipefail; with_second bash -c "set -euo pipefail; second_master"'
 node_runs local-static-pod bash -c 'set -euo pipefail; local_clients'
 node_runs local-daemonset bash -c 'set -euo pipefail; clients local-daemonset 5001 "ro rw" 10.0.0.1 "[fd00::1]"'
 node_runs proxy-static-pod bash -c 'set -euo pipefail; clients proxy-static-pod 5001 ro 127.0.0.1 10.0.0.1'

@@ -22,6 +22,9 @@
   {{- $_ := set $c.auth "usersDir" "/etc/d8-registry/users" -}}
   {{- with $v.store.maxBytes }}{{ $_ := set $c.store "maxBytes" . }}{{ end -}}
 {{- end -}}
+{{- if include "replicated" . -}}
+  {{- $_ := set $c "replicas" (dict "peers" "/etc/d8-registry/masters/backends" "certificate" "/etc/d8-registry/tls/peer.crt" "key" "/etc/d8-registry/tls/peer.key" "ca" "/etc/d8-registry/token/ca.crt") -}}
+{{- end -}}
 {{- if $v.push.trustedCA -}}
   {{- $_ := set $c.tls "clientCAFile" "/etc/d8-registry/config/trusted-ca.crt" -}}
   {{- $_ := set $c.tls "trustedProxyNames" $v.push.trustedNames -}}

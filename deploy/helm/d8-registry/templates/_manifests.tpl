@@ -29,7 +29,7 @@ spec:
   volumes:
     - name: data
       hostPath: {path: {{ .Values.store.hostPath }}, type: DirectoryOrCreate}
-    {{- range concat (list "config" "token" "tls" "users" "upstream") (ternary (list "pins" "mode") list (eq (include "controlled" .) "true")) }}
+    {{- range concat (list "config" "token" "tls" "users" "upstream") (ternary (list "masters") list (eq (include "replicated" .) "true")) (ternary (list "pins" "mode") list (eq (include "controlled" .) "true")) }}
     - name: {{ . }}
       hostPath: {path: {{ $files }}/{{ . }}, type: Directory}
     {{- end }}

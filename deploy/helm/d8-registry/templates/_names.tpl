@@ -137,6 +137,21 @@ component: {{ . }}
 {{- if and (eq .Values.mode "Direct") (not (include "controlled" .)) }}true{{ end -}}
 {{- end -}}
 
+{{- /* "true" where a master knows the others. An empty value is yes for a new release, and at an upgrade what was so before: a
+  release that has run without does not begin to fetch because its chart is a newer one. Found out once for all templates. */ -}}
+{{- define "replicated" -}}
+{{- if not (hasKey .Values "madeReplicated") -}}
+  {{- $enabled := (.Values.replicas | default dict).enabled -}}
+  {{- if not (kindIs "bool" $enabled) -}}
+    {{- $secret := lookup "v1" "Secret" .Release.Namespace "d8-registry-config" | default dict -}}
+    {{- $before := index ($secret.data | default dict) "config.yaml" | default "" | b64dec | fromYaml -}}
+    {{- $enabled = or .Release.IsInstall (not (empty (dig "replicas" "peers" "" $before))) -}}
+  {{- end -}}
+  {{- $_ := set .Values "madeReplicated" (ternary "true" "" (and $enabled (not (include "inPodNetwork" .)))) -}}
+{{- end -}}
+{{- .Values.madeReplicated -}}
+{{- end -}}
+
 {{- define "isStatic" -}}
 {{- if and (not (include "inPodNetwork" .)) (eq .Values.placement "StaticPod") }}true{{ end -}}
 {{- end -}}

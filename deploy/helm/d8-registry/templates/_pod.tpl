@@ -145,6 +145,9 @@ resources:
 - {name: tls, mountPath: /etc/d8-registry/tls, readOnly: true}
 - {name: users, mountPath: /etc/d8-registry/users, readOnly: true}
 - {name: upstream, mountPath: /etc/d8-registry/upstream, readOnly: true}
+{{- if include "replicated" . }}
+- {name: masters, mountPath: /etc/d8-registry/masters, readOnly: true}
+{{- end }}
 {{- if include "controlled" . }}
 - {name: pins, mountPath: /etc/d8-registry/pins, readOnly: true}
 - {name: mode, mountPath: /etc/d8-registry/mode, readOnly: true}
@@ -164,7 +167,7 @@ resources:
     items:
       - {key: token.crt, path: token.crt}
       - {key: token.key, path: token.key}
-      {{- if include "controlled" . }}
+      {{- if or (include "controlled" .) (include "replicated" .) }}
       - {key: ca.crt, path: ca.crt}
       {{- end }}
 - name: users
@@ -198,6 +201,13 @@ resources:
   {{- else }}
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
   {{- end }}
+{{- if include "replicated" . }}
+{{- /* Without it this master is the only one. */}}
+- name: masters
+  configMap:
+    name: {{ include "mastersList" . }}
+    optional: true
+{{- end }}
 {{- if include "controlled" . }}
 {{- /* Without it no content goes. */}}
 - name: pins
