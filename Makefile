@@ -97,7 +97,7 @@ e2e: ## Long form of the interop tests: every one against the release binary, th
 	@$(if $(INTEROP),,INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh nginx-large)
 
 torture: ## Long form of the tests: ignored ones too, 4096 cases per property; a push left and a server killed at each durable step; pushes beside collections for SOAK_SECONDS=10800; mutated input for FUZZ_SECONDS=60
-	PROPTEST_CASES=4096 SWITCH_CASES=20000 KILL_CYCLES=500 cargo test --locked --workspace -- --include-ignored
+	PROPTEST_CASES=4096 SWITCH_CASES=20000 KILL_CYCLES=500 MASTERS_TROUBLES=1000 cargo test --locked --workspace -- --include-ignored
 	# Crash points are the whole process's: one test at a time.
 	cargo test --locked --workspace --features failpoints --lib crash -- --test-threads=1
 	cargo test --locked --workspace --features failpoints --test it killed

@@ -22,6 +22,7 @@ mod disk_limits;
 mod disk_read_only;
 mod fair;
 mod fast_path;
+mod faults;
 mod fuzz;
 mod hostile;
 mod kill_cycles;
