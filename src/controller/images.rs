@@ -1,6 +1,5 @@
 //! Whether every required image is there: the list is made from the cluster, each registry is asked again and again.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use super::answers::{Answer, Reply};
 use super::sources::Sources;
 use crate::checker::{Check, Depth, Pace, RepeatedCheck, Target, TargetOptions};
 use crate::oci::Tag;
-use crate::release::{self, ModuleImage, RequiredImage};
+use crate::release::{self, ReleaseList, RequiredImage};
 use crate::switch::{CheckMode, Checked, ImagesAnswer, ImagesAt};
 use crate::telemetry::with_causes;
 
@@ -22,17 +21,18 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Longest reading of an install image, of some 500 MB.
 const INSTALL_IMAGE: Duration = Duration::from_secs(600);
 
-/// The lists of releases that were read. A release's list never changes.
+/// The list that was read last. A release's list never changes.
 #[derive(Debug)]
 pub(super) struct Images {
     sources: Arc<Sources>,
-    /// By release. Held while one is read: several checks need the same.
-    lists: Mutex<BTreeMap<String, Arc<[ModuleImage]>>>,
+    /// Held while one is read: several checks need the same. A cluster runs one release, and another for an hour while it is
+    /// updated.
+    list: Mutex<Option<Arc<ReleaseList>>>,
 }
 
 impl Images {
     pub(super) fn new(sources: Arc<Sources>) -> Self {
-        Self { sources, lists: Mutex::default() }
+        Self { sources, list: Mutex::default() }
     }
 
     /// What the cluster needs now.
@@ -51,9 +51,9 @@ impl Images {
         }
     }
 
-    async fn list(&self, release: &Tag, ways: Vec<TargetOptions>) -> Result<Arc<[ModuleImage]>, String> {
-        let mut lists = self.lists.lock().await;
-        if let Some(list) = lists.get(release.as_str()) {
+    async fn list(&self, release: &Tag, ways: Vec<TargetOptions>) -> Result<Arc<ReleaseList>, String> {
+        let mut read = self.list.lock().await;
+        if let Some(list) = read.as_ref().filter(|list| list.release == *release) {
             return Ok(Arc::clone(list));
         }
         let mut why = "no registry is known that may have it".to_owned();
@@ -62,13 +62,7 @@ impl Images {
             let client = self.sources.client(options).await?;
             let reading = release::read_install_image(&client, release, &|_| {});
             match tokio::time::timeout(INSTALL_IMAGE, Box::pin(reading)).await {
-                Ok(Ok(image)) => {
-                    let list: Arc<[ModuleImage]> = image.modules.into();
-                    // A cluster runs one release, and another for an hour while it is updated.
-                    lists.clear();
-                    lists.insert(release.as_str().to_owned(), Arc::clone(&list));
-                    return Ok(list);
-                }
+                Ok(Ok(list)) => return Ok(Arc::clone(read.insert(Arc::new(list)))),
                 Ok(Err(error)) => why = format!("{address}: {}", with_causes(&error)),
                 Err(_) => why = format!("{address}: it was not read within {} minutes", INSTALL_IMAGE.as_secs() / 60),
             }

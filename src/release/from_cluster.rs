@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::lists::once_each;
-use super::required::{DECKHOUSE, ModuleImage, RequiredImage, module_label};
+use super::required::{DECKHOUSE, ReleaseList, RequiredImage, module_label};
 use crate::oci::{Digest, Reference, RepoName, Tag};
 
 /// The value of a Module's `properties.source` that says that it is a part of Deckhouse.
@@ -100,7 +100,7 @@ impl RunningRelease {
     ///
     /// # Errors
     /// [`ClusterListError`].
-    pub fn required(&self, list: &[ModuleImage]) -> Result<Vec<RequiredImage>, ClusterListError> {
+    pub fn required(&self, list: &ReleaseList) -> Result<Vec<RequiredImage>, ClusterListError> {
         let wanted: BTreeMap<String, &str> = self
             .modules
             .iter()
@@ -110,7 +110,7 @@ impl RunningRelease {
         if wanted.is_empty() {
             return Err(ClusterListError::NoModules);
         }
-        let of_modules = list.iter().filter_map(|image| Some((wanted.get(&plain(&image.module))?, image)));
+        let of_modules = list.modules.iter().filter_map(|image| Some((wanted.get(&plain(&image.module))?, image)));
         let of_modules = of_modules.map(|(module, image)| RequiredImage {
             source: module_label(module, &image.image),
             child: String::new(),
@@ -203,6 +203,7 @@ fn plain(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::release::ModuleImage;
 
     const BASE: &str = "registry.d8-system.svc:5001/system/deckhouse";
 
@@ -237,20 +238,21 @@ mod tests {
         }
     }
 
-    fn list() -> Vec<ModuleImage> {
+    fn list() -> ReleaseList {
         let image = |module: &str, image: &str, digit| ModuleImage {
             module: module.to_owned(),
             image: image.to_owned(),
             reference: digest(digit).parse().unwrap(),
         };
-        vec![
+        let modules = vec![
             image("nodeManager", "bashibleApiserver", '1'),
             image("nodeManager", "controlPlane133", '2'),
             image("nodeManager", "kubeRbacProxy", '3'),
             image("l2LoadBalancer", "controller", '2'),
             image("upmeter", "upmeter", '4'),
             image("console", "backend", '5'),
-        ]
+        ];
+        ReleaseList { release: "v1.70.1".parse().unwrap(), modules }
     }
 
     fn said(images: &[RequiredImage]) -> Vec<(String, String)> {

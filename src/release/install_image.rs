@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::archive::ArchiveError;
 use super::layer::{Budget, FileInLayer, LayerError, scan};
-use super::lists::{InvalidImages, ListFile, once_each};
-use super::required::{DECKHOUSE, ModuleImage, RequiredImage};
+use super::lists::{InvalidImages, ListFile};
+use super::required::ReleaseList;
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag, is_foreign_layer};
 use crate::upstream::{BlobFault, Upstream, UpstreamError};
 
@@ -27,18 +27,6 @@ const BUDGET: Budget = Budget { bytes: 16 << 30, entries: 4_000_000 };
 const MOST_LAYERS: usize = 500;
 /// Pieces of a layer between the registry and its reader.
 const PIECES: usize = 4;
-
-/// The list of a release, as its install image has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InstallImage {
-    /// Digest of the manifest that its tag named, which may be that of an index.
-    pub digest: Digest,
-    /// The images that the release needs: that of Deckhouse itself by its tag, then those of all modules. Each once, sorted by tag
-    /// or digest.
-    pub images: Vec<RequiredImage>,
-    /// Every entry of its list, in the file's order.
-    pub modules: Vec<ModuleImage>,
-}
 
 /// Why there is no list.
 #[derive(Debug, thiserror::Error)]
@@ -98,42 +86,35 @@ pub async fn read_install_image(
     upstream: &Upstream,
     release: &Tag,
     passed: &(dyn Fn(u64) + Sync),
-) -> Result<InstallImage, ReleaseError> {
-    let (digest, manifest) = image(upstream, release).await?;
+) -> Result<ReleaseList, ReleaseError> {
+    let manifest = image(upstream, release).await?;
     let (file, json) = list(upstream, &manifest.layers, passed).await?;
-    let modules = file.images(&json).map_err(|error| ReleaseError::List { path: file.path(), error })?;
-    let mut images: Vec<RequiredImage> = modules.iter().map(RequiredImage::from).collect();
-    images.push(RequiredImage {
-        source: DECKHOUSE.to_owned(),
-        child: String::new(),
-        reference: Reference::Tag(release.clone()),
-        expected: None,
-    });
-    Ok(InstallImage { digest, images: once_each(images), modules })
+    let list = ReleaseList::parse(release.clone(), file, &json);
+    list.map_err(|error| ReleaseError::List { path: file.path(), error })
 }
 
-/// The manifest of an image, behind an index too; beside it the digest that the tag names.
-async fn image(upstream: &Upstream, release: &Tag) -> Result<(Digest, Manifest), ReleaseError> {
-    let (digest, manifest, bytes) = fetch_manifest(upstream, &Reference::Tag(release.clone())).await?;
+/// The manifest of an image, behind an index too.
+async fn image(upstream: &Upstream, release: &Tag) -> Result<Manifest, ReleaseError> {
+    let (manifest, bytes) = fetch_manifest(upstream, &Reference::Tag(release.clone())).await?;
     if !manifest.kind.is_index() {
-        return Ok((digest, manifest));
+        return Ok(manifest);
     }
     let unusable = |why: &str| ReleaseError::Manifest { image: format!("{INSTALL}:{release}"), why: why.to_owned() };
     let child = of_platform(&bytes).ok_or_else(|| unusable("its index has no image for Linux"))?;
-    let (_, manifest, _) = fetch_manifest(upstream, &Reference::Digest(child)).await?;
+    let (manifest, _) = fetch_manifest(upstream, &Reference::Digest(child)).await?;
     if manifest.kind.is_index() {
         return Err(unusable("its index names an index"));
     }
-    Ok((digest, manifest))
+    Ok(manifest)
 }
 
-async fn fetch_manifest(upstream: &Upstream, reference: &Reference) -> Result<(Digest, Manifest, Bytes), ReleaseError> {
+async fn fetch_manifest(upstream: &Upstream, reference: &Reference) -> Result<(Manifest, Bytes), ReleaseError> {
     let mark = if matches!(reference, Reference::Digest(_)) { '@' } else { ':' };
     let image = format!("{INSTALL}{mark}{reference}");
     let fetched = upstream.manifest(INSTALL, reference, Instant::now() + PATIENCE).await;
     let fetched = fetched.map_err(|error| ReleaseError::Upstream { image: image.clone(), error })?;
     match Manifest::parse(None, &fetched.bytes) {
-        Ok(manifest) => Ok((fetched.digest, manifest, fetched.bytes)),
+        Ok(manifest) => Ok((manifest, fetched.bytes)),
         Err(error) => Err(ReleaseError::Manifest { image, why: error.to_string() }),
     }
 }

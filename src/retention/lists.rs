@@ -2,11 +2,12 @@
 //! version in the image of a channel. Read from the layers and remembered by the digest that a tag leads to. Blocking.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::oci::{Digest, Manifest, Reference, RepoName};
-use crate::release::{ListFile, first_file, of_platform, version_of};
+use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
+use crate::release::{ListFile, ReleaseList, first_file, of_platform, version_of};
 use crate::store::{Store, StoreError};
 use crate::telemetry::with_causes;
 use crate::values::Release;
@@ -15,8 +16,10 @@ use crate::values::Release;
 const MODULE_LIST: &str = "images_digests.json";
 /// The version that a channel leads to, at the root of its image.
 const VERSION_FILE: &str = "version.json";
-/// Most lists that are remembered, of some 20 KiB each; a store of more is read anew in each run.
-const MOST_REMEMBERED: usize = 500;
+/// Most lists of releases that are remembered, of some 60 KiB each, and of modules, of some KiB. Of a store with more the rest is read
+/// anew in each run.
+const MOST_RELEASES: usize = 100;
+const MOST_MODULES: usize = 2_000;
 
 /// Why a list is not known, a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,43 +31,42 @@ impl From<StoreError> for Unread {
     }
 }
 
-/// What one image names.
+/// What a module's image names.
 pub(super) type Named = Arc<BTreeSet<Reference>>;
 
 /// Reads lists, each once. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Lists {
     store: Store,
-    known: Arc<Mutex<HashMap<(Kind, Digest), Named>>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
-    Release,
-    Module,
+    releases: Arc<Known<(Tag, Digest), ReleaseList>>,
+    modules: Arc<Known<Digest, BTreeSet<Reference>>>,
 }
 
 impl Lists {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, known: Arc::default() }
+        Self { store, releases: Arc::new(Known::of(MOST_RELEASES)), modules: Arc::new(Known::of(MOST_MODULES)) }
     }
 
-    /// The images that the release of this install image needs, which lie in the root.
-    pub(super) fn of_release(&self, install: &RepoName, digest: Digest) -> Result<Named, Unread> {
-        self.known_or(Kind::Release, digest, || {
+    /// The list of the release that has this install image; its images lie in the root.
+    pub(super) fn of_release(
+        &self,
+        install: &RepoName,
+        release: &Tag,
+        digest: Digest,
+    ) -> Result<Arc<ReleaseList>, Unread> {
+        self.releases.get_or((release.clone(), digest), || {
             let paths = ListFile::ALL.map(ListFile::path);
             let (place, json) = self.file(install, digest, &paths)?.ok_or_else(|| {
                 Unread(format!("the install image {digest} has neither {} nor {}", paths[0], paths[1]))
             })?;
-            let images = ListFile::ALL[place].images(&json);
-            let images = images.map_err(|error| Unread(format!("the list of {digest} can't be used: {error}")))?;
-            Ok(images.into_iter().map(|image| image.reference).collect())
+            let list = ReleaseList::parse(release.clone(), ListFile::ALL[place], &json);
+            list.map_err(|error| Unread(format!("the list of {digest} can't be used: {error}")))
         })
     }
 
     /// The images that this module's image needs, which lie in its repository; none if it has no list.
     pub(super) fn of_module(&self, repo: &RepoName, digest: Digest) -> Result<Named, Unread> {
-        self.known_or(Kind::Module, digest, || {
+        self.modules.get_or(digest, || {
             let found = self.file(repo, digest, &[MODULE_LIST])?;
             Ok(found.map(|(_, json)| digests_in(&json)).unwrap_or_default())
         })
@@ -79,25 +81,6 @@ impl Lists {
             tag.parse().ok()
         });
         release.ok_or_else(|| Unread(format!("the channel's image {digest} has no {VERSION_FILE} with a release")))
-    }
-
-    fn known_or(
-        &self,
-        kind: Kind,
-        digest: Digest,
-        read: impl FnOnce() -> Result<BTreeSet<Reference>, Unread>,
-    ) -> Result<Named, Unread> {
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(named) = known().get(&(kind, digest)) {
-            return Ok(Arc::clone(named));
-        }
-        let named = Arc::new(read()?);
-        let mut known = known();
-        if known.len() >= MOST_REMEMBERED {
-            known.clear();
-        }
-        known.insert((kind, digest), Arc::clone(&named));
-        Ok(named)
     }
 
     /// The first of `paths` in an image, behind an index too.
@@ -125,6 +108,33 @@ impl Lists {
         let manifest =
             manifest.map_err(|error| Unread(format!("the manifest {digest} can't be understood: {error}")))?;
         Ok((manifest, stored.bytes))
+    }
+}
+
+/// What was read: at most `most`, then it begins anew.
+#[derive(Debug)]
+struct Known<K, V> {
+    most: usize,
+    known: Mutex<HashMap<K, Arc<V>>>,
+}
+
+impl<K: Eq + Hash, V> Known<K, V> {
+    fn of(most: usize) -> Self {
+        Self { most, known: Mutex::default() }
+    }
+
+    fn get_or(&self, key: K, read: impl FnOnce() -> Result<V, Unread>) -> Result<Arc<V>, Unread> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = known().get(&key) {
+            return Ok(Arc::clone(value));
+        }
+        let value = Arc::new(read()?);
+        let mut known = known();
+        if known.len() >= self.most {
+            known.clear();
+        }
+        known.insert(key, Arc::clone(&value));
+        Ok(value)
     }
 }
 

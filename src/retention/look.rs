@@ -1,12 +1,14 @@
 //! What a verdict is found on: the repositories of a root with the lists of its releases, or a repository of a rule.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::lists::{Lists, Named, Unread};
+use super::lists::{Lists, Unread};
 use crate::jobs;
 use crate::oci::{Digest, RepoName, Tag};
+use crate::release::ReleaseList;
 use crate::store::{Store, TagsLook};
 use crate::values::Release;
 
@@ -26,7 +28,7 @@ pub(super) struct Root {
     pub(super) channels: Option<TagsLook>,
     pub(super) standalone: Option<TagsLook>,
     /// What each release names in the root.
-    pub(super) sets: BTreeMap<Release, Named>,
+    pub(super) sets: BTreeMap<Release, Arc<ReleaseList>>,
     /// Releases that channels lead to, with the first channel of each.
     pub(super) by_channel: BTreeMap<Release, Tag>,
 }
@@ -83,10 +85,10 @@ impl Root {
             if stop.is_cancelled() {
                 return Ok(None);
             }
-            let (lists, repo, digest) = (lists.clone(), install.repo.clone(), record.digest);
-            let named = jobs::blocking(move || lists.of_release(&repo, digest)).await;
-            let named = named.map_err(|Unread(why)| Unread(format!("what {release} needs is not known: {why}")))?;
-            sets.insert(release, named);
+            let (lists, repo, tag, digest) = (lists.clone(), install.repo.clone(), record.tag.clone(), record.digest);
+            let list = jobs::blocking(move || lists.of_release(&repo, &tag, digest)).await;
+            let list = list.map_err(|Unread(why)| Unread(format!("what {release} needs is not known: {why}")))?;
+            sets.insert(release, list);
         }
         if sets.is_empty() {
             return Ok(None);

@@ -10,6 +10,7 @@ use super::options::{Keep, Rule};
 use super::report::{Going, Staying};
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Digest, Reference, RepoName, Tag};
+use crate::release::ReleaseList;
 use crate::store::{TagRecord, TagsLook};
 use crate::values::{Pins, Release};
 
@@ -84,12 +85,12 @@ pub(super) fn of_root(root: &Root, keep: Option<u32>, pins: &Pins) -> Verdict {
             staying.insert(release, because);
         }
     }
-    let kept: BTreeSet<&Reference> = staying.keys().flat_map(|release| root.sets[*release].iter()).collect();
+    let kept: BTreeSet<&Reference> = staying.keys().flat_map(|release| root.sets[*release].references()).collect();
     let mut verdict = Verdict { kept: Arc::new(digests(&kept)), ..Verdict::default() };
     for (release, because) in &staying {
         verdict.stay(&root.name, release.tag(), because);
     }
-    let dropped: Vec<(&Release, &Named)> =
+    let dropped: Vec<(&Release, &Arc<ReleaseList>)> =
         root.sets.iter().filter(|(release, _)| !staying.contains_key(release)).collect();
     let find = |look: Option<&TagsLook>, tag: &Tag| {
         look.and_then(|look| look.tags.iter().find(|record| record.tag == *tag)).cloned()
@@ -112,7 +113,7 @@ pub(super) fn of_root(root: &Root, keep: Option<u32>, pins: &Pins) -> Verdict {
     }
     let mut named: BTreeMap<&Reference, &Release> = BTreeMap::new();
     for (release, set) in &dropped {
-        for reference in set.iter().filter(|reference| !kept.contains(reference)) {
+        for reference in set.references().filter(|reference| !kept.contains(reference)) {
             named.entry(reference).or_insert(release);
         }
     }

@@ -5,12 +5,12 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Access, CheckArguments, address, read};
-use crate::checker::{self, CheckMode, RegistryAddress};
+use crate::checker::{self, CheckMode, RegistryAddress, TargetOptions};
 use crate::cli::{EXIT_FAILED, Failure};
 use crate::cluster::{self, Cluster, ClusterError};
 use crate::controller;
 use crate::oci::Tag;
-use crate::release::{self, ModuleImage, RequiredImage, RunningRelease};
+use crate::release::{self, ReleaseList, RequiredImage, RunningRelease};
 use crate::telemetry::with_causes;
 use crate::upstream::Upstream;
 
@@ -30,7 +30,7 @@ pub(super) enum List<'a> {
 /// The cluster, and the list of the release that was read last: it never changes.
 pub(super) struct ClusterList {
     cluster: Cluster,
-    read: Option<(Tag, Vec<ModuleImage>)>,
+    read: Option<ReleaseList>,
 }
 
 impl<'a> List<'a> {
@@ -95,7 +95,7 @@ async fn of_release(release: &Tag, arguments: &CheckArguments, access: &Access) 
     let address = repository(flag, address(flag, text)?)?;
     let client = access.client(&address)?;
     let read = read_install_image(&client, release).await;
-    Ok(read.map_err(|error| failed(format!("--release {release}: {address}: {error}")))?.images)
+    Ok(read.map_err(|error| failed(format!("--release {release}: {address}: {error}")))?.required())
 }
 
 /// An address that names a repository.
@@ -106,7 +106,7 @@ fn repository(flag: &str, address: RegistryAddress) -> Result<RegistryAddress, F
     }
 }
 
-async fn read_install_image(client: &Upstream, release: &Tag) -> Result<release::InstallImage, String> {
+async fn read_install_image(client: &Upstream, release: &Tag) -> Result<ReleaseList, String> {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} of the install image read {elapsed}") {
         bar.set_style(style);
@@ -128,24 +128,37 @@ impl ClusterList {
             return running.relaxed().map_err(wrong);
         }
         let tag = running.tag().map_err(wrong)?;
-        if self.read.as_ref().is_none_or(|(read, _)| *read != tag) {
-            let (address, client) = match &arguments.from_registry {
-                Some(text) => {
-                    let address = repository("--from-registry", address("--from-registry", text)?)?;
-                    (address.clone(), access.client(&address)?)
-                }
-                None => (registry.address.clone(), access.client_of(&registry)?),
-            };
-            let image = read_install_image(&client, &tag).await.map_err(|error| {
-                failed(format!(
-                    "--from-cluster: the list of release {tag} can't be read from {address}, another registry that has it can \
-                     be named by --from-registry: {error}"
-                ))
-            })?;
-            self.read = Some((tag, image.modules));
-        }
-        let list = self.read.as_ref().map(|(_, list)| list.as_slice()).unwrap_or_default();
+        let list = match &self.read {
+            Some(list) if list.release == tag => list,
+            _ => {
+                let list = self.list(&registry, &tag, arguments, access).await?;
+                self.read.insert(list)
+            }
+        };
         running.required(list).map_err(wrong)
+    }
+
+    /// The list of a release, from the cluster's registry or the one that is named.
+    async fn list(
+        &self,
+        registry: &TargetOptions,
+        release: &Tag,
+        arguments: &CheckArguments,
+        access: &Access,
+    ) -> Result<ReleaseList, Failure> {
+        let (address, client) = match &arguments.from_registry {
+            Some(text) => {
+                let address = repository("--from-registry", address("--from-registry", text)?)?;
+                (address.clone(), access.client(&address)?)
+            }
+            None => (registry.address.clone(), access.client_of(registry)?),
+        };
+        read_install_image(&client, release).await.map_err(|error| {
+            failed(format!(
+                "--from-cluster: the list of release {release} can't be read from {address}, another registry that has it can be \
+                 named by --from-registry: {error}"
+            ))
+        })
     }
 
     /// What the API server has about the Deckhouse that runs.
