@@ -117,6 +117,7 @@ async fn no_push_meets_a_collection_in_the_way() {
         .config("gc: { grace: 1h, untaggedAfter: 1h }")
         .env("FAILPOINTS", "store::collection::pace=return(300)");
     let registry = Registry::start(&setup);
+    registry.forget_log();
     let (events, collections) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut working = tokio::task::JoinSet::new();
     for number in 0..CLIENTS {

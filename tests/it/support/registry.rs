@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -162,6 +163,9 @@ pub(crate) struct Registry {
     folder: Arc<TempDir>,
     process: Option<Child>,
     log: Arc<Mutex<Vec<Value>>>,
+    /// Whether lines of the log are kept.
+    #[cfg(feature = "failpoints")]
+    keeps_log: Arc<AtomicBool>,
     /// The number of lines in the log after the start.
     #[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "only crash tests wait for a line"))]
     lines: watch::Receiver<usize>,
@@ -216,10 +220,11 @@ impl Registry {
             log.lock().unwrap().push(line);
         }
         let (count, counted) = watch::channel(0);
+        let keeps_log = Arc::new(AtomicBool::new(true));
         let reader = std::thread::spawn({
-            let log = Arc::clone(&log);
+            let (log, keeps_log) = (Arc::clone(&log), Arc::clone(&keeps_log));
             move || {
-                for line in lines.map_while(Result::ok) {
+                for line in lines.map_while(Result::ok).filter(|_| keeps_log.load(Ordering::Relaxed)) {
                     log.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
                     count.send_modify(|count| *count += 1);
                 }
@@ -229,6 +234,8 @@ impl Registry {
             folder,
             process: Some(process),
             log,
+            #[cfg(feature = "failpoints")]
+            keeps_log,
             lines: counted,
             reader: Some(reader),
             address: address.unwrap(),
@@ -347,6 +354,12 @@ impl Registry {
         let pid = self.pid().to_string();
         let done = Command::new("nsenter").args(["--target", &pid, "--mount", "sh", "-c", &command]).status().unwrap();
         assert!(done.success(), "{command}");
+    }
+
+    /// Keeps no further line of the log: those of hours don't fit into memory.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn forget_log(&self) {
+        self.keeps_log.store(false, Ordering::Relaxed);
     }
 
     /// What it has logged so far.
