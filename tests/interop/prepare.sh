@@ -14,7 +14,7 @@ packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podma
     dockerd=docker.io docker=docker.io containerd=containerd
     docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid
     buildah=buildah runc=runc dnsmasq=dnsmasq-base ip=iproute2 strip=binutils mkfs.ext4=e2fsprogs
-    setpriv=util-linux python3=python3 promtool=prometheus etcd=etcd-server)
+    setpriv=util-linux python3=python3 promtool=prometheus etcd=etcd-server kubectl=kubernetes-client)
 
 install_packages() {
     local pair missing=() as_root=()
@@ -116,6 +116,7 @@ build testimages testimages .
 build verdict verdict .
 build d8wire d8wire .
 build specprobe specprobe .
+build yq yq github.com/mikefarah/yq/v4
 build crane crane github.com/google/go-containerregistry/cmd/crane
 build_conformance
 build helm helm helm.sh/helm/v4/cmd/helm

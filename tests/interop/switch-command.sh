@@ -4,15 +4,15 @@ source "$(dirname "$0")/harness.sh"
 # shellcheck source=tests/interop/kubernetes.sh
 source "$(dirname "$0")/kubernetes.sh"
 
-need jq
+need jq yq kubectl
 cd "$INTEROP_SCRIPTS/../.."
 start_kubernetes
-SERVER="https://127.0.0.1:$(cat "$KUBE_DIR/port")"
-readonly SERVER OWN=api/v1/namespaces/d8-system
+API="https://127.0.0.1:$(cat "$KUBE_DIR/port")"
+readonly API OWN=api/v1/namespaces/d8-system
 
 # admin METHOD PATH [BODY [TYPE]] has to be taken.
 admin() {
-    curl -sS --fail-with-body --cacert "$KUBE_DIR/pki/ca.crt" -H 'Authorization: Bearer admin-token' -X "$1" "$SERVER/$2" \
+    curl -sS --fail-with-body --cacert "$KUBE_DIR/pki/ca.crt" -H 'Authorization: Bearer admin-token' -X "$1" "$API/$2" \
         -H "Content-Type: ${4:-application/json}" ${3:+--data-binary "$3"}
 }
 d8() { "$INTEROP_SERVER" switch "$@" 2>&1; }
@@ -103,19 +103,36 @@ say "what SWITCHING prints works word for word"
 # The commands of its blocks and the manifests beside them, in their order. The controller is played.
 mkdir "$WORK/as-printed"
 awk -v out="$WORK/as-printed" '
-    /^ *```bash/ { on = 1; next }
+    /^ *```bash/ { on = 1; script = sprintf("%s/%02d.bash", out, ++scripts); next }
     /^ *```yaml/ { match($0, /^ */); indent = RLENGTH; file = sprintf("%s/%d.yaml", out, ++count); yaml = 1; next }
     /^ *```/ { on = yaml = 0; next }
     yaml { print substr($0, indent + 1) > file }
+    on { line = $0; sub(/^ */, "", line); print line > script }
     on && /^ *d8-registry / { sub(/^ */, ""); print > (out "/commands") }' docs/SWITCHING.md
 sed -i 's/<LICENSE_KEY>/hunter2/' "$WORK"/as-printed/*.yaml
 admin DELETE "$OWN/secrets/registry-config" >/dev/null
 cp "$WORK/license" "$WORK/as-printed/license.txt"
-# The programs as they are called there: in PATH, d8 as far as it is kubectl.
-mkdir "$WORK/path"
+# The programs as they are called there. d8 is played: `k` is kubectl, and what it would run in a pod runs in namespaces of its own with
+# what the pod has: the data folder at /data, the program in PATH, and Deckhouse's program, of which one answer is known.
+mkdir "$WORK/path" "$WORK/pod-path"
 ln -s "$INTEROP_SERVER" "$WORK/path/d8-registry"
-printf '#!/usr/bin/env bash\n[[ $1 == k ]] && exec kubectl "${@:2}"\nexit 2\n' >"$WORK/path/d8"
-chmod +x "$WORK/path/d8"
+ln -s "$INTEROP_SERVER" "$WORK/pod-path/d8-registry"
+cat >"$WORK/path/d8" <<'EOF'
+#!/usr/bin/env bash
+[[ $1 == k ]] || exit 2
+shift
+[[ " $* " == *" exec "* ]] || exec kubectl "$@"
+while [[ $1 != -- ]]; do shift; done
+shift
+PATH=$POD_PATH:$PATH exec unshare --mount bash -euo pipefail -c 'mkdir -p /data && mount --bind "$POD_DATA" /data && exec "$@"' pod "$@"
+EOF
+cat >"$WORK/pod-path/deckhouse-controller" <<'EOF'
+#!/usr/bin/env bash
+[[ $* == 'global values -o yaml' ]] || exit 2
+printf 'deckhouseEdition: EE\ndeckhouseVersion: v1.70.1\n'
+EOF
+chmod +x "$WORK/path/d8" "$WORK/pod-path/deckhouse-controller"
+export POD_PATH=$WORK/pod-path POD_DATA=$WORK/store
 as_printed() { (cd "$WORK/as-printed" && PATH="$WORK/path:$PATH" bash -euo pipefail -c "$1") >"$WORK/printed" 2>&1 || fail "$1: $(cat "$WORK/printed")"; }
 reached() { # MODE
     admin PATCH "$OWN/secrets/registry-state" "{\"stringData\": {\"state\": \"mode: $1\\ntarget_mode: $1\\n\", \"mode\": \"$1\", \"target_mode\": \"$1\",
@@ -160,16 +177,38 @@ for manifest in "$WORK"/as-printed/*.yaml; do
     manifests=$((manifests + 1))
 done
 same "$manifests" 4 "manifests that are printed"
-# The commands of d8 that need neither Deckhouse's pod nor yq; d8 k is kubectl.
+# All others, block by block. `d8 mirror` is Deckhouse's program, whose module no proxy gives: it is what is left out.
 secret registry-user-rw '{"name": "rw", "password": "secret"}'
-if command -v kubectl >/dev/null; then
-    while IFS= read -r command; do
-        as_printed "$command"
-    done < <(sed -n 's/^ *\(d8 k -n d8-system .*\)$/\1/p' docs/SWITCHING.md | grep -v -e ' yq ' -e ' exec ' -e '|$' -e ' get deployment')
-    ! there registry-bashible-config || fail "the Secret for nodes is there after the printed command that deletes it"
-else
-    say "no kubectl here: the commands of d8 are not run"
-fi
+admin POST apis/apps/v1/namespaces/d8-system/deployments '{"metadata": {"name": "deckhouse"}, "spec": {
+    "selector": {"matchLabels": {"app": "deckhouse"}}, "template": {"metadata": {"labels": {"app": "deckhouse"}}, "spec": {"containers": [
+        {"name": "other", "image": "registry.d8-system.svc:5001/system/deckhouse/other:v1"},
+        {"name": "deckhouse", "image": "registry.d8-system.svc:5001/system/deckhouse:v1.70.1"}]}}}}' >/dev/null
+start_server
+left_out=0 blocks=0
+for block in "$WORK"/as-printed/*.bash; do
+    grep -q '^d8-registry ' "$block" && continue
+    if grep -q '^d8 mirror ' "$block"; then
+        left_out=$((left_out + 1))
+        continue
+    fi
+    sed -i 's/ exec POD / exec d8-registry-m /' "$block"
+    as_printed "$(cat "$block")"
+    blocks=$((blocks + 1))
+    case $(cat "$block") in
+        *'secret registry-state'*)
+            shown=$(sed 's/\x1b\[[0-9;]*m//g' "$WORK/printed")
+            same "$(yq -r '.mode + " " + .conditions[0].type' <<<"$shown")" "Unmanaged Ready" "the state as Deckhouse shows it" ;;
+        *TAG=*) same "$(paste -sd, "$WORK/printed")" "TAG: v1.70.1,EDITION: EE" "release and edition" ;;
+        *registry-user-rw*) same "$(sort "$WORK/printed" | paste -sd,)" "name: rw,password: secret" "the user who pushes" ;;
+        *'delete secret registry-bashible-config'*)
+            ! there registry-bashible-config || fail "the Secret for nodes is there after the printed command that deletes it" ;;
+        *'store drop Proxy'*)
+            same "$(paste -sd, "$WORK/printed")" "would go: 0 repositories, 0 contents that nothing else has, 0 bytes,gone: 0 repositories, 0 contents that nothing else has, 0 bytes" "what the mode before has stored" ;;
+        *) fail "a block of another kind is printed: $(cat "$block")" ;;
+    esac
+done
+same "$left_out $blocks" "2 5" "blocks of d8 mirror, and others"
+stop_server
 
 say "what is Deckhouse's is not written"
 admin PATCH "$OWN/secrets/registry-config" '{"metadata": {"annotations": {"d8-registry/source": null}}}' application/merge-patch+json >/dev/null
