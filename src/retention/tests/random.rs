@@ -46,6 +46,8 @@ struct Model {
     sets: BTreeMap<u8, BTreeSet<u64>>,
     /// Images of lists in whose place others were pushed: their tags are in no set any more, and stay.
     replaced: BTreeSet<u64>,
+    /// Sets that went but for a pinned image, whose list stays with it.
+    held: BTreeMap<u8, BTreeSet<u64>>,
     pinned: (Option<u8>, Option<u64>),
 }
 
@@ -53,6 +55,25 @@ impl Model {
     fn staying(&self) -> BTreeSet<u8> {
         let newest = self.sets.keys().rev().take(KEEP as usize);
         newest.chain(self.pinned.0.iter().filter(|release| self.sets.contains_key(release))).copied().collect()
+    }
+
+    /// A release is pushed, in the place of one of the same name.
+    fn push(&mut self, patch: u8, set: BTreeSet<u64>) {
+        let before = [self.sets.insert(patch, set), self.held.remove(&patch)];
+        self.replaced.extend(before.into_iter().flatten().flatten());
+    }
+
+    /// What does not stay goes.
+    fn run(&mut self) {
+        let staying = self.staying();
+        let (stay, mut held) =
+            std::mem::take(&mut self.sets).into_iter().partition(|(patch, _)| staying.contains(patch));
+        self.sets = stay;
+        held.append(&mut self.held);
+        let needed: BTreeSet<u64> = self.sets.values().flatten().copied().collect();
+        let pinned = self.pinned.1.filter(|image| !needed.contains(image));
+        held.retain(|_, set| pinned.is_some_and(|image| set.contains(&image)));
+        self.held = held;
     }
 }
 
@@ -65,7 +86,7 @@ async fn walk(steps: Vec<Step>) {
             Step::Push(patch, set) => {
                 let images: Vec<Image> = set.iter().map(|image| numbered(*image)).collect();
                 kept.push_release(&release(patch), &images).await;
-                model.replaced.extend(model.sets.insert(patch, set).into_iter().flatten());
+                model.push(patch, set);
             }
             Step::Pin(patch, image) => {
                 let releases: Vec<String> =
@@ -80,8 +101,7 @@ async fn walk(steps: Vec<Step>) {
             }
             Step::Run => {
                 kept.run().await;
-                let staying = model.staying();
-                model.sets.retain(|patch, _| staying.contains(patch));
+                model.run();
             }
             Step::Wait => kept.store.let_run_for(BEHIND_THE_GRACE / 2),
             Step::Restart => {
@@ -105,8 +125,7 @@ async fn walk(steps: Vec<Step>) {
     for _ in 0..3 {
         kept.run_twice().await;
     }
-    let staying = model.staying();
-    model.sets.retain(|patch, _| staying.contains(patch));
+    model.run();
     let needed: BTreeSet<u64> = model.sets.values().flatten().copied().collect();
     let tags = kept.tags(ROOT);
     for image in 0..12 {
