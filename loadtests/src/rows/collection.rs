@@ -12,6 +12,8 @@
 //!
 //! The times are those of the command, its start included.
 
+pub(super) mod beside;
+
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -84,6 +84,8 @@ pub(crate) enum Row {
     StoreScale,
     /// 1,000,000 blobs and 100,000 manifests: a collection with nothing to do, one that marks a repository of 2,000 manifests.
     Collection,
+    /// p99 of a manifest GET beside a collection that marks 16,000 manifests, against without.
+    BesideCollection,
     /// Take-over of 100,000 tags of a distribution registry with `--move`, beside the SHA-256 of its files alone.
     #[value(name = "takeover")]
     TakeOver,
@@ -211,6 +213,7 @@ impl<'a> Bench<'a> {
             Row::ColdStorm => storm::run(self, report, row),
             Row::StoreScale => large_store::run(self, report, row),
             Row::Collection => collection::run(self, report, row),
+            Row::BesideCollection => collection::beside::run(self, report, row),
             Row::TakeOver => takeover::run(self, report, row),
             Row::Scale => scale::run(self, report, row),
             Row::Scrub => scrub::run(self, report, row),
