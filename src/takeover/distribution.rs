@@ -16,10 +16,10 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::fault::{Fault, SourceError};
-use super::folder::Folder;
+use super::fault::{Fault, SourceError, names};
 use super::listed::{Listed, ListedTag};
 use crate::clock::Timestamp;
+use crate::fs::Folder;
 use crate::oci::{Algorithm, Digest, RepoName};
 
 /// Where the tree is below the directory that is named: distribution's root directory, that of Deckhouse's module, or the tree
@@ -75,7 +75,7 @@ impl Tree {
                 Err(error) => return Err(SourceError::read(self.repositories.path())(error)),
             };
             let mut is_repository = false;
-            for entry in folder.names()?.into_iter().rev() {
+            for entry in names(&folder)?.into_iter().rev() {
                 if entry.starts_with('_') {
                     is_repository = true;
                 } else if name.len() <= RepoName::MAX_LEN {
@@ -104,7 +104,7 @@ impl Tree {
         };
         for algorithm in Algorithm::ALL {
             let Some(folder) = open(&format!("_manifests/revisions/{algorithm}"))? else { continue };
-            for hex in folder.names()? {
+            for hex in names(&folder)? {
                 let Ok(digest) = Digest::from_hex(algorithm, &hex) else { continue };
                 match read_link(&folder, &format!("{hex}/link")) {
                     Ok(Some(target)) if target == digest => listed.manifests.push(digest),
@@ -117,7 +117,7 @@ impl Tree {
             }
         }
         if let Some(folder) = open("_manifests/tags")? {
-            for tag in folder.names()? {
+            for tag in names(&folder)? {
                 let place = format!("{tag}/current/link");
                 let (target, at) = match read_link(&folder, &place) {
                     Ok(None) => continue,
@@ -128,7 +128,7 @@ impl Tree {
             }
         }
         if let Some(folder) = open("_uploads")? {
-            listed.uploads = folder.names()?.len() as u64;
+            listed.uploads = names(&folder)?.len() as u64;
         }
         Ok(listed)
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::fs::Folder;
 use crate::oci::{Digest, InvalidManifest};
 
 /// Why an image, or a repository, stays behind. Displayed: a sentence without its end.
@@ -94,4 +95,9 @@ impl SourceError {
         let path = path.into();
         move |source| Self::Read { path, user: rustix::process::geteuid().as_raw(), source }
     }
+}
+
+/// The names in a directory of the source.
+pub(super) fn names(folder: &Folder) -> Result<Vec<String>, SourceError> {
+    folder.names().map_err(SourceError::read(folder.path()))
 }

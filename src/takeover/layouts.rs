@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::fault::SourceError;
-use super::folder::Folder;
+use super::fault::{SourceError, names};
 use super::listed::{Listed, ListedTag};
+use crate::fs::Folder;
 use crate::oci::{Descriptor, Digest};
 
 const WANTED: &str = "an OCI layout, nor has it any below";
@@ -78,7 +78,7 @@ impl Layouts {
             if looked > MOST_FOLDERS {
                 return Err(SourceError::TooMany { path: path.to_path_buf(), most: MOST_FOLDERS });
             }
-            let names = folder.names()?;
+            let names = names(&folder)?;
             if names.iter().any(|name| name == "oci-layout") && names.iter().any(|name| name == "index.json") {
                 layouts.add(&folder, &below)?;
                 found += 1;

@@ -1,10 +1,9 @@
 //! The take-over of what another registry stored, and the way out: import and export. Never a hard link across the store's
 //! border: the store counts links.
 //!
-//! In reading order: `names` (what a repository is called here), `fault` (what is wrong with an image), `folder` (reading a
-//! tree that nobody vouches for), `listed`, `distribution`, `layouts` and `remote` (the three kinds of source), `source` (one of them),
-//! `survey` (what of a repository is whole), `report`, `import` (the run), `orders` and `job` (the same in a running server),
-//! `export`.
+//! In reading order: `names` (what a repository is called here), `fault` (what is wrong with an image), `listed`, `distribution`,
+//! `layouts` and `remote` (the three kinds of source), `source` (one of them), `survey` (what of a repository is whole), `report`,
+//! `import` (the run), `orders` and `job` (the same in a running server), `export`. Trees of elsewhere are read by `fs::Folder`.
 //!
 //! # Decisions
 //!
@@ -25,7 +24,6 @@
 mod distribution;
 mod export;
 mod fault;
-mod folder;
 mod import;
 mod job;
 mod layouts;

@@ -9,38 +9,36 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use super::fault::SourceError;
-
 /// Entries of one directory; a repository with ten times the tags of the largest known has fewer.
 const MOST_ENTRIES: usize = 10_000_000;
 
 /// An open directory.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(crate) struct Folder {
     fd: OwnedFd,
     path: PathBuf,
 }
 
 impl Folder {
     /// The root of a tree: an administrator named it, so a link is followed here.
-    pub(super) fn root(path: &Path) -> io::Result<Self> {
+    pub(crate) fn root(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
         Ok(Self { fd, path: path.to_path_buf() })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A directory below; `None`: there is none of that name.
-    pub(super) fn folder(&self, below: &str) -> io::Result<Option<Self>> {
+    pub(crate) fn folder(&self, below: &str) -> io::Result<Option<Self>> {
         let fd = self.open(below, OFlags::DIRECTORY)?;
         Ok(fd.map(|fd| Self { fd, path: self.path.join(below) }))
     }
 
     /// A regular file below; `None`: there is none of that name.
-    pub(super) fn file(&self, below: &str) -> io::Result<Option<File>> {
+    pub(crate) fn file(&self, below: &str) -> io::Result<Option<File>> {
         // A pipe must not keep anybody waiting.
         let Some(fd) = self.open(below, OFlags::NONBLOCK)? else { return Ok(None) };
         let file = File::from(fd);
@@ -48,7 +46,7 @@ impl Folder {
     }
 
     /// The content of a file of at most `most` bytes; `None`: there is none of that name.
-    pub(super) fn read(&self, below: &str, most: u64) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self, below: &str, most: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(file) = self.file(below)? else { return Ok(None) };
         let mut bytes = Vec::new();
         file.take(most + 1).read_to_end(&mut bytes)?;
@@ -59,17 +57,16 @@ impl Folder {
     }
 
     /// The names in it, sorted; those that are no text are left out, no registry writes any.
-    pub(super) fn names(&self) -> Result<Vec<String>, SourceError> {
-        let read = |error: Errno| SourceError::read(&self.path)(error.into());
+    pub(crate) fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in Dir::read_from(&self.fd).map_err(read)? {
-            let entry = entry.map_err(read)?;
+        for entry in Dir::read_from(&self.fd)? {
+            let entry = entry?;
             match entry.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
                 Ok(name) => names.push(name.to_owned()),
             }
             if names.len() > MOST_ENTRIES {
-                return Err(SourceError::TooMany { path: self.path.clone(), most: MOST_ENTRIES });
+                return Err(io::Error::other(format!("it has more than {MOST_ENTRIES} entries")));
             }
         }
         names.sort_unstable();
