@@ -25,6 +25,7 @@
 //! - [`release`]: which images a release of Deckhouse needs
 //! - [`retention`]: tags go by rules, release sets above all
 //! - [`checker`]: whether registries hold what a cluster needs
+//! - [`bundle`]: files in which images were carried in: where each content lies, what is wrong with them
 //! - [`takeover`]: images of another registry's data, of layouts and of registries taken into a store; a store's as a layout
 //! - [`switch`]: which registry a cluster uses, changed step by step; pure
 //! - [`pki`]: the certificates of the masters
@@ -35,6 +36,7 @@
 pub mod admin;
 pub mod api;
 pub mod auth;
+pub mod bundle;
 pub mod checker;
 pub mod cli;
 pub mod clock;

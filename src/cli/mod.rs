@@ -6,6 +6,7 @@
 //! with the help, and its line in `execute`.
 
 mod admin;
+mod bundle;
 mod check;
 mod completions;
 mod controller;
@@ -35,6 +36,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::admin::AdminCommand;
+pub use self::bundle::{BundleArguments, BundleCommand};
 pub use self::check::CheckArguments;
 pub use self::completions::CompletionsArguments;
 pub use self::controller::ControllerArguments;
@@ -167,6 +169,17 @@ pub enum Command {
         One image, with its signatures:\n    d8-registry export --to-oci ./layout system/deckhouse:v1.70.1\n  \
         Then:\n    skopeo copy oci:layout:system/deckhouse:v1.70.1 docker://registry.example.org/deckhouse:v1.70.1")]
     Export(ExportArguments),
+    /// Look at the files in which images were carried into a closed network, as `d8 mirror pull` writes them: nothing is unpacked.
+    #[command(
+        after_help = "Examples:\n  What is in it, and is it all there?\n    d8-registry bundle inspect /mnt/usb/bundle\n  \
+        Are its bytes whole?\n    d8-registry bundle verify /mnt/usb/bundle\n  \
+        Take it into a store:\n    d8-registry bundle import /mnt/usb/bundle --data-dir /var/lib/d8-registry"
+    )]
+    Bundle {
+        /// What is done.
+        #[command(subcommand)]
+        command: BundleCommand,
+    },
     /// Ask which tags the rules of retention remove. A running server is asked over the socket in its data directory, as root or
     /// as its user.
     #[command(after_help = "Example:\n  d8-registry retention preview --data-dir /var/lib/d8-registry")]
@@ -335,6 +348,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Scrub(arguments) => scrub::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::Bundle { command } => bundle::run(&command),
         Command::Retention { command } => retention::run(&command),
         Command::Check(arguments) => check::run(&arguments),
         Command::Controller(arguments) => controller::run(arguments),

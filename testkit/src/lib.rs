@@ -4,6 +4,7 @@
 //! unit tests would then meet two copies of each type, one compiled with `cfg(test)` and one without. Digests are
 //! therefore text and manifests are JSON; a test that needs a parsed one parses the bytes.
 
+pub mod bundle;
 pub mod distribution;
 mod image;
 pub mod layer;

@@ -51,6 +51,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("release", &["upstream", "oci", "clock", "telemetry"]),
     ("retention", &["jobs", "release", "store", "oci", "values", "clock", "telemetry"]),
     ("checker", &["release", "upstream", "oci", "values", "clock", "telemetry"]),
+    ("bundle", &["fs", "release", "oci", "values"]),
     ("takeover", &["jobs", "fs", "store", "upstream", "checker", "oci", "values", "clock", "telemetry"]),
     ("switch", &["release", "oci", "values", "clock"]),
     ("pki", &["fs", "clock", "telemetry"]),
@@ -105,6 +106,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "admin",
             "auth",
+            "bundle",
             "checker",
             "cluster",
             "config",

@@ -12,6 +12,7 @@ mod architecture_text;
 mod auth;
 mod before_sign_in;
 mod blobs;
+mod bundles;
 mod checker;
 mod collection;
 #[cfg(feature = "failpoints")]

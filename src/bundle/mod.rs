@@ -1,0 +1,35 @@
+//! Bundles: files in which somebody carried a registry's images in, as `d8 mirror pull` and what was before it write them. Taken
+//! as they are: nothing is unpacked, and no name of an archive is ever a path on a disk.
+//!
+//! In reading order: `finding` (what is wrong or of note), `version` (releases and channels), `stream` (files laid end to end and
+//! read as one), `archive` (the entries of a tar by its headers), `place` (what the name of an entry says), `files` (which files
+//! there are, of which archive), `index` (a layout's `index.json`), `contents` (where each content lies), `opening` (all of that
+//! together), `reach` (what tags reach, and what that lacks), `inspect` and `verify` (the reports).
+//!
+//! # Decisions
+//!
+//! [0024](../../docs/decisions/0024-bundles.md): one reader for all forms; headers alone say where each content lies; bounds.
+
+mod archive;
+mod contents;
+mod files;
+mod finding;
+mod index;
+mod inspect;
+mod opening;
+mod place;
+mod reach;
+mod stream;
+mod verify;
+mod version;
+
+pub use contents::{Bundle, Found};
+pub use finding::{BundleError, Finding, Problem};
+pub use inspect::{ArchiveShown, Component, Inspection};
+pub use opening::{MOST_BYTES, open};
+pub use stream::{Piece, Stream};
+pub use verify::{Verification, verify};
+pub use version::{Channel, VERSION, is_channel, is_of_channels, release_of_version};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! What tags reach, and what that lacks. Only that counts: real bundles hold much else.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::contents::Bundle;
+use super::finding::{Findings, Problem};
+use super::version::MOST_MANIFEST;
+use crate::oci::{Descriptor, Digest, Manifest};
+
+/// Indexes within one another.
+const DEEPEST: usize = 16;
+
+/// What tags reach.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    pub(super) tags: u64,
+    /// Manifests, each once.
+    pub(super) images: u64,
+    /// Contents, each once, and their bytes.
+    pub(super) contents: u64,
+    pub(super) bytes: u64,
+    /// Contents that nothing reaches, by the number of their archive: how many, and their bytes.
+    pub(super) unreached: BTreeMap<u32, (u64, u64)>,
+    /// Places that are reached.
+    pub(super) places: HashSet<(u32, u64)>,
+    /// What is missing, by tag.
+    pub(super) findings: Findings,
+}
+
+/// Why an image is not whole.
+#[derive(Debug)]
+struct Broken {
+    problem: Problem,
+    says: String,
+}
+
+type Verdict = Result<(), Arc<Broken>>;
+
+/// Follows every tag. `bad` has the places whose bytes are known to be wrong. Blocking: reads the manifests.
+pub(super) fn reach(bundle: &Bundle, bad: &HashSet<(u32, u64)>) -> Reach {
+    let mut said = Reach::default();
+    let (mut images, mut contents) = (HashSet::new(), HashMap::new());
+    for (path, layout) in &bundle.layouts {
+        let mut walk = Walk { bundle, path, bad, known: HashMap::new(), reached: HashMap::new() };
+        for (tag, digest) in &layout.tags {
+            said.tags += 1;
+            if let Err(broken) = walk.judge(*digest, 0) {
+                let place = if path.is_empty() { format!(":{tag}") } else { format!("{path}:{tag}") };
+                said.findings.add(broken.problem, place, broken.says.clone());
+            }
+        }
+        images.extend(walk.known.keys().copied());
+        for (digest, length) in walk.reached {
+            contents.insert(digest, length);
+            let holder = bundle.locate(path, &digest).and_then(|(holder, _)| bundle.layouts.get(holder));
+            for content in holder.into_iter().flat_map(|holder| &holder.contents[holder.all(&digest)]) {
+                said.places.insert((content.archive, content.at));
+            }
+        }
+    }
+    said.images = images.len() as u64;
+    said.contents = contents.len() as u64;
+    said.bytes = contents.values().sum();
+    for content in bundle.layouts.values().flat_map(|layout| &layout.contents) {
+        if !said.places.contains(&(content.archive, content.at)) {
+            let unreached = said.unreached.entry(content.archive).or_default();
+            *unreached = (unreached.0 + 1, unreached.1 + content.length);
+        }
+    }
+    said
+}
+
+struct Walk<'a> {
+    bundle: &'a Bundle,
+    path: &'a str,
+    bad: &'a HashSet<(u32, u64)>,
+    known: HashMap<Digest, Verdict>,
+    /// Contents, with their lengths.
+    reached: HashMap<Digest, u64>,
+}
+
+impl Walk<'_> {
+    fn judge(&mut self, digest: Digest, depth: usize) -> Verdict {
+        if let Some(known) = self.known.get(&digest) {
+            return known.clone();
+        }
+        let verdict = self.look(digest, depth);
+        self.known.insert(digest, verdict.clone());
+        verdict
+    }
+
+    fn look(&mut self, digest: Digest, depth: usize) -> Verdict {
+        let broken = |problem, says| Err(Arc::new(Broken { problem, says }));
+        if depth > DEEPEST {
+            return broken(Problem::Manifest, format!("manifest {digest} is in too many indexes within one another"));
+        }
+        let Some(found) = self.bundle.find(self.path, &digest) else {
+            return broken(Problem::ManifestMissing, format!("manifest {digest} is not there"));
+        };
+        self.reached.insert(digest, found.length);
+        let bytes = match found.read(MOST_MANIFEST) {
+            Ok(bytes) => bytes,
+            Err(error) => return broken(Problem::Manifest, format!("manifest {digest} can't be read: {error}")),
+        };
+        if digest.algorithm().digest(&bytes) != digest {
+            return broken(Problem::Manifest, format!("the bytes of manifest {digest} are not those of its digest"));
+        }
+        let manifest = match Manifest::parse(None, &bytes) {
+            Ok(manifest) => manifest,
+            Err(error) => return broken(Problem::Manifest, format!("manifest {digest}: {error}")),
+        };
+        // All of it is reached, whatever else is wrong.
+        let mut verdict = Ok(());
+        for blob in manifest.required_blobs() {
+            verdict = verdict.and(self.blob(blob));
+        }
+        for child in &manifest.manifests {
+            verdict = verdict.and(self.judge(child.digest, depth + 1));
+        }
+        verdict
+    }
+
+    fn blob(&mut self, blob: &Descriptor) -> Verdict {
+        let digest = blob.digest;
+        let broken = |problem, says| Err(Arc::new(Broken { problem, says }));
+        let located = self.bundle.locate(self.path, &digest);
+        let content = located.and_then(|(path, index)| self.bundle.layouts.get(path)?.contents.get(index));
+        let Some(content) = content else {
+            return broken(Problem::BlobMissing, format!("blob {digest} is not there"));
+        };
+        self.reached.insert(digest, content.length);
+        if content.length != blob.size {
+            let says = format!("blob {digest} has {} bytes, where its manifest says {}", content.length, blob.size);
+            return broken(Problem::BlobLength, says);
+        }
+        if self.bad.contains(&(content.archive, content.at)) {
+            let archive = self.bundle.archive_name(content.archive);
+            let says = format!("the bytes of blob {digest} in {archive} are not those of its digest");
+            return broken(Problem::BlobBytes, says);
+        }
+        Ok(())
+    }
+}

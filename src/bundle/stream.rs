@@ -1,0 +1,140 @@
+//! Files laid end to end and read as one: a tar, the chunks of one, or the files of a directory. What was read is counted.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{Advice, fadvise};
+
+use crate::fs::Folder;
+
+/// Files laid end to end.
+#[derive(Debug)]
+pub struct Stream {
+    /// What the archive is called, or the directory.
+    pub(super) name: String,
+    folder: Arc<Folder>,
+    parts: Vec<Part>,
+    length: u64,
+    /// The file that was read last: most reads are of the same.
+    opened: Mutex<Option<(usize, Arc<File>)>>,
+    read: AtomicU64,
+}
+
+/// A file of a stream.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Its path below the directory.
+    pub(super) below: String,
+    /// Where it begins in the stream.
+    pub(super) start: u64,
+    pub(super) length: u64,
+}
+
+/// A part of a file.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The file.
+    pub file: Arc<File>,
+    /// Its first byte that counts.
+    pub at: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+impl Stream {
+    pub(super) fn new(name: String, folder: Arc<Folder>) -> Self {
+        Self { name, folder, parts: Vec::new(), length: 0, opened: Mutex::default(), read: AtomicU64::new(0) }
+    }
+
+    /// Lays another file at the end. Where it begins.
+    pub(super) fn push(&mut self, below: String, length: u64) -> u64 {
+        let start = self.length;
+        self.parts.push(Part { below, start, length });
+        self.length += length;
+        start
+    }
+
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Its bytes.
+    pub(super) const fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(super) const fn folder(&self) -> &Arc<Folder> {
+        &self.folder
+    }
+
+    /// Bytes that were read so far.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// The part that has the byte at `at`; those without bytes have none.
+    pub(super) fn part_at(&self, at: u64) -> Option<usize> {
+        let behind = self.parts.partition_point(|part| part.start + part.length <= at);
+        (behind < self.parts.len()).then_some(behind)
+    }
+
+    /// A place in words: the file, and the byte in it.
+    pub(super) fn place(&self, at: u64) -> (String, u64) {
+        match self.part_at(at).or_else(|| self.parts.len().checked_sub(1)).and_then(|index| self.parts.get(index)) {
+            Some(part) => (part.below.clone(), at.saturating_sub(part.start)),
+            None => (self.name.clone(), at),
+        }
+    }
+
+    fn open(&self, index: usize) -> io::Result<Arc<File>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((found, file)) = opened.as_ref()
+            && *found == index
+        {
+            return Ok(Arc::clone(file));
+        }
+        let below = self.parts.get(index).map(|part| part.below.as_str()).unwrap_or_default();
+        let file = self.folder.file(below)?.ok_or(io::ErrorKind::NotFound)?;
+        // Headers lie far apart: what is read ahead of one is not wanted.
+        let _ = fadvise(&file, 0, None, Advice::Random);
+        let file = Arc::new(file);
+        *opened = Some((index, Arc::clone(&file)));
+        Ok(file)
+    }
+
+    /// Fills `buffer` from `at` on, across the borders of files; fewer bytes at the end. Blocking.
+    pub(super) fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let from = at + done as u64;
+            let Some(index) = self.part_at(from) else { break };
+            let part = &self.parts[index];
+            let inside = from - part.start;
+            let most = usize::try_from(part.length - inside).unwrap_or(usize::MAX).min(buffer.len() - done);
+            let file = self.open(index)?;
+            file.read_exact_at(&mut buffer[done..done + most], inside)?;
+            self.read.fetch_add(most as u64, Ordering::Relaxed);
+            done += most;
+        }
+        Ok(done)
+    }
+
+    /// The parts of files that have `length` bytes from `at` on, in their order. Blocking: opens them.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn pieces(&self, at: u64, length: u64) -> io::Result<Vec<Piece>> {
+        let (mut pieces, mut from, end) = (Vec::new(), at, at + length);
+        while from < end {
+            let index = self.part_at(from).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let part = &self.parts[index];
+            let length = (part.start + part.length).min(end) - from;
+            pieces.push(Piece { file: self.open(index)?, at: from - part.start, length });
+            from += length;
+        }
+        Ok(pieces)
+    }
+}
