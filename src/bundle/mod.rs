@@ -4,7 +4,7 @@
 //! In reading order: `finding` (what is wrong or of note), `version` (releases and channels), `stream` (files laid end to end and
 //! read as one), `archive` (the entries of a tar by its headers), `place` (what the name of an entry says), `files` (which files
 //! there are, of which archive), `index` (a layout's `index.json`), `contents` (where each content lies), `opening` (all of that
-//! together), `reach` (what tags reach, and what that lacks), `inspect` and `verify` (the reports).
+//! together), `reach` (what tags reach, and what that lacks), `inspect` and `verify` (the reports), `discovery` (the tags that a push makes).
 //!
 //! # Decisions
 //!
@@ -12,6 +12,7 @@
 
 mod archive;
 mod contents;
+mod discovery;
 mod files;
 mod finding;
 mod index;
@@ -24,6 +25,7 @@ mod verify;
 mod version;
 
 pub use contents::{Bundle, Found};
+pub use discovery::Discovery;
 pub use finding::{BundleError, Finding, Problem};
 pub use inspect::{ArchiveShown, Component, Inspection};
 pub use opening::{MOST_BYTES, open};

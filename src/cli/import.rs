@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::admin::{ask_if_there, ask_with};
 use super::{Failure, StoreArguments};
+use crate::bundle;
 use crate::config::{self, Secret};
 use crate::store::{Store, StoreLimits, StoreOptions};
 use crate::takeover::{
@@ -72,23 +73,41 @@ pub struct ImportArguments {
 }
 
 pub(super) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
-    let folder = arguments.store.dir()?;
+    let told = Told { json: arguments.json, allow_missing: arguments.allow_missing };
+    carry_out(&arguments.store, &arguments.order()?, told)
+}
+
+/// How the end of an import is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) json: bool,
+    /// What is missing is no failure.
+    pub(super) allow_missing: bool,
+}
+
+/// Has an order carried out by the server of the store, or by this process.
+pub(super) fn carry_out(store: &StoreArguments, order: &ImportOrder, told: Told) -> Result<(), Failure> {
+    let folder = store.dir()?;
     let bar = bar();
-    let order = arguments.order()?;
-    let report = match by_server(&folder, &order, &bar)? {
+    let report = match by_server(&folder, order, &bar)? {
         Some(report) => report,
-        None => by_hand(&folder, arguments, &order, &bar)?,
+        None => by_hand(&folder, store, order, &bar)?,
     };
     bar.finish_and_clear();
+    say(&report, told)
+}
+
+/// Prints what a run came to, and ends with it.
+pub(super) fn say(report: &Report, told: Told) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    if arguments.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::failed(&error))?;
+    if told.json {
+        let text = serde_json::to_string_pretty(report).map_err(|error| Failure::failed(&error))?;
         writeln!(out, "{text}")?;
     } else {
-        show(&report, &mut out)?;
+        show(report, &mut out)?;
     }
     out.flush()?;
-    if report.is_whole() || arguments.allow_missing {
+    if report.is_whole() || told.allow_missing {
         return Ok(());
     }
     let message = format!("{} tags of the source were left out, see above why", report.tags.left);
@@ -112,6 +131,7 @@ impl ImportArguments {
             moves: self.moves,
             dry_run: self.dry_run,
             overwrite: self.overwrite_tags,
+            channels_back: false,
         })
     }
 
@@ -161,39 +181,29 @@ fn by_server(folder: &Path, order: &ImportOrder, bar: &ProgressBar) -> Result<Op
 }
 
 /// Takes the store, which no server has.
-fn by_hand(
-    folder: &Path,
-    arguments: &ImportArguments,
-    order: &ImportOrder,
-    bar: &ProgressBar,
-) -> Result<Report, Failure> {
-    let settings = config::store_settings(arguments.store.config.as_deref())?;
+fn by_hand(folder: &Path, store: &StoreArguments, order: &ImportOrder, bar: &ProgressBar) -> Result<Report, Failure> {
+    let settings = config::store_settings(store.config.as_deref())?;
     let limits = StoreLimits { max_bytes: settings.max_bytes, reserve: settings.reserve, ..StoreLimits::UNBOUNDED };
     let metrics = Metrics::new().map_err(|error| Failure::failed(&error))?;
     let stop = CancellationToken::new();
-    let source = order.source.open((&metrics, &TaskTracker::new(), &stop)).map_err(|error| Failure::failed(&error))?;
-    let options = crate::takeover::ImportOptions {
-        names: arguments.repository.clone().unwrap_or_default(),
-        moves: arguments.moves,
-        dry_run: arguments.dry_run,
-        overwrite: arguments.overwrite_tags,
-        is_served: false,
-        most_surveyed: None,
-    };
+    let source = order.source.open(bundle::MOST_BYTES, (&metrics, &TaskTracker::new(), &stop));
+    let source = source.map_err(|error| Failure::failed(&error))?;
+    let options = order.options().map_err(Failure::usage)?;
+    let options = crate::takeover::ImportOptions { is_served: false, most_surveyed: None, ..options };
     let store = Store::open(&StoreOptions { must_exist: true, limits, ..StoreOptions::at(folder) })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let (taking, shown) = (store.clone(), bar.clone());
     let work = runtime.spawn_blocking(move || import(&taking, &source, &options, &stop, &|far| tell(&shown, far)));
     let ended = runtime.block_on(work).map_err(|error| Failure::failed(&error))?;
     store.close();
-    tell_owner(folder, arguments)?;
+    tell_owner(folder, order)?;
     ended.map_err(|error: ImportError| Failure { exit: super::EXIT_FAILED, message: with_causes(&error) })
 }
 
 /// What root writes the server's user can't read.
-fn tell_owner(folder: &Path, arguments: &ImportArguments) -> Result<(), Failure> {
+fn tell_owner(folder: &Path, order: &ImportOrder) -> Result<(), Failure> {
     let facts = std::fs::metadata(folder)?;
-    if !arguments.dry_run && rustix::process::geteuid().as_raw() != facts.uid() {
+    if !order.dry_run && rustix::process::geteuid().as_raw() != facts.uid() {
         let (user, group, path) = (facts.uid(), facts.gid(), folder.display());
         writeln!(
             io::stderr(),
@@ -203,7 +213,7 @@ fn tell_owner(folder: &Path, arguments: &ImportArguments) -> Result<(), Failure>
     Ok(())
 }
 
-fn bar() -> ProgressBar {
+pub(super) fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
     let form = "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left; {msg}";
     if let Ok(style) = ProgressStyle::with_template(form) {
@@ -212,7 +222,7 @@ fn bar() -> ProgressBar {
     bar
 }
 
-fn tell(bar: &ProgressBar, far: Far) {
+pub(super) fn tell(bar: &ProgressBar, far: Far) {
     bar.set_length(far.of_bytes.unwrap_or(far.bytes).max(far.bytes));
     bar.set_position(far.bytes);
     bar.set_message(format!("{} manifests, {} tags", far.manifests, far.tags));

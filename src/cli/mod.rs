@@ -36,7 +36,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::admin::AdminCommand;
-pub use self::bundle::{BundleArguments, BundleCommand};
+pub use self::bundle::{BundleArguments, BundleCommand, BundleImportArguments};
 pub use self::check::CheckArguments;
 pub use self::completions::CompletionsArguments;
 pub use self::controller::ControllerArguments;

@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::fault::{Fault, SourceError, names};
-use super::listed::{Listed, ListedTag};
+use super::listed::{Claim, Listed, ListedTag};
 use crate::clock::Timestamp;
 use crate::fs::Folder;
 use crate::oci::{Algorithm, Digest, RepoName};
@@ -124,7 +124,7 @@ impl Tree {
                     Ok(Some(target)) => (Ok(target), changed(&folder, &place)),
                     Err(fault) => (Err(fault), None),
                 };
-                listed.tags.push(ListedTag { tag, target, at });
+                listed.tags.push(ListedTag { tag, target, at, claim: Claim::Plain });
             }
         }
         if let Some(folder) = open("_uploads")? {

@@ -4,8 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::bundle::BundleError;
 use crate::fs::Folder;
 use crate::oci::{Digest, InvalidManifest};
+use crate::values::Release;
 
 /// Why an image, or a repository, stays behind. Displayed: a sentence without its end.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -40,6 +42,12 @@ pub(super) enum Fault {
     TooDeep(Digest),
     #[error("the store has it with {0}, and it was not to be overwritten")]
     OtherDigest(Digest),
+    #[error(
+        "the store has it with release {found}, and a channel is not moved back to {wanted} unless that is asked for"
+    )]
+    OlderRelease { found: Release, wanted: Release },
+    #[error("nothing of {0} is in the store")]
+    Undiscovered(String),
     #[error("it has more than a server looks at while it answers requests: stop the server and run this on its store")]
     TooMuch,
     #[error("its manifest {0} was deleted from the store while it came")]
@@ -85,6 +93,9 @@ pub enum SourceError {
         /// The bound.
         most: usize,
     },
+    /// The files of a bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// The registry was not reached, or refused; a sentence.
     #[error("{0}")]
     Registry(String),

@@ -11,15 +11,18 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::{Fault, SourceError};
-use super::listed::Listed;
+use super::listed::{Claim, Listed, ListedTag};
 use super::names::RepositoryMap;
 use super::remote::MOST_KEPT;
 use super::report::Report;
 use super::source::Source;
 use super::survey::{Blob, Survey, parse};
+use crate::bundle::{VERSION, release_of_version};
 use crate::oci::{Digest, RepoName, Tag};
+use crate::release::first_file;
 use crate::store::{Beside, Intake, Store, StoreError, StoredManifest};
 use crate::telemetry::with_causes;
+use crate::values::Release;
 
 /// Manifests, blobs or tags that are made durable together.
 const BATCH: usize = 256;
@@ -29,14 +32,20 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Bytes that a running server keeps of one repository of a source: tens of thousands of images. On a store that no server has
 /// there is no bound.
 pub(super) const MOST_SURVEYED: usize = 32 << 20;
+/// Bytes that a running server keeps of where the contents of a bundle lie: some hundred thousand of them.
+pub(super) const MOST_OF_BUNDLE: usize = 16 << 20;
 /// Blobs that are noted for the sum of what has to come, 16 to 32 bytes each; if there are more it is not told.
 pub(super) const MOST_COMING: usize = 1 << 18;
 
 /// Bytes that an import by a running server keeps in memory: what is read at once, manifests that wait for their sync, with what
 /// they were parsed into, what was surveyed and noted, and the report.
-pub const IMPORT_BYTES: u64 =
-    (blobs::READ_BYTES + 3 * BATCH_BYTES + MOST_SURVEYED + 32 * MOST_COMING + super::report::REPORT_BYTES + MOST_KEPT)
-        as u64;
+pub const IMPORT_BYTES: u64 = (blobs::READ_BYTES
+    + 3 * BATCH_BYTES
+    + MOST_SURVEYED
+    + MOST_OF_BUNDLE
+    + 32 * MOST_COMING
+    + super::report::REPORT_BYTES
+    + MOST_KEPT) as u64;
 
 /// How images are taken.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +58,8 @@ pub struct ImportOptions {
     pub dry_run: bool,
     /// Move tags that the store has with another digest.
     pub overwrite: bool,
+    /// Move channels also to a release that is older than the one they lead to.
+    pub channels_back: bool,
     /// A server answers requests from the store meanwhile: the source's files are read at a pace that leaves it the disk.
     pub is_served: bool,
     /// Bytes of one repository that are kept in memory; `None`: no bound.
@@ -132,6 +143,11 @@ pub fn import(
     };
     if !options.dry_run {
         run.intake.tidy()?;
+    }
+    for (place, says) in source.damage() {
+        // Nobody knows how many tags that are.
+        run.report.tags.left += 1;
+        run.report.leave(place, &says);
     }
     let names = source.repositories()?;
     // A registry would be asked for all of it twice.
@@ -313,9 +329,14 @@ impl Run<'_> {
         let mut tagged: HashSet<Digest> = HashSet::new();
         for entry in &listed.tags {
             self.goes_on()?;
-            match self.judge_tag(repo, &entry.tag, &entry.target, survey)? {
+            match self.judge_tag(name, repo, entry, survey)? {
                 Ok((tag, digest, true)) => batch.push((tag, digest, entry.at)),
                 Ok((_, _, false)) => self.report.tags.present += 1,
+                // It is told, and nothing is missing.
+                Err(fault @ Fault::OlderRelease { .. }) => {
+                    self.report.tags.present += 1;
+                    self.report.leave(format!("{name}:{}", entry.tag), &fault);
+                }
                 Err(fault) => {
                     self.report.tags.left += 1;
                     self.report.leave(format!("{name}:{}", entry.tag), &fault);
@@ -344,16 +365,16 @@ impl Run<'_> {
     /// The tag, its digest, and whether it has to be set; or why it stays behind.
     fn judge_tag(
         &self,
+        name: &str,
         repo: &RepoName,
-        tag: &str,
-        target: &Result<Digest, Fault>,
+        entry: &ListedTag,
         survey: &Survey,
     ) -> Result<Result<(Tag, Digest, bool), Fault>, ImportError> {
-        let digest = match target {
+        let digest = match &entry.target {
             Ok(digest) => *digest,
             Err(fault) => return Ok(Err(fault.clone())),
         };
-        let tag = match tag.parse::<Tag>() {
+        let tag = match entry.tag.parse::<Tag>() {
             Ok(tag) => tag,
             Err(error) => return Ok(Err(Fault::Name(error.to_string()))),
         };
@@ -363,10 +384,51 @@ impl Run<'_> {
         if let Some(fault) = survey.faults.get(&digest) {
             return Ok(Err(fault.clone()));
         }
-        match self.intake.tag(repo, &tag)? {
-            Some(found) if found == digest => Ok(Ok((tag, digest, false))),
-            Some(found) if !self.options.overwrite => Ok(Err(Fault::OtherDigest(found))),
-            _ => Ok(Ok((tag, digest, true))),
+        let found = self.intake.tag(repo, &tag)?;
+        let is_set = match (found, &entry.claim) {
+            (Some(found), _) if found == digest => false,
+            (Some(_), Claim::Discovers(_)) => false,
+            (None, Claim::Discovers(path)) if !self.options.dry_run && !self.has_any_of(path)? => {
+                return Ok(Err(Fault::Undiscovered(path.clone())));
+            }
+            (Some(found), Claim::Plain | Claim::Channel) if !self.options.overwrite => {
+                return Ok(Err(Fault::OtherDigest(found)));
+            }
+            (Some(found), Claim::Channel) if !self.options.channels_back => {
+                let wanted = self.source.release_of(name, &digest);
+                match (self.release_in_store(repo, found), wanted) {
+                    (Some(found), Some(wanted)) if found > wanted => {
+                        return Ok(Err(Fault::OlderRelease { found, wanted }));
+                    }
+                    _ => true,
+                }
+            }
+            _ => true,
+        };
+        Ok(Ok((tag, digest, is_set)))
+    }
+
+    /// Whether the store has a tag that a repository of the source has.
+    fn has_any_of(&self, name: &str) -> Result<bool, ImportError> {
+        let Ok(Some(repo)) = self.options.names.name(name) else { return Ok(false) };
+        for entry in self.source.list(name)?.tags {
+            let Ok(tag) = entry.tag.parse::<Tag>() else { continue };
+            if self.intake.tag(&repo, &tag)?.is_some() {
+                return Ok(true);
+            }
         }
+        Ok(false)
+    }
+
+    /// The release that a channel of the store leads to; `None`: its image does not say.
+    fn release_in_store(&self, repo: &RepoName, digest: Digest) -> Option<Release> {
+        let stored = self.store.stored_manifest(repo, digest).ok()??;
+        let manifest = parse(&stored.bytes, digest).ok()?;
+        let open = |layer: &Digest| {
+            let found = self.store.stored_blob(repo, layer).map_err(std::io::Error::other)?;
+            found.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
+        };
+        let (_, json) = first_file(&manifest.layers, &[VERSION], open).ok()??;
+        release_of_version(&json)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
-use super::import::{Far, ImportError, import};
+use super::import::{Far, ImportError, MOST_OF_BUNDLE, import};
 use super::orders::{ImportOrder, SourceOrder};
 use super::report::Report;
 use crate::jobs::{Job, JobError, Run, Schedule, blocking};
@@ -104,7 +104,7 @@ impl Job for ImportJob {
         let (store, imports) = (self.store.clone(), self.imports.clone());
         let (metrics, tasks) = (self.metrics.clone(), self.tasks.clone());
         let ended = blocking(move || {
-            let source = order.source.open((&metrics, &tasks, run.stop()))?;
+            let source = order.source.open(MOST_OF_BUNDLE, (&metrics, &tasks, run.stop()))?;
             let options = order.options().map_err(super::SourceError::Registry)?;
             import(&store, &source, &options, run.stop(), &|far| {
                 run.progress().set(far.bytes, far.of_bytes);

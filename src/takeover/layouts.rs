@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::fault::{SourceError, names};
-use super::listed::{Listed, ListedTag};
+use super::listed::{Claim, Listed, ListedTag};
 use crate::fs::Folder;
 use crate::oci::{Descriptor, Digest};
 
@@ -147,7 +147,8 @@ impl Layouts {
                 tags.insert(tag.clone(), *digest);
             }
         }
-        let tags = tags.into_iter().map(|(tag, digest)| ListedTag { tag, target: Ok(digest), at: None });
+        let tags =
+            tags.into_iter().map(|(tag, digest)| ListedTag { tag, target: Ok(digest), at: None, claim: Claim::Plain });
         listed.tags = tags.collect();
         listed
     }

@@ -25,4 +25,17 @@ pub(super) struct ListedTag {
     pub(super) target: Result<Digest, Fault>,
     /// Since when it points there.
     pub(super) at: Option<Timestamp>,
+    pub(super) claim: Claim,
+}
+
+/// When a tag is set that the store has with another digest, or has not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// As the options say.
+    #[default]
+    Plain,
+    /// A channel: not to an older release.
+    Channel,
+    /// A discovery tag of the repository that is named: if that has something, and never anew.
+    Discovers(String),
 }

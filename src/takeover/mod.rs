@@ -2,7 +2,7 @@
 //! border: the store counts links.
 //!
 //! In reading order: `names` (what a repository is called here), `fault` (what is wrong with an image), `listed`, `distribution`,
-//! `layouts` and `remote` (the three kinds of source), `source` (one of them), `survey` (what of a repository is whole), `report`,
+//! `layouts`, `remote` and `carried` (the four kinds of source), `source` (one of them), `survey` (what of a repository is whole), `report`,
 //! `import` (the run), `orders` and `job` (the same in a running server), `export`. Trees of elsewhere are read by `fs::Folder`.
 //!
 //! # Decisions
@@ -21,6 +21,7 @@
 //!   batch, and a blob that it was in the middle of.
 //! - **A tag's time is the source's**, so rules about age mean the age that it has.
 
+mod carried;
 mod distribution;
 mod export;
 mod fault;

@@ -33,6 +33,9 @@ pub struct ImportOrder {
     /// Move tags that the store has with another digest.
     #[serde(default)]
     pub overwrite: bool,
+    /// Move channels also to an older release.
+    #[serde(default)]
+    pub channels_back: bool,
 }
 
 /// A directory that the server's user can read, or registries.
@@ -45,6 +48,8 @@ pub enum SourceOrder {
     Oci(PathBuf),
     /// [`Source::registries`].
     Registry(RegistryOrder),
+    /// [`Source::bundle`].
+    Bundle(Vec<PathBuf>),
 }
 
 /// Registries, and who asks them.
@@ -103,14 +108,15 @@ impl RegistryOrder {
 }
 
 impl SourceOrder {
-    /// Opens the source. Blocking.
+    /// Opens the source; of a bundle at most about `most` bytes are kept in memory. Blocking.
     ///
     /// # Errors
     /// [`SourceError`].
-    pub fn open(&self, with: (&Metrics, &TaskTracker, &CancellationToken)) -> Result<Source, SourceError> {
+    pub fn open(&self, most: usize, with: (&Metrics, &TaskTracker, &CancellationToken)) -> Result<Source, SourceError> {
         match self {
             Self::Distribution(path) => Source::distribution(path),
             Self::Oci(path) => Source::layouts(path),
+            Self::Bundle(paths) => Source::bundle(paths, most),
             Self::Registry(order) => {
                 let addresses = order.addresses().map_err(SourceError::Registry)?;
                 Source::registries(addresses, &order.credentials(), order.ca.as_deref(), with)
@@ -129,8 +135,8 @@ impl ImportOrder {
             Some(text) => text.parse::<RepositoryMap>().map_err(|error| error.to_string())?,
             None => RepositoryMap::default(),
         };
-        let Self { moves, dry_run, overwrite, .. } = *self;
+        let Self { moves, dry_run, overwrite, channels_back, .. } = *self;
         let most_surveyed = Some(super::import::MOST_SURVEYED);
-        Ok(ImportOptions { names, moves, dry_run, overwrite, is_served: true, most_surveyed })
+        Ok(ImportOptions { names, moves, dry_run, overwrite, channels_back, is_served: true, most_surveyed })
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::fault::{Fault, SourceError};
-use super::listed::{Listed, ListedTag};
+use super::listed::{Claim, Listed, ListedTag};
 use crate::checker::{RegistryAddress, TargetOptions};
 use crate::oci::{Descriptor, Digest, Reference, Tag};
 use crate::telemetry::{Metrics, UpstreamCause, with_causes};
@@ -181,7 +181,7 @@ impl Remote {
             if let Ok(digest) = target {
                 listed.manifests.push(digest);
             }
-            listed.tags.push(ListedTag { tag, target, at: None });
+            listed.tags.push(ListedTag { tag, target, at: None, claim: Claim::Plain });
             if self.stop.is_cancelled() {
                 break;
             }

@@ -1,4 +1,4 @@
-//! A source of one of the three kinds, as the run asks it.
+//! A source of one of the four kinds, as the run asks it.
 
 use std::fs::File;
 use std::io;
@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::carried::{Carried, Content};
 use super::distribution::Tree;
 use super::fault::{Fault, SourceError};
 use super::layouts::Layouts;
 use super::listed::Listed;
 use super::remote::Remote;
+use crate::bundle::Piece;
 use crate::checker::RegistryAddress;
 use crate::oci::{Descriptor, Digest};
 use crate::telemetry::Metrics;
 use crate::upstream::{Credentials, VerifiedBlob};
+use crate::values::Release;
 
 /// Longest manifest that is taken: far above every accepted `manifests.maxBytes`, and what the store reads.
 pub(super) const MOST_MANIFEST: u64 = 64 << 20;
@@ -29,6 +32,7 @@ enum Kind {
     Distribution(Tree),
     Layouts(Layouts),
     Registry(Remote),
+    Bundle(Carried),
 }
 
 /// The bytes of a blob.
@@ -36,6 +40,10 @@ enum Kind {
 pub(super) enum Bytes {
     /// A file that lies there under a path.
     File(File, PathBuf),
+    /// Parts of files that lie in a bundle.
+    Pieces(Vec<Piece>),
+    /// Made here.
+    Made(Vec<u8>),
     /// What a registry sends.
     Sent(Box<VerifiedBlob>),
 }
@@ -71,11 +79,37 @@ impl Source {
         Remote::connect(addresses, credentials, ca, with).map(Kind::Registry).map(Self)
     }
 
+    /// The bundle in these files and directories; at most about `most` bytes of it are kept in memory. Blocking: reads headers and
+    /// indexes.
+    ///
+    /// # Errors
+    /// [`SourceError::Bundle`].
+    pub fn bundle(paths: &[PathBuf], most: usize) -> Result<Self, SourceError> {
+        Carried::open(paths, most).map(Kind::Bundle).map(Self)
+    }
+
+    /// What is wrong with its files as such: the place, and a sentence without its end.
+    pub(super) fn damage(&self) -> Vec<(String, String)> {
+        match &self.0 {
+            Kind::Bundle(carried) => carried.damage().map(|(at, says)| (at.to_owned(), says.to_owned())).collect(),
+            Kind::Distribution(_) | Kind::Layouts(_) | Kind::Registry(_) => Vec::new(),
+        }
+    }
+
+    /// The release that the image of a channel leads to; `None`: it says none, or this source has no channels.
+    pub(super) fn release_of(&self, name: &str, digest: &Digest) -> Option<Release> {
+        match &self.0 {
+            Kind::Bundle(carried) => carried.release_of(name, digest),
+            Kind::Distribution(_) | Kind::Layouts(_) | Kind::Registry(_) => None,
+        }
+    }
+
     /// The directory that it is in; `None`: it is a registry.
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.0 {
             Kind::Distribution(tree) => Some(tree.path()),
             Kind::Layouts(layouts) => Some(layouts.path()),
+            Kind::Bundle(carried) => Some(carried.path()),
             Kind::Registry(_) => None,
         }
     }
@@ -84,7 +118,7 @@ impl Source {
     pub(super) const fn shares_blobs(&self) -> bool {
         match &self.0 {
             Kind::Distribution(_) => true,
-            Kind::Layouts(_) | Kind::Registry(_) => false,
+            Kind::Layouts(_) | Kind::Registry(_) | Kind::Bundle(_) => false,
         }
     }
 
@@ -94,6 +128,7 @@ impl Source {
             Kind::Distribution(tree) => tree.repositories(),
             Kind::Layouts(layouts) => Ok(layouts.repositories()),
             Kind::Registry(remote) => remote.repositories(),
+            Kind::Bundle(carried) => Ok(carried.repositories()),
         }
     }
 
@@ -103,6 +138,7 @@ impl Source {
             Kind::Distribution(tree) => tree.list(name),
             Kind::Layouts(layouts) => Ok(layouts.list(name)),
             Kind::Registry(remote) => remote.list(name),
+            Kind::Bundle(carried) => Ok(carried.list(name)),
         }
     }
 
@@ -111,6 +147,7 @@ impl Source {
         let bytes = match self.file(name, digest) {
             None => match &self.0 {
                 Kind::Registry(remote) => remote.manifest(name, digest)?,
+                Kind::Bundle(carried) => carried.manifest(name, digest, MOST_MANIFEST)?,
                 Kind::Distribution(_) | Kind::Layouts(_) => return Err(Fault::ManifestMissing(*digest)),
             },
             Some(opened) => {
@@ -125,6 +162,9 @@ impl Source {
     /// The length of a blob as far as it can be known without fetching it; `None`: it is not there.
     pub(super) fn length(&self, name: &str, blob: &Descriptor) -> Result<Option<u64>, Fault> {
         let what = || format!("blob {}", blob.digest);
+        if let Kind::Bundle(carried) = &self.0 {
+            return Ok(carried.length(name, &blob.digest));
+        }
         match self.file(name, &blob.digest) {
             None => Ok(Some(blob.size)),
             Some(opened) => match opened.map_err(Fault::unreadable(what()))? {
@@ -138,6 +178,14 @@ impl Source {
     pub(super) fn open(&self, name: &str, blob: &Descriptor) -> Result<Option<Bytes>, Fault> {
         match &self.0 {
             Kind::Registry(remote) => Ok(remote.blob(name, blob).map(|sent| Bytes::Sent(Box::new(sent)))),
+            Kind::Bundle(carried) => {
+                let opened = carried.open_content(name, &blob.digest);
+                let opened = opened.map_err(Fault::unreadable(format!("blob {}", blob.digest)))?;
+                Ok(opened.map(|content| match content {
+                    Content::Pieces(pieces) => Bytes::Pieces(pieces),
+                    Content::Made(bytes) => Bytes::Made(bytes),
+                }))
+            }
             Kind::Distribution(_) | Kind::Layouts(_) => match self.file(name, &blob.digest) {
                 None => Ok(None),
                 Some(opened) => {
@@ -153,7 +201,7 @@ impl Source {
         match &self.0 {
             Kind::Distribution(tree) => Some(tree.open_content(digest)),
             Kind::Layouts(layouts) => Some(layouts.open_content(name, digest)),
-            Kind::Registry(_) => None,
+            Kind::Registry(_) | Kind::Bundle(_) => None,
         }
     }
 }

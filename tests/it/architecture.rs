@@ -52,7 +52,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("retention", &["jobs", "release", "store", "oci", "values", "clock", "telemetry"]),
     ("checker", &["release", "upstream", "oci", "values", "clock", "telemetry"]),
     ("bundle", &["fs", "release", "oci", "values"]),
-    ("takeover", &["jobs", "fs", "store", "upstream", "checker", "oci", "values", "clock", "telemetry"]),
+    (
+        "takeover",
+        &["jobs", "bundle", "fs", "store", "upstream", "release", "checker", "oci", "values", "clock", "telemetry"],
+    ),
     ("switch", &["release", "oci", "values", "clock"]),
     ("pki", &["fs", "clock", "telemetry"]),
     ("cluster", &["switch", "oci", "clock", "telemetry"]),

@@ -1,5 +1,6 @@
-//! `bundle`: files in which images were carried in, looked at and verified.
+//! `bundle`: files in which images were carried in, looked at, verified and imported.
 
+mod import;
 mod inspect;
 mod verify;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+pub use self::import::BundleImportArguments;
 use super::{EXIT_FAILED, Failure};
 use crate::bundle::{self, Bundle, BundleError, Finding};
 use crate::telemetry::with_causes;
@@ -23,6 +25,16 @@ pub enum BundleCommand {
     /// Read all of a bundle once and compare it with its digests; ends with 1 if something is wrong.
     #[command(after_help = "Example:\n  d8-registry bundle verify /mnt/usb/bundle")]
     Verify(BundleArguments),
+    /// Take the images of a bundle into a store of mode Local, from its files as they are: only what is missing comes, all of it
+    /// hashed, tags last. A running server is asked to do it over the socket in its data directory, as root or as its user; else the
+    /// store is taken by this process.
+    #[command(
+        after_help = "Run again after it was killed, it goes on. What is not whole is named and gets no tag; ends with 1 then.\n\
+        As `d8 mirror push` does it, tags move, and modules get the tags by which Deckhouse finds them.\n\nExamples:\n  \
+        d8-registry bundle import /mnt/usb/bundle --data-dir /var/lib/d8-registry\n  \
+        What would come?\n    d8-registry bundle import /mnt/usb/bundle --dry-run --data-dir /var/lib/d8-registry"
+    )]
+    Import(BundleImportArguments),
 }
 
 /// The files of a bundle, and how the answer is told.
@@ -41,6 +53,7 @@ pub(super) fn run(command: &BundleCommand) -> Result<(), Failure> {
     match command {
         BundleCommand::Inspect(arguments) => inspect::run(arguments),
         BundleCommand::Verify(arguments) => verify::run(arguments),
+        BundleCommand::Import(arguments) => import::run(arguments),
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::process::geteuid;
 use tokio::runtime::Handle;
 
 use super::{BATCH, ImportError, Run};
+use crate::bundle::Piece;
 use crate::oci::{Digest, Hasher, RepoName};
 use crate::store::{Incoming, Moved, Presence, Staged, StoreError, TURN_BYTES, Taken};
 use crate::takeover::fault::Fault;
@@ -213,6 +214,13 @@ impl<'a> Run<'a> {
             Err(fault) => Ok(Err(fault)),
             Ok(None) => Ok(Err(Fault::BlobMissing(blob.digest))),
             Ok(Some(Bytes::File(file, path))) => self.fetch_file(blob.digest, &file, &path),
+            Ok(Some(Bytes::Pieces(pieces))) => self.fetch_pieces(blob, &pieces),
+            Ok(Some(Bytes::Made(bytes))) => {
+                let mut incoming = self.intake.begin(blob.digest, bytes.len() as u64)?;
+                incoming.append(&bytes)?;
+                self.tell(bytes.len() as u64);
+                Ok(self.finish(incoming, blob.digest, bytes.len() as u64))
+            }
             Ok(Some(Bytes::Sent(mut sent))) => {
                 let mut incoming = self.intake.begin(blob.digest, blob.size)?;
                 loop {
@@ -230,6 +238,25 @@ impl<'a> Run<'a> {
                 Ok(self.finish(incoming, blob.digest, blob.size))
             }
         }
+    }
+
+    fn fetch_pieces(&mut self, blob: Blob, pieces: &[Piece]) -> Result<Fetched<'a>, ImportError> {
+        let size = pieces.iter().map(|piece| piece.length).sum();
+        if size != blob.size {
+            return Ok(Err(Fault::BlobLength { digest: blob.digest, expected: blob.size, found: size }));
+        }
+        let mut incoming = self.intake.begin(blob.digest, size)?;
+        for piece in pieces {
+            let read = self.read_part(&piece.file, piece.at, Some(piece.length), |run, bytes| {
+                incoming.append(bytes)?;
+                run.tell(bytes.len() as u64);
+                Ok(())
+            })?;
+            if let Err(error) = read {
+                return Ok(Err(Fault::unreadable(format!("blob {}", blob.digest))(error)));
+            }
+        }
+        Ok(self.finish(incoming, blob.digest, size))
     }
 
     fn fetch_file(&mut self, digest: Digest, file: &File, path: &Path) -> Result<Fetched<'a>, ImportError> {
@@ -303,13 +330,30 @@ impl<'a> Run<'a> {
     fn read_all(
         &mut self,
         file: &File,
+        each: impl FnMut(&mut Self, &[u8]) -> Result<(), ImportError>,
+    ) -> Result<std::io::Result<()>, ImportError> {
+        self.read_part(file, 0, None, each)
+    }
+
+    /// Reads a part of a file, or from its first byte to the file's end.
+    fn read_part(
+        &mut self,
+        file: &File,
+        from: u64,
+        length: Option<u64>,
         mut each: impl FnMut(&mut Self, &[u8]) -> Result<(), ImportError>,
     ) -> Result<std::io::Result<()>, ImportError> {
-        let (mut buffer, mut at) = (std::mem::take(&mut self.buffer), 0);
+        let (mut buffer, mut at) = (std::mem::take(&mut self.buffer), from);
         buffer.resize(READ_BYTES, 0);
         let read = loop {
-            match self.reading.read(file, at, &mut buffer, self.stop) {
+            let left = length.map_or(READ_BYTES as u64, |length| from + length - at);
+            let most = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
+            if most == 0 {
+                break Ok(());
+            }
+            match self.reading.read(file, at, &mut buffer[..most], self.stop) {
                 None => return Err(ImportError::Stopped),
+                Some(Ok(0)) if length.is_some() => break Err(std::io::ErrorKind::UnexpectedEof.into()),
                 Some(Ok(0)) => break Ok(()),
                 Some(Ok(bytes)) => {
                     each(self, &buffer[..bytes])?;

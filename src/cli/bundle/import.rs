@@ -1,0 +1,53 @@
+//! `bundle import`.
+
+use std::path::PathBuf;
+
+use crate::cli::import::{Told, carry_out};
+use crate::cli::{Failure, StoreArguments};
+use crate::oci::RepoName;
+use crate::takeover::{ImportOrder, SourceOrder};
+
+/// Flags of `bundle import`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BundleImportArguments {
+    /// Directories with *.tar, *.tar.NNNN.chunk or OCI layouts, or such files one by one; of a chunk all that lie beside it are
+    /// taken.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Where it goes: this repository, and those below it.
+    #[arg(long, value_name = "REPOSITORY", default_value = "system/deckhouse")]
+    pub repository: RepoName,
+    /// Move channels also to a release that is older than the one they lead to.
+    #[arg(long)]
+    pub channels_back: bool,
+    /// Leave tags that the store has with another digest where they are.
+    #[arg(long)]
+    pub keep_tags: bool,
+    /// Say what would come, and change nothing. Bytes are not hashed.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// End with 0 also if something of the bundle is missing or damaged.
+    #[arg(long)]
+    pub allow_missing: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the store is. The section store of the configuration file counts where no server runs.
+    #[command(flatten)]
+    pub store: StoreArguments,
+}
+
+pub(super) fn run(arguments: &BundleImportArguments) -> Result<(), Failure> {
+    let whole = |path: &PathBuf| {
+        std::path::absolute(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    };
+    let order = ImportOrder {
+        source: SourceOrder::Bundle(arguments.paths.iter().map(whole).collect::<Result<_, _>>()?),
+        repository: Some(arguments.repository.to_string()),
+        moves: false,
+        dry_run: arguments.dry_run,
+        overwrite: !arguments.keep_tags,
+        channels_back: arguments.channels_back,
+    };
+    carry_out(&arguments.store, &order, Told { json: arguments.json, allow_missing: arguments.allow_missing })
+}
