@@ -117,6 +117,12 @@ impl Identity {
 }
 
 impl Group {
+    /// These others, whoever they are.
+    #[cfg(test)]
+    pub(super) fn of(peers: Vec<Upstream>) -> Self {
+        Self { peers, ..Self::default() }
+    }
+
     /// Reads the files. Masters that `before` has too keep their clients, with what those know of them. Blocking.
     ///
     /// # Errors

@@ -58,7 +58,8 @@ impl Questions {
 impl Replicas {
     /// The first of the other masters that says it has the content in this repository; `except`: those that are not asked,
     /// because they said so and did not give it. `None`: nobody says so within 3 s. Who asks the same at once shares one round
-    /// of questions. Safe to drop: the questions go on.
+    /// of questions; a no to one that began before is asked for once more, so it may be twice as long. Safe to drop: the
+    /// questions go on.
     ///
     /// # Errors
     /// Nobody says so, and one has too much to do to answer (429, 503): it may have it.
@@ -76,13 +77,20 @@ impl Replicas {
         }
         let out = except.iter().map(|holder| holder.master.host().to_owned()).collect();
         let Questions { running, metrics, tasks } = &self.0.questions;
-        let (metrics, tasks, name) = (metrics.clone(), tasks.clone(), repo.clone());
-        let ask = || async move {
-            let (answer, outcome) = ask_all(&peers, &name, wanted, &tasks).await;
-            metrics.peers_answer(answer);
-            outcome
+        let key = (repo.clone(), wanted, out);
+        let ask = || {
+            let (metrics, tasks, name, peers) = (metrics.clone(), tasks.clone(), repo.clone(), peers.clone());
+            async move {
+                let (answer, outcome) = ask_all(&peers, &name, wanted, &tasks).await;
+                metrics.peers_answer(answer);
+                outcome
+            }
         };
-        let (outcome, _) = running.join((repo.clone(), wanted, out), ask).await;
+        let outcome = match running.join(key.clone(), ask).await {
+            // It was asked before this caller came: what another master has got since then was not seen.
+            (Some(Ok(None)), false) => running.join(key, ask).await.0,
+            (outcome, _) => outcome,
+        };
         outcome.unwrap_or(Ok(None))
     }
 }
@@ -139,6 +147,7 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
+    use super::super::group::Group;
     use super::*;
     use crate::oci::Algorithm;
     use crate::upstream::{
@@ -167,6 +176,11 @@ mod tests {
                 }
             });
         }
+        asked(host)
+    }
+
+    /// The way to a master without a certificate.
+    fn asked(host: String) -> Upstream {
         let endpoint = EndpointOptions {
             scheme: Scheme::Http,
             host,
@@ -182,6 +196,41 @@ mod tests {
             face: Face::OwnStore,
         };
         Upstream::new(&options, Metrics::new().unwrap(), TaskTracker::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_no_that_is_older_than_who_hears_it_is_asked_for_once_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let (arrived, arrives) = std::sync::mpsc::channel();
+        let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            // The first question is answered as it was when it came, and late.
+            for (stream, answer) in listener.incoming().zip([NO, YES]) {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                if answer == NO {
+                    arrived.send(()).unwrap();
+                    goes_on.recv().unwrap();
+                }
+                let _ = stream.write_all(format!("HTTP/1.1 {answer}\r\nconnection: close\r\n\r\n").as_bytes());
+            }
+        });
+        let (metrics, tasks) = (Metrics::new().unwrap(), TaskTracker::new());
+        let replicas = Replicas::new(None, metrics, tasks, CancellationToken::new());
+        replicas.0.group.store(std::sync::Arc::new(Group::of(vec![asked(host)])));
+        let (repo, wanted) = ("a".parse().unwrap(), Wanted::Blob(Algorithm::Sha256.digest(b"content")));
+        let early = replicas.holder(&repo, wanted, &[]);
+        let late = async {
+            tokio::task::spawn_blocking(move || arrives.recv().unwrap()).await.unwrap();
+            let mut late = std::pin::pin!(replicas.holder(&repo, wanted, &[]));
+            assert!(futures_util::poll!(&mut late).is_pending());
+            go_on.send(()).unwrap();
+            late.await
+        };
+        let (early, late) = tokio::join!(early, late);
+        assert!(early.unwrap().is_none());
+        assert_eq!(late.unwrap().map(|holder| holder.size), Some(Some(7)));
     }
 
     #[tokio::test]

@@ -142,9 +142,18 @@ impl ReadThrough {
         digest: Digest,
         lack: StoreError,
     ) -> Result<Served<ServedManifest>, ModeError> {
-        let (through, name) = (self.clone(), repo.clone());
-        let fetch = || async move { through.fetch_manifest(&name, digest, lack).await };
-        let (outcome, _) = self.0.manifests.join((repo.clone(), digest), fetch).await;
+        let fetch = |lack| {
+            let (through, name) = (self.clone(), repo.clone());
+            async move { through.fetch_manifest(&name, digest, lack).await }
+        };
+        let key = (repo.clone(), digest);
+        let outcome = match self.0.manifests.join(key.clone(), || fetch(lack)).await {
+            // The others were asked before this caller came: what one of them has got since then was not seen.
+            (Some(Err(ModeError::Store(StoreError::ManifestUnknown))), false) => {
+                self.0.manifests.join(key, || fetch(StoreError::ManifestUnknown)).await.0
+            }
+            (outcome, _) => outcome,
+        };
         outcome.unwrap_or(Err(ModeError::Stopping))
     }
 
