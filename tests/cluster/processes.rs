@@ -91,7 +91,7 @@ impl Authority {
         std::fs::read_to_string(&self.cert).unwrap()
     }
 
-    /// Issues `tls.crt` and `tls.key` into a directory.
+    /// Issues `tls.crt` and `tls.key` into a directory, and what else the flags say.
     pub(crate) fn issue(&self, out: &Path, subject: &[&str]) {
         let mut command = binary();
         command.args(["pki", "issue", "--ca-cert"]).arg(&self.cert).arg("--ca-key").arg(&self.key);
@@ -114,7 +114,7 @@ impl Server {
         for folder in ["users", "mode", "store", "pki"] {
             std::fs::create_dir_all(directory.join(folder)).unwrap();
         }
-        authority.issue(&directory.join("pki"), &["--san", address]);
+        authority.issue(&directory.join("pki"), &["--san", address, "--peer"]);
         let at = directory.display();
         let text = format!(
             "listen: {address}:{PORT}\nadminListen: {address}:5002\nstore: {{dir: {at}/store, reserveBytes: 0}}\n\

@@ -85,9 +85,12 @@ impl World {
         let ca = path.join("ca.crt");
         std::fs::copy(&authority.cert, &ca).unwrap();
         authority.issue(path, &["--uri", "d8-registry:controller"]);
+        // As the chart has it: masters know each other by the list that node-proxy reads.
         let configuration = format!(
-            "mode: Local\nmodeFile: $DIR/mode/mode.yaml\n{tls}, controllerCAFile: {}}}\nauth: {{usersDir: $DIR/users, upstreamUser: true}}\n",
-            ca.display()
+            "mode: Local\nmodeFile: $DIR/mode/mode.yaml\n{tls}, controllerCAFile: {ca}}}\nauth: {{usersDir: $DIR/users, upstreamUser: true}}\n\
+             replicas: {{peers: {}/backends, certificate: $DIR/pki/peer.crt, key: $DIR/pki/peer.key, ca: {ca}}}\n",
+            path.display(),
+            ca = ca.display()
         );
         let mut servers = Vec::new();
         for number in 0..masters.len() {
