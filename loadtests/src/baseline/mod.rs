@@ -1,6 +1,7 @@
 //! Servers that are measured, ours and theirs, as child processes: started on free ports of the loopback from the
 //! configurations in `loadtests/baselines`, and ended with us.
 
+pub(crate) mod masters;
 pub(crate) mod nginx;
 pub(crate) mod ours;
 pub(crate) mod peer;

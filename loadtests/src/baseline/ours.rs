@@ -12,6 +12,7 @@ use base64::Engine as _;
 use rustls::ClientConfig;
 use serde::Deserialize;
 
+use super::masters::Master;
 use super::nginx::Upstream;
 use super::{Process, free_port};
 use crate::certificates::Certificate;
@@ -41,6 +42,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) write_limit: Option<&'a str>,
     /// As many workers as there are cores, on all of them.
     pub(crate) all_cores: bool,
+    /// One of several masters that know each other, on an address of its own; beside it neither `certificate` nor `client`.
+    pub(crate) master: Option<&'a Master>,
 }
 
 impl<'a> Setup<'a> {
@@ -49,7 +52,7 @@ impl<'a> Setup<'a> {
         #[rustfmt::skip]
         let setup = Self {
             program, store, dir, certificate: None, client: None, asks_for_certificates: false, access_log: true,
-            upstream: None, write_limit: None, all_cores: false,
+            upstream: None, write_limit: None, all_cores: false, master: None,
         };
         setup
     }
@@ -71,15 +74,20 @@ impl Ours {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(setup: &Setup<'_>) -> Result<Self> {
         fs::create_dir_all(setup.dir).with_context(|| format!("create {}", setup.dir.display()))?;
-        let (port, admin) = (free_port()?, free_port()?);
+        let admin = free_port()?;
+        let port = setup.master.map_or_else(free_port, |master| Ok(master.address.port()))?;
         let file = setup.dir.join("config.yaml");
         fs::write(&file, configuration(setup, port, admin)?).with_context(|| format!("write {}", file.display()))?;
         let log = setup.dir.join("access.log");
         let arguments = ["serve".as_ref(), "--config".as_ref(), file.as_os_str()];
         let begun = Instant::now();
-        let core = (!setup.all_cores).then_some(cpu::SERVER_CORE);
-        let process = Process::start(setup.program, arguments, core, &log)?;
-        let place = Place::local(port, setup.client.cloned());
+        let core =
+            if setup.master.is_some_and(|master| master.is_beside) { cpu::CLIENT_CORE } else { cpu::SERVER_CORE };
+        let process = Process::start(setup.program, arguments, (!setup.all_cores).then_some(core), &log)?;
+        let place = match setup.master {
+            Some(master) => master.place.clone(),
+            None => Place::local(port, setup.client.cloned()),
+        };
         let mut started = Self { process, place, log, begun, start: Duration::ZERO };
         started.process.until_ok(&Place::local(admin, None), &Request::get("/readyz", None))?;
         started.start = begun.elapsed();
@@ -108,8 +116,9 @@ pub(crate) fn basic() -> String {
 }
 
 fn configuration(setup: &Setup<'_>, port: u16, admin: u16) -> Result<String> {
+    let listen = setup.master.map_or_else(|| format!("127.0.0.1:{port}"), |master| master.address.to_string());
     let mut text = format!(
-        "listen: '127.0.0.1:{port}'\nadminListen: '127.0.0.1:{admin}'\nstore: {{ dir: '{}', reserveBytes: 0 }}\n\
+        "listen: '{listen}'\nadminListen: '127.0.0.1:{admin}'\nstore: {{ dir: '{}', reserveBytes: 0 }}\n\
          limits: {{ {}pulls: 4096, listings: 4096{} }}\nlog: {{ format: json, access: {} }}\n\
          auth: {{ users: [{{ name: {USER}, role: rw, passwordHash: '{}' }}] }}\n",
         setup.store.display(),
@@ -122,6 +131,9 @@ fn configuration(setup: &Setup<'_>, port: u16, admin: u16) -> Result<String> {
         let (cert, key) = (certificate.cert_file.display(), certificate.key_file.display());
         let asks = if setup.asks_for_certificates { format!(", controllerCAFile: '{cert}'") } else { String::new() };
         text.push_str(&format!("tls: {{ certFile: '{cert}', keyFile: '{key}'{asks} }}\n"));
+    }
+    if let Some(master) = setup.master {
+        text.push_str(&master.keys());
     }
     if let Some((mode, upstream)) = setup.upstream {
         let (scheme, trust) = match &upstream.certificate {

@@ -10,6 +10,7 @@ mod disk;
 mod handshakes;
 mod hits;
 mod large_store;
+mod masters;
 mod peers;
 mod push;
 mod scale;
@@ -91,6 +92,10 @@ pub(crate) enum Row {
     TakeOver,
     /// How the cost of an operation grows with tags, connections, a blob's size and blobs.
     Scale,
+    /// A blob that another master has, against a cold pull through Proxy from an upstream over TLS: CPU of both ends.
+    ReadThrough,
+    /// Three masters with 100,000 tags while nothing happens: bytes, CPU, memory beside one alone.
+    MastersIdle,
     /// A scrub by order: CPU per byte against SHA-256 alone, and p99 of a manifest GET beside it against without.
     Scrub,
 }
@@ -216,6 +221,8 @@ impl<'a> Bench<'a> {
             Row::BesideCollection => collection::beside::run(self, report, row),
             Row::TakeOver => takeover::run(self, report, row),
             Row::Scale => scale::run(self, report, row),
+            Row::ReadThrough => masters::read_through(self, report, row),
+            Row::MastersIdle => masters::idle(self, report, row),
             Row::Scrub => scrub::run(self, report, row),
         }
     }

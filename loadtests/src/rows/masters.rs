@@ -1,0 +1,151 @@
+//! Several masters with a Local each: a blob that another one has, and what they cost while nothing happens.
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::cold::{empty, place_upstream, pull_at_once};
+use super::{Bench, MAPPED, Row};
+use crate::baseline::masters::Master;
+use crate::baseline::ours::{Ours, Setup, basic};
+use crate::client::upload::Fresh;
+use crate::client::{Request, Tally, Wire, push, verify};
+use crate::compare::{Measure, Sample, Sum, median};
+use crate::cpu::{self, Meter};
+use crate::engine::{Contest, Side};
+use crate::interrupt;
+use crate::proc::{Memory, mebibytes};
+use crate::report::{Report, Target};
+use crate::seed::{self, SeedOptions};
+
+/// Pulls of each side.
+const ROUNDS: u32 = 8;
+/// Times of the CPU of a cold pull through Proxy, both ends of either.
+const LIMIT: f64 = 1.3;
+
+/// Of the idle masters.
+const MASTERS: u8 = 3;
+const TAGS: u32 = 100_000;
+const REPOSITORIES: u32 = 1000;
+/// How long nothing happens, in times of `--times`.
+const IDLE: Duration = Duration::from_secs(60);
+/// What is left of a start.
+const SETTLE: Duration = Duration::from_secs(15);
+/// Limits for each master: bytes a second, parts of a core, MiB more than one that is alone.
+const BYTES_PER_SECOND: f64 = 1000.0;
+const CORE: f64 = 0.001;
+const MORE_MIB: f64 = 24.0;
+
+/// One client pulls a blob that another master has, beside a cold pull of the same size through Proxy from an upstream over
+/// TLS: the CPU of whoever gives and whoever passes on.
+pub(crate) fn read_through(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
+    let dir = bench.dir(&row.name())?;
+    let masters = Master::several(2, &dir)?;
+    let start = |number: usize| {
+        let own = dir.join(format!("master-{number}"));
+        Ours::start(&Setup { master: Some(&masters[number]), ..bench.setup(&own.join("store"), &own) })
+    };
+    let (asked, holder) = (start(0)?, start(1)?);
+    let (nginx, upstream, blobs) = bench.upstream(row, (true, None))?;
+    let client = bench.client(true)?;
+    let proxy = Ours::start(&Setup {
+        certificate: Some(&bench.p256),
+        client: client.as_ref(),
+        upstream: Some(("Proxy", &upstream)),
+        ..bench.setup(&dir.join("proxy/store"), &dir.join("proxy"))
+    })?;
+    let fresh = RefCell::new(Fresh::new(bench.options.size));
+    let measured = |round: u32, is_ours: bool| {
+        let number = u64::from(round) * 2 + u64::from(is_ours);
+        let (digest, place, mut pids) = if is_ours {
+            let mut fresh = fresh.borrow_mut();
+            let (content, digest) = fresh.content(number);
+            push(&mut Wire::connect(&holder.place)?, MAPPED, content, &digest, Some(&basic()))?;
+            (digest, &asked.place, asked.process.pids())
+        } else {
+            (place_upstream(&mut fresh.borrow_mut(), number, &blobs)?, &proxy.place, proxy.process.pids())
+        };
+        pids.extend(if is_ours { holder.process.pids() } else { nginx.process.pids() });
+        let request = Request::get(&format!("/v2/{MAPPED}/blobs/{digest}"), Some(&basic()));
+        bench.before_storing(&pids)?;
+        let meter = Meter::start(&pids)?;
+        let wall = pull_at_once(&[(place.clone(), request.clone())], None)?;
+        // Work that is done after the last byte was sent, such as a sync, belongs to the pull.
+        cpu::settle(&pids)?;
+        let mut spent = meter.read()?;
+        spent.wall = wall.as_secs_f64();
+        verify(place, &request, &digest)?;
+        empty(&blobs)?;
+        let bytes = u64::from(bench.options.size) << 20;
+        Ok(Sum::of(spent, Tally { answers: 1, bytes, ..Tally::nothing()? }))
+    };
+    let name = format!("pull of {} MiB that another master has, both ends", bench.options.size);
+    let mut contest = Contest::new(row.name());
+    let sides = (
+        contest.side(Side::operation(|round| measured(round, true))),
+        contest.side(Side::operation(|round| measured(round, false))),
+    );
+    contest.pair(name, Measure::CpuSeconds, sides, "Proxy and its upstream", Some(LIMIT));
+    let comparisons = contest.measured(bench.operations(ROUNDS), report)?;
+    let walls = |side: &[Sample]| median(&side.iter().map(|sample| sample.spent.wall * 1000.0).collect::<Vec<_>>());
+    for comparison in &comparisons {
+        report.fact("pull from another master: time, median", walls(&comparison.ours), "ms");
+        report.fact("the same through Proxy, cold", walls(&comparison.theirs), "ms");
+    }
+    report.comparisons.extend(comparisons);
+    Ok(())
+}
+
+/// Three masters with the same 100,000 tags, of which nobody wants anything, beside one alone. All cores.
+pub(crate) fn idle(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
+    let dir = bench.dir(&row.name())?;
+    cpu::on(None, || idle_measured(bench, report, &dir))
+}
+
+fn idle_measured(bench: &Bench<'_>, report: &mut Report, dir: &Path) -> Result<()> {
+    let when = format!(", {TAGS} tags, idle");
+    let program = &bench.options.server;
+    let masters = Master::several(MASTERS, dir)?;
+    let stores: Vec<_> = (0..masters.len()).map(|number| dir.join(format!("store-{number}"))).collect();
+    for store in &stores {
+        let wanted =
+            SeedOptions { dir: store.clone(), repositories: REPOSITORIES, tags: TAGS, blobs: 1, blob_size: 1024 };
+        seed::seed(&wanted, interrupt::flag())?;
+    }
+    let alone = Ours::start(&Setup { all_cores: true, ..Setup::local(program, &stores[0], &dir.join("alone")) })?;
+    thread::sleep(SETTLE);
+    let alone_own = Memory::of_all(&alone.process.pids())?.own;
+    drop(alone);
+    let start = |number: usize| {
+        let own = dir.join(format!("master-{number}"));
+        let setup = Setup::local(program, &stores[number], &own);
+        Ours::start(&Setup { all_cores: true, master: Some(&masters[number]), ..setup })
+    };
+    let running = (0..masters.len()).map(start).collect::<Result<Vec<_>>>()?;
+    thread::sleep(SETTLE);
+    let pids: Vec<u32> = running.iter().flat_map(|master| master.process.pids()).collect();
+    let (meter, before) = (Meter::start(&pids)?, loopback_bytes()?);
+    thread::sleep(IDLE.mul_f64(bench.options.times));
+    let (spent, bytes) = (meter.read()?, loopback_bytes()? - before);
+    let each = f64::from(MASTERS) * spent.wall;
+    report.judge(format!("bytes of a master{when}"), bytes as f64 / each, "/s", Target::Below(BYTES_PER_SECOND));
+    report.judge(format!("CPU of a master{when}"), spent.cpu / each * 100.0, "%", Target::Below(CORE * 100.0));
+    let most = running.iter().map(|master| Memory::of_all(&master.process.pids()));
+    let most = most.collect::<Result<Vec<_>>>()?.into_iter().map(|memory| memory.own).max().unwrap_or_default();
+    report.fact(format!("RssAnon+RssShmem, alone{when}"), mebibytes(alone_own), "MiB");
+    let more = mebibytes(most) - mebibytes(alone_own);
+    report.judge(format!("the most of three masters, more than that{when}"), more, "MiB", Target::Below(MORE_MIB));
+    drop(running);
+    stores.iter().try_for_each(|store| seed::remove(store))
+}
+
+/// Bytes that went over the loopback, frames and all: in a network of the row's own nobody else speaks.
+fn loopback_bytes() -> Result<u64> {
+    let path = "/sys/class/net/lo/statistics/tx_bytes";
+    let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    text.trim().parse().with_context(|| format!("{path} has no number"))
+}
