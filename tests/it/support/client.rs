@@ -15,7 +15,16 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(base: &str, credentials: Option<(String, String)>) -> Self {
-        let inner = reqwest::Client::builder()
+        Self::of(reqwest::Client::builder(), base, credentials)
+    }
+
+    /// One that speaks HTTP/1 alone: a server that stops ends its idle connections by itself, while the test waits for that.
+    pub(crate) fn over_http1(base: &str, credentials: Option<(String, String)>) -> Self {
+        Self::of(reqwest::Client::builder().http1_only(), base, credentials)
+    }
+
+    fn of(builder: reqwest::ClientBuilder, base: &str, credentials: Option<(String, String)>) -> Self {
+        let inner = builder
             .redirect(redirect::Policy::none())
             .tls_danger_accept_invalid_certs(true)
             .no_proxy()
