@@ -15,7 +15,7 @@ use crate::auth::{Action, AuthFailure, Authenticator, Forbidden, Identity, neede
 use crate::oci::{ErrorCode, RepoName};
 use crate::serve::Peer;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 

@@ -1,19 +1,23 @@
 //! One request, as the handlers see it: authenticated, allowed, with the modes and settings it began with.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 
 use super::Settings;
 use super::error::ApiError;
 use super::large::LargeManifests;
 use super::limits::{Gate, Gates, Holder, Place, Pool};
+use super::upload_name::UploadName;
 use crate::auth::{Action, Authenticator, Identity};
 use crate::mode::View;
 use crate::oci::RepoName;
+use crate::replicas::{MasterId, Replicas};
 use crate::serve::{BodyTransport, Stream};
 use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
 
 pub(super) struct Call<'a> {
     pub(super) method: &'a Method,
@@ -28,6 +32,28 @@ pub(super) struct Call<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) uploads: &'a Pool,
     pub(super) entrance: Entrance,
+    /// The way to other masters; `None`: this one is asked alone.
+    pub(super) elsewhere: Option<Elsewhere<'a>>,
+    /// This master's name in what it gives out.
+    pub(super) own_master: Option<MasterId>,
+    /// Another master asks.
+    pub(super) is_masters: bool,
+}
+
+/// The way to other masters for one request of a client.
+pub(super) struct Elsewhere<'a> {
+    pub(super) replicas: &'a Replicas,
+    /// The client's address.
+    pub(super) address: IpAddr,
+    /// The request's id.
+    pub(super) id: HeaderValue,
+}
+
+impl Elsewhere<'_> {
+    /// The other master where an upload lies; `None`: it is looked for here.
+    pub(super) fn master_of(&self, name: UploadName) -> Option<Upstream> {
+        self.replicas.peer(name.master?)
+    }
 }
 
 /// The way to a place under the limits; a request takes one at most.

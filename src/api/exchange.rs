@@ -70,9 +70,7 @@ impl Exchange {
         route: Option<&Route>,
         progress: Arc<RequestProgress>,
     ) -> Self {
-        let readable = |value: &&HeaderValue| value.to_str().is_ok();
-        let id = parts.headers.get(REQUEST_ID.name).filter(|_| peer.trusted_proxy).filter(readable);
-        let id = id.filter(|id| !id.is_empty() && id.len() <= ID_BYTES);
+        let id = id_of(&parts.headers).filter(|_| peer.trusted_proxy);
         let address = client_address(peer, &parts.headers);
         if peer.trusted_proxy {
             peer.standing.speaks_for(address);
@@ -137,6 +135,14 @@ impl Exchange {
     /// Notes that the request may do what it asks for: until the answer is over its connection is not one to be closed.
     pub(super) fn let_in(&mut self) {
         self.let_in = Some(self.standing.let_in());
+    }
+
+    /// Notes that another master passes it on for a client at `address`; its id is taken over as from a trusted proxy.
+    pub(super) fn speaks_for(&mut self, address: IpAddr, headers: &http::HeaderMap) {
+        self.address = address;
+        if let Some(id) = id_of(headers) {
+            self.id = id.clone();
+        }
     }
 
     /// Who holds places for it.
@@ -275,6 +281,12 @@ impl Id {
     fn header(&self) -> HeaderValue {
         HeaderValue::from_bytes(&self.0).unwrap_or_else(|_| HeaderValue::from_static("0"))
     }
+}
+
+/// The id that the headers give the request, if it can be one.
+fn id_of(headers: &http::HeaderMap) -> Option<&HeaderValue> {
+    let id = headers.get(REQUEST_ID.name).filter(|id| id.to_str().is_ok())?;
+    Some(id).filter(|id| !id.is_empty() && id.len() <= ID_BYTES)
 }
 
 /// A value that was found readable.

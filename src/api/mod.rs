@@ -1,8 +1,8 @@
 //! The HTTP edge: requests parsed into our types, answers rendered.
 //!
 //! A request's way, unless `fast` answers it ahead of all this: [`Edge`] → `dispatch` (below) → `Route::parse` →
-//! authentication → right → limit → one handler (`blobs`, `manifests`, `uploads`, `tags`, `referrers`, `token`) → the
-//! mode → an answer → `exchange`, which counts and logs when the answer's last byte is gone.
+//! authentication → right → limit → one handler (`blobs`, `manifests`, `uploads`, `tags`, `referrers`, `token`; `elsewhere` for
+//! an upload that lies at another master) → the mode → an answer → `exchange`, which counts and logs when the answer's last byte is gone.
 
 mod access;
 mod accounting;
@@ -11,6 +11,7 @@ mod body;
 mod call;
 mod conditions;
 mod content;
+mod elsewhere;
 mod error;
 mod exception;
 mod exchange;
@@ -26,6 +27,7 @@ mod route;
 mod state;
 mod tags;
 mod token;
+mod upload_name;
 mod uploads;
 
 use std::convert::Infallible;
@@ -57,7 +59,7 @@ pub use state::{ComingState, ModeFileState, ServerState, StateSource, UpstreamSt
 
 use self::access::Base;
 use self::body::{CountedBody, Reading, ResponseBody};
-use self::call::{Call, Entrance, query_values};
+use self::call::{Call, Elsewhere, Entrance, query_values};
 use self::error::ApiError;
 use self::exchange::{Exchange, Outcome};
 use self::large::LargeManifests;
@@ -65,7 +67,7 @@ use self::limits::{Gate, Gates, Pool};
 use self::route::Route;
 use crate::auth::{Action, Authenticator};
 use crate::mode::{Audience, Mode, ModeError, Transition};
-use crate::oci::ErrorCode;
+use crate::oci::{ErrorCode, RepoName, UploadId};
 use crate::replicas::Replicas;
 use crate::serve::Peer;
 use crate::telemetry::{AccessLog, Metrics};
@@ -235,7 +237,7 @@ async fn dispatch(app: App, parts: http::request::Parts, body: Body) -> http::Re
     let mut exchange = Exchange::begin(&app, &parts, &peer, route.as_ref().ok(), Arc::clone(&progress));
 
     let answered = if is_masters {
-        AssertUnwindSafe(peers::answer(&app, &parts, &peer, route, &mut exchange)).catch_unwind().await
+        AssertUnwindSafe(peers::answer(&app, &parts, &peer, route, &mut body, &mut exchange)).catch_unwind().await
     } else {
         AssertUnwindSafe(answer(&app, &parts, &peer, route, &mut body, &mut exchange)).catch_unwind().await
     };
@@ -313,7 +315,8 @@ async fn answer(
     let view = modes.view(Audience::of(auth.role(&who)));
     exchange.identified(&who, view.first());
     let route = route?;
-    let view = if peers::is_hop(&parts.headers)? { view.alone() } else { view };
+    let is_hop = peers::is_hop(&parts.headers)?;
+    let view = if is_hop { view.alone() } else { view };
     if view.is_idle() {
         return Err(ModeError::Unmanaged.into());
     }
@@ -328,6 +331,12 @@ async fn answer(
         })?;
         exchange.let_in();
     }
+    let replicas = app.0.replicas.get();
+    let elsewhere = replicas.filter(|_| !is_hop).map(|replicas| Elsewhere {
+        replicas,
+        address: exchange.address(),
+        id: exchange.id().clone(),
+    });
     let call = Call {
         method: &parts.method,
         headers: &parts.headers,
@@ -341,6 +350,9 @@ async fn answer(
         large: &app.0.large,
         uploads: &app.0.uploads,
         entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),
+        elsewhere,
+        own_master: replicas.and_then(Replicas::own_id),
+        is_masters: false,
     };
     call.entrance.enter(gate(&route, &parts.method)).await?;
     let outcome = handle(&call, body, &route).await;
@@ -364,10 +376,22 @@ async fn handle(call: &Call<'_>, body: &mut CountedBody, route: &Route) -> Outco
         Route::Manifest(repo, reference) if method == Method::DELETE => manifests::delete(call, repo, reference).await,
         Route::Manifest(repo, reference) => manifests::read(call, repo, reference).await,
         Route::Uploads(repo) => uploads::begin(call, body, repo).await,
-        Route::Upload(repo, id) if method == Method::PATCH => uploads::append(call, body, repo, *id).await,
-        Route::Upload(repo, id) if method == Method::PUT => uploads::finish(call, body, repo, *id).await,
-        Route::Upload(repo, id) if method == Method::DELETE => uploads::cancel(call, repo, *id).await,
-        Route::Upload(repo, id) => uploads::ask(call, repo, *id).await,
+        Route::Upload(repo, name) => {
+            match call.elsewhere.as_ref().and_then(|way| way.master_of(*name).zip(Some(way))) {
+                Some((master, way)) => elsewhere::pass_on(call, way, body, (repo, *name), &master).await,
+                None => handle_upload(call, body, repo, name.id).await,
+            }
+        }
+    }
+}
+
+/// An upload that lies here, or nowhere.
+async fn handle_upload(call: &Call<'_>, body: &mut CountedBody, repo: &RepoName, id: UploadId) -> Outcome {
+    match *call.method {
+        Method::PATCH => uploads::append(call, body, repo, id).await,
+        Method::PUT => uploads::finish(call, body, repo, id).await,
+        Method::DELETE => uploads::cancel(call, repo, id).await,
+        _ => uploads::ask(call, repo, id).await,
     }
 }
 

@@ -1,10 +1,12 @@
 //! What other masters are answered: blobs and manifests by digest, read from the own store of mode Local, whichever mode is in
-//! force. `/-/peer` and behind it the paths of clients; GET and HEAD alone.
+//! force, and what their clients ask of an upload that began here. `/-/peer` and behind it the paths of clients.
 //!
 //! Only a server that showed the peers' certificate, with an address of the list that is in force now, has these paths; to
-//! everybody else they name nothing. No user, no right and no token plays a part. A master answers of what is in its own store
-//! and asks nobody: the header `d8-hop` says that the question has made its one hop, and stands in every one.
+//! everybody else they name nothing. No user, no right and no token plays a part: who may write, the master judged that its client
+//! asked. A master answers of what is in its own store and asks nobody: the header `d8-hop` says that the question has made its one
+//! hop, and stands in every one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::response::Response;
@@ -12,6 +14,8 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 
 use super::App;
+use super::access;
+use super::body::CountedBody;
 use super::call::{Call, Entrance};
 use super::error::ApiError;
 use super::exception::Exception;
@@ -20,6 +24,7 @@ use super::route::Route;
 use super::{blobs, manifests};
 use crate::auth::Identity;
 use crate::oci::{ErrorCode, Reference};
+use crate::replicas::Replicas;
 use crate::serve::Peer;
 use crate::upstream::{HOP, ONE_HOP, PEER_PREFIX};
 
@@ -53,25 +58,33 @@ pub(super) async fn answer(
     parts: &Parts,
     peer: &Peer,
     route: Result<Route, ApiError>,
+    body: &mut CountedBody,
     exchange: &mut Exchange,
 ) -> Outcome {
     exchange.let_in();
     if !is_hop(&parts.headers)? {
         return Err(wrong_hop());
     }
-    let route = match route? {
-        route @ (Route::Blob(..) | Route::Manifest(_, Reference::Digest(_))) => route,
-        _ => return Err(ApiError::exception(Exception::NoPath, "masters ask each other for contents by digest alone")),
-    };
-    if parts.method != Method::GET && parts.method != Method::HEAD {
-        return Err(ApiError::method_not_allowed("GET, HEAD"));
+    let route = route?;
+    let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
+    match &route {
+        Route::Blob(..) | Route::Manifest(_, Reference::Digest(_)) if is_read => {}
+        Route::Blob(..) | Route::Manifest(_, Reference::Digest(_)) => {
+            return Err(ApiError::method_not_allowed("GET, HEAD"));
+        }
+        Route::Upload(..) => {
+            access::action(&route, &parts.method)?;
+            exchange.speaks_for(client_of(peer, &parts.headers), &parts.headers);
+        }
+        _ => return Err(no_path()),
     }
     let nothing = || ApiError::new(ErrorCode::NameUnknown, "mode Local is neither in force nor coming nor before");
     let view = app.0.modes.load().own_store().ok_or_else(nothing)?;
     let call = Call {
         method: &parts.method,
         headers: &parts.headers,
-        raw_query: None,
+        // Of a question about an upload alone.
+        raw_query: parts.uri.query().filter(|_| matches!(route, Route::Upload(..))),
         view,
         settings: app.0.settings.load_full(),
         auth: &app.0.auth,
@@ -81,16 +94,30 @@ pub(super) async fn answer(
         large: &app.0.large,
         uploads: &app.0.uploads,
         entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),
+        elsewhere: None,
+        own_master: app.0.replicas.get().and_then(Replicas::own_id),
+        is_masters: true,
     };
-    let outcome = read(&call, &route).await;
+    call.entrance.enter(super::gate(&route, call.method)).await?;
+    let outcome = carry_out(&call, &route, body).await;
     exchange.hold(call.entrance.leave());
     outcome
 }
 
-async fn read(call: &Call<'_>, route: &Route) -> Result<Response, ApiError> {
+/// The client that a master speaks for: the address that stands in its header, as from a trusted proxy.
+fn client_of(peer: &Peer, headers: &HeaderMap) -> IpAddr {
+    access::client_address(&Peer { trusted_proxy: true, ..peer.clone() }, headers)
+}
+
+fn no_path() -> ApiError {
+    ApiError::exception(Exception::NoPath, "masters ask each other for contents by digest and for uploads")
+}
+
+async fn carry_out(call: &Call<'_>, route: &Route, body: &mut CountedBody) -> Result<Response, ApiError> {
     match route {
         Route::Blob(repo, digest) => blobs::read(call, repo, *digest).await,
         Route::Manifest(repo, reference) => manifests::read(call, repo, reference).await,
-        _ => Err(ApiError::exception(Exception::NoPath, "no such endpoint")),
+        Route::Upload(repo, name) => super::handle_upload(call, body, repo, name.id).await,
+        _ => Err(no_path()),
     }
 }

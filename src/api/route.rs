@@ -7,7 +7,8 @@ use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
 use super::exception::Exception;
-use crate::oci::{Digest, ErrorCode, InvalidReference, Reference, RepoName, UploadId};
+use super::upload_name::UploadName;
+use crate::oci::{Digest, ErrorCode, InvalidReference, Reference, RepoName};
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(super) enum Route {
     /// `/v2/<name>/blobs/uploads/`.
     Uploads(RepoName),
     /// `/v2/<name>/blobs/uploads/<id>`.
-    Upload(RepoName, UploadId),
+    Upload(RepoName, UploadName),
     /// `/v2/<name>/manifests/<reference>`.
     Manifest(RepoName, Reference),
     /// `/v2/<name>/tags/list`.
@@ -62,10 +63,10 @@ impl Route {
                 if id.is_empty() {
                     return Ok(Self::Uploads(repo));
                 }
-                let id = id.parse().map_err(|_| {
+                let name = id.parse().map_err(|_| {
                     ApiError::new(ErrorCode::BlobUploadUnknown, "no such upload; begin one with a POST")
                 })?;
-                Ok(Self::Upload(repo, id))
+                Ok(Self::Upload(repo, name))
             }
             _ => Err(no_endpoint()),
         }
@@ -89,7 +90,7 @@ impl Route {
         match self {
             Self::Root | Self::Base | Self::Token | Self::Catalog | Self::Uploads(_) | Self::Tags(_) => None,
             Self::Blob(_, digest) | Self::Referrers(_, digest) => Some(digest.to_string()),
-            Self::Upload(_, id) => Some(id.to_string()),
+            Self::Upload(_, name) => Some(name.to_string()),
             Self::Manifest(_, reference) => Some(reference.to_string()),
         }
     }

@@ -13,13 +13,17 @@ use super::error::ApiError;
 use super::exception::Exception;
 use super::headers::{CONTENT_DIGEST, text};
 use super::route::parse_digest;
+use super::upload_name::UploadName;
 use crate::auth::Action;
 use crate::mode::Local;
 use crate::oci::{Algorithm, Digest, ErrorCode, RepoName, UploadId, UploadRange};
 use crate::store::{StoreError, UploadPlace, UploadSession};
 use crate::telemetry::with_causes;
 
-const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+pub(super) const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// The parameter by which another master asks whether a body of so many bytes would be taken.
+pub(super) const BYTES: &str = "bytes";
 
 /// Chunks handed to the store in one go: each keeps some KiB of hyper's buffer, be it a single byte.
 const MOST_CHUNKS: usize = 128;
@@ -52,7 +56,7 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut CountedBody, repo: &RepoNa
         begun => begun?,
     };
     let Some(digest) = whole else {
-        return Ok(in_progress(StatusCode::ACCEPTED, repo, session.id(), 0));
+        return Ok(in_progress(call, StatusCode::ACCEPTED, repo, session.id(), 0));
     };
     match append_all(local, &mut session, body, None).await {
         Ok(()) => {
@@ -69,9 +73,12 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut CountedBody, repo: &RepoNa
 
 /// Whether the blob is the repository's now. If not, for whatever reason, the client uploads instead: a source that is no
 /// repository name, that whoever asks may not pull from, or that the token shown is not good for, is one without the
-/// blob. It is not even looked at, so nothing of it can be told by the answer or by its time.
+/// blob. It is not even looked at, so nothing of it can be told by the answer or by its time. A source that the client names and
+/// whose blob another master has is fetched from there first.
 async fn mount(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<bool, ApiError> {
-    let store = call.view.writable()?.store();
+    let local = call.view.writable()?;
+    let store = local.store();
+    let is_named = call.query("from").is_some();
     let sources: Vec<Option<RepoName>> = match call.query("from") {
         Some(from) => {
             from.parse().ok().filter(|from| call.may(Action::Pull, Some(from))).map(Some).into_iter().collect()
@@ -84,7 +91,13 @@ async fn mount(call: &Call<'_>, repo: &RepoName, digest: Digest) -> Result<bool,
         None => vec![None],
     };
     for source in sources {
-        match store.mount_blob(source.as_ref(), repo, digest).await {
+        let mut mounted = store.mount_blob(source.as_ref(), repo, digest).await;
+        if let (Ok(false), Some(source), true) = (&mounted, &source, is_named && call.elsewhere.is_some())
+            && local.bring_for_mount(source, digest).await
+        {
+            mounted = store.mount_blob(Some(source), repo, digest).await;
+        }
+        match mounted {
             Ok(true) => return Ok(true),
             Ok(false) => {}
             // An upload needs none of what failed here, or says the same in its turn.
@@ -106,10 +119,10 @@ pub(super) async fn append(
 ) -> Result<Response, ApiError> {
     let local = call.view.writable()?;
     let mut session = local.store().resume_upload(repo, id).await?;
-    let length = chunk_length(call, repo, &session)?;
-    admit(call, local, &session).await?;
+    let length = chunk_length(call, repo, &session, announced(call))?;
+    admit(local, &session, announced(call)).await?;
     append_all(local, &mut session, body, length).await?;
-    Ok(in_progress(StatusCode::ACCEPTED, repo, id, session.offset()))
+    Ok(in_progress(call, StatusCode::ACCEPTED, repo, id, session.offset()))
 }
 
 /// PUT: the last chunk, if there is one, and the digest of the whole.
@@ -131,17 +144,24 @@ pub(super) async fn finish(
         Err(StoreError::UploadUnknown) if store.blob(repo, digest).await.is_ok() => return Ok(created(repo, digest)),
         Err(error) => return Err(error.into()),
     };
-    let length = chunk_length(call, repo, &session)?;
-    admit(call, local, &session).await?;
+    let length = chunk_length(call, repo, &session, announced(call))?;
+    admit(local, &session, announced(call)).await?;
     append_all(local, &mut session, body, length).await?;
     session.finish(digest).await?;
     Ok(created(repo, digest))
 }
 
-/// GET: how far it is.
+/// GET: how far it is. Another master asks as well whether a body that its client announces would be taken.
 pub(super) async fn ask(call: &Call<'_>, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
+    if let Some(bytes) = call.query(BYTES).filter(|_| call.is_masters) {
+        let local = call.view.writable()?;
+        let session = local.store().resume_upload(repo, id).await?;
+        let bytes = bytes.parse().ok();
+        chunk_length(call, repo, &session, bytes)?;
+        admit(local, &session, bytes).await?;
+    }
     let offset = call.view.writable()?.store().upload_offset(repo, id).await?;
-    Ok(in_progress(StatusCode::NO_CONTENT, repo, id, offset))
+    Ok(in_progress(call, StatusCode::NO_CONTENT, repo, id, offset))
 }
 
 /// DELETE.
@@ -156,13 +176,14 @@ fn parse_algorithm(name: &str) -> Result<Algorithm, ApiError> {
     name.parse().map_err(|e: crate::oci::InvalidDigest| ApiError::new(ErrorCode::DigestInvalid, e.to_string()))
 }
 
-fn announced(call: &Call<'_>) -> Option<u64> {
+/// The length that the client announces of its body.
+pub(super) fn announced(call: &Call<'_>) -> Option<u64> {
     call.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// What can't fit is refused before its body is read. A chunk of nothing needs no room: the last PUT may be one.
-async fn admit(call: &Call<'_>, local: &Local, session: &UploadSession) -> Result<(), ApiError> {
-    match announced(call) {
+async fn admit(local: &Local, session: &UploadSession, announced: Option<u64>) -> Result<(), ApiError> {
+    match announced {
         None | Some(0) => Ok(()),
         Some(bytes) => match session.admit(bytes).await {
             Err(StoreError::Full(refusal)) => Ok(local.make_room(refusal, bytes).await?),
@@ -172,7 +193,12 @@ async fn admit(call: &Call<'_>, local: &Local, session: &UploadSession) -> Resul
 }
 
 /// The length that `Content-Range` gives the chunk; checks that it begins where the upload ends.
-fn chunk_length(call: &Call<'_>, repo: &RepoName, session: &UploadSession) -> Result<Option<u64>, ApiError> {
+fn chunk_length(
+    call: &Call<'_>,
+    repo: &RepoName,
+    session: &UploadSession,
+    announced: Option<u64>,
+) -> Result<Option<u64>, ApiError> {
     let Some(header) = call.headers.get(CONTENT_RANGE) else {
         return Ok(None);
     };
@@ -182,7 +208,8 @@ fn chunk_length(call: &Call<'_>, repo: &RepoName, session: &UploadSession) -> Re
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| ApiError::new(ErrorCode::BlobUploadInvalid, crate::oci::InvalidContentRange.to_string()))?;
     if range.first != session.offset() {
-        let place = in_progress(StatusCode::RANGE_NOT_SATISFIABLE, repo, session.id(), session.offset());
+        let status = StatusCode::RANGE_NOT_SATISFIABLE;
+        let place = in_progress(call, status, repo, session.id(), session.offset());
         let message = format!("the chunk begins at {}, the upload is at {}", range.first, session.offset());
         let mut error = ApiError::exception(Exception::ChunkOutOfPlace, message);
         for (name, value) in place.headers() {
@@ -192,7 +219,7 @@ fn chunk_length(call: &Call<'_>, repo: &RepoName, session: &UploadSession) -> Re
         }
         return Err(error);
     }
-    if announced(call).is_some_and(|length| length != range.len) {
+    if announced.is_some_and(|length| length != range.len) {
         return Err(ApiError::new(ErrorCode::SizeInvalid, "Content-Length disagrees with Content-Range"));
     }
     Ok(Some(range.len))
@@ -263,13 +290,14 @@ fn created(repo: &RepoName, digest: Digest) -> Response {
 
 /// The upload is at `offset`. `Location` is relative and without a query, so no proxy in between can break it;
 /// `Range` is written as clients read it, `0-0` for nothing yet.
-fn in_progress(status: StatusCode, repo: &RepoName, id: UploadId, offset: u64) -> Response {
+fn in_progress(call: &Call<'_>, status: StatusCode, repo: &RepoName, id: UploadId, offset: u64) -> Response {
+    let name = UploadName { id, master: call.own_master };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     let out = response.headers_mut();
-    out.insert(LOCATION, text(&format!("/v2/{repo}/blobs/uploads/{id}")));
+    out.insert(LOCATION, text(&format!("/v2/{repo}/blobs/uploads/{name}")));
     out.insert(RANGE, text(&format!("0-{}", offset.saturating_sub(1))));
-    out.insert(UPLOAD_UUID, text(&id.to_string()));
+    out.insert(UPLOAD_UUID, text(&name.to_string()));
     if status != StatusCode::NO_CONTENT {
         out.insert(CONTENT_LENGTH, HeaderValue::from(0));
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::filler::Filler;
 use super::fills::Shared;
@@ -78,6 +79,8 @@ pub(super) struct Fill {
     /// The content was stored already: the fill before this one ended between a look into the store and this one.
     stored: OnceLock<Blob>,
     progress: watch::Sender<FillProgress>,
+    /// Cancelled when nothing of it runs any more.
+    pub(super) over: CancellationToken,
 }
 
 impl Fill {
@@ -90,6 +93,7 @@ impl Fill {
             left: OnceLock::new(),
             stored: OnceLock::new(),
             progress: watch::channel(FillProgress::Connecting).0,
+            over: CancellationToken::new(),
         }
     }
 

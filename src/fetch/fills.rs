@@ -251,5 +251,6 @@ impl Drop for Ending {
         self.shared.forget(&self.fill);
         // Nobody waits for ever if the task panicked.
         self.fill.fail_if_unfinished(FillError::Stopping);
+        self.fill.over.cancel();
     }
 }

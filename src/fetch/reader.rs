@@ -68,6 +68,20 @@ impl FillReader {
         Arc::clone(&self.file)
     }
 
+    /// Ends when the fill is over: what came is stored by then, or could not be. Safe to drop.
+    pub async fn over(&self) {
+        self.fill.over.cancelled().await;
+    }
+
+    /// Why the fill has failed; `None`: it has not.
+    #[must_use]
+    pub fn failure(&self) -> Option<FillError> {
+        match &*self.progress.borrow() {
+            FillProgress::Failed(error) => Some(error.clone()),
+            FillProgress::Connecting | FillProgress::Filling { .. } | FillProgress::Whole { .. } => None,
+        }
+    }
+
     /// Digest of the content.
     #[must_use]
     pub fn digest(&self) -> Digest {

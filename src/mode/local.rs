@@ -1,11 +1,14 @@
 //! Mode Local: the store is all there is, with those of the other masters behind it for what is the same everywhere.
 
+mod closure;
+mod movement;
 mod read_through;
 
 use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 
-use self::read_through::{ReadThrough, followed, may_be_elsewhere};
+use self::movement::Movement;
+use self::read_through::{Purpose, ReadThrough, may_be_elsewhere};
 use super::{BlobRequest, ModeError, Provenance, Served, ServedBlob, ServedManifest};
 use crate::fetch::{Evictor, Fills};
 use crate::oci::{Digest, Reference, RepoName, Tag};
@@ -90,7 +93,9 @@ impl Local {
             // Eviction leaves Local's contents alone, so no lease is needed.
             Ok(StoredContent::File(blob)) => ServedBlob::from(blob),
             Err(lack) => match self.beyond() {
-                Some(through) if may_be_elsewhere(&lack) => return through.blob(repo, digest, request, lack).await,
+                Some(through) if may_be_elsewhere(&lack) => {
+                    return through.blob(repo, digest, Purpose::Passed(request), lack).await;
+                }
                 _ => return Err(lack.into()),
             },
         };
@@ -150,23 +155,7 @@ impl Local {
         digest: Digest,
         is_manifest: bool,
     ) -> Result<bool, ModeError> {
-        if self.beyond().is_none() {
-            return Ok(false);
-        }
-        let outcome = if is_manifest {
-            self.manifest(repo, &Reference::Digest(digest)).await.map(drop)
-        } else {
-            match self.blob(repo, digest, BlobRequest { head: false, range: None }).await {
-                Ok(served) => followed(served.value).await,
-                Err(error) => Err(error),
-            }
-        };
-        match outcome {
-            // A manifest is there also while something that it names is not.
-            Ok(()) | Err(ModeError::Incomplete { .. }) => Ok(true),
-            Err(ModeError::Store(StoreError::BlobUnknown | StoreError::ManifestUnknown)) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.bring_content(repo, digest, is_manifest, &Movement::begun()).await
     }
 
     pub(super) fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<Served<ServedManifest>> {
@@ -210,17 +199,23 @@ impl Local {
         Ok(Served::new(self.store.referrers(repo, subject, last, limit).await?, Provenance::default()))
     }
 
-    /// Stores a manifest and moves tags to it. Says what it references and the repository lacks: always empty
-    /// under [`MissingReferences::Refuse`].
+    /// Stores a manifest and moves tags to it. What it references and the repository lacks is fetched from other masters first,
+    /// as long as bytes of it move. Says what is lacking then: always empty under [`MissingReferences::Refuse`].
     ///
     /// # Errors
-    /// [`ModeError::Incomplete`] under [`MissingReferences::Refuse`], or of the store.
+    /// [`ModeError::Incomplete`] under [`MissingReferences::Refuse`], why something did not come that another master has, or of
+    /// the store.
     pub async fn put_manifest(
         &self,
         repo: &RepoName,
         stored: StoredManifest,
         tags: Vec<Tag>,
     ) -> Result<Vec<Digest>, ModeError> {
+        if let Err(error) = self.lacking(repo, &stored).await
+            && self.missing_references == MissingReferences::Refuse
+        {
+            return Err(error);
+        }
         // What is found to be there stays until the manifest that names it is.
         let _naming = self.store.naming(repo);
         let missing = self.store.missing_references(repo, &stored).await?;

@@ -12,8 +12,10 @@
 //! - The mode behind is begun beside one that is slow, and whichever gives the content first answers: a client waits for 25 s
 //!   at most, and an upstream that is gone takes 20 s to say so.
 //! - A user who may push is not told by a HEAD of a mode behind that something is there: it would not be pushed, and the
-//!   manifest that names it would be refused. The same holds for what only another master has, and who checks or copies from
-//!   master to master (`mirror-puller`, `mirror-pusher`) never hears of it: the question was what this one has.
+//!   manifest that names it would be refused. What another master has he is told of: a push by way of a balancer put it there,
+//!   and whichever master gets the manifest fetches what that names.
+//! - Who checks or copies from master to master (`mirror-puller`, `mirror-pusher`) never hears of other masters: the question was
+//!   what this one has.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -123,11 +125,8 @@ impl Transition {
     pub fn view(&self, audience: Audience) -> View {
         let first = Arc::clone(self.first(audience));
         let pushes = audience != Audience::Pullers && first.writable().is_ok();
-        let first_for_a_push = pushes.then(|| Arc::new(first.alone()));
-        let first = match (audience, &first_for_a_push) {
-            (Audience::Checkers, Some(alone)) => Arc::clone(alone),
-            (Audience::Checkers, None) | (Audience::Fillers | Audience::Pullers, _) => first,
-        };
+        let first = if pushes && audience == Audience::Checkers { Arc::new(first.alone()) } else { first };
+        let first_for_a_push = pushes.then(|| Arc::clone(&first));
         let coming = match (audience, &self.coming) {
             // Whoever fills or checks the coming mode has to hear what is in it, and of nothing else.
             (Audience::Fillers | Audience::Checkers, Some(_)) => {
@@ -200,7 +199,7 @@ impl View {
     pub fn alone(self) -> Self {
         let alone = |mode: &Arc<Mode>| Arc::new(mode.alone());
         let behind = self.behind.iter().map(|behind| Behind { mode: alone(&behind.mode), ..behind.clone() }).collect();
-        Self { first: alone(&self.first), behind, ..self }
+        Self { first: alone(&self.first), behind, first_for_a_push: self.first_for_a_push.as_ref().map(alone) }
     }
 
     /// Whether no read and no write can be answered at all.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use super::{Addresses, ReplicaFiles};
+use super::{Addresses, MasterId, ReplicaFiles};
 use crate::telemetry::{Metrics, MetricsError};
 use crate::upstream::{
     ClientCertificate, Credentials, EndpointOptions, Face, ProxyVariables, Scheme, Upstream, UpstreamLimits,
@@ -84,6 +84,8 @@ pub(super) struct Identity {
 pub(super) struct Group {
     /// Of all masters, this one too.
     pub(super) addresses: Addresses,
+    /// This one, if it is in the list.
+    pub(super) own: Option<MasterId>,
     /// The others.
     pub(super) peers: Vec<Upstream>,
     /// What is in force and probably not meant so.
@@ -139,7 +141,7 @@ impl Group {
         let address = |target: &Target| target.host().parse::<IpAddr>().ok().map(|address| address.to_canonical());
         let addresses: Addresses = list.iter().filter_map(address).collect();
         let is_own = |target: &&Target| address(target).is_some_and(|address| identity.addresses.contains(&address));
-        let is_listed = list.iter().any(|target| is_own(&target));
+        let own = list.iter().find(is_own).map(MasterId::of);
         // Counted apart from those of an upstream.
         let metrics = Metrics::new()?;
         let same = before.made_of == identity.made_of;
@@ -155,14 +157,14 @@ impl Group {
                 None => Upstream::new(&options(host, &identity), metrics.clone(), tasks.clone())?,
             });
         }
-        let warning = (!is_listed).then(|| {
+        let warning = own.is_none().then(|| {
             format!(
                 "none of the addresses in {} is in the list: the other masters don't answer",
                 files.certificate.display()
             )
         });
         let expiry = Some(identity.certificate.not_after());
-        Ok(Self { addresses, peers, warning, expiry, made_of: identity.made_of })
+        Ok(Self { addresses, own, peers, warning, expiry, made_of: identity.made_of })
     }
 }
 

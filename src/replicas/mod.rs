@@ -1,8 +1,9 @@
 //! The other masters of a cluster, each with a Local of its own: who they are, and which of them has a content.
 //!
 //! Contents are immutable, so whoever lacks one may have it from any master that holds it under the same repository. This part
-//! follows the list of masters and our certificate (`follow`, `group`) and asks all others at once (`question`). It is asked and
-//! never answers: the routes for peers are `api/peers`, what is done with a yes is `mode/local`. Stores nothing, knows no user.
+//! follows the list of masters and our certificate (`follow`, `group`), asks all others at once (`question`), and has a name for
+//! each that stands in the ids of uploads (`master_id`). It is asked and never answers: the routes for peers are `api/peers`, what
+//! is done with a yes is `mode/local`. Stores nothing, knows no user.
 //!
 //! # Decisions
 //!
@@ -14,6 +15,7 @@
 
 mod follow;
 mod group;
+mod master_id;
 mod question;
 
 use std::collections::BTreeSet;
@@ -28,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 pub use follow::FollowMasters;
 pub use group::GroupError;
+pub use master_id::{InvalidMasterId, MasterId};
 pub use question::{Holder, Wanted};
 
 use self::follow::Watched;

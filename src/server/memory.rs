@@ -41,6 +41,8 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
         // Each pull may be one that can't be stored.
         Mode::Proxy => (pulls, all_fills),
     };
+    // An upload is written here, or passed on to the master where it lies.
+    let passed_on = if config.replicas.peers.is_some() { uploads * upstream::TRANSFER_BYTES } else { 0 };
     let body = if relays > 0 { api::memory::RELAY_BODY_BYTES } else { api::memory::BLOB_BODY_BYTES };
     let part = |name, bytes| Part { name, bytes };
     vec![
@@ -55,7 +57,7 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
         part("lists", mode::LIST_BYTES_IN_FLIGHT as u64),
         // Of the mode in force and, with a mode file, of the coming one: no others are asked for lists.
         part("lists that came late", if any { 2 } else { 1 } * mode::LATE_LIST_BYTES as u64),
-        part("uploads", serve::memory::incoming(uploads) + store::most_batch_bytes(uploads)),
+        part("uploads", serve::memory::incoming(uploads) + store::most_batch_bytes(uploads).max(passed_on)),
         part("the store's memory", store::CACHED_BYTES),
         part("scrub and a verification", store::LOOKING_BYTES),
         part("count of unused data", store::UNUSED_COUNT_BYTES),

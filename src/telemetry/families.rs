@@ -154,6 +154,8 @@ families! {
         "1 while the files of replicas are in force as they are on disk, 0 after they were refused. Absent where they are not set.";
     PEERS_ASKED: "d8_registry_peers_asked_total", Counter, ["answer"],
         "Questions to all other masters for what is not stored here: found (one has it), absent (none has it), unanswered (none said so, and one or more gave no answer).";
+    UPLOADS_PASSED_ON: "d8_registry_uploads_passed_on_total", Counter, ["outcome"],
+        "Requests for an upload that lies at another master, passed on to it: answered, or unanswered (it gave none, and the client begins again).";
     GC_HELD: "d8_registry_gc_held", Gauge, [],
         "1 while nothing is collected because another mode than Local is in force, is coming or not over.";
     PINS_USABLE: "d8_registry_pins_usable", Gauge, [],

@@ -6,9 +6,12 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 
 use super::families::{
     CACHE_ANSWERS, EVICTED_BYTES, EVICTIONS, FILL_ERRORS, FILLS_RUNNING, Family, PEERS_ASKED, STALE_ANSWERS,
-    UPSTREAM_ACCEPTED, UPSTREAM_CIRCUITS, UPSTREAM_DURATION, UPSTREAM_PROBES, UPSTREAM_RECEIVED, UPSTREAM_REQUESTS,
+    UPLOADS_PASSED_ON, UPSTREAM_ACCEPTED, UPSTREAM_CIRCUITS, UPSTREAM_DURATION, UPSTREAM_PROBES, UPSTREAM_RECEIVED,
+    UPSTREAM_REQUESTS,
 };
-use super::labels::{CacheOutcome, ContentKind, EvictionCause, FillCause, PeersAnswer, ProbeOutcome, UpstreamCause};
+use super::labels::{
+    CacheOutcome, ContentKind, EvictionCause, FillCause, PassedOn, PeersAnswer, ProbeOutcome, UpstreamCause,
+};
 use super::metrics::{Metrics, counter_vec, opts, registered};
 use crate::clock::Timestamp;
 
@@ -32,6 +35,7 @@ pub(super) struct Fetching {
     fill_errors: Vec<IntCounter>,
     stale: Vec<IntCounter>,
     peers_asked: Vec<IntCounter>,
+    passed_on: Vec<IntCounter>,
     evictions: Vec<IntCounter>,
     evicted_bytes: Vec<IntCounter>,
 }
@@ -60,6 +64,7 @@ impl Fetching {
             fill_errors: children(&vec(&FILL_ERRORS)?, FillCause::ALL.iter().map(|cause| cause.as_str())),
             stale: children(&vec(&STALE_ANSWERS)?, UpstreamCause::ALL.iter().map(|cause| cause.as_str())),
             peers_asked: children(&vec(&PEERS_ASKED)?, PeersAnswer::ALL.iter().map(|answer| answer.as_str())),
+            passed_on: children(&vec(&UPLOADS_PASSED_ON)?, PassedOn::ALL.iter().map(|outcome| outcome.as_str())),
             evictions: children(&vec(&EVICTIONS)?, EvictionCause::ALL.iter().map(|cause| cause.as_str())),
             evicted_bytes: children(&vec(&EVICTED_BYTES)?, EvictionCause::ALL.iter().map(|cause| cause.as_str())),
         })
@@ -129,6 +134,11 @@ impl Metrics {
         self.fetching().peers_asked[answer.index()].inc();
     }
 
+    /// Counts a request that was passed on to the master of its upload.
+    pub fn passed_on(&self, outcome: PassedOn) {
+        self.fetching().passed_on[outcome.index()].inc();
+    }
+
     /// Counts cached blobs that were removed, and their bytes.
     pub fn evicted(&self, cause: EvictionCause, blobs: u64, bytes: u64) {
         self.fetching().evictions[cause.index()].inc_by(blobs);
@@ -164,6 +174,7 @@ mod tests {
         metrics.fill_error(FillCause::DigestMismatch);
         metrics.stale_answer(UpstreamCause::RateLimited);
         metrics.peers_answer(PeersAnswer::Unanswered);
+        metrics.passed_on(PassedOn::Unanswered);
         metrics.evicted(EvictionCause::Ttl, 3, 700);
         let fill = metrics.fill_running();
         let text = metrics.render().unwrap();
@@ -183,6 +194,7 @@ mod tests {
             "d8_registry_fill_errors_total{cause=\"digest\"} 1",
             "d8_registry_stale_answers_total{cause=\"429\"} 1",
             "d8_registry_peers_asked_total{answer=\"unanswered\"} 1",
+            "d8_registry_uploads_passed_on_total{outcome=\"unanswered\"} 1",
             "d8_registry_evictions_total{cause=\"ttl\"} 3",
             "d8_registry_evictions_total{cause=\"room\"} 0",
             "d8_registry_evicted_bytes_total{cause=\"ttl\"} 700",

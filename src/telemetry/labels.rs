@@ -36,7 +36,7 @@ macro_rules! indexed {
 }
 
 indexed!(Method Route AuthFailureReason TlsFailureReason ReloadOutcome RoomLack);
-indexed!(ContentKind CacheOutcome UpstreamCause FillCause ProbeOutcome EvictionCause PeersAnswer);
+indexed!(ContentKind CacheOutcome UpstreamCause FillCause ProbeOutcome EvictionCause PeersAnswer PassedOn);
 
 label! {
     /// The method of a request.
@@ -225,6 +225,16 @@ label! {
         /// None has it.
         Absent => "absent",
         /// None said that it has it, and at least one gave no answer.
+        Unanswered => "unanswered",
+    }
+}
+
+label! {
+    /// What came of a client's request that was passed on to the master of its upload.
+    PassedOn {
+        /// An answer, whatever it was.
+        Answered => "answered",
+        /// None, so the client begins again.
         Unanswered => "unanswered",
     }
 }

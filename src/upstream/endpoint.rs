@@ -28,7 +28,7 @@ use crate::telemetry::UpstreamCause;
 /// How long the rest of an answer that nobody needs is waited for, so that its connection can be used again.
 const DRAIN: Duration = Duration::from_millis(500);
 /// The header by which registries name their protocol (distribution-spec, "Legacy Docker support HTTP headers").
-const API_VERSION: &str = "docker-distribution-api-version";
+pub(super) const API_VERSION: &str = "docker-distribution-api-version";
 /// A longer `Retry-After` counts as this: whoever counts wrongly is not left alone for ever.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 

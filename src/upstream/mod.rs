@@ -3,7 +3,7 @@
 //! An [`Upstream`] reads manifests, blobs and lists. It signs in (Basic, Bearer), follows redirects to storage, tries
 //! mirrors and again, and keeps to a deadline in all of that. It sends our own headers only, and gives our credentials
 //! to nobody but the upstream and its token server. It never writes to an upstream, stores nothing on disk and knows
-//! nothing of the store.
+//! nothing of the store. What a client sends to one master of a cluster and another one has to carry out goes on by `forward`.
 //!
 //! In reading order: `options` and `error` are plain values; `request` tries endpoints and tries again; `endpoint` asks
 //! one, as often as its `gate` lets through and not for what it refused a moment ago (`refusals`), follows redirects
@@ -24,6 +24,7 @@ mod endpoint;
 mod error;
 mod face;
 mod failure;
+mod forward;
 mod gate;
 mod lists;
 mod manifests;
@@ -54,6 +55,7 @@ pub use blobs::{BlobRange, Patience, UpstreamBlob};
 pub use body::UpstreamBody;
 pub use error::{UpstreamError, UpstreamSetupError};
 pub use face::{ClientCertificate, Face, HOP, ONE_HOP, PEER_PREFIX};
+pub use forward::{BodySender, Forwarded, ForwardedAnswer, ForwardedBody, forwarded_body};
 pub use manifests::{ManifestFacts, Resolved, UpstreamManifest};
 pub use options::{Credentials, EndpointOptions, MOST_LIST_BYTES, Scheme, UpstreamLimits, UpstreamOptions};
 pub use probe::Probe;

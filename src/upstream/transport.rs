@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{Client, Url};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Shared;
@@ -25,7 +26,7 @@ use super::tls::Trust;
 use crate::telemetry::UpstreamCause;
 
 /// Most bytes that an answer of an upstream holds while nobody takes it: as many as hyper reads ahead of HTTP/1
-/// (`DEFAULT_MAX_BUFFER_SIZE`, which the client does not let us set).
+/// (`DEFAULT_MAX_BUFFER_SIZE`, which the client does not let us set). Of a body that is sent on it gathers as many.
 pub const TRANSFER_BYTES: u64 = 8192 + 4096 * 100;
 
 /// Idle connections that are kept to a host.
@@ -67,6 +68,13 @@ pub(super) struct Outgoing {
     pub(super) bulk: bool,
     /// The head of the answer may take longer than usual, up to the deadline, as long as the host answers others.
     pub(super) patient: bool,
+}
+
+/// A body that is sent while it comes.
+pub(super) struct OutgoingBody {
+    pub(super) stream: reqwest::Body,
+    /// Ready when its last byte was taken.
+    pub(super) sent: oneshot::Receiver<()>,
 }
 
 /// A wait, and its end.
@@ -159,15 +167,72 @@ impl Transport {
                 (error, fault)
             }
         };
+        Err(self.failed((&url, &clients.trial), began, error, fault))
+    }
+
+    /// Sends a request to the endpoint itself, with a body that takes as long as it takes, and waits for the head of the answer,
+    /// whatever its status: from the body's end not longer than `patience`, and only while the host is found to be up. Safe to
+    /// drop: ends the request, and its connection.
+    pub(super) async fn forward(
+        &self,
+        outgoing: Outgoing,
+        body: Option<OutgoingBody>,
+        patience: Duration,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        let Outgoing { method, url, headers, .. } = outgoing;
+        let (host, key, clients, limits) = (host_port(&url), Circuits::key(&url), &self.own, &self.shared.limits);
+        self.pass_circuit(&url, &clients.trial, Instant::now() + limits.connect).await?;
+        let began = Instant::now();
+        let request = clients.blobs.request(method, url.clone()).headers(headers);
+        let (request, sent) = match body {
+            Some(OutgoingBody { stream, sent }) => (request.body(stream), Some(sent)),
+            None => (request, None),
+        };
+        let mut request = pin!(request.send());
+        let mut answer = None;
+        if let Some(sent) = sent {
+            tokio::select! {
+                biased;
+                early = request.as_mut() => answer = Some(early),
+                // Whoever gives the body lets go of it at its end.
+                _ = sent => {}
+            }
+        }
+        if answer.is_none() {
+            let deadline = Instant::now() + patience;
+            answer = self.patiently(request, Waiting { url: &url, host: &host, trial: &clients.trial, deadline }).await;
+        }
+        let taken = began.elapsed();
+        let (error, fault) = match answer {
+            Some(Ok(response)) => {
+                self.shared.circuits.answered(&key);
+                self.shared.metrics.upstream_request(outcome(response.status(), false), taken);
+                return Ok(response);
+            }
+            Some(Err(error)) => before_answer(&host, None, &error, limits.connect),
+            None => (UpstreamError::timeout(&host, format!("gave no answer within {}", seconds(taken))), Fault::Other),
+        };
+        Err(self.failed((&url, &clients.trial), began, error, fault))
+    }
+
+    /// Takes in that a request that began at `began` failed before it was answered.
+    fn failed(
+        &self,
+        (url, trial): (&Url, &Client),
+        began: Instant,
+        error: UpstreamError,
+        fault: Fault,
+    ) -> UpstreamError {
+        let limits = &self.shared.limits;
         if fault != Fault::Other {
             self.shared.resolver.expire(url.host_str().unwrap_or_default());
         }
-        if let Some(trial) = self.shared.circuits.failed(&key, began, fault, &error) {
+        if let Some(begun) = self.shared.circuits.failed(&Circuits::key(url), began, fault, &error) {
             let limit = limits.connect.min(limits.first_byte);
-            self.shared.tasks.spawn(try_host(clients.trial.clone(), self.trial_target(&url), trial, limit));
+            self.shared.tasks.spawn(try_host(trial.clone(), self.trial_target(url), begun, limit));
         }
-        self.shared.metrics.upstream_request(Err(error.cause()), taken);
-        Err(error)
+        self.shared.metrics.upstream_request(Err(error.cause()), began.elapsed());
+        error
     }
 
     /// Waits for an answer until the deadline, as long as the host is found to be up each time that the usual limit is

@@ -9,7 +9,9 @@ use rustix::process::Signal;
 
 use crate::support::{Authority, Client, Image, Masters, address, blob, digest, refusal, seen, uri, within};
 
+mod pushes;
 mod trust;
+mod uploads;
 
 const NAME: &str = "system/deckhouse";
 
@@ -168,15 +170,17 @@ async fn a_master_that_stands_still_costs_no_answer() {
 }
 
 #[tokio::test]
-async fn whoever_pushes_or_checks_hears_of_one_master_alone() {
+async fn whoever_checks_hears_of_one_master_and_whoever_pushes_of_all() {
     let masters = Masters::start(2).await;
     let image = Image::of(7);
     masters.client(0, "rw").push_image(NAME, "v1", &image).await;
     let (manifest, layer) = (manifest_path(NAME, &image.digest()), blob_path(NAME, &digest(&image.blobs()[0])));
     for path in [&manifest, &layer] {
-        for user in ["rw", "mirror-puller", "mirror-pusher"] {
+        for user in ["mirror-puller", "mirror-pusher"] {
             assert_eq!(masters.client(1, user).head(path).await.status(), 404, "{user} {path}");
         }
+        let alone = masters.client(1, "rw").request(Method::HEAD, path).header("d8-hop", "1");
+        assert_eq!(alone.send().await.unwrap().status(), 404, "{path}");
         for user in ["mirror-puller", "mirror-pusher"] {
             assert_eq!(status(&masters.client(1, user), path).await, 404, "{user} {path}");
         }
@@ -200,6 +204,9 @@ async fn whoever_pushes_or_checks_hears_of_one_master_alone() {
     let (code, said) = check(1).await;
     assert_eq!(code, Some(1), "{said}");
     assert_eq!(masters.asked(1).await, [0.0; 3]);
+    for path in [&manifest, &layer] {
+        assert_eq!(masters.client(1, "rw").head(path).await.status(), 200, "{path}");
+    }
     assert_eq!(status(&masters.client(1, "rw"), &layer).await, 200, "who may push may pull as well");
     masters.end();
 }
@@ -300,11 +307,14 @@ async fn a_blob_that_came_from_another_master_makes_an_image_whole_that_lacked_i
         masters.client(1, "rw").push_blob(NAME, content).await;
     }
     // The verdict that it is not whole is remembered until something comes.
-    let refused = refusal(masters.client(1, "rw").put_image(NAME, "v1", &image).await).await;
-    assert_eq!(refused.code, "MANIFEST_BLOB_UNKNOWN");
+    let alone = masters.client(1, "mirror-puller");
+    assert_eq!(masters.client(1, "rw").put_image(NAME, "v1", &image).await.status(), 201);
+    assert_eq!(status(&alone, &manifest_path(NAME, "v1")).await, 200);
+    masters.client(1, "rw").delete(&blob_path(NAME, &digest(lacked))).await;
+    assert_eq!(status(&alone, &manifest_path(NAME, "v1")).await, 404);
     let path = blob_path(NAME, &digest(lacked));
     assert!(masters.client(1, "ro").get(&path).await.bytes().await.unwrap() == *lacked);
     within(async { while status(&masters.client(1, "mirror-puller"), &path).await != 200 {} }).await;
-    assert_eq!(masters.client(1, "rw").put_image(NAME, "v1", &image).await.status(), 201);
+    assert_eq!(status(&alone, &manifest_path(NAME, "v1")).await, 200);
     masters.end();
 }

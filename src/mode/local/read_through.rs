@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::movement::Movement;
 use crate::fetch::{Beyond, FillError, Fills, Opened, SingleFlight, Source};
 use crate::mode::relay::{manifest_error, relay};
 use crate::mode::{BUDGET, BlobContent, BlobRequest, ModeError, Served, ServedBlob, ServedManifest};
@@ -26,6 +27,15 @@ struct Inner {
     replicas: Replicas,
     /// One fetch for all who ask.
     manifests: SingleFlight<(RepoName, Digest), Result<Served<ServedManifest>, ModeError>>,
+}
+
+/// What a blob of another master is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    /// A client gets it, whether or not it can be stored.
+    Passed(BlobRequest),
+    /// To be stored, or else an error says why it was not.
+    Stored,
 }
 
 /// Whether another master may have what this store did not give.
@@ -64,7 +74,7 @@ impl ReadThrough {
         &self,
         repo: &RepoName,
         digest: Digest,
-        request: BlobRequest,
+        wanted: Purpose,
         lack: StoreError,
     ) -> Result<Served<ServedBlob>, ModeError> {
         let deadline = Instant::now() + BUDGET;
@@ -74,11 +84,11 @@ impl ReadThrough {
             if is_unknown && let Some(blob) = self.mounted(repo, digest).await {
                 return Ok(Served::new(blob, CacheOutcome::Peer));
             }
-            if request.head {
+            if matches!(wanted, Purpose::Passed(BlobRequest { head: true, .. })) {
                 let facts = ServedBlob { size: holder.size, content: BlobContent::None };
                 return Ok(Served::new(facts, CacheOutcome::Peer));
             }
-            match self.fetch(repo, digest, request, &holder, deadline).await {
+            match self.fetch(repo, digest, wanted, &holder, deadline).await {
                 Ok(blob) => return Ok(Served::new(blob, CacheOutcome::Peer)),
                 Err(error) => {
                     tracing::info!(
@@ -115,7 +125,7 @@ impl ReadThrough {
         &self,
         repo: &RepoName,
         digest: Digest,
-        request: BlobRequest,
+        wanted: Purpose,
         holder: &Holder,
         deadline: Instant,
     ) -> Result<ServedBlob, ModeError> {
@@ -126,8 +136,11 @@ impl ReadThrough {
                 Ok(ServedBlob { size: length, content: BlobContent::Filling(reader) })
             }
             Err(error @ FillError::Store(StoreError::DigestMismatch { .. })) => Err(error.into()),
-            // The store takes nothing: pulls go on without it.
-            Err(FillError::Busy | FillError::Store(_)) => relay(&source, &digest, request, deadline).await,
+            Err(error @ (FillError::Busy | FillError::Store(_))) => match wanted {
+                // The store takes nothing: pulls go on without it.
+                Purpose::Passed(request) => relay(&source, &digest, request, deadline).await,
+                Purpose::Stored => Err(error.into()),
+            },
             Err(error) => Err(error.into()),
         }
     }
@@ -209,13 +222,22 @@ impl ReadThrough {
     }
 }
 
-/// Ends when all of a blob is there.
-pub(super) async fn followed(blob: ServedBlob) -> Result<(), ModeError> {
+/// Ends when all of a blob is stored; tells `movement` of its bytes.
+///
+/// # Errors
+/// Why it is not.
+pub(super) async fn followed(blob: ServedBlob, movement: &Movement) -> Result<(), ModeError> {
     if let BlobContent::Filling(mut reader) = blob.content {
         let mut offset = 0;
-        while let Beyond::Upto(end) = reader.beyond(offset, None).await? {
-            offset = end;
+        loop {
+            match reader.beyond(offset, None).await? {
+                Beyond::Upto(end) => offset = end,
+                Beyond::End => break,
+                Beyond::Relay(_) => return Err(reader.failure().map_or(ModeError::UpstreamTimeout, Into::into)),
+            }
+            movement.moved();
         }
+        reader.over().await;
     }
     Ok(())
 }

@@ -8,6 +8,32 @@ use tempfile::TempDir;
 
 use super::{Authority, Client, Registry, Setup, uri, within};
 
+/// Sends each request to another master, one after the other, as a balancer does that knows no clients.
+pub(crate) struct Balancer {
+    clients: Vec<Client>,
+    next: std::cell::Cell<usize>,
+}
+
+impl Balancer {
+    /// Of all masters, as a user; the first request goes to the first one.
+    pub(crate) fn of(masters: &Masters, user: &str) -> Self {
+        let clients = (0..masters.all.len()).map(|master| masters.client(master, user)).collect();
+        Self { clients, next: std::cell::Cell::new(0) }
+    }
+
+    /// The client of the master whose turn it is.
+    pub(crate) fn next(&self) -> &Client {
+        self.next_of().1
+    }
+
+    /// The same, and which master that is.
+    pub(crate) fn next_of(&self) -> (usize, &Client) {
+        let master = self.next.get();
+        self.next.set((master + 1) % self.clients.len());
+        (master, &self.clients[master])
+    }
+}
+
 /// Masters of one cluster, in a folder of their own.
 pub(crate) struct Masters {
     pub(crate) authority: Authority,
@@ -132,7 +158,7 @@ impl Masters {
 
     /// A client of one master, as a user.
     pub(crate) fn client(&self, master: usize, user: &str) -> Client {
-        Client::new(&self.base(master), Some((user.to_owned(), "secret".to_owned())))
+        Client::over_http1(&self.base(master), Some((user.to_owned(), "secret".to_owned())))
     }
 
     /// The certificate by which others know a master.

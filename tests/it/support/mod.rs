@@ -17,7 +17,7 @@ use std::time::Duration;
 pub(crate) use authority::{Authority, seen, uri};
 pub(crate) use chance::Chance;
 pub(crate) use client::{Client, cache, header, refusal};
-pub(crate) use masters::{Masters, address};
+pub(crate) use masters::{Balancer, Masters, address};
 pub(crate) use orders::order;
 pub(crate) use raw::{End, Raw};
 pub(crate) use registry::{ALIAS, HASH_OF_SECRET, REPO, Registry, Setup};
