@@ -33,7 +33,6 @@ use super::repositories::memory::Memory;
 use super::repositories::mend::LookAfterDamage;
 use super::repositories::mode_data::dropper::Dropper;
 use super::repositories::mode_data::job::LookAfterUnused;
-use super::repositories::records::Records;
 use super::repositories::references::References;
 use super::repositories::snapshots::keeper::Snapshots;
 use super::repositories::upload_session::BlobUploads;
@@ -55,7 +54,6 @@ pub(super) struct Parts {
     pub(super) blobs: Blobs,
     pub(super) blob_uploads: BlobUploads,
     pub(super) manifests: Arc<Manifests>,
-    pub(super) records: Arc<Records>,
     pub(super) references: Arc<References>,
     pub(super) large: LargeManifests,
     pub(super) maintenance: Maintenance,
@@ -135,7 +133,6 @@ impl Store {
                 snapshots: Arc::clone(&snapshots),
             },
             snapshots,
-            records: Arc::new(Records::new(Arc::clone(&contents))),
             references: Arc::new(References::new(Arc::clone(&manifests), tasks)),
             collector: Arc::new(Collector::new(Arc::clone(&manifests))),
             dropper: Arc::new(Dropper::new(Arc::clone(&manifests))),

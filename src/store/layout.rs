@@ -15,8 +15,8 @@
 //! <dir>/takeover/<alg>/<hex>          a file of another registry's tree, moved here and not yet a content; see `contents/intake`
 //! <dir>/damaged/<alg>/<hex>.<any>     the list of damaged contents: further names of them; made with the first
 //! <dir>/gc/{suspects,dirty,running-time,untagged,given-up}    what collection knows; made with the first collection, can be deleted
-//! <dir>/records/<hex>                 what was deleted from a repository, whose name's SHA-256 that is; made with the first
-//! <dir>/records/writer                the number of this store, by chance
+//! <dir>/records/<hex>                 what was last said of each tag and manifest of a repository, whose name's SHA-256 that is
+//! <dir>/records/writer                the number of this store, by chance; made when it has other masters beside it
 //! <dir>/snapshots/<name>/blobs/<alg>/<2 hex>/<hex>   what a snapshot keeps: a hard link to the content
 //! <dir>/snapshots/<name>/{list,snapshot.json}        which repository had what, and a summary with the list's digest
 //! <dir>/snapshots/.<name>/            a snapshot in making or on its way out; goes at the next start

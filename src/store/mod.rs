@@ -3,7 +3,7 @@
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
 //! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `pins`, `stored`. Above: `face`, which
 //! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `retention` (what the part of
-//! that name asks), `mode_data`, `snapshots`, `verify`, `intake` (what a take-over asks) and `samples` (its numbers as metrics);
+//! that name asks), `records` (what masters compare), `mode_data`, `snapshots`, `verify`, `intake` (what a take-over asks) and `samples` (its numbers as metrics);
 //! `view` reads a tree without its lock; `maintenance` runs beside requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
 
@@ -20,6 +20,7 @@ mod opening;
 mod options;
 mod pins;
 mod reads;
+mod records;
 mod repositories;
 mod retention;
 mod samples;
@@ -62,6 +63,8 @@ pub use repositories::lists::KeptList;
 pub use repositories::mode_data::count::{DataCount, UnusedData};
 pub use repositories::mode_data::dropper::{Dropped, Left};
 pub use repositories::mode_data::gate::UsedData;
+pub use repositories::recorded::TakenRecords;
+pub use repositories::records::{BUCKETS, NoRecord, Record, RepositorySum, Sum};
 pub use repositories::references::LONG_WALKS;
 pub use repositories::snapshots::report::{
     ListedSnapshot, MissingContent, RemovedSnapshot, RestoreReport, Restoring, SnapshotError, SnapshotSummary,

@@ -74,15 +74,6 @@ impl Store {
         }
     }
 
-    /// Whether a manifest that is not in the repository was deleted from it by a client.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub async fn is_deleted(&self, repo: &RepoName, digest: Digest) -> Result<bool, StoreError> {
-        let (records, repo) = (Arc::clone(&self.0.records), repo.clone());
-        blocking(move || records.is_deleted(&repo, &digest)).await
-    }
-
     /// Opens the file of a manifest, whose bytes [`Store::manifest`] has held against its digest. For large ones: whoever
     /// reads slowly holds no memory then.
     ///

@@ -7,6 +7,8 @@ use super::contents::uploads::upload::UploadPlace;
 use super::error::StoreError;
 use super::face::Store;
 use super::repositories::collection::ledger::Touch;
+use super::repositories::manifests::Origin;
+use super::repositories::records::Record;
 use super::repositories::upload_session::UploadSession;
 use super::stored::StoredManifest;
 use crate::oci::{Algorithm, Digest, Reference, RepoName, Tag, UploadId};
@@ -97,13 +99,35 @@ impl Store {
         stored: StoredManifest,
         tags: Vec<Tag>,
     ) -> Result<(), StoreError> {
-        let (manifests, records, repo) = (Arc::clone(&self.0.manifests), Arc::clone(&self.0.records), repo.clone());
+        self.put(repo, stored, tags, Origin::Pushed).await
+    }
+
+    /// Stores a manifest that another master has, durable before it answers. `said`: what that one said of it. Runs to its end
+    /// even if the caller is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::ManifestUnknown`]: it was deleted here, and that is later. [`StoreError::Full`], or of the disk.
+    pub async fn put_fetched_manifest(
+        &self,
+        repo: &RepoName,
+        stored: StoredManifest,
+        said: Option<Record>,
+    ) -> Result<(), StoreError> {
+        self.put(repo, stored, Vec::new(), Origin::Fetched(said)).await
+    }
+
+    async fn put(
+        &self,
+        repo: &RepoName,
+        stored: StoredManifest,
+        tags: Vec<Tag>,
+        origin: Origin,
+    ) -> Result<(), StoreError> {
+        let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
         let naming = self.naming(&repo);
         let put = move || {
             let _naming = naming;
-            manifests.put_manifest(&repo, &stored, &tags)?;
-            records.stored(&repo, &stored.digest);
-            Ok(())
+            manifests.put_manifest(&repo, &stored, &tags, &origin)
         };
         self.0.contents.change(put).await
     }
@@ -120,14 +144,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::ManifestUnknown`], or of the disk.
     pub async fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
-        let (manifests, records) = (Arc::clone(&self.0.manifests), Arc::clone(&self.0.records));
-        let (repo, reference) = (repo.clone(), reference.clone());
-        let delete = move || {
-            if let Reference::Digest(digest) = &reference {
-                records.deleting(&repo, digest);
-            }
-            manifests.delete_manifest(&repo, &reference)
-        };
-        self.0.contents.change(delete).await
+        let (manifests, repo, reference) = (Arc::clone(&self.0.manifests), repo.clone(), reference.clone());
+        self.0.contents.change(move || manifests.delete_manifest(&repo, &reference)).await
     }
 }

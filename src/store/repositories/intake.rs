@@ -53,7 +53,8 @@ impl Manifests {
             let name = self.contents.layout.member(repo, Membership::Manifest, &stored.digest);
             batch.push((Taken::Staged(staged), name));
         }
-        let _locked = self.locks.lock(repo);
+        let locked = self.locks.lock(repo);
+        self.read_records(repo, &locked);
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.adding(repo));
         let taken = self.contents.take_in(batch);
@@ -62,6 +63,8 @@ impl Manifests {
                 change.put_manifest(stored);
                 self.contents.damage.learn(&stored.manifest);
             }
+            let digests: Vec<Digest> = manifests.iter().map(|stored| stored.digest).collect();
+            self.say_there(repo, &digests, &[], &locked);
         }
         drop(writing);
         taken.map(|_| change.done())
@@ -90,10 +93,11 @@ impl Manifests {
         let folder: PathBuf = contents.layout.tags(repo);
         contents.sync_everything(files.iter().map(|(.., file)| (file, folder.as_path())), [])?;
         contents.disk.make_directory(&folder)?;
-        let _locked = self.locks.lock(repo);
+        let locked = self.locks.lock(repo);
+        self.read_records(repo, &locked);
         let change = self.listings.begin(repo)?;
         let writing = self.memory.changing(repo);
-        let mut left = Vec::new();
+        let (mut left, mut moved) = (Vec::new(), Vec::new());
         for (tag, digest, temporary, _) in files {
             // A delete takes this lock too: from here on the manifest stays until the tag is there.
             if !self.has_manifest(repo, digest)? {
@@ -104,8 +108,10 @@ impl Manifests {
             contents.disk.rename(temporary, &contents.layout.tag(repo, tag))?;
             fail_point!("store::tag::after_rename");
             change.put_tag(tag);
+            moved.push((tag.clone(), *digest));
         }
         contents.disk.sync_directory(&folder)?;
+        self.say_there(repo, &[], &moved, &locked);
         drop(writing);
         change.done();
         Ok(left)

@@ -15,6 +15,7 @@ use super::listings::change::Change;
 use super::locks::RepositoryLocks;
 use super::memory::{CACHED_MANIFEST, Memory};
 use super::rebuild::Tree;
+use super::records::{Record, Records};
 use super::tags::read_tag;
 use super::walk::{SkippedEntries, Tags, holds_manifest};
 use crate::fs::stat;
@@ -43,7 +44,18 @@ pub(in crate::store) struct Manifests {
     /// Told of every change, and asked before every answer.
     pub(in crate::store) ledger: Arc<Ledger>,
     pub(in crate::store) broken: Broken,
+    /// What was said of them, for other masters.
+    pub(in crate::store) records: Arc<Records>,
     pub(super) locks: RepositoryLocks,
+}
+
+/// How a manifest comes into a repository.
+#[derive(Clone, Debug)]
+pub(in crate::store) enum Origin {
+    /// Somebody stores it: that is said to other masters.
+    Pushed,
+    /// Another master has it, and maybe said this of it: nothing new is said.
+    Fetched(Option<Record>),
 }
 
 /// A manifest that was looked for.
@@ -61,7 +73,9 @@ impl Manifests {
         listings: Listings,
         ledger: Arc<Ledger>,
     ) -> Self {
-        Self { contents, memory, listings, ledger, broken: Broken::default(), locks: RepositoryLocks::default() }
+        let records = Arc::new(Records::new(Arc::clone(&contents)));
+        let (broken, locks) = (Broken::default(), RepositoryLocks::default());
+        Self { contents, memory, listings, ledger, broken, records, locks }
     }
 
     /// Keeps others from changing manifests and tags of the repository as long as the answer lives.
@@ -219,6 +233,7 @@ impl Manifests {
         repo: &RepoName,
         stored: &StoredManifest,
         tags: &[Tag],
+        origin: &Origin,
     ) -> Result<(), StoreError> {
         let size = stored.bytes.len() as u64;
         // Charged, not only admitted: many at once can't pass the limit together.
@@ -229,10 +244,18 @@ impl Manifests {
         self.ledger.given_up.take_off(&self.contents.disk, repo, named.chain([stored.digest]))?;
         self.save(repo, &stored.digest);
         self.save_named(repo, &stored.manifest);
-        let _locked = self.locks.lock(repo);
+        let locked = self.locks.lock(repo);
+        match origin {
+            Origin::Pushed => self.read_records(repo, &locked),
+            Origin::Fetched(said) => self.refuse_deleted(repo, &stored.digest, said.as_ref(), &locked)?,
+        }
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.adding(repo));
         let result = self.write_manifest(repo, stored, size, tags, &change);
+        if let (Origin::Pushed, Ok(())) = (origin, &result) {
+            fail_point!("store::record::before_push");
+            self.say_stored(repo, stored.digest, tags, &locked);
+        }
         drop(writing);
         drop(charge);
         if result.is_ok() {
@@ -274,6 +297,11 @@ impl Manifests {
         self.delete_if(repo, reference, || self.ledger.touch(repo).map(Some)).map(drop)
     }
 
+    /// As [`Self::delete_manifest`], and other masters are not told: it goes here alone.
+    pub(in crate::store) fn drop_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
+        self.delete(repo, reference, false, || self.ledger.touch(repo).map(Some)).map(drop)
+    }
+
     /// As [`Self::delete_manifest`], if `goes` allows it, which is asked when nothing that was read of the repository before is
     /// believed any more. Says whether it did.
     pub(in crate::store) fn delete_if(
@@ -282,7 +310,17 @@ impl Manifests {
         reference: &Reference,
         goes: impl FnOnce() -> Result<Option<Touch>, StoreError>,
     ) -> Result<bool, StoreError> {
-        let _locked = self.locks.lock(repo);
+        self.delete(repo, reference, true, goes)
+    }
+
+    fn delete(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+        is_said: bool,
+        goes: impl FnOnce() -> Result<Option<Touch>, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let locked = self.locks.lock(repo);
         // Looked for first: what is not there changes nothing, and must not cost the index its stamp.
         let path = match reference {
             Reference::Tag(tag) => self.contents.layout.tag(repo, tag),
@@ -297,10 +335,10 @@ impl Manifests {
             change.done();
             return Ok(false);
         };
-        let result = match reference {
-            Reference::Tag(tag) => self.remove_tags(repo, std::slice::from_ref(tag), &change).map(|()| true),
-            Reference::Digest(digest) => self.remove_manifest(repo, digest, &change),
-        };
+        if is_said {
+            self.say_deleted(repo, reference, &locked);
+        }
+        let result = self.remove_reference(repo, reference, &change);
         drop(writing);
         if matches!(result, Ok(true) | Err(StoreError::ManifestUnknown)) {
             change.done();
@@ -312,6 +350,19 @@ impl Manifests {
             tracing::warn!(error, "a line of a manifest that is gone stays until the next run of the collection");
         }
         result.map(|_| true)
+    }
+
+    /// Removes a tag, or a manifest with the tags that lead to it. `false`: the index does not know all of it.
+    pub(super) fn remove_reference(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+        change: &Change<'_>,
+    ) -> Result<bool, StoreError> {
+        match reference {
+            Reference::Tag(tag) => self.remove_tags(repo, std::slice::from_ref(tag), change).map(|()| true),
+            Reference::Digest(digest) => self.remove_manifest(repo, digest, change),
+        }
     }
 
     /// `false`: the index does not know all of it.

@@ -1,27 +1,39 @@
-//! Records of deleted manifests: what was deleted here does not come back from another master.
+//! Records: what was last said of each tag and each manifest, for the other masters, and so that what was deleted does not
+//! come back from one.
 //!
-//! The tree is the truth of what is here; a record says what was done with what is not. A deletion is on the disk before the
-//! manifest goes, so a kill in between leaves a manifest that is there and a record that says otherwise: the tree counts, and when
-//! the records are read the next time it is written down that the manifest is there. A manifest that was never deleted needs no
-//! record. What goes by collection or by a rule of retention has none either: it goes here alone.
+//! A store keeps them from the first moment at which it has masters beside it, and then for ever: until then nothing is written.
+//! The tree is the truth of what is here. A push is said when it is done: contents, manifest, tag, record. A deletion is said
+//! before it is done: record, tags, manifest. What a kill leaves between is found when the records of a repository are first read
+//! (`held`): what is there was said when its file says, what is deleted and older than that goes, and what is said to be
+//! there and is not was never heard. A repository without a file of records gets one then.
 //!
-//! In reading order: `clock`, `register` (which of two counts), `log` (the file). All of it blocks.
+//! In reading order: `clock`, `record`, `register` (which of two counts), `sums` (are two the same?), `log` (the file), `held`. All
+//! of it blocks. What changes or reads the records of a repository holds that repository's lock (`recorded`, beside this).
 
-mod clock;
-mod log;
-mod register;
+pub(super) mod clock;
+mod held;
+pub(super) mod log;
+pub(super) mod record;
+pub(super) mod register;
+mod sums;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use self::record::{NoRecord, Record};
+pub use self::sums::{BUCKETS, Sum};
 
 use self::log::Log;
-use self::register::{Register, WriterId};
-use crate::fs::{is_absence, stat};
-use crate::oci::{Digest, RepoName};
+use self::record::{Register, WriterId};
+use crate::fs::is_absence;
+use crate::oci::{Digest, Reference, RepoName};
 use crate::store::contents::files::Contents;
 use crate::store::error::StoreError;
-use crate::store::layout::Membership;
-use crate::telemetry::with_causes;
+
+/// Records that nobody read or changed for so long leave the memory; their sums stay.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Most repositories whose records are held in memory.
 const MOST_LOADED: usize = 64;
@@ -30,102 +42,196 @@ const MOST_LOADED: usize = 64;
 #[derive(Debug)]
 pub(in crate::store) struct Records {
     contents: Arc<Contents>,
-    /// Those that were read; `None`: a repository has none.
-    loaded: Mutex<HashMap<RepoName, Option<Log>>>,
+    is_kept: AtomicBool,
+    /// Those that are in memory, and when they were last used.
+    loaded: Mutex<Loaded>,
+    known: Mutex<Known>,
     writer: OnceLock<WriterId>,
+}
+
+/// The records of repositories, and when they were last used.
+type Loaded = HashMap<RepoName, (Arc<Mutex<Log>>, Instant)>;
+
+/// The sums of the repositories that were held against the tree.
+#[derive(Debug, Default)]
+struct Known {
+    of: BTreeMap<RepoName, RepositorySum>,
+    all: Sum,
+    /// Whether all were read.
+    is_all: bool,
+    /// Repositories that were forgotten, counted.
+    forgotten: u64,
+}
+
+/// The records of one repository in few bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepositorySum {
+    /// The sum over all of them.
+    pub sum: Sum,
+    /// How many there are.
+    pub records: usize,
 }
 
 impl Records {
     pub(in crate::store) fn new(contents: Arc<Contents>) -> Self {
-        Self { contents, loaded: Mutex::default(), writer: OnceLock::new() }
+        let is_kept = AtomicBool::new(contents.layout.records().exists());
+        Self { contents, is_kept, loaded: Mutex::default(), known: Mutex::default(), writer: OnceLock::new() }
     }
 
-    /// Whether a manifest that is not in the repository was deleted from it.
+    /// Whether they are written.
+    pub(in crate::store) fn are_kept(&self) -> bool {
+        self.is_kept.load(Ordering::Acquire)
+    }
+
+    /// From now on they are written.
     ///
     /// # Errors
     /// Of the disk.
-    pub(in crate::store) fn is_deleted(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
+    pub(in crate::store) fn keep(&self) -> Result<(), StoreError> {
+        if !self.are_kept() {
+            self.writer()?;
+            self.is_kept.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The records of a repository that were held against its tree before; `None`: they were not.
+    pub(super) fn known(&self, repo: &RepoName) -> Result<Option<Arc<Mutex<Log>>>, StoreError> {
+        if let Some((log, used)) = self.loaded().get_mut(repo) {
+            *used = Instant::now();
+            return Ok(Some(Arc::clone(log)));
+        }
+        if !self.lock_known().of.contains_key(repo) {
+            return Ok(None);
+        }
+        let log = Log::read(&self.contents.layout, repo)?.unwrap_or_else(|| Log::new(repo));
+        Ok(Some(self.take_up(repo, log)))
+    }
+
+    /// Reads them for the first time. Answers the deletions that have to be ended, too.
+    pub(super) fn read_first(&self, repo: &RepoName) -> Result<(Arc<Mutex<Log>>, Vec<Reference>), StoreError> {
+        let Contents { layout, disk, capacity, .. } = &*self.contents;
+        let read = Log::read(layout, repo)?;
+        let (mut log, undone) = held::held_against_the_tree(layout, repo, self.writer()?, read)?;
+        if log.is_stale()
+            && !capacity.is_read_only()
+            && let Err(error) = log.write(layout, disk)
+        {
+            let error = crate::telemetry::with_causes(&error);
+            tracing::warn!(%repo, error, "the records of a repository can't be written down yet");
+        }
+        Ok((self.take_up(repo, log), undone))
+    }
+
+    fn take_up(&self, repo: &RepoName, log: Log) -> Arc<Mutex<Log>> {
+        self.note(repo, &log);
+        let log = Arc::new(Mutex::new(log));
         let mut loaded = self.loaded();
-        let log = self.of(&mut loaded, repo)?;
-        Ok(log.as_ref().and_then(|log| log.registers.get(digest)).is_some_and(|register| register.is_deleted))
+        if loaded.len() >= MOST_LOADED {
+            let oldest = loaded.iter().min_by_key(|(_, (_, used))| *used).map(|(repo, _)| repo.clone());
+            oldest.into_iter().for_each(|repo| self.unload(&mut loaded, &repo));
+        }
+        loaded.insert(repo.clone(), (Arc::clone(&log), Instant::now()));
+        log
     }
 
-    /// Notes that a manifest is about to be deleted, durably. One that is not there can't be. A disk that takes no more costs
-    /// no delete: that gives room.
-    pub(in crate::store) fn deleting(&self, repo: &RepoName, digest: &Digest) {
-        if repo.is_cached() {
-            return;
-        }
-        let noted = self.is_there(repo, digest).and_then(
-            |is_there| {
-                if is_there { self.say(repo, digest, true) } else { Ok(()) }
-            },
-        );
-        if let Err(error) = noted {
-            let error = with_causes(&error);
-            tracing::warn!(%repo, %digest, error, "a deletion is not written down: the manifest may come back from another master");
-        }
-    }
-
-    /// Notes that a manifest was stored, if it had been deleted before. What can't be written down the next reading finds.
-    pub(in crate::store) fn stored(&self, repo: &RepoName, digest: &Digest) {
-        if repo.is_cached() {
-            return;
-        }
-        let noted =
-            self.is_deleted(repo, digest).and_then(|was| if was { self.say(repo, digest, false) } else { Ok(()) });
-        if let Err(error) = noted {
-            tracing::warn!(%repo, %digest, error = with_causes(&error), "that a deleted manifest is back is not written down");
-        }
-    }
-
-    fn say(&self, repo: &RepoName, digest: &Digest, is_deleted: bool) -> Result<(), StoreError> {
-        let Contents { layout, disk, .. } = &*self.contents;
-        let writer = self.writer()?;
+    /// Takes idle ones out of the memory.
+    pub(in crate::store) fn rest(&self) {
         let mut loaded = self.loaded();
-        let log = self.of(&mut loaded, repo)?;
-        let log = match log {
-            Some(log) => log,
-            None => log.insert(Log::begin(layout, disk, repo)?),
+        let idle: Vec<RepoName> =
+            loaded.iter().filter(|(_, (_, used))| used.elapsed() > IDLE).map(|(repo, _)| repo.clone()).collect();
+        idle.iter().for_each(|repo| self.unload(&mut loaded, repo));
+    }
+
+    fn unload(&self, loaded: &mut Loaded, repo: &RepoName) {
+        if let Some((log, _)) = loaded.remove(repo)
+            && lock(&log).is_stale()
+        {
+            // Its file says something else: it is held against the tree again.
+            self.forget_sum(repo);
+        }
+    }
+
+    /// Believes nothing of a repository any more: it is held against the tree again.
+    pub(in crate::store) fn forget(&self, repo: &RepoName) {
+        self.loaded().remove(repo);
+        self.forget_sum(repo);
+    }
+
+    fn forget_sum(&self, repo: &RepoName) {
+        let mut known = self.lock_known();
+        known.is_all = false;
+        known.forgotten += 1;
+        if let Some(before) = known.of.remove(repo) {
+            known.all.change(before.sum.named(repo));
+        }
+    }
+
+    /// Whether those of a repository were held against its tree.
+    pub(super) fn is_known(&self, repo: &RepoName) -> bool {
+        self.lock_known().of.contains_key(repo)
+    }
+
+    /// How often one was forgotten.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.lock_known().forgotten
+    }
+
+    /// Notes that all were read, unless one was forgotten since it was `forgotten` times.
+    pub(super) fn all_are_known(&self, forgotten: u64) {
+        let mut known = self.lock_known();
+        known.is_all = known.forgotten == forgotten;
+    }
+
+    /// What is said by this store now.
+    pub(super) fn said(&self, log: &Log, of: Reference, to: Option<Digest>) -> Result<Record, StoreError> {
+        Ok(Record { of, said: Register { at: log.now(crate::clock::now()), writer: self.writer()?, to } })
+    }
+
+    /// Takes records in, durably, with one sync for all of them.
+    pub(super) fn say(&self, repo: &RepoName, log: &Mutex<Log>, records: &[Record]) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut log = lock(log);
+        let said = log.say(&self.contents.layout, &self.contents.disk, records);
+        self.note(repo, &log);
+        drop(log);
+        if said.is_err() {
+            self.forget(repo);
+        }
+        said
+    }
+
+    fn note(&self, repo: &RepoName, log: &Log) {
+        let now = RepositorySum { sum: log.registers.sum(), records: log.registers.len() };
+        let mut known = self.lock_known();
+        let before = known.of.insert(repo.clone(), now).unwrap_or_default();
+        known.all.change(before.sum.named(repo));
+        known.all.change(now.sum.named(repo));
+    }
+
+    /// The sum over all repositories; `None`: not all were read.
+    pub(in crate::store) fn sum(&self) -> Option<Sum> {
+        let known = self.lock_known();
+        known.is_all.then_some(known.all)
+    }
+
+    /// The sums of all repositories that were read and have records, in order.
+    pub(in crate::store) fn sums(&self) -> Vec<(RepoName, RepositorySum)> {
+        let known = self.lock_known();
+        known.of.iter().filter(|(_, of)| of.records > 0).map(|(repo, of)| (repo.clone(), *of)).collect()
+    }
+
+    /// Repositories that have a file of records; they may have nothing else.
+    pub(in crate::store) fn repositories(&self) -> Result<Vec<RepoName>, StoreError> {
+        let path = self.contents.layout.records();
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if is_absence(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(StoreError::io("read", &path)(error)),
         };
-        let said = Register { at: log.now(crate::clock::now()), writer, is_deleted };
-        log.say(layout, disk, repo, *digest, said)
-    }
-
-    /// The records of a repository, read if need be.
-    fn of<'a>(
-        &self,
-        loaded: &'a mut HashMap<RepoName, Option<Log>>,
-        repo: &RepoName,
-    ) -> Result<&'a mut Option<Log>, StoreError> {
-        if !loaded.contains_key(repo) {
-            if loaded.len() >= MOST_LOADED {
-                loaded.clear();
-            }
-            let log = match Log::read(&self.contents.layout, repo)? {
-                Some(log) => Some(self.held_against_the_tree(log, repo)?),
-                None => None,
-            };
-            loaded.insert(repo.clone(), log);
-        }
-        loaded.get_mut(repo).ok_or_else(|| StoreError::Bug("records that were read are gone".into()))
-    }
-
-    /// Writes down of each deleted manifest that is there all the same that it is.
-    fn held_against_the_tree(&self, mut log: Log, repo: &RepoName) -> Result<Log, StoreError> {
-        let deleted: Vec<Digest> =
-            log.registers.iter().filter(|(_, said)| said.is_deleted).map(|(digest, _)| *digest).collect();
-        for digest in deleted {
-            if self.is_there(repo, &digest)? {
-                let said = Register { at: log.now(crate::clock::now()), writer: self.writer()?, is_deleted: false };
-                log.say(&self.contents.layout, &self.contents.disk, repo, digest, said)?;
-            }
-        }
-        Ok(log)
-    }
-
-    fn is_there(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
-        Ok(stat(&self.contents.layout.member(repo, Membership::Manifest, digest))?.is_some())
+        Ok(entries.flatten().filter_map(|entry| log::repository_of(&entry.path())).collect())
     }
 
     /// The number of this store, made with its first record.
@@ -152,7 +258,16 @@ impl Records {
         Ok(*self.writer.get_or_init(|| writer))
     }
 
-    fn loaded(&self) -> MutexGuard<'_, HashMap<RepoName, Option<Log>>> {
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn lock_known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The records, for one at a time.
+pub(super) fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
 }

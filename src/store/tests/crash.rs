@@ -328,12 +328,21 @@ async fn a_retention_that_ends_at_any_step_is_done_by_the_next() {
     scenario.teardown();
 }
 
+/// The first look at the records tells what a kill left.
+async fn deleted(store: &Store, digest: Digest) -> bool {
+    let is_deleted = store.is_deleted(&repo("a"), digest).await.unwrap();
+    let is_there = store.manifest(&repo("a"), &Reference::Digest(digest)).await.is_ok();
+    assert_ne!(is_deleted, is_there);
+    is_deleted
+}
+
 #[tokio::test]
-async fn a_delete_that_ends_at_any_step_leaves_a_manifest_or_a_record_of_its_end() {
+async fn a_delete_that_ends_at_any_step_is_not_begun_or_ends_when_the_records_are_read() {
     let scenario = FailScenario::setup();
-    for point in ["store::record::before_append", "store::record::after_append"] {
+    for (point, was_said) in [("store::record::before_append", false), ("store::record::after_append", true)] {
         let dir = tempfile::tempdir().unwrap();
         let first = store(dir.path());
+        first.keep_records().unwrap();
         let digest = image(b"config", &[]).digest;
         push_image(&first, b"config", "v1").await.unwrap();
         fail::cfg(point, "panic").unwrap();
@@ -343,10 +352,60 @@ async fn a_delete_that_ends_at_any_step_leaves_a_manifest_or_a_record_of_its_end
         drop(first);
 
         let second = store(dir.path());
-        assert!(second.manifest(&repo("a"), &Reference::Digest(digest)).await.is_ok(), "{point}");
-        assert!(!second.is_deleted(&repo("a"), digest).await.unwrap(), "{point}");
+        assert_eq!(deleted(&second, digest).await, was_said, "{point}");
+        push_image(&second, b"config", "v1").await.unwrap();
+        assert!(!deleted(&second, digest).await);
         second.delete_manifest(&repo("a"), &Reference::Digest(digest)).await.unwrap();
-        assert!(second.is_deleted(&repo("a"), digest).await.unwrap(), "{point}");
+        assert!(deleted(&second, digest).await, "{point}");
+    }
+    scenario.teardown();
+}
+
+#[tokio::test]
+async fn what_is_said_and_ends_at_any_step_is_as_the_tree_has_it_and_is_heard_again() {
+    use super::records::masters::{assert_true, hear, tree};
+    let scenario = FailScenario::setup();
+    let points = [
+        "store::tag::after_rename",
+        "store::record::before_push",
+        "store::record::before_append",
+        "store::record::after_append",
+        "store::record::before_deletion",
+        "store::record::before_taking",
+    ];
+    for point in points {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [one, other] = [0, 1].map(|at| store(dirs[at].path()));
+        one.keep_records().unwrap();
+        other.keep_records().unwrap();
+        for (number, name) in [(1, "v1"), (2, "v2"), (3, "v3")] {
+            one.put_manifest(&repo("a"), numbered(number), vec![name.parse().unwrap()]).await.unwrap();
+        }
+        hear(&other, &one).await;
+        one.put_manifest(&repo("a"), numbered(2), vec!["v1".parse().unwrap()]).await.unwrap();
+        one.delete_manifest(&repo("a"), &Reference::Digest(numbered(3).digest)).await.unwrap();
+        fail::cfg(point, "panic").unwrap();
+        // A push of its own, and what the other one said.
+        let _ = other.put_manifest(&repo("a"), numbered(4), vec!["v4".parse().unwrap()]).await;
+        let task = (other.clone(), one.clone());
+        let heard = tokio::task::LocalSet::new()
+            .run_until(async move { tokio::task::spawn_local(async move { hear(&task.0, &task.1).await }).await });
+        let _ = heard.await;
+        fail::remove(point);
+        drop(other);
+
+        let other = store(dirs[1].path());
+        other.read_records(CancellationToken::new()).await.unwrap();
+        assert_true(&other).await;
+        for _ in 0..2 {
+            hear(&other, &one).await;
+            hear(&one, &other).await;
+        }
+        assert_eq!(one.records_sum(), other.records_sum(), "{point}");
+        assert_eq!(tree(&one).await, tree(&other).await, "{point}");
+        let tags = tree(&one).await.0;
+        assert_eq!((tags.get("v1"), tags.get("v3")), (Some(&numbered(2).digest), None), "{point}");
+        assert_tidy(&other);
     }
     scenario.teardown();
 }

@@ -1,13 +1,45 @@
-//! What was deleted is remembered: over restarts, cut lines and damage.
+//! What was said of tags and manifests: by every way in, over restarts, cut lines and damage, and by other masters.
+
+pub(super) mod masters;
 
 use super::*;
+use crate::store::repositories::records::Record;
 
-async fn put(store: &Store, stored: &StoredManifest) {
-    store.put_manifest(&repo("a"), stored.clone(), Vec::new()).await.unwrap();
+fn of(digest: Digest) -> Reference {
+    Reference::Digest(digest)
 }
 
-async fn delete(store: &Store, digest: Digest) {
-    store.delete_manifest(&repo("a"), &Reference::Digest(digest)).await.unwrap();
+fn tag(name: &str) -> Tag {
+    name.parse().unwrap()
+}
+
+fn named(name: &str) -> Reference {
+    Reference::Tag(tag(name))
+}
+
+/// A store with other masters beside it.
+fn recorded(dir: &Path) -> Store {
+    let store = store(dir);
+    store.keep_records().unwrap();
+    store
+}
+
+async fn put(store: &Store, stored: &StoredManifest, tags: &[&str]) {
+    let tags = tags.iter().map(|name| tag(name)).collect();
+    store.put_manifest(&repo("a"), stored.clone(), tags).await.unwrap();
+}
+
+async fn delete(store: &Store, reference: &Reference) {
+    store.delete_manifest(&repo("a"), reference).await.unwrap();
+}
+
+/// What is said to be there, or deleted (`None` within); `None`: nothing is said.
+async fn said(store: &Store, of: &Reference) -> Option<Option<Digest>> {
+    store.record(&repo("a"), of).await.unwrap().map(|record| record.target())
+}
+
+async fn record(store: &Store, of: &Reference) -> Record {
+    store.record(&repo("a"), of).await.unwrap().unwrap()
 }
 
 fn file(store: &Store) -> std::path::PathBuf {
@@ -15,31 +47,105 @@ fn file(store: &Store) -> std::path::PathBuf {
 }
 
 #[tokio::test]
+async fn without_other_masters_nothing_is_written_and_with_them_what_is_there_is_said_when_it_is_first_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two, first) = (numbered(1), numbered(2), store(dir.path()));
+    put(&first, &one, &["v1"]).await;
+    put(&first, &two, &[]).await;
+    delete(&first, &of(two.digest)).await;
+    assert!(!first.0.contents.layout.records().exists());
+    assert_eq!(said(&first, &named("v1")).await, None);
+    let path = first.0.contents.layout.tag(&repo("a"), &tag("v1"));
+    let moved = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    std::fs::File::open(path).unwrap().set_modified(moved).unwrap();
+    first.keep_records().unwrap();
+    assert_eq!(said(&first, &named("v1")).await, Some(Some(one.digest)));
+    assert_eq!(record(&first, &named("v1")).await.wall(), moved.into(), "a tag is as old as its file");
+    assert_eq!(said(&first, &of(one.digest)).await, Some(Some(one.digest)));
+    assert_eq!(said(&first, &of(two.digest)).await, None);
+    // From now on for ever, whoever opens it.
+    drop(first);
+    let second = store(dir.path());
+    put(&second, &two, &["v2"]).await;
+    drop(second);
+    let third = store(dir.path());
+    assert_eq!(said(&third, &named("v2")).await, Some(Some(two.digest)));
+    assert_tidy(&third);
+}
+
+#[tokio::test]
+async fn every_way_in_and_out_is_said_at_that_moment() {
+    let dir = quick_dir();
+    let store = recorded(dir.path());
+    let began = crate::clock::now();
+    let (one, two, three) = (numbered(1), numbered(2), numbered(3));
+    put(&store, &one, &["v1", "v2"]).await;
+    assert_eq!(record(&store, &named("v1")).await.wall(), record(&store, &of(one.digest)).await.wall());
+    store.create_snapshot("s".parse().unwrap()).await.unwrap();
+    // A tag alone, then a manifest with what leads to it.
+    delete(&store, &named("v1")).await;
+    assert_eq!(
+        (said(&store, &named("v1")).await, said(&store, &named("v2")).await),
+        (Some(None), Some(Some(one.digest)))
+    );
+    delete(&store, &of(one.digest)).await;
+    for of in [named("v1"), named("v2"), of(one.digest)] {
+        assert_eq!(said(&store, &of).await, Some(None), "{of}");
+        assert!(record(&store, &of).await.wall() >= began);
+    }
+    let deleted = record(&store, &of(one.digest)).await;
+    store.restore_snapshot("s".parse().unwrap(), Restoring::default()).await.unwrap();
+    for of in [named("v1"), named("v2"), of(one.digest)] {
+        assert_eq!(said(&store, &of).await, Some(Some(one.digest)), "{of}");
+    }
+    assert!(record(&store, &of(one.digest)).await.is_later(&deleted));
+    // A take-over, whose tags may be old.
+    let inner = store.clone();
+    let (taken, old) = (two.clone(), Timestamp::from_millis(1_700_000_000_000));
+    let take = move || {
+        inner.intake().add_manifests(&repo("a"), std::slice::from_ref(&taken)).unwrap();
+        inner.intake().set_tags(&repo("a"), &[(tag("v2"), taken.digest, Some(old))]).unwrap();
+    };
+    tokio::task::spawn_blocking(take).await.unwrap();
+    assert_eq!(said(&store, &named("v2")).await, Some(Some(two.digest)));
+    assert!(record(&store, &named("v2")).await.wall() >= began);
+    let exact = Restoring { exact: true, ..Restoring::default() };
+    put(&store, &three, &["newer"]).await;
+    store.restore_snapshot("s".parse().unwrap(), exact).await.unwrap();
+    assert_eq!(said(&store, &named("newer")).await, Some(None));
+    assert_eq!(said(&store, &of(three.digest)).await, Some(Some(three.digest)));
+    // What another master has and somebody asked for here is no news.
+    let before = std::fs::read(file(&store)).unwrap();
+    store.put_fetched_manifest(&repo("a"), numbered(4), None).await.unwrap();
+    assert_eq!(said(&store, &of(numbered(4).digest)).await, None);
+    let unknown = store.delete_manifest(&repo("a"), &of(sha256(b"never there"))).await;
+    assert!(matches!(unknown, Err(StoreError::ManifestUnknown)));
+    assert_eq!(std::fs::read(file(&store)).unwrap(), before);
+    assert_tidy(&store);
+}
+
+#[tokio::test]
 async fn what_was_deleted_is_known_to_be_until_it_is_pushed_again() {
     let dir = tempfile::tempdir().unwrap();
     let (gone, other) = (numbered(1), numbered(2));
-    let first = store(dir.path());
+    let first = recorded(dir.path());
     for stored in [&gone, &other] {
-        put(&first, stored).await;
+        put(&first, stored, &[]).await;
     }
-    assert!(!file(&first).exists(), "what is not deleted needs no record");
-    delete(&first, gone.digest).await;
+    delete(&first, &of(gone.digest)).await;
     let is_deleted = async |store: &Store, name: &str, digest| store.is_deleted(&repo(name), digest).await.unwrap();
     assert!(is_deleted(&first, "a", gone.digest).await);
     assert!(!is_deleted(&first, "a", other.digest).await && !is_deleted(&first, "b", gone.digest).await);
     drop(first);
     let second = store(dir.path());
     assert!(is_deleted(&second, "a", gone.digest).await);
-    put(&second, &gone).await;
+    let fetched = second.put_fetched_manifest(&repo("a"), gone.clone(), None).await;
+    assert!(matches!(fetched, Err(StoreError::ManifestUnknown)), "{fetched:?}");
+    put(&second, &gone, &[]).await;
     assert!(!is_deleted(&second, "a", gone.digest).await);
     drop(second);
     let third = store(dir.path());
     assert!(!is_deleted(&third, "a", gone.digest).await);
-    // Who deletes what is not there writes nothing.
-    let before = std::fs::read(file(&third)).unwrap();
-    let unknown = Reference::Digest(sha256(b"never there"));
-    assert!(matches!(third.delete_manifest(&repo("a"), &unknown).await, Err(StoreError::ManifestUnknown)));
-    assert_eq!(std::fs::read(file(&third)).unwrap(), before);
     assert_tidy(&third);
 }
 
@@ -47,32 +153,36 @@ async fn what_was_deleted_is_known_to_be_until_it_is_pushed_again() {
 async fn a_line_that_was_cut_is_written_over_and_a_wrong_one_says_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let all: Vec<_> = (0..3).map(numbered).collect();
-    let first = store(dir.path());
+    let first = recorded(dir.path());
     for stored in &all {
-        put(&first, stored).await;
-        delete(&first, stored.digest).await;
+        put(&first, stored, &[]).await;
+    }
+    for stored in &all {
+        delete(&first, &of(stored.digest)).await;
     }
     let path = file(&first);
     drop(first);
     let whole = std::fs::read(&path).unwrap();
     let ends: Vec<usize> = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
-    // Cut anywhere in the last line: the two before count, and a new one stands in its place.
-    for length in ends[2]..ends[3] {
+    let (before, last) = (ends[5], ends[6]);
+    // Cut anywhere in the last line: the two deletions before count, and a new one stands in its place.
+    for length in before..last {
         std::fs::write(&path, &whole[..length]).unwrap();
         let second = store(dir.path());
         for (number, stored) in all.iter().enumerate() {
             assert_eq!(second.is_deleted(&repo("a"), stored.digest).await.unwrap(), number < 2, "{length} {number}");
         }
         if length % 20 == 0 {
-            put(&second, &all[2]).await;
-            delete(&second, all[2].digest).await;
+            put(&second, &all[2], &[]).await;
+            delete(&second, &of(all[2].digest)).await;
             drop(second);
             let third = store(dir.path());
             assert!(third.is_deleted(&repo("a"), all[2].digest).await.unwrap(), "{length}");
-            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 4, "{length}");
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.lines().skip(1).all(|line| line.parse::<Record>().is_ok()), "{length} {text}");
         }
     }
-    for at in [ends[1] + 3, ends[1] + 40, ends[2] - 2] {
+    for at in [ends[4] + 3, ends[4] + 40, ends[5] - 2] {
         let mut wrong = whole.clone();
         wrong[at] ^= 1;
         std::fs::write(&path, &wrong).unwrap();
@@ -83,32 +193,87 @@ async fn a_line_that_was_cut_is_written_over_and_a_wrong_one_says_nothing() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_is_there_is_not_deleted_whatever_a_record_says() {
+async fn a_deletion_that_a_kill_interrupted_is_done_when_the_records_are_read() {
     let dir = tempfile::tempdir().unwrap();
-    let (kept, first) = (numbered(1), store(dir.path()));
-    put(&first, &kept).await;
-    // As a kill leaves it behind the record and before the delete.
-    first.0.records.deleting(&repo("a"), &kept.digest);
+    let (gone, kept, first) = (numbered(1), numbered(2), recorded(dir.path()));
+    put(&first, &gone, &["v1"]).await;
+    put(&first, &kept, &["v2", "v3"]).await;
+    let manifests = &first.0.manifests;
+    for reference in [of(gone.digest), named("v3")] {
+        let locked = manifests.lock(&repo("a"));
+        manifests.say_deleted(&repo("a"), &reference, &locked);
+    }
     drop(first);
     let second = store(dir.path());
-    assert!(!second.is_deleted(&repo("a"), kept.digest).await.unwrap());
+    second.read_records(CancellationToken::new()).await.unwrap();
+    let there = async |reference: &Reference| second.manifest(&repo("a"), reference).await.is_ok();
+    assert!(!there(&named("v1")).await && !there(&of(gone.digest)).await && !there(&named("v3")).await);
+    assert!(there(&named("v2")).await);
+    assert_tidy(&second);
+}
+
+#[tokio::test]
+async fn what_is_there_and_was_not_said_is_as_old_as_its_file_and_what_is_said_and_not_there_was_never_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two, first) = (numbered(1), numbered(2), recorded(dir.path()));
+    put(&first, &one, &["v1", "lost"]).await;
+    put(&first, &two, &["v2"]).await;
+    let before = record(&first, &named("v1")).await;
+    delete(&first, &named("lost")).await;
+    let layout = first.0.contents.layout.clone();
+    let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(crate::clock::now().as_millis() + 5);
+    while std::time::UNIX_EPOCH + Duration::from_millis(crate::clock::now().as_millis()) < time {}
+    // As a push leaves them that ends before it is written down.
+    for name in ["v1", "new", "lost"] {
+        std::fs::write(layout.tag(&repo("a"), &tag(name)), format!("{}\n", two.digest)).unwrap();
+        std::fs::File::open(layout.tag(&repo("a"), &tag(name))).unwrap().set_modified(time).unwrap();
+    }
+    std::fs::remove_file(layout.tag(&repo("a"), &tag("v2"))).unwrap();
+    std::fs::remove_file(layout.member(&repo("a"), Membership::Manifest, &one.digest)).unwrap();
+    drop(first);
+    let second = store(dir.path());
+    for name in ["v1", "new", "lost"] {
+        assert_eq!(said(&second, &named(name)).await, Some(Some(two.digest)), "{name}");
+    }
+    assert!(record(&second, &named("v1")).await.is_later(&before));
+    assert!(record(&second, &of(two.digest)).await.wall() >= record(&second, &named("new")).await.wall());
+    assert_eq!((said(&second, &named("v2")).await, said(&second, &of(one.digest)).await), (None, None));
+    second.read_records(CancellationToken::new()).await.unwrap();
+    let sum = second.records_sum();
     drop(second);
-    // Written down: it would be fetched from another master if it were lost now.
     let third = store(dir.path());
-    let name = third.0.contents.layout.member(&repo("a"), Membership::Manifest, &kept.digest);
-    std::fs::remove_file(name).unwrap();
-    assert!(!third.is_deleted(&repo("a"), kept.digest).await.unwrap());
+    third.read_records(CancellationToken::new()).await.unwrap();
+    assert_eq!(third.records_sum(), sum, "it is written down");
 }
 
 #[tokio::test]
 async fn a_file_does_not_grow_with_what_says_nothing_any_more() {
     let dir = quick_dir();
-    let (again, store) = (numbered(1), store(dir.path()));
+    let (again, store) = (numbered(1), recorded(dir.path()));
     for _ in 0..400 {
-        put(&store, &again).await;
-        delete(&store, again.digest).await;
+        put(&store, &again, &[]).await;
+        delete(&store, &of(again.digest)).await;
     }
     let lines = std::fs::read_to_string(file(&store)).unwrap().lines().count();
     assert!(lines < 300, "{lines}");
     assert!(store.is_deleted(&repo("a"), again.digest).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_push_is_written_down_with_one_line_for_each_thing_and_sums_are_those_of_a_new_reading() {
+    let dir = quick_dir();
+    let store = recorded(dir.path());
+    assert_eq!(store.records_sum(), None, "they were not read");
+    store.read_records(CancellationToken::new()).await.unwrap();
+    for number in 0..40 {
+        put(&store, &numbered(number), &["latest", &format!("v{number}")]).await;
+    }
+    assert_eq!(std::fs::read_to_string(file(&store)).unwrap().lines().count(), 1 + 3 * 40);
+    let (sum, buckets) = (store.records_sum(), store.bucket_sums(&repo("a")).await.unwrap());
+    drop(store);
+    let again = self::store(dir.path());
+    again.read_records(CancellationToken::new()).await.unwrap();
+    assert_eq!((again.records_sum(), again.bucket_sums(&repo("a")).await.unwrap()), (sum, buckets));
+    assert_eq!(again.repository_sums().len(), 1);
+    assert_eq!(again.repository_sums()[0].1.records, 81);
 }

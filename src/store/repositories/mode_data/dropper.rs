@@ -289,13 +289,13 @@ impl Manifests {
     fn remove_name(&self, repo: &RepoName, name: &Name) -> Result<Option<u64>, StoreError> {
         let layout = &self.contents.layout;
         let (kind, digest) = match name {
-            Name::Tag(tag) => return self.remove_reference(repo, &Reference::Tag(tag.clone())).map(|()| None),
+            Name::Tag(tag) => return self.drop_reference(repo, &Reference::Tag(tag.clone())).map(|()| None),
             Name::Member(kind, digest) => (*kind, digest),
         };
         let path = layout.member(repo, kind, digest);
         let found = stat(&path)?;
         match kind {
-            Membership::Manifest => self.remove_reference(repo, &Reference::Digest(*digest))?,
+            Membership::Manifest => self.drop_reference(repo, &Reference::Digest(*digest))?,
             Membership::Blob => {
                 let _touch = self.ledger.touch(repo)?;
                 let _deleting = self.memory.deleting(repo);
@@ -308,8 +308,8 @@ impl Manifests {
         Ok(freed.map(|found| found.len()))
     }
 
-    fn remove_reference(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
-        match self.delete_manifest(repo, reference) {
+    fn drop_reference(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
+        match self.drop_manifest(repo, reference) {
             Ok(()) | Err(StoreError::ManifestUnknown) => Ok(()),
             Err(error) => Err(error),
         }
@@ -319,6 +319,8 @@ impl Manifests {
     fn remove_directories(&self, repo: &RepoName) -> Result<(), StoreError> {
         let (layout, disk) = (&self.contents.layout, &self.contents.disk);
         crate::store::repositories::lists::forget_all(&self.contents, repo)?;
+        // What is said to be here and is not was never heard, when the mode comes back.
+        self.records.forget(repo);
         let members = [Membership::Manifest, Membership::Blob].into_iter().flat_map(|kind| {
             let below = Algorithm::ALL.into_iter().map(move |algorithm| layout.members(repo, kind, algorithm));
             let kind = layout.members(repo, kind, Algorithm::Sha256).parent().map(std::path::Path::to_path_buf);

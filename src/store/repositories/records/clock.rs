@@ -11,13 +11,27 @@ const COUNTER: u32 = 16;
 /// A moment of a hybrid clock: milliseconds since 1970 in the upper 48 bits, a counter in the others. Of two moments the larger
 /// one is later, wherever they were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Moment(u64);
+pub(in crate::store::repositories) struct Moment(u64);
 
 impl Moment {
+    /// The first moment at `wall` by the clock of the wall.
+    pub(in crate::store::repositories) const fn of_wall(wall: Timestamp) -> Self {
+        Self(wall.as_millis().saturating_mul(1 << COUNTER))
+    }
+
     /// The next moment behind `self`, at `wall` by the clock of the wall: that, where it has gone on.
-    pub(super) fn next(self, wall: Timestamp) -> Self {
-        let by_wall = wall.as_millis().saturating_mul(1 << COUNTER);
-        Self(by_wall.max(self.0.saturating_add(1)))
+    pub(in crate::store::repositories) fn next(self, wall: Timestamp) -> Self {
+        Self::of_wall(wall).max(self.behind())
+    }
+
+    /// The moment behind it.
+    pub(in crate::store::repositories) const fn behind(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// What the clock of the wall said.
+    pub(in crate::store::repositories) const fn wall(self) -> Timestamp {
+        Timestamp::from_millis(self.0 >> COUNTER)
     }
 }
 
@@ -29,7 +43,7 @@ impl fmt::Display for Moment {
 
 /// A text is no moment.
 #[derive(Debug)]
-pub(super) struct NoMoment;
+pub(in crate::store::repositories) struct NoMoment;
 
 impl FromStr for Moment {
     type Err = NoMoment;
@@ -60,6 +74,7 @@ mod tests {
                 let next = last.next(Timestamp::from_millis(wall % (1 << 47)));
                 prop_assert!(next > last);
                 prop_assert!(next >= Moment((wall % (1 << 47)) << COUNTER));
+                prop_assert!(next.wall().as_millis() >= wall % (1 << 47));
                 prop_assert_eq!(next.to_string().parse::<Moment>().unwrap(), next);
                 last = next;
             }

@@ -5,73 +5,90 @@
 //! taken for nothing.
 
 use std::collections::HashMap;
-use std::fmt;
 
-use super::clock::{Moment, number};
-use crate::oci::Digest;
+use super::clock::Moment;
+use super::record::{Record, Register};
+use super::sums::{Sum, Sums};
+use crate::oci::{Digest, Reference, RepoName};
 
-/// Who wrote: a number of each store, by chance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct WriterId(pub(super) u64);
-
-impl WriterId {
-    /// Reads 16 hexadecimal digits.
-    pub(super) fn of_text(text: &str) -> Option<Self> {
-        number(text).map(Self)
-    }
+/// The registers of a repository's tags and manifests, with the sums over them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store::repositories) struct Registers {
+    all: HashMap<Reference, Register>,
+    sums: Sums,
 }
-
-impl fmt::Display for WriterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-/// What was said of a manifest of a repository. In the order of the fields the larger one counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Register {
-    pub(super) at: Moment,
-    pub(super) writer: WriterId,
-    /// Whether it was deleted, else it is there. The same writer says no two things at one moment.
-    pub(super) is_deleted: bool,
-}
-
-/// The registers of a repository's manifests.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Registers(HashMap<Digest, Register>);
 
 impl Registers {
-    /// Takes in what was said; what was said later stays.
-    pub(super) fn merge(&mut self, digest: Digest, said: Register) {
-        let known = self.0.entry(digest).or_insert(said);
-        *known = (*known).max(said);
+    /// None yet.
+    pub(in crate::store::repositories) fn of(repo: &RepoName) -> Self {
+        Self { all: HashMap::new(), sums: Sums::of(repo) }
     }
 
-    pub(super) fn get(&self, digest: &Digest) -> Option<&Register> {
-        self.0.get(digest)
+    /// Takes in what was said; what was said later stays. Says whether it is another value now.
+    pub(in crate::store::repositories) fn merge(&mut self, record: &Record) -> bool {
+        let is_later = self.all.get(&record.of).is_none_or(|known| *known < record.said);
+        if is_later {
+            self.set(record.clone());
+        }
+        is_later
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Digest, &Register)> {
-        self.0.iter()
+    /// Takes in what was said in the place of what was, whenever that was.
+    pub(in crate::store::repositories) fn set(&mut self, record: Record) {
+        self.sums.change(&record);
+        if let Some(before) = self.all.insert(record.of.clone(), record.said) {
+            self.sums.change(&Record { of: record.of, said: before });
+        }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    /// Forgets what was said of one thing.
+    pub(in crate::store::repositories) fn remove(&mut self, of: &Reference) {
+        if let Some((of, said)) = self.all.remove_entry(of) {
+            self.sums.change(&Record { of, said });
+        }
+    }
+
+    pub(in crate::store::repositories) fn get(&self, of: &Reference) -> Option<&Register> {
+        self.all.get(of)
+    }
+
+    /// What was said of one thing, as it is told to others.
+    pub(in crate::store::repositories) fn record(&self, of: &Reference) -> Option<Record> {
+        self.get(of).map(|said| Record { of: of.clone(), said: *said })
+    }
+
+    pub(in crate::store::repositories) fn iter(&self) -> impl Iterator<Item = Record> {
+        self.all.iter().map(|(of, said)| Record { of: of.clone(), said: *said })
+    }
+
+    pub(in crate::store::repositories) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Tags that lead to a manifest, and when that was said.
+    pub(in crate::store::repositories) fn tags_of(
+        &self,
+        digest: &Digest,
+    ) -> impl Iterator<Item = (&Reference, &Register)> {
+        let is_of = move |(of, said): &(&Reference, &Register)| {
+            matches!(of, Reference::Tag(_)) && said.to.as_ref() == Some(digest)
+        };
+        self.all.iter().filter(is_of)
+    }
+
+    /// The sum over all of them.
+    pub(in crate::store::repositories) const fn sum(&self) -> Sum {
+        self.sums.all()
+    }
+
+    /// The sums of the buckets.
+    pub(in crate::store::repositories) fn buckets(&self) -> &[Sum] {
+        self.sums.buckets()
     }
 
     /// The latest moment of all.
-    pub(super) fn latest(&self) -> Moment {
-        self.0.values().map(|register| register.at).max().unwrap_or_default()
-    }
-
-    /// Leaves the `most` that were said last.
-    pub(super) fn cut(&mut self, most: usize) {
-        if self.0.len() > most {
-            let mut moments: Vec<Moment> = self.0.values().map(|register| register.at).collect();
-            moments.sort_unstable_by(|one, other| other.cmp(one));
-            let oldest = moments.get(most).copied().unwrap_or_default();
-            self.0.retain(|_, register| register.at > oldest);
-        }
+    pub(in crate::store::repositories) fn latest(&self) -> Moment {
+        self.all.values().map(|register| register.at).max().unwrap_or_default()
     }
 }
 
@@ -81,18 +98,31 @@ mod tests {
 
     use super::*;
     use crate::oci::Algorithm;
+    use crate::store::repositories::records::record::WriterId;
 
-    fn said() -> impl Strategy<Value = (Digest, Register)> {
+    fn repo() -> RepoName {
+        "a/b".parse().unwrap()
+    }
+
+    fn said() -> impl Strategy<Value = Record> {
         // Few of each, so that they meet.
-        (0_u8..3, 0_u64..6, 0_u64..3, any::<bool>()).prop_map(|(content, at, writer, is_deleted)| {
+        (0_u8..3, 0_u64..6, 0_u64..3, 0_u8..3, any::<bool>()).prop_map(|(thing, at, writer, to, is_tag)| {
             let at = format!("{at:016x}").parse().unwrap();
-            (Algorithm::Sha256.digest(&[content]), Register { at, writer: WriterId(writer), is_deleted })
+            let content = |number: u8| Algorithm::Sha256.digest(&[number]);
+            let (of, to) = if is_tag {
+                (Reference::Tag(format!("v{thing}").parse().unwrap()), (to > 0).then(|| content(to)))
+            } else {
+                (Reference::Digest(content(thing)), (to > 0).then(|| content(thing)))
+            };
+            Record { of, said: Register { at, writer: WriterId(writer), to } }
         })
     }
 
-    fn merged<'a>(all: impl IntoIterator<Item = &'a (Digest, Register)>) -> Registers {
-        let mut registers = Registers::default();
-        all.into_iter().for_each(|(digest, said)| registers.merge(*digest, *said));
+    fn merged<'a>(all: impl IntoIterator<Item = &'a Record>) -> Registers {
+        let mut registers = Registers::of(&repo());
+        for record in all {
+            registers.merge(record);
+        }
         registers
     }
 
@@ -109,8 +139,12 @@ mod tests {
             let at = if all.is_empty() { 0 } else { order.index(all.len()) };
             let (mut one, mut other) = (merged(&all[..at]), merged(&all[at..]));
             let (first, second) = (one.clone(), other.clone());
-            second.iter().for_each(|(digest, said)| one.merge(*digest, *said));
-            first.iter().for_each(|(digest, said)| other.merge(*digest, *said));
+            for record in second.iter() {
+                one.merge(&record);
+            }
+            for record in first.iter() {
+                other.merge(&record);
+            }
             prop_assert_eq!(&one, &in_order);
             prop_assert_eq!(&other, &in_order);
         }
@@ -118,27 +152,31 @@ mod tests {
         #[test]
         fn a_deletion_stays_until_something_later_is_said(all in proptest::collection::vec(said(), 1..40)) {
             let registers = merged(&all);
-            for (digest, said) in &all {
-                let known = registers.get(digest).unwrap();
-                prop_assert!(known >= said);
-                if said.is_deleted && !known.is_deleted {
-                    prop_assert!((known.at, known.writer) >= (said.at, said.writer));
+            for record in &all {
+                let known = registers.get(&record.of).unwrap();
+                prop_assert!(*known >= record.said);
+                if record.said.is_deletion() && !known.is_deletion() {
+                    prop_assert!((known.at, known.writer) >= (record.said.at, record.said.writer));
                 }
             }
         }
-    }
 
-    #[test]
-    fn of_more_than_there_is_room_for_the_latest_stay() {
-        let register =
-            |at: u64| Register { at: format!("{at:016x}").parse().unwrap(), writer: WriterId(1), is_deleted: true };
-        let mut registers = Registers::default();
-        for number in 0..10_u8 {
-            registers.merge(Algorithm::Sha256.digest(&[number]), register(u64::from(number)));
+        #[test]
+        fn sums_are_equal_where_all_records_are_and_say_which_buckets_differ(
+            all in proptest::collection::vec(said(), 0..40),
+            more in said(),
+        ) {
+            let (one, mut other) = (merged(&all), merged(all.iter().rev()));
+            prop_assert_eq!(one.sum(), other.sum());
+            let is_new = other.merge(&more);
+            prop_assert_eq!(one.sum() != other.sum(), is_new);
+            let differ = one.buckets().iter().zip(other.buckets()).enumerate().filter(|(_, (one, other))| one != other);
+            let differ: Vec<usize> = differ.map(|(bucket, _)| bucket).collect();
+            prop_assert_eq!(differ, if is_new { vec![usize::from(more.bucket())] } else { Vec::new() });
+            other.remove(&more.of);
+            if one.get(&more.of).is_none() {
+                prop_assert_eq!(one.sum(), other.sum());
+            }
         }
-        registers.cut(4);
-        let mut left: Vec<_> = registers.iter().map(|(_, register)| register.at).collect();
-        left.sort_unstable();
-        assert_eq!(left, [6, 7, 8, 9].map(|at| register(at).at));
     }
 }

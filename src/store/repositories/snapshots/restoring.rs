@@ -41,6 +41,9 @@ struct Place {
     directories: BTreeSet<PathBuf>,
     /// Its tags in the snapshot, in the last walk.
     tags: HashSet<Tag>,
+    /// Manifests and tags that it got, to be said to other masters.
+    manifests: Vec<Digest>,
+    moved: Vec<(Tag, Digest)>,
 }
 
 /// A restore that goes on.
@@ -119,7 +122,14 @@ impl Restore<'_> {
     fn enter(&self, repo: RepoName) -> Result<Place, SnapshotError> {
         let ledger = &self.snapshots.manifests.ledger;
         let touch = if self.how.dry_run { Touch::none() } else { ledger.touch(&repo)? };
-        Ok(Place { repo, _touch: touch, directories: BTreeSet::new(), tags: HashSet::new() })
+        Ok(Place {
+            repo,
+            _touch: touch,
+            directories: BTreeSet::new(),
+            tags: HashSet::new(),
+            manifests: Vec::new(),
+            moved: Vec::new(),
+        })
     }
 
     fn give_back(&mut self, walk: Walk, place: &mut Place, entry: Entry) -> Result<(), SnapshotError> {
@@ -148,7 +158,12 @@ impl Restore<'_> {
             }
             (Returned::Was, _) => {}
             (Returned::Linked, Membership::Blob) => self.report.blobs += 1,
-            (Returned::Linked, Membership::Manifest) => self.report.manifests += 1,
+            (Returned::Linked, Membership::Manifest) => {
+                self.report.manifests += 1;
+                if !self.how.dry_run {
+                    place.manifests.push(digest);
+                }
+            }
             (Returned::Missing | Returned::Unread, kind) => self.report.lacks(&place.repo, Some(kind), &digest),
         }
         fail_point!("store::snapshot::after_member");
@@ -201,6 +216,9 @@ impl Restore<'_> {
             ReturnedTag::Moved => self.report.tags_moved += 1,
             ReturnedTag::Missing => self.report.lacks(&place.repo, None, &tag),
         }
+        if !self.how.dry_run && matches!(returned, ReturnedTag::Added | ReturnedTag::Moved) {
+            place.moved.push((tag.clone(), digest));
+        }
         place.tags.insert(tag);
         Ok(())
     }
@@ -215,6 +233,11 @@ impl Restore<'_> {
                 Err(error) if crate::fs::is_absence(&error.source) => {}
                 synced => synced?,
             }
+        }
+        if !(place.manifests.is_empty() && place.moved.is_empty()) {
+            let manifests = &self.snapshots.manifests;
+            let locked = manifests.lock(&place.repo);
+            manifests.say_there(&place.repo, &place.manifests, &place.moved, &locked);
         }
         if walk == Walk::Tags { self.newer(&place.repo, &place.tags) } else { Ok(()) }
     }

@@ -1,0 +1,320 @@
+//! What is done with tags and manifests, written down; and what others have said of them, done. All of it blocks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use fail::fail_point;
+
+use super::manifests::Manifests;
+use super::records::log::Log;
+use super::records::{Record, Sum, lock};
+use super::walk::{Repositories, SkippedEntries};
+use crate::clock::Timestamp;
+use crate::fs::{set_modified, stat};
+use crate::oci::{Digest, Reference, RepoName, Tag};
+use crate::store::error::StoreError;
+use crate::store::layout::Membership;
+use crate::telemetry::with_causes;
+
+/// A clock that is farther ahead of the wall is refused with its record.
+const FARTHEST_AHEAD: Duration = Duration::from_secs(24 * 3600);
+
+/// What came of records of another master.
+#[derive(Debug, Default)]
+pub struct TakenRecords {
+    /// Those that count here now.
+    pub taken: Vec<Record>,
+    /// Their clock is too far ahead.
+    pub refused: usize,
+    /// The manifest that they name is not here.
+    pub lacking: Vec<Record>,
+}
+
+/// The records of one repository.
+type Entry = Arc<Mutex<Log>>;
+
+impl Manifests {
+    /// The records of a repository; `None`: none are kept. To be called with its lock held, which is `_locked`.
+    pub(super) fn entry(&self, repo: &RepoName, _locked: &MutexGuard<'_, ()>) -> Result<Option<Entry>, StoreError> {
+        if repo.is_cached() || !self.records.are_kept() {
+            return Ok(None);
+        }
+        if let Some(log) = self.records.known(repo)? {
+            return Ok(Some(log));
+        }
+        let (log, undone) = self.records.read_first(repo)?;
+        if !undone.is_empty() && !self.contents.capacity.is_read_only() {
+            self.end_deletions(repo, undone)?;
+        }
+        Ok(Some(log))
+    }
+
+    /// As [`Self::entry`], where what is done counts more than that it is written down: the next reading finds it.
+    fn entry_if_readable(&self, repo: &RepoName, locked: &MutexGuard<'_, ()>) -> Option<Entry> {
+        self.entry(repo, locked).unwrap_or_else(|error| {
+            tracing::warn!(%repo, error = with_causes(&error), "the records of a repository can't be read");
+            None
+        })
+    }
+
+    /// Reads the records of a repository, if they were not yet: before it changes.
+    pub(super) fn read_records(&self, repo: &RepoName, locked: &MutexGuard<'_, ()>) {
+        self.entry_if_readable(repo, locked);
+    }
+
+    /// Writes down that a manifest was stored and tags lead to it.
+    pub(super) fn say_stored(&self, repo: &RepoName, digest: Digest, tags: &[Tag], locked: &MutexGuard<'_, ()>) {
+        let tags: Vec<(Tag, Digest)> = tags.iter().map(|tag| (tag.clone(), digest)).collect();
+        self.say_there(repo, &[digest], &tags, locked);
+    }
+
+    /// Writes down that manifests are there, and tags lead to manifests.
+    pub(super) fn say_there(
+        &self,
+        repo: &RepoName,
+        manifests: &[Digest],
+        tags: &[(Tag, Digest)],
+        locked: &MutexGuard<'_, ()>,
+    ) {
+        let Some(log) = self.entry_if_readable(repo, locked) else { return };
+        // A tag is never said without its manifest: who deleted that meanwhile, elsewhere, was earlier.
+        let mut all: HashMap<Reference, Digest> =
+            manifests.iter().map(|digest| (Reference::Digest(*digest), *digest)).collect();
+        for (tag, digest) in tags {
+            all.insert(Reference::Digest(*digest), *digest);
+            all.insert(Reference::Tag(tag.clone()), *digest);
+        }
+        let said = self.say(repo, &log, all.into_iter().map(|(of, digest)| (of, Some(digest))));
+        if let Err(error) = said {
+            let error = with_causes(&error);
+            tracing::warn!(%repo, error, "what was stored is not written down yet for the other masters");
+        }
+    }
+
+    /// Writes down that something is about to be deleted, with the tags that lead to it. A disk that takes no more costs no delete:
+    /// that gives room.
+    pub(in crate::store) fn say_deleted(&self, repo: &RepoName, reference: &Reference, locked: &MutexGuard<'_, ()>) {
+        let Some(log) = self.entry_if_readable(repo, locked) else { return };
+        let mut all = vec![reference.clone()];
+        if let Reference::Digest(digest) = reference {
+            all.extend(lock(&log).registers.tags_of(digest).map(|(tag, _)| tag.clone()));
+        }
+        if let Err(error) = self.say(repo, &log, all.into_iter().map(|of| (of, None))) {
+            let error = with_causes(&error);
+            tracing::warn!(%repo, %reference, error, "a deletion is not written down: it may come back from another master");
+        }
+    }
+
+    /// At one moment, with one sync.
+    fn say(
+        &self,
+        repo: &RepoName,
+        log: &Mutex<Log>,
+        all: impl Iterator<Item = (Reference, Option<Digest>)>,
+    ) -> Result<(), StoreError> {
+        let known = lock(log);
+        let records: Result<Vec<Record>, _> = all.map(|(of, to)| self.records.said(&known, of, to)).collect();
+        drop(known);
+        self.records.say(repo, log, &records?)
+    }
+
+    /// Ends deletions that were said and not done.
+    fn end_deletions(&self, repo: &RepoName, undone: Vec<Reference>) -> Result<(), StoreError> {
+        tracing::info!(%repo, count = undone.len(), "deletions that a stop interrupted are done now");
+        self.contents.changes.forget_note(&self.contents.layout, &self.contents.disk)?;
+        let _touch = self.ledger.touch(repo)?;
+        let change = self.listings.begin(repo)?;
+        let writing = (self.memory.changing(repo), self.memory.deleting(repo));
+        let mut is_known = true;
+        for reference in undone {
+            is_known &= self.remove(repo, &reference, &change)?;
+        }
+        drop(writing);
+        if is_known {
+            change.done();
+        }
+        Ok(())
+    }
+
+    /// Refuses a manifest of another master that was deleted here, unless what was `said` of it is later.
+    pub(super) fn refuse_deleted(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+        said: Option<&Record>,
+        locked: &MutexGuard<'_, ()>,
+    ) -> Result<(), StoreError> {
+        let Some(log) = self.entry(repo, locked)? else { return Ok(()) };
+        let known = lock(&log).registers.record(&Reference::Digest(*digest));
+        let is_deleted = known.is_some_and(|known| {
+            known.target().is_none() && said.is_none_or(|said| !said.about(digest).is_later(&known))
+        });
+        if is_deleted { Err(StoreError::ManifestUnknown) } else { Ok(()) }
+    }
+
+    /// What was last said of a tag or a manifest.
+    pub(in crate::store) fn record(&self, repo: &RepoName, of: &Reference) -> Result<Option<Record>, StoreError> {
+        let locked = self.lock(repo);
+        let entry = self.entry(repo, &locked)?;
+        Ok(entry.and_then(|log| lock(&log).registers.record(of)))
+    }
+
+    /// The sums of a repository's buckets.
+    pub(in crate::store) fn bucket_sums(&self, repo: &RepoName) -> Result<Vec<Sum>, StoreError> {
+        let locked = self.lock(repo);
+        let entry = self.entry(repo, &locked)?;
+        Ok(entry.map(|log| lock(&log).registers.buckets().to_vec()).unwrap_or_default())
+    }
+
+    /// The records of some buckets of a repository.
+    pub(in crate::store) fn records_in(
+        &self,
+        repo: &RepoName,
+        is_in: impl Fn(u8) -> bool,
+    ) -> Result<Vec<Record>, StoreError> {
+        let locked = self.lock(repo);
+        let Some(log) = self.entry(repo, &locked)? else { return Ok(Vec::new()) };
+        let log = lock(&log);
+        Ok(log.registers.iter().filter(|record| is_in(record.bucket())).collect())
+    }
+
+    /// Those that would count here.
+    pub(in crate::store) fn later_ones(
+        &self,
+        repo: &RepoName,
+        records: Vec<Record>,
+    ) -> Result<Vec<Record>, StoreError> {
+        let locked = self.lock(repo);
+        let Some(log) = self.entry(repo, &locked)? else { return Ok(Vec::new()) };
+        let log = lock(&log);
+        Ok(records.into_iter().filter(|record| is_later(&log, record)).collect())
+    }
+
+    /// Reads the records of all repositories for the first time, as `go_on` allows; says whether it came to the end.
+    pub(in crate::store) fn read_all_records(&self, go_on: impl Fn() -> bool) -> Result<bool, StoreError> {
+        let (skipped, forgotten) = (SkippedEntries::default(), self.records.forgotten());
+        let in_tree = Repositories::new(&self.contents.layout, &skipped).filter(|repo| !repo.is_cached());
+        for repo in in_tree.chain(self.records.repositories()?) {
+            if !go_on() {
+                return Ok(false);
+            }
+            if self.records.is_known(&repo) {
+                continue;
+            }
+            // Each by itself: who wants to pause changes waits for one repository at most.
+            let _change = self.contents.changes.begin()?;
+            let locked = self.lock(&repo);
+            self.entry(&repo, &locked)?;
+            drop(locked);
+            self.records.rest();
+        }
+        self.records.all_are_known(forgotten);
+        Ok(true)
+    }
+
+    /// Does what another master said, as far as it counts here: deletions are written down, then done; of the others the manifests
+    /// have to be here, tags are moved, then they are written down.
+    pub(in crate::store) fn take_records(
+        &self,
+        repo: &RepoName,
+        records: Vec<Record>,
+        wall: Timestamp,
+    ) -> Result<TakenRecords, StoreError> {
+        let touch = self.ledger.touch(repo)?;
+        let locked = self.lock(repo);
+        let Some(log) = self.entry(repo, &locked)? else { return Ok(TakenRecords::default()) };
+        let mut outcome = TakenRecords::default();
+        let (mut deleted, mut there) = (Vec::new(), Vec::new());
+        for record in records {
+            let known = lock(&log);
+            let is_ahead = record.wall().since(wall).is_some_and(|ahead| ahead > FARTHEST_AHEAD);
+            if is_ahead {
+                outcome.refused += 1;
+            } else if !is_later(&known, &record) {
+            } else if let Some(target) = record.target() {
+                drop(known);
+                there.push((record, target));
+            } else {
+                if let Reference::Digest(digest) = record.of() {
+                    deleted
+                        .extend(known.registers.tags_of(digest).filter_map(|(tag, said)| record.deleting(tag, said)));
+                }
+                deleted.push(record);
+            }
+        }
+        let change = self.listings.begin(repo)?;
+        let writing = (self.memory.changing(repo), self.memory.deleting(repo), self.memory.adding(repo));
+        self.records.say(repo, &log, &deleted)?;
+        fail_point!("store::record::before_deletion");
+        let mut is_known = true;
+        for record in &deleted {
+            is_known &= self.remove(repo, record.of(), &change)?;
+        }
+        outcome.taken = deleted;
+        let mut said = Vec::new();
+        for (record, target) in there {
+            // Its manifest is there since then; a deletion of that which is later took the tag along.
+            let of_target = record.about(&target);
+            let known = lock(&log).registers.record(of_target.of()).filter(|known| known.is_later(&of_target));
+            if let Some(known) = known.as_ref().filter(|known| known.target().is_none()) {
+                said.extend(known.deleting(record.of(), record.said()));
+                continue;
+            }
+            if !self.has_manifest(repo, &target)? {
+                outcome.lacking.push(record);
+                continue;
+            }
+            if let Reference::Tag(tag) = record.of() {
+                self.move_tag(repo, tag, &target, record.wall())?;
+                change.put_tag(tag);
+                said.extend(known.is_none().then_some(of_target));
+            }
+            said.push(record);
+        }
+        fail_point!("store::record::before_taking");
+        self.records.say(repo, &log, &said)?;
+        outcome.taken.extend(said);
+        drop(writing);
+        if is_known {
+            change.done();
+        }
+        drop(locked);
+        drop(touch);
+        Ok(outcome)
+    }
+
+    /// Lets a tag lead to a manifest, since `at`.
+    fn move_tag(&self, repo: &RepoName, tag: &Tag, digest: &Digest, at: Timestamp) -> Result<(), StoreError> {
+        let (layout, disk) = (&self.contents.layout, &self.contents.disk);
+        self.save(repo, digest);
+        disk.make_directory(&layout.tags(repo))?;
+        let path = layout.temporary();
+        let (temporary, file) = disk.write_unsynced(path.clone(), format!("{digest}\n").as_bytes())?;
+        set_modified(&file, at).map_err(StoreError::io("set the time of", &path))?;
+        disk.sync(&file, &path)?;
+        disk.rename(temporary, &layout.tag(repo, tag))?;
+        Ok(())
+    }
+
+    /// Removes a tag, or a manifest with the tags that lead to it, if it is there; `false`: the index does not know all of it.
+    fn remove(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+        change: &super::listings::change::Change<'_>,
+    ) -> Result<bool, StoreError> {
+        let path = match reference {
+            Reference::Tag(tag) => self.contents.layout.tag(repo, tag),
+            Reference::Digest(digest) => self.contents.layout.member(repo, Membership::Manifest, digest),
+        };
+        if stat(&path)?.is_none() {
+            return Ok(true);
+        }
+        self.remove_reference(repo, reference, change)
+    }
+}
+
+fn is_later(log: &Log, record: &Record) -> bool {
+    log.registers.record(record.of()).is_none_or(|known| record.is_later(&known))
+}

@@ -1,0 +1,137 @@
+//! The records of a repository held against its tree, once in the life of a process: what was done and not written down, or the
+//! other way round. Blocks; to be called with the repository's lock.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+
+use super::clock::Moment;
+use super::log::Log;
+use super::record::{Record, Register, WriterId};
+use crate::clock::Timestamp;
+use crate::fs::stat;
+use crate::oci::{Digest, Reference, RepoName, Tag};
+use crate::store::error::StoreError;
+use crate::store::layout::{Layout, Membership};
+use crate::store::repositories::tags::read_tag;
+use crate::store::repositories::walk::{Members, SkippedEntries, Tags};
+
+/// A repository's tree and what is known of it.
+struct Held<'a> {
+    layout: &'a Layout,
+    repo: &'a RepoName,
+    writer: WriterId,
+    log: Log,
+    /// Whether there was no file of records.
+    is_first: bool,
+    /// The later ones of what is in the tree and was not written down.
+    said: Vec<Record>,
+    /// What was deleted and is still there.
+    undone: Vec<Reference>,
+}
+
+/// Holds `log` against the tree (`None`: there is no file). Answers the records that count, and deletions that have to be ended.
+pub(super) fn held_against_the_tree(
+    layout: &Layout,
+    repo: &RepoName,
+    writer: WriterId,
+    log: Option<Log>,
+) -> Result<(Log, Vec<Reference>), StoreError> {
+    let is_first = log.is_none();
+    let log = log.unwrap_or_else(|| Log::new(repo));
+    let mut held = Held { layout, repo, writer, log, is_first, said: Vec::new(), undone: Vec::new() };
+    let tags = held.tags()?;
+    held.manifests()?;
+    held.drop_lost(&tags)?;
+    // A manifest is there at least since a tag leads to it.
+    for record in std::mem::take(&mut held.said) {
+        if let (Reference::Tag(_), Some(to)) = (&record.of, record.said.to)
+            && !held.undone.contains(&Reference::Digest(to))
+        {
+            let target = Record { of: Reference::Digest(to), said: record.said };
+            held.log.change().merge(&target);
+        }
+        held.log.change().set(record);
+    }
+    Ok((held.log, held.undone))
+}
+
+impl Held<'_> {
+    fn say(&mut self, of: Reference, at: Moment, to: Digest) {
+        self.said.push(Record { of, said: Register { at, writer: self.writer, to: Some(to) } });
+    }
+
+    /// The tags that lead to a manifest.
+    fn tags(&mut self) -> Result<HashMap<Tag, Digest>, StoreError> {
+        let (skipped, now) = (SkippedEntries::default(), crate::clock::now());
+        let mut here = HashMap::new();
+        for tag in Tags::new(self.layout, self.repo, &skipped) {
+            // One that can't be read leads nowhere: another master may tell where it led.
+            let Ok(Some(digest)) = read_tag(self.layout, self.repo, &tag) else { continue };
+            let Some(facts) = stat(&self.layout.tag(self.repo, &tag))? else { continue };
+            if !self.has(&digest)? {
+                continue;
+            }
+            let moved: Timestamp = facts.modified().map_or(now, Timestamp::from).min(now);
+            here.insert(tag.clone(), digest);
+            let of = Reference::Tag(tag);
+            match self.log.registers.get(&of) {
+                Some(known) if known.to == Some(digest) => {}
+                // The deletion was said, and a kill came before it was done.
+                Some(known) if known.is_deletion() && known.at.wall() >= moved => self.undone.push(of),
+                // A kill came before it was written down, or a version that writes none was here.
+                Some(_) | None => self.say(of, Moment::of_wall(moved), digest),
+            }
+        }
+        Ok(here)
+    }
+
+    fn manifests(&mut self) -> Result<(), StoreError> {
+        let (skipped, now) = (SkippedEntries::default(), crate::clock::now());
+        for digest in Members::manifests(self.layout, self.repo, &skipped) {
+            let of = Reference::Digest(digest);
+            let Some(facts) = stat(&self.layout.member(self.repo, Membership::Manifest, &digest))? else { continue };
+            match self.log.registers.get(&of).copied() {
+                Some(known) if !known.is_deletion() => {}
+                Some(known) => {
+                    // The time at which the file got its last name, in whatever repository.
+                    let linked = u64::try_from(facts.ctime()).unwrap_or_default() * 1000
+                        + u64::try_from(facts.ctime_nsec()).unwrap_or_default() / 1_000_000;
+                    if linked > known.at.wall().as_millis() {
+                        self.say(of, known.at.behind(), digest);
+                    } else {
+                        self.undone.push(of);
+                    }
+                }
+                None if self.is_first => {
+                    let came: Timestamp = facts.modified().map_or(now, Timestamp::from).min(now);
+                    self.say(of, Moment::of_wall(came), digest);
+                }
+                // Fetched for somebody who asked: whatever is said of it counts.
+                None => self.say(of, Moment::default(), digest),
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what is said to be there and is not: others may know of it, and then it comes again.
+    fn drop_lost(&mut self, tags: &HashMap<Tag, Digest>) -> Result<(), StoreError> {
+        let mut lost = Vec::new();
+        for record in self.log.registers.iter().filter(|record| !record.said.is_deletion()) {
+            let is_here = match &record.of {
+                Reference::Tag(tag) => tags.contains_key(tag),
+                Reference::Digest(digest) => self.has(digest)?,
+            };
+            if !is_here {
+                lost.push(record.of);
+            }
+        }
+        for of in &lost {
+            self.log.change().remove(of);
+        }
+        Ok(())
+    }
+
+    fn has(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(stat(&self.layout.member(self.repo, Membership::Manifest, digest))?.is_some())
+    }
+}

@@ -1,0 +1,165 @@
+//! Stores that tell each other what was said: they end with the same, whatever was done and in whatever order they spoke.
+
+use super::*;
+use crate::store::tests::collection::random::Chance;
+
+/// What `to` hears of `from`, as masters do it: deletions, then what is there, contents first.
+pub(in crate::store::tests) async fn hear(to: &Store, from: &Store) {
+    for (name, _) in from.repository_sums() {
+        let all: Vec<u8> = (0..=255).collect();
+        let records = from.records_in(&name, &all).await.unwrap();
+        let records = to.later_records(&name, records).await.unwrap();
+        let (deleted, there): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.target().is_none());
+        to.take_records(&name, deleted).await.unwrap();
+        let there = to.later_records(&name, there).await.unwrap();
+        for record in &there {
+            let digest = record.target().unwrap();
+            if let Ok(stored) = from.manifest(&name, &of(digest)).await {
+                let _ = to.put_fetched_manifest(&name, stored, Some(record.clone())).await;
+            }
+        }
+        to.take_records(&name, there).await.unwrap();
+    }
+}
+
+/// Tags and manifests of a store, as its tree has them.
+pub(in crate::store::tests) async fn tree(
+    store: &Store,
+) -> (std::collections::BTreeMap<String, Digest>, std::collections::BTreeSet<Digest>) {
+    use crate::store::repositories::walk::{Members, SkippedEntries, Tags};
+    let (layout, skipped) = (&store.0.contents.layout, SkippedEntries::default());
+    let mut tags = std::collections::BTreeMap::new();
+    for tag in Tags::new(layout, &repo("a"), &skipped) {
+        tags.insert(tag.to_string(), store.manifest(&repo("a"), &Reference::Tag(tag)).await.unwrap().digest);
+    }
+    (tags, Members::manifests(layout, &repo("a"), &skipped).collect())
+}
+
+/// The tree has what the records say, and nothing else.
+pub(in crate::store::tests) async fn assert_true(store: &Store) {
+    let (tags, manifests) = tree(store).await;
+    let all: Vec<u8> = (0..=255).collect();
+    let records = store.records_in(&repo("a"), &all).await.unwrap();
+    for record in &records {
+        let found = match record.of() {
+            Reference::Tag(tag) => tags.get(tag.as_str()).copied(),
+            Reference::Digest(digest) => manifests.get(digest).copied(),
+        };
+        assert_eq!(found, record.target(), "{record}");
+    }
+    let there = records.iter().filter(|record| record.target().is_some()).count();
+    assert_eq!(there, tags.len() + manifests.len());
+}
+
+async fn settle(stores: &[Store]) {
+    for _ in 0..3 {
+        for to in stores {
+            for from in stores.iter().filter(|from| !std::ptr::eq(*from, to)) {
+                hear(to, from).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_pushed_and_deleted_anywhere_and_whoever_hears_of_it_when_all_end_with_the_same() {
+    for seed in 0..12 {
+        let mut chance = Chance(seed + 1);
+        let dirs: Vec<_> = (0..3).map(|_| quick_dir()).collect();
+        let mut stores: Vec<Store> = dirs.iter().map(|dir| recorded(dir.path())).collect();
+        let spare = quick_dir();
+        for _ in 0..60 {
+            let at = chance.below(3);
+            let (stored, name) = (numbered(chance.below(4) as u64), format!("v{}", chance.below(4)));
+            match chance.below(10) {
+                0..=3 => put(&stores[at], &stored, &[&name]).await,
+                4 => put(&stores[at], &stored, &[]).await,
+                5 => drop(stores[at].delete_manifest(&repo("a"), &named(&name)).await),
+                6 => drop(stores[at].delete_manifest(&repo("a"), &of(stored.digest)).await),
+                7 => {
+                    // It starts again.
+                    stores.push(store(&spare.path().join("other")));
+                    drop(stores.swap_remove(at));
+                    stores.push(store(dirs[at].path()));
+                    drop(stores.swap_remove(at));
+                }
+                _ => hear(&stores[at], &stores[(at + 1) % 3]).await,
+            }
+        }
+        settle(&stores).await;
+        let sums: Vec<_> = stores.iter().map(Store::repository_sums).collect();
+        assert!(sums.windows(2).all(|two| two[0] == two[1]), "{seed} {sums:?}");
+        assert_eq!(stores[0].records_sum(), stores[1].records_sum(), "{seed}");
+        let first = tree(&stores[0]).await;
+        for store in &stores {
+            assert_eq!(tree(store).await, first, "{seed}");
+            assert_true(store).await;
+            assert_tidy(store);
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_a_delete_here_and_a_push_there_the_later_one_counts_everywhere() {
+    for push_is_later in [false, true] {
+        let dirs = [quick_dir(), quick_dir()];
+        let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
+        let image = numbered(1);
+        put(&one, &image, &["v1"]).await;
+        hear(&other, &one).await;
+        if push_is_later {
+            delete(&one, &of(image.digest)).await;
+            while crate::clock::now() <= record(&one, &of(image.digest)).await.wall() {}
+            put(&other, &image, &["v1"]).await;
+        } else {
+            put(&other, &image, &["v1"]).await;
+            while crate::clock::now() <= record(&other, &of(image.digest)).await.wall() {}
+            delete(&one, &of(image.digest)).await;
+        }
+        settle(&[one.clone(), other.clone()]).await;
+        for store in [&one, &other] {
+            assert_eq!(store.manifest(&repo("a"), &named("v1")).await.is_ok(), push_is_later);
+            assert_true(store).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_more_than_a_day_ahead_is_refused_with_its_record() {
+    let dirs = [quick_dir(), quick_dir()];
+    let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
+    put(&one, &numbered(1), &["v1"]).await;
+    let line = record(&one, &named("v1")).await.to_string();
+    let (_, rest) = line.split_once(' ').unwrap();
+    let (text, _) = rest.rsplit_once(' ').unwrap();
+    let ahead = |hours: u64| {
+        let millis = crate::clock::now().as_millis() + hours * 3_600_000;
+        let text = format!("{:016x} {text}", millis << 16);
+        let check = sha256(text.as_bytes()).hex()[..8].to_owned();
+        format!("{text} {check}").parse::<Record>().unwrap()
+    };
+    other.put_fetched_manifest(&repo("a"), numbered(1), None).await.unwrap();
+    let outcome = other.take_records(&repo("a"), vec![ahead(25)]).await.unwrap();
+    assert_eq!((outcome.refused, outcome.taken.len()), (1, 0));
+    assert_eq!(said(&other, &named("v1")).await, None);
+    let outcome = other.take_records(&repo("a"), vec![ahead(23)]).await.unwrap();
+    assert_eq!((outcome.refused, outcome.taken.len()), (0, 2));
+    // What is said here from now on is later.
+    put(&other, &numbered(2), &["v1"]).await;
+    assert!(
+        record(&other, &named("v1")).await.is_later(&ahead(23))
+            || record(&other, &named("v1")).await.wall() >= ahead(22).wall()
+    );
+    assert_eq!(said(&other, &named("v1")).await, Some(Some(numbered(2).digest)));
+}
+
+#[tokio::test]
+async fn a_record_without_its_manifest_is_not_taken() {
+    let dirs = [quick_dir(), quick_dir()];
+    let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
+    put(&one, &numbered(1), &["v1"]).await;
+    let records = vec![record(&one, &named("v1")).await, record(&one, &of(numbered(1).digest)).await];
+    let outcome = other.take_records(&repo("a"), records).await.unwrap();
+    assert_eq!((outcome.lacking.len(), outcome.taken.len()), (2, 0));
+    assert_eq!(other.repository_sums(), Vec::new());
+}
