@@ -10,6 +10,7 @@
 //! - [`upstream`]: the client of the registry behind modes Direct and Proxy
 //! - [`fetch`]: the miss path: fills, work done once for many, eviction
 //! - [`replicas`]: the other masters, and which of them has a content
+//! - [`comparison`]: what was said of tags and manifests, brought to the same on all masters
 //! - [`auth`]: who asks, and what that user may do
 //! - [`mode`]: what a registry operation means in the configured mode
 //! - [`api`]: the HTTP edge; it and `admin` alone speak axum
@@ -41,6 +42,7 @@ pub mod checker;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod comparison;
 pub mod config;
 pub mod controller;
 pub mod fetch;

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
 pub use snapshot::{
-    CollectionStatus, ComingStatus, ConfigStatus, DamagedContent, IndexStatus, LeftAlone, ModeFileStatus, PinsStatus,
-    ReplicasStatus, RetentionStatus, ScrubStatus, Snapshot, StoreStatus, UnusedCacheStatus, UnusedStatus,
+    CollectionStatus, ComingStatus, ConfigStatus, DamagedContent, IndexStatus, LeftAlone, MasterStatus, ModeFileStatus,
+    PinsStatus, ReplicasStatus, RetentionStatus, ScrubStatus, Snapshot, StoreStatus, UnusedCacheStatus, UnusedStatus,
     UpstreamStatus,
 };
 pub use socket::{Socket, SocketError, socket_path};

@@ -275,12 +275,34 @@ pub struct PinsStatus {
 pub struct ReplicasStatus {
     /// `host:port` of each that is asked for what is not stored here.
     pub peers: Vec<String>,
+    /// The comparison of the records of tags and manifests with each of them.
+    pub masters: Vec<MasterStatus>,
     /// Why the files on disk are not in force, or not enough; a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// When the certificate that they are shown ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_expiry: Option<u64>,
+}
+
+/// The comparison of records with one master.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MasterStatus {
+    /// `host:port`.
+    pub host: String,
+    /// When both last had the same, in seconds since 1970; absent: not since the server began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub equal: Option<u64>,
+    /// How far its clock is from ours, in either direction.
+    pub clock_offset_seconds: u64,
+    /// Repositories in which it has something else, of those that are to be compared yet.
+    pub lacking_repositories: u64,
+    /// Its records in them.
+    pub lacking_records: u64,
+    /// Why the last comparison came to no end; a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Data of a mode that is not in force, is not coming, and does not answer any more.

@@ -12,8 +12,9 @@ use super::large::LargeManifests;
 use super::limits::{Gate, Gates, Holder, Place, Pool};
 use super::upload_name::UploadName;
 use crate::auth::{Action, Authenticator, Identity};
+use crate::comparison::Comparison;
 use crate::mode::View;
-use crate::oci::RepoName;
+use crate::oci::{Reference, RepoName};
 use crate::replicas::{MasterId, Replicas};
 use crate::serve::{BodyTransport, Stream};
 use crate::telemetry::Metrics;
@@ -31,6 +32,8 @@ pub(super) struct Call<'a> {
     pub(super) large: &'a LargeManifests,
     pub(super) metrics: &'a Metrics,
     pub(super) uploads: &'a Pool,
+    /// Who tells other masters of what is said here.
+    pub(super) comparison: Option<&'a Comparison>,
     pub(super) entrance: Entrance,
     /// The way to other masters; `None`: this one is asked alone.
     pub(super) elsewhere: Option<Elsewhere<'a>>,
@@ -103,6 +106,13 @@ impl Entrance {
 }
 
 impl Call<'_> {
+    /// Tells other masters that something was said of tags or manifests here.
+    pub(super) fn tell(&self, repo: &RepoName, all: &[Reference]) {
+        if let Some(comparison) = self.comparison {
+            comparison.tell(repo, all);
+        }
+    }
+
     /// The first value of a query's parameter, decoded.
     pub(super) fn query(&self, name: &str) -> Option<String> {
         query_values(self.raw_query, name).next().map(Cow::into_owned)

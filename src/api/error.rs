@@ -22,6 +22,9 @@ use crate::upstream::UpstreamError;
 /// After so many seconds a client asks again when the upstream has too much to do and does not say how long.
 const RETRY_UPSTREAM: u64 = 5;
 
+/// And when another master may have it that can't be reached.
+const RETRY_OTHER_MASTER: u64 = 10;
+
 /// And when no request is served at all: an administrator has to change that.
 const RETRY_UNMANAGED: u64 = 60;
 
@@ -215,6 +218,9 @@ impl From<ModeError> for ApiError {
             ModeError::Upstream(upstream) => Self::from_upstream(upstream).with_cause(Origin::Upstream, &error),
             ModeError::UpstreamTimeout => gateway(Exception::UpstreamTimeout),
             ModeError::UpstreamContradiction(_) => gateway(Exception::UpstreamFailed),
+            ModeError::NotReachable => {
+                Self::new(ErrorCode::Unavailable, error.to_string()).retry_after(RETRY_OTHER_MASTER)
+            }
             ModeError::Stopping => Self::new(ErrorCode::Unavailable, "shutting down").retry_after(5),
         }
     }

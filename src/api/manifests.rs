@@ -98,6 +98,7 @@ async fn source(
 
 pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
     call.view.writable()?.store().delete_manifest(repo, reference).await?;
+    call.tell(repo, std::slice::from_ref(reference));
     Ok(accepted())
 }
 
@@ -124,7 +125,11 @@ pub(super) async fn put(
     let subject = manifest.subject.as_ref().map(|subject| subject.digest);
     let kind = manifest.kind;
     let stored = StoredManifest { digest, bytes, manifest: Arc::new(manifest) };
+    let by_digest = Reference::Digest(digest);
     let missing = call.view.writable()?.put_manifest(repo, stored, tags.clone()).await.map_err(refused)?;
+    // With a tag goes what it leads to.
+    let said: Vec<Reference> = tags.iter().cloned().map(Reference::Tag).collect();
+    call.tell(repo, if said.is_empty() { std::slice::from_ref(&by_digest) } else { &said });
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::CREATED;

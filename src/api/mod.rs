@@ -66,6 +66,7 @@ use self::large::LargeManifests;
 use self::limits::{Gate, Gates, Pool};
 use self::route::Route;
 use crate::auth::{Action, Authenticator};
+use crate::comparison::Comparison;
 use crate::mode::{Audience, Mode, ModeError, Transition};
 use crate::oci::{ErrorCode, RepoName, UploadId};
 use crate::replicas::Replicas;
@@ -98,6 +99,8 @@ struct Inner {
     state: OnceLock<StateSource>,
     /// Who the other masters are.
     replicas: OnceLock<Replicas>,
+    /// What is said here and by them.
+    comparison: OnceLock<Comparison>,
     /// Places of open uploads.
     uploads: Pool,
     large: LargeManifests,
@@ -128,6 +131,7 @@ impl App {
             modes: ArcSwap::from_pointee(Transition::settled(mode)),
             state: OnceLock::new(),
             replicas: OnceLock::new(),
+            comparison: OnceLock::new(),
             auth,
             gates: ArcSwap::from_pointee(Gates::new(settings.gates)),
             settings: ArcSwap::from_pointee(settings),
@@ -149,9 +153,11 @@ impl App {
         let _ = self.0.state.set(source);
     }
 
-    /// Has other masters answered, those that `replicas` knows. Until then nobody gets an answer there.
-    pub fn answer_masters(&self, replicas: Replicas) {
+    /// Has other masters answered, those that `replicas` knows, and told of what is said here. Until then nobody gets an answer
+    /// there.
+    pub fn answer_masters(&self, replicas: Replicas, comparison: Comparison) {
         let _ = self.0.replicas.set(replicas);
+        let _ = self.0.comparison.set(comparison);
     }
 
     /// Puts changed settings into force for requests to come.
@@ -349,6 +355,7 @@ async fn answer(
         body_transport: peer.body_transport,
         large: &app.0.large,
         uploads: &app.0.uploads,
+        comparison: app.0.comparison.get(),
         entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),
         elsewhere,
         own_master: replicas.and_then(Replicas::own_id),

@@ -1,10 +1,13 @@
 //! What other masters are answered: blobs and manifests by digest, read from the own store of mode Local, whichever mode is in
-//! force, and what their clients ask of an upload that began here. `/-/peer` and behind it the paths of clients.
+//! force, and what their clients ask of an upload that began here. `/-/peer` and behind it the paths of clients, and those of
+//! `records`.
 //!
 //! Only a server that showed the peers' certificate, with an address of the list that is in force now, has these paths; to
 //! everybody else they name nothing. No user, no right and no token plays a part: who may write, the master judged that its client
 //! asked. A master answers of what is in its own store and asks nobody: the header `d8-hop` says that the question has made its one
 //! hop, and stands in every one.
+
+mod records;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,7 +33,11 @@ use crate::upstream::{HOP, ONE_HOP, PEER_PREFIX};
 
 /// The path behind the prefix, if whoever asks is a master.
 pub(super) fn path_of<'a>(app: &App, parts: &'a Parts, peer: &Peer) -> Option<&'a str> {
-    let path = parts.uri.path().strip_prefix(PEER_PREFIX).filter(|path| path.starts_with("/v2/"))?;
+    let path = parts
+        .uri
+        .path()
+        .strip_prefix(PEER_PREFIX)
+        .filter(|path| path.starts_with("/v2/") || path.starts_with("/records"))?;
     let replicas = app.0.replicas.get()?;
     peer.master.as_deref().is_some_and(|addresses| replicas.has_address(addresses)).then_some(path)
 }
@@ -65,6 +72,10 @@ pub(super) async fn answer(
     if !is_hop(&parts.headers)? {
         return Err(wrong_hop());
     }
+    let question = parts.uri.path().strip_prefix(PEER_PREFIX).and_then(records::Question::parse);
+    if let Some(question) = question {
+        return records::answer(app, &parts.method, peer, question).await;
+    }
     let route = route?;
     let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
     match &route {
@@ -78,8 +89,7 @@ pub(super) async fn answer(
         }
         _ => return Err(no_path()),
     }
-    let nothing = || ApiError::new(ErrorCode::NameUnknown, "mode Local is neither in force nor coming nor before");
-    let view = app.0.modes.load().own_store().ok_or_else(nothing)?;
+    let view = app.0.modes.load().own_store().ok_or_else(rests)?;
     let call = Call {
         method: &parts.method,
         headers: &parts.headers,
@@ -93,6 +103,7 @@ pub(super) async fn answer(
         body_transport: peer.body_transport,
         large: &app.0.large,
         uploads: &app.0.uploads,
+        comparison: None,
         entrance: Entrance::new(app.0.gates.load_full(), exchange.holder(), Arc::clone(&peer.stream)),
         elsewhere: None,
         own_master: app.0.replicas.get().and_then(Replicas::own_id),
@@ -111,6 +122,11 @@ fn client_of(peer: &Peer, headers: &HeaderMap) -> IpAddr {
 
 fn no_path() -> ApiError {
     ApiError::exception(Exception::NoPath, "masters ask each other for contents by digest and for uploads")
+}
+
+/// The store of Local is nobody's now.
+fn rests() -> ApiError {
+    ApiError::new(ErrorCode::NameUnknown, "mode Local is neither in force nor coming nor before")
 }
 
 async fn carry_out(call: &Call<'_>, route: &Route, body: &mut CountedBody) -> Result<Response, ApiError> {

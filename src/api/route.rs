@@ -125,7 +125,7 @@ fn decoded(path: &str) -> Result<Cow<'_, str>, ApiError> {
     }
 }
 
-fn repo(name: &str) -> Result<RepoName, ApiError> {
+pub(super) fn repo(name: &str) -> Result<RepoName, ApiError> {
     name.parse().map_err(|e: crate::oci::InvalidName| ApiError::new(ErrorCode::NameInvalid, e.to_string()))
 }
 

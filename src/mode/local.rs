@@ -1,19 +1,21 @@
 //! Mode Local: the store is all there is, with those of the other masters behind it for what is the same everywhere.
 
 mod closure;
+mod image;
 mod movement;
 mod read_through;
 
 use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 
+pub use self::image::{Closure, Moved};
 use self::movement::Movement;
 use self::read_through::{Purpose, ReadThrough, may_be_elsewhere};
 use super::{BlobRequest, ModeError, Provenance, Served, ServedBlob, ServedManifest};
 use crate::fetch::{Evictor, Fills};
 use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::replicas::Replicas;
-use crate::store::{Page, Referrer, Refusal, Store, StoreError, StoredContent, StoredManifest};
+use crate::store::{Page, Record, Referrer, Refusal, Store, StoreError, StoredContent, StoredManifest};
 use crate::telemetry::CacheOutcome;
 pub use crate::values::MissingReferences;
 
@@ -138,10 +140,27 @@ impl Local {
             Reference::Digest(digest) => *digest,
             Reference::Tag(tag) => match self.store.verified_tag(repo, tag).await? {
                 Some(tag) => tag.digest,
-                None => return Err(lack.into()),
+                None => match self.tag_elsewhere(repo, tag).await? {
+                    Some(digest) => digest,
+                    None => return Err(lack.into()),
+                },
             },
         };
         through.manifest(repo, digest, lack).await
+    }
+
+    /// Where a tag leads of which nothing was said here, by what the other masters say of it; `None`: it is deleted, or nobody
+    /// who answers knows it.
+    async fn tag_elsewhere(&self, repo: &RepoName, tag: &Tag) -> Result<Option<Digest>, ModeError> {
+        let Some(through) = self.beyond() else { return Ok(None) };
+        if self.store.record(repo, &Reference::Tag(tag.clone())).await?.is_some() {
+            return Ok(None);
+        }
+        let lines = through.replicas().told_of_tag(repo, tag).await?;
+        let records = lines.iter().filter_map(|line| line.parse::<Record>().ok());
+        let of_tag = records.filter(|record| *record.of() == Reference::Tag(tag.clone()));
+        let latest = of_tag.reduce(|one, other| if other.is_later(&one) { other } else { one });
+        Ok(latest.and_then(|record| record.target()))
     }
 
     /// Fetches a content again that was stored in a repository and counts as absent; ends when it is there or could not be had.

@@ -23,7 +23,7 @@ pub use answer::{BlobContent, BlobRequest, Provenance, Served, ServedBlob, Serve
 pub use direct::Direct;
 pub use listing::LATE_LIST_BYTES;
 pub use lists::LIST_BYTES_IN_FLIGHT;
-pub use local::{Local, MissingReferences};
+pub use local::{Closure, Local, MissingReferences, Moved};
 pub use mapping::Mapping;
 pub use proxy::{Proxy, ProxySettings};
 pub use transition::{Answer, Audience, Transition, View};
@@ -100,6 +100,9 @@ pub enum ModeError {
     /// The upstream's answers can't be put together.
     #[error("the upstream contradicts itself: {0}")]
     UpstreamContradiction(&'static str),
+    /// It is known to be there, it is lost here, and no other master that answers has it.
+    #[error("a record says that it is there, and no master that can be reached has it")]
+    NotReachable,
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Stopping,

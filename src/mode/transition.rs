@@ -141,6 +141,17 @@ impl Transition {
         View { first, behind: coming.into_iter().chain(previous).collect(), first_for_a_push }
     }
 
+    /// Mode Local, if that is one of the modes.
+    #[must_use]
+    pub fn local(&self) -> Option<Local> {
+        let coming = self.coming.as_ref().map(|(mode, _)| mode);
+        let mut modes = std::iter::once(&self.in_force).chain(coming).chain(&self.previous);
+        modes.find_map(|mode| match &**mode {
+            Mode::Local(local) => Some(local.clone()),
+            Mode::Unmanaged | Mode::Direct(_) | Mode::Proxy(_) => None,
+        })
+    }
+
     /// The own store of mode Local, if that is one of the modes: what other masters are answered from.
     #[must_use]
     pub fn own_store(&self) -> Option<View> {
@@ -376,6 +387,7 @@ fn lack(error: &ModeError) -> Lack {
         ModeError::Upstream(error) if error.cause() == UpstreamCause::NotFound => Lack::Absent,
         ModeError::Upstream(_)
         | ModeError::UpstreamTimeout
+        | ModeError::NotReachable
         | ModeError::UpstreamContradiction(_)
         | ModeError::Unmanaged => Lack::Unusable,
         ModeError::ReadOnly { .. } | ModeError::Stopping => Lack::Final,

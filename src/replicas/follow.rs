@@ -69,6 +69,7 @@ impl Replicas {
         let error = outcome.as_ref().err().cloned();
         if let Ok(group) = outcome {
             self.0.group.store(Arc::new(group));
+            self.0.followed.notify_one();
         }
         (*self.error()).clone_from(&error);
         drop(watched);

@@ -37,6 +37,7 @@ use self::follow::Watched;
 use self::group::Group;
 use self::question::Questions;
 use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
 
 /// The files that say who the masters are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ struct Inner {
     /// Other files are to be followed.
     changed: Notify,
     group: ArcSwap<Group>,
+    /// Other masters are in force.
+    followed: Notify,
     /// Why the files on disk are not in force.
     error: Mutex<Option<String>>,
     questions: Questions,
@@ -99,6 +102,7 @@ impl Replicas {
             watched: Mutex::new(Watched::of(files)),
             changed: Notify::new(),
             group: ArcSwap::default(),
+            followed: Notify::new(),
             error: Mutex::default(),
             questions: Questions::new(metrics, tasks.clone(), stop),
             tasks,
@@ -120,6 +124,29 @@ impl Replicas {
     #[must_use]
     pub fn has_peers(&self) -> bool {
         !self.0.group.load().peers.is_empty()
+    }
+
+    /// Ends when other masters are in force than at the last call. For one who waits. Safe to drop.
+    pub async fn changed(&self) {
+        self.0.followed.notified().await;
+    }
+
+    /// The ways to the other masters.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Upstream> {
+        self.0.group.load().peers.clone()
+    }
+
+    /// The way to the master that has one of these addresses; `None`: it is no other one of the list in force.
+    #[must_use]
+    pub fn peer_at(&self, addresses: &[IpAddr]) -> Option<Upstream> {
+        let group = self.0.group.load();
+        let is_at = |peer: &&Upstream| {
+            let host = peer.host().rsplit_once(':').map_or(peer.host(), |(host, _)| host);
+            let host = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+            host.is_ok_and(|host| addresses.iter().any(|address| address.to_canonical() == host.to_canonical()))
+        };
+        group.peers.iter().find(is_at).cloned()
     }
 
     /// What is known of the masters; `None`: no files are named.

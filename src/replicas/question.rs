@@ -10,12 +10,15 @@ use tokio_util::task::TaskTracker;
 
 use super::Replicas;
 use crate::fetch::SingleFlight;
-use crate::oci::{Digest, Reference, RepoName};
+use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::telemetry::{Metrics, PeersAnswer, UpstreamCause, with_causes};
 use crate::upstream::{Upstream, UpstreamError};
 
 /// Longest wait for the answers: who gives none by then counts as away. A client has waited for no longer when it hears 404.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Longest line of a record, in bytes.
+const LONGEST_RECORD: usize = 1024;
 
 /// A content of a repository, by digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +95,40 @@ impl Replicas {
             (outcome, _) => outcome,
         };
         outcome.unwrap_or(Ok(None))
+    }
+}
+
+impl Replicas {
+    /// What the other masters have said of a tag that nothing is known of here: a line of each that knows it, within 3 s. One
+    /// question to each. Safe to drop.
+    ///
+    /// # Errors
+    /// Nobody knows it, and one has too much to do to answer (429, 503): it may.
+    pub async fn told_of_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Vec<String>, UpstreamError> {
+        let deadline = Instant::now() + PATIENCE;
+        let path = format!("/v2/{repo}/records/of/{tag}");
+        let peers = self.peers();
+        let asked = peers.iter().map(|peer| peer.told(&path, LONGEST_RECORD, deadline));
+        let (mut lines, mut busy, mut answer) = (Vec::new(), None, PeersAnswer::Absent);
+        for outcome in futures_util::future::join_all(asked).await {
+            match outcome {
+                Ok(told) => lines.push(String::from_utf8_lossy(&told.bytes).trim_end().to_owned()),
+                Err(error) if error.cause() == UpstreamCause::NotFound && error.is_registrys_own() => {}
+                Err(error) => {
+                    tracing::debug!(%repo, %tag, error = with_causes(&error), "a master gave no answer");
+                    answer = PeersAnswer::Unanswered;
+                    if matches!(error.status(), Some(429 | 503)) {
+                        busy = Some(error);
+                    }
+                }
+            }
+        }
+        let is_known = !lines.is_empty();
+        self.0.questions.metrics.peers_answer(if is_known { PeersAnswer::Found } else { answer });
+        match busy {
+            Some(error) if !is_known => Err(error),
+            _ => Ok(lines),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod probing;
 mod readiness;
 mod refetch;
 mod reload;
+mod replicas;
 mod snapshot;
 mod state;
 mod warnings;
@@ -31,6 +32,7 @@ use crate::admin::{self, Admin, ConfigStatus, SocketError};
 use crate::api::{App, Edge, FastPath};
 use crate::auth::{AuthError, Authenticator};
 use crate::clock;
+use crate::comparison::CompareRecords;
 use crate::config::reload::{Pace, Reloader};
 use crate::config::watch::Watcher;
 use crate::config::{self, Config, ConfigError, Overrides};
@@ -253,6 +255,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         tasks.clone(),
         stop.clone(),
     );
+    replicas::keep_records(&parts.store, &parts.config);
     let replicas = Replicas::new(options::replicas(&parts.config), metrics.clone(), tasks.clone(), stop.clone());
     let made_of = plan::Parts { fills, replicas: replicas.clone(), metrics: metrics.clone(), tasks: tasks.clone() };
     let modes = Modes::new(&parts.config, made_of, parts.auth.clone())?;
@@ -266,7 +269,8 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         draining.clone(),
     );
     modes.attach(app.clone());
-    app.answer_masters(replicas.clone());
+    let comparison = replicas::comparison(&parts, &replicas, &modes, (tasks.clone(), stop.clone()));
+    app.answer_masters(replicas.clone(), comparison.clone());
     warnings::log_room(&modes.transition(), &parts.store.usage());
     let readiness = Readiness::new(parts.store.clone(), tasks.clone(), stop.clone());
     let ready = Ready { readiness, modes: modes.clone(), draining: draining.clone() };
@@ -290,6 +294,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         jobs: jobs.clone(),
         imports: imports.clone(),
         replicas: replicas.clone(),
+        comparison: comparison.clone(),
         logging: Arc::clone(&parts.logging),
         metrics: metrics.clone(),
         ready,
@@ -303,6 +308,7 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     }
     jobs::start(&jobs, &parts, evictor, &modes);
     jobs.start(FollowMasters::new(replicas.clone()));
+    jobs.start(CompareRecords::new(comparison));
     jobs.start(ImportJob::new(parts.store.clone(), imports, metrics.clone(), tasks.clone()));
     take_orders(socket, seen.clone(), &tasks, &stop);
     for socket in registry_sockets {

@@ -80,6 +80,8 @@ impl Reloads {
         held.store.set_collection(options::collection(&config));
         held.retention.set_options(options::retention(&config));
         held.pins.follow(config.store.pins.clone());
+        let (store, changed) = (held.store.clone(), config.clone());
+        let _ = tokio::task::spawn_blocking(move || super::replicas::keep_records(&store, &changed)).await;
         self.modes.replicas().follow(options::replicas(&config));
         held.store.set_scrub(options::scrub(&config));
         self.registry.set_limits(options::connections(&config));

@@ -6,16 +6,17 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use super::VERSION;
 use super::modes::{Modes, Seen};
 use super::readiness::Ready;
+use super::{VERSION, replicas};
 use crate::admin::{
     CollectionQuestion, CollectionStatus, ConfigStatus, DamagedContent, DropError, DropQuestion, IndexStatus,
-    LeftAlone, PinsStatus, ReplicasStatus, RetentionStatus, ScrubStatus, Snapshot, SnapshotOrder, SnapshotRefusal,
-    Source, StoreStatus, UnusedCacheStatus, UnusedStatus, VerifyQuestion,
+    LeftAlone, PinsStatus, RetentionStatus, ScrubStatus, Snapshot, SnapshotOrder, SnapshotRefusal, Source, StoreStatus,
+    UnusedCacheStatus, UnusedStatus, VerifyQuestion,
 };
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
+use crate::comparison::Comparison;
 use crate::jobs::Runner;
 use crate::oci::{InvalidDigest, RepoName};
 use crate::replicas::Replicas;
@@ -45,6 +46,7 @@ pub(super) struct Observer {
     pub(super) jobs: Runner,
     pub(super) imports: Imports,
     pub(super) replicas: Replicas,
+    pub(super) comparison: Comparison,
     pub(super) logging: Arc<Logging>,
     /// Whether there is a socket for orders.
     pub(super) takes_orders: bool,
@@ -76,7 +78,7 @@ impl Source for Observer {
             store: store(&self.store),
             collection: collection(&self.store),
             pins: pins(&self.store),
-            replicas: replicas(&self.replicas),
+            replicas: replicas::status(&self.replicas, &self.comparison),
             unused: unused(&self.store, &self.modes),
             scrub: scrub(&self.store),
             retention: retention(&self.retention),
@@ -203,6 +205,7 @@ impl Observer {
             if let Some(expiry) = status.certificate_expiry {
                 samples.add(&CERTIFICATE_EXPIRY, &[CertificateUse::Peer.as_str()], expiry);
             }
+            replicas::compared(&mut samples, &self.comparison.status());
         }
         samples.add(&RETENTION_LEFT_ALONE, &[], self.retention.status().left_alone.len() as u64);
         samples
@@ -283,14 +286,6 @@ fn pins(store: &Store) -> Option<PinsStatus> {
         written: document.map(|pins| pins.written_at.as_secs()),
         images: document.map(|pins| pins.images.len()),
         releases: document.map(|pins| pins.releases.len()),
-    })
-}
-
-fn replicas(replicas: &Replicas) -> Option<ReplicasStatus> {
-    replicas.status().map(|status| ReplicasStatus {
-        peers: status.peers,
-        error: status.error,
-        certificate_expiry: status.certificate_expiry,
     })
 }
 

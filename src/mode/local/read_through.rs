@@ -54,6 +54,10 @@ impl ReadThrough {
         self.0.replicas.has_peers()
     }
 
+    pub(super) fn replicas(&self) -> &Replicas {
+        &self.0.replicas
+    }
+
     fn store(&self) -> &Store {
         self.0.fills.store()
     }
@@ -176,8 +180,9 @@ impl ReadThrough {
         digest: Digest,
         lack: StoreError,
     ) -> Result<Served<ServedManifest>, ModeError> {
+        let said = self.store().record(repo, &Reference::Digest(digest)).await?;
         // It stays deleted here, whoever still has it.
-        if self.store().is_deleted(repo, digest).await? {
+        if said.as_ref().is_some_and(|said| said.target().is_none()) {
             return Err(lack.into());
         }
         let deadline = Instant::now() + BUDGET;
@@ -199,12 +204,16 @@ impl ReadThrough {
                 break;
             }
         }
-        Err(why)
+        // It is known to be there, so a 404 would be believed wrongly.
+        match why {
+            ModeError::Store(StoreError::ManifestUnknown) if said.is_some() => Err(ModeError::NotReachable),
+            why => Err(why),
+        }
     }
 
     /// Stores a manifest, and serves it whether or not that worked.
     async fn keep(&self, repo: &RepoName, stored: StoredManifest) -> ServedManifest {
-        let put = || self.store().put_manifest(repo, stored.clone(), Vec::new());
+        let put = || self.store().put_fetched_manifest(repo, stored.clone(), None);
         let kept = match put().await {
             Err(StoreError::Full(refusal)) => {
                 match self.0.fills.evictor().make_room_after(refusal, stored.bytes.len() as u64).await {

@@ -116,7 +116,7 @@ async fn the_list_is_followed_and_a_bad_one_is_refused() {
     })
     .await;
     for bad in ["", "no server\n", "# nobody\n"] {
-        std::fs::write(masters.list(), bad).unwrap();
+        std::fs::write(masters.list(0), bad).unwrap();
         masters.at(0).until_metric("d8_registry_peers_in_force", 0.0).await;
         masters.until_peers(0, 1).await;
         assert_eq!(status(&masters.client(1, "ro"), &path).await, 200);

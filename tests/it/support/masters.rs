@@ -92,23 +92,79 @@ impl Masters {
         let at = at.display();
         Setup::with_users().config(&format!(
             "listen: {}:{port}\ntls: {{ certFile: {at}/{master}-server.crt, keyFile: {at}/{master}-server.key }}\n\
-             replicas: {{ peers: {at}/masters, certificate: {at}/{master}-peer.crt, key: {at}/{master}-peer.key, \
+             replicas: {{ peers: {at}/{master}-masters, certificate: {at}/{master}-peer.crt, key: {at}/{master}-peer.key, \
              ca: {at}/ca.crt }}\n{}",
             address(master),
             self.keys
         ))
     }
 
-    /// Writes the list of masters.
+    /// Writes the list of masters, of each of them.
     pub(crate) fn write_list(&self, addresses: &[String]) {
-        let staged = self.folder.path().join("masters.new");
-        std::fs::write(&staged, format!("# masters\n{}\n", addresses.join("\n"))).unwrap();
-        std::fs::rename(staged, self.list()).unwrap();
+        for master in 0..self.addresses.len() {
+            self.write_list_of(master, addresses);
+        }
     }
 
-    /// The list of masters.
-    pub(crate) fn list(&self) -> PathBuf {
-        self.folder.path().join("masters")
+    fn write_list_of(&self, master: usize, addresses: &[String]) {
+        let staged = self.folder.path().join("masters.new");
+        std::fs::write(&staged, format!("# masters\n{}\n", addresses.join("\n"))).unwrap();
+        std::fs::rename(staged, self.list(master)).unwrap();
+    }
+
+    /// The list of masters that one of them reads.
+    pub(crate) fn list(&self, master: usize) -> PathBuf {
+        self.folder.path().join(format!("{master}-masters"))
+    }
+
+    /// Lets masters know those of their own side alone, and waits until they do: nobody asks or answers across.
+    pub(crate) async fn part(&self, sides: &[&[usize]]) {
+        for side in sides {
+            let known: Vec<String> = side.iter().map(|master| self.addresses[*master].clone()).collect();
+            side.iter().for_each(|master| self.write_list_of(*master, &known));
+        }
+        for side in sides {
+            for master in *side {
+                self.until_peers(*master, side.len() - 1).await;
+            }
+        }
+    }
+
+    /// Lets all know all again.
+    pub(crate) async fn heal(&self) {
+        let all: Vec<usize> = (0..self.addresses.len()).collect();
+        self.part(&[&all]).await;
+    }
+
+    /// What a master tells another one of all its records.
+    pub(crate) async fn sum(&self, master: usize) -> Option<Vec<u8>> {
+        let other = (master + 1) % self.addresses.len();
+        self.sum_by(&self.authority.client(Some(&self.identity(other))), master).await
+    }
+
+    async fn sum_by(&self, client: &reqwest::Client, master: usize) -> Option<Vec<u8>> {
+        let asked = client.get(format!("{}/-/peer/records", self.base(master))).header("d8-hop", "1").send().await;
+        let answer = asked.ok().filter(|answer| answer.status() == 200)?;
+        Some(answer.bytes().await.ok()?.to_vec())
+    }
+
+    /// Waits until these have the same records.
+    pub(crate) async fn until_same(&self, masters: &[usize]) {
+        let others = masters.iter().cycle().skip(1);
+        let clients: Vec<_> =
+            masters.iter().zip(others).map(|(_, other)| self.authority.client(Some(&self.identity(*other)))).collect();
+        within(async {
+            loop {
+                let mut sums = Vec::new();
+                for (master, client) in masters.iter().zip(&clients) {
+                    sums.push(self.sum_by(client, *master).await);
+                }
+                if sums.iter().all(Option::is_some) && sums.windows(2).all(|two| two[0] == two[1]) {
+                    break;
+                }
+            }
+        })
+        .await;
     }
 
     /// `host:port` of each.

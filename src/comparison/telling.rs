@@ -1,0 +1,93 @@
+//! Another master is asked to take what was said here, and tells how far it is.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Comparison;
+use crate::oci::{Reference, RepoName};
+use crate::telemetry::with_causes;
+use crate::upstream::Upstream;
+
+/// Longest wait for the first word.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who moves nothing for so long is not waited for.
+pub(super) const STILL: Duration = Duration::from_secs(20);
+
+/// Another master does not have it, as far as is known here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct NotTaken {
+    /// Bytes that it moved.
+    pub moved: u64,
+    /// A sentence.
+    pub why: String,
+}
+
+impl Comparison {
+    /// Has `master` take what was last said here of a tag or a manifest, with all that it names; ends when that is there, durably.
+    /// `moves` hears of the bytes that it has moved up to now, about each second. Safe to drop: that master goes on.
+    ///
+    /// # Errors
+    /// [`NotTaken`]: it says so, can't be reached, or has moved nothing for 20 s.
+    pub async fn have_taken(
+        &self,
+        master: &Upstream,
+        repo: &RepoName,
+        of: &Reference,
+        mut moves: impl FnMut(u64) + Send,
+    ) -> Result<(), NotTaken> {
+        let mut moved = 0;
+        let wrong = |moved: u64, why: String| NotTaken { moved, why };
+        let path = format!("/v2/{repo}/records/take/{of}");
+        let order = master.order(&path, Instant::now() + PATIENCE).await;
+        let mut body = order.map_err(|error| wrong(moved, with_causes(&error)))?;
+        let mut words = String::new();
+        let mut last = Instant::now();
+        loop {
+            let chunk = tokio::time::timeout_at(last + STILL, body.chunk()).await;
+            let chunk = chunk.map_err(|_| wrong(moved, "it has moved nothing for 20 s".to_owned()))?;
+            let Some(chunk) = chunk.map_err(|error| wrong(moved, with_causes(&error)))? else {
+                return Err(wrong(moved, "it ended without a word".to_owned()));
+            };
+            words.push_str(&String::from_utf8_lossy(&chunk));
+            while let Some((line, rest)) = words.split_once('\n') {
+                if line == "done" {
+                    return Ok(());
+                }
+                if let Some(why) = line.strip_prefix("failed ") {
+                    return Err(wrong(moved, why.to_owned()));
+                }
+                if let Some(bytes) = line.parse().ok().filter(|bytes| *bytes > moved) {
+                    (moved, last) = (bytes, Instant::now());
+                    moves(moved);
+                }
+                words = rest.to_owned();
+            }
+            if words.len() > 1024 {
+                return Err(wrong(moved, "it says something that is no word of it".to_owned()));
+            }
+        }
+    }
+
+    /// Tells all other masters that something was said here of tags or manifests. Best effort: who does not hear it finds it in the
+    /// next comparison. Waits for nothing.
+    pub fn tell(&self, repo: &RepoName, all: &[Reference]) {
+        for master in self.0.replicas.peers() {
+            let (comparison, repo, all) = (self.clone(), repo.clone(), all.to_vec());
+            self.0.tasks.spawn(async move {
+                let stop = comparison.0.stop.clone();
+                let told = async {
+                    for of in &all {
+                        if let Err(error) = comparison.have_taken(&master, &repo, of, |_| {}).await {
+                            tracing::debug!(repository = %repo, reference = %of, master = master.host(), %error, "a master has not taken it yet");
+                            break;
+                        }
+                    }
+                };
+                let _ = stop.run_until_cancelled(told).await;
+            });
+        }
+    }
+}

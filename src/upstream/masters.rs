@@ -1,0 +1,74 @@
+//! What masters ask each other beyond the paths of clients: of their records, and to take up what one of them has.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Method};
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::body::UpstreamBody;
+use super::endpoint::Call;
+use super::error::UpstreamError;
+use super::face::PEER_PREFIX;
+use crate::clock::Timestamp;
+
+/// The header with the wall's clock of the master that answers, in milliseconds since 1970.
+pub const CLOCK: HeaderName = HeaderName::from_static("d8-clock");
+
+/// What a master told.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The body.
+    pub bytes: Bytes,
+    /// Its clock, if it said that.
+    pub clock: Option<Timestamp>,
+}
+
+impl Upstream {
+    /// Asks a master. `path` is below the peers' prefix, `most` the longest answer in bytes. Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn told(&self, path: &str, most: usize, deadline: Instant) -> Result<Told, UpstreamError> {
+        self.rounds("", deadline, |endpoint, deadline| {
+            Box::pin(async move {
+                let answer = Box::pin(endpoint.send(&call(Method::GET, path), deadline)).await?;
+                let clock = clock(answer.response.headers());
+                let bytes = endpoint.whole(answer, most, deadline).await?;
+                Ok(Told { bytes, clock })
+            })
+        })
+        .await
+    }
+
+    /// Orders a master to do something, which tells how far it is in its answer's body. Safe to drop.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn order(&self, path: &str, deadline: Instant) -> Result<UpstreamBody, UpstreamError> {
+        self.rounds("", deadline, |endpoint, deadline| {
+            Box::pin(async move {
+                let call = Call { bulk: true, ..call(Method::POST, path) };
+                let answer = Box::pin(endpoint.send(&call, deadline)).await?;
+                Ok(endpoint.body(answer.response, &answer.host))
+            })
+        })
+        .await
+    }
+}
+
+fn call(method: Method, path: &str) -> Call {
+    Call {
+        method,
+        repository: String::new(),
+        target: format!("{PEER_PREFIX}{path}"),
+        accept: None,
+        range: None,
+        bulk: false,
+        patient: false,
+        probe: false,
+    }
+}
+
+fn clock(headers: &HeaderMap) -> Option<Timestamp> {
+    headers.get(CLOCK)?.to_str().ok()?.parse().ok().map(Timestamp::from_millis)
+}
