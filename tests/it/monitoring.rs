@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use d8_registry::telemetry;
 
-use crate::support::{ALIAS, Image, REPO, Registry, Setup, Upstream};
+use crate::support::{ALIAS, Authority, Image, REPO, Registry, Setup, Upstream, uri};
 
 #[derive(Deserialize)]
 struct RuleFile {
@@ -159,9 +159,25 @@ async fn metrics_of_a_server() -> String {
     registry.admin().get("/metrics").await.text().await.unwrap()
 }
 
+/// A server of mode Local that has another master beside it.
+async fn metrics_of_a_master() -> String {
+    let folder = Arc::new(TempDir::new().unwrap());
+    let (authority, at) = (Authority::new(), folder.path().display());
+    let (certificate, key) = authority.issue(vec![uri("d8-registry:peer")]);
+    for (name, text) in [("peer.crt", &*certificate), ("peer.key", &*key), ("ca.crt", &*authority.pem)] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    std::fs::write(folder.path().join("masters"), "127.0.0.2:5001\n").unwrap();
+    let replicas = format!("peers: {at}/masters, certificate: {at}/peer.crt, key: {at}/peer.key, ca: {at}/ca.crt");
+    let setup = Setup::with_tls().config(&format!("replicas: {{ {replicas} }}"));
+    let registry = Registry::start_in(Arc::clone(&folder), &setup);
+    registry.until_metric("d8_registry_peers", 1.0).await;
+    registry.admin().get("/metrics").await.text().await.unwrap()
+}
+
 #[tokio::test]
 async fn every_query_names_what_the_server_exports() {
-    let exported = exported(&metrics_of_a_server().await);
+    let exported = exported(&(metrics_of_a_server().await + &metrics_of_a_master().await));
     // Prometheus and the PodMonitor put these to every sample; the histogram's `le` is the sample's own.
     let added = ["job", "instance", "node"];
     let mut wrong = Vec::new();
