@@ -294,7 +294,7 @@ impl Manifests {
 
     /// Removes a tag, or a manifest with the tags that point at it; blocking.
     pub(in crate::store) fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
-        self.delete_if(repo, reference, || self.ledger.touch(repo).map(Some)).map(drop)
+        self.delete(repo, reference, true, || self.ledger.touch(repo).map(Some)).map(drop)
     }
 
     /// As [`Self::delete_manifest`], and other masters are not told: it goes here alone.
@@ -302,7 +302,7 @@ impl Manifests {
         self.delete(repo, reference, false, || self.ledger.touch(repo).map(Some)).map(drop)
     }
 
-    /// As [`Self::delete_manifest`], if `goes` allows it, which is asked when nothing that was read of the repository before is
+    /// As [`Self::drop_manifest`], if `goes` allows it, which is asked when nothing that was read of the repository before is
     /// believed any more. Says whether it did.
     pub(in crate::store) fn delete_if(
         &self,
@@ -310,7 +310,7 @@ impl Manifests {
         reference: &Reference,
         goes: impl FnOnce() -> Result<Option<Touch>, StoreError>,
     ) -> Result<bool, StoreError> {
-        self.delete(repo, reference, true, goes)
+        self.delete(repo, reference, false, goes)
     }
 
     fn delete(
