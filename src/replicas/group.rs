@@ -186,6 +186,8 @@ fn options(host: String, identity: &Identity) -> UpstreamOptions {
             first_byte: FIRST_BYTE,
             attempts: 1,
             circuit_failures: 1,
+            // Nobody asks while nothing is lacking, so the first burst of pulls may be what finds out that a master is back.
+            circuit_trial_shared: true,
             redirects: 0,
             ..UpstreamLimits::default()
         },

@@ -229,7 +229,13 @@ mod tests {
             endpoints: vec![endpoint],
             trusted_hosts: Vec::new(),
             proxy: ProxyVariables::default(),
-            limits: UpstreamLimits { attempts: 1, circuit_failures: 1, ..UpstreamLimits::default() },
+            limits: UpstreamLimits {
+                attempts: 1,
+                circuit_failures: 1,
+                circuit_pause: Duration::ZERO,
+                circuit_trial_shared: true,
+                ..UpstreamLimits::default()
+            },
             face: Face::OwnStore,
         };
         Upstream::new(&options, Metrics::new().unwrap(), TaskTracker::new()).unwrap()
@@ -268,6 +274,46 @@ mod tests {
         let (early, late) = tokio::join!(early, late);
         assert!(early.unwrap().is_none());
         assert_eq!(late.unwrap().map(|holder| holder.size), Some(Some(7)));
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_a_master_that_is_just_back_are_answered_by_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let (metrics, tasks) = (Metrics::new().unwrap(), TaskTracker::new());
+        let replicas = Replicas::new(None, metrics, tasks, CancellationToken::new());
+        replicas.0.group.store(std::sync::Arc::new(Group::of(vec![asked(address.to_string())])));
+        let repo: RepoName = "a".parse().unwrap();
+        let wanted = |content: &[u8]| Wanted::Blob(Algorithm::Sha256.digest(content));
+        assert!(replicas.holder(&repo, wanted(b"1"), &[]).await.unwrap().is_none(), "its circuit opens");
+        let listener = TcpListener::bind(address).unwrap();
+        let (arrived, arrives) = std::sync::mpsc::channel();
+        let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                // The trial.
+                if number == 0 {
+                    arrived.send(()).unwrap();
+                    goes_on.recv().unwrap();
+                }
+                let _ = stream.write_all(format!("HTTP/1.1 {YES}\r\nconnection: close\r\n\r\n").as_bytes());
+            }
+        });
+        let first = replicas.holder(&repo, wanted(b"2"), &[]);
+        let second = async {
+            tokio::task::spawn_blocking(move || arrives.recv().unwrap()).await.unwrap();
+            let mut second = std::pin::pin!(replicas.holder(&repo, wanted(b"3"), &[]));
+            assert!(futures_util::poll!(&mut second).is_pending());
+            tokio::task::yield_now().await;
+            go_on.send(()).unwrap();
+            second.await
+        };
+        let (first, second) = tokio::join!(first, second);
+        // The trial's answer is no blob, but says that the master is there.
+        assert!(first.unwrap().is_some() && second.unwrap().is_some());
     }
 
     #[tokio::test]

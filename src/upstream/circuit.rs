@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use reqwest::Url;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::error::{Facts, UpstreamError};
@@ -41,6 +42,8 @@ struct Host {
     last_answer: Option<Instant>,
     open: Option<Open>,
     trials: usize,
+    /// Told at the end of each.
+    tried: Arc<Notify>,
 }
 
 struct Open {
@@ -58,6 +61,8 @@ pub(super) enum Admission {
     Open(UpstreamError),
     /// Set off the trial; until it succeeds, the answer is this.
     Trial(Trial, UpstreamError),
+    /// A trial runs, whose end is told: answer it with this unless it succeeds.
+    Tried(Arc<Notify>, UpstreamError),
 }
 
 /// The right to find out whether a host is back. Dropped without [`Trial::succeeded`] it counts as failed.
@@ -125,7 +130,11 @@ impl Circuits {
             ..why.clone()
         };
         if running >= MAX_TRIALS || now < open.next_trial {
-            return Admission::Open(facts.into());
+            return if running > 0 {
+                Admission::Tried(Arc::clone(&host.tried), facts.into())
+            } else {
+                Admission::Open(facts.into())
+            };
         }
         // Not sooner than the longest pause beside one that runs.
         open.next_trial = now + self.0.pause_max;
@@ -216,6 +225,7 @@ impl Drop for Trial {
         } else if let Some(why) = self.why.take().filter(|_| !host.answered_since(self.began)) {
             self.circuits.open(&mut host, why);
         }
+        host.tried.notify_waiters();
     }
 }
 
@@ -274,7 +284,7 @@ mod tests {
         let (circuits, why) = circuits(Duration::ZERO);
         assert!(circuits.failed("h", Instant::now(), Fault::Slow, &why).is_none());
         let Admission::Trial(first, _) = circuits.admit("h") else { panic!("no trial") };
-        assert!(matches!(circuits.admit("h"), Admission::Open(_)));
+        assert!(matches!(circuits.admit("h"), Admission::Tried(..)));
         drop(first);
         let Admission::Trial(second, _) = circuits.admit("h") else { panic!("no second trial") };
         second.succeeded();
@@ -296,7 +306,7 @@ mod tests {
             let Admission::Trial(trial, _) = circuits.admit("h") else { panic!("no trial") };
             hanging.push(trial);
         }
-        assert!(matches!(circuits.admit("h"), Admission::Open(_)), "not without end");
+        assert!(matches!(circuits.admit("h"), Admission::Tried(..)), "not without end");
         hanging.pop().unwrap().succeeded();
         assert!(matches!(circuits.admit("h"), Admission::Closed));
         drop(hanging);

@@ -107,6 +107,8 @@ pub struct UpstreamLimits {
     pub circuit_pause_max: Duration,
     /// How long the request that sets off a trial waits for its end; others don't wait.
     pub circuit_trial_wait: Duration,
+    /// Whether all who come while a trial runs wait for it as long: where a no is believed, and nothing else could be given.
+    pub circuit_trial_shared: bool,
     /// For how long a refused sign-in is not tried again, doubled each time it is refused.
     pub refused_pause: Duration,
     /// For how long an endpoint that answers 429 and says no time is left alone, doubled likewise.
@@ -145,6 +147,7 @@ impl Default for UpstreamLimits {
             circuit_pause: Duration::from_secs(1),
             circuit_pause_max: Duration::from_secs(3),
             circuit_trial_wait: Duration::from_secs(1),
+            circuit_trial_shared: false,
             refused_pause: Duration::from_secs(10),
             limited_pause: Duration::from_secs(1),
             denied_pause: Duration::from_secs(30),

@@ -284,17 +284,27 @@ impl Transport {
     }
 
     /// Answers at once while the host is down. Who comes first after a pause sets off a trial and waits a moment for
-    /// its end.
+    /// its end; of masters all who come meanwhile wait for it.
     async fn pass_circuit(&self, url: &Url, client: &Client, deadline: Instant) -> Result<(), UpstreamError> {
-        let (trial, error) = match self.shared.circuits.admit(&Circuits::key(url)) {
+        let (circuits, key) = (&self.shared.circuits, Circuits::key(url));
+        let wait = self.shared.limits.circuit_trial_wait.min(deadline.saturating_duration_since(Instant::now()));
+        let (trial, error) = match circuits.admit(&key) {
             Admission::Closed => return Ok(()),
-            Admission::Open(error) => return Err(error),
+            Admission::Tried(ended, error) if self.shared.limits.circuit_trial_shared => {
+                let mut ended = std::pin::pin!(ended.notified());
+                ended.as_mut().enable();
+                // It may have ended in between.
+                if circuits.is_open(&key) {
+                    let _in_time = timeout(wait, ended).await;
+                }
+                return if circuits.is_open(&key) { Err(error) } else { Ok(()) };
+            }
+            Admission::Open(error) | Admission::Tried(_, error) => return Err(error),
             Admission::Trial(trial, error) => (trial, error),
         };
         let target = self.trial_target(url);
         let limit = self.shared.limits.first_byte;
         let trial = self.shared.tasks.spawn(try_host(client.clone(), target, trial, limit));
-        let wait = self.shared.limits.circuit_trial_wait.min(deadline.saturating_duration_since(Instant::now()));
         match timeout(wait, trial).await {
             Ok(Ok(true)) => Ok(()),
             _ => Err(error),
