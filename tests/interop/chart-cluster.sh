@@ -106,7 +106,7 @@ same "$(knows)" 0 "whether an upgrade lets them"
 change "${alone[@]}" --set replicas.enabled=true
 change "${alone[@]}"
 same "$(knows)" 1 "whether an upgrade keeps it"
-noted 'by digest'
+noted 'they are one registry: push to any'
 change "${alone[@]}" --set drainSeconds=30
 # What was not set stays as it was: no controller comes by an upgrade.
 change "${local_values[@]}" --set drainSeconds=30
@@ -116,7 +116,10 @@ unchanged "two upgrades"
 same "$(secrets_of hooks 1) / $(secrets_of hooks 2) / $(secrets_of hooks "$(revision)")" "registry-pki registry-user-rw /  / " "Secrets that each revision makes"
 same "$(secrets_of manifest 1)$(secrets_of manifest "$(revision)")" "" "Secrets that a rollback would write again"
 same "$(checksum_of 1) $(checksum_of "$(revision)")" "$(authority_sum) $(authority_sum)" "the authority that the pods were made for"
-refused_with 'reaches one of 2 masters' "${alone[@]}" --set push.kind=Ingress,push.host=x
+refused_with 'reaches one of 2 masters' "${alone[@]}" --set push.kind=Ingress,push.host=x,replicas.enabled=false
+change "${alone[@]}" --set push.kind=Ingress,push.host=x
+noted 'they are one registry: push to any'
+
 change "${alone[@]}" --set mode=Proxy,upstream.imagesRepo=registry.example.com/ee
 unchanged "the mode Proxy, which has no user rw"
 run_helm rollback d8-registry 1

@@ -93,9 +93,12 @@ done
 # A value for which the chart only has a default may be set.
 template -f "$CHART/ci/direct.yaml" --set config.limits.pulls=9,config.store.maxBytes=1GiB,config.tls.x=1 >/dev/null
 readonly INGRESS=(-f "$CHART/ci/local-static-pod.yaml") ROUTE=(-f "$CHART/ci/local-daemonset.yaml")
-nonsense 'reaches one of 2 masters' "${INGRESS[@]}" --set 'nodeProxy.backends={a:1,b:1}'
-template "${INGRESS[@]}" --set 'nodeProxy.backends={a:1,b:1},push.manyMasters=true' >/dev/null
-nonsense 'an upload is state of one master' "${ROUTE[@]}" --set 'nodeProxy.backends={a:1,b:1},push.manyMasters=true,push.gateway.alb=false'
+readonly TWO='nodeProxy.backends={a:1,b:1}'
+nonsense 'reaches one of 2 masters' "${INGRESS[@]}" --set "$TWO,replicas.enabled=false"
+template "${INGRESS[@]}" --set "$TWO,replicas.enabled=false,push.manyMasters=true" >/dev/null
+template "${INGRESS[@]}" --set "$TWO" >/dev/null
+nonsense 'an upload is state of one master' "${ROUTE[@]}" --set "$TWO,replicas.enabled=false,push.manyMasters=true,push.gateway.alb=false"
+template "${ROUTE[@]}" --set "$TWO,push.gateway.alb=false,push.sourceRanges=null" >/dev/null
 nonsense 'everybody could push' "${ROUTE[@]}" --set push.gateway.alb=false
 nonsense 'clientCertificate: with HTTPRoute' "${ROUTE[@]}" --set push.gateway.alb=false,push.sourceRanges=null,push.clientCertificate=Controller,push.trustedCA=x
 nonsense 'clientCertificate: with HTTPRoute' "${ROUTE[@]}" --set push.clientCertificate=Secret,push.clientCertificateSecret=a/b,push.trustedCA=x
@@ -249,7 +252,8 @@ print(next(d["stringData"]["mode.yaml"] for d in yaml.safe_load_all(open(sys.arg
 }
 export -f value same fail clients manifests peer_certificate local_clients proxy_daemonset_clients direct_clients controlled
 export WORK PYTHON INTEROP_IMAGES INTEROP_SERVER
-# second_master: another node with the same objects. What was pushed to the first one is pulled from it, and the list is followed.
+# second_master: another node with the same objects. What was pushed to the first one is pulled from it, by tag too, what is
+# deleted on one is gone from the other, and the list is followed.
 second_master() {
     asked() { [[ $(curl -sS http://127.0.0.1:5002/status | jq -c '[.replicas.peers, .replicas.error]') == "$1" ]]; }
     local digest list=/mnt/second/etc/kubernetes/d8-registry/masters/backends
@@ -260,7 +264,13 @@ second_master() {
     crane push "$INTEROP_IMAGES/image" 10.0.0.1:5001/system/deckhouse/second:v1 >/dev/null
     digest=$(crane digest 10.0.0.1:5001/system/deckhouse/second:v1)
     crane auth login 10.0.0.2:5001 -u ro -p "$(value two-masters registry-user-ro password)"
+    same "$(crane digest 10.0.0.2:5001/system/deckhouse/second:v1)" "$digest" "the tag on the second master"
     crane pull "10.0.0.2:5001/system/deckhouse/second@$digest" "$WORK/second.tar"
+    crane auth login 10.0.0.2:5001 -u rw -p "$(value two-masters registry-user-rw password)"
+    await crane manifest 10.0.0.2:5001/system/deckhouse/second:v1
+    crane delete "10.0.0.2:5001/system/deckhouse/second@$digest"
+    gone() { ! crane digest 10.0.0.1:5001/system/deckhouse/second:v1; }
+    await gone
     # As a changed ConfigMap comes: by rename.
     echo 10.0.0.2:5001 >"$list.new"
     chmod 444 "$list.new"
@@ -288,7 +298,7 @@ with_second() {
         "$WORK/registry-config.yaml" -- "$@"
     kill "$second"
 }
-template -f "$CHART/ci/local-static-pod.yaml" --set "secrets.create=true,push.kind=None,nodeProxy.backends={10.0.0.1:5001,10.0.0.2:5001}" >"$WORK/whole/two-masters.yaml"
+template -f "$CHART/ci/local-static-pod.yaml" --set "secrets.create=true,nodeProxy.backends={10.0.0.1:5001,10.0.0.2:5001}" >"$WORK/whole/two-masters.yaml"
 export -f second_master with_second await
 export TOOLS
 node_runs two-masters bash -c 'set -euo pipefail; with_second bash -c "set -euo pipefail; second_master"'

@@ -27,12 +27,13 @@
   {{- end -}}
   {{- if ne .Values.push.kind "None" -}}
     {{- $masters := len (compact (splitList "\n" (include "masters" . | trim))) -}}
-    {{- if and (gt $masters 1) (not .Values.push.manyMasters) -}}
-      {{- fail (printf "push.kind %s: a push reaches one of %d masters, nothing copies it to the others, and those answer 404 for it. Push to each, at MASTER:%d, or say with push.manyMasters that this is done besides" .Values.push.kind $masters (int .Values.ports.registry)) -}}
+    {{- $alone := and (gt $masters 1) (not (include "replicated" .)) -}}
+    {{- if and $alone (not .Values.push.manyMasters) -}}
+      {{- fail (printf "push.kind %s: a push reaches one of %d masters, which do not know each other, and the others answer 404 for it. Set replicas.enabled: true, or push to each, at MASTER:%d, and say so with push.manyMasters" .Values.push.kind $masters (int .Values.ports.registry)) -}}
     {{- end -}}
     {{- if and (eq .Values.push.kind "HTTPRoute") (not .Values.push.gateway.alb) -}}
-      {{- if gt $masters 1 -}}
-        {{- fail "push.kind HTTPRoute: an upload is state of one master, and only with push.gateway.alb does a client stay with one" -}}
+      {{- if $alone -}}
+        {{- fail "push.kind HTTPRoute: an upload is state of one master where they do not know each other (replicas.enabled), and only with push.gateway.alb does a client stay with one" -}}
       {{- end -}}
       {{- if .Values.push.sourceRanges -}}
         {{- fail "push.sourceRanges: with HTTPRoute only push.gateway.alb holds them; without it everybody could push" -}}
