@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Chance, Client, Image, Registry, Setup, blob, digest, order};
+use crate::support::{Chance, Client, Image, Registry, Setup, blob, digest, header, order};
 
 /// Seconds where `SOAK_SECONDS` says nothing.
 const SECONDS: u64 = 30;
@@ -56,12 +56,16 @@ async fn push(client: &Client, repo: &str, chance: &mut Chance) -> u64 {
         }
         let from = repository(chance.below(REPOSITORIES));
         let mount = format!("/v2/{repo}/blobs/uploads/?mount={digest}&from={from}");
-        let mounted = client.request(Method::POST, &mount).send().await.unwrap().status().as_u16();
+        let mounted = client.request(Method::POST, &mount).send().await.unwrap();
         events += 1;
-        match mounted {
+        match mounted.status().as_u16() {
             201 => {}
+            // An upload has begun in the place of the mount; one that is left open counts for an hour.
             202 => {
-                client.push_blob(repo, content).await;
+                let location = header(&mounted, "location");
+                let put = format!("{location}?digest={digest}");
+                let put = client.put(&put, "application/octet-stream", content.clone()).await;
+                assert_eq!(put.status(), 201, "{}", put.text().await.unwrap());
                 events += 1;
             }
             status => panic!("mount: {status}"),
