@@ -90,6 +90,7 @@ image: ## The container image, from the release binary, as an OCI layout in targ
 
 e2e: ## Long form of the interop tests: every one against the release binary, three times over; then every pair of modes and the other long cases of a switch; then 4 GiB through nginx, if 10 GiB of disk are free. At most 60 minutes from a built release
 	cargo build --locked --workspace --release --bins
+	cargo test --locked --test cluster --no-run
 	@tests/interop/prepare.sh
 	@# The short cases of a switch run once: their long form follows.
 	@failed=0; for round in 1 2 3; do begin=$$(date +%s); \
