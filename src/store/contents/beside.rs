@@ -89,6 +89,30 @@ pub(in crate::store) fn pause(bytes: u64, taken: Duration, rate: u64) -> Duratio
     least.saturating_sub(taken).max(taken)
 }
 
+/// Behind this time a thread with long work lets others of its core go first. Linux, left alone, gives it some ms at a time, and a
+/// request that comes meanwhile waits for them.
+const GIVE_WAY_EVERY: Duration = Duration::from_micros(500);
+
+/// Has a thread with long work give way to others, in the middle of it.
+#[derive(Debug)]
+pub(in crate::store) struct GiveWay {
+    last: Instant,
+}
+
+impl GiveWay {
+    pub(in crate::store) fn new() -> Self {
+        Self { last: Instant::now() }
+    }
+
+    /// To be called for each small piece of the work; costs a look at the clock where it is not time.
+    pub(in crate::store) fn now_and_then(&mut self) {
+        if self.last.elapsed() >= GIVE_WAY_EVERY {
+            std::thread::yield_now();
+            self.last = Instant::now();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ use super::suspects::Suspect;
 use crate::clock::Timestamp;
 use crate::fs::stat;
 use crate::oci::{Digest, RepoName, Tag};
+use crate::store::contents::beside::GiveWay;
 use crate::store::contents::changes::blocking;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
@@ -84,7 +85,9 @@ impl Looking {
     /// Reads a slice; says how many tags are left. Blocking.
     fn step(&mut self, manifests: &Manifests) -> Result<usize, StoreError> {
         let layout = &manifests.contents.layout;
+        let mut give_way = GiveWay::new();
         for _ in 0..SLICE {
+            give_way.now_and_then();
             let Some(tag) = self.left.pop() else { break };
             let path = layout.tag(&self.look.repo, &tag);
             // Gone since the names were gathered.

@@ -11,6 +11,7 @@ use super::random_image::is_random_image;
 use super::settings::Roots;
 use crate::fs::stat;
 use crate::oci::{Digest, Manifest, RepoName, Tag};
+use crate::store::contents::beside::GiveWay;
 use crate::store::layout::Membership;
 use crate::store::repositories::manifests::Manifests;
 use crate::store::repositories::tags::read_tag;
@@ -63,9 +64,11 @@ impl Marking {
         let layout = &manifests.contents.layout;
         let skipped = SkippedEntries::default();
         let mark = Mark::new(judges_untagged, given_up.clone());
+        let mut give_way = GiveWay::new();
         let mut marking = Self { repo: repo.clone(), mark, left: Vec::new(), given_up, found: Found::default() };
         for kind in [Membership::Blob, Membership::Manifest] {
             for digest in Members::new(layout, repo, kind, &skipped) {
+                give_way.now_and_then();
                 if manifests.contents.damage.has(&digest) {
                     let path = layout.member(repo, kind, &digest);
                     let found = stat(&path).map_err(|error| unfit(&error))?;
@@ -81,6 +84,7 @@ impl Marking {
         }
         marking.mark.seal();
         for tag in Tags::new(layout, repo, &skipped).filter(|tag| !without.contains(tag)) {
+            give_way.now_and_then();
             // Gone since the folder was read.
             let Some(target) = read_tag(layout, repo, &tag).map_err(|error| unfit(&error))? else { continue };
             if !marking.mark.tag(&tag, &target) {
@@ -107,8 +111,9 @@ impl Marking {
 
     /// Reads a slice of the manifests; says how many are left. Blocking.
     pub(in crate::store) fn step(&mut self, manifests: &Manifests) -> Result<usize, Unfit> {
-        let mut bytes = 0;
+        let (mut bytes, mut give_way) = (0, GiveWay::new());
         for _ in 0..SLICE {
+            give_way.now_and_then();
             let Some(digest) = self.left.pop() else { break };
             let manifest = read(manifests, &self.repo, digest)?;
             bytes += manifest.0;

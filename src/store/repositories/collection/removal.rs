@@ -11,6 +11,7 @@ use super::report::CollectedContent;
 use super::suspects::Suspect;
 use crate::fs::stat;
 use crate::oci::{Reference, RepoName};
+use crate::store::contents::beside::GiveWay;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
 use crate::store::repositories::manifests::Manifests;
@@ -48,9 +49,10 @@ impl Manifests {
         mut each: impl FnMut(Vec<Suspect>) -> Result<bool, StoreError>,
     ) -> Result<bool, StoreError> {
         let skipped = SkippedEntries::default();
-        let mut found = Vec::new();
+        let (mut found, mut give_way) = (Vec::new(), GiveWay::new());
         for kind in [Membership::Manifest, Membership::Blob] {
             for digest in Members::new(&self.contents.layout, repo, kind, &skipped) {
+                give_way.now_and_then();
                 if mark.judge(kind, &digest) != Judgement::Unreached {
                     continue;
                 }
