@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::lists::once_each;
-use super::required::{DECKHOUSE, ReleaseList, RequiredImage, module_label};
+use super::lists::{ReleaseList, once_each};
+use super::required::{DECKHOUSE, RequiredImage, module_label};
 use crate::oci::{Digest, Reference, RepoName, Tag};
 
 /// The value of a Module's `properties.source` that says that it is a part of Deckhouse.

@@ -10,8 +10,7 @@ use tokio::time::Instant;
 
 use super::archive::ArchiveError;
 use super::layer::{Budget, FileInLayer, LayerError, scan};
-use super::lists::{InvalidImages, ListFile};
-use super::required::ReleaseList;
+use super::lists::{InvalidImages, ListFile, ReleaseList};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag, is_foreign_layer};
 use crate::upstream::{BlobFault, Upstream, UpstreamError};
 

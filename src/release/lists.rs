@@ -1,4 +1,5 @@
-//! The files that name a release's images: `{"module": {"image": "sha256:…"}}`, in old releases a tag for the digest. Pure.
+//! The files that name a release's images, `{"module": {"image": "sha256:…"}}`, in old releases a tag for the digest; and the list of
+//! what it needs, which is made of them. Pure.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,8 +7,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::required::{ModuleImage, RequiredImage, module_label};
-use crate::oci::Reference;
+use super::required::{DECKHOUSE, ModuleImage, RequiredImage, module_label};
+use crate::oci::{Reference, Tag};
 
 /// A file that names all images of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,43 @@ impl ListFile {
                 Err(InvalidImages::Value { label, value: value.chars().take(100).collect(), kind })
             }
         }
+    }
+}
+
+/// What a release needs: the one list of checker, controller, retention and bundles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleaseList {
+    /// Whose, the tag of Deckhouse's own image and of its install image.
+    pub release: Tag,
+    /// The images of its modules, all entries of its file in the file's order.
+    pub modules: Vec<ModuleImage>,
+}
+
+impl ReleaseList {
+    /// The list of `release` in the content of `file`.
+    ///
+    /// # Errors
+    /// [`InvalidImages`]; no part of a bad list is used.
+    pub fn parse(release: Tag, file: ListFile, json: &[u8]) -> Result<Self, InvalidImages> {
+        Ok(Self { release, modules: file.images(json)? })
+    }
+
+    /// The images that a registry has to hold for it: that of Deckhouse itself by its tag, and those of all modules. Each once, tags in
+    /// front, sorted by tag or digest.
+    #[must_use]
+    pub fn required(&self) -> Vec<RequiredImage> {
+        let deckhouse = RequiredImage {
+            source: DECKHOUSE.to_owned(),
+            child: String::new(),
+            reference: Reference::Tag(self.release.clone()),
+            expected: None,
+        };
+        once_each(self.modules.iter().map(RequiredImage::from).chain([deckhouse]).collect())
+    }
+
+    /// The tags or digests of its modules' images, one that several have as often.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.modules.iter().map(|image| &image.reference)
     }
 }
 

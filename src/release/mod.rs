@@ -4,7 +4,7 @@
 //! every module. The checker, and whoever has to know which images must not go, take it from here. Reads registries through
 //! a client that it is given; writes nothing and keeps nothing but the list.
 //!
-//! In reading order: `required` is an image of a list, and the list; `lists` reads the files; `from_cluster` is what a running cluster needs of
+//! In reading order: `required` is an image of a list; `lists` reads the files and makes the list; `from_cluster` is what a running cluster needs of
 //! them; `archive` (a tar as a stream) and `layer` find them in a layer; `install_image` finds the layers in a registry; `stored_image`
 //! reads those that are at hand. All but `install_image` are pure: they see bytes, however hostile.
 
@@ -22,6 +22,6 @@ pub use archive::ArchiveError;
 pub use from_cluster::{ClusterContainer, ClusterListError, ClusterModule, RunningRelease};
 pub use install_image::{ReleaseError, of_platform, read_install_image};
 pub use layer::{Budget, FileInLayer, LayerError, scan};
-pub use lists::{InvalidImages, ListFile};
-pub use required::{DECKHOUSE, ModuleImage, ReleaseList, RequiredImage, module_label};
+pub use lists::{InvalidImages, ListFile, ReleaseList};
+pub use required::{DECKHOUSE, ModuleImage, RequiredImage, module_label};
 pub use stored_image::{StoredImageError, first_file, version_of};

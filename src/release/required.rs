@@ -1,7 +1,6 @@
-//! An image that has to be there, and the list of all that a release needs. Pure.
+//! An image that has to be there. Pure.
 
-use super::lists::{InvalidImages, ListFile, once_each};
-use crate::oci::{Digest, Reference, Tag};
+use crate::oci::{Digest, Reference};
 
 /// The label of the image that runs Deckhouse itself, as Deckhouse's checker writes it.
 pub const DECKHOUSE: &str = "deckhouse/containers/deckhouse";
@@ -28,43 +27,6 @@ pub struct ModuleImage {
     pub image: String,
     /// Which manifest.
     pub reference: Reference,
-}
-
-/// What a release needs: the one list of checker, controller, retention and bundles.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReleaseList {
-    /// Whose, the tag of Deckhouse's own image and of its install image.
-    pub release: Tag,
-    /// The images of its modules, all entries of its file in the file's order.
-    pub modules: Vec<ModuleImage>,
-}
-
-impl ReleaseList {
-    /// The list of `release` in the content of `file`.
-    ///
-    /// # Errors
-    /// [`InvalidImages`]; no part of a bad list is used.
-    pub fn parse(release: Tag, file: ListFile, json: &[u8]) -> Result<Self, InvalidImages> {
-        Ok(Self { release, modules: file.images(json)? })
-    }
-
-    /// The images that a registry has to hold for it: that of Deckhouse itself by its tag, and those of all modules. Each once, tags in
-    /// front, sorted by tag or digest.
-    #[must_use]
-    pub fn required(&self) -> Vec<RequiredImage> {
-        let deckhouse = RequiredImage {
-            source: DECKHOUSE.to_owned(),
-            child: String::new(),
-            reference: Reference::Tag(self.release.clone()),
-            expected: None,
-        };
-        once_each(self.modules.iter().map(RequiredImage::from).chain([deckhouse]).collect())
-    }
-
-    /// The tags or digests of its modules' images, one that several have as often.
-    pub fn references(&self) -> impl Iterator<Item = &Reference> {
-        self.modules.iter().map(|image| &image.reference)
-    }
 }
 
 impl From<&ModuleImage> for RequiredImage {
