@@ -16,6 +16,7 @@ use super::body::{CountedBody, Reading, blob_body, parts_body};
 use super::call::Call;
 use super::conditions::Conditions;
 use super::content::{Content, Piece};
+use super::copies;
 use super::error::ApiError;
 use super::exception::Exception;
 use super::exchange::AnsweredBy;
@@ -129,7 +130,8 @@ pub(super) async fn put(
     let missing = call.view.writable()?.put_manifest(repo, stored, tags.clone()).await.map_err(refused)?;
     // With a tag goes what it leads to.
     let said: Vec<Reference> = tags.iter().cloned().map(Reference::Tag).collect();
-    call.tell(repo, if said.is_empty() { std::slice::from_ref(&by_digest) } else { &said });
+    let said = if said.is_empty() { std::slice::from_ref(&by_digest) } else { &said };
+    let short = copies::taken(call, repo, said).await?;
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::CREATED;
@@ -144,8 +146,8 @@ pub(super) async fn put(
             out.append(OCI_TAG, text(tag.as_str()));
         }
     }
-    if let Some(warning) = warning(kind, &missing) {
-        out.insert(WARNING, text(&format!("299 - \"{warning}\"")));
+    for warning in warning(kind, &missing).into_iter().chain(short) {
+        out.append(WARNING, text(&format!("299 - \"{warning}\"")));
     }
     Ok(response)
 }

@@ -11,6 +11,7 @@ mod body;
 mod call;
 mod conditions;
 mod content;
+mod copies;
 mod elsewhere;
 mod error;
 mod exception;
@@ -49,6 +50,7 @@ use http_body_util::BodyExt as _;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+pub use copies::CopyRules;
 pub use exception::Exception;
 pub use fast::FastPath;
 pub use large::{PUSHED_MANIFEST_BYTES, RELAYED_MANIFEST_BYTES};
@@ -84,6 +86,8 @@ pub struct Settings {
     pub manifest_max_bytes: usize,
     /// Limits on what goes on at once.
     pub gates: GateSizes,
+    /// How many masters have to have a push.
+    pub copies: CopyRules,
 }
 
 /// The registry behind the edge. Cheap to clone.

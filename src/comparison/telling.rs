@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Comparison;
@@ -71,23 +72,55 @@ impl Comparison {
         }
     }
 
+    /// Masters that are listed, this one too.
+    #[must_use]
+    pub fn masters(&self) -> usize {
+        self.0.replicas.peers().len() + 1
+    }
+
     /// Tells all other masters that something was said here of tags or manifests. Best effort: who does not hear it finds it in the
     /// next comparison. Waits for nothing.
     pub fn tell(&self, repo: &RepoName, all: &[Reference]) {
-        for master in self.0.replicas.peers() {
-            let (comparison, repo, all) = (self.clone(), repo.clone(), all.to_vec());
+        drop(self.tell_each(repo, all));
+    }
+
+    /// The same; ends when so many masters have taken it, this one counted, or when no other one is left that may. Says how many
+    /// have. Safe to drop: the others go on.
+    pub async fn spread(&self, repo: &RepoName, all: &[Reference], wanted: usize) -> usize {
+        let mut outcomes = self.tell_each(repo, all);
+        let mut have = 1;
+        while have < wanted {
+            match outcomes.recv().await {
+                Some(true) => have += 1,
+                Some(false) => {}
+                None => break,
+            }
+        }
+        have
+    }
+
+    /// Whether each of the other masters has taken it, as it turns out.
+    fn tell_each(&self, repo: &RepoName, all: &[Reference]) -> mpsc::Receiver<bool> {
+        let masters = self.0.replicas.peers();
+        let (sender, outcomes) = mpsc::channel(masters.len().max(1));
+        for master in masters {
+            let (comparison, repo, all, sender) = (self.clone(), repo.clone(), all.to_vec(), sender.clone());
             self.0.tasks.spawn(async move {
                 let stop = comparison.0.stop.clone();
                 let told = async {
                     for of in &all {
                         if let Err(error) = comparison.have_taken(&master, &repo, of, |_| {}).await {
-                            tracing::debug!(repository = %repo, reference = %of, master = master.host(), %error, "a master has not taken it yet");
-                            break;
+                            tracing::info!(repository = %repo, reference = %of, master = master.host(), %error, "a master has not taken it yet");
+                            return false;
                         }
                     }
+                    true
                 };
-                let _ = stop.run_until_cancelled(told).await;
+                let is_taken = stop.run_until_cancelled(told).await.unwrap_or(false);
+                // There is room for one of each; nobody may wait any more.
+                let _ = sender.try_send(is_taken);
             });
         }
+        outcomes
     }
 }

@@ -18,7 +18,7 @@ use super::{RetentionRule, TokenSwitch, User};
 use crate::clock::CLIENT_PATIENCE;
 use crate::values::{
     Acceleration, AccessMode, Address, Alias, Anonymous, Calendar, ConfigDuration, Count, FilePath, Interval, Level,
-    LogFormat, MissingReferences, Mode, PasswordHash, Pattern, Reserve, Role, Scheme, Secret,
+    LogFormat, MinCopies, MissingReferences, Mode, PasswordHash, Pattern, Reserve, Role, Scheme, Secret, WhenShort,
 };
 
 const DAY: Duration = seconds(86_400);
@@ -159,7 +159,7 @@ section! {
 }
 
 section! {
-    /// Other masters with a Local of their own. All four keys or none.
+    /// Other masters with a Local of their own. All four files or none.
     pub ReplicasSettings, RawReplicas {
         /// The file that lists the masters' servers, this one too: the one that node-proxy reads. A list that can't be used
         /// leaves the one before in force.
@@ -171,6 +171,11 @@ section! {
         "key" key: Option<PathBuf> = Live.is(None),
         /// PEM of the authority of all masters' certificates, those of their servers too; no other counts between them.
         "ca" ca: Option<PathBuf> = Live.is(None),
+        /// On how many masters an image is, with all that it names, before its push is answered: 1 to 8, never more than are
+        /// listed, or `all`. 1 is this one alone. The wait lasts while bytes move, and ends after 20 s without.
+        "minCopies" min_copies: MinCopies = Live.is(MinCopies::Count(2)),
+        /// Where fewer masters take it: `accept` answers 201 with a `Warning`, `refuse` 503.
+        "whenShort" when_short: WhenShort = Live.is(WhenShort::Accept),
     }
 }
 

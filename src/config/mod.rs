@@ -46,7 +46,8 @@ use std::time::Duration;
 
 pub use crate::values::{
     Acceleration, AccessMode, Address, Addresses, Anonymous, AnyMode, ByteSize, ConfigDuration, InvalidValue, Level,
-    LogFormat, MissingReferences, Mode, PasswordHash, Phase, Reserve, Role, Scheme, Secret, StaleCause,
+    LogFormat, MinCopies, MissingReferences, Mode, PasswordHash, Phase, Reserve, Role, Scheme, Secret, StaleCause,
+    WhenShort,
 };
 pub use definition::{Change, DefaultValue, KeyInfo};
 pub use error::{ConfigError, KeyError, Position};

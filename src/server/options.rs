@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::api::{GateSizes, Settings};
+use crate::api::{CopyRules, GateSizes, Settings};
 use crate::auth::{AuthOptions, TokenOptions, UserSpec};
 use crate::config::{
     self, Config, EndpointSettings, GcSettings, LogSettings, Tls, TokenSwitch, UpstreamCredentials, UpstreamSettings,
@@ -194,7 +194,7 @@ pub(super) fn tls(config: &Config) -> Option<TlsOptions> {
 
 /// The files that say who the other masters are; `None`: there are none.
 pub(super) fn replicas(config: &Config) -> Option<ReplicaFiles> {
-    let config::ReplicasSettings { peers, certificate, key, ca } = config.replicas.clone();
+    let config::ReplicasSettings { peers, certificate, key, ca, .. } = config.replicas.clone();
     Some(ReplicaFiles { peers: peers?, certificate: certificate?, key: key?, ca: ca? })
 }
 
@@ -212,6 +212,7 @@ pub(super) fn api(config: &Config) -> Settings {
             listings: count(limits.listings),
             queue_wait: limits.queue_wait,
         },
+        copies: CopyRules { min: config.replicas.min_copies, when_short: config.replicas.when_short },
     }
 }
 

@@ -170,6 +170,8 @@ families! {
         "Records of other masters that were refused because their clock is more than 24 hours ahead, counted each time. Absent where replicas is not set.";
     RECORDS_BYTES: "d8_registry_records_fetched_bytes_total", Counter, [],
         "Bytes fetched from other masters for what their records name. Absent where replicas is not set.";
+    PUSHES_SHORT: "d8_registry_pushes_short_total", Counter, ["outcome"],
+        "Pushes that fewer masters had than replicas.minCopies wants: accepted with a warning, or refused.";
     GC_HELD: "d8_registry_gc_held", Gauge, [],
         "1 while nothing is collected because another mode than Local is in force, is coming or not over.";
     PINS_USABLE: "d8_registry_pins_usable", Gauge, [],

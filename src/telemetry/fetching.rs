@@ -5,12 +5,12 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::families::{
-    CACHE_ANSWERS, EVICTED_BYTES, EVICTIONS, FILL_ERRORS, FILLS_RUNNING, Family, PEERS_ASKED, STALE_ANSWERS,
-    UPLOADS_PASSED_ON, UPSTREAM_ACCEPTED, UPSTREAM_CIRCUITS, UPSTREAM_DURATION, UPSTREAM_PROBES, UPSTREAM_RECEIVED,
-    UPSTREAM_REQUESTS,
+    CACHE_ANSWERS, EVICTED_BYTES, EVICTIONS, FILL_ERRORS, FILLS_RUNNING, Family, PEERS_ASKED, PUSHES_SHORT,
+    STALE_ANSWERS, UPLOADS_PASSED_ON, UPSTREAM_ACCEPTED, UPSTREAM_CIRCUITS, UPSTREAM_DURATION, UPSTREAM_PROBES,
+    UPSTREAM_RECEIVED, UPSTREAM_REQUESTS,
 };
 use super::labels::{
-    CacheOutcome, ContentKind, EvictionCause, FillCause, PassedOn, PeersAnswer, ProbeOutcome, UpstreamCause,
+    CacheOutcome, ContentKind, EvictionCause, FillCause, PassedOn, PeersAnswer, ProbeOutcome, ShortPush, UpstreamCause,
 };
 use super::metrics::{Metrics, counter_vec, opts, registered};
 use crate::clock::Timestamp;
@@ -36,6 +36,7 @@ pub(super) struct Fetching {
     stale: Vec<IntCounter>,
     peers_asked: Vec<IntCounter>,
     passed_on: Vec<IntCounter>,
+    pushes_short: Vec<IntCounter>,
     evictions: Vec<IntCounter>,
     evicted_bytes: Vec<IntCounter>,
 }
@@ -65,6 +66,7 @@ impl Fetching {
             stale: children(&vec(&STALE_ANSWERS)?, UpstreamCause::ALL.iter().map(|cause| cause.as_str())),
             peers_asked: children(&vec(&PEERS_ASKED)?, PeersAnswer::ALL.iter().map(|answer| answer.as_str())),
             passed_on: children(&vec(&UPLOADS_PASSED_ON)?, PassedOn::ALL.iter().map(|outcome| outcome.as_str())),
+            pushes_short: children(&vec(&PUSHES_SHORT)?, ShortPush::ALL.iter().map(|outcome| outcome.as_str())),
             evictions: children(&vec(&EVICTIONS)?, EvictionCause::ALL.iter().map(|cause| cause.as_str())),
             evicted_bytes: children(&vec(&EVICTED_BYTES)?, EvictionCause::ALL.iter().map(|cause| cause.as_str())),
         })
@@ -139,6 +141,12 @@ impl Metrics {
         self.fetching().passed_on[outcome.index()].inc();
     }
 
+    /// Counts a push that fewer masters have than have to.
+    pub fn push_short(&self, is_refused: bool) {
+        let outcome = if is_refused { ShortPush::Refused } else { ShortPush::Accepted };
+        self.fetching().pushes_short[outcome.index()].inc();
+    }
+
     /// Counts cached blobs that were removed, and their bytes.
     pub fn evicted(&self, cause: EvictionCause, blobs: u64, bytes: u64) {
         self.fetching().evictions[cause.index()].inc_by(blobs);
@@ -175,6 +183,7 @@ mod tests {
         metrics.stale_answer(UpstreamCause::RateLimited);
         metrics.peers_answer(PeersAnswer::Unanswered);
         metrics.passed_on(PassedOn::Unanswered);
+        metrics.push_short(true);
         metrics.evicted(EvictionCause::Ttl, 3, 700);
         let fill = metrics.fill_running();
         let text = metrics.render().unwrap();
@@ -195,6 +204,7 @@ mod tests {
             "d8_registry_stale_answers_total{cause=\"429\"} 1",
             "d8_registry_peers_asked_total{answer=\"unanswered\"} 1",
             "d8_registry_uploads_passed_on_total{outcome=\"unanswered\"} 1",
+            "d8_registry_pushes_short_total{outcome=\"refused\"} 1",
             "d8_registry_evictions_total{cause=\"ttl\"} 3",
             "d8_registry_evictions_total{cause=\"room\"} 0",
             "d8_registry_evicted_bytes_total{cause=\"ttl\"} 700",

@@ -36,7 +36,7 @@ macro_rules! indexed {
 }
 
 indexed!(Method Route AuthFailureReason TlsFailureReason ReloadOutcome RoomLack);
-indexed!(ContentKind CacheOutcome UpstreamCause FillCause ProbeOutcome EvictionCause PeersAnswer PassedOn);
+indexed!(ContentKind CacheOutcome UpstreamCause FillCause ProbeOutcome EvictionCause PeersAnswer PassedOn ShortPush);
 
 label! {
     /// The method of a request.
@@ -236,6 +236,16 @@ label! {
         Answered => "answered",
         /// None, so the client begins again.
         Unanswered => "unanswered",
+    }
+}
+
+label! {
+    /// What was made of a push that fewer masters have than have to.
+    ShortPush {
+        /// It was taken, with a warning.
+        Accepted => "accepted",
+        /// It was not.
+        Refused => "refused",
     }
 }
 

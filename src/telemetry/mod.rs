@@ -24,7 +24,8 @@ pub use families::{FAMILIES, Family, Kind, NODE_PROXY_FAMILIES, SWITCH_FAMILIES}
 pub use fetching::InProgress;
 pub use labels::{
     AuthFailureReason, CacheOutcome, CertificateUse, ContentKind, DamageCause, EvictionCause, FillCause, IndexLabel,
-    Method, PassedOn, PeersAnswer, ProbeOutcome, ReloadOutcome, RoomLack, Route, TlsFailureReason, UpstreamCause,
+    Method, PassedOn, PeersAnswer, ProbeOutcome, ReloadOutcome, RoomLack, Route, ShortPush, TlsFailureReason,
+    UpstreamCause,
 };
 pub(crate) use line::decimal;
 pub use logging::{LogError, LogOptions, Logging, REPORT_EVERY, Reporter};

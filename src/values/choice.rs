@@ -207,6 +207,15 @@ choices! {
 }
 
 choices! {
+    /// What is made of a push that fewer masters have than have to (`replicas.whenShort`).
+    WhenShort, "one of accept, refuse",
+    /// It is taken, with a warning.
+    Accept = "accept",
+    /// It is not taken.
+    Refuse = "refuse",
+}
+
+choices! {
     /// Form of a log line.
     LogFormat, "one of text, json",
     /// For people.

@@ -12,6 +12,7 @@ mod docker_login;
 pub(crate) mod host;
 mod interval;
 mod measure;
+mod min_copies;
 mod pattern;
 mod pins;
 mod release;
@@ -30,12 +31,13 @@ pub use addresses::{Address, Addresses};
 pub use calendar::{Calendar, Cron};
 pub use choice::{
     Acceleration, AccessMode, Anonymous, AnyMode, CheckMode, Level, LogFormat, MissingReferences, Mode, Phase, Role,
-    Scheme, StaleCause, StoringMode,
+    Scheme, StaleCause, StoringMode, WhenShort,
 };
 pub(crate) use count::Count;
 pub use docker_login::docker_login;
 pub use interval::Interval;
 pub use measure::{ByteSize, ConfigDuration, Reserve};
+pub use min_copies::MinCopies;
 pub use pattern::Pattern;
 pub use pins::{Age, InvalidPins, Pins};
 pub use release::Release;

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use crate::support::{Authority, Client, Image, Masters, address, blob, digest, refusal, seen, uri, within};
 
+mod copies;
 mod pushes;
 mod records;
 mod trust;

@@ -7,13 +7,14 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::api::{GateSizes, Settings};
+use crate::api::{CopyRules, GateSizes, Settings};
 use crate::auth::{Anonymous, AuthOptions, Authenticator, TokenOptions};
 use crate::mode::{Local, MissingReferences, Mode};
 use crate::oci::{Algorithm, Manifest};
 use crate::serve::{BodyTransport, Standing, Watch};
 use crate::store::{Store, StoreOptions, StoredManifest};
 use crate::telemetry::{AccessLog, Metrics};
+use crate::values::{MinCopies, WhenShort};
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 const PATH: &str = "/v2/a/b/manifests/v1";
@@ -41,11 +42,12 @@ async fn app_with(dir: &TempDir, manifest: &str, users: Vec<crate::auth::UserSpe
         key_dir: Some(dir.path().to_path_buf()),
     };
     let auth = AuthOptions { anonymous: Anonymous::Pull, users, users_dir: None, token };
+    let copies = CopyRules { min: MinCopies::Count(1), when_short: WhenShort::Accept };
     let gates = GateSizes { pulls: 1, uploads: 1, listings: 1, queue_wait: Duration::ZERO };
     App::new(
         Mode::Local(local),
         Authenticator::load(&auth, 1).unwrap(),
-        Settings { manifest_max_bytes: 1 << 20, gates },
+        Settings { manifest_max_bytes: 1 << 20, gates, copies },
         Metrics::new().unwrap(),
         AccessLog::unread(),
         CancellationToken::new(),

@@ -42,6 +42,8 @@ pub(crate) struct Masters {
     /// As they listen.
     addresses: Vec<String>,
     keys: String,
+    /// `replicas.minCopies` and `replicas.whenShort`.
+    copies: (String, String),
 }
 
 /// The address of a master, a number from 0.
@@ -57,7 +59,13 @@ impl Masters {
 
     /// The same with more keys of the configuration.
     pub(crate) async fn start_with(count: usize, keys: &str) -> Self {
+        Self::start_with_copies(count, ("1", "accept"), keys).await
+    }
+
+    /// The same; a push is on so many masters before it is answered, or else this is made of it.
+    pub(crate) async fn start_with_copies(count: usize, copies: (&str, &str), keys: &str) -> Self {
         let mut masters = Self {
+            copies: (copies.0.to_owned(), copies.1.to_owned()),
             authority: Authority::new(),
             folder: TempDir::new().unwrap(),
             all: Vec::new(),
@@ -93,8 +101,10 @@ impl Masters {
         Setup::with_users().config(&format!(
             "listen: {}:{port}\ntls: {{ certFile: {at}/{master}-server.crt, keyFile: {at}/{master}-server.key }}\n\
              replicas: {{ peers: {at}/{master}-masters, certificate: {at}/{master}-peer.crt, key: {at}/{master}-peer.key, \
-             ca: {at}/ca.crt }}\n{}",
+             ca: {at}/ca.crt, minCopies: {}, whenShort: {} }}\n{}",
             address(master),
+            self.copies.0,
+            self.copies.1,
             self.keys
         ))
     }

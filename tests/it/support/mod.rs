@@ -11,6 +11,7 @@ mod registry;
 mod switched;
 mod tidy;
 mod upstream;
+mod valve;
 
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(crate) use tidy::assert_store_is_tidy;
 #[cfg(feature = "failpoints")]
 pub(crate) use tidy::files_below;
 pub(crate) use upstream::{Answer, Cut, Gate, Upstream};
+pub(crate) use valve::Valve;
 
 /// Whether this is root, which may mount. Who is not hears that the test was not run; CI is root.
 pub(crate) fn is_root(test: &str) -> bool {

@@ -1,0 +1,242 @@
+//! A push is answered when it is on as many masters as it has to be.
+
+use super::*;
+use crate::support::{Masters, Valve, header};
+
+const MIB: usize = 1 << 20;
+
+fn image(seed: u64, bytes: usize) -> Image {
+    Image::of_layers(
+        b"{}".to_vec(),
+        vec![blob(seed, bytes)],
+        &serde_json::json!({ "annotations": { "n": seed.to_string() } }),
+    )
+}
+
+/// Whether a master has an image in its own store, whole.
+async fn has_own(masters: &Masters, master: usize, image: &Image) -> bool {
+    status(&masters.client(master, "mirror-puller"), &manifest_path(NAME, &image.digest())).await == 200
+}
+
+async fn holders(masters: &Masters, count: usize, image: &Image) -> Vec<usize> {
+    let mut holders = Vec::new();
+    for master in 0..count {
+        if has_own(masters, master, image).await {
+            holders.push(master);
+        }
+    }
+    holders
+}
+
+async fn push(client: &Client, tag: &str, image: &Image) -> reqwest::Response {
+    for content in image.blobs() {
+        client.push_blob(NAME, content).await;
+    }
+    client.put_image(NAME, tag, image).await
+}
+
+async fn short(masters: &Masters, master: usize, outcome: &str) -> f64 {
+    masters.at(master).metric(&format!("d8_registry_pushes_short_total{{outcome=\"{outcome}\"}}")).await
+}
+
+#[tokio::test]
+async fn law_b_who_answers_201_may_be_killed_and_the_image_is_on_another_master() {
+    for (copies, wanted) in [("2", 2), ("all", 3)] {
+        let mut masters = Masters::start_with_copies(3, (copies, "refuse"), "").await;
+        let image = image(1, 300_000);
+        let answer = push(&masters.client(0, "rw"), "v1", &image).await;
+        assert_eq!((answer.status().as_u16(), answer.headers().get("warning")), (201, None));
+        let holders = holders(&masters, 3, &image).await;
+        assert!(holders.len() >= wanted && holders[0] == 0, "{copies}: {holders:?}");
+        masters.kill(0);
+        for master in [1, 2] {
+            pulled(&masters.client(master, "ro"), &image).await;
+            assert_eq!(status(&masters.client(master, "ro"), &manifest_path(NAME, "v1")).await, 200, "its tag too");
+        }
+        masters.end();
+    }
+}
+
+#[tokio::test]
+async fn with_a_master_down_pushes_go_on_and_what_is_short_is_said() {
+    let mut masters = Masters::start_with_copies(3, ("2", "accept"), "").await;
+    masters.kill(2);
+    for seed in 0..3 {
+        let image = image(seed, 100_000);
+        let answer = push(&masters.client(0, "rw"), &format!("v{seed}"), &image).await;
+        assert_eq!((answer.status().as_u16(), answer.headers().get("warning")), (201, None));
+        assert!(has_own(&masters, 1, &image).await);
+    }
+    masters.kill(1);
+    let last = image(9, 100_000);
+    let answer = push(&masters.client(0, "rw"), "last", &last).await;
+    assert_eq!(answer.status(), 201);
+    let said = header(&answer, "warning");
+    assert_eq!(said, "299 - \"stored on 1 of 3 masters, 2 were to have it\"");
+    assert_eq!((short(&masters, 0, "accepted").await, short(&masters, 0, "refused").await), (1.0, 0.0));
+    pulled(&masters.client(0, "ro"), &last).await;
+    assert_eq!(status(&masters.client(0, "ro"), &manifest_path(NAME, "last")).await, 200);
+    masters.end();
+}
+
+#[tokio::test]
+async fn law_i_where_short_pushes_are_refused_no_201_has_fewer_copies() {
+    let mut masters = Masters::start_with_copies(2, ("2", "refuse"), "").await;
+    let image = image(1, 100_000);
+    let folder = masters.stop(1);
+    let client = masters.client(0, "rw");
+    let refused = push(&client, "v1", &image).await;
+    assert!(refused.headers().contains_key("retry-after"));
+    let refused = refusal(refused).await;
+    assert_eq!((refused.status, refused.code.as_str()), (503, "UNAVAILABLE"));
+    assert!(
+        refused.message.contains("on 1 of 2 masters") && refused.message.contains("replicas.minCopies"),
+        "{}",
+        refused.message
+    );
+    assert_eq!(short(&masters, 0, "refused").await, 1.0);
+    // Who asks for one master's own word pushes to that one alone.
+    let path = manifest_path(NAME, "alone");
+    let alone = client.request(Method::PUT, &path).header("d8-hop", "1").header("content-type", image.media_type());
+    assert_eq!(alone.body(image.manifest().to_vec()).send().await.unwrap().status(), 201);
+    masters.start_again(1, folder).await;
+    within(async { while client.put_image(NAME, "v1", &image).await.status() != 201 {} }).await;
+    assert!(has_own(&masters, 1, &image).await);
+    masters.end();
+}
+
+/// Masters of which the first gives its contents to the others by way of a valve.
+async fn behind_a_valve(count: usize, copies: &str) -> (Masters, Valve) {
+    let masters = Masters::start_with_copies(count, (copies, "accept"), "").await;
+    let valve = Valve::before(masters.addresses()[0].clone()).await;
+    let mut list = masters.addresses().to_vec();
+    list[0] = valve.address().to_owned();
+    masters.write_list(&list);
+    for master in 1..count {
+        within(async {
+            loop {
+                let told: serde_json::Value = masters.at(master).admin().get("/status").await.json().await.unwrap();
+                if told["replicas"]["peers"].as_array().unwrap().contains(&list[0].clone().into()) {
+                    break;
+                }
+            }
+        })
+        .await;
+    }
+    (masters, valve)
+}
+
+/// The master that fetches something now.
+async fn who_fetches(masters: &Masters) -> usize {
+    within(async {
+        loop {
+            for master in [1, 2] {
+                if masters.at(master).metric("d8_registry_fills_running").await > 0.0 {
+                    return master;
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_master_that_is_killed_in_the_middle_of_a_copy_is_followed_by_the_next() {
+    let (mut masters, valve) = behind_a_valve(3, "2").await;
+    let image = image(1, 4 * MIB);
+    let client = masters.client(0, "rw");
+    for content in image.blobs() {
+        client.push_blob(NAME, content).await;
+    }
+    valve.let_through(MIB as u64);
+    let put = tokio::spawn({
+        let (client, image) = (client.clone(), image.clone());
+        async move { client.put_image(NAME, "v1", &image).await }
+    });
+    let first = who_fetches(&masters).await;
+    within(async {
+        while !valve.is_shut() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    masters.kill(first);
+    valve.open();
+    let answer = put.await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("warning")), (201, None));
+    assert!(has_own(&masters, 3 - first, &image).await);
+    masters.end();
+}
+
+#[tokio::test]
+async fn a_copy_that_moves_is_waited_for_and_goes_on_without_its_client() {
+    let (masters, valve) = behind_a_valve(2, "2").await;
+    let image = image(1, 4 * MIB);
+    let client = masters.client(0, "rw");
+    for content in image.blobs() {
+        client.push_blob(NAME, content).await;
+    }
+    valve.let_through(MIB as u64);
+    let put = tokio::spawn({
+        let (client, image) = (client.clone(), image.clone());
+        async move { client.put_image(NAME, "v1", &image).await }
+    });
+    within(async {
+        while !valve.is_shut() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    // Its client has left; the push is not undone.
+    put.abort();
+    assert!(put.await.unwrap_err().is_cancelled());
+    valve.open();
+    within(async { while !has_own(&masters, 1, &image).await {} }).await;
+    let answer = client.put_image(NAME, "v1", &image).await;
+    assert_eq!((answer.status().as_u16(), answer.headers().get("warning")), (201, None));
+    masters.end();
+}
+
+#[tokio::test]
+async fn a_slow_copy_is_waited_for_as_long_as_bytes_move() {
+    let (masters, valve) = behind_a_valve(2, "2").await;
+    let image = image(1, 4 * MIB);
+    let client = masters.client(0, "rw");
+    for content in image.blobs() {
+        client.push_blob(NAME, content).await;
+    }
+    valve.let_through(MIB as u64);
+    let began = std::time::Instant::now();
+    let put = tokio::spawn({
+        let (client, image) = (client.clone(), image.clone());
+        async move { client.put_image(NAME, "v1", &image).await }
+    });
+    // Some bytes each 4 s, for longer than a wait without movement lasts.
+    let mut tick = tokio::time::interval(std::time::Duration::from_secs(4));
+    while began.elapsed() < std::time::Duration::from_secs(26) {
+        tick.tick().await;
+        assert!(!put.is_finished());
+        valve.let_through(40_000);
+    }
+    valve.open();
+    let answer = put.await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("warning")), (201, None));
+    assert!(has_own(&masters, 1, &image).await);
+    masters.end();
+}
+
+#[tokio::test]
+async fn a_master_without_room_is_followed_by_the_next() {
+    let masters =
+        Masters::start_with_copies(3, ("2", "accept"), "store: { dir: $DIR, maxBytes: 6MiB, reserveBytes: 0 }").await;
+    let filler = blob(99, 5 * MIB);
+    masters.client(1, "rw").push_blob(NAME, &filler).await;
+    for seed in 0..3 {
+        let image = image(seed, MIB + 500_000);
+        let answer = push(&masters.client(0, "rw"), &format!("v{seed}"), &image).await;
+        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+        assert_eq!(answer.headers().get("warning"), None);
+        assert_eq!(holders(&masters, 3, &image).await, [0, 2]);
+    }
+    masters.end();
+}
