@@ -157,7 +157,7 @@ fn words_for(key: &str) -> Vec<String> {
     let found = key.split('.').fold(schema(), section);
     let listed = [&found["enum"], &found["items"]["enum"]].map(|words| words.as_array().cloned().unwrap_or_default());
     let listed = listed.concat().into_iter().filter_map(|word| word.as_str().map(str::to_owned));
-    listed.chain(["true", "64MiB", "1h", "/file", "[one, two]", "'@daily'"].map(str::to_owned)).collect()
+    listed.chain(["true", "3", "64MiB", "1h", "/file", "[one, two]", "'@daily'"].map(str::to_owned)).collect()
 }
 
 /// What an administrator writes is what is in force: each key by itself, with its bounds and the words that it takes. Keys
