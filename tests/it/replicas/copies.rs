@@ -156,7 +156,7 @@ async fn a_master_that_is_killed_in_the_middle_of_a_copy_is_followed_by_the_next
     let first = who_fetches(&masters).await;
     within(async {
         while !valve.is_shut() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await;
@@ -183,7 +183,7 @@ async fn a_copy_that_moves_is_waited_for_and_goes_on_without_its_client() {
     });
     within(async {
         while !valve.is_shut() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await;
