@@ -11,12 +11,9 @@ use super::Comparison;
 use super::text::records;
 use crate::mode::{Closure, Local, Moved};
 use crate::oci::{Digest, Reference, RepoName};
-use crate::store::{Record, TakenRecords};
+use crate::store::{FARTHEST_AHEAD, Record, TakenRecords};
 use crate::telemetry::{UpstreamCause, with_causes};
 use crate::upstream::Upstream;
-
-/// A clock that is farther ahead is refused with its record; the store says so too.
-const FARTHEST_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// Manifests whose records are taken with one sync.
 const AT_ONCE: usize = 32;

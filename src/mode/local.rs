@@ -230,7 +230,7 @@ impl Local {
         stored: StoredManifest,
         tags: Vec<Tag>,
     ) -> Result<Vec<Digest>, ModeError> {
-        if let Err(error) = self.lacking(repo, &stored).await
+        if let Err(error) = self.bring_references(repo, &stored).await
             && self.missing_references == MissingReferences::Refuse
         {
             return Err(error);

@@ -25,19 +25,22 @@ const MOUNT_PATIENCE: Duration = Duration::from_secs(20);
 const AT_ONCE: usize = 4;
 
 impl Local {
-    /// What a manifest references and the repository lacks, after all was fetched that another master has. Safe to drop: what is
-    /// being fetched comes all the same.
+    /// Fetches what a manifest references, the repository lacks and another master has. Safe to drop: what is being fetched comes all
+    /// the same.
     ///
     /// # Errors
     /// Of the store, or why something did not come that another master has.
-    pub(super) async fn lacking(&self, repo: &RepoName, stored: &StoredManifest) -> Result<Vec<Digest>, ModeError> {
+    pub(super) async fn bring_references(&self, repo: &RepoName, stored: &StoredManifest) -> Result<(), ModeError> {
+        if self.beyond().is_none() {
+            return Ok(());
+        }
         let missing = self.store.missing_references(repo, stored).await?;
-        if missing.is_empty() || self.beyond().is_none() {
-            return Ok(missing);
+        if missing.is_empty() {
+            return Ok(());
         }
         let movement = Movement::begun();
         tokio::select! {
-            lacking = self.bring_all(repo, stored, missing, &movement) => lacking,
+            brought = self.bring_all(repo, stored, missing, &movement) => brought,
             () = movement.stands_still() => Err(ModeError::UpstreamTimeout),
         }
     }
@@ -48,12 +51,12 @@ impl Local {
         stored: &StoredManifest,
         mut missing: Vec<Digest>,
         movement: &Movement,
-    ) -> Result<Vec<Digest>, ModeError> {
+    ) -> Result<(), ModeError> {
         let (mut tried, mut why) = (HashSet::new(), None);
         loop {
             let next: Vec<_> = missing.iter().copied().filter(|digest| tried.insert(*digest)).collect();
             if next.is_empty() {
-                return why.map_or(Ok(missing), Err);
+                return why.map_or(Ok(()), Err);
             }
             let is_blob = |digest| stored.manifest.required_blobs().any(|blob| blob.digest == digest);
             let fetches: Vec<_> =
@@ -68,7 +71,7 @@ impl Local {
             drop(running);
             missing = self.store.missing_references(repo, stored).await?;
             if missing.is_empty() {
-                return Ok(missing);
+                return Ok(());
             }
         }
     }
@@ -104,7 +107,7 @@ impl Local {
             match self.store.blob(repo, digest).await {
                 Ok(_) => Ok(()),
                 Err(lack) if may_be_elsewhere(&lack) => match through.blob(repo, digest, Purpose::Stored, lack).await {
-                    Ok(served) => followed(served.value, movement).await,
+                    Ok(served) => followed(served.value, |_| movement.moved()).await,
                     Err(error) => Err(error),
                 },
                 Err(error) => Err(error.into()),

@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::{Duration, Instant};
 
 use super::Local;
-use super::read_through::{Purpose, ReadThrough};
-use crate::fetch::Beyond;
+use super::read_through::{Purpose, ReadThrough, followed};
+use crate::mode::ModeError;
 use crate::mode::relay::manifest_error;
-use crate::mode::{BlobContent, ModeError};
 use crate::oci::{Digest, Manifest, Reference, RepoName};
 use crate::store::{Record, StoreError, StoredManifest};
 use crate::telemetry::UpstreamCause;
@@ -149,20 +148,7 @@ impl Bringing<'_> {
             }
             Err(error) => return Err(error),
         };
-        if let BlobContent::Filling(mut reader) = served.value.content {
-            let mut offset = 0;
-            loop {
-                match reader.beyond(offset, None).await? {
-                    Beyond::Upto(end) => {
-                        self.moved.add(end.saturating_sub(offset));
-                        offset = end;
-                    }
-                    Beyond::End => break,
-                    Beyond::Relay(_) => return Err(reader.failure().map_or(ModeError::UpstreamTimeout, Into::into)),
-                }
-            }
-            reader.over().await;
-        }
+        followed(served.value, |bytes| self.moved.add(bytes)).await?;
         self.local.store.blob(repo, digest).await.map(drop).map_err(ModeError::from)
     }
 }

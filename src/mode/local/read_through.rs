@@ -8,7 +8,6 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::movement::Movement;
 use crate::fetch::{Beyond, FillError, Fills, Opened, SingleFlight, Source};
 use crate::mode::relay::{manifest_error, relay};
 use crate::mode::{BUDGET, BlobContent, BlobRequest, ModeError, Served, ServedBlob, ServedManifest};
@@ -231,20 +230,22 @@ impl ReadThrough {
     }
 }
 
-/// Ends when all of a blob is stored; tells `movement` of its bytes.
+/// Ends when all of a blob is stored; `came` hears of its bytes. Safe to drop: it comes all the same.
 ///
 /// # Errors
 /// Why it is not.
-pub(super) async fn followed(blob: ServedBlob, movement: &Movement) -> Result<(), ModeError> {
+pub(super) async fn followed(blob: ServedBlob, came: impl Fn(u64)) -> Result<(), ModeError> {
     if let BlobContent::Filling(mut reader) = blob.content {
         let mut offset = 0;
         loop {
             match reader.beyond(offset, None).await? {
-                Beyond::Upto(end) => offset = end,
+                Beyond::Upto(end) => {
+                    came(end.saturating_sub(offset));
+                    offset = end;
+                }
                 Beyond::End => break,
                 Beyond::Relay(_) => return Err(reader.failure().map_or(ModeError::UpstreamTimeout, Into::into)),
             }
-            movement.moved();
         }
         reader.over().await;
     }

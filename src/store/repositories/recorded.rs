@@ -17,8 +17,8 @@ use crate::store::error::StoreError;
 use crate::store::layout::Membership;
 use crate::telemetry::with_causes;
 
-/// A clock that is farther ahead of the wall is refused with its record.
-const FARTHEST_AHEAD: Duration = Duration::from_secs(24 * 3600);
+/// A record whose clock is farther ahead of the wall is refused.
+pub const FARTHEST_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// What came of records of another master.
 #[derive(Debug, Default)]
