@@ -56,7 +56,7 @@ pub use blobs::{BlobRange, Patience, UpstreamBlob};
 pub use body::UpstreamBody;
 pub use error::{UpstreamError, UpstreamSetupError};
 pub use face::{ClientCertificate, Face, HOP, ONE_HOP, PEER_PREFIX};
-pub use forward::{BodySender, Forwarded, ForwardedAnswer, ForwardedBody, forwarded_body};
+pub use forward::{BodySender, Forwarded, ForwardedAnswer, ForwardedBody, NotTaken, forwarded_body};
 pub use manifests::{ManifestFacts, Resolved, UpstreamManifest};
 pub use masters::{CLOCK, Told};
 pub use options::{Credentials, EndpointOptions, MOST_LIST_BYTES, Scheme, UpstreamLimits, UpstreamOptions};
