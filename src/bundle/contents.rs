@@ -100,6 +100,21 @@ impl Bundle {
         Some(Found { stream, at: content.at, length: content.length })
     }
 
+    /// All places that say that they have a content: those of the layout itself first.
+    pub(super) fn places(&self, path: &str, digest: &Digest) -> Vec<Found> {
+        if digest.algorithm() != Algorithm::Sha256 {
+            return Vec::new();
+        }
+        let own = self.layouts.get(path).into_iter();
+        let others = self.layouts.iter().filter(|(other, _)| *other != path).map(|(_, layout)| layout);
+        let contents = own.chain(others).flat_map(|layout| &layout.contents[layout.all(digest)]);
+        let found = contents.filter_map(|content| {
+            let stream = Arc::clone(&self.archives.get(content.archive as usize)?.stream);
+            Some(Found { stream, at: content.at, length: content.length })
+        });
+        found.collect()
+    }
+
     /// The layout that has it, and which of its contents it is.
     pub(super) fn locate<'a>(&'a self, path: &'a str, digest: &Digest) -> Option<(&'a str, usize)> {
         if digest.algorithm() != Algorithm::Sha256 {

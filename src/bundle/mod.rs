@@ -4,13 +4,15 @@
 //! In reading order: `finding` (what is wrong or of note), `version` (releases and channels), `stream` (files laid end to end and
 //! read as one), `archive` (the entries of a tar by its headers), `place` (what the name of an entry says), `files` (which files
 //! there are, of which archive), `index` (a layout's `index.json`), `contents` (where each content lies), `opening` (all of that
-//! together), `reach` (what tags reach, and what that lacks), `inspect` and `verify` (the reports), `discovery` (the tags that a push makes).
+//! together), `reach` (what tags reach, and what that lacks), `inspect` and `verify` (the reports), `discovery` (the tags that a push makes),
+//! `catalog` (what a registry serves of it).
 //!
 //! # Decisions
 //!
 //! [0024](../../docs/decisions/0024-bundles.md): one reader for all forms; headers alone say where each content lies; bounds.
 
 mod archive;
+mod catalog;
 mod contents;
 mod discovery;
 mod files;
@@ -24,6 +26,7 @@ mod stream;
 mod verify;
 mod version;
 
+pub use catalog::{Bytes, Catalog, read_manifest};
 pub use contents::{Bundle, Found};
 pub use discovery::Discovery;
 pub use finding::{BundleError, Finding, Problem};

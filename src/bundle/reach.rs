@@ -42,7 +42,7 @@ pub(super) fn reach(bundle: &Bundle, bad: &HashSet<(u32, u64)>) -> Reach {
     let mut said = Reach::default();
     let (mut images, mut contents) = (HashSet::new(), HashMap::new());
     for (path, layout) in &bundle.layouts {
-        let mut walk = Walk { bundle, path, bad, known: HashMap::new(), reached: HashMap::new() };
+        let mut walk = Walk::new(bundle, path, bad);
         for (tag, digest) in &layout.tags {
             said.tags += 1;
             if let Err(broken) = walk.judge(*digest, 0) {
@@ -71,16 +71,51 @@ pub(super) fn reach(bundle: &Bundle, bad: &HashSet<(u32, u64)>) -> Reach {
     said
 }
 
-struct Walk<'a> {
+/// A walk from the tags of one layout.
+pub(super) struct Walk<'a> {
     bundle: &'a Bundle,
     path: &'a str,
     bad: &'a HashSet<(u32, u64)>,
     known: HashMap<Digest, Verdict>,
     /// Contents, with their lengths.
     reached: HashMap<Digest, u64>,
+    /// Manifests, by their subject.
+    subjects: HashMap<Digest, Vec<Digest>>,
 }
 
-impl Walk<'_> {
+/// What a walk reached.
+pub(super) struct Reached {
+    /// Those that are whole.
+    pub(super) manifests: HashSet<Digest>,
+    pub(super) blobs: HashSet<Digest>,
+    /// Manifests that are whole, by their subject, in order.
+    pub(super) subjects: HashMap<Digest, Vec<Digest>>,
+}
+
+impl<'a> Walk<'a> {
+    /// One that has not begun. `bad` has the places whose bytes are known to be wrong.
+    pub(super) fn new(bundle: &'a Bundle, path: &'a str, bad: &'a HashSet<(u32, u64)>) -> Self {
+        Self { bundle, path, bad, known: HashMap::new(), reached: HashMap::new(), subjects: HashMap::new() }
+    }
+
+    /// Follows an image; why it is not whole, a sentence without its end. Blocking: reads its manifests.
+    pub(super) fn image(&mut self, digest: Digest) -> Result<(), (Problem, String)> {
+        self.judge(digest, 0).map_err(|broken| (broken.problem, broken.says.clone()))
+    }
+
+    /// What all images reached that were followed.
+    pub(super) fn into_reached(self) -> Reached {
+        let Self { known, reached, mut subjects, .. } = self;
+        let blobs = reached.into_keys().filter(|digest| !known.contains_key(digest)).collect();
+        let whole = known.into_iter().filter(|(_, verdict)| verdict.is_ok());
+        let manifests: HashSet<Digest> = whole.map(|(digest, _)| digest).collect();
+        for referrers in subjects.values_mut() {
+            referrers.retain(|digest| manifests.contains(digest));
+            referrers.sort_unstable();
+        }
+        Reached { manifests, blobs, subjects }
+    }
+
     fn judge(&mut self, digest: Digest, depth: usize) -> Verdict {
         if let Some(known) = self.known.get(&digest) {
             return known.clone();
@@ -110,6 +145,9 @@ impl Walk<'_> {
             Ok(manifest) => manifest,
             Err(error) => return broken(Problem::Manifest, format!("manifest {digest}: {error}")),
         };
+        if let Some(subject) = &manifest.subject {
+            self.subjects.entry(subject.digest).or_default().push(digest);
+        }
         // All of it is reached, whatever else is wrong.
         let mut verdict = Ok(());
         for blob in manifest.required_blobs() {

@@ -57,6 +57,12 @@ impl Stream {
         start
     }
 
+    /// What the archive is called, or the directory.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -122,17 +128,34 @@ impl Stream {
         Ok(done)
     }
 
-    /// The parts of files that have `length` bytes from `at` on, in their order. Blocking: opens them.
+    /// The parts of files that have `length` bytes from `at` on, in their order. Blocking: opens them, and nothing is read ahead.
     ///
     /// # Errors
     /// Of the disk.
     pub fn pieces(&self, at: u64, length: u64) -> io::Result<Vec<Piece>> {
+        self.cut(at, length, |index, _| self.open(index))
+    }
+
+    /// The same, each file opened anew and read ahead as any file is. Blocking.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn pieces_in_order(&self, at: u64, length: u64) -> io::Result<Vec<Piece>> {
+        self.cut(at, length, |_, part| Ok(Arc::new(self.folder.file(&part.below)?.ok_or(io::ErrorKind::NotFound)?)))
+    }
+
+    fn cut(
+        &self,
+        at: u64,
+        length: u64,
+        open: impl Fn(usize, &Part) -> io::Result<Arc<File>>,
+    ) -> io::Result<Vec<Piece>> {
         let (mut pieces, mut from, end) = (Vec::new(), at, at + length);
         while from < end {
             let index = self.part_at(from).ok_or(io::ErrorKind::UnexpectedEof)?;
             let part = &self.parts[index];
             let length = (part.start + part.length).min(end) - from;
-            pieces.push(Piece { file: self.open(index)?, at: from - part.start, length });
+            pieces.push(Piece { file: open(index, part)?, at: from - part.start, length });
             from += length;
         }
         Ok(pieces)

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::Failure;
 use crate::config::{Address, Addresses, Config, Mode, Overrides, Secret};
-use crate::server::{self, Source};
+use crate::oci::RepoName;
+use crate::server::{self, CarriedBundle, Source};
 use crate::telemetry::with_causes;
 
 /// Flags of `serve`. A flag wins over the file.
@@ -30,6 +31,13 @@ pub struct ServeArguments {
     /// The data folder [default: ./data].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Serve these files of a bundle as mode Local, read only and without importing them: directories with *.tar, *.tar.NNNN.chunk or
+    /// OCI layouts, or such files one by one; can be given more than once. The store in the data directory is not looked at.
+    #[arg(long, value_name = "PATH")]
+    pub bundle: Vec<PathBuf>,
+    /// The repository of the bundle's root; its other paths are below.
+    #[arg(long, value_name = "REPOSITORY", default_value = "system/deckhouse", requires = "bundle")]
+    pub bundle_repository: RepoName,
     /// The upstream of modes Direct and Proxy, an address like `https://user:password@host:port/path`. A password is
     /// better kept in a file: every user of this machine can see command lines.
     #[arg(long, value_name = "URL")]
@@ -49,6 +57,11 @@ pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
         upstream: arguments.upstream,
     };
     let config = Config::load(arguments.config.as_deref(), &overrides)?;
+    let bundle = CarriedBundle { paths: arguments.bundle, repository: arguments.bundle_repository };
+    let bundle = Some(bundle).filter(|bundle| !bundle.paths.is_empty());
+    if bundle.is_some() && (config.mode != Mode::Local || config.mode_file.is_some()) {
+        return Err(Failure::usage("--bundle is for mode Local, and not beside a mode file"));
+    }
     if arguments.check_config {
         // A file that can't be used is wrong configuration, whatever part reads it.
         let warnings = server::check(&config).map_err(|error| Failure::usage(with_causes(&error)))?;
@@ -57,7 +70,7 @@ pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
         }
         return print_settings(&config);
     }
-    Ok(server::run(config, Source { file: arguments.config, overrides })?)
+    Ok(server::run(config, Source { file: arguments.config, overrides }, bundle.as_ref())?)
 }
 
 /// Every key with the value in force and where it comes from; secrets as `***`.

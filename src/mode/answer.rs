@@ -119,6 +119,8 @@ pub enum BlobContent {
     Memory(Bytes),
     /// In a file, perhaps among other contents.
     File(Blob),
+    /// In files, a part in each, in their order.
+    Files(Vec<Blob>),
     /// In a file that grows.
     Filling(FillReader),
     /// On their way from the upstream, beginning at `offset`.

@@ -6,6 +6,7 @@
 //! which modes a request sees while a cluster changes from one to another.
 
 mod answer;
+mod bundled;
 mod direct;
 mod listing;
 mod lists;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use answer::{BlobContent, BlobRequest, Provenance, Served, ServedBlob, ServedManifest, ServedManifestFacts};
+pub use bundled::Bundled;
 pub use direct::Direct;
 pub use listing::LATE_LIST_BYTES;
 pub use lists::LIST_BYTES_IN_FLIGHT;
@@ -48,6 +50,8 @@ pub enum Mode {
     Proxy(Proxy),
     /// Standalone storage.
     Local(Local),
+    /// The same from the files of a bundle, read only.
+    Bundled(Bundled),
 }
 
 /// Why a read or a write did not happen.
@@ -144,7 +148,7 @@ impl Mode {
             Self::Unmanaged => "Unmanaged",
             Self::Direct(_) => "Direct",
             Self::Proxy(_) => "Proxy",
-            Self::Local(_) => "Local",
+            Self::Local(_) | Self::Bundled(_) => "Local",
         }
     }
 
@@ -152,7 +156,7 @@ impl Mode {
     #[must_use]
     pub fn alone(&self) -> Self {
         match self {
-            Self::Unmanaged | Self::Direct(_) | Self::Proxy(_) => self.clone(),
+            Self::Unmanaged | Self::Direct(_) | Self::Proxy(_) | Self::Bundled(_) => self.clone(),
             Self::Local(local) => Self::Local(local.alone()),
         }
     }
@@ -161,7 +165,7 @@ impl Mode {
     #[must_use]
     pub const fn stores(&self) -> bool {
         match self {
-            Self::Unmanaged | Self::Direct(_) => false,
+            Self::Unmanaged | Self::Direct(_) | Self::Bundled(_) => false,
             Self::Proxy(_) | Self::Local(_) => true,
         }
     }
@@ -175,6 +179,7 @@ impl Mode {
             Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Local(local) => Ok(local),
             Self::Direct(_) | Self::Proxy(_) => Err(ModeError::ReadOnly { mode: self.as_str() }),
+            Self::Bundled(_) => Err(ModeError::ReadOnly { mode: "Local from a bundle" }),
         }
     }
 
@@ -193,6 +198,7 @@ impl Mode {
             Self::Direct(direct) => direct.blob(repo, &digest, request).await,
             Self::Proxy(proxy) => proxy.blob(repo, digest, request).await,
             Self::Local(local) => local.blob(repo, digest, request).await,
+            Self::Bundled(bundled) => bundled.blob(repo, digest, request).await,
         }
     }
 
@@ -206,6 +212,7 @@ impl Mode {
             Self::Direct(direct) => direct.manifest(repo, reference).await,
             Self::Proxy(proxy) => proxy.manifest(repo, reference).await,
             Self::Local(local) => local.manifest(repo, reference).await,
+            Self::Bundled(bundled) => bundled.manifest(repo, reference).await,
         }
     }
 
@@ -221,7 +228,9 @@ impl Mode {
         match self {
             Self::Unmanaged => Err(ModeError::Unmanaged),
             Self::Direct(direct) => direct.manifest_facts(repo, reference).await,
-            Self::Proxy(_) | Self::Local(_) => Ok(self.manifest(repo, reference).await?.map(Into::into)),
+            Self::Proxy(_) | Self::Local(_) | Self::Bundled(_) => {
+                Ok(self.manifest(repo, reference).await?.map(Into::into))
+            }
         }
     }
 
@@ -229,7 +238,7 @@ impl Mode {
     #[must_use]
     pub fn manifest_in_memory(&self, repo: &RepoName, reference: &Reference) -> Option<Served<ServedManifest>> {
         match self {
-            Self::Unmanaged | Self::Direct(_) => None,
+            Self::Unmanaged | Self::Direct(_) | Self::Bundled(_) => None,
             Self::Proxy(proxy) => proxy.manifest_in_memory(repo, reference),
             Self::Local(local) => local.manifest_in_memory(repo, reference),
         }
@@ -238,7 +247,7 @@ impl Mode {
     /// Notes that somebody gets a manifest, for rules that keep what is pulled. Proxy notes each use by itself. Waits for nothing.
     pub fn note_pull(&self, digest: Digest) {
         match self {
-            Self::Unmanaged | Self::Direct(_) | Self::Proxy(_) => {}
+            Self::Unmanaged | Self::Direct(_) | Self::Proxy(_) | Self::Bundled(_) => {}
             Self::Local(local) => local.store().note_use(digest),
         }
     }
@@ -247,7 +256,7 @@ impl Mode {
     #[must_use]
     pub fn blob_in_memory(&self, repo: &RepoName, digest: &Digest) -> Option<Served<Bytes>> {
         match self {
-            Self::Unmanaged | Self::Direct(_) => None,
+            Self::Unmanaged | Self::Direct(_) | Self::Bundled(_) => None,
             Self::Proxy(proxy) => proxy.blob_in_memory(repo, digest),
             Self::Local(local) => local.blob_in_memory(repo, digest),
         }
@@ -256,7 +265,7 @@ impl Mode {
     /// The file of a manifest that [`Mode::manifest`] gave, if it is stored.
     pub async fn manifest_file(&self, repo: &RepoName, digest: Digest) -> Option<Blob> {
         match self {
-            Self::Unmanaged | Self::Direct(_) => None,
+            Self::Unmanaged | Self::Direct(_) | Self::Bundled(_) => None,
             Self::Proxy(proxy) => proxy.manifest_file(repo, digest).await,
             Self::Local(local) => local.store().manifest_file(repo, digest).await.ok(),
         }
@@ -271,7 +280,7 @@ impl Mode {
         match self {
             Self::Proxy(proxy) if repo.is_cached() => proxy.fetch_again(repo, digest, is_manifest).await,
             Self::Local(local) if !repo.is_cached() => local.fetch_again(repo, digest, is_manifest).await,
-            Self::Unmanaged | Self::Direct(_) | Self::Proxy(_) | Self::Local(_) => Ok(false),
+            Self::Unmanaged | Self::Direct(_) | Self::Proxy(_) | Self::Local(_) | Self::Bundled(_) => Ok(false),
         }
     }
 
@@ -279,6 +288,9 @@ impl Mode {
     pub fn note_unreadable(&self, repo: &RepoName, digest: &Digest, blob: &Blob, error: &std::io::Error) {
         match self {
             Self::Unmanaged | Self::Direct(_) => {}
+            Self::Bundled(_) => {
+                tracing::error!(repository = %repo, %digest, %error, "a file of the bundle can't be read");
+            }
             Self::Proxy(proxy) => proxy.note_unreadable(repo, digest, blob, error),
             Self::Local(local) => local.store().note_unreadable(repo, digest, blob, error),
         }
@@ -291,6 +303,7 @@ impl Mode {
             Self::Unmanaged | Self::Direct(_) => None,
             Self::Proxy(proxy) => proxy.stored_length(repo, digest).await,
             Self::Local(local) => local.stored_length(repo, digest).await,
+            Self::Bundled(bundled) => bundled.stored_length(repo, &digest),
         }
     }
 
@@ -304,6 +317,7 @@ impl Mode {
             Self::Direct(direct) => direct.tags(repo, last, limit).await,
             Self::Proxy(proxy) => proxy.tags(repo, last, limit).await,
             Self::Local(local) => local.tags(repo, last, limit).await,
+            Self::Bundled(bundled) => bundled.tags(repo, last, limit),
         }
     }
 
@@ -317,6 +331,7 @@ impl Mode {
             Self::Direct(_) => Ok(Page { entries: Vec::new(), more: false }),
             Self::Proxy(proxy) => proxy.repositories(last, limit).await,
             Self::Local(local) => local.repositories(last, limit).await,
+            Self::Bundled(bundled) => Ok(bundled.repositories(last, limit)),
         }
     }
 
@@ -336,6 +351,7 @@ impl Mode {
             Self::Direct(direct) => direct.referrers(repo, subject, last, limit).await,
             Self::Proxy(proxy) => proxy.referrers(repo, subject, last, limit).await,
             Self::Local(local) => local.referrers(repo, subject, last, limit).await,
+            Self::Bundled(bundled) => bundled.referrers(repo, subject, last, limit).await,
         }
     }
 }

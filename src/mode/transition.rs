@@ -148,7 +148,7 @@ impl Transition {
         let mut modes = std::iter::once(&self.in_force).chain(coming).chain(&self.previous);
         modes.find_map(|mode| match &**mode {
             Mode::Local(local) => Some(local.clone()),
-            Mode::Unmanaged | Mode::Direct(_) | Mode::Proxy(_) => None,
+            Mode::Unmanaged | Mode::Direct(_) | Mode::Proxy(_) | Mode::Bundled(_) => None,
         })
     }
 

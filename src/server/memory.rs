@@ -5,7 +5,7 @@
 //! takes those back.
 
 use crate::config::{Config, Mode};
-use crate::{api, auth, fetch, mode, serve, store, takeover, telemetry, upstream};
+use crate::{api, auth, bundle, fetch, mode, serve, store, takeover, telemetry, upstream};
 
 /// A part of the sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,9 @@ const MIB: u64 = 1 << 20;
 /// The program itself, its threads' stacks as far as they are used, users, certificates, configuration, and what the
 /// allocator keeps.
 const PROGRAM_BYTES: u64 = 64 * MIB;
+
+/// What is known of a bundle that is served: where its contents lie, and which of them are whose.
+pub(super) const BUNDLE_BYTES: u64 = 2 * bundle::MOST_BYTES as u64;
 
 /// The parts under a configuration.
 #[must_use]

@@ -4,6 +4,7 @@
 //! answered before all of it stands. `modes` has the mode and the upstream in force, `jobs` what works beside requests,
 //! `snapshot` what is shown of all of it. Order of the end: readiness, listeners, requests, jobs, index.
 
+mod carried;
 mod jobs;
 mod memory;
 mod modes;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Admin, ConfigStatus, SocketError};
 use crate::api::{App, Edge, FastPath};
 use crate::auth::{AuthError, Authenticator};
+use crate::bundle::{BundleError, Catalog};
 use crate::clock;
 use crate::comparison::CompareRecords;
 use crate::config::reload::{Pace, Reloader};
@@ -38,7 +40,7 @@ use crate::config::watch::Watcher;
 use crate::config::{self, Config, ConfigError, Overrides};
 use crate::fetch::{Evictor, FillOptions, Fills};
 use crate::jobs::Runner;
-use crate::mode::Mode;
+use crate::mode::{Bundled, Mode};
 use crate::replicas::{FollowMasters, GroupError, Replicas};
 use crate::retention::Retention;
 use crate::serve::{self, BindError, Server, Tls, TlsError};
@@ -47,6 +49,7 @@ use crate::takeover::{ImportJob, Imports};
 use crate::telemetry::{LogError, Logging, Metrics, MetricsError, with_causes};
 use crate::upstream::{Upstream, UpstreamSetupError};
 
+pub use self::carried::CarriedBundle;
 use self::modes::Modes;
 use self::pins::FollowedPins;
 use self::readiness::{Readiness, Ready};
@@ -89,6 +92,9 @@ pub enum ServerError {
     /// The data folder can't be used.
     #[error("store")]
     Store(#[from] StoreError),
+    /// The bundle can't be served.
+    #[error("bundle")]
+    Bundle(#[from] BundleError),
     /// An address is taken or not ours.
     #[error("listen")]
     Bind(#[from] BindError),
@@ -113,7 +119,15 @@ impl ServerError {
     /// Whether the configuration, or a file it names, has to be changed: exit code 2, otherwise 1.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Auth(_) | Self::Tls(_) | Self::Upstream(_) | Self::Replicas(_))
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::Auth(_)
+                | Self::Tls(_)
+                | Self::Upstream(_)
+                | Self::Replicas(_)
+                | Self::Bundle(BundleError::Read { .. } | BundleError::Nothing(_))
+        )
     }
 }
 
@@ -126,16 +140,17 @@ pub struct Source {
     pub overrides: Overrides,
 }
 
-/// Runs a server until SIGTERM or SIGINT; blocking.
+/// Runs a server until SIGTERM or SIGINT; blocking. With a `bundle` mode Local is that, read only.
 ///
 /// # Errors
 /// [`ServerError`] if it can't start.
-pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
+pub fn run(config: Config, source: Source, bundle: Option<&CarriedBundle>) -> Result<(), ServerError> {
     // Kept until all threads have ended: what they say last is written too.
     let logging = Arc::new(Logging::start(options::log(&config))?);
     if let Err(error) = serve::raise_open_files() {
         tracing::warn!(%error, "the limit on open files can't be raised");
     }
+    let bundle = bundle.map(CarriedBundle::open).transpose()?;
     let watcher = Watcher::new(config.watched_paths(source.file.as_deref()));
     let store = Store::open(&options::store(&config))?;
     store.set_collection(options::collection(&config));
@@ -153,7 +168,7 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
     let keys = keys.ok();
     let auth = Authenticator::load(&options::auth(&config, keys.as_deref()), options::password_checks(&config))?;
     let tls = options::tls(&config).map(|files| Tls::load(&files)).transpose()?.map(Arc::new);
-    announce(&config, &auth);
+    announce(&config, &auth, bundle.is_some());
     let mut said = Vec::new();
     warnings::log(warnings::of(&config, &auth, tls.as_deref(), clock::now()), &mut said);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -165,7 +180,8 @@ pub fn run(config: Config, source: Source) -> Result<(), ServerError> {
         .enable_all()
         .build()
         .map_err(|source| ServerError::System { what: "threads", source })?;
-    let parts = Parts { config, source, keys, logging: Arc::clone(&logging), store, pins, retention, auth, tls, said };
+    let logging = Arc::clone(&logging);
+    let parts = Parts { config, source, keys, logging, store, bundle, pins, retention, auth, tls, said };
     let ended = runtime.block_on(serve(parts, watcher));
     runtime.shutdown_timeout(WORKERS_DEADLINE);
     ended
@@ -205,6 +221,7 @@ struct Parts {
     keys: Option<PathBuf>,
     logging: Arc<Logging>,
     store: Store,
+    bundle: Option<Catalog>,
     pins: FollowedPins,
     retention: Retention,
     auth: Authenticator,
@@ -214,9 +231,13 @@ struct Parts {
 }
 
 /// What an administrator should know of this start.
-fn announce(config: &Config, auth: &Authenticator) {
+fn announce(config: &Config, auth: &Authenticator, has_bundle: bool) {
+    let of_bundle = if has_bundle { memory::BUNDLE_BYTES } else { 0 };
     if config.is_open() && config.mode_file.is_none() {
         match config.mode {
+            config::Mode::Local if has_bundle => {
+                tracing::info!("no users are configured: everyone on this machine may pull");
+            }
             config::Mode::Local => {
                 tracing::info!("no users are configured: everyone on this machine may pull, push and delete");
             }
@@ -230,12 +251,12 @@ fn announce(config: &Config, auth: &Authenticator) {
         mode = config.mode_name(),
         users = auth.user_count(),
         store = %config.store.dir.display(),
-        most_memory_mib = memory::most_bytes(config) >> 20,
+        most_memory_mib = (memory::most_bytes(config) + of_bundle) >> 20,
         "starting"
     );
 }
 
-async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
+async fn serve(mut parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     let system = |what| move |source| ServerError::System { what, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
@@ -257,7 +278,13 @@ async fn serve(parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     );
     replicas::keep_records(&parts.store, &parts.config);
     let replicas = Replicas::new(options::replicas(&parts.config), metrics.clone(), tasks.clone(), stop.clone());
-    let made_of = plan::Parts { fills, replicas: replicas.clone(), metrics: metrics.clone(), tasks: tasks.clone() };
+    let made_of = plan::Parts {
+        fills,
+        bundled: parts.bundle.take().map(|catalog| Bundled::new(catalog, tasks.clone())),
+        replicas: replicas.clone(),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+    };
     let modes = Modes::new(&parts.config, made_of, parts.auth.clone())?;
     let app = App::new(
         // The modes as they are follow before anybody can ask.

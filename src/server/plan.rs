@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use super::options;
 use crate::config::{self, Config, InForce, ModeFile, ModeSpec, UpstreamSettings};
 use crate::fetch::{Displacing, Fills};
-use crate::mode::{Direct, Local, Mode, Proxy, Transition};
+use crate::mode::{Bundled, Direct, Local, Mode, Proxy, Transition};
 use crate::oci::UpstreamId;
 use crate::replicas::Replicas;
 use crate::store::UsedData;
@@ -142,6 +142,8 @@ impl Plan {
 #[derive(Clone)]
 pub(super) struct Parts {
     pub(super) fills: Fills,
+    /// What mode Local is, if it is not the store.
+    pub(super) bundled: Option<Bundled>,
     pub(super) replicas: Replicas,
     pub(super) metrics: Metrics,
     pub(super) tasks: TaskTracker,
@@ -199,6 +201,7 @@ impl Parts {
         upstream: &impl Fn(&UpstreamSettings) -> Option<Upstream>,
     ) -> Option<Mode> {
         Some(match spec {
+            ModeSpec::Local if let Some(bundled) = &self.bundled => Mode::Bundled(bundled.clone()),
             ModeSpec::Local => {
                 let local = Local::new(self.fills.store().clone(), config.manifests.missing_references);
                 let local = local.displacing(self.fills.evictor().clone());

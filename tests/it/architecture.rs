@@ -29,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["jobs", "oci", "values", "clock", "telemetry"]),
     ("fetch", &["jobs", "store", "upstream", "oci", "clock", "telemetry"]),
     ("replicas", &["jobs", "config", "fetch", "upstream", "oci", "values", "clock", "telemetry"]),
-    ("mode", &["store", "fetch", "replicas", "upstream", "oci", "values", "clock", "telemetry"]),
+    ("mode", &["bundle", "store", "fetch", "replicas", "upstream", "oci", "values", "clock", "telemetry"]),
     ("comparison", &["jobs", "mode", "replicas", "store", "upstream", "oci", "clock", "telemetry"]),
     (
         "api",
@@ -91,6 +91,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "admin",
             "api",
             "auth",
+            "bundle",
             "comparison",
             "config",
             "fetch",

@@ -1,5 +1,7 @@
 //! Bundles as an administrator uses them: looked at, verified, imported, and compared with what a push leaves.
 
+mod served;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,5 +1,6 @@
 //! The body of a blob, wherever its bytes are.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -19,6 +20,7 @@ use crate::fetch::{Beyond, FillError, FillReader, Relayed};
 use crate::mode::BlobContent;
 use crate::oci::ByteRange;
 use crate::serve::BodyTransport;
+use crate::store::Blob;
 
 /// The bytes of `range` of a blob of `size` bytes, or all of them where nobody knows how many there are. `transport`: how
 /// the connection takes files. `reading`: hears that a file can't be read.
@@ -41,6 +43,10 @@ pub(in crate::api) fn blob_body(
             let range = range.unwrap_or(ByteRange::whole(blob.length()));
             let body = FileBody::of(&blob, range, transport).holding(blob);
             Body::new(body.watched_by(Some(Arc::clone(reading))))
+        }
+        BlobContent::Files(blobs) => {
+            let range = range.unwrap_or_else(|| ByteRange::whole(blobs.iter().map(Blob::length).sum()));
+            Body::new(FilesBody::new(blobs, range, transport, reading))
         }
         BlobContent::Filling(reader) => {
             let end = range.map(ByteRange::end);
@@ -65,7 +71,7 @@ pub(in crate::api) fn parts_body(
     let stored = match content {
         BlobContent::Memory(bytes) => Stored::Memory(bytes),
         BlobContent::File(blob) => Stored::File { blob, transport, reading: Some(Arc::clone(reading)) },
-        BlobContent::None | BlobContent::Filling(_) | BlobContent::Relay { .. } => {
+        BlobContent::None | BlobContent::Files(_) | BlobContent::Filling(_) | BlobContent::Relay { .. } => {
             return Body::from_stream(stream::iter([Err::<Bytes, _>(too_short())]));
         }
     };
@@ -75,6 +81,54 @@ pub(in crate::api) fn parts_body(
 /// Whether what is read up to `end` ends with the blob's last byte.
 fn reaches_end(end: Option<u64>, size: Option<u64>) -> bool {
     end.is_none() || end == size
+}
+
+/// A range of bytes that lie in several files.
+struct FilesBody {
+    /// The parts that are not through, each what is wanted of a file.
+    parts: VecDeque<FileBody>,
+}
+
+impl FilesBody {
+    fn new(blobs: Vec<Blob>, range: ByteRange, transport: BodyTransport, reading: &Arc<Reading>) -> Self {
+        let (mut parts, mut begin) = (VecDeque::new(), 0);
+        for blob in blobs {
+            let end = begin + blob.length();
+            if let Some(inside) = range.within(begin, end) {
+                let part = FileBody::of(&blob, inside, transport).holding(blob);
+                parts.push_back(part.watched_by(Some(Arc::clone(reading))));
+            }
+            begin = end;
+        }
+        Self { parts }
+    }
+}
+
+impl http_body::Body for FilesBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        while let Some(part) = self.parts.front_mut() {
+            if !part.is_end_stream() {
+                return Pin::new(part).poll_frame(context);
+            }
+            self.parts.pop_front();
+        }
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.parts.iter().all(FileBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.parts.iter().filter_map(|part| part.size_hint().exact());
+        SizeHint::with_exact(left.sum())
+    }
 }
 
 type Waiting = Pin<Box<dyn Future<Output = (FillReader, Result<Beyond, FillError>)> + Send>>;

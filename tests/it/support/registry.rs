@@ -1,5 +1,6 @@
 //! Starts the binary and knows, at its end, whether it left anything behind.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) config: String,
     /// Variables of the environment.
     env: Vec<(String, String)>,
+    /// More words behind `serve`.
+    arguments: Vec<OsString>,
     /// HTTPS with a certificate made for it.
     tls: bool,
     /// What a shell does before it becomes the server.
@@ -46,7 +49,7 @@ struct Before {
 impl Setup {
     /// An open registry.
     pub(crate) fn open() -> Self {
-        Self { users: false, config: String::new(), env: Vec::new(), tls: false, before: None }
+        Self { users: false, config: String::new(), env: Vec::new(), arguments: Vec::new(), tls: false, before: None }
     }
 
     /// An open registry that passes reads through to the upstream's [`REPO`].
@@ -99,6 +102,12 @@ impl Setup {
     /// Sets a variable of the environment.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds a word to the command line.
+    pub(crate) fn argument(mut self, word: impl Into<OsString>) -> Self {
+        self.arguments.push(word.into());
         self
     }
 
@@ -197,6 +206,7 @@ impl Registry {
             .envs(setup.env.iter().map(|(name, value)| (name, value)))
             .args(["serve", "--config"])
             .arg(&config)
+            .args(&setup.arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
