@@ -13,7 +13,7 @@ mkdir -p "$bin"
 packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podman=podman
     dockerd=docker.io docker=docker.io containerd=containerd
     docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid
-    buildah=buildah runc=runc dnsmasq=dnsmasq-base ip=iproute2 strip=binutils mkfs.ext4=e2fsprogs
+    buildah=buildah runc=runc dnsmasq=dnsmasq-base ip=iproute2 strip=binutils mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
     setpriv=util-linux python3=python3 promtool=prometheus etcd=etcd-server kubectl=kubernetes-client)
 
 install_packages() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Take-over of what Debian's docker-registry (CNCF distribution) stored: pushed by skopeo and crane, with deletes and uploads left
 # behind, and as a pull-through cache that has a part. Copied and moved, every image pulled and compared; out again as a layout
-# that skopeo reads.
+# that skopeo reads. On XFS, where files share their bytes, neither way writes one of them again.
 source "$(dirname "$0")/harness.sh"
 
 need docker-registry skopeo crane
@@ -37,7 +37,7 @@ facts() { (cd "$1" && find . -printf '%p %U:%G %m %n %T@ %C@ %s\n' | sort && fin
 
 # The machine's disk may be fuller than a store's default allows.
 echo 'store: {reserveBytes: 0}' >"$WORK/import.yaml"
-import() { "$INTEROP_SERVER" import --json --config "$WORK/import.yaml" --data-dir "$WORK/store" "$@"; }
+import() { "$INTEROP_SERVER" import --json --config "$WORK/import.yaml" --data-dir "${STORE:-$WORK/store}" "$@"; }
 
 copy() { skopeo copy --all --preserve-digests --src-tls-verify=false --dest-tls-verify=false "$@"; }
 
@@ -120,3 +120,47 @@ make_store
 "$INTEROP_SERVER" init --data-dir "$WORK/store" >/dev/null
 import --from-oci "$WORK/layout" >"$WORK/report.json"
 same "$(jq -c '[.tags.taken, .tags.left]' "$WORK/report.json")" '[1,0]' "report of a layout"
+
+say "where the file system shares bytes (XFS): in and out without a copy"
+need mkfs.xfs
+sharing=$WORK/sharing
+mkdir "$sharing"
+truncate -s 400M "$WORK/xfs"
+mkfs.xfs -q -m reflink=1 "$WORK/xfs"
+if ! mount -o loop "$WORK/xfs" "$sharing" 2>"$WORK/mount-error"; then
+    say "left out, XFS can't be mounted: $(tr -s '\t\n' ' ' <"$WORK/mount-error")"
+    exit
+fi
+mkdir -p "$sharing/source/blobs/sha256"
+# into FILE moves it among the contents of the source and prints its digest.
+into() {
+    local sum
+    sum=$(sha256sum "$1" | cut -d' ' -f1)
+    mv "$1" "$sharing/source/blobs/sha256/$sum"
+    echo "sha256:$sum"
+}
+# A second copy of these would be seen in what the file system has left.
+readonly BYTES=$((128 << 20))
+head -c "$BYTES" /dev/urandom >"$WORK/layer"
+printf '{}' >"$WORK/config"
+layer=$(into "$WORK/layer") config=$(into "$WORK/config")
+jq -cn --arg layer "$layer" --arg config "$config" --argjson bytes "$BYTES" '{schemaVersion: 2,
+    mediaType: "application/vnd.oci.image.manifest.v1+json",
+    config: {mediaType: "application/vnd.oci.image.config.v1+json", digest: $config, size: 2},
+    layers: [{mediaType: "application/vnd.oci.image.layer.v1.tar", digest: $layer, size: $bytes}]}' >"$WORK/manifest"
+size=$(stat -c %s "$WORK/manifest") manifest=$(into "$WORK/manifest")
+jq -cn --arg manifest "$manifest" --argjson size "$size" '{schemaVersion: 2, manifests: [{digest: $manifest, size: $size,
+    mediaType: "application/vnd.oci.image.manifest.v1+json", annotations: {"org.opencontainers.image.ref.name": "team/app:v1"}}]}' \
+    >"$sharing/source/index.json"
+printf '{"imageLayoutVersion":"1.0.0"}' >"$sharing/source/oci-layout"
+free() { sync -f "$sharing" && stat -f -c '%a * %S' "$sharing" | xargs -I{} bash -c 'echo $(({}))'; }
+before=$(free)
+"$INTEROP_SERVER" init --data-dir "$sharing/store" >/dev/null
+STORE=$sharing/store import --from-oci "$sharing/source" >"$WORK/report.json"
+same "$(jq -c '[.tags.taken, .bytes, .sharedBytes]' "$WORK/report.json")" "[1,$((BYTES + 2)),$((BYTES + 2))]" "report of shared bytes"
+"$INTEROP_SERVER" export --to-oci "$sharing/layout" --data-dir "$sharing/store" >/dev/null
+taken=$((before - $(free)))
+((taken < BYTES / 4)) || fail "in and out took $taken bytes of the file system for an image of $BYTES"
+say "in and out took $taken bytes of the file system for an image of $BYTES"
+"$INTEROP_SERVER" verify --data-dir "$sharing/store" >/dev/null
+same "$(skopeo inspect --format '{{.Digest}}' "oci:$sharing/layout:team/app:v1")" "$manifest" "what came out"
