@@ -1,14 +1,15 @@
 //! Whether registries hold what a cluster needs: `d8-registry check`.
 //!
 //! Asks each registry for each item of a list, remembers what was found, and says it in the words that Deckhouse's own
-//! checker uses. Pulls manifests, and what they name only where contents are to be hashed; keeps none of it. Never writes to a
-//! registry.
+//! checker uses. Pulls manifests, and what they name only where contents are to be hashed, or a cache is to be filled
+//! (`d8-registry prefetch`); keeps none of it. Never writes to a registry.
 //!
-//! In reading order: `address`, `items` and `message` are pure; `target` is one registry; `repeated` is a check that goes on.
+//! In reading order: `address`, `items` and `message` are pure; `target` is one registry, `rate` holds back what is fetched of it; `repeated` is a check that goes on.
 
 mod address;
 mod items;
 mod message;
+mod rate;
 mod repeated;
 #[cfg(test)]
 mod scripted;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, timeout_at};
 pub use address::{InvalidRegistry, RegistryAddress};
 pub use items::{InvalidList, for_mode, parse};
 pub use message::{Finding, RegistryReport, Report};
+pub use rate::Rate;
 pub use repeated::{Pace, RepeatedCheck};
 pub use target::{Target, TargetOptions, required_by};
 
@@ -47,6 +49,9 @@ pub enum Depth {
     Layers,
     /// Every such blob is fetched and hashed.
     Content,
+    /// Every such blob lies in the cache of the d8-registry that is asked, which is in mode Proxy: what does not is fetched through
+    /// it, and hashed.
+    Cached,
 }
 
 /// The state of an item at a registry.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::address::RegistryAddress;
-use super::{Depth, InvalidList, PARALLEL};
+use super::{Depth, InvalidList, PARALLEL, Rate};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
 use crate::release::RequiredImage;
-use crate::telemetry::Metrics;
+use crate::telemetry::{CacheOutcome, Metrics};
 use crate::upstream::{
     BlobFault, Credentials, EndpointOptions, Face, ProxyVariables, Scheme, Upstream, UpstreamError, UpstreamLimits,
     UpstreamOptions, UpstreamSetupError,
@@ -23,6 +23,9 @@ use crate::values::Mode;
 
 /// How long an answer is waited for, tries included: an error is known well within the budget of a run.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a cache is asked for what has just come through it, and the pause before it is asked again.
+const NAMED_TRIES: usize = 50;
+const NAMED_PAUSE: Duration = Duration::from_millis(100);
 /// Manifests of one item; more is no image.
 const MAX_MANIFESTS: usize = 1000;
 
@@ -76,6 +79,7 @@ pub struct Target {
     upstream: Upstream,
     /// Blobs, by child, that were proven: images share most of theirs.
     proven: Mutex<HashSet<(String, Digest)>>,
+    rate: Arc<Rate>,
     /// Held while a blob is looked at, by its first byte: what several images share is fetched once.
     busy: [tokio::sync::Mutex<()>; 16],
 }
@@ -84,7 +88,7 @@ impl Target {
     /// `upstream` has to be a client of `address`.
     #[must_use]
     pub fn new(address: RegistryAddress, upstream: Upstream) -> Self {
-        Self { address, upstream, proven: Mutex::default(), busy: Default::default() }
+        Self { address, upstream, proven: Mutex::default(), rate: Arc::default(), busy: Default::default() }
     }
 
     /// A registry that was not asked yet. Blocking: reads the certificates of the system.
@@ -94,6 +98,12 @@ impl Target {
     pub fn connect(options: TargetOptions, metrics: Metrics, tasks: TaskTracker) -> Result<Self, UpstreamSetupError> {
         let upstream = options.client(metrics, tasks)?;
         Ok(Self::new(options.address, upstream))
+    }
+
+    /// The same; what is fetched for its cache is counted by `rate` and held back to it.
+    #[must_use]
+    pub fn at(self, rate: Arc<Rate>) -> Self {
+        Self { rate, ..self }
     }
 
     /// Its name in messages.
@@ -161,22 +171,59 @@ impl Target {
         if self.proven().contains(&key) {
             return Ok(());
         }
-        if depth == Depth::Content {
-            let hashed = self.upstream.verified_blob(child, blob).read_all().await;
-            hashed.map_err(|fault| match fault {
-                BlobFault::Upstream(error) => self.words("GET", child, "blobs", &blob.digest, &error),
-                BlobFault::Content(sentence) => sentence,
-            })?;
-            self.proven().insert(key);
-            return Ok(());
+        match depth {
+            Depth::Content => self.hash(child, blob).await?,
+            Depth::Cached => self.cache(child, blob).await?,
+            Depth::Manifest | Depth::Layers => self.ask_size(child, blob).await?,
         }
+        self.proven().insert(key);
+        Ok(())
+    }
+
+    async fn ask_size(&self, child: &str, blob: &Descriptor) -> Result<(), String> {
         let size = self.upstream.blob_size(child, &blob.digest, deadline()).await;
         let size = size.map_err(|error| self.words("HEAD", child, "blobs", &blob.digest, &error))?;
         if let Some(size) = size.filter(|size| *size != blob.size) {
             return Err(format!("the blob {} has {size} bytes, where its manifest says {}", blob.digest, blob.size));
         }
-        self.proven().insert(key);
         Ok(())
+    }
+
+    async fn hash(&self, child: &str, blob: &Descriptor) -> Result<(), String> {
+        let words = |fault| match fault {
+            BlobFault::Upstream(error) => self.words("GET", child, "blobs", &blob.digest, &error),
+            BlobFault::Content(sentence) => sentence,
+        };
+        let mut bytes = self.upstream.verified_blob(child, blob);
+        while let Some(piece) = bytes.chunk().await.map_err(words)? {
+            self.rate.came(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Has the registry keep the blob.
+    async fn cache(&self, child: &str, blob: &Descriptor) -> Result<(), String> {
+        if self.is_cached(child, blob).await? {
+            return Ok(());
+        }
+        self.rate.begin(blob.size).await;
+        self.hash(child, blob).await?;
+        // The last byte may be here before the content has its name there.
+        for _ in 0..NAMED_TRIES {
+            if self.is_cached(child, blob).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(NAMED_PAUSE).await;
+        }
+        Err(format!("the blob {} was passed on and is not kept: has the cache room, and can it write?", blob.digest))
+    }
+
+    async fn is_cached(&self, child: &str, blob: &Descriptor) -> Result<bool, String> {
+        let answer = self.upstream.blob_cache_word(child, &blob.digest, deadline()).await;
+        match answer.map_err(|error| self.words("HEAD", child, "blobs", &blob.digest, &error))? {
+            Some(word) => Ok(word == CacheOutcome::Hit.as_str()),
+            None => Err(format!("{} does not say what it has cached: it is no d8-registry in mode Proxy", self.name())),
+        }
     }
 
     fn proven(&self) -> MutexGuard<'_, HashSet<(String, Digest)>> {

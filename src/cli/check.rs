@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
-use self::list::List;
+pub(super) use self::list::List;
 use super::Failure;
 use crate::checker::{Check, CheckMode, Depth, Pace, RegistryAddress, RepeatedCheck, Report, Target, TargetOptions};
 use crate::config::{self, Mode, Secret, UpstreamCredentials};
@@ -100,11 +100,11 @@ fn mode() -> impl clap::builder::TypedValueParser<Value = CheckMode> {
 }
 
 /// What every client is made with.
-struct Access {
+pub(super) struct Access {
     ca: Option<String>,
     login: Login,
-    metrics: Metrics,
-    tasks: TaskTracker,
+    pub(super) metrics: Metrics,
+    pub(super) tasks: TaskTracker,
 }
 
 enum Login {
@@ -222,12 +222,12 @@ fn read(file: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("{} can't be read: {error}", file.display())))
 }
 
-fn address(flag: &str, text: &Secret) -> Result<RegistryAddress, Failure> {
+pub(super) fn address(flag: &str, text: &Secret) -> Result<RegistryAddress, Failure> {
     text.expose().parse().map_err(|error| Failure::usage(format!("{flag}: {error}")))
 }
 
 impl Access {
-    fn read(arguments: &CheckArguments) -> Result<Self, Failure> {
+    pub(super) fn read(arguments: &CheckArguments) -> Result<Self, Failure> {
         let login = match (&arguments.username, &arguments.password_file, &arguments.docker_config) {
             (Some(name), Some(file), _) => {
                 let password = read(file)?.trim_end_matches(['\r', '\n']).to_owned();
@@ -257,7 +257,7 @@ impl Access {
         client.map_err(|error| Failure::usage(with_causes(&error)))
     }
 
-    fn options(&self, address: RegistryAddress) -> Result<TargetOptions, Failure> {
+    pub(super) fn options(&self, address: RegistryAddress) -> Result<TargetOptions, Failure> {
         let credentials = self.credentials(&address)?;
         let proxy = ProxyVariables::from_environment();
         Ok(TargetOptions { address, ca: self.ca.clone(), credentials, proxy, mode: None })

@@ -20,6 +20,7 @@ mod node_config;
 mod node_proxy;
 mod own_folder;
 mod pki;
+mod prefetch;
 mod retention;
 mod schema;
 mod scrub;
@@ -50,6 +51,7 @@ pub use self::node_config::NodeConfigArguments;
 pub use self::node_proxy::NodeProxyArguments;
 pub use self::own_folder::OwnFolderArguments;
 pub use self::pki::{IssueArguments, PkiCommand};
+pub use self::prefetch::PrefetchArguments;
 pub use self::retention::{PreviewArguments, RetentionCommand};
 pub use self::scrub::ScrubArguments;
 pub use self::serve::ServeArguments;
@@ -208,6 +210,15 @@ pub enum Command {
         --registry https://registry.example.org/deckhouse --deep"
     )]
     Check(CheckArguments),
+    /// Have a Proxy fetch images into its cache ahead of who will pull them: before an upgrade, or before the upstream is cut off.
+    /// Ends with 0 if all of them are there.
+    #[command(
+        after_help = "What is cached already is not fetched again, so a run that broke off goes on.\n\nExamples:\n  \
+        d8-registry prefetch --release v1.71.0 --registry https://10.0.0.1:5001/system/deckhouse \\\n      \
+        --username ro --password-file password --ca-file ca.crt --rate 20MB\n  \
+        d8-registry prefetch --images images.txt --registry https://10.0.0.1:5001/system/deckhouse --ca-file ca.crt"
+    )]
+    Prefetch(PrefetchArguments),
     /// Make the certificates that the cluster's authority signs.
     #[command(
         after_help = "Example:\n  d8-registry pki issue --ca-cert ca.crt --ca-key ca.key --san 10.0.0.1 --out /etc/d8-registry/pki"
@@ -351,6 +362,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Bundle { command } => bundle::run(&command),
         Command::Retention { command } => retention::run(&command),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Prefetch(arguments) => prefetch::run(&arguments),
         Command::Controller(arguments) => controller::run(arguments),
         Command::Pki { command } => pki::run(command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),

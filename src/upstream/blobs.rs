@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_RANGE, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::Upstream;
@@ -13,6 +13,9 @@ use super::error::UpstreamError;
 use super::manifests::{is_head_refused, told_digest};
 use crate::oci::Digest;
 use crate::telemetry::UpstreamCause;
+
+/// Where a d8-registry in mode Proxy says where it has an answer from.
+const CACHE_WORD: HeaderName = HeaderName::from_static("d8-registry-cache");
 
 /// A part of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +95,30 @@ impl Upstream {
         deadline: Instant,
     ) -> Result<Option<u64>, UpstreamError> {
         self.rounds(child, deadline, |endpoint, deadline| Box::pin(endpoint.blob_size(child, digest, deadline))).await
+    }
+
+    /// What a d8-registry says of where it has a blob from, by HEAD: the word of `d8-registry-cache`. `None`: it says nothing of it, as
+    /// every other registry.
+    ///
+    /// Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn blob_cache_word(
+        &self,
+        child: &str,
+        digest: &Digest,
+        deadline: Instant,
+    ) -> Result<Option<String>, UpstreamError> {
+        self.rounds(child, deadline, |endpoint, deadline| {
+            Box::pin(async move {
+                let Answer { response, .. } =
+                    endpoint.ask_blob(Method::HEAD, child, digest, None, deadline.into()).await?;
+                let word = response.headers().get(CACHE_WORD).and_then(|word| word.to_str().ok());
+                Ok(word.map(str::to_owned))
+            })
+        })
+        .await
     }
 }
 

@@ -42,6 +42,7 @@ mod node_files;
 mod node_proxy;
 mod operations;
 mod pki;
+mod prefetch;
 mod proxy_blobs;
 mod proxy_lists;
 mod proxy_names;

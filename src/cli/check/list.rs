@@ -18,7 +18,7 @@ use crate::upstream::Upstream;
 const REGISTRY: &str = "deckhouse-registry";
 
 /// A list that can be made anew.
-pub(super) enum List<'a> {
+pub(in crate::cli) enum List<'a> {
     /// A file, which may change.
     File(&'a Path),
     /// What was asked for at the start.
@@ -28,14 +28,14 @@ pub(super) enum List<'a> {
 }
 
 /// The cluster, and the list of the release that was read last: it never changes.
-pub(super) struct ClusterList {
+pub(in crate::cli) struct ClusterList {
     cluster: Cluster,
     read: Option<ReleaseList>,
 }
 
 impl<'a> List<'a> {
     /// The list that the arguments mean, and what is on it now.
-    pub(super) async fn of(
+    pub(in crate::cli) async fn of(
         arguments: &'a CheckArguments,
         access: &Access,
     ) -> Result<(Self, Vec<RequiredImage>), Failure> {
