@@ -8,6 +8,9 @@ use crate::values::{MinCopies, WhenShort};
 /// After so many seconds a client pushes again that was refused.
 const RETRY: u64 = 5;
 
+/// Masters that there are at least where `replicas` is set and no list of them can be used.
+const SEVERAL: usize = 2;
+
 /// How many masters have to have a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyRules {
@@ -25,15 +28,19 @@ pub struct CopyRules {
 pub(super) async fn taken(call: &Call<'_>, repo: &RepoName, said: &[Reference]) -> Result<Option<String>, ApiError> {
     let Some(comparison) = call.comparison else { return Ok(None) };
     let (rules, masters) = (call.settings.copies, comparison.masters());
-    // Who asks for one master's own word waits for that one alone.
-    let wanted = if call.elsewhere.is_some() { rules.min.of(masters) } else { 1 };
+    // Who asks for one master's own word waits for that one alone. Where no list can be used this is one of several masters, of
+    // which no other one can be reached.
+    let wanted = if call.elsewhere.is_some() { rules.min.of(masters.unwrap_or(SEVERAL)) } else { 1 };
     let have = comparison.spread(repo, said, wanted).await;
     if have >= wanted {
         return Ok(None);
     }
     let refuses = rules.when_short == WhenShort::Refuse;
     call.metrics.push_short(refuses);
-    let words = format!("stored on {have} of {masters} masters, {wanted} were to have it");
+    let words = match masters {
+        Some(masters) => format!("stored on {have} of {masters} masters, {wanted} were to have it"),
+        None => format!("stored on {have} master, as the list of masters can't be used, {wanted} were to have it"),
+    };
     if refuses {
         let message = format!("{words} (replicas.minCopies); push again when more masters take it");
         return Err(ApiError::new(ErrorCode::Unavailable, message).retry_after(RETRY));

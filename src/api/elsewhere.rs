@@ -61,7 +61,8 @@ pub(super) async fn pass_on(
     let path = format!("/v2/{repo}/blobs/uploads/{name}");
     let headers = headers(call, elsewhere);
     if !body.is_end_stream() && call.headers.contains_key(EXPECT) {
-        let bytes = announced(call).unwrap_or_default();
+        // Empty where the client says no length, as in chunks: that is unknown, and not 0.
+        let bytes = announced(call).map(|bytes| bytes.to_string()).unwrap_or_default();
         let (target, headers) = (format!("{path}?{BYTES}={bytes}"), headers.clone());
         let question = Forwarded { method: Method::GET, target, headers: without_length(headers), body: None };
         let answer = counted(call, master.forward(question).await)?;

@@ -98,7 +98,7 @@ async fn source(
 }
 
 pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    call.view.writable()?.store().delete_manifest(repo, reference).await?;
+    call.view.writable()?.delete_manifest(repo, reference).await?;
     call.tell(repo, std::slice::from_ref(reference));
     Ok(accepted())
 }
@@ -126,12 +126,11 @@ pub(super) async fn put(
     let subject = manifest.subject.as_ref().map(|subject| subject.digest);
     let kind = manifest.kind;
     let stored = StoredManifest { digest, bytes, manifest: Arc::new(manifest) };
-    let by_digest = Reference::Digest(digest);
     let missing = call.view.writable()?.put_manifest(repo, stored, tags.clone()).await.map_err(refused)?;
-    // With a tag goes what it leads to.
-    let said: Vec<Reference> = tags.iter().cloned().map(Reference::Tag).collect();
-    let said = if said.is_empty() { std::slice::from_ref(&by_digest) } else { &said };
-    let short = copies::taken(call, repo, said).await?;
+    // The manifest is named too: where its record is lacking it is no copy, whatever is said of its tags.
+    let said: Vec<Reference> =
+        std::iter::once(Reference::Digest(digest)).chain(tags.iter().cloned().map(Reference::Tag)).collect();
+    let short = copies::taken(call, repo, &said).await?;
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::CREATED;

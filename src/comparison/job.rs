@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Comparison;
+use super::round::Compared;
 use crate::jobs::{Job, JobError, Run, Schedule};
 use crate::upstream::Upstream;
 
@@ -84,21 +85,29 @@ impl Comparison {
         });
     }
 
-    fn note(&self, peer: &Upstream, outcome: Result<usize, String>) {
-        let mut was_away = false;
+    fn note(&self, peer: &Upstream, compared: Compared) {
+        let Compared { taken, error, is_away } = compared;
+        let mut had_failed = false;
+        self.0.masters.note_away(peer.host(), is_away);
         self.0.masters.note(peer.host(), |compared| {
-            was_away = compared.error.is_some();
-            compared.error = outcome.as_ref().err().cloned();
+            had_failed = compared.error.is_some();
+            compared.error.clone_from(&error);
         });
-        match outcome {
-            Ok(0) if was_away => tracing::info!(master = peer.host(), "records are compared with another master again"),
-            Ok(0) => {}
-            // What was taken makes other sums: whether they are equal now is found out at once.
-            Ok(_) => self.0.wake.notify_one(),
-            Err(error) if !was_away => {
+        match error {
+            None if had_failed => {
+                tracing::info!(master = peer.host(), "records are compared with another master again");
+            }
+            Some(error) if !had_failed && is_away => {
                 tracing::warn!(master = peer.host(), error, "records can't be compared with another master");
             }
-            Err(_) => {}
+            Some(error) if !had_failed => {
+                tracing::warn!(master = peer.host(), error, "not all that another master has can be taken");
+            }
+            None | Some(_) => {}
+        }
+        // What was taken makes other sums: whether they are equal now is found out at once.
+        if taken > 0 {
+            self.0.wake.notify_one();
         }
     }
 }

@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,6 +59,8 @@ struct Inner {
     taken: AtomicU64,
     refused: AtomicU64,
     bytes: AtomicU64,
+    /// Places of orders to other masters.
+    orders: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -89,6 +91,7 @@ impl Comparison {
             taken: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            orders: Arc::new(Semaphore::new(telling::ORDERS)),
             tasks,
             stop,
         }))

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::time::Instant as Deadline;
 
 use super::Comparison;
+use super::taking::Outcome;
 use super::text::{bucket_path, bucket_sums, records, repositories};
+use crate::clock::Timestamp;
 use crate::mode::{Local, Moved};
 use crate::oci::RepoName;
 use crate::store::{BUCKETS, RepositorySum, Sum};
@@ -34,26 +36,56 @@ const MANY: u64 = 100;
 /// Between two lines of a round that goes on.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
 
+/// What came of one comparison.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    /// Records that count here now.
+    pub(super) taken: usize,
+    /// Why not all is the same, a sentence.
+    pub(super) error: Option<String>,
+    /// The master did not answer.
+    pub(super) is_away: bool,
+}
+
 impl Comparison {
-    /// Compares with one master and takes what counts here; says how many records.
+    /// Compares with one master and takes what counts here.
+    pub(super) async fn compare(&self, local: &Local, peer: &Upstream) -> Compared {
+        let Some(own) = self.0.store.records_sum() else {
+            return Compared { error: Some("the records here are not read yet".to_owned()), ..Compared::default() };
+        };
+        let began = crate::clock::now();
+        let told = match self.ask(peer, "/records", Sum::LENGTH).await {
+            Ok(told) => told,
+            Err(error) => return Compared { error: Some(error), is_away: true, ..Compared::default() },
+        };
+        let mut outcome = Outcome::default();
+        let compared = self.compare_told(local, peer, (own, &told), began, &mut outcome).await;
+        Compared { taken: outcome.taken, error: compared.err(), is_away: false }
+    }
+
+    /// Compares the sum here with the one that the master `told` of.
     ///
     /// # Errors
     /// A sentence.
-    pub(super) async fn compare(&self, local: &Local, peer: &Upstream) -> Result<usize, String> {
-        let Some(own) = self.0.store.records_sum() else { return Err("the records here are not read yet".to_owned()) };
-        let began = crate::clock::now();
-        let told = self.ask(peer, "/records", Sum::LENGTH).await?;
+    async fn compare_told(
+        &self,
+        local: &Local,
+        peer: &Upstream,
+        (own, told): (Sum, &Told),
+        began: Timestamp,
+        outcome: &mut Outcome,
+    ) -> Result<(), String> {
         let ended = crate::clock::now();
-        self.note_clock(peer, &told, began.as_millis().midpoint(ended.as_millis()));
+        self.note_clock(peer, told, began.as_millis().midpoint(ended.as_millis()));
         let theirs = Sum::of_bytes(&told.bytes).ok_or("it told something that is no sum")?;
         if own == theirs {
             self.0.masters.note(peer.host(), |compared| {
                 compared.equal = Some(ended);
                 (compared.repositories, compared.records) = (0, 0);
             });
-            return Ok(0);
+            return Ok(());
         }
-        self.compare_repositories(local, peer).await
+        self.compare_repositories(local, peer, outcome).await
     }
 
     async fn ask(&self, peer: &Upstream, path: &str, most: usize) -> Result<Told, String> {
@@ -67,35 +99,34 @@ impl Comparison {
         }
     }
 
-    async fn compare_repositories(&self, local: &Local, peer: &Upstream) -> Result<usize, String> {
+    /// One that fails keeps no other one away.
+    async fn compare_repositories(&self, local: &Local, peer: &Upstream, outcome: &mut Outcome) -> Result<(), String> {
         let told = self.ask(peer, "/records/repositories", LIST_BYTES).await?;
         let theirs = repositories(&String::from_utf8_lossy(&told.bytes)).ok_or("it told no list of repositories")?;
         let own: BTreeMap<RepoName, RepositorySum> = self.0.store.repository_sums().into_iter().collect();
         let is_other = |(repo, sum): &(RepoName, RepositorySum)| own.get(repo).is_none_or(|own| own.sum != sum.sum);
         let differ: Vec<(RepoName, RepositorySum)> = theirs.into_iter().filter(is_other).collect();
         let mut progress = Progress::begin(self, peer, &differ);
-        let (mut taken, mut failed) = (0, None);
+        let mut failed = None;
         for (repo, sum) in differ {
-            match self.compare_repository(local, peer, &repo, sum.records).await {
-                Ok(more) => taken += more,
-                Err(error) => {
-                    tracing::info!(repository = %repo, master = peer.host(), error, "records of another master are not taken yet");
-                    failed = Some(error);
-                }
+            let compared = self.compare_repository(local, peer, (&repo, sum.records), outcome).await;
+            if let Some(error) = compared.err().or_else(|| outcome.failed.take()) {
+                tracing::info!(repository = %repo, master = peer.host(), error, "records of another master are not taken yet");
+                failed = Some(error);
             }
             progress.advance(self, peer, sum.records);
         }
         progress.end(peer, failed.as_deref());
-        failed.map_or(Ok(taken), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     async fn compare_repository(
         &self,
         local: &Local,
         peer: &Upstream,
-        repo: &RepoName,
-        count: usize,
-    ) -> Result<usize, String> {
+        (repo, count): (&RepoName, usize),
+        outcome: &mut Outcome,
+    ) -> Result<(), String> {
         let all: Vec<u8> = (0..=u8::MAX).collect();
         let differ = if count <= FEW {
             all
@@ -110,7 +141,7 @@ impl Comparison {
                 .collect()
         };
         let buckets_at_once = (AT_ONCE * BUCKETS / count.max(1)).clamp(1, BUCKETS);
-        let (moved, mut taken) = (Moved::default(), 0);
+        let moved = Moved::default();
         for buckets in differ.chunks(buckets_at_once) {
             if self.0.stop.is_cancelled() {
                 return Err("the server is shutting down".to_owned());
@@ -119,9 +150,9 @@ impl Comparison {
             let told = self.ask(peer, &path, RECORDS_BYTES).await?;
             let records =
                 records(&String::from_utf8_lossy(&told.bytes)).ok_or("it told something that is no record")?;
-            taken += self.take_all(local, repo, records, peer, &moved).await?.taken.len();
+            self.take_all(local, repo, records, peer, &moved, outcome).await?;
         }
-        Ok(taken)
+        Ok(())
     }
 }
 

@@ -48,6 +48,8 @@ struct Known {
     compared: ComparedMaster,
     /// A comparison runs.
     is_busy: bool,
+    /// It did not answer the last time.
+    is_away: bool,
     told: Option<Instant>,
 }
 
@@ -77,9 +79,16 @@ impl Masters {
         self.change(host, |known| note(&mut known.compared));
     }
 
-    /// Whether the last comparison with one of these hosts, or any before, came to no end.
+    /// Notes whether one answers.
+    pub(super) fn note_away(&self, host: &str, is_away: bool) {
+        self.change(host, |known| known.is_away = is_away);
+    }
+
+    /// Whether one of these hosts did not answer the last time. One that answers, and of which something can't be taken, is not
+    /// away.
     pub(super) fn are_some_away(&self, hosts: &[String]) -> bool {
-        self.of(hosts).iter().any(|compared| compared.error.is_some())
+        let known = self.lock();
+        hosts.iter().any(|host| known.get(host).is_some_and(|known| known.is_away))
     }
 
     /// Whether refused clocks of a master are to be told now.
@@ -100,5 +109,22 @@ impl Masters {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_of_which_something_can_not_be_taken_is_not_away() {
+        let (masters, hosts) = (Masters::default(), ["a".to_owned(), "b".to_owned()]);
+        assert!(!masters.are_some_away(&hosts));
+        masters.note("a", |compared| compared.error = Some("no room".to_owned()));
+        assert!(!masters.are_some_away(&hosts));
+        masters.note_away("b", true);
+        assert!(masters.are_some_away(&hosts) && !masters.are_some_away(&hosts[..1]));
+        masters.note_away("b", false);
+        assert!(!masters.are_some_away(&hosts));
     }
 }

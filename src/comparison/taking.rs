@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::Comparison;
 use super::text::records;
-use crate::mode::{Closure, Local, Moved};
+use crate::mode::{Brought, Closure, Local, ModeError, Moved};
 use crate::oci::{Digest, Reference, RepoName};
-use crate::store::{FARTHEST_AHEAD, Record, TakenRecords};
-use crate::telemetry::{UpstreamCause, with_causes};
+use crate::store::{FARTHEST_AHEAD, Record, StoreError};
+use crate::telemetry::with_causes;
 use crate::upstream::Upstream;
 
-/// Manifests whose records are taken with one sync.
+/// Manifests, or deletions, whose records are taken with one sync: a repository's pushes wait for no more.
 const AT_ONCE: usize = 32;
 
 /// Longest wait for a record.
@@ -62,6 +62,23 @@ impl Taking {
     }
 }
 
+/// What came of records of another master, as they are taken.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Those that count here now.
+    pub(super) taken: usize,
+    /// Their clock is too far ahead.
+    refused: usize,
+    /// The manifest that they name is not to be had.
+    lacking: usize,
+    /// A part of the image that they name was deleted here, and later than it was pushed there.
+    partial: usize,
+    /// Why something did not come, a sentence; the last reason of several.
+    pub(super) failed: Option<String>,
+    /// The store is full: deletions alone are taken from now on.
+    is_full: bool,
+}
+
 impl Comparison {
     /// Takes what the master `from` has said last of a tag or a manifest, with all that it names. It goes on whoever waits.
     #[must_use]
@@ -87,17 +104,16 @@ impl Comparison {
 
     async fn take_one(&self, repo: &RepoName, of: &Reference, from: &Upstream, moved: &Moved) -> Result<(), String> {
         let Some(local) = (self.0.local)() else { return Err("mode Local rests on that master".to_owned()) };
+        if !self.0.store.records_are_kept() {
+            return Err("no records are kept on that master".to_owned());
+        }
         let mut wanted = vec![of.clone()];
         let mut told = Vec::new();
         while let Some(of) = wanted.pop() {
             let path = format!("/v2/{repo}/records/of/{of}");
             let answer = from.told(&path, LONGEST_RECORD, Instant::now() + PATIENCE).await;
-            let answer = match answer {
-                Ok(answer) => answer.bytes,
-                // Something else was said of it meanwhile, and forgotten.
-                Err(error) if error.cause() == UpstreamCause::NotFound && error.is_registrys_own() => continue,
-                Err(error) => return Err(with_causes(&error)),
-            };
+            // Without a record nothing can be taken: a 404 is no reason to count as one that has it.
+            let answer = answer.map_err(|error| with_causes(&error))?.bytes;
             let records = records(&String::from_utf8_lossy(&answer)).ok_or("it told something that is no record")?;
             if records.iter().any(|record| *record.of() != of) {
                 return Err("it told of something else".to_owned());
@@ -107,15 +123,22 @@ impl Comparison {
             }
             told.extend(records);
         }
-        let outcome = self.take_all(&local, repo, told, from, moved).await?;
-        match (outcome.refused, outcome.lacking.len()) {
-            (0, 0) => Ok(()),
-            (0, _) => Err("the manifest is not to be had".to_owned()),
-            (_, _) => Err("its clock is more than 24 hours ahead".to_owned()),
+        let mut outcome = Outcome::default();
+        self.take_all(&local, repo, told, from, moved, &mut outcome).await?;
+        match outcome {
+            Outcome { failed: Some(why), .. } => Err(why),
+            Outcome { refused: 1.., .. } => Err("its clock is more than 24 hours ahead".to_owned()),
+            Outcome { lacking: 1.., .. } => Err("the manifest is not to be had".to_owned()),
+            Outcome { partial: 1.., .. } => Err("a part of it was deleted there, and later".to_owned()),
+            Outcome { .. } => Ok(()),
         }
     }
 
-    /// Takes those of the records that count here, as far as what they name can be had.
+    /// Takes those of the records that count here, as far as what they name can be had. What does not come keeps nothing else away;
+    /// but behind one for which there is no room deletions alone are taken.
+    ///
+    /// # Errors
+    /// Of the own store, a sentence. What came until then counts in `outcome`.
     pub(super) async fn take_all(
         &self,
         local: &Local,
@@ -123,18 +146,19 @@ impl Comparison {
         records: Vec<Record>,
         from: &Upstream,
         moved: &Moved,
-    ) -> Result<TakenRecords, String> {
+        outcome: &mut Outcome,
+    ) -> Result<(), String> {
         let store = &self.0.store;
         let wall = crate::clock::now();
         let is_ahead = |record: &Record| record.wall().since(wall).is_some_and(|ahead| ahead > FARTHEST_AHEAD);
         let (ahead, records): (Vec<_>, Vec<_>) = records.into_iter().partition(is_ahead);
-        let mut outcome = TakenRecords { refused: ahead.len(), ..TakenRecords::default() };
+        outcome.refused += ahead.len();
         self.note_refused(from, ahead.len());
         let later = async |records| store.later_records(repo, records).await.map_err(|error| with_causes(&error));
         let (deleted, there): (Vec<_>, Vec<_>) =
             later(records).await?.into_iter().partition(|record| record.target().is_none());
-        if !deleted.is_empty() {
-            self.take_ready(repo, deleted, &mut outcome).await?;
+        for deleted in deleted.chunks(AT_ONCE) {
+            self.take_ready(repo, deleted.to_vec(), outcome).await?;
         }
         let mut by_target: BTreeMap<Digest, Vec<Record>> = BTreeMap::new();
         for record in later(there).await? {
@@ -142,44 +166,44 @@ impl Comparison {
                 by_target.entry(target).or_default().push(record);
             }
         }
-        let (mut ready, mut failed) = (Vec::new(), None);
-        let mut waiting = 0;
+        let (mut ready, mut waiting) = (Vec::new(), 0);
         for (digest, records) in by_target {
+            if outcome.is_full {
+                break;
+            }
             let before = moved.bytes();
             let said = records.iter().reduce(|one, other| if other.is_later(one) { other } else { one });
             let brought = local.bring_image(Closure { repo, digest, said, from }, moved).await;
             self.0.bytes.fetch_add(moved.bytes().saturating_sub(before), Ordering::Relaxed);
             match brought {
-                Ok(true) => {
+                // Where nothing came a record may say by now that it was deleted: the store decides.
+                Ok(brought) => {
+                    outcome.partial += usize::from(brought == Brought::Partly);
                     ready.extend(records);
                     waiting += 1;
                 }
-                // A record may say by now that it was deleted: the store decides.
-                Ok(false) => ready.extend(records),
-                Err(error) => failed = Some(with_causes(&error)),
+                Err(error) => {
+                    outcome.is_full |= matches!(error, ModeError::Store(StoreError::Full(_)));
+                    outcome.failed = Some(with_causes(&error));
+                }
             }
             if waiting >= AT_ONCE {
                 waiting = 0;
-                self.take_ready(repo, std::mem::take(&mut ready), &mut outcome).await?;
+                self.take_ready(repo, std::mem::take(&mut ready), outcome).await?;
             }
         }
-        self.take_ready(repo, ready, &mut outcome).await?;
-        failed.map_or(Ok(outcome), Err)
+        self.take_ready(repo, ready, outcome).await
     }
 
-    async fn take_ready(
-        &self,
-        repo: &RepoName,
-        records: Vec<Record>,
-        outcome: &mut TakenRecords,
-    ) -> Result<(), String> {
+    async fn take_ready(&self, repo: &RepoName, records: Vec<Record>, outcome: &mut Outcome) -> Result<(), String> {
         if records.is_empty() {
             return Ok(());
         }
         let taken = self.0.store.take_records(repo, records).await.map_err(|error| with_causes(&error))?;
         self.0.taken.fetch_add(taken.taken.len() as u64, Ordering::Relaxed);
-        outcome.taken.extend(taken.taken);
-        outcome.lacking.extend(taken.lacking);
+        outcome.taken += taken.taken.len();
+        outcome.lacking += taken.lacking.len();
+        outcome.refused += taken.refused;
         Ok(())
     }
 

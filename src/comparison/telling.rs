@@ -1,5 +1,6 @@
 //! Another master is asked to take what was said here, and tells how far it is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -15,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who moves nothing for so long is not waited for.
 pub(super) const STILL: Duration = Duration::from_secs(20);
+
+/// Orders that are given at once, to all masters together. A push that finds no place counts as one that was not taken.
+pub(super) const ORDERS: usize = 512;
 
 /// Another master does not have it, as far as is known here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,10 +76,10 @@ impl Comparison {
         }
     }
 
-    /// Masters that are listed, this one too.
+    /// Masters that are listed, this one too; `None`: no list was ever in force, although there is to be one.
     #[must_use]
-    pub fn masters(&self) -> usize {
-        self.0.replicas.peers().len() + 1
+    pub fn masters(&self) -> Option<usize> {
+        self.0.replicas.masters()
     }
 
     /// Tells all other masters that something was said here of tags or manifests. Best effort: who does not hear it finds it in the
@@ -104,8 +108,15 @@ impl Comparison {
         let masters = self.0.replicas.peers();
         let (sender, outcomes) = mpsc::channel(masters.len().max(1));
         for master in masters {
+            let Ok(place) = Arc::clone(&self.0.orders).try_acquire_owned() else {
+                tracing::debug!(%repo, master = master.host(), "too much is told at once: the comparison finds it");
+                // There is room for one of each.
+                let _ = sender.try_send(false);
+                continue;
+            };
             let (comparison, repo, all, sender) = (self.clone(), repo.clone(), all.to_vec(), sender.clone());
             self.0.tasks.spawn(async move {
+                let _place = place;
                 let stop = comparison.0.stop.clone();
                 let told = async {
                     for of in &all {

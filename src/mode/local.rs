@@ -2,13 +2,15 @@
 
 mod closure;
 mod image;
+mod latest;
 mod movement;
 mod read_through;
 
 use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 
-pub use self::image::{Closure, Moved};
+pub use self::image::{Brought, Closure, Moved};
+use self::latest::latest_of;
 use self::movement::Movement;
 use self::read_through::{Purpose, ReadThrough, may_be_elsewhere};
 use super::{BlobRequest, ModeError, Provenance, Served, ServedBlob, ServedManifest};
@@ -136,31 +138,52 @@ impl Local {
         lack: StoreError,
     ) -> Result<Served<ServedManifest>, ModeError> {
         let Some(through) = self.beyond().filter(|_| may_be_elsewhere(&lack)) else { return Err(lack.into()) };
-        let digest = match reference {
-            Reference::Digest(digest) => *digest,
-            Reference::Tag(tag) => match self.store.verified_tag(repo, tag).await? {
-                Some(tag) => tag.digest,
-                None => match self.tag_elsewhere(repo, tag).await? {
-                    Some(digest) => digest,
-                    None => return Err(lack.into()),
-                },
-            },
+        let tag = match reference {
+            Reference::Digest(digest) => return through.manifest(repo, *digest, lack).await,
+            Reference::Tag(tag) => tag,
         };
-        through.manifest(repo, digest, lack).await
+        let digest = match self.store.verified_tag(repo, tag).await? {
+            Some(tag) => Some(tag.digest),
+            None => self.target_of(repo, reference).await?,
+        };
+        match digest {
+            // What it leads to may have come meanwhile.
+            Some(digest) => Box::pin(self.manifest(repo, &Reference::Digest(digest))).await,
+            None => Err(lack.into()),
+        }
     }
 
-    /// Where a tag leads of which nothing was said here, by what the other masters say of it; `None`: it is deleted, or nobody
-    /// who answers knows it.
-    async fn tag_elsewhere(&self, repo: &RepoName, tag: &Tag) -> Result<Option<Digest>, ModeError> {
+    /// Where a tag leads that was not here a moment ago: by what was said of it here since then, or else, if nothing ever was, by
+    /// what the other masters say of it. `None`: it is deleted, or nobody who answers knows it.
+    async fn target_of(&self, repo: &RepoName, tag: &Reference) -> Result<Option<Digest>, ModeError> {
+        let said = match self.store.record(repo, tag).await? {
+            Some(said) => Some(said),
+            None => self.told_elsewhere(repo, tag).await?,
+        };
+        Ok(said.and_then(|said| said.target()))
+    }
+
+    /// The latest record of a tag or a manifest by what the other masters say of it; `None`: nobody who answers knows it.
+    async fn told_elsewhere(&self, repo: &RepoName, of: &Reference) -> Result<Option<Record>, ModeError> {
         let Some(through) = self.beyond() else { return Ok(None) };
-        if self.store.record(repo, &Reference::Tag(tag.clone())).await?.is_some() {
-            return Ok(None);
+        let lines = through.replicas().told_of(repo, of).await?;
+        Ok(latest_of(lines.iter().map(String::as_str), of, crate::clock::now()))
+    }
+
+    /// Deletes a tag, or a manifest with the tags that lead to it. What is not here and is at another master by that one's word is
+    /// said to be deleted, later than that: it goes there, and does not come here.
+    ///
+    /// # Errors
+    /// [`StoreError::ManifestUnknown`]: it is neither here nor at a master that answers. One has too much to do to answer, or of
+    /// the store.
+    pub async fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), ModeError> {
+        match self.store.delete_manifest(repo, reference).await {
+            Err(lack @ StoreError::ManifestUnknown) => match self.told_elsewhere(repo, reference).await? {
+                Some(told) if told.target().is_some() => Ok(self.store.delete_told(repo, told).await?),
+                _ => Err(lack.into()),
+            },
+            outcome => Ok(outcome?),
         }
-        let lines = through.replicas().told_of_tag(repo, tag).await?;
-        let records = lines.iter().filter_map(|line| line.parse::<Record>().ok());
-        let of_tag = records.filter(|record| *record.of() == Reference::Tag(tag.clone()));
-        let latest = of_tag.reduce(|one, other| if other.is_later(&one) { other } else { one });
-        Ok(latest.and_then(|record| record.target()))
     }
 
     /// Fetches a content again that was stored in a repository and counts as absent; ends when it is there or could not be had.

@@ -82,6 +82,8 @@ pub(super) struct Identity {
 /// The masters of a list.
 #[derive(Debug, Default)]
 pub(super) struct Group {
+    /// A list was read, whoever stands in it.
+    pub(super) is_listed: bool,
     /// Of all masters, this one too.
     pub(super) addresses: Addresses,
     /// This one, if it is in the list.
@@ -164,7 +166,7 @@ impl Group {
             )
         });
         let expiry = Some(identity.certificate.not_after());
-        Ok(Self { addresses, own, peers, warning, expiry, made_of: identity.made_of })
+        Ok(Self { is_listed: true, addresses, own, peers, warning, expiry, made_of: identity.made_of })
     }
 }
 

@@ -126,6 +126,14 @@ impl Replicas {
         !self.0.group.load().peers.is_empty()
     }
 
+    /// Masters that are listed, this one too; `None`: files are named, and no list was ever in force.
+    #[must_use]
+    pub fn masters(&self) -> Option<usize> {
+        let group = self.0.group.load();
+        let is_unknown = self.lock_watched().files().is_some() && !group.is_listed;
+        (!is_unknown).then_some(group.peers.len() + 1)
+    }
+
     /// Ends when other masters are in force than at the last call. For one who waits. Safe to drop.
     pub async fn changed(&self) {
         self.0.followed.notified().await;

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Replicas;
 use crate::fetch::SingleFlight;
-use crate::oci::{Digest, Reference, RepoName, Tag};
+use crate::oci::{Digest, Reference, RepoName};
 use crate::telemetry::{Metrics, PeersAnswer, UpstreamCause, with_causes};
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -44,17 +44,22 @@ type Outcome = Result<Option<Holder>, UpstreamError>;
 /// The question, and the masters that are not asked.
 type Question = (RepoName, Wanted, Vec<String>);
 
+/// What the others said of a tag or a manifest: a line of each that knows it.
+type Lines = Result<Vec<String>, UpstreamError>;
+
 /// The questions under way.
 #[derive(Debug)]
 pub(super) struct Questions {
     running: SingleFlight<Question, Outcome>,
+    told: SingleFlight<(RepoName, Reference), Lines>,
     metrics: Metrics,
     tasks: TaskTracker,
 }
 
 impl Questions {
     pub(super) fn new(metrics: Metrics, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { running: SingleFlight::new(tasks.clone(), stop), metrics, tasks }
+        let told = SingleFlight::new(tasks.clone(), stop.clone());
+        Self { running: SingleFlight::new(tasks.clone(), stop), told, metrics, tasks }
     }
 }
 
@@ -79,7 +84,7 @@ impl Replicas {
             return Ok(None);
         }
         let out = except.iter().map(|holder| holder.master.host().to_owned()).collect();
-        let Questions { running, metrics, tasks } = &self.0.questions;
+        let Questions { running, metrics, tasks, .. } = &self.0.questions;
         let key = (repo.clone(), wanted, out);
         let ask = || {
             let (metrics, tasks, name, peers) = (metrics.clone(), tasks.clone(), repo.clone(), peers.clone());
@@ -99,36 +104,59 @@ impl Replicas {
 }
 
 impl Replicas {
-    /// What the other masters have said of a tag that nothing is known of here: a line of each that knows it, within 3 s. One
-    /// question to each. Safe to drop.
+    /// What the other masters have said last of a tag or a manifest: a line of each that knows it, within 3 s. One question to
+    /// each, shared by all who ask the same at once; what nobody knew before one of them came is asked for once more. Safe to
+    /// drop: the questions go on.
     ///
     /// # Errors
     /// Nobody knows it, and one has too much to do to answer (429, 503): it may.
-    pub async fn told_of_tag(&self, repo: &RepoName, tag: &Tag) -> Result<Vec<String>, UpstreamError> {
-        let deadline = Instant::now() + PATIENCE;
-        let path = format!("/v2/{repo}/records/of/{tag}");
+    pub async fn told_of(&self, repo: &RepoName, of: &Reference) -> Result<Vec<String>, UpstreamError> {
         let peers = self.peers();
-        let asked = peers.iter().map(|peer| peer.told(&path, LONGEST_RECORD, deadline));
-        let (mut lines, mut busy, mut answer) = (Vec::new(), None, PeersAnswer::Absent);
-        for outcome in futures_util::future::join_all(asked).await {
-            match outcome {
-                Ok(told) => lines.push(String::from_utf8_lossy(&told.bytes).trim_end().to_owned()),
-                Err(error) if error.cause() == UpstreamCause::NotFound && error.is_registrys_own() => {}
-                Err(error) => {
-                    tracing::debug!(%repo, %tag, error = with_causes(&error), "a master gave no answer");
-                    answer = PeersAnswer::Unanswered;
-                    if matches!(error.status(), Some(429 | 503)) {
-                        busy = Some(error);
-                    }
+        if peers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Questions { told, metrics, .. } = &self.0.questions;
+        let key = (repo.clone(), of.clone());
+        let ask = || {
+            let (metrics, (repo, of), peers) = (metrics.clone(), key.clone(), peers.clone());
+            async move {
+                let (answer, lines) = ask_all_of(&peers, &repo, &of).await;
+                metrics.peers_answer(answer);
+                lines
+            }
+        };
+        let lines = match told.join(key.clone(), ask).await {
+            // It was asked before this caller came: what was said since then was not seen.
+            (Some(Ok(lines)), false) if lines.is_empty() => told.join(key.clone(), ask).await.0,
+            (lines, _) => lines,
+        };
+        lines.unwrap_or_else(|| Ok(Vec::new()))
+    }
+}
+
+/// Asks all of them for what they have said last of a tag or a manifest.
+async fn ask_all_of(peers: &[Upstream], repo: &RepoName, of: &Reference) -> (PeersAnswer, Lines) {
+    let deadline = Instant::now() + PATIENCE;
+    let path = format!("/v2/{repo}/records/of/{of}");
+    let asked = peers.iter().map(|peer| peer.told(&path, LONGEST_RECORD, deadline));
+    let (mut lines, mut busy, mut answer) = (Vec::new(), None, PeersAnswer::Absent);
+    for outcome in futures_util::future::join_all(asked).await {
+        match outcome {
+            Ok(told) => lines.push(String::from_utf8_lossy(&told.bytes).trim_end().to_owned()),
+            Err(error) if error.cause() == UpstreamCause::NotFound && error.is_registrys_own() => {}
+            Err(error) => {
+                tracing::debug!(%repo, %of, error = with_causes(&error), "a master gave no answer");
+                answer = PeersAnswer::Unanswered;
+                if matches!(error.status(), Some(429 | 503)) {
+                    busy = Some(error);
                 }
             }
         }
-        let is_known = !lines.is_empty();
-        self.0.questions.metrics.peers_answer(if is_known { PeersAnswer::Found } else { answer });
-        match busy {
-            Some(error) if !is_known => Err(error),
-            _ => Ok(lines),
-        }
+    }
+    match busy {
+        Some(error) if lines.is_empty() => (answer, Err(error)),
+        _ if lines.is_empty() => (answer, Ok(lines)),
+        _ => (PeersAnswer::Found, Ok(lines)),
     }
 }
 
@@ -274,6 +302,39 @@ mod tests {
         let (early, late) = tokio::join!(early, late);
         assert!(early.unwrap().is_none());
         assert_eq!(late.unwrap().map(|holder| holder.size), Some(Some(7)));
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_for_the_same_tag_at_once_share_one_question_to_each_master() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+        let questions = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let asked = std::sync::Arc::clone(&questions);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                goes_on.recv().unwrap();
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nline\n";
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        let (metrics, tasks) = (Metrics::new().unwrap(), TaskTracker::new());
+        let replicas = Replicas::new(None, metrics, tasks, CancellationToken::new());
+        replicas.0.group.store(std::sync::Arc::new(Group::of(vec![self::asked(host)])));
+        let (repo, tag): (RepoName, Reference) = ("a".parse().unwrap(), "v1".parse().unwrap());
+        let mut all: Vec<_> = (0..20).map(|_| Box::pin(replicas.told_of(&repo, &tag))).collect();
+        for one in &mut all {
+            assert!(futures_util::poll!(one).is_pending());
+        }
+        // Whoever asks a second question waits for a second word.
+        go_on.send(()).unwrap();
+        for lines in futures_util::future::join_all(all).await {
+            assert_eq!(lines.unwrap(), ["line"]);
+        }
+        assert_eq!(questions.load(std::sync::atomic::Ordering::SeqCst), 1);
     }
 
     #[tokio::test]

@@ -21,6 +21,12 @@ impl Store {
         self.0.manifests.records.keep()
     }
 
+    /// Whether records are kept.
+    #[must_use]
+    pub fn records_are_kept(&self) -> bool {
+        self.0.manifests.records.are_kept()
+    }
+
     /// Reads the records of all repositories and holds them against the tree, each once in the life of the process; says whether it
     /// came to the end before `stop` was cancelled.
     ///

@@ -147,4 +147,14 @@ impl Store {
         let (manifests, repo, reference) = (Arc::clone(&self.0.manifests), repo.clone(), reference.clone());
         self.0.contents.change(move || manifests.delete_manifest(&repo, &reference)).await
     }
+
+    /// Says that what another master has `told` of is deleted, later than that: a tag, or a manifest with the tags that lead to it,
+    /// which is not here. Durable when it answers. Runs to its end even if the caller is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::ManifestUnknown`]: something later is known of it, or no records are kept. Of the disk.
+    pub async fn delete_told(&self, repo: &RepoName, told: Record) -> Result<(), StoreError> {
+        let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
+        self.0.contents.change(move || manifests.delete_told(&repo, &told)).await
+    }
 }

@@ -12,7 +12,6 @@ use tokio::time::timeout;
 
 use super::Local;
 use super::movement::Movement;
-use super::read_through::{Purpose, followed, may_be_elsewhere};
 use crate::mode::ModeError;
 use crate::oci::{Digest, Reference, RepoName};
 use crate::store::{StoreError, StoredManifest};
@@ -104,14 +103,7 @@ impl Local {
         let outcome = if is_manifest {
             self.manifest(repo, &Reference::Digest(digest)).await.map(drop)
         } else {
-            match self.store.blob(repo, digest).await {
-                Ok(_) => Ok(()),
-                Err(lack) if may_be_elsewhere(&lack) => match through.blob(repo, digest, Purpose::Stored, lack).await {
-                    Ok(served) => followed(served.value, |_| movement.moved()).await,
-                    Err(error) => Err(error),
-                },
-                Err(error) => Err(error.into()),
-            }
+            through.store_blob(repo, digest, |_| movement.moved()).await
         };
         match outcome {
             // A manifest is there also while something that it names is not.

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::{Duration, Instant};
 
 use super::Local;
-use super::read_through::{Purpose, ReadThrough, followed};
+use super::latest::latest_of;
+use super::read_through::ReadThrough;
 use crate::mode::ModeError;
 use crate::mode::relay::manifest_error;
 use crate::oci::{Digest, Manifest, Reference, RepoName};
@@ -20,6 +21,9 @@ const MANIFEST_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Longest manifest in bytes that is taken from another master: above every accepted `manifests.maxBytes` that makes sense.
 const MANIFEST_BYTES: usize = 64 << 20;
+
+/// Longest record in bytes.
+const RECORD_BYTES: usize = 1024;
 
 /// Deepest index within an index that is followed.
 const DEEPEST: usize = 8;
@@ -54,15 +58,25 @@ pub struct Closure<'a> {
     pub from: &'a Upstream,
 }
 
+/// What is here of an image that was brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// All that its own master has.
+    Whole,
+    /// The same without something that was deleted here, later than it was pushed there.
+    Partly,
+    /// No manifest: its own master has it no more, or it was deleted here, and later.
+    Nothing,
+}
+
 impl Local {
     /// Fetches what this store lacks of a manifest and all that it references, and last the manifest. What the master that it is
-    /// of lacks itself is left out. `false`: that master has the manifest no more. Bytes that come are counted in `moved`. Safe
-    /// to drop: what has come stays.
+    /// of lacks itself is left out. Bytes that come are counted in `moved`. Safe to drop: what has come stays.
     ///
     /// # Errors
     /// Why something did not come.
-    pub async fn bring_image(&self, closure: Closure<'_>, moved: &Moved) -> Result<bool, ModeError> {
-        let Some(through) = self.beyond() else { return Ok(false) };
+    pub async fn bring_image(&self, closure: Closure<'_>, moved: &Moved) -> Result<Brought, ModeError> {
+        let Some(through) = self.beyond() else { return Ok(Brought::Nothing) };
         let bringing = Bringing { local: self, through, closure, moved };
         bringing.manifest(closure.digest, closure.said, DEEPEST, &mut HashSet::new()).await
     }
@@ -82,38 +96,77 @@ impl Bringing<'_> {
         said: Option<&'b Record>,
         depth: usize,
         seen: &'b mut HashSet<Digest>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<bool, ModeError>> + Send + 'b>> {
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Brought, ModeError>> + Send + 'b>> {
         Box::pin(async move {
             let Closure { repo, .. } = self.closure;
             if !seen.insert(digest) {
-                return Ok(true);
+                return Ok(Brought::Whole);
             }
             let reference = Reference::Digest(digest);
             let (stored, is_new) = match self.local.store.manifest(repo, &reference).await {
                 Ok(stored) => (stored, false),
                 Err(StoreError::ManifestUnknown | StoreError::Io { .. }) => match self.fetched(digest).await? {
                     Some(stored) => (stored, true),
-                    None => return Ok(false),
+                    None => return Ok(Brought::Nothing),
                 },
                 Err(error) => return Err(error.into()),
             };
-            for blob in stored.manifest.required_blobs() {
-                if seen.insert(blob.digest) {
-                    self.blob(blob.digest).await?;
-                }
-            }
-            for child in stored.manifest.manifests.iter().filter(|_| depth > 0) {
-                self.manifest(child.digest, None, depth - 1, seen).await?;
-            }
+            let brought = self.bring_references(&stored.manifest, depth, seen).await?;
             if is_new {
                 match self.local.store.put_fetched_manifest(repo, stored, said.cloned()).await {
                     // Deleted here, and later than what the other one said.
-                    Err(StoreError::ManifestUnknown) => return Ok(false),
+                    Err(StoreError::ManifestUnknown) => return Ok(Brought::Nothing),
                     outcome => outcome?,
                 }
             }
-            Ok(true)
+            Ok(brought)
         })
+    }
+
+    /// What a manifest references, whole or without what was deleted here.
+    async fn bring_references(
+        &self,
+        manifest: &Manifest,
+        depth: usize,
+        seen: &mut HashSet<Digest>,
+    ) -> Result<Brought, ModeError> {
+        for blob in manifest.required_blobs() {
+            if seen.insert(blob.digest) {
+                self.blob(blob.digest).await?;
+            }
+        }
+        let mut brought = Brought::Whole;
+        for child in manifest.manifests.iter().filter(|_| depth > 0) {
+            if self.child(child.digest, depth - 1, seen).await? == Brought::Partly {
+                brought = Brought::Partly;
+            }
+        }
+        Ok(brought)
+    }
+
+    /// A manifest that an index lists. One that was deleted here counts if its master has said it later.
+    async fn child(&self, digest: Digest, depth: usize, seen: &mut HashSet<Digest>) -> Result<Brought, ModeError> {
+        let Closure { repo, from, .. } = self.closure;
+        if seen.contains(&digest) || !self.local.store.is_deleted(repo, digest).await? {
+            return self.manifest(digest, None, depth, seen).await;
+        }
+        let of = Reference::Digest(digest);
+        let path = format!("/v2/{repo}/records/of/{of}");
+        let line = match from.told(&path, RECORD_BYTES, Instant::now() + MANIFEST_PATIENCE).await {
+            Ok(told) => String::from_utf8_lossy(&told.bytes).trim_end().to_owned(),
+            Err(error) if is_no(&error) => String::new(),
+            Err(error) => return Err(manifest_error(error)),
+        };
+        let said = latest_of([line.as_str()], &of, crate::clock::now()).filter(|said| said.target().is_some());
+        let brought = self.manifest(digest, said.as_ref(), depth, seen).await?;
+        if brought == Brought::Nothing {
+            return Ok(Brought::Partly);
+        }
+        // It counts from now on, or the deletion would be done again.
+        if let Some(said) = said {
+            self.local.store.take_records(repo, vec![said]).await?;
+        }
+        Ok(brought)
     }
 
     async fn fetched(&self, digest: Digest) -> Result<Option<StoredManifest>, ModeError> {
@@ -135,21 +188,14 @@ impl Bringing<'_> {
 
     async fn blob(&self, digest: Digest) -> Result<(), ModeError> {
         let Closure { repo, from, .. } = self.closure;
-        let lack = match self.local.store.blob(repo, digest).await {
-            Ok(_) => return Ok(()),
-            Err(lack) => lack,
-        };
-        let served = match self.through.blob(repo, digest, Purpose::Stored, lack).await {
-            Ok(served) => served,
+        match self.through.store_blob(repo, digest, |bytes| self.moved.add(bytes)).await {
             Err(error @ ModeError::Store(StoreError::BlobUnknown)) => {
                 let size = from.blob_size(repo.as_str(), &digest, Instant::now() + MANIFEST_PATIENCE).await;
                 // It is not whole there either.
-                return if size.is_err_and(|error| is_no(&error)) { Ok(()) } else { Err(error) };
+                if size.is_err_and(|error| is_no(&error)) { Ok(()) } else { Err(error) }
             }
-            Err(error) => return Err(error),
-        };
-        followed(served.value, |bytes| self.moved.add(bytes)).await?;
-        self.local.store.blob(repo, digest).await.map(drop).map_err(ModeError::from)
+            outcome => outcome,
+        }
     }
 }
 

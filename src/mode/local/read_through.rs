@@ -8,12 +8,13 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::latest::latest_of;
 use crate::fetch::{Beyond, FillError, Fills, Opened, SingleFlight, Source};
 use crate::mode::relay::{manifest_error, relay};
 use crate::mode::{BUDGET, BlobContent, BlobRequest, ModeError, Served, ServedBlob, ServedManifest};
 use crate::oci::{Digest, Manifest, Reference, RepoName};
 use crate::replicas::{Holder, Replicas, Wanted};
-use crate::store::{Store, StoreError, StoredContent, StoredManifest};
+use crate::store::{Record, Store, StoreError, StoredContent, StoredManifest};
 use crate::telemetry::{CacheOutcome, with_causes};
 
 /// The way from this store to those of the other masters. Cheap to clone.
@@ -36,6 +37,10 @@ pub(super) enum Purpose {
     /// To be stored, or else an error says why it was not.
     Stored,
 }
+
+/// Looks behind a fill that has brought a blob into another repository alone: it was at its end when this one joined it. Then the
+/// bytes are here.
+const LOOKS_BEHIND: usize = 2;
 
 /// Whether another master may have what this store did not give.
 pub(super) const fn may_be_elsewhere(error: &StoreError) -> bool {
@@ -112,6 +117,28 @@ impl ReadThrough {
         Err(why)
     }
 
+    /// Brings a blob into the repository; ends when it is stored. `came` hears of its bytes. Safe to drop: it comes all the same.
+    ///
+    /// # Errors
+    /// [`StoreError::BlobUnknown`] if no master says that it has it, or why it is not stored.
+    pub(super) async fn store_blob(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        came: impl Fn(u64) + Send + Sync,
+    ) -> Result<(), ModeError> {
+        for _ in 0..=LOOKS_BEHIND {
+            let lack = match self.store().blob(repo, digest).await {
+                Ok(_) => return Ok(()),
+                Err(lack) if may_be_elsewhere(&lack) => lack,
+                Err(error) => return Err(error.into()),
+            };
+            let served = self.blob(repo, digest, Purpose::Stored, lack).await?;
+            followed(served.value, &came).await?;
+        }
+        self.store().blob(repo, digest).await.map(drop).map_err(ModeError::from)
+    }
+
     /// A content that another repository here has already: it gets a name in this one too, as a master said that it is there.
     async fn mounted(&self, repo: &RepoName, digest: Digest) -> Option<ServedBlob> {
         let store = self.store();
@@ -179,20 +206,25 @@ impl ReadThrough {
         digest: Digest,
         lack: StoreError,
     ) -> Result<Served<ServedManifest>, ModeError> {
-        let said = self.store().record(repo, &Reference::Digest(digest)).await?;
-        // It stays deleted here, whoever still has it.
-        if said.as_ref().is_some_and(|said| said.target().is_none()) {
-            return Err(lack.into());
-        }
         let deadline = Instant::now() + BUDGET;
         let reference = Reference::Digest(digest);
+        let mut said = self.store().record(repo, &reference).await?;
+        let mut again = None;
+        if let Some(deletion) = said.as_ref().filter(|said| said.target().is_none()) {
+            again = self.pushed_again(repo, &reference, deletion).await?;
+            // It stays deleted here, whoever still has it.
+            if again.is_none() {
+                return Err(lack.into());
+            }
+            said.clone_from(&again);
+        }
         let (mut tried, mut why) = (Vec::new(), ModeError::from(lack));
         while let Some(holder) = self.0.replicas.holder(repo, Wanted::Manifest(digest), &tried).await? {
             match holder.master.manifest(repo.as_str(), &reference, deadline).await {
                 Ok(found) => match Manifest::kept(&found.bytes) {
                     Ok(manifest) => {
                         let stored = StoredManifest { digest, bytes: found.bytes, manifest: Arc::new(manifest) };
-                        return Ok(Served::new(self.keep(repo, stored).await, CacheOutcome::Peer));
+                        return Ok(Served::new(self.keep(repo, stored, again).await, CacheOutcome::Peer));
                     }
                     Err(_) => why = ModeError::UpstreamContradiction("the manifest it gave can't be read"),
                 },
@@ -210,9 +242,23 @@ impl ReadThrough {
         }
     }
 
-    /// Stores a manifest, and serves it whether or not that worked.
-    async fn keep(&self, repo: &RepoName, stored: StoredManifest) -> ServedManifest {
-        let put = || self.store().put_fetched_manifest(repo, stored.clone(), None);
+    /// What another master has said of a manifest later than it was deleted by what is known here; `None`: nothing, by those who
+    /// answer.
+    async fn pushed_again(
+        &self,
+        repo: &RepoName,
+        of: &Reference,
+        deletion: &Record,
+    ) -> Result<Option<Record>, ModeError> {
+        let lines = self.0.replicas.told_of(repo, of).await?;
+        let latest = latest_of(lines.iter().map(String::as_str), of, crate::clock::now());
+        Ok(latest.filter(|latest| latest.target().is_some() && latest.is_later(deletion)))
+    }
+
+    /// Stores a manifest, and serves it whether or not that worked. `said`: what another master said of it later than it was
+    /// deleted here, which counts here too from now on.
+    async fn keep(&self, repo: &RepoName, stored: StoredManifest, said: Option<Record>) -> ServedManifest {
+        let put = || put_told(self.store(), repo, stored.clone(), said.clone());
         let kept = match put().await {
             Err(StoreError::Full(refusal)) => {
                 match self.0.fills.evictor().make_room_after(refusal, stored.bytes.len() as u64).await {
@@ -230,11 +276,28 @@ impl ReadThrough {
     }
 }
 
+/// Stores a manifest of another master, and takes the record by which it counts although it was deleted here, if there is one.
+///
+/// # Errors
+/// [`StoreError::ManifestUnknown`]: the deletion is later. Of the store.
+async fn put_told(
+    store: &Store,
+    repo: &RepoName,
+    stored: StoredManifest,
+    said: Option<Record>,
+) -> Result<(), StoreError> {
+    store.put_fetched_manifest(repo, stored, said.clone()).await?;
+    match said {
+        Some(said) => store.take_records(repo, vec![said]).await.map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Ends when all of a blob is stored; `came` hears of its bytes. Safe to drop: it comes all the same.
 ///
 /// # Errors
 /// Why it is not.
-pub(super) async fn followed(blob: ServedBlob, came: impl Fn(u64)) -> Result<(), ModeError> {
+async fn followed(blob: ServedBlob, came: impl Fn(u64)) -> Result<(), ModeError> {
     if let BlobContent::Filling(mut reader) = blob.content {
         let mut offset = 0;
         loop {

@@ -50,6 +50,16 @@ impl Manifests {
         Ok(Some(log))
     }
 
+    /// As [`Self::entry`] for who only asks; `None`: none are kept, or nothing of the repository is here. A name that somebody made up
+    /// leaves nothing in memory and on the disk.
+    fn entry_if_any(&self, repo: &RepoName, locked: &MutexGuard<'_, ()>) -> Result<Option<Entry>, StoreError> {
+        let layout = &self.contents.layout;
+        let is_any = self.records.is_known(repo)
+            || stat(&layout.repository(repo))?.is_some()
+            || stat(&layout.records_of(repo))?.is_some();
+        if is_any { self.entry(repo, locked) } else { Ok(None) }
+    }
+
     /// As [`Self::entry`], where what is done counts more than that it is written down: the next reading finds it.
     fn entry_if_readable(&self, repo: &RepoName, locked: &MutexGuard<'_, ()>) -> Option<Entry> {
         self.entry(repo, locked).unwrap_or_else(|error| {
@@ -156,14 +166,14 @@ impl Manifests {
     /// What was last said of a tag or a manifest.
     pub(in crate::store) fn record(&self, repo: &RepoName, of: &Reference) -> Result<Option<Record>, StoreError> {
         let locked = self.lock(repo);
-        let entry = self.entry(repo, &locked)?;
+        let entry = self.entry_if_any(repo, &locked)?;
         Ok(entry.and_then(|log| lock(&log).registers.record(of)))
     }
 
     /// The sums of a repository's buckets.
     pub(in crate::store) fn bucket_sums(&self, repo: &RepoName) -> Result<Vec<Sum>, StoreError> {
         let locked = self.lock(repo);
-        let entry = self.entry(repo, &locked)?;
+        let entry = self.entry_if_any(repo, &locked)?;
         Ok(entry.map(|log| lock(&log).registers.buckets().to_vec()).unwrap_or_default())
     }
 
@@ -174,7 +184,7 @@ impl Manifests {
         is_in: impl Fn(u8) -> bool,
     ) -> Result<Vec<Record>, StoreError> {
         let locked = self.lock(repo);
-        let Some(log) = self.entry(repo, &locked)? else { return Ok(Vec::new()) };
+        let Some(log) = self.entry_if_any(repo, &locked)? else { return Ok(Vec::new()) };
         let log = lock(&log);
         Ok(log.registers.iter().filter(|record| is_in(record.bucket())).collect())
     }
@@ -185,8 +195,12 @@ impl Manifests {
         repo: &RepoName,
         records: Vec<Record>,
     ) -> Result<Vec<Record>, StoreError> {
+        if !self.records.are_kept() {
+            return Ok(Vec::new());
+        }
         let locked = self.lock(repo);
-        let Some(log) = self.entry(repo, &locked)? else { return Ok(Vec::new()) };
+        // Of a repository of which nothing is here all would.
+        let Some(log) = self.entry_if_any(repo, &locked)? else { return Ok(records) };
         let log = lock(&log);
         Ok(records.into_iter().filter(|record| is_later(&log, record)).collect())
     }
@@ -252,13 +266,13 @@ impl Manifests {
             is_known &= self.remove(repo, record.of(), &change)?;
         }
         outcome.taken = deleted;
-        let mut said = Vec::new();
+        let (mut said, mut inherited) = (Vec::new(), Vec::new());
         for (record, target) in there {
             // Its manifest is there since then; a deletion of that which is later took the tag along.
             let of_target = record.about(&target);
             let known = lock(&log).registers.record(of_target.of()).filter(|known| known.is_later(&of_target));
             if let Some(known) = known.as_ref().filter(|known| known.target().is_none()) {
-                said.extend(known.deleting(record.of(), record.said()));
+                inherited.extend(known.deleting(record.of(), record.said()));
                 continue;
             }
             if !self.has_manifest(repo, &target)? {
@@ -273,8 +287,13 @@ impl Manifests {
             said.push(record);
         }
         fail_point!("store::record::before_taking");
+        said.extend(inherited.iter().cloned());
         self.records.say(repo, &log, &said)?;
         outcome.taken.extend(said);
+        // Such a tag may have led elsewhere here.
+        for record in &inherited {
+            is_known &= self.remove(repo, record.of(), &change)?;
+        }
         drop(writing);
         if is_known {
             change.done();
@@ -282,6 +301,25 @@ impl Manifests {
         drop(locked);
         drop(touch);
         Ok(outcome)
+    }
+
+    /// Deletes what another master has `told` of and is not here, as if it were: later than that was said.
+    ///
+    /// # Errors
+    /// [`StoreError::ManifestUnknown`]: something later is known of it, or no records are kept. Of the disk.
+    pub(in crate::store) fn delete_told(&self, repo: &RepoName, told: &Record) -> Result<(), StoreError> {
+        let locked = self.lock(repo);
+        let log = self.entry(repo, &locked)?.ok_or(StoreError::ManifestUnknown)?;
+        let deletion = {
+            let log = lock(&log);
+            if !is_later(&log, told) && log.registers.record(told.of()).as_ref() != Some(told) {
+                return Err(StoreError::ManifestUnknown);
+            }
+            self.records.deleted_behind(&log, told)?
+        };
+        drop(locked);
+        let taken = self.take_records(repo, vec![deletion], crate::clock::now())?;
+        if taken.taken.is_empty() { Err(StoreError::ManifestUnknown) } else { Ok(()) }
     }
 
     /// Lets a tag lead to a manifest, since `at`.

@@ -168,7 +168,7 @@ impl Records {
     }
 
     /// Whether those of a repository were held against its tree.
-    pub(super) fn is_known(&self, repo: &RepoName) -> bool {
+    pub(in crate::store) fn is_known(&self, repo: &RepoName) -> bool {
         self.lock_known().of.contains_key(repo)
     }
 
@@ -186,6 +186,12 @@ impl Records {
     /// What is said by this store now.
     pub(super) fn said(&self, log: &Log, of: Reference, to: Option<Digest>) -> Result<Record, StoreError> {
         Ok(Record { of, said: Register { at: log.now(crate::clock::now()), writer: self.writer()?, to } })
+    }
+
+    /// The deletion of what another master has `told` of, said by this store now and behind that.
+    pub(super) fn deleted_behind(&self, log: &Log, told: &Record) -> Result<Record, StoreError> {
+        let at = log.now(crate::clock::now()).max(told.said.at.behind());
+        Ok(Record { of: told.of.clone(), said: Register { at, writer: self.writer()?, to: None } })
     }
 
     /// Takes records in, durably, with one sync for all of them.

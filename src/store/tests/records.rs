@@ -125,6 +125,41 @@ async fn every_way_in_and_out_is_said_at_that_moment() {
 }
 
 #[tokio::test]
+async fn a_restore_behind_a_start_says_later_than_what_was_deleted_that_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, first) = (numbered(1), recorded(dir.path()));
+    put(&first, &one, &["v1"]).await;
+    first.create_snapshot("s".parse().unwrap()).await.unwrap();
+    delete(&first, &of(one.digest)).await;
+    let deleted = [record(&first, &named("v1")).await, record(&first, &of(one.digest)).await];
+    drop(first);
+    let second = store(dir.path());
+    second.restore_snapshot("s".parse().unwrap(), Restoring::default()).await.unwrap();
+    for deleted in &deleted {
+        let said = record(&second, deleted.of()).await;
+        assert_eq!(said.target(), Some(one.digest), "{deleted}");
+        assert!(said.is_later(deleted));
+    }
+    assert!(second.manifest(&repo("a"), &named("v1")).await.is_ok());
+    assert_tidy(&second);
+}
+
+#[tokio::test]
+async fn a_repository_that_somebody_made_up_leaves_nothing_in_memory_and_on_the_disk() {
+    let dir = quick_dir();
+    let store = recorded(dir.path());
+    put(&store, &numbered(1), &[]).await;
+    store.read_records(CancellationToken::new()).await.unwrap();
+    let made_up = repo("made/up");
+    assert_eq!(store.record(&made_up, &named("v1")).await.unwrap(), None);
+    assert_eq!(store.records_in(&made_up, &[0, 1]).await.unwrap(), Vec::new());
+    assert!(store.bucket_sums(&made_up).await.unwrap().iter().all(|sum| *sum == Default::default()));
+    assert!(!store.0.manifests.records.is_known(&made_up));
+    assert!(!store.0.contents.layout.records_of(&made_up).exists());
+    assert!(store.records_sum().is_some());
+}
+
+#[tokio::test]
 async fn what_was_deleted_is_known_to_be_until_it_is_pushed_again() {
     let dir = tempfile::tempdir().unwrap();
     let (gone, other) = (numbered(1), numbered(2));

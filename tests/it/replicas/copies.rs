@@ -105,6 +105,33 @@ async fn law_i_where_short_pushes_are_refused_no_201_has_fewer_copies() {
     masters.end();
 }
 
+#[tokio::test]
+async fn a_master_that_can_not_use_its_list_is_one_of_several() {
+    for (when_short, expected) in [("accept", 201), ("refuse", 503)] {
+        let mut masters = Masters::start_with_copies(1, ("2", when_short), "").await;
+        let image = image(1, 10_000);
+        // Of a list of one that is all there are.
+        let is_all = async |masters: &Masters| {
+            let answer = push(&masters.client(0, "rw"), "v1", &image).await;
+            answer.status() == 201 && !answer.headers().contains_key("warning")
+        };
+        within(async { while !is_all(&masters).await {} }).await;
+        let folder = masters.stop(0);
+        std::fs::remove_file(masters.list(0)).unwrap();
+        masters.start_again(0, folder).await;
+        let answer = push(&masters.client(0, "rw"), "v2", &image).await;
+        assert_eq!(answer.status(), expected);
+        if expected == 201 {
+            let said = header(&answer, "warning");
+            assert!(said.contains("the list of masters can't be used, 2 were to have it"), "{said}");
+        }
+        // It is here, and with a list that can be used it is on all masters that there are.
+        masters.write_list(masters.addresses());
+        within(async { while !is_all(&masters).await {} }).await;
+        masters.end();
+    }
+}
+
 /// Masters of which the first gives its contents to the others by way of a valve.
 async fn behind_a_valve(count: usize, copies: &str) -> (Masters, Valve) {
     let masters = Masters::start_with_copies(count, (copies, "accept"), "").await;

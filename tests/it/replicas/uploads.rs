@@ -311,29 +311,37 @@ async fn a_client_that_waits_for_100_continue_sends_nothing_that_the_other_maste
     let masters = Masters::start(2).await;
     let location = masters.client(0, "rw").begin(NAME).await;
     let unknown = location.replace(NAME, "another");
-    let ask = async |path: &str, range: &str| {
+    let (known, in_chunks) = ("content-length: 4", "transfer-encoding: chunked");
+    let ask = async |path: &str, range: &str, framing: &str| {
         let mut stream = connected(&masters, 1).await;
         let head = format!(
             "PATCH {path} HTTP/1.1\r\nhost: test\r\nauthorization: Basic cnc6c2VjcmV0\r\nexpect: 100-continue\r\n\
-             content-length: 4\r\ncontent-range: {range}\r\n\r\n"
+             {framing}\r\ncontent-range: {range}\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let head = next_head(&mut stream).await;
         (stream, head)
     };
     within(async {
-        for (path, range, refused) in [(&location, "7-10", "416"), (&location, "0-8", "400"), (&unknown, "0-3", "404")]
-        {
-            let (_, head) = ask(path, range).await;
+        for (path, range, framing, refused) in [
+            (&location, "7-10", known, "416"),
+            (&location, "0-8", known, "400"),
+            (&unknown, "0-3", known, "404"),
+            (&location, "7-10", in_chunks, "416"),
+            (&unknown, "0-3", in_chunks, "404"),
+        ] {
+            let (_, head) = ask(path, range, framing).await;
             assert!(head.starts_with(&format!("HTTP/1.1 {refused}")), "{head}");
         }
-        let (mut stream, head) = ask(&location, "0-3").await;
-        assert!(head.starts_with("HTTP/1.1 100"), "{head}");
-        stream.write_all(b"sent").await.unwrap();
-        let head = next_head(&mut stream).await;
-        assert!(head.starts_with("HTTP/1.1 202"), "{head}");
+        for (range, framing, sent) in [("0-3", known, "sent"), ("4-7", in_chunks, "4\r\nmore\r\n0\r\n\r\n")] {
+            let (mut stream, head) = ask(&location, range, framing).await;
+            assert!(head.starts_with("HTTP/1.1 100"), "{head}");
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            let head = next_head(&mut stream).await;
+            assert!(head.starts_with("HTTP/1.1 202"), "{head}");
+        }
     })
     .await;
-    assert_eq!(header(&masters.client(1, "rw").get(&location).await, "range"), "0-3");
+    assert_eq!(header(&masters.client(1, "rw").get(&location).await, "range"), "0-7");
     masters.end();
 }

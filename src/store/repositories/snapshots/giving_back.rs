@@ -43,7 +43,9 @@ impl Manifests {
         (digest, sound): (&Digest, Option<u64>),
     ) -> Result<Returned, StoreError> {
         self.save(repo, digest);
-        let _locked = self.lock(repo);
+        let locked = self.lock(repo);
+        // Held against the tree as it is before: what comes back is said later than it was deleted, and is no deletion to be ended.
+        self.read_records(repo, &locked);
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.adding(repo));
         let member = self.contents.layout.member(repo, Membership::Manifest, digest);
@@ -67,7 +69,8 @@ impl Manifests {
         digest: &Digest,
         time: Timestamp,
     ) -> Result<ReturnedTag, StoreError> {
-        let _locked = self.lock(repo);
+        let locked = self.lock(repo);
+        self.read_records(repo, &locked);
         let is_there = self.open_manifest(repo, *digest)?.is_some();
         let returned = self.would_give_tag_back(repo, tag, digest, is_there)?;
         match returned {

@@ -154,6 +154,45 @@ async fn a_clock_that_is_more_than_a_day_ahead_is_refused_with_its_record() {
 }
 
 #[tokio::test]
+async fn a_tag_that_leads_to_what_was_deleted_later_goes_where_it_led_elsewhere_before() {
+    let dirs = [quick_dir(), quick_dir()];
+    let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
+    let (before, behind) = (numbered(1), numbered(2));
+    put(&one, &before, &["v1"]).await;
+    hear(&other, &one).await;
+    put(&one, &behind, &["v1"]).await;
+    let moved = record(&one, &named("v1")).await;
+    delete(&one, &of(behind.digest)).await;
+    // The deletion comes first, and of the tag only that it was moved.
+    let deletion = record(&one, &of(behind.digest)).await;
+    other.take_records(&repo("a"), vec![deletion.clone()]).await.unwrap();
+    other.take_records(&repo("a"), vec![moved]).await.unwrap();
+    assert_eq!(said(&other, &named("v1")).await, Some(None));
+    assert_true(&other).await;
+    settle(&[one.clone(), other.clone()]).await;
+    assert_eq!(one.repository_sums(), other.repository_sums());
+}
+
+#[tokio::test]
+async fn what_another_master_told_of_is_deleted_here_later_than_that() {
+    let dirs = [quick_dir(), quick_dir()];
+    let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
+    put(&one, &numbered(1), &["v1", "v2"]).await;
+    let told = [record(&one, &named("v1")).await, record(&one, &of(numbered(1).digest)).await];
+    for told in &told {
+        other.delete_told(&repo("a"), told.clone()).await.unwrap();
+        assert!(record(&other, told.of()).await.is_later(told));
+        let again = other.delete_told(&repo("a"), told.clone()).await;
+        assert!(matches!(again, Err(StoreError::ManifestUnknown)), "{again:?}");
+    }
+    settle(&[one.clone(), other.clone()]).await;
+    for store in [&one, &other] {
+        assert_eq!(tree(store).await, Default::default());
+        assert_eq!(said(store, &named("v2")).await, Some(None));
+    }
+}
+
+#[tokio::test]
 async fn a_record_without_its_manifest_is_not_taken() {
     let dirs = [quick_dir(), quick_dir()];
     let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
