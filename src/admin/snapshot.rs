@@ -87,6 +87,9 @@ impl Snapshot {
         for left in self.collection.left_alone.iter_mut().chain(&mut self.retention.left_alone) {
             (left.repository, left.reason) = (None, None);
         }
+        // Why a master does not answer may name one, too.
+        self.collection.masters_away =
+            self.collection.masters_away.map(|_| "not all masters could be asked".to_owned());
         self.store.damaged.clear();
         self
     }
@@ -230,6 +233,12 @@ pub struct CollectionStatus {
     pub removed_manifests: u64,
     /// Bytes that were freed since the start.
     pub freed_bytes: u64,
+    /// Why not all other masters could be asked in the last run: manifests and tags stay until they can be; absent: they could, or
+    /// nothing was to be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masters_away: Option<String>,
+    /// Manifests and tags that would have gone in the last run, and that another master needs.
+    pub kept_by_masters: u64,
 }
 
 /// Which tags go by rules.

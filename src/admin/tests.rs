@@ -77,6 +77,8 @@ impl Source for Arc<Scripted> {
                 removed_blobs: 15,
                 removed_manifests: 16,
                 freed_bytes: 17,
+                masters_away: Some("it is away".to_owned()),
+                kept_by_masters: 18,
             },
             scrub: ScrubStatus {
                 interval_seconds: Some(18),
@@ -241,6 +243,7 @@ async fn the_status_document() {
             "collection": {
                 "schedule": "off", "held": true, "suspects": 13, "changedRepositories": 14, "leftAlone": [{}],
                 "removedBlobs": 15, "removedManifests": 16, "freedBytes": 17,
+                "mastersAway": "not all masters could be asked", "keptByMasters": 18,
             },
             "scrub": {
                 "intervalSeconds": 18, "began": 19, "lastEnded": 20, "permille": 21, "contents": 22, "bytes": 23, "found": 24,

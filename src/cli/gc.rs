@@ -98,6 +98,7 @@ fn report(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
     if let Some(why) = answer["pinsUnusable"].as_str() {
         writeln!(out, "nothing is removed until store.pins can be used: {why}")?;
     }
+    masters(answer, out)?;
     tags(&answer["retention"], out)?;
     let dry = answer["dryRun"] == true;
     let counts = |key: &str| {
@@ -121,6 +122,19 @@ fn report(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
     let (removed, suspected) = if dry { ("would go now", "would be suspects") } else { ("removed", "new suspects") };
     writeln!(out, "{removed}: {}", counts("removed"))?;
     writeln!(out, "{suspected}: {}", counts("suspected"))
+}
+
+/// What stays for other masters.
+fn masters(answer: &Value, out: &mut impl io::Write) -> io::Result<()> {
+    let retention = &answer["retention"];
+    let away = [answer, retention].into_iter().find_map(|report| report["mastersAway"].as_str());
+    if let Some(why) = away {
+        writeln!(out, "no manifest and no tag goes until all masters can be asked: {why}")?;
+    }
+    if answer["keptByMasters"].as_u64().is_some_and(|kept| kept > 0) {
+        writeln!(out, "{} manifests and tags stay because another master needs them", answer["keptByMasters"])?;
+    }
+    Ok(())
 }
 
 /// The tags that go or went, and what is left alone.

@@ -6,7 +6,7 @@
 //! told to the others at once as well: they are asked to take it, and tell how far they are.
 //!
 //! In reading order: `text` (what is said on the wire), `state` (what is known of each master), `taking` (records and what they
-//! name, brought here), `round` (one comparison with one master), `telling` (another master is asked to take something), `job`.
+//! name, brought here), `round` (one comparison with one master), `telling` (another master is asked to take something), `agreeing` (all are asked before something goes by itself), `job`.
 //! The answers to questions are in `api/peers`; which of two records counts, and what is done with it, is the store's.
 //!
 //! # Decisions
@@ -14,6 +14,7 @@
 //! - A master pulls and is never pushed to: what it takes it has asked for, with its own bounds.
 //! - While mode Local is neither in force nor coming nor before, its records rest: nobody is asked and nobody answered.
 
+mod agreeing;
 mod job;
 mod round;
 mod state;
@@ -30,11 +31,12 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use agreeing::RemovableSource;
 pub use job::CompareRecords;
 pub use state::{ComparedMaster, ComparisonStatus};
 pub use taking::{Taking, TakingState};
 pub use telling::NotTaken;
-pub use text::{buckets_of, lines_of, repository_lines};
+pub use text::{buckets_of, lines_of, removable_lines, repository_lines};
 
 use self::state::Masters;
 use crate::mode::Local;
@@ -61,6 +63,9 @@ struct Inner {
     bytes: AtomicU64,
     /// Places of orders to other masters.
     orders: Arc<Semaphore>,
+    removable: RemovableSource,
+    /// Another master is told what would go here.
+    answering: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -72,13 +77,14 @@ impl fmt::Debug for Comparison {
 }
 
 impl Comparison {
-    /// Of the records of `store` with those of `replicas`. Work that outlives its caller is spawned on `tasks` and ends when `stop`
+    /// Of the records of `store` with those of `replicas`, which `removable` answers what would go here. Work that outlives its caller is spawned on `tasks` and ends when `stop`
     /// is cancelled.
     #[must_use]
     pub fn new(
         store: Store,
         replicas: Replicas,
         local: LocalSource,
+        removable: RemovableSource,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
@@ -92,6 +98,8 @@ impl Comparison {
             refused: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             orders: Arc::new(Semaphore::new(telling::ORDERS)),
+            removable,
+            answering: tokio::sync::Mutex::default(),
             tasks,
             stop,
         }))

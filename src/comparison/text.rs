@@ -1,6 +1,6 @@
 //! What masters say to each other of their records, as text. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use crate::oci::RepoName;
@@ -37,6 +37,38 @@ pub fn lines_of(records: &[Record]) -> String {
         let _ = writeln!(text, "{record}");
     }
     text
+}
+
+/// What would go: a line each with the repository and the record, and `done`; or `failed` and why nothing would.
+#[must_use]
+pub fn removable_lines(removable: &Result<Vec<(RepoName, Record)>, String>) -> String {
+    match removable {
+        Ok(all) => {
+            let mut text = String::with_capacity(all.len() * 200);
+            for (repo, record) in all {
+                let _ = writeln!(text, "{repo} {record}");
+            }
+            text + "done\n"
+        }
+        Err(why) => format!("failed {}\n", why.replace('\n', " ")),
+    }
+}
+
+/// Reads them. Empty lines before them say that the other master is at it.
+///
+/// # Errors
+/// A sentence, to stand behind the name of the master.
+pub(super) fn removable(text: &str) -> Result<HashSet<(RepoName, Record)>, String> {
+    let text = text.trim_start_matches('\n');
+    if let Some(why) = text.strip_prefix("failed ") {
+        return Err(format!("says: {}", why.trim_end()));
+    }
+    let lines = text.strip_suffix("done\n").ok_or("ended without a word")?;
+    let line = |line: &str| {
+        let (repo, record) = line.split_once(' ')?;
+        Some((repo.parse().ok()?, record.parse().ok()?))
+    };
+    lines.lines().map(line).collect::<Option<_>>().ok_or_else(|| "told something that is no record".to_owned())
 }
 
 /// Reads them; `None`: one is none.

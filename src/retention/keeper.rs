@@ -13,7 +13,7 @@ use super::verdict::{self, Verdict};
 use crate::clock::{self, Timestamp};
 use crate::jobs;
 use crate::oci::{Digest, RepoName, Tag};
-use crate::store::{CollectionReport, GoingTags, PinsState, Reason, Retained, Store, StoreError, TagsLook};
+use crate::store::{CollectionReport, GoingTags, PinsState, Reason, Retained, Store, StoreError, TagName, TagsLook};
 use crate::values::Pins;
 
 /// Verdicts on a root or repository that is written to meanwhile, before it is left to the next run.
@@ -69,7 +69,7 @@ pub(super) struct Judged {
     pub(super) looks: Vec<TagsLook>,
     pub(super) verdict: Verdict,
     /// Whether anything may go by it.
-    removes: bool,
+    pub(super) removes: bool,
 }
 
 impl Retention {
@@ -120,6 +120,7 @@ impl Retention {
     /// Of the disk: what was done is done.
     pub async fn run(&self, stop: &CancellationToken) -> Result<RetentionReport, StoreError> {
         let mut report = RetentionReport::default();
+        self.0.store.begin_questions();
         let outcome = self.go(&mut report, stop).await;
         *self.told() = report.clone();
         let retained = outcome?.retained;
@@ -241,8 +242,9 @@ impl Retention {
             }
             let order = going.iter().map(|(repo, tag, _)| (repo.clone(), tag.clone())).collect();
             let retired = self.0.store.retire(looks, order, stop).await?;
-            let gone = retired.removed.len();
-            for (_, _, going) in going.into_iter().take(gone) {
+            let gone: HashSet<TagName> = retired.removed.into_iter().collect();
+            let name = |(repo, tag): (&RepoName, &Tag)| TagName { repository: repo.to_string(), tag: tag.to_string() };
+            for (_, _, going) in going.into_iter().filter(|(repo, tag, _)| gone.contains(&name((repo, tag)))) {
                 tracing::info!(
                     repository = going.repository,
                     tag = going.tag,
@@ -253,6 +255,11 @@ impl Retention {
                 report.add_going(going);
             }
             report.waiting += retired.waiting as u64;
+            report.kept_by_masters += retired.kept_by_masters as u64;
+            if let Some(why) = retired.masters_away {
+                report.masters_away = Some(why);
+                return Ok(());
+            }
             if let Some((repo, reason)) = retired.left_alone {
                 self.leave_alone(&repo, reason, report);
                 return Ok(());
@@ -295,7 +302,7 @@ impl Retention {
         (judged, self.has_given_up(name).await)
     }
 
-    async fn has_given_up(&self, name: &RepoName) -> bool {
+    pub(super) async fn has_given_up(&self, name: &RepoName) -> bool {
         let (inner, name) = (Arc::clone(&self.0), name.clone());
         jobs::blocking(move || inner.store.has_given_up(&name)).await
     }

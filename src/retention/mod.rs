@@ -3,7 +3,7 @@
 //! `d8 mirror push` tags every image by its own hex digits, so nothing is ever untagged there. What belongs together is a
 //! release set: what the release list of vX.Y.Z, in the install image of our own store, names. In reading order: `options`,
 //! `lists` (read from images of the store, and remembered), `look` (a root of Deckhouse or a repository of a rule, as it is),
-//! `verdict` (what goes and what stays; pure), `report`, `keeper` (a verdict carried out), `stopped` (in a store that no server has), `job` (retention, then collection).
+//! `verdict` (what goes and what stays; pure), `report`, `keeper` (a verdict carried out), `removable` (what other masters are answered), `stopped` (in a store that no server has), `job` (retention, then collection).
 //!
 //! # Decisions
 //!
@@ -25,6 +25,7 @@ mod keeper;
 mod lists;
 mod look;
 mod options;
+mod removable;
 mod report;
 mod stopped;
 #[cfg(test)]

@@ -35,6 +35,11 @@ pub struct RetentionReport {
     pub busy: u64,
     /// Tags that are left to a later run: too many manifests would be given up at a time.
     pub waiting: u64,
+    /// Why not all other masters could be asked, in a sentence: nothing goes then; `None`: they could, or nothing was to go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masters_away: Option<String>,
+    /// Tags that would have gone, and that another master needs.
+    pub kept_by_masters: u64,
 }
 
 /// A tag that goes.

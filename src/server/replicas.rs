@@ -9,7 +9,7 @@ use super::modes::Modes;
 use super::{Parts, options};
 use crate::admin::{MasterStatus, ReplicasStatus};
 use crate::clock::Timestamp;
-use crate::comparison::{ComparedMaster, Comparison, ComparisonStatus};
+use crate::comparison::{ComparedMaster, Comparison, ComparisonStatus, LocalSource, RemovableSource};
 use crate::config::Config;
 use crate::replicas::Replicas;
 use crate::store::Store;
@@ -30,15 +30,27 @@ pub(super) fn keep_records(store: &Store, config: &Config) {
     }
 }
 
-/// The comparison with them, while mode Local is in force, coming or before.
+/// The comparison with them, while mode Local is in force, coming or before. By it the store asks them before anything goes by
+/// itself.
 pub(super) fn comparison(
     parts: &Parts,
     replicas: &Replicas,
     modes: &Modes,
     (tasks, stop): (TaskTracker, CancellationToken),
 ) -> Comparison {
-    let modes = modes.clone();
-    Comparison::new(parts.store.clone(), replicas.clone(), Arc::new(move || modes.transition().local()), tasks, stop)
+    let (modes, retention) = (modes.clone(), parts.retention.clone());
+    let local: LocalSource = Arc::new(move || modes.transition().local());
+    let removable: RemovableSource = Arc::new(move |question| {
+        let retention = retention.clone();
+        Box::pin(async move { retention.removable(&question).await })
+    });
+    let comparison = Comparison::new(parts.store.clone(), replicas.clone(), local, removable, tasks, stop);
+    let asked = comparison.clone();
+    parts.store.ask_masters_by(Arc::new(move |question| {
+        let comparison = asked.clone();
+        Box::pin(async move { comparison.agreed(&question).await })
+    }));
+    comparison
 }
 
 /// What is shown of them.

@@ -249,6 +249,8 @@ fn collection(store: &Store) -> CollectionStatus {
         removed_blobs,
         removed_manifests,
         freed_bytes: status.freed_bytes,
+        masters_away: status.masters_away,
+        kept_by_masters: status.kept_by_masters,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Collection as others order it, ask for it and hold it, and in a store that no server has.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,10 +12,12 @@ use super::error::StoreError;
 use super::face::Store;
 use super::options::{CollectionOptions, StoreOptions};
 use super::pins::{FoundPins, PinsState};
+use super::repositories::collection::agreement::AskMasters;
 use super::repositories::collection::report::{CollectionReport, CollectionStatus, Reason};
 use super::repositories::collection::settings::Retained;
+use super::repositories::records::Record;
 use crate::jobs::Progress;
-use crate::oci::Digest;
+use crate::oci::{Digest, RepoName};
 
 impl Store {
     /// Puts options of the collection into force; without this nothing is collected by itself.
@@ -63,6 +66,30 @@ impl Store {
     #[must_use]
     pub fn last_collection(&self) -> CollectionReport {
         self.0.collector.last()
+    }
+
+    /// From now on other masters are asked by this way before anything goes that they may need. Without it no manifest and no tag
+    /// goes by itself of a store that keeps records.
+    pub fn ask_masters_by(&self, ask: AskMasters) {
+        self.0.collector.masters.ask_by(ask);
+    }
+
+    /// A run of retention and collection begins: what came of the questions of the last one is forgotten.
+    pub fn begin_questions(&self) {
+        self.0.collector.masters.begin();
+    }
+
+    /// The records of the manifests and tags of a repository that a run of the collection would remove now, by this store alone,
+    /// where retention keeps what is `kept`. Marks the repository. Safe to drop.
+    ///
+    /// # Errors
+    /// A sentence: nothing of it goes now.
+    pub async fn removable(&self, repo: &RepoName, kept: Option<Arc<HashSet<Digest>>>) -> Result<Vec<Record>, String> {
+        let mut retained = Retained::default();
+        if let Some(kept) = kept {
+            retained.note(repo.clone(), Ok(kept));
+        }
+        self.0.collector.removable(repo, &retained, &CancellationToken::new()).await
     }
 
     /// One run, for a store that no server has; a running one has a job. `progress`: repositories.

@@ -47,6 +47,7 @@ pub use options::{CollectionOptions, Reserve, StoreLimits, StoreOptions, Usage};
 pub use pins::{FoundPins, PinsFault, PinsState};
 pub use repositories::blobs::StoredContent;
 pub use repositories::broken::BrokenContent;
+pub use repositories::collection::agreement::{Agreed, AskMasters, RemovalQuestion};
 pub use repositories::collection::estimate::{Estimate, GoingTags};
 pub use repositories::collection::ledger::Touch;
 pub use repositories::collection::looking::{TagRecord, TagsLook};

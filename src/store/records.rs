@@ -96,6 +96,15 @@ impl Store {
         self.look(move |manifests| manifests.record(&repo, &of)).await
     }
 
+    /// What was last said of these, of those of which anything was, in their order.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn records_of(&self, repo: &RepoName, all: Vec<Reference>) -> Result<Vec<Record>, StoreError> {
+        let repo = repo.clone();
+        self.look(move |manifests| manifests.records_of(&repo, &all)).await
+    }
+
     /// Those of another master's records that would count here.
     ///
     /// # Errors

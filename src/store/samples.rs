@@ -5,10 +5,10 @@ use super::face::Store;
 use super::pins::PinsState;
 use crate::clock::Timestamp;
 use crate::telemetry::families::{
-    DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DAMAGED_NEEDED, DISK_FAULT, GC_FREED, GC_HELD, GC_LEFT_ALONE,
-    GC_REMOVED, GC_SUSPECTS, PINS_USABLE, RETENTION_GIVEN_UP, RETENTION_REMOVED, SCRUB_BEGAN, SCRUB_BYTES,
-    SCRUB_CONTENTS, SCRUB_ENDED, SCRUB_FOUND, SCRUB_INTERVAL, SNAPSHOT_BYTES, SNAPSHOTS, STORE_BUDGET, STORE_FREE,
-    STORE_RESERVE, STORE_UPLOADS, STORE_USED, STORE_WRITABLE, UNUSED_BYTES,
+    DAMAGE_FOUND, DAMAGED_BYTES, DAMAGED_CONTENTS, DAMAGED_NEEDED, DISK_FAULT, GC_FREED, GC_HELD, GC_KEPT_BY_MASTERS,
+    GC_LEFT_ALONE, GC_MASTERS_AWAY, GC_REMOVED, GC_SUSPECTS, PINS_USABLE, RETENTION_GIVEN_UP, RETENTION_REMOVED,
+    SCRUB_BEGAN, SCRUB_BYTES, SCRUB_CONTENTS, SCRUB_ENDED, SCRUB_FOUND, SCRUB_INTERVAL, SNAPSHOT_BYTES, SNAPSHOTS,
+    STORE_BUDGET, STORE_FREE, STORE_RESERVE, STORE_UPLOADS, STORE_USED, STORE_WRITABLE, UNUSED_BYTES,
 };
 use crate::telemetry::{DamageCause, Samples};
 use crate::values::StoringMode;
@@ -61,6 +61,8 @@ impl Store {
             samples.add(&PINS_USABLE, &[], u64::from(pins.fault().is_none()));
         }
         samples.add(&GC_HELD, &[], u64::from(collection.held));
+        samples.add(&GC_MASTERS_AWAY, &[], u64::from(collection.masters_away.is_some()));
+        samples.add(&GC_KEPT_BY_MASTERS, &[], collection.kept_by_masters);
         samples.add(&GC_SUSPECTS, &[], collection.suspects);
         samples.add(&GC_LEFT_ALONE, &[], collection.left_alone.len() as u64);
         for (kind, removed) in ["blob", "manifest"].into_iter().zip(collection.removed) {

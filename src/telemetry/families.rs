@@ -180,6 +180,10 @@ families! {
         "Contents that nothing reaches and that wait for their grace to end.";
     GC_LEFT_ALONE: "d8_registry_gc_repositories_left_alone", Gauge, [],
         "Repositories of which nothing is collected because something in them is damaged or can't be read.";
+    GC_MASTERS_AWAY: "d8_registry_gc_masters_away", Gauge, [],
+        "1 while no manifest and no tag goes by itself because not all other masters could be asked in the last run.";
+    GC_KEPT_BY_MASTERS: "d8_registry_gc_kept_by_masters", Gauge, [],
+        "Manifests and tags that would have gone in the last run, and that another master needs.";
     GC_REMOVED: "d8_registry_gc_removed_total", Counter, ["kind"],
         "Contents that nothing reached and that were taken out of their repository: blob or manifest.";
     GC_FREED: "d8_registry_gc_freed_bytes_total", Counter, [],

@@ -13,6 +13,7 @@ mod copies;
 mod deletions;
 mod pushes;
 mod records;
+mod removal;
 mod trust;
 mod uploads;
 

@@ -1,7 +1,8 @@
 //! What other masters are answered of records: sums, records, manifests whether or not they are whole; and that something of theirs
-//! is taken here.
+//! is taken here; and what would go here by itself.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -17,11 +18,11 @@ use super::super::exception::Exception;
 use super::super::exchange::Outcome;
 use super::super::headers::text;
 use super::super::route::{last_part, repo};
-use crate::comparison::{Taking, TakingState, buckets_of, lines_of, repository_lines};
+use crate::comparison::{Comparison, Taking, TakingState, buckets_of, lines_of, removable_lines, repository_lines};
 use crate::mode::Local;
 use crate::oci::{Digest, ErrorCode, Reference, RepoName};
 use crate::serve::Peer;
-use crate::store::Sum;
+use crate::store::{RemovalQuestion, Sum};
 use crate::upstream::CLOCK;
 
 /// Between two words of how far it is that something is taken.
@@ -44,6 +45,8 @@ pub(super) enum Question {
     Manifest(RepoName, Digest),
     /// `/v2/<name>/records/take/<reference>`: an order.
     Take(RepoName, Reference),
+    /// `/v2/<name>/removable/{by-rule,unreached}`: what would go here by itself.
+    Removable(RemovalQuestion),
 }
 
 impl Question {
@@ -59,6 +62,14 @@ impl Question {
             let name = front.strip_suffix("/records")?;
             return Some(Self::Buckets(repo(name).ok()?));
         }
+        if let Some(name) = front.strip_suffix("/removable") {
+            let name = repo(name).ok()?;
+            return match last {
+                "by-rule" => Some(Self::Removable(RemovalQuestion::ByRule(name))),
+                "unreached" => Some(Self::Removable(RemovalQuestion::Unreached(name))),
+                _ => None,
+            };
+        }
         let (front, word) = last_part(front)?;
         let name = repo(front.strip_suffix("/records")?).ok()?;
         match word {
@@ -73,9 +84,13 @@ impl Question {
     const fn method(&self) -> &'static str {
         match self {
             Self::Take(..) => "POST",
-            Self::Sum | Self::Repositories | Self::Buckets(_) | Self::In(..) | Self::Of(..) | Self::Manifest(..) => {
-                "GET"
-            }
+            Self::Sum
+            | Self::Repositories
+            | Self::Buckets(_)
+            | Self::In(..)
+            | Self::Of(..)
+            | Self::Manifest(..)
+            | Self::Removable(_) => "GET",
         }
     }
 }
@@ -126,6 +141,10 @@ pub(super) async fn answer(app: &App, method: &Method, peer: &Peer, question: Qu
             })?;
             Ok(words(comparison.take(&repo, &of, from)))
         }
+        Question::Removable(question) => {
+            let comparison = app.0.comparison.get().ok_or_else(super::rests)?;
+            Ok(removable(comparison.clone(), question))
+        }
     }
 }
 
@@ -160,6 +179,23 @@ fn words(taking: Taking) -> Response {
     response
 }
 
+/// An empty line about each second while this master is at it, then what would go.
+fn removable(comparison: Comparison, question: RemovalQuestion) -> Response {
+    let answering = async move { removable_lines(&comparison.removable(question).await) };
+    let next = |answering: Option<Pin<Box<dyn Future<Output = String> + Send>>>| async move {
+        let mut answering = answering?;
+        let (text, rest) = match tokio::time::timeout(WORD_EVERY, &mut answering).await {
+            Ok(text) => (text, None),
+            Err(_) => ("\n".to_owned(), Some(answering)),
+        };
+        Some((Ok::<_, Infallible>(Bytes::from(text)), rest))
+    };
+    let first: Pin<Box<dyn Future<Output = String> + Send>> = Box::pin(answering);
+    let mut response = Response::new(Body::from_stream(stream::unfold(Some(first), next)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +214,10 @@ mod tests {
             (format!("/v2/a/records/of/{digest}"), Some(Question::Of(repo("a"), Reference::Digest(digest)))),
             (format!("/v2/a/records/manifest/{digest}"), Some(Question::Manifest(repo("a"), digest))),
             ("/v2/a/records/take/v1".to_owned(), Some(Question::Take(repo("a"), "v1".parse().unwrap()))),
+            ("/v2/a/b/removable/by-rule".to_owned(), Some(Question::Removable(RemovalQuestion::ByRule(repo("a/b"))))),
+            ("/v2/a/removable/unreached".to_owned(), Some(Question::Removable(RemovalQuestion::Unreached(repo("a"))))),
+            ("/v2/a/removable/all".to_owned(), None),
+            ("/v2/removable/by-rule".to_owned(), None),
             ("/v2/records/buckets".to_owned(), None),
             ("/v2/a/records/in/".to_owned(), None),
             ("/v2/a/records/in/0".to_owned(), None),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use fail::fail_point;
 
 use super::broken::Broken;
+use super::collection::agreement::Agreed;
 use super::collection::ledger::{Ledger, Touch};
 use super::listings::Listings;
 use super::listings::change::Change;
@@ -56,6 +57,16 @@ pub(in crate::store) enum Origin {
     Pushed,
     /// Another master has it, and maybe said this of it: nothing new is said.
     Fetched(Option<Record>),
+}
+
+/// What other masters hear of a deletion.
+enum Saying<'a> {
+    /// A client asked for it.
+    Deleted,
+    /// All masters have agreed on it.
+    Removed(&'a Agreed),
+    /// It goes here alone.
+    Nothing,
 }
 
 /// A manifest that was looked for.
@@ -294,30 +305,31 @@ impl Manifests {
 
     /// Removes a tag, or a manifest with the tags that point at it; blocking.
     pub(in crate::store) fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
-        self.delete(repo, reference, true, || self.ledger.touch(repo).map(Some)).map(drop)
+        self.delete(repo, reference, &Saying::Deleted, || self.ledger.touch(repo).map(Some)).map(drop)
     }
 
     /// As [`Self::delete_manifest`], and other masters are not told: it goes here alone.
     pub(in crate::store) fn drop_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
-        self.delete(repo, reference, false, || self.ledger.touch(repo).map(Some)).map(drop)
+        self.delete(repo, reference, &Saying::Nothing, || self.ledger.touch(repo).map(Some)).map(drop)
     }
 
-    /// As [`Self::drop_manifest`], if `goes` allows it, which is asked when nothing that was read of the repository before is
-    /// believed any more. Says whether it did.
+    /// Removes what all masters have agreed on, for all of them, if `goes` allows it, which is asked when nothing that was read of
+    /// the repository before is believed any more. Says whether it did: nothing else may have been said of it since.
     pub(in crate::store) fn delete_if(
         &self,
         repo: &RepoName,
         reference: &Reference,
+        agreed: &Agreed,
         goes: impl FnOnce() -> Result<Option<Touch>, StoreError>,
     ) -> Result<bool, StoreError> {
-        self.delete(repo, reference, false, goes)
+        self.delete(repo, reference, &Saying::Removed(agreed), goes)
     }
 
     fn delete(
         &self,
         repo: &RepoName,
         reference: &Reference,
-        is_said: bool,
+        saying: &Saying<'_>,
         goes: impl FnOnce() -> Result<Option<Touch>, StoreError>,
     ) -> Result<bool, StoreError> {
         let locked = self.locks.lock(repo);
@@ -335,8 +347,13 @@ impl Manifests {
             change.done();
             return Ok(false);
         };
-        if is_said {
-            self.say_deleted(repo, reference, &locked);
+        match saying {
+            Saying::Deleted => self.say_deleted(repo, reference, &locked),
+            Saying::Removed(agreed) if !self.say_removed(repo, reference, agreed, &locked)? => {
+                change.done();
+                return Ok(false);
+            }
+            Saying::Removed(_) | Saying::Nothing => {}
         }
         let result = self.remove_reference(repo, reference, &change);
         drop(writing);

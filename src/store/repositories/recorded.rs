@@ -1,11 +1,16 @@
 //! What is done with tags and manifests, written down; and what others have said of them, done. All of it blocks.
 
+mod removals;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fail::fail_point;
 
+use self::removals::Removals;
+use super::collection::ledger::Taken;
+use super::collection::suspects::Suspect;
 use super::manifests::Manifests;
 use super::records::log::Log;
 use super::records::{Record, Sum, lock};
@@ -43,9 +48,19 @@ impl Manifests {
         if let Some(log) = self.records.known(repo)? {
             return Ok(Some(log));
         }
-        let (log, undone) = self.records.read_first(repo)?;
+        // What is on its way out is answered of when that is over.
+        let mut taken = Vec::new();
+        let mut is_going = |digest: &Digest| {
+            let suspect = Suspect { repo: repo.clone(), kind: Membership::Manifest, digest: *digest };
+            let in_hand = self.ledger.take(&suspect);
+            let is_going = in_hand.is_some() || self.ledger.suspected_for(&suspect).is_some();
+            taken.extend(in_hand);
+            is_going
+        };
+        let (log, undone) = self.records.read_first(repo, &mut is_going)?;
         if !undone.is_empty() && !self.contents.capacity.is_read_only() {
             self.end_deletions(repo, undone)?;
+            taken.into_iter().for_each(Taken::gone);
         }
         Ok(Some(log))
     }
@@ -236,10 +251,16 @@ impl Manifests {
         wall: Timestamp,
     ) -> Result<TakenRecords, StoreError> {
         let touch = self.ledger.touch(repo)?;
+        // What is here stays from now on. Not with the lock held: the collection may wait for that, with one of them in hand.
+        for record in &records {
+            if let (Reference::Tag(_), Some(target)) = (record.of(), record.target()) {
+                self.save(repo, &target);
+            }
+        }
         let locked = self.lock(repo);
         let Some(log) = self.entry(repo, &locked)? else { return Ok(TakenRecords::default()) };
         let mut outcome = TakenRecords::default();
-        let (mut deleted, mut there) = (Vec::new(), Vec::new());
+        let (mut deleted, mut there, mut removals) = (Vec::new(), Vec::new(), Removals::default());
         for record in records {
             let known = lock(&log);
             let is_ahead = record.wall().since(wall).is_some_and(|ahead| ahead > FARTHEST_AHEAD);
@@ -249,7 +270,7 @@ impl Manifests {
             } else if let Some(target) = record.target() {
                 drop(known);
                 there.push((record, target));
-            } else {
+            } else if removals.goes(self, repo, &record, &known.registers)? {
                 if let Reference::Digest(digest) = record.of() {
                     deleted
                         .extend(known.registers.tags_of(digest).filter_map(|(tag, said)| record.deleting(tag, said)));
@@ -259,6 +280,7 @@ impl Manifests {
         }
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.deleting(repo), self.memory.adding(repo));
+        self.give_up_untagged(repo, &removals, &lock(&log).registers)?;
         self.records.say(repo, &log, &deleted)?;
         fail_point!("store::record::before_deletion");
         let mut is_known = true;
@@ -266,7 +288,8 @@ impl Manifests {
             is_known &= self.remove(repo, record.of(), &change)?;
         }
         outcome.taken = deleted;
-        let (mut said, mut inherited) = (Vec::new(), Vec::new());
+        let (mut said, mut inherited) = (self.said_anew(&log, &removals.staying)?, Vec::new());
+        removals.done();
         for (record, target) in there {
             // Its manifest is there since then; a deletion of that which is later took the tag along.
             let of_target = record.about(&target);
@@ -325,7 +348,6 @@ impl Manifests {
     /// Lets a tag lead to a manifest, since `at`.
     fn move_tag(&self, repo: &RepoName, tag: &Tag, digest: &Digest, at: Timestamp) -> Result<(), StoreError> {
         let (layout, disk) = (&self.contents.layout, &self.contents.disk);
-        self.save(repo, digest);
         disk.make_directory(&layout.tags(repo))?;
         let path = layout.temporary();
         let (temporary, file) = disk.write_unsynced(path.clone(), format!("{digest}\n").as_bytes())?;

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 pub use self::record::{NoRecord, Record};
 pub use self::sums::{BUCKETS, Sum};
 
+use self::clock::Moment;
 use self::log::Log;
 use self::record::{Register, WriterId};
 use crate::fs::is_absence;
@@ -108,11 +109,16 @@ impl Records {
         Ok(Some(self.take_up(repo, log)))
     }
 
-    /// Reads them for the first time. Answers the deletions that have to be ended, too.
-    pub(super) fn read_first(&self, repo: &RepoName) -> Result<(Arc<Mutex<Log>>, Vec<Reference>), StoreError> {
+    /// Reads them for the first time. Answers the deletions that have to be ended, too; `is_going` says of a manifest whether its
+    /// removal was begun and nobody has asked for it since.
+    pub(super) fn read_first(
+        &self,
+        repo: &RepoName,
+        is_going: &mut dyn FnMut(&Digest) -> bool,
+    ) -> Result<(Arc<Mutex<Log>>, Vec<Reference>), StoreError> {
         let Contents { layout, disk, capacity, .. } = &*self.contents;
         let read = Log::read(layout, repo)?;
-        let (mut log, undone) = held::held_against_the_tree(layout, repo, self.writer()?, read)?;
+        let (mut log, undone) = held::held_against_the_tree(layout, repo, self.writer()?, read, is_going)?;
         if log.is_stale()
             && !capacity.is_read_only()
             && let Err(error) = log.write(layout, disk)
@@ -192,6 +198,17 @@ impl Records {
     pub(super) fn deleted_behind(&self, log: &Log, told: &Record) -> Result<Record, StoreError> {
         let at = log.now(crate::clock::now()).max(told.said.at.behind());
         Ok(Record { of: told.of.clone(), said: Register { at, writer: self.writer()?, to: None } })
+    }
+
+    /// What is here and was never said, as if it had been before all else.
+    pub(super) fn never_said(&self, digest: Digest) -> Result<Record, StoreError> {
+        let said = Register { at: Moment::default(), writer: self.writer()?, to: Some(digest) };
+        Ok(Record { of: Reference::Digest(digest), said })
+    }
+
+    /// The removal of what a record says is there.
+    pub(super) fn removal(&self, record: &Record) -> Result<Record, StoreError> {
+        Ok(record.removal(self.writer()?))
     }
 
     /// Takes records in, durably, with one sync for all of them.

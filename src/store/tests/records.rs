@@ -1,6 +1,7 @@
 //! What was said of tags and manifests: by every way in, over restarts, cut lines and damage, and by other masters.
 
 pub(super) mod masters;
+mod removals;
 
 use super::*;
 use crate::store::repositories::records::Record;
@@ -311,17 +312,4 @@ async fn a_push_is_written_down_with_one_line_for_each_thing_and_sums_are_those_
     assert_eq!((again.records_sum(), again.bucket_sums(&repo("a")).await.unwrap()), (sum, buckets));
     assert_eq!(again.repository_sums().len(), 1);
     assert_eq!(again.repository_sums()[0].1.records, 81);
-}
-
-#[tokio::test]
-async fn what_goes_by_itself_is_not_said_to_be_deleted() {
-    use crate::store::tests::collection::{GRACE, collect_twice};
-    let dir = quick_dir();
-    let store = recorded(dir.path());
-    store.set_collection(CollectionOptions { untagged_after: Some(GRACE), ..CollectionOptions::default() });
-    let untagged = numbered(1);
-    put(&store, &untagged, &[]).await;
-    collect_twice(&store).await;
-    assert!(store.stored_manifest(&repo("a"), untagged.digest).unwrap().is_none());
-    assert_eq!(said(&store, &of(untagged.digest)).await, Some(Some(untagged.digest)));
 }

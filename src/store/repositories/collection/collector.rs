@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use super::agreement::Masters;
 use super::ledger::Ledger;
 use super::mark::{Judgement, Mark};
 use super::marking::{Found, Marking, Unfit};
@@ -30,6 +31,8 @@ pub(super) const REMOVAL_BYTES: u64 = 16 << 10;
 #[derive(Debug)]
 pub(in crate::store) struct Collector {
     pub(in crate::store) manifests: Arc<Manifests>,
+    /// Asked before anything goes that they may need.
+    pub(in crate::store) masters: Masters,
     told: Mutex<Told>,
 }
 
@@ -72,7 +75,7 @@ enum Marked {
 
 impl Collector {
     pub(in crate::store) fn new(manifests: Arc<Manifests>) -> Self {
-        Self { manifests, told: Mutex::default() }
+        Self { manifests, masters: Masters::default(), told: Mutex::default() }
     }
 
     pub(in crate::store) fn ledger(&self) -> &Arc<Ledger> {
@@ -104,6 +107,8 @@ impl Collector {
             freed_bytes: told.freed_bytes,
             given_up: self.ledger().given_up.count() as u64,
             removed_tags: told.removed_tags,
+            masters_away: self.masters.told().away,
+            kept_by_masters: self.masters.told().kept,
         }
     }
 
@@ -129,6 +134,8 @@ impl Collector {
     ) -> Result<CollectionReport, StoreError> {
         let mut report = self.report();
         let outcome = if report.held { Ok(()) } else { self.collect(&mut report, stop, shown).await };
+        let masters = self.masters.told();
+        (report.masters_away, report.kept_by_masters) = (masters.away, masters.kept);
         let mut told = self.told();
         told.removed[0] += report.removed.blobs;
         told.removed[1] += report.removed.manifests;
@@ -158,7 +165,7 @@ impl Collector {
         let mut done = 0;
         // What nothing reaches is found all the same: its grace goes on while the pins are being mended.
         for (repo, suspects) in self.due(report).await? {
-            self.remove(&repo, suspects.into(), report, stop).await?;
+            self.remove(&repo, suspects, report, stop).await?;
             done += 1;
             shown.set(done, None);
         }
@@ -365,23 +372,29 @@ impl Collector {
         }
     }
 
-    /// Marks a repository once more and removes what its roots still do not reach, one content at a time.
+    /// Marks a repository once more and removes what its roots still do not reach, one content at a time. Manifests go if all other
+    /// masters would remove them too.
     async fn remove(
         &self,
         repo: &RepoName,
-        mut left: VecDeque<Suspect>,
+        suspects: Vec<Suspect>,
         report: &mut CollectionReport,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let contents = &self.manifests.contents;
+        let (agreed, left, waiting) = self.agreed_suspects(repo, suspects).await;
+        let (agreed, mut left) = (Arc::new(agreed), VecDeque::from(left));
         for _ in 0..ATTEMPTS {
             let no_roots = NoRoots::GivenUpAmong(manifests_of(&left));
             let Some((mark, seen, _)) = self.marked(repo, &no_roots, report, stop).await? else { return Ok(()) };
             let (going, back) = divide(&mark, left);
             drop(mark);
-            report.cleared += back.len() as u64;
-            let ledger = Arc::clone(self.ledger());
-            contents.change(move || ledger.drop_if_untouched(&back, seen)).await?;
+            // What a manifest names that waits for other masters goes with it: it stays a suspect.
+            if waiting.is_empty() {
+                report.cleared += back.len() as u64;
+                let ledger = Arc::clone(self.ledger());
+                contents.change(move || ledger.drop_if_untouched(&back, seen)).await?;
+            }
             left = going;
             while let Some(suspect) = left.front().cloned() {
                 if stop.is_cancelled() || self.ledger().settings.may_not_remove() {
@@ -389,7 +402,8 @@ impl Collector {
                 }
                 let turn = contents.turn(REMOVAL_BYTES).await;
                 let (manifests, is_manifest) = (Arc::clone(&self.manifests), suspect.kind == Membership::Manifest);
-                let removal = contents.change(move || manifests.remove_suspect(&suspect, seen)).await;
+                let agreed = Arc::clone(&agreed);
+                let removal = contents.change(move || manifests.remove_suspect(&suspect, seen, &agreed)).await;
                 drop(turn);
                 match removal? {
                     Removal::Gone(content) => {
@@ -450,13 +464,13 @@ impl Collector {
 }
 
 /// The manifests among suspects.
-fn manifests_of<'a>(suspects: impl IntoIterator<Item = &'a Suspect>) -> HashSet<Digest> {
+pub(super) fn manifests_of<'a>(suspects: impl IntoIterator<Item = &'a Suspect>) -> HashSet<Digest> {
     let manifests = suspects.into_iter().filter(|suspect| suspect.kind == Membership::Manifest);
     manifests.map(|suspect| suspect.digest).collect()
 }
 
 /// Those that are still not reached, and the others.
-fn divide(mark: &Mark, suspects: impl IntoIterator<Item = Suspect>) -> (VecDeque<Suspect>, Vec<Suspect>) {
+pub(super) fn divide(mark: &Mark, suspects: impl IntoIterator<Item = Suspect>) -> (VecDeque<Suspect>, Vec<Suspect>) {
     let (mut going, mut back) = (VecDeque::new(), Vec::new());
     for suspect in suspects {
         if mark.judge(suspect.kind, &suspect.digest) == Judgement::Unreached {

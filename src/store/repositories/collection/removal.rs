@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use fail::fail_point;
 
+use super::agreement::Agreed;
 use super::ledger::Touch;
 use super::mark::{Judgement, Mark};
 use super::report::CollectedContent;
@@ -66,8 +67,14 @@ impl Manifests {
     }
 
     /// Takes a suspect out of its repository, if nothing touched that since `seen`: tags, name, and at the last name the bytes.
+    /// A manifest goes on all masters, which have `agreed`.
     /// Blocking.
-    pub(in crate::store) fn remove_suspect(&self, suspect: &Suspect, seen: u64) -> Result<Removal, StoreError> {
+    pub(in crate::store) fn remove_suspect(
+        &self,
+        suspect: &Suspect,
+        seen: u64,
+        agreed: &Agreed,
+    ) -> Result<Removal, StoreError> {
         let Suspect { repo, kind, digest } = suspect;
         let Some(taken) = self.ledger.take(suspect) else { return Ok(Removal::Gone(None)) };
         let content = self.content_of(suspect)?;
@@ -88,7 +95,7 @@ impl Manifests {
                 // What it named has a verdict of its own then.
                 self.ledger.make_dirty(repo)?;
                 let goes = || Ok(self.ledger.is_untouched(repo, seen).then(Touch::none));
-                match self.delete_if(repo, &Reference::Digest(*digest), goes) {
+                match self.delete_if(repo, &Reference::Digest(*digest), agreed, goes) {
                     Err(StoreError::ManifestUnknown) => true,
                     went => went?,
                 }

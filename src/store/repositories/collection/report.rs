@@ -26,6 +26,12 @@ pub struct CollectionReport {
     pub suspected: Contents,
     /// Contents that were removed.
     pub removed: Contents,
+    /// Why not all other masters could be asked, in a sentence: manifests and tags stay then; `None`: they could, or nothing was
+    /// to be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masters_away: Option<String>,
+    /// Manifests and tags that would have gone, and that another master needs.
+    pub kept_by_masters: u64,
     /// Suspects that are reached again, or were not there any more.
     pub cleared: u64,
     /// Tags that the built-in rule removes: what `d8 mirror push` leaves of its check whether it may write.
@@ -33,7 +39,7 @@ pub struct CollectionReport {
 }
 
 /// A tag of a repository.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TagName {
     /// The repository.
@@ -125,4 +131,8 @@ pub struct CollectionStatus {
     pub given_up: u64,
     /// Tags that went by a rule since the start.
     pub removed_tags: u64,
+    /// As [`CollectionReport::masters_away`], of the last run of retention and collection.
+    pub masters_away: Option<String>,
+    /// As [`CollectionReport::kept_by_masters`], likewise.
+    pub kept_by_masters: u64,
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use fail::fail_point;
 use tokio_util::sync::CancellationToken;
 
+use super::agreement::{Agreed, RemovalQuestion};
 use super::collector::{ATTEMPTS, Collector, NoRoots, REMOVAL_BYTES};
 use super::given_up::Lost;
 use super::ledger::Touch;
@@ -40,6 +41,10 @@ pub struct Retired {
     pub left_alone: Option<(RepoName, String)>,
     /// Tags that are left to a later run: too many manifests would be given up at a time.
     pub waiting: usize,
+    /// Why not all other masters could be asked, in a sentence: nothing went then.
+    pub masters_away: Option<String>,
+    /// Tags that another master needs.
+    pub kept_by_masters: usize,
 }
 
 /// The tags that go in one run.
@@ -63,6 +68,18 @@ impl Collector {
         stop: &CancellationToken,
     ) -> Result<Retired, StoreError> {
         let mut retired = Retired::default();
+        // A root comes before its children.
+        let Some(name) = looks.first().map(|look| look.repo.clone()) else { return Ok(retired) };
+        let agreed = match self.agreed(RemovalQuestion::ByRule(name)).await {
+            Ok(agreed) => Arc::new(agreed),
+            Err(why) => {
+                retired.masters_away = Some(why);
+                return Ok(retired);
+            }
+        };
+        let wanted = going.len();
+        going = self.agreed_tags(&agreed, going).await;
+        retired.kept_by_masters = wanted - going.len();
         let looks = Arc::new(looks);
         let preparing = Arc::clone(self.ledger());
         self.manifests.contents.change(move || preparing.prepare()).await?;
@@ -104,9 +121,10 @@ impl Collector {
                 break;
             }
             let turn = self.manifests.contents.turn(REMOVAL_BYTES).await;
-            let (manifests, looks, named) =
-                (Arc::clone(&self.manifests), Arc::clone(&looks), (repo.clone(), tag.clone()));
-            let went = self.manifests.contents.change(move || manifests.retire_tag(&named.0, &named.1, &looks)).await?;
+            let (manifests, looks, agreed, named) =
+                (Arc::clone(&self.manifests), Arc::clone(&looks), Arc::clone(&agreed), (repo.clone(), tag.clone()));
+            let retiring = move || manifests.retire_tag(&named.0, &named.1, &looks, &agreed);
+            let went = self.manifests.contents.change(retiring).await?;
             drop(turn);
             if !went {
                 retired.touched = true;
@@ -134,8 +152,9 @@ impl Collector {
             }
             let look = Arc::new(vec![TagsLook::of_nothing(repo, seen)]);
             let (manifests, named) = (Arc::clone(&self.manifests), repo.clone());
+            let Found { tagged, random, write_check } = found;
+            let (agreed, write_check) = self.agreed_write_check(repo, write_check).await;
             let giving_up = self.manifests.contents.change(move || {
-                let Found { tagged, random, write_check } = found;
                 let (contents, ledger) = (&manifests.contents, &manifests.ledger);
                 ledger.given_up.take_off(&contents.disk, &named, tagged)?;
                 let mut new = manifests.to_be_given_up(&named, &mark, random, &HashSet::new());
@@ -148,7 +167,7 @@ impl Collector {
                 }
                 let mut removed = None;
                 if let Some((tag, _)) = write_check
-                    && manifests.retire_tag(&named, &tag, &look)?
+                    && manifests.retire_tag(&named, &tag, &look, &agreed)?
                 {
                     removed = Some(tag);
                 }
@@ -165,6 +184,20 @@ impl Collector {
         }
         report.busy += 1;
         Ok(None)
+    }
+
+    /// The tag of a write check, if all other masters would remove it too.
+    async fn agreed_write_check(
+        &self,
+        repo: &RepoName,
+        found: Option<(Tag, Digest)>,
+    ) -> (Agreed, Option<(Tag, Digest)>) {
+        let Some((tag, target)) = found else { return (Agreed::All, None) };
+        let Ok(agreed) = self.agreed(RemovalQuestion::Unreached(repo.clone())).await else {
+            return (Agreed::All, None);
+        };
+        let may = self.agreed_tags(&agreed, vec![(repo.clone(), tag)]).await.pop();
+        (agreed, may.map(|(_, tag)| (tag, target)))
     }
 
     /// As [`Self::settled`], and changes nothing: what would be given up is only taken for it.
@@ -261,12 +294,12 @@ impl Manifests {
         Ok(false)
     }
 
-    /// Removes a tag, if nothing changed since the looks; says whether it did or was gone. Blocking.
-    fn retire_tag(&self, repo: &RepoName, tag: &Tag, looks: &[TagsLook]) -> Result<bool, StoreError> {
+    /// Removes a tag, if nothing changed since the looks and all masters have agreed; says whether it did or was gone. Blocking.
+    fn retire_tag(&self, repo: &RepoName, tag: &Tag, looks: &[TagsLook], agreed: &Agreed) -> Result<bool, StoreError> {
         self.ledger.make_dirty(repo)?;
         fail_point!("store::retention::before_tag");
         let goes = || Ok(self.are_untouched(looks).then(Touch::none));
-        let went = match self.delete_if(repo, &Reference::Tag(tag.clone()), goes) {
+        let went = match self.delete_if(repo, &Reference::Tag(tag.clone()), agreed, goes) {
             Err(StoreError::ManifestUnknown) => true,
             went => went?,
         };

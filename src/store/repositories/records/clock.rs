@@ -9,7 +9,8 @@ use crate::clock::Timestamp;
 const COUNTER: u32 = 16;
 
 /// A moment of a hybrid clock: milliseconds since 1970 in the upper 48 bits, a counter in the others. Of two moments the larger
-/// one is later, wherever they were made.
+/// one is later, wherever they were made. What somebody says is at an even one; the odd one behind it is that of a removal, which
+/// counts against what was said at the even one and against nothing that is said later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::store::repositories) struct Moment(u64);
 
@@ -19,14 +20,25 @@ impl Moment {
         Self(wall.as_millis().saturating_mul(1 << COUNTER))
     }
 
-    /// The next moment behind `self`, at `wall` by the clock of the wall: that, where it has gone on.
+    /// The next moment behind `self` and its removal, at `wall` by the clock of the wall: that, where it has gone on. Even.
     pub(in crate::store::repositories) fn next(self, wall: Timestamp) -> Self {
         Self::of_wall(wall).max(self.behind())
     }
 
-    /// The moment behind it.
+    /// The even moment behind it and its removal.
     pub(in crate::store::repositories) const fn behind(self) -> Self {
-        Self(self.0.saturating_add(1))
+        // Versions before made odd ones too.
+        Self(self.0.saturating_add(3) & !1)
+    }
+
+    /// The moment of the removal of what was said at this one. Odd.
+    pub(in crate::store::repositories) const fn removal(self) -> Self {
+        Self(self.0.saturating_add(1) | 1)
+    }
+
+    /// Whether it is that of a removal.
+    pub(in crate::store::repositories) const fn is_removal(self) -> bool {
+        self.0 & 1 == 1
     }
 
     /// What the clock of the wall said.
@@ -72,7 +84,8 @@ mod tests {
             for wall in walls {
                 // The last one that there can be is a million years ahead.
                 let next = last.next(Timestamp::from_millis(wall % (1 << 47)));
-                prop_assert!(next > last);
+                prop_assert!(next > last.removal() && last.removal() > last);
+                prop_assert!(last.removal().is_removal() && !next.is_removal());
                 prop_assert!(next >= Moment((wall % (1 << 47)) << COUNTER));
                 prop_assert!(next.wall().as_millis() >= wall % (1 << 47));
                 prop_assert_eq!(next.to_string().parse::<Moment>().unwrap(), next);

@@ -30,17 +30,19 @@ struct Held<'a> {
 }
 
 /// Holds `log` against the tree (`None`: there is no file). Answers the records that count, and deletions that have to be ended.
+/// `is_going`: whether the removal of a manifest was begun and nobody has asked for it since.
 pub(super) fn held_against_the_tree(
     layout: &Layout,
     repo: &RepoName,
     writer: WriterId,
     log: Option<Log>,
+    is_going: &mut dyn FnMut(&Digest) -> bool,
 ) -> Result<(Log, Vec<Reference>), StoreError> {
     let is_first = log.is_none();
     let log = log.unwrap_or_else(|| Log::new(repo));
     let mut held = Held { layout, repo, writer, log, is_first, said: Vec::new(), undone: Vec::new() };
     let tags = held.tags()?;
-    held.manifests()?;
+    held.manifests(is_going)?;
     held.drop_lost(&tags)?;
     // A manifest is there at least since a tag leads to it.
     for record in std::mem::take(&mut held.said) {
@@ -85,7 +87,7 @@ impl Held<'_> {
         Ok(here)
     }
 
-    fn manifests(&mut self) -> Result<(), StoreError> {
+    fn manifests(&mut self, is_going: &mut dyn FnMut(&Digest) -> bool) -> Result<(), StoreError> {
         let (skipped, now) = (SkippedEntries::default(), crate::clock::now());
         for digest in Members::manifests(self.layout, self.repo, &skipped) {
             let of = Reference::Digest(digest);
@@ -96,7 +98,12 @@ impl Held<'_> {
                     // The time at which the file got its last name, in whatever repository.
                     let linked = u64::try_from(facts.ctime()).unwrap_or_default() * 1000
                         + u64::try_from(facts.ctime_nsec()).unwrap_or_default() / 1_000_000;
-                    if linked > known.at.wall().as_millis() {
+                    // A removal is said at an old moment: what is on its way out is still suspected.
+                    let is_there = match known.at.is_removal() {
+                        true => !is_going(&digest),
+                        false => linked > known.at.wall().as_millis(),
+                    };
+                    if is_there {
                         self.say(of, known.at.behind(), digest);
                     } else {
                         self.undone.push(of);

@@ -25,7 +25,7 @@ impl fmt::Display for WriterId {
 }
 
 /// What was said of a tag or a manifest of a repository. In the order of the fields the larger one counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::store::repositories) struct Register {
     pub(in crate::store::repositories) at: Moment,
     pub(in crate::store::repositories) writer: WriterId,
@@ -43,7 +43,7 @@ impl Register {
 
 /// What was said of a tag or a manifest of a repository, when and by whom. As text it is a line without its end, with a
 /// checksum.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Record {
     pub(in crate::store::repositories) of: Reference,
     pub(in crate::store::repositories) said: Register,
@@ -82,6 +82,17 @@ impl Record {
     /// The same about the manifest that the tag leads to: it is there since then.
     pub(in crate::store::repositories) fn about(&self, target: &Digest) -> Self {
         Self { of: Reference::Digest(*target), said: self.said }
+    }
+
+    /// The removal by `writer` of what this says is there, agreed on by all masters: the deletion at the moment behind it, which
+    /// nobody says anything else at. Whatever is said by who had this record is later.
+    pub(in crate::store::repositories) fn removal(&self, writer: WriterId) -> Self {
+        Self { of: self.of.clone(), said: Register { at: self.said.at.removal(), writer, to: None } }
+    }
+
+    /// Whether this is the removal of what was `said`, and no deletion that a client asked for.
+    pub(in crate::store::repositories) fn removes(&self, said: &Register) -> bool {
+        self.said.is_deletion() && !said.is_deletion() && self.said.at == said.at.removal()
     }
 
     /// Of the deletion of a manifest: that of a tag which led to it, as was `said` before.
@@ -151,6 +162,29 @@ fn check(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Also while the clock of the wall stands still, or is behind that of the records.
+    #[test]
+    fn whatever_is_said_by_who_had_a_record_is_later_than_its_removal() {
+        let digest = Algorithm::Sha256.digest(b"content");
+        let (low, high) = (WriterId(1), WriterId(u64::MAX));
+        for at in ["0000000000000000", "0000019000000000", "0000019000000001", "000001900000ffff"] {
+            let at: Moment = at.parse().unwrap();
+            let there = Record { of: Reference::Digest(digest), said: Register { at, writer: high, to: Some(digest) } };
+            for (remover, writer) in [(low, high), (high, low)] {
+                let removal = there.removal(remover);
+                assert!(removal.is_later(&there) && removal.removes(&there.said) && removal.target().is_none());
+                for wall in [0, at.wall().as_millis(), 1 << 46] {
+                    let at = at.next(Timestamp::from_millis(wall));
+                    for to in [None, Some(digest)] {
+                        let said = Register { at, writer, to };
+                        let later = Record { of: Reference::Digest(digest), said };
+                        assert!(later.is_later(&removal) && !later.removes(&there.said));
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_another_byte_makes_none_of_it() {

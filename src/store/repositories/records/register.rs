@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::clock::Moment;
 use super::record::{Record, Register};
 use super::sums::{Sum, Sums};
-use crate::oci::{Digest, Reference, RepoName};
+use crate::oci::{Digest, Reference, RepoName, Tag};
 
 /// The registers of a repository's tags and manifests, with the sums over them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +63,14 @@ impl Registers {
 
     pub(in crate::store::repositories) fn len(&self) -> usize {
         self.all.len()
+    }
+
+    /// The tags that are there, and where each leads.
+    pub(in crate::store::repositories) fn tags(&self) -> impl Iterator<Item = (&Tag, &Digest)> {
+        self.all.iter().filter_map(|(of, said)| match (of, &said.to) {
+            (Reference::Tag(tag), Some(to)) => Some((tag, to)),
+            (Reference::Tag(_), None) | (Reference::Digest(_), _) => None,
+        })
     }
 
     /// Tags that lead to a manifest, and when that was said.
