@@ -5,8 +5,10 @@
 //! and takes them. So all that is moved goes from who has it to who lacks it, and who asks decides. What is pushed or deleted is
 //! told to the others at once as well: they are asked to take it, and tell how far they are.
 //!
-//! In reading order: `text` (what is said on the wire), `state` (what is known of each master), `taking` (records and what they
-//! name, brought here), `round` (one comparison with one master), `telling` (another master is asked to take something), `agreeing` (all are asked before something goes by itself), `job`.
+//! In reading order: `text` (what is said on the wire), `state` (what is known of each master), `lacking` (what one says is there
+//! and is not), `taking` (records and what they name, brought here), `round` (one comparison with one master), `telling` (another
+//! master is asked to take something), `agreeing` (all are asked before something goes by itself), `dropping` (deletions that all
+//! know of), `job`.
 //! The answers to questions are in `api/peers`; which of two records counts, and what is done with it, is the store's.
 //!
 //! # Decisions
@@ -15,7 +17,9 @@
 //! - While mode Local is neither in force nor coming nor before, its records rest: nobody is asked and nobody answered.
 
 mod agreeing;
+mod dropping;
 mod job;
+mod lacking;
 mod round;
 mod state;
 mod taking;
@@ -32,12 +36,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use agreeing::RemovableSource;
+pub use dropping::DropDeletions;
 pub use job::CompareRecords;
 pub use state::{ComparedMaster, ComparisonStatus};
 pub use taking::{Taking, TakingState};
 pub use telling::NotTaken;
-pub use text::{buckets_of, lines_of, removable_lines, repository_lines};
+pub use text::{buckets_of, lines_of, order_of, removable_lines, repository_lines};
 
+use self::lacking::Lacking;
 use self::state::Masters;
 use crate::mode::Local;
 use crate::replicas::Replicas;
@@ -64,6 +70,8 @@ struct Inner {
     /// Places of orders to other masters.
     orders: Arc<Semaphore>,
     removable: RemovableSource,
+    /// What others say is there and do not have.
+    lacking: Lacking,
     /// Another master is told what would go here.
     answering: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
@@ -77,8 +85,8 @@ impl fmt::Debug for Comparison {
 }
 
 impl Comparison {
-    /// Of the records of `store` with those of `replicas`, which `removable` answers what would go here. Work that outlives its caller is spawned on `tasks` and ends when `stop`
-    /// is cancelled.
+    /// Of the records of `store` with those of `replicas`; `removable` says what would go here. Work that outlives its caller is
+    /// spawned on `tasks` and ends when `stop` is cancelled.
     #[must_use]
     pub fn new(
         store: Store,
@@ -99,6 +107,7 @@ impl Comparison {
             bytes: AtomicU64::new(0),
             orders: Arc::new(Semaphore::new(telling::ORDERS)),
             removable,
+            lacking: Lacking::default(),
             answering: tokio::sync::Mutex::default(),
             tasks,
             stop,

@@ -127,6 +127,7 @@ impl Comparison {
         (repo, count): (&RepoName, usize),
         outcome: &mut Outcome,
     ) -> Result<(), String> {
+        let _arriving = self.0.store.arriving(repo);
         let all: Vec<u8> = (0..=u8::MAX).collect();
         let differ = if count <= FEW {
             all
@@ -148,8 +149,10 @@ impl Comparison {
             }
             let path = format!("/v2/{repo}/records/in/{}", bucket_path(buckets));
             let told = self.ask(peer, &path, RECORDS_BYTES).await?;
-            let records =
+            let mut records =
                 records(&String::from_utf8_lossy(&told.bytes)).ok_or("it told something that is no record")?;
+            // What it says is there and is not it is not asked for each time.
+            records.retain(|record| !self.0.lacking.has(peer.host(), repo, record, Deadline::now()));
             self.take_all(local, repo, records, peer, &moved, outcome).await?;
         }
         Ok(())

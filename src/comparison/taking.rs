@@ -107,6 +107,7 @@ impl Comparison {
         if !self.0.store.records_are_kept() {
             return Err("no records are kept on that master".to_owned());
         }
+        let _arriving = self.0.store.arriving(repo);
         let mut wanted = vec![of.clone()];
         let mut told = Vec::new();
         while let Some(of) = wanted.pop() {
@@ -179,6 +180,9 @@ impl Comparison {
                 // Where nothing came a record may say by now that it was deleted: the store decides.
                 Ok(brought) => {
                     outcome.partial += usize::from(brought == Brought::Partly);
+                    if brought == Brought::Nothing {
+                        self.0.lacking.note(from.host(), repo, &records, Instant::now());
+                    }
                     ready.extend(records);
                     waiting += 1;
                 }

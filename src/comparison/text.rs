@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
+use crate::clock::Timestamp;
 use crate::oci::RepoName;
 use crate::store::{BUCKETS, Record, RepositorySum, Sum};
 
@@ -91,6 +92,14 @@ pub fn buckets_of(text: &str) -> Option<Vec<u8>> {
     bytes_of(text).filter(|buckets| !buckets.is_empty() && buckets.len() <= BUCKETS)
 }
 
+/// Reads the sum and the moment of an order to drop deletions: `<sum>-<milliseconds since 1970>`; `None`: it is none.
+#[must_use]
+pub fn order_of(text: &str) -> Option<(Sum, Timestamp)> {
+    let (sum, moment) = text.split_once('-')?;
+    let moment = Some(moment).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?;
+    Some((Sum::of_bytes(&bytes_of(sum)?)?, Timestamp::from_millis(moment)))
+}
+
 fn bytes_of(text: &str) -> Option<Vec<u8>> {
     let is_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
     if !text.len().is_multiple_of(2) || !text.as_bytes().iter().all(is_hex) {
@@ -128,6 +137,26 @@ mod tests {
         assert_eq!(buckets_of(&bucket_path(&[0, 17, 255])), Some(vec![0, 17, 255]));
         for wrong in ["", "0", "0g", "0G", "AA", &"00".repeat(257)] {
             assert_eq!(buckets_of(wrong), None, "{wrong}");
+        }
+        assert_eq!(
+            order_of(&format!("{sum}-17")),
+            Some((Sum::of_bytes(&[7; 32]).unwrap(), Timestamp::from_millis(17)))
+        );
+        for wrong in
+            ["", "-", "17", &format!("{sum}-"), &format!("{sum}-+1"), &format!("{sum}-1-"), &format!("07{sum}-1")]
+        {
+            assert_eq!(order_of(wrong), None, "{wrong}");
+        }
+        let record = "0000000000000001 0000000000000001 v1 -";
+        let check = crate::oci::Algorithm::Sha256.digest(record.as_bytes()).hex()[..8].to_owned();
+        let all = vec![("a/b".parse().unwrap(), format!("{record} {check}").parse::<Record>().unwrap())];
+        let lines = removable_lines(&Ok(all.clone()));
+        assert_eq!(removable(&format!("\n\n{lines}")), Ok(all.into_iter().collect()));
+        assert_eq!(removable(&removable_lines(&Ok(Vec::new()))), Ok(HashSet::new()));
+        assert_eq!(removable(&removable_lines(&Err("it\nrests".to_owned()))), Err("says: it rests".to_owned()));
+        // One that was cut says nothing.
+        for wrong in ["", "\n", "done", &lines[..lines.len() - 1], &lines[1..], &lines.replace("a/b", "A")] {
+            assert!(removable(wrong).is_err(), "{wrong}");
         }
         assert_eq!(bucket_sums(&[1; 31]), None);
         assert_eq!(bucket_sums(&[0; 256 * 32]).map(|sums| sums.len()), Some(256));

@@ -88,6 +88,8 @@ pub(super) struct Group {
     pub(super) addresses: Addresses,
     /// This one, if it is in the list.
     pub(super) own: Option<MasterId>,
+    /// This one has the lowest address of the list.
+    pub(super) is_first: bool,
     /// The others.
     pub(super) peers: Vec<Upstream>,
     /// What is in force and probably not meant so.
@@ -144,6 +146,7 @@ impl Group {
         let addresses: Addresses = list.iter().filter_map(address).collect();
         let is_own = |target: &&Target| address(target).is_some_and(|address| identity.addresses.contains(&address));
         let own = list.iter().find(is_own).map(MasterId::of);
+        let is_first = addresses.first().is_some_and(|first| identity.addresses.contains(first));
         // Counted apart from those of an upstream.
         let metrics = Metrics::new()?;
         let same = before.made_of == identity.made_of;
@@ -166,7 +169,7 @@ impl Group {
             )
         });
         let expiry = Some(identity.certificate.not_after());
-        Ok(Self { is_listed: true, addresses, own, peers, warning, expiry, made_of: identity.made_of })
+        Ok(Self { is_listed: true, addresses, own, is_first, peers, warning, expiry, made_of: identity.made_of })
     }
 }
 

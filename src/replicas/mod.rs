@@ -134,6 +134,12 @@ impl Replicas {
         (!is_unknown).then_some(group.peers.len() + 1)
     }
 
+    /// Whether this master is the first of the list: what one has to do for all it does.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.0.group.load().is_first
+    }
+
     /// Ends when other masters are in force than at the last call. For one who waits. Safe to drop.
     pub async fn changed(&self) {
         self.0.followed.notified().await;

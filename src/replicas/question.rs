@@ -104,6 +104,16 @@ impl Replicas {
 }
 
 impl Replicas {
+    /// Whether each of the other masters answers, within 3 s, that it does not have the content in this repository. Safe to drop.
+    pub async fn is_nowhere(&self, repo: &RepoName, wanted: Wanted) -> bool {
+        let (peers, deadline) = (self.peers(), Instant::now() + PATIENCE);
+        let asked = peers.iter().map(|peer| ask(peer, repo, wanted, deadline));
+        let is_no = |outcome: Result<Option<u64>, UpstreamError>| {
+            outcome.is_err_and(|error| error.cause() == UpstreamCause::NotFound && error.is_registrys_own())
+        };
+        futures_util::future::join_all(asked).await.into_iter().all(is_no)
+    }
+
     /// What the other masters have said last of a tag or a manifest: a line of each that knows it, within 3 s. One question to
     /// each, shared by all who ask the same at once; what nobody knew before one of them came is asked for once more. Safe to
     /// drop: the questions go on.

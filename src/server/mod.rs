@@ -34,7 +34,7 @@ use crate::api::{App, Edge, FastPath};
 use crate::auth::{AuthError, Authenticator};
 use crate::bundle::{BundleError, Catalog};
 use crate::clock;
-use crate::comparison::CompareRecords;
+use crate::comparison::{CompareRecords, DropDeletions};
 use crate::config::reload::{Pace, Reloader};
 use crate::config::watch::Watcher;
 use crate::config::{self, Config, ConfigError, Overrides};
@@ -335,7 +335,8 @@ async fn serve(mut parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
     }
     jobs::start(&jobs, &parts, evictor, &modes);
     jobs.start(FollowMasters::new(replicas.clone()));
-    jobs.start(CompareRecords::new(comparison));
+    jobs.start(CompareRecords::new(comparison.clone()));
+    jobs.start(DropDeletions::new(comparison));
     jobs.start(ImportJob::new(parts.store.clone(), imports, metrics.clone(), tasks.clone()));
     take_orders(socket, seen.clone(), &tasks, &stop);
     for socket in registry_sockets {

@@ -9,7 +9,8 @@ use super::error::StoreError;
 use super::face::Store;
 use super::repositories::manifests::Manifests;
 use super::repositories::recorded::TakenRecords;
-use super::repositories::records::{BUCKETS, Record, RepositorySum, Sum};
+use super::repositories::records::{Arriving, BUCKETS, Record, RepositorySum, Sum};
+use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, RepoName};
 
 impl Store {
@@ -103,6 +104,43 @@ impl Store {
     pub async fn records_of(&self, repo: &RepoName, all: Vec<Reference>) -> Result<Vec<Record>, StoreError> {
         let repo = repo.clone();
         self.look(move |manifests| manifests.records_of(&repo, &all)).await
+    }
+
+    /// Something of another master is under way into a repository, until the answer is dropped: its records, or a manifest. To be
+    /// said before that one is asked. Waits for nothing.
+    pub fn arriving(&self, repo: &RepoName) -> Arriving {
+        self.0.manifests.records.arriving(repo)
+    }
+
+    /// The repositories whose records say of something that it was deleted, in order.
+    #[must_use]
+    pub fn repositories_with_deletions(&self) -> Vec<RepoName> {
+        self.0.manifests.records.with_deletions()
+    }
+
+    /// The sum over the records of a repository, if they say of something that it was deleted before `moment`.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn sum_with_deletions(&self, repo: &RepoName, moment: Timestamp) -> Result<Option<Sum>, StoreError> {
+        let repo = repo.clone();
+        self.look(move |manifests| manifests.sum_with_deletions(&repo, moment)).await
+    }
+
+    /// Drops the records of a repository that say since before `moment` that something was deleted, if the sum over all its records
+    /// is `sum`, durably; says how many. All masters have to have them. `None`: the sum is another one, or something is under
+    /// way into the repository. Runs to its end even if the caller is dropped.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn drop_deletions(
+        &self,
+        repo: &RepoName,
+        sum: Sum,
+        moment: Timestamp,
+    ) -> Result<Option<usize>, StoreError> {
+        let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
+        self.0.contents.change(move || manifests.drop_deletions(&repo, sum, moment)).await
     }
 
     /// Those of another master's records that would count here.

@@ -11,6 +11,7 @@ use crate::support::{Authority, Client, Image, Masters, address, blob, digest, r
 
 mod copies;
 mod deletions;
+mod dropping;
 mod pushes;
 mod records;
 mod removal;

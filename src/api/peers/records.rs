@@ -18,7 +18,10 @@ use super::super::exception::Exception;
 use super::super::exchange::Outcome;
 use super::super::headers::text;
 use super::super::route::{last_part, repo};
-use crate::comparison::{Comparison, Taking, TakingState, buckets_of, lines_of, removable_lines, repository_lines};
+use crate::clock::Timestamp;
+use crate::comparison::{
+    Comparison, Taking, TakingState, buckets_of, lines_of, order_of, removable_lines, repository_lines,
+};
 use crate::mode::Local;
 use crate::oci::{Digest, ErrorCode, Reference, RepoName};
 use crate::serve::Peer;
@@ -45,6 +48,8 @@ pub(super) enum Question {
     Manifest(RepoName, Digest),
     /// `/v2/<name>/records/take/<reference>`: an order.
     Take(RepoName, Reference),
+    /// `/v2/<name>/records/drop/<sum>-<moment>`: an order.
+    Drop(RepoName, Sum, Timestamp),
     /// `/v2/<name>/removable/{by-rule,unreached}`: what would go here by itself.
     Removable(RemovalQuestion),
 }
@@ -77,13 +82,14 @@ impl Question {
             "of" => Some(Self::Of(name, last.parse().ok()?)),
             "manifest" => Some(Self::Manifest(name, last.parse().ok()?)),
             "take" => Some(Self::Take(name, last.parse().ok()?)),
+            "drop" => order_of(last).map(|(sum, before)| Self::Drop(name, sum, before)),
             _ => None,
         }
     }
 
     const fn method(&self) -> &'static str {
         match self {
-            Self::Take(..) => "POST",
+            Self::Take(..) | Self::Drop(..) => "POST",
             Self::Sum
             | Self::Repositories
             | Self::Buckets(_)
@@ -140,6 +146,13 @@ pub(super) async fn answer(app: &App, method: &Method, peer: &Peer, question: Qu
                 )
             })?;
             Ok(words(comparison.take(&repo, &of, from)))
+        }
+        Question::Drop(repo, sum, before) => {
+            let comparison = app.0.comparison.get().ok_or_else(super::rests)?;
+            let dropped = comparison.drop_by_order(&repo, sum, before).await;
+            let word =
+                dropped.map_or_else(|why| format!("failed {}\n", why.replace('\n', " ")), |()| "done\n".to_owned());
+            Ok(bytes(word.into()))
         }
         Question::Removable(question) => {
             let comparison = app.0.comparison.get().ok_or_else(super::rests)?;
@@ -217,6 +230,11 @@ mod tests {
             ("/v2/a/b/removable/by-rule".to_owned(), Some(Question::Removable(RemovalQuestion::ByRule(repo("a/b"))))),
             ("/v2/a/removable/unreached".to_owned(), Some(Question::Removable(RemovalQuestion::Unreached(repo("a"))))),
             ("/v2/a/removable/all".to_owned(), None),
+            (
+                format!("/v2/a/records/drop/{}-17", Sum::default()),
+                Some(Question::Drop(repo("a"), Sum::default(), Timestamp::from_millis(17))),
+            ),
+            ("/v2/a/records/drop/17".to_owned(), None),
             ("/v2/removable/by-rule".to_owned(), None),
             ("/v2/records/buckets".to_owned(), None),
             ("/v2/a/records/in/".to_owned(), None),

@@ -208,6 +208,7 @@ impl ReadThrough {
     ) -> Result<Served<ServedManifest>, ModeError> {
         let deadline = Instant::now() + BUDGET;
         let reference = Reference::Digest(digest);
+        let _arriving = self.store().arriving(repo);
         let mut said = self.store().record(repo, &reference).await?;
         let mut again = None;
         if let Some(deletion) = said.as_ref().filter(|said| said.target().is_none()) {
@@ -235,11 +236,12 @@ impl ReadThrough {
                 break;
             }
         }
-        // It is known to be there, so a 404 would be believed wrongly.
-        match why {
-            ModeError::Store(StoreError::ManifestUnknown) if said.is_some() => Err(ModeError::NotReachable),
-            why => Err(why),
+        // Who did not answer may have it, as it is said to be there; a 404 would be believed wrongly.
+        let is_unknown = matches!(why, ModeError::Store(StoreError::ManifestUnknown));
+        if is_unknown && said.is_some() && !self.0.replicas.is_nowhere(repo, Wanted::Manifest(digest)).await {
+            return Err(ModeError::NotReachable);
         }
+        Err(why)
     }
 
     /// What another master has said of a manifest later than it was deleted by what is known here; `None`: nothing, by those who

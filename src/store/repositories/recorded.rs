@@ -1,5 +1,6 @@
 //! What is done with tags and manifests, written down; and what others have said of them, done. All of it blocks.
 
+mod dropping;
 mod removals;
 
 use std::collections::HashMap;

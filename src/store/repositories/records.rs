@@ -7,25 +7,28 @@
 //! (`held`): what is there was said when its file says, what is deleted and older than that goes, and what is said to be
 //! there and is not was never heard. A repository without a file of records gets one then.
 //!
-//! In reading order: `clock`, `record`, `register` (which of two counts), `sums` (are two the same?), `log` (the file), `held`. All
-//! of it blocks. What changes or reads the records of a repository holds that repository's lock (`recorded`, beside this).
+//! In reading order: `clock`, `record`, `register` (which of two counts), `sums` (are two the same?), `log` (the file), `held`, `dropping`
+//! (what all masters know to be deleted). All of it blocks. What changes or reads the records of a repository holds that repository's lock (`recorded`, beside this).
 
 pub(super) mod clock;
+mod dropping;
 mod held;
 pub(super) mod log;
 pub(super) mod record;
 pub(super) mod register;
 mod sums;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use self::dropping::Arriving;
 pub use self::record::{NoRecord, Record};
 pub use self::sums::{BUCKETS, Sum};
 
 use self::clock::Moment;
+use self::dropping::Arrivals;
 use self::log::Log;
 use self::record::{Register, WriterId};
 use crate::fs::is_absence;
@@ -39,6 +42,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Most repositories whose records are held in memory.
 const MOST_LOADED: usize = 64;
 
+/// Most records that are held in memory, about 200 bytes each; those of one repository are, however many they are.
+const MOST_RECORDS: usize = 100_000;
+
 /// The records of all repositories.
 #[derive(Debug)]
 pub(in crate::store) struct Records {
@@ -48,6 +54,7 @@ pub(in crate::store) struct Records {
     loaded: Mutex<Loaded>,
     known: Mutex<Known>,
     writer: OnceLock<WriterId>,
+    arrivals: Arrivals,
 }
 
 /// The records of repositories, and when they were last used.
@@ -57,6 +64,8 @@ type Loaded = HashMap<RepoName, (Arc<Mutex<Log>>, Instant)>;
 #[derive(Debug, Default)]
 struct Known {
     of: BTreeMap<RepoName, RepositorySum>,
+    /// Those whose records say of something that it was deleted.
+    with_deletions: BTreeSet<RepoName>,
     all: Sum,
     /// Whether all were read.
     is_all: bool,
@@ -76,7 +85,14 @@ pub struct RepositorySum {
 impl Records {
     pub(in crate::store) fn new(contents: Arc<Contents>) -> Self {
         let is_kept = AtomicBool::new(contents.layout.records().exists());
-        Self { contents, is_kept, loaded: Mutex::default(), known: Mutex::default(), writer: OnceLock::new() }
+        Self {
+            contents,
+            is_kept,
+            loaded: Mutex::default(),
+            known: Mutex::default(),
+            writer: OnceLock::new(),
+            arrivals: Arrivals::default(),
+        }
     }
 
     /// Whether they are written.
@@ -133,12 +149,27 @@ impl Records {
         self.note(repo, &log);
         let log = Arc::new(Mutex::new(log));
         let mut loaded = self.loaded();
-        if loaded.len() >= MOST_LOADED {
+        while loaded.len() >= MOST_LOADED
+            || (!loaded.is_empty() && self.records_in_memory(&loaded, repo) > MOST_RECORDS)
+        {
             let oldest = loaded.iter().min_by_key(|(_, (_, used))| *used).map(|(repo, _)| repo.clone());
             oldest.into_iter().for_each(|repo| self.unload(&mut loaded, &repo));
         }
         loaded.insert(repo.clone(), (Arc::clone(&log), Instant::now()));
         log
+    }
+
+    /// Repositories whose records are in memory.
+    #[cfg(test)]
+    pub(in crate::store) fn in_memory(&self) -> usize {
+        self.loaded().len()
+    }
+
+    /// Records of the loaded ones, and of one that is about to be.
+    fn records_in_memory(&self, loaded: &Loaded, repo: &RepoName) -> usize {
+        let known = self.lock_known();
+        let records = |repo: &RepoName| known.of.get(repo).map_or(0, |of| of.records);
+        records(repo) + loaded.keys().filter(|other| *other != repo).map(records).sum::<usize>()
     }
 
     /// Takes idle ones out of the memory.
@@ -168,6 +199,7 @@ impl Records {
         let mut known = self.lock_known();
         known.is_all = false;
         known.forgotten += 1;
+        known.with_deletions.remove(repo);
         if let Some(before) = known.of.remove(repo) {
             known.all.change(before.sum.named(repo));
         }
@@ -229,6 +261,10 @@ impl Records {
     fn note(&self, repo: &RepoName, log: &Log) {
         let now = RepositorySum { sum: log.registers.sum(), records: log.registers.len() };
         let mut known = self.lock_known();
+        match log.registers.deletions() {
+            0 => known.with_deletions.remove(repo),
+            1.. => known.with_deletions.insert(repo.clone()),
+        };
         let before = known.of.insert(repo.clone(), now).unwrap_or_default();
         known.all.change(before.sum.named(repo));
         known.all.change(now.sum.named(repo));

@@ -1,5 +1,6 @@
 //! What was said of tags and manifests: by every way in, over restarts, cut lines and damage, and by other masters.
 
+mod dropping;
 pub(super) mod masters;
 mod removals;
 

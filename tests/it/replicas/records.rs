@@ -273,6 +273,30 @@ async fn what_a_record_names_and_no_master_that_answers_has_is_503_and_what_none
 }
 
 #[tokio::test]
+async fn what_a_record_names_and_all_masters_say_they_lack_is_404() {
+    let mut masters = Masters::start(2).await;
+    let image = Image::of(97);
+    push(&masters, 0, "v1", &image).await;
+    masters.until_same(&[0, 1]).await;
+    let folders = [masters.stop(0), masters.stop(1)];
+    let hex = image.digest().strip_prefix("sha256:").unwrap().to_owned();
+    for (master, folder) in folders.into_iter().enumerate() {
+        let content = folder.path().join("data/blobs/sha256").join(&hex[..2]).join(&hex);
+        std::fs::OpenOptions::new().write(true).open(content).unwrap().set_len(1).unwrap();
+        masters.start_again(master, folder).await;
+    }
+    masters.until_same(&[0, 1]).await;
+    let (client, by_digest) = (masters.client(1, "ro"), manifest_path(NAME, &image.digest()));
+    assert_eq!((status(&client, &by_digest).await, status(&client, &manifest_path(NAME, "v1")).await), (404, 404));
+    // Who does not answer may have it.
+    masters.kill(0);
+    assert_eq!(status(&client, &by_digest).await, 503);
+    push(&masters, 1, "v1", &image).await;
+    assert_eq!(status(&client, &by_digest).await, 200);
+    masters.end();
+}
+
+#[tokio::test]
 async fn a_master_asked_to_take_something_says_when_it_is_there_and_takes_it_from_who_asks_alone() {
     let masters = Masters::start(2).await;
     let image = Image::of(96);

@@ -7,6 +7,23 @@ use crate::support::{Upstream, coming, mode, mode_file};
 
 const PEER: &str = "/-/peer";
 
+/// Writes a master's mode file and waits until it is in force.
+pub(super) async fn into_force(masters: &Masters, master: usize, generation: u64, file: &str) {
+    let folder = masters.at(master).folder();
+    std::fs::write(folder.path().join("mode.new"), file).unwrap();
+    std::fs::rename(folder.path().join("mode.new"), folder.path().join("mode.yaml")).unwrap();
+    masters.at(master).signal(Signal::HUP);
+    within(async {
+        loop {
+            let told: serde_json::Value = masters.at(master).admin().get("/status").await.json().await.unwrap();
+            if told["modeFile"]["generation"] == generation {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
 fn peer_names(master: usize) -> Vec<SanType> {
     vec![SanType::IpAddress(address(master)), uri("d8-registry:peer")]
 }
@@ -215,19 +232,7 @@ async fn masters_are_answered_while_local_is_coming_in_force_or_before() {
         let generation = u64::try_from(generation).unwrap() + 1;
         let previous: Vec<&str> = previous.into_iter().map(String::as_str).collect();
         let file = mode_file(generation, in_force, coming.map(String::as_str), &previous);
-        let folder = masters.at(0).folder();
-        std::fs::write(folder.path().join("mode.new"), &file).unwrap();
-        std::fs::rename(folder.path().join("mode.new"), folder.path().join("mode.yaml")).unwrap();
-        masters.at(0).signal(Signal::HUP);
-        within(async {
-            loop {
-                let told: serde_json::Value = masters.at(0).admin().get("/status").await.json().await.unwrap();
-                if told["modeFile"]["generation"] == generation {
-                    break;
-                }
-            }
-        })
-        .await;
+        into_force(&masters, 0, generation, &file).await;
         let path = format!("{}{PEER}{}", masters.base(0), blob_path(NAME, &name));
         let answer = other.get(path).header("d8-hop", "1").send().await.unwrap();
         assert_eq!(answer.status(), status, "{file}");

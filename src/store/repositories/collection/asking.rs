@@ -32,8 +32,8 @@ impl Collector {
         outcome.inspect_err(|why| self.masters.note_away(why))
     }
 
-    /// The records of what this store would remove of a repository by itself, where `retained` is what retention keeps: manifests that nothing reaches and whose grace is
-    /// over, and the tag of a write check. In no order.
+    /// The records of what this store would remove of a repository by itself, where `retained` is what retention keeps: manifests
+    /// that nothing reaches and whose grace is over, and the tag of a write check. In no order.
     ///
     /// # Errors
     /// A sentence: nothing goes here now.

@@ -130,6 +130,17 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Removes the file of what says nothing any more.
+    pub(in crate::store::repositories) fn remove(&mut self, layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
+        if disk.unlink(&layout.records_of(&self.repo))? {
+            disk.sync_directory(&layout.records())?;
+        }
+        (self.end, self.lines, self.is_stale) = (0, 0, true);
+        Ok(())
+    }
+}
+
 /// Takes away what stands behind the last whole line: a longer rest than what is written over it would make one wrong line of two.
 fn cut(file: &File, path: &Path, end: u64) -> Result<(), StoreError> {
     let length = file.metadata().map_err(StoreError::io("stat", path))?.len();

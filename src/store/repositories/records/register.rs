@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use super::clock::Moment;
 use super::record::{Record, Register};
 use super::sums::{Sum, Sums};
+use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, RepoName, Tag};
 
 /// The registers of a repository's tags and manifests, with the sums over them.
@@ -16,12 +17,14 @@ use crate::oci::{Digest, Reference, RepoName, Tag};
 pub(in crate::store::repositories) struct Registers {
     all: HashMap<Reference, Register>,
     sums: Sums,
+    /// Of them that say that something was deleted.
+    deletions: usize,
 }
 
 impl Registers {
     /// None yet.
     pub(in crate::store::repositories) fn of(repo: &RepoName) -> Self {
-        Self { all: HashMap::new(), sums: Sums::of(repo) }
+        Self { all: HashMap::new(), sums: Sums::of(repo), deletions: 0 }
     }
 
     /// Takes in what was said; what was said later stays. Says whether it is another value now.
@@ -36,7 +39,9 @@ impl Registers {
     /// Takes in what was said in the place of what was, whenever that was.
     pub(in crate::store::repositories) fn set(&mut self, record: Record) {
         self.sums.change(&record);
+        self.deletions += usize::from(record.said.is_deletion());
         if let Some(before) = self.all.insert(record.of.clone(), record.said) {
+            self.deletions -= usize::from(before.is_deletion());
             self.sums.change(&Record { of: record.of, said: before });
         }
     }
@@ -44,6 +49,7 @@ impl Registers {
     /// Forgets what was said of one thing.
     pub(in crate::store::repositories) fn remove(&mut self, of: &Reference) {
         if let Some((of, said)) = self.all.remove_entry(of) {
+            self.deletions -= usize::from(said.is_deletion());
             self.sums.change(&Record { of, said });
         }
     }
@@ -63,6 +69,17 @@ impl Registers {
 
     pub(in crate::store::repositories) fn len(&self) -> usize {
         self.all.len()
+    }
+
+    /// How many say that something was deleted.
+    pub(in crate::store::repositories) const fn deletions(&self) -> usize {
+        self.deletions
+    }
+
+    /// What was deleted, as was said before `moment` by the clock of the wall.
+    pub(in crate::store::repositories) fn deleted_before(&self, moment: Timestamp) -> Vec<Reference> {
+        let is_old = |said: &Register| said.is_deletion() && said.at.wall() < moment;
+        self.all.iter().filter(|(_, said)| is_old(said)).map(|(of, _)| of.clone()).collect()
     }
 
     /// The tags that are there, and where each leads.
@@ -181,6 +198,8 @@ mod tests {
             let differ = one.buckets().iter().zip(other.buckets()).enumerate().filter(|(_, (one, other))| one != other);
             let differ: Vec<usize> = differ.map(|(bucket, _)| bucket).collect();
             prop_assert_eq!(differ, if is_new { vec![usize::from(more.bucket())] } else { Vec::new() });
+            let deleted = other.iter().filter(|record| record.said.is_deletion()).count();
+            prop_assert_eq!(other.deletions(), deleted);
             other.remove(&more.of);
             if one.get(&more.of).is_none() {
                 prop_assert_eq!(one.sum(), other.sum());
