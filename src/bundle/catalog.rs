@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Bound;
 
 use super::contents::{Bundle, Found};
-use super::finding::{Finding, Findings};
+use super::finding::{Budget, BundleError, Finding, Findings};
 use super::reach::Walk;
 use super::version::MOST_MANIFEST;
 use crate::oci::{Algorithm, Digest, RepoName};
@@ -48,16 +48,20 @@ pub enum Bytes<'a> {
 }
 
 impl Catalog {
-    /// What is served of `bundle`; its root is the repository `root`. Blocking: reads the manifests.
-    #[must_use]
-    pub fn of(bundle: Bundle, root: &RepoName) -> Self {
+    /// What is served of `bundle`; its root is the repository `root`. Keeps as much in memory as the bundle itself may. Blocking: reads
+    /// the manifests.
+    ///
+    /// # Errors
+    /// [`BundleError::TooMuch`].
+    pub fn of(bundle: Bundle, root: &RepoName) -> Result<Self, BundleError> {
+        let mut budget = Budget::new(bundle.most);
         let mut findings = bundle.findings.clone();
         let (mut repositories, mut left_out, unread) = (BTreeMap::new(), 0, HashSet::new());
         for (path, layout) in &bundle.layouts {
-            let mut walk = Walk::new(&bundle, path, &unread);
+            let mut walk = Walk::new(&bundle, path, &unread, &mut budget);
             let mut repository = Repository { path: path.clone(), ..Repository::default() };
             for (tag, digest) in &layout.tags {
-                match walk.image(*digest) {
+                match walk.image(*digest)? {
                     Ok(()) => {
                         repository.tags.insert(tag.clone(), *digest);
                     }
@@ -72,7 +76,7 @@ impl Catalog {
             (repository.manifests, repository.blobs) = (reached.manifests, reached.blobs);
             repositories.insert(name(root, path), repository);
         }
-        for discovery in bundle.discovery() {
+        for discovery in bundle.discovery()? {
             let path = discovery.repository.clone();
             let repository =
                 repositories.entry(name(root, &path)).or_insert_with(|| Repository { path, ..Repository::default() });
@@ -89,7 +93,7 @@ impl Catalog {
         }
         repositories.retain(|_, repository| !repository.tags.is_empty());
         let tags = repositories.values().map(|repository| repository.tags.len() as u64).sum();
-        Self { bundle, repositories, findings, tags, left_out }
+        Ok(Self { bundle, repositories, findings, tags, left_out })
     }
 
     /// How many repositories there are.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::files::Form;
 use super::finding::{Finding, Findings};
 use super::index::Content as Reader;
-use super::stream::Stream;
+use super::stream::{Piece, Stream};
 use crate::oci::{Algorithm, Digest};
 
 /// A bundle, as its headers show it. Keeps no content in memory.
@@ -17,6 +17,9 @@ pub struct Bundle {
     /// By their path, which is the name of a repository below the one where all of it goes; `""` is that one.
     pub(super) layouts: BTreeMap<String, Layout>,
     pub(super) findings: Findings,
+    /// Bytes of memory that it was opened with, and that are left of them.
+    pub(super) most: usize,
+    pub(super) left: usize,
 }
 
 /// An archive, and what is known of it.
@@ -128,10 +131,16 @@ impl Bundle {
         })
     }
 
-    /// What was found when it was opened.
+    /// What was found when it was opened, as far as it is named.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings.named
+    }
+
+    /// How many of all these findings are damage.
+    #[must_use]
+    pub const fn damage(&self) -> u64 {
+        self.findings.damage
     }
 
     /// Bytes that were read of its archives so far.
@@ -159,6 +168,11 @@ impl ArchiveFacts {
 }
 
 impl Found {
+    /// The parts of files that it lies in, in their order, each opened when its turn comes. Blocking.
+    pub fn pieces(&self) -> impl Iterator<Item = io::Result<Piece>> + '_ {
+        self.stream.pieces(self.at, self.length)
+    }
+
     /// Its bytes, to be read in order.
     pub fn reader(&self) -> impl io::Read + '_ {
         Reader { stream: &self.stream, at: self.at, left: self.length }

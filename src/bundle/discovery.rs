@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::contents::Bundle;
+use super::finding::{Budget, BundleError};
 use crate::oci::{Algorithm, Digest};
 
 /// Repositories whose children are found by tags.
@@ -15,6 +16,8 @@ const PARENTS: [&str; 3] = ["modules", "packages", "deckhouse-cli/plugins"];
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// About what a discovery tag takes in memory beside the bytes of its image.
+const ENTRY_BYTES: usize = 1024;
 
 /// A tag that a push makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +35,12 @@ pub struct Discovery {
 }
 
 impl Bundle {
-    /// The discovery tags of what it holds.
-    #[must_use]
-    pub fn discovery(&self) -> Vec<Discovery> {
+    /// The discovery tags of what it holds, within the memory that was left when it was opened.
+    ///
+    /// # Errors
+    /// [`BundleError::TooMuch`].
+    pub fn discovery(&self) -> Result<Vec<Discovery>, BundleError> {
+        let mut budget = Budget::new(self.left);
         let mut found: BTreeSet<(String, String)> = BTreeSet::new();
         for path in self.repositories().filter(|path| self.tags(path).next().is_some()) {
             for parent in PARENTS {
@@ -44,11 +50,16 @@ impl Bundle {
                 }
             }
             // A mirror of a ModuleSource has the modules at its root.
-            if !path.contains('/') && self.repositories().any(|other| other.strip_suffix("/release") == Some(path)) {
+            if !path.contains('/') && self.layouts.contains_key(&format!("{path}/release")) {
                 found.insert((String::new(), path.to_owned()));
             }
         }
-        found.into_iter().map(|(repository, tag)| image(repository, tag)).collect()
+        let made = found.into_iter().map(|(repository, tag)| {
+            let made = image(repository, tag);
+            let bytes = made.blobs.iter().chain([&made.manifest]).map(Vec::len).sum::<usize>();
+            budget.take(bytes + 2 * made.path.len() + ENTRY_BYTES).map(|()| made)
+        });
+        made.collect()
     }
 }
 

@@ -6,14 +6,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::finding::{BundleError, Findings, Problem};
-use super::stream::Stream;
+use super::finding::{Budget, BundleError, Findings, Problem};
+use super::stream::{OpenFiles, Part, Stream};
 use crate::fs::Folder;
 
 /// Directories below one another that are looked into for layouts.
 const DEEPEST: usize = 16;
 /// Directories that are looked into.
 const MOST_FOLDERS: usize = 100_000;
+/// About what the name of a file takes in memory, while its directory is looked at.
+const NAME_BYTES: usize = 128;
 /// Behind a file's name: the name of its sum.
 const SUM: &str = ".gostsum";
 /// Written beside the archives, for the cluster and not for a registry.
@@ -76,131 +78,243 @@ fn named(name: &str) -> Named<'_> {
     }
 }
 
-/// The archives in these files and directories, by their names. Of a chunk all chunks are taken that lie beside it.
-pub(super) fn collect(paths: &[PathBuf], findings: &mut Findings) -> Result<Vec<Archive>, BundleError> {
-    let mut wanted: BTreeMap<PathBuf, Option<BTreeSet<String>>> = BTreeMap::new();
-    for path in paths {
-        // An administrator named it, so a link is followed here.
-        let path = std::fs::canonicalize(path).map_err(BundleError::read(path))?;
-        if path.is_dir() {
-            wanted.insert(path, None);
-            continue;
+/// Looks for files. What it keeps of them is taken from the budget.
+pub(super) struct Collector<'a> {
+    pub(super) findings: &'a mut Findings,
+    pub(super) budget: &'a mut Budget,
+    pub(super) stopped: &'a dyn Fn() -> bool,
+    /// Shared by all archives.
+    pub(super) files: Arc<OpenFiles>,
+}
+
+impl Collector<'_> {
+    /// The archives in these files and directories, by their names. Of a chunk all chunks are taken that lie beside it.
+    pub(super) fn collect(&mut self, paths: &[PathBuf]) -> Result<Vec<Archive>, BundleError> {
+        let mut wanted: BTreeMap<PathBuf, Option<BTreeSet<String>>> = BTreeMap::new();
+        for path in paths {
+            // An administrator named it, so a link is followed here.
+            let path = std::fs::canonicalize(path).map_err(BundleError::read(path))?;
+            if path.is_dir() {
+                wanted.insert(path, None);
+                continue;
+            }
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(std::ffi::OsStr::to_str)) else {
+                return Err(BundleError::Nothing(path));
+            };
+            let base = match named(name) {
+                Named::Chunk(base, _) => base,
+                Named::Tar | Named::Other => name,
+                // What lies beside an archive is none.
+                Named::Sum(_) | Named::Unfinished => return Err(BundleError::Nothing(path)),
+            };
+            let of_parent = wanted.entry(parent.to_path_buf()).or_insert_with(|| Some(BTreeSet::new()));
+            if let Some(bases) = of_parent {
+                bases.insert(base.to_owned());
+            }
         }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(std::ffi::OsStr::to_str)) else {
-            return Err(BundleError::Nothing(path));
-        };
-        let base = match named(name) {
-            Named::Chunk(base, _) => base,
-            Named::Tar | Named::Sum(_) | Named::Unfinished | Named::Other => name,
-        };
-        let of_parent = wanted.entry(parent.to_path_buf()).or_insert_with(|| Some(BTreeSet::new()));
-        if let Some(bases) = of_parent {
-            bases.insert(base.to_owned());
-        }
-    }
-    let mut archives = Vec::new();
-    for (path, bases) in wanted {
-        let before = archives.len();
-        let folder = Arc::new(Folder::root(&path).map_err(BundleError::read(&path))?);
-        let names = folder.names().map_err(BundleError::read(&path))?;
-        collect_tars(&folder, &names, bases.as_ref(), findings, &mut archives);
-        if bases.is_none() {
-            archives.extend(layouts_below(&folder, findings)?);
+        let mut archives = Vec::new();
+        for (path, bases) in wanted {
+            let before = archives.len();
+            let folder = Arc::new(Folder::root(&path).map_err(BundleError::read(&path))?);
+            let names = self.names(&folder, "")?.map_err(BundleError::read(&path))?.unwrap_or_default();
+            self.tars(&folder, &names, bases.as_ref(), &mut archives)?;
+            if bases.is_none() {
+                archives.extend(self.layouts_below(&folder)?);
+            }
             if archives.len() == before {
                 return Err(BundleError::Nothing(path));
             }
         }
+        // As the real client reads them: where two say something of a tag, the last one counts.
+        archives.sort_by(|one, other| one.stream.name.cmp(&other.stream.name));
+        Ok(archives)
     }
-    // As the real client reads them: where two say something of a tag, the last one counts.
-    archives.sort_by(|one, other| one.stream.name.cmp(&other.stream.name));
-    Ok(archives)
-}
 
-fn collect_tars(
-    folder: &Arc<Folder>,
-    names: &[String],
-    bases: Option<&BTreeSet<String>>,
-    findings: &mut Findings,
-    archives: &mut Vec<Archive>,
-) {
-    let all: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-    let mut found: BTreeMap<&str, Files> = BTreeMap::new();
-    for name in names {
-        match named(name) {
-            Named::Tar => found.entry(name).or_default().is_whole = true,
-            Named::Chunk(base, number) => {
-                found.entry(base).or_default().chunks.insert(number);
-            }
-            Named::Sum(of) if bases.is_none() && !all.contains(of) && !found.contains_key(of) => {
-                findings.add(Problem::StaleSum, name, "it is the sum of a file that is not there");
-            }
-            Named::Unfinished if bases.is_none() => {
-                findings.add(Problem::Ignored, name, "a pull was ended while it wrote this file");
-            }
-            Named::Other if bases.is_some_and(|bases| bases.contains(name)) => {
-                found.entry(name).or_default().is_whole = true;
-            }
-            Named::Other if bases.is_none() && !name.starts_with('.') && name != RELEASES && is_file(folder, name) => {
-                findings.add(Problem::Ignored, name, "it is no file of a bundle");
-            }
-            Named::Sum(_) | Named::Unfinished | Named::Other => {}
+    /// The names in a directory below; `None`: there is none of that name. The inner error is the disk's.
+    fn names(&self, root: &Folder, below: &str) -> Result<io::Result<Option<Vec<String>>>, BundleError> {
+        let most = self.budget.left() / NAME_BYTES;
+        let names = root.folder(below).and_then(|folder| folder.map(|folder| folder.names_up_to(most)).transpose());
+        match names {
+            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => Err(self.budget.too_much()),
+            names => Ok(names),
         }
     }
-    found.retain(|base, _| bases.is_none_or(|bases| bases.contains(*base)));
-    for (base, files) in found {
-        archives.push(archive(folder, base, &files, &all, findings));
+
+    fn tars(
+        &mut self,
+        folder: &Arc<Folder>,
+        names: &[String],
+        bases: Option<&BTreeSet<String>>,
+        archives: &mut Vec<Archive>,
+    ) -> Result<(), BundleError> {
+        let findings = &mut *self.findings;
+        let all: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        let mut found: BTreeMap<&str, Files> = BTreeMap::new();
+        for name in names {
+            match named(name) {
+                Named::Tar => found.entry(name).or_default().is_whole = true,
+                Named::Chunk(base, number) => {
+                    found.entry(base).or_default().chunks.insert(number);
+                }
+                Named::Sum(of) if bases.is_none() && !all.contains(of) && !found.contains_key(of) => {
+                    findings.add(Problem::StaleSum, name, "it is the sum of a file that is not there");
+                }
+                Named::Unfinished if bases.is_none() => {
+                    findings.add(Problem::Ignored, name, "a pull was ended while it wrote this file");
+                }
+                Named::Other if bases.is_some_and(|bases| bases.contains(name)) => {
+                    found.entry(name).or_default().is_whole = true;
+                }
+                Named::Other
+                    if bases.is_none() && !name.starts_with('.') && name != RELEASES && is_file(folder, name) =>
+                {
+                    findings.add(Problem::Ignored, name, "it is no file of a bundle");
+                }
+                Named::Sum(_) | Named::Unfinished | Named::Other => {}
+            }
+        }
+        found.retain(|base, _| bases.is_none_or(|bases| bases.contains(*base)));
+        for (base, files) in found {
+            archives.push(self.archive(folder, base, &files, &all)?);
+        }
+        Ok(())
+    }
+
+    fn archive(
+        &mut self,
+        folder: &Arc<Folder>,
+        base: &str,
+        files: &Files,
+        all: &BTreeSet<&str>,
+    ) -> Result<Archive, BundleError> {
+        let stream = Stream::new(base.to_owned(), Arc::clone(folder), &self.files);
+        let form = if files.is_whole { Form::Tar } else { Form::Chunks };
+        let mut archive = Archive { stream, form, loose: Vec::new(), sums: BTreeSet::new() };
+        match form {
+            Form::Tar => {
+                if !files.chunks.is_empty() {
+                    let says = format!("its {} chunks beside it are not read, the file is", files.chunks.len());
+                    self.findings.add(Problem::Ignored, base, says);
+                }
+                self.add(&mut archive, base.to_owned(), all, &mut false)?;
+            }
+            Form::Chunks | Form::Directory => {
+                let (mut expected, mut is_broken) = (0, false);
+                for number in &files.chunks {
+                    if *number > expected {
+                        is_broken = true;
+                        self.findings.add(Problem::ChunkMissing, base, missing(expected, *number - 1));
+                    }
+                    self.add(&mut archive, format!("{base}.{number:04}.chunk"), all, &mut is_broken)?;
+                    expected = number.saturating_add(1);
+                }
+                // Of old: one sum for all chunks together.
+                if all.contains(format!("{base}{SUM}").as_str()) {
+                    archive.sums.insert(base.to_owned());
+                }
+            }
+        }
+        Ok(archive)
+    }
+
+    /// Lays a file at the end of an archive, or beside it where that is broken.
+    fn add(
+        &mut self,
+        archive: &mut Archive,
+        name: String,
+        all: &BTreeSet<&str>,
+        is_broken: &mut bool,
+    ) -> Result<(), BundleError> {
+        self.take(&name)?;
+        if all.contains(format!("{name}{SUM}").as_str()) {
+            self.budget.take(name.len() + NAME_BYTES)?;
+            archive.sums.insert(name.clone());
+        }
+        match length(archive.stream.folder(), &name) {
+            Ok(length) if *is_broken => archive.loose.push((name, length)),
+            Ok(length) => {
+                archive.stream.push(name, length);
+            }
+            Err(error) => {
+                *is_broken = true;
+                self.findings.add(Problem::Unreadable, &name, format!("it can't be read: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The layouts in and below a directory, as one archive: its files laid end to end.
+    fn layouts_below(&mut self, root: &Arc<Folder>) -> Result<Option<Archive>, BundleError> {
+        let name = root.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut stream = Stream::new(name, Arc::clone(root), &self.files);
+        let (mut waiting, mut looked) = (vec![(String::new(), 0)], 0);
+        while let Some((below, depth)) = waiting.pop() {
+            let names = match self.names(root, &below)? {
+                Ok(Some(names)) => names,
+                Ok(None) => continue,
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotADirectory) => continue,
+                Err(error) => {
+                    self.findings.add(Problem::Ignored, &below, format!("it is not looked into: {error}"));
+                    continue;
+                }
+            };
+            looked += 1;
+            if looked > MOST_FOLDERS {
+                return Err(BundleError::read(root.path())(io::Error::other("it has too many directories")));
+            }
+            let join = |name: &str| if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
+            let has = |wanted: &str| names.iter().any(|name| name == wanted);
+            if has("index.json") || has("oci-layout") {
+                self.add_layout(root, &join, &mut stream)?;
+            }
+            let deeper =
+                names.iter().rev().filter(|name| !name.starts_with('.') && *name != "blobs" && depth < DEEPEST);
+            waiting.extend(deeper.map(|name| (join(name), depth + 1)));
+        }
+        let is_empty = stream.parts().is_empty();
+        let found = Archive { stream, form: Form::Directory, loose: Vec::new(), sums: BTreeSet::new() };
+        Ok((!is_empty).then_some(found))
+    }
+
+    fn add_layout(
+        &mut self,
+        root: &Folder,
+        join: &dyn Fn(&str) -> String,
+        stream: &mut Stream,
+    ) -> Result<(), BundleError> {
+        let blobs = join("blobs/sha256");
+        let contents = match self.names(root, &blobs)? {
+            Ok(names) => names.unwrap_or_default(),
+            Err(error) => {
+                self.findings.add(Problem::Unreadable, &blobs, format!("it can't be read: {error}"));
+                Vec::new()
+            }
+        };
+        let contents = contents.into_iter().map(|name| format!("{blobs}/{name}"));
+        for below in contents.chain(["index.json", "oci-layout"].map(join)) {
+            self.take(&below)?;
+            match length(root, &below) {
+                Ok(length) => {
+                    stream.push(below, length);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.findings.add(Problem::Unreadable, below, format!("it can't be read: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes from the budget what is kept of a file.
+    fn take(&mut self, name: &str) -> Result<(), BundleError> {
+        if (self.stopped)() {
+            return Err(BundleError::Stopped);
+        }
+        self.budget.take(name.len() + size_of::<Part>() + size_of::<usize>())
     }
 }
 
 fn is_file(folder: &Folder, name: &str) -> bool {
     folder.file(name).is_ok_and(|file| file.is_some())
-}
-
-fn archive(folder: &Arc<Folder>, base: &str, files: &Files, all: &BTreeSet<&str>, findings: &mut Findings) -> Archive {
-    let mut stream = Stream::new(base.to_owned(), Arc::clone(folder));
-    let (mut loose, mut sums) = (Vec::new(), BTreeSet::new());
-    let form = if files.is_whole { Form::Tar } else { Form::Chunks };
-    let mut is_broken = false;
-    let mut add = |name: String, is_broken: &mut bool, findings: &mut Findings| {
-        match length(folder, &name) {
-            Ok(length) if *is_broken => loose.push((name.clone(), length)),
-            Ok(length) => {
-                stream.push(name.clone(), length);
-            }
-            Err(error) => {
-                *is_broken = true;
-                findings.add(Problem::Unreadable, &name, format!("it can't be read: {error}"));
-            }
-        }
-        if all.contains(format!("{name}{SUM}").as_str()) {
-            sums.insert(name);
-        }
-    };
-    match form {
-        Form::Tar => {
-            if !files.chunks.is_empty() {
-                let says = format!("its {} chunks beside it are not read, the file is", files.chunks.len());
-                findings.add(Problem::Ignored, base, says);
-            }
-            add(base.to_owned(), &mut is_broken, findings);
-        }
-        Form::Chunks | Form::Directory => {
-            let mut expected = 0;
-            for number in &files.chunks {
-                if *number > expected {
-                    is_broken = true;
-                    findings.add(Problem::ChunkMissing, base, missing(expected, *number - 1));
-                }
-                add(format!("{base}.{number:04}.chunk"), &mut is_broken, findings);
-                expected = number + 1;
-            }
-            // Of old: one sum for all chunks together.
-            if all.contains(format!("{base}{SUM}").as_str()) {
-                sums.insert(base.to_owned());
-            }
-        }
-    }
-    Archive { stream, form, loose, sums }
 }
 
 fn missing(from: u64, to: u64) -> String {
@@ -214,60 +328,6 @@ fn missing(from: u64, to: u64) -> String {
 fn length(folder: &Folder, name: &str) -> io::Result<u64> {
     let file = folder.file(name)?.ok_or(io::ErrorKind::NotFound)?;
     Ok(file.metadata()?.len())
-}
-
-/// The layouts in and below a directory, as one archive: its files laid end to end.
-fn layouts_below(root: &Arc<Folder>, findings: &mut Findings) -> Result<Option<Archive>, BundleError> {
-    let name = root.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut stream = Stream::new(name, Arc::clone(root));
-    let (mut waiting, mut looked) = (vec![(String::new(), 0)], 0);
-    while let Some((below, depth)) = waiting.pop() {
-        let opened = root.folder(&below).and_then(|folder| folder.map(|folder| folder.names()).transpose());
-        let names = match opened {
-            Ok(Some(names)) => names,
-            Ok(None) => continue,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotADirectory) => continue,
-            Err(error) => {
-                findings.add(Problem::Ignored, &below, format!("it is not looked into: {error}"));
-                continue;
-            }
-        };
-        looked += 1;
-        if looked > MOST_FOLDERS {
-            return Err(BundleError::read(root.path())(io::Error::other("it has too many directories")));
-        }
-        let join = |name: &str| if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
-        let has = |wanted: &str| names.iter().any(|name| name == wanted);
-        if has("index.json") || has("oci-layout") {
-            add_layout(root, &join, &mut stream, findings);
-        }
-        let deeper = names.iter().rev().filter(|name| !name.starts_with('.') && *name != "blobs" && depth < DEEPEST);
-        waiting.extend(deeper.map(|name| (join(name), depth + 1)));
-    }
-    let is_empty = stream.parts().is_empty();
-    let found = Archive { stream, form: Form::Directory, loose: Vec::new(), sums: BTreeSet::new() };
-    Ok((!is_empty).then_some(found))
-}
-
-fn add_layout(root: &Folder, join: &dyn Fn(&str) -> String, stream: &mut Stream, findings: &mut Findings) {
-    let blobs = join("blobs/sha256");
-    let contents = match root.folder(&blobs).and_then(|folder| folder.map(|folder| folder.names()).transpose()) {
-        Ok(names) => names.unwrap_or_default(),
-        Err(error) => {
-            findings.add(Problem::Unreadable, &blobs, format!("it can't be read: {error}"));
-            Vec::new()
-        }
-    };
-    let contents = contents.into_iter().map(|name| format!("{blobs}/{name}"));
-    for below in contents.chain(["index.json", "oci-layout"].map(join)) {
-        match length(root, &below) {
-            Ok(length) => {
-                stream.push(below, length);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => findings.add(Problem::Unreadable, below, format!("it can't be read: {error}")),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,14 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// Most findings that are named; of those beyond, the number.
+/// Most findings of damage that are named, and most notes; of those beyond, the number. Damage is never dropped for notes.
 const MOST_NAMED: usize = 10_000;
 /// Most characters of a foreign name that are shown.
 const MOST_SHOWN: usize = 120;
+/// Most characters of a place or a sentence.
+const MOST_SAID: usize = 512;
+/// About what a finding takes in memory.
+const FINDING_BYTES: usize = 512;
 
 /// The kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -78,35 +82,75 @@ pub struct Finding {
     pub says: String,
 }
 
-/// Findings, in the order in which they were made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Findings, in the order in which they were made. Damage and notes have a bound each.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Findings {
     pub(super) named: Vec<Finding>,
-    /// How many more there are.
-    pub(super) more: u64,
-    /// How many of all are damage.
+    /// Findings of damage, named or not.
     pub(super) damage: u64,
+    /// Notes, named or not.
+    notes: u64,
+    /// Most of each that are named.
+    most: u64,
+}
+
+impl Default for Findings {
+    fn default() -> Self {
+        Self { named: Vec::new(), damage: 0, notes: 0, most: MOST_NAMED as u64 }
+    }
 }
 
 impl Findings {
-    pub(super) fn add(&mut self, problem: Problem, place: impl Into<String>, says: impl Into<String>) {
+    /// None yet. What they may take is taken from the budget: at most an eighth of it.
+    pub(super) fn within(budget: &mut Budget) -> Result<Self, BundleError> {
+        let most = (budget.left / 16 / FINDING_BYTES).min(MOST_NAMED);
+        budget.take(2 * most * FINDING_BYTES)?;
+        Ok(Self { most: most as u64, ..Self::default() })
+    }
+
+    pub(super) fn add(&mut self, problem: Problem, place: impl AsRef<str>, says: impl AsRef<str>) {
         let damage = problem.is_damage();
-        self.damage += u64::from(damage);
-        if self.named.len() < MOST_NAMED {
-            self.named.push(Finding { problem, damage, place: place.into(), says: says.into() });
-        } else {
-            self.more += 1;
+        let count = if damage { &mut self.damage } else { &mut self.notes };
+        *count += 1;
+        if *count <= self.most {
+            let (place, says) = (plain(place.as_ref()), plain(says.as_ref()));
+            self.named.push(Finding { problem, damage, place, says });
         }
     }
 
-    pub(super) fn append(&mut self, other: &Self) {
-        for finding in &other.named {
-            self.add(finding.problem, finding.place.clone(), finding.says.clone());
-        }
-        let named = other.named.iter().filter(|finding| finding.damage).count() as u64;
-        self.more += other.more;
-        self.damage += other.damage - named;
+    /// How many there are beyond those that are named.
+    pub(super) fn more(&self) -> u64 {
+        self.damage + self.notes - self.named.len() as u64
     }
+
+    pub(super) fn append(&mut self, other: &Self) {
+        let (mut damage, mut notes) = (other.damage, other.notes);
+        for finding in &other.named {
+            self.add(finding.problem, &finding.place, &finding.says);
+            let counted = if finding.damage { &mut damage } else { &mut notes };
+            *counted -= 1;
+        }
+        self.damage += damage;
+        self.notes += notes;
+    }
+}
+
+/// A text of elsewhere, as a terminal can be given it: what is no letter, mark or plain space stands there by its number.
+/// At most 512 characters of it.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(MOST_SAID));
+    for (count, char) in text.chars().enumerate() {
+        match char {
+            _ if count == MOST_SAID => {
+                out.push('…');
+                break;
+            }
+            '"' | '\'' | '\\' => out.push(char),
+            _ => out.extend(char.escape_debug()),
+        }
+    }
+    out
 }
 
 /// A name of elsewhere, as it can be shown.
@@ -119,7 +163,7 @@ pub(super) fn shown(name: &[u8]) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// A file or directory that was named.
-    #[error("{} can't be read by user {user}", path.display())]
+    #[error("{} can't be read by user {user}", plain(&path.to_string_lossy()))]
     Read {
         /// Which.
         path: PathBuf,
@@ -130,8 +174,11 @@ pub enum BundleError {
         source: io::Error,
     },
     /// There is nothing of a bundle.
-    #[error("{} has no *.tar, no *.tar.NNNN.chunk and no OCI layout", .0.display())]
+    #[error("{} is and has no *.tar, no *.tar.NNNN.chunk and no OCI layout", plain(&.0.to_string_lossy()))]
     Nothing(PathBuf),
+    /// It was told to stop.
+    #[error("it was stopped")]
+    Stopped,
     /// More than is kept in memory.
     #[error("it has more entries than are kept in {0} bytes of memory")]
     TooMuch(usize),
@@ -156,8 +203,51 @@ impl Budget {
         Self { left: most, most }
     }
 
+    pub(super) const fn left(&self) -> usize {
+        self.left
+    }
+
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), BundleError> {
-        self.left = self.left.checked_sub(bytes).ok_or(BundleError::TooMuch(self.most))?;
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| self.too_much())?;
         Ok(())
+    }
+
+    pub(super) const fn too_much(&self) -> BundleError {
+        BundleError::TooMuch(self.most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_named_whatever_number_of_notes_came_before_and_none_of_it_is_forgotten() {
+        let mut findings = Findings::default();
+        for number in 0..MOST_NAMED + 7 {
+            findings.add(Problem::Ignored, number.to_string(), "a note");
+        }
+        findings.add(Problem::Cut, "platform.tar", "it was cut");
+        assert_eq!(findings.named.last().unwrap().problem, Problem::Cut);
+        assert_eq!((findings.damage, findings.more()), (1, 7));
+        for number in 0..MOST_NAMED + 2 {
+            findings.add(Problem::BlobMissing, number.to_string(), "gone");
+        }
+        assert_eq!((findings.damage, findings.more()), (MOST_NAMED as u64 + 3, 10));
+        let mut all = Findings::within(&mut Budget::new(1 << 20)).unwrap();
+        all.append(&findings);
+        assert_eq!(
+            (all.damage, all.named.len() as u64 + all.more()),
+            (MOST_NAMED as u64 + 3, 2 * MOST_NAMED as u64 + 10)
+        );
+        assert_eq!(all.named.len(), 2 * ((1 << 20) / 16 / FINDING_BYTES));
+    }
+
+    #[test]
+    fn a_text_of_elsewhere_says_nothing_to_a_terminal() {
+        assert_eq!(plain("plattform-ä \"x\" 'y' \\z.tar"), "plattform-ä \"x\" 'y' \\z.tar");
+        let hostile = plain("a\u{1b}]0;title\u{7}\r\n\u{9b}2J\u{202e}rat\u{2028}");
+        assert!(hostile.chars().all(|char| char.is_ascii_graphic()), "{hostile}");
+        assert_eq!(plain(&"x".repeat(10_000)).chars().count(), MOST_SAID + 1);
     }
 }

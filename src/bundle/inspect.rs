@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::contents::Bundle;
 use super::files::Form;
-use super::finding::Finding;
+use super::finding::{BundleError, Finding, plain};
 use super::reach::{Reach, reach};
 use super::version::Channel;
 
@@ -48,6 +48,8 @@ pub struct Inspection {
     pub findings: Vec<Finding>,
     /// How many more of these there are.
     pub more_findings: u64,
+    /// How many of all are damage.
+    pub damage: u64,
 }
 
 /// A module, package or plugin; or Deckhouse.
@@ -87,9 +89,11 @@ pub struct ArchiveShown {
 
 impl Bundle {
     /// What it holds. Blocking: reads manifests and small images of channels.
-    #[must_use]
-    pub fn inspect(&self) -> Inspection {
-        let reached = reach(self, &HashSet::new());
+    ///
+    /// # Errors
+    /// [`BundleError::TooMuch`].
+    pub fn inspect(&self) -> Result<Inspection, BundleError> {
+        let reached = reach(self, &HashSet::new())?;
         let mut findings = self.findings.clone();
         findings.append(&reached.findings);
         let mut said = Inspection {
@@ -108,21 +112,22 @@ impl Bundle {
             contents: reached.contents,
             content_bytes: reached.bytes,
             read_bytes: 0,
+            more_findings: findings.more(),
+            damage: findings.damage,
             findings: findings.named,
-            more_findings: findings.more,
         };
         for path in self.repositories() {
             self.show(path, &mut said);
         }
         said.read_bytes = self.bytes_read();
-        said
+        Ok(said)
     }
 
     fn archives_shown(&self, reached: &Reach) -> Vec<ArchiveShown> {
         let shown = (0_u32..).zip(&self.archives).map(|(number, archive)| {
             let (unreached, unreached_bytes) = reached.unreached.get(&number).copied().unwrap_or_default();
             ArchiveShown {
-                name: archive.stream.name.clone(),
+                name: plain(&archive.stream.name),
                 form: archive.form,
                 files: archive.stream.parts().len() + archive.loose.len(),
                 bytes: archive.bytes(),

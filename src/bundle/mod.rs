@@ -29,12 +29,14 @@ mod version;
 pub use catalog::{Bytes, Catalog, read_manifest};
 pub use contents::{Bundle, Found};
 pub use discovery::Discovery;
-pub use finding::{BundleError, Finding, Problem};
+pub use finding::{BundleError, Finding, Problem, plain};
 pub use inspect::{ArchiveShown, Component, Inspection};
 pub use opening::{MOST_BYTES, open};
 pub use stream::{Piece, Stream};
 pub use verify::{Verification, verify};
-pub use version::{Channel, VERSION, is_channel, is_of_channels, release_of_version};
+pub use version::{
+    Channel, MOST_MANIFEST, VERSION, is_channel, is_of_channels, may_have_version, release_of_tag, release_of_version,
+};
 
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::archive::{End, Entry, Kind, Name, walk};
 use super::contents::{ArchiveFacts, Bundle, Content, Layout};
-use super::files::{Archive, Form, collect};
+use super::files::{Archive, Collector, Form};
 use super::finding::{Budget, BundleError, Findings, Problem, shown};
 use super::index;
 use super::place::{self, Place};
-use super::stream::Stream;
-use crate::oci::{Digest, RepoName, Tag};
+use super::stream::{OpenFiles, Stream};
+use crate::oci::{RepoName, Tag};
 
 /// Bytes of memory for what is known of a bundle: some million contents.
 pub const MOST_BYTES: usize = 256 << 20;
@@ -24,15 +24,17 @@ const CHUNK_SPREAD: u64 = 512 * 1024;
 const LEGACY: &str = "d8.tar";
 
 /// Opens files, and directories with files or layouts, as one bundle. Keeps at most about `most` bytes in memory. What is wrong
-/// with it is among its findings. Blocking: reads headers and indexes.
+/// with it is among its findings. Blocking: reads headers and indexes, and asks `stopped` before each whether to go on.
 ///
 /// # Errors
-/// [`BundleError`]: there is nothing to be looked at, or too much.
-pub fn open(paths: &[PathBuf], most: usize) -> Result<Bundle, BundleError> {
-    let mut findings = Findings::default();
+/// [`BundleError`]: there is nothing to be looked at, or too much, or it was stopped.
+pub fn open(paths: &[PathBuf], most: usize, stopped: &dyn Fn() -> bool) -> Result<Bundle, BundleError> {
     let mut budget = Budget::new(most);
+    let mut findings = Findings::within(&mut budget)?;
     let (mut archives, mut layouts) = (Vec::new(), BTreeMap::new());
-    for archive in collect(paths, &mut findings)? {
+    let files = Arc::<OpenFiles>::default();
+    let found = Collector { findings: &mut findings, budget: &mut budget, stopped, files }.collect(paths)?;
+    for archive in found {
         let number = u32::try_from(archives.len()).unwrap_or(u32::MAX);
         let mut opening = Opening {
             archive: number,
@@ -40,6 +42,7 @@ pub fn open(paths: &[PathBuf], most: usize) -> Result<Bundle, BundleError> {
             gathered: BTreeMap::new(),
             findings: &mut findings,
             budget: &mut budget,
+            stopped,
         };
         let is_whole = opening.gather(&archive)?;
         let contents = opening.gathered.values().map(|gathered| gathered.contents.len() as u64).sum();
@@ -50,7 +53,11 @@ pub fn open(paths: &[PathBuf], most: usize) -> Result<Bundle, BundleError> {
     for layout in layouts.values_mut() {
         layout.contents.sort_unstable();
     }
-    Ok(Bundle { archives, layouts, findings })
+    // Files that are called as if they were an archive, or that are none, hold no bundle.
+    if layouts.is_empty() && findings.damage == 0 {
+        return Err(BundleError::Nothing(paths.first().cloned().unwrap_or_default()));
+    }
+    Ok(Bundle { archives, layouts, findings, most, left: budget.left() })
 }
 
 /// What an archive has of a layout.
@@ -67,6 +74,7 @@ struct Opening<'a> {
     gathered: BTreeMap<String, Gathered>,
     findings: &'a mut Findings,
     budget: &'a mut Budget,
+    stopped: &'a dyn Fn() -> bool,
 }
 
 impl Opening<'_> {
@@ -75,7 +83,6 @@ impl Opening<'_> {
         let stream = &archive.stream;
         if archive.form == Form::Directory {
             for part in stream.parts() {
-                self.budget.take(part.below.len() + ENTRY_BYTES)?;
                 let name = Name::Bytes(part.below.as_bytes().to_vec());
                 self.entry(&Entry { name, kind: Kind::File, at: part.start, length: part.length })?;
             }
@@ -89,6 +96,9 @@ impl Opening<'_> {
     }
 
     fn entry(&mut self, entry: &Entry) -> Result<(), BundleError> {
+        if (self.stopped)() {
+            return Err(BundleError::Stopped);
+        }
         let place = match (entry.kind, &entry.name) {
             (Kind::Directory, _) => return Ok(()),
             (Kind::Special, Name::Bytes(name)) => Place::Hostile(format!("the entry {} is no file", shown(name))),
@@ -135,7 +145,7 @@ impl Opening<'_> {
                 }
                 return true;
             }
-            End::NoMark if archive.form == Form::Tar && stream.name == LEGACY => return true,
+            End::NoMark if archive.form == Form::Tar && stream.name == LEGACY && stream.length() > 0 => return true,
             // It ends before a chunk that is missing, and that was said.
             End::NoMark | End::Cut if !archive.loose.is_empty() => {}
             End::NoMark => {
@@ -232,7 +242,7 @@ impl Opening<'_> {
         (at, length): (u64, u64),
         layout: &mut Layout,
     ) -> Result<(), BundleError> {
-        let index = match index::read(&archive.stream, at, length) {
+        let index = match index::read(&archive.stream, at, length, self.budget)? {
             Ok(index) => index,
             Err(says) => {
                 let says = format!("index.json of {}: {says}", shown(path.as_bytes()));
@@ -250,7 +260,6 @@ impl Opening<'_> {
                 self.findings.add(Problem::Tag, self.name, says);
                 continue;
             }
-            self.budget.take(tag.len() + size_of::<Digest>() + ENTRY_BYTES)?;
             // Of a tag that stands there more than once the last counts, as for `d8`.
             layout.tags.insert(tag, digest);
         }

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::contents::Bundle;
-use super::finding::{Findings, Problem};
+use super::finding::{Budget, BundleError, Findings, Problem};
 use super::version::MOST_MANIFEST;
 use crate::oci::{Descriptor, Digest, Manifest};
 
 /// Indexes within one another.
 const DEEPEST: usize = 16;
+/// About what is kept of a manifest, and of a content with its places.
+const MANIFEST_BYTES: usize = 2 * size_of::<Digest>() + 128;
+const CONTENT_BYTES: usize = 2 * size_of::<Digest>() + 256;
 
 /// What tags reach.
 #[derive(Debug, Default)]
@@ -37,17 +40,22 @@ struct Broken {
 
 type Verdict = Result<(), Arc<Broken>>;
 
-/// Follows every tag. `bad` has the places whose bytes are known to be wrong. Blocking: reads the manifests.
-pub(super) fn reach(bundle: &Bundle, bad: &HashSet<(u32, u64)>) -> Reach {
+/// Follows every tag. `bad` has the places whose bytes are known to be wrong. Keeps as much in memory as the bundle itself may.
+/// Blocking: reads the manifests.
+///
+/// # Errors
+/// [`BundleError::TooMuch`].
+pub(super) fn reach(bundle: &Bundle, bad: &HashSet<(u32, u64)>) -> Result<Reach, BundleError> {
+    let mut budget = Budget::new(bundle.most);
     let mut said = Reach::default();
     let (mut images, mut contents) = (HashSet::new(), HashMap::new());
     for (path, layout) in &bundle.layouts {
-        let mut walk = Walk::new(bundle, path, bad);
+        let mut walk = Walk::new(bundle, path, bad, &mut budget);
         for (tag, digest) in &layout.tags {
             said.tags += 1;
-            if let Err(broken) = walk.judge(*digest, 0) {
+            if let Err(broken) = walk.judge(*digest, 0)? {
                 let place = if path.is_empty() { format!(":{tag}") } else { format!("{path}:{tag}") };
-                said.findings.add(broken.problem, place, broken.says.clone());
+                said.findings.add(broken.problem, place, &broken.says);
             }
         }
         images.extend(walk.known.keys().copied());
@@ -68,7 +76,7 @@ pub(super) fn reach(bundle: &Bundle, bad: &HashSet<(u32, u64)>) -> Reach {
             *unreached = (unreached.0 + 1, unreached.1 + content.length);
         }
     }
-    said
+    Ok(said)
 }
 
 /// A walk from the tags of one layout.
@@ -81,6 +89,7 @@ pub(super) struct Walk<'a> {
     reached: HashMap<Digest, u64>,
     /// Manifests, by their subject.
     subjects: HashMap<Digest, Vec<Digest>>,
+    budget: &'a mut Budget,
 }
 
 /// What a walk reached.
@@ -93,14 +102,15 @@ pub(super) struct Reached {
 }
 
 impl<'a> Walk<'a> {
-    /// One that has not begun. `bad` has the places whose bytes are known to be wrong.
-    pub(super) fn new(bundle: &'a Bundle, path: &'a str, bad: &'a HashSet<(u32, u64)>) -> Self {
-        Self { bundle, path, bad, known: HashMap::new(), reached: HashMap::new(), subjects: HashMap::new() }
+    /// One that has not begun. `bad` has the places whose bytes are known to be wrong. What it remembers is taken from the budget.
+    pub(super) fn new(bundle: &'a Bundle, path: &'a str, bad: &'a HashSet<(u32, u64)>, budget: &'a mut Budget) -> Self {
+        let (known, reached, subjects) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { bundle, path, bad, known, reached, subjects, budget }
     }
 
-    /// Follows an image; why it is not whole, a sentence without its end. Blocking: reads its manifests.
-    pub(super) fn image(&mut self, digest: Digest) -> Result<(), (Problem, String)> {
-        self.judge(digest, 0).map_err(|broken| (broken.problem, broken.says.clone()))
+    /// Follows an image; the inner error: why it is not whole, a sentence without its end. Blocking: reads its manifests.
+    pub(super) fn image(&mut self, digest: Digest) -> Result<Result<(), (Problem, String)>, BundleError> {
+        Ok(self.judge(digest, 0)?.map_err(|broken| (broken.problem, broken.says.clone())))
     }
 
     /// What all images reached that were followed.
@@ -116,24 +126,32 @@ impl<'a> Walk<'a> {
         Reached { manifests, blobs, subjects }
     }
 
-    fn judge(&mut self, digest: Digest, depth: usize) -> Verdict {
+    fn judge(&mut self, digest: Digest, depth: usize) -> Result<Verdict, BundleError> {
         if let Some(known) = self.known.get(&digest) {
-            return known.clone();
+            return Ok(known.clone());
         }
-        let verdict = self.look(digest, depth);
+        self.budget.take(MANIFEST_BYTES)?;
+        let verdict = self.look(digest, depth)?;
         self.known.insert(digest, verdict.clone());
-        verdict
+        Ok(verdict)
     }
 
-    fn look(&mut self, digest: Digest, depth: usize) -> Verdict {
-        let broken = |problem, says| Err(Arc::new(Broken { problem, says }));
+    fn reached(&mut self, digest: Digest, length: u64) -> Result<(), BundleError> {
+        if self.reached.insert(digest, length).is_none() {
+            self.budget.take(CONTENT_BYTES)?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, digest: Digest, depth: usize) -> Result<Verdict, BundleError> {
+        let broken = |problem, says| Ok(Err(Arc::new(Broken { problem, says })));
         if depth > DEEPEST {
             return broken(Problem::Manifest, format!("manifest {digest} is in too many indexes within one another"));
         }
         let Some(found) = self.bundle.find(self.path, &digest) else {
             return broken(Problem::ManifestMissing, format!("manifest {digest} is not there"));
         };
-        self.reached.insert(digest, found.length);
+        self.reached(digest, found.length)?;
         let bytes = match found.read(MOST_MANIFEST) {
             Ok(bytes) => bytes,
             Err(error) => return broken(Problem::Manifest, format!("manifest {digest} can't be read: {error}")),
@@ -151,23 +169,26 @@ impl<'a> Walk<'a> {
         // All of it is reached, whatever else is wrong.
         let mut verdict = Ok(());
         for blob in manifest.required_blobs() {
-            verdict = verdict.and(self.blob(blob));
+            verdict = verdict.and(self.blob(blob)?);
         }
-        for child in &manifest.manifests {
-            verdict = verdict.and(self.judge(child.digest, depth + 1));
+        // Of those that wait while their children are looked at only these are kept.
+        let children: Vec<Digest> = manifest.manifests.iter().map(|child| child.digest).collect();
+        drop((bytes, manifest));
+        for child in children {
+            verdict = verdict.and(self.judge(child, depth + 1)?);
         }
-        verdict
+        Ok(verdict)
     }
 
-    fn blob(&mut self, blob: &Descriptor) -> Verdict {
+    fn blob(&mut self, blob: &Descriptor) -> Result<Verdict, BundleError> {
         let digest = blob.digest;
-        let broken = |problem, says| Err(Arc::new(Broken { problem, says }));
+        let broken = |problem, says| Ok(Err(Arc::new(Broken { problem, says })));
         let located = self.bundle.locate(self.path, &digest);
-        let content = located.and_then(|(path, index)| self.bundle.layouts.get(path)?.contents.get(index));
+        let content = located.and_then(|(path, index)| self.bundle.layouts.get(path)?.contents.get(index)).copied();
         let Some(content) = content else {
             return broken(Problem::BlobMissing, format!("blob {digest} is not there"));
         };
-        self.reached.insert(digest, content.length);
+        self.reached(digest, content.length)?;
         if content.length != blob.size {
             let says = format!("blob {digest} has {} bytes, where its manifest says {}", content.length, blob.size);
             return broken(Problem::BlobLength, says);
@@ -177,6 +198,6 @@ impl<'a> Walk<'a> {
             let says = format!("the bytes of blob {digest} in {archive} are not those of its digest");
             return broken(Problem::BlobBytes, says);
         }
-        Ok(())
+        Ok(Ok(()))
     }
 }

@@ -1,14 +1,54 @@
 //! Files laid end to end and read as one: a tar, the chunks of one, or the files of a directory. What was read is counted.
+//!
+//! A file is opened when it is read. All streams of a bundle share [`OpenFiles`], so that a bundle of a thousand chunks takes
+//! a few descriptors.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Advice, fadvise};
 
 use crate::fs::Folder;
+
+/// Most files of a bundle that are kept open at once: those that were read last.
+const MOST_OPEN: usize = 16;
+
+/// The files of a bundle that are open.
+#[derive(Debug, Default)]
+pub(super) struct OpenFiles {
+    streams: AtomicUsize,
+    /// The one that was read last is the last.
+    opened: Mutex<VecDeque<Opened>>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    stream: usize,
+    part: usize,
+    file: Arc<File>,
+}
+
+impl OpenFiles {
+    /// The file of a part, open or opened now. Blocking.
+    fn get(&self, stream: usize, part: usize, open: impl FnOnce() -> io::Result<File>) -> io::Result<Arc<File>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = opened.iter().position(|opened| opened.stream == stream && opened.part == part);
+        let opening = match found.and_then(|index| opened.remove(index)) {
+            Some(found) => found,
+            None => Opened { stream, part, file: Arc::new(open()?) },
+        };
+        if opened.len() >= MOST_OPEN {
+            opened.pop_front();
+        }
+        let file = Arc::clone(&opening.file);
+        opened.push_back(opening);
+        Ok(file)
+    }
+}
 
 /// Files laid end to end.
 #[derive(Debug)]
@@ -18,8 +58,8 @@ pub struct Stream {
     folder: Arc<Folder>,
     parts: Vec<Part>,
     length: u64,
-    /// The file that was read last: most reads are of the same.
-    opened: Mutex<Option<(usize, Arc<File>)>>,
+    number: usize,
+    files: Arc<OpenFiles>,
     read: AtomicU64,
 }
 
@@ -45,8 +85,10 @@ pub struct Piece {
 }
 
 impl Stream {
-    pub(super) fn new(name: String, folder: Arc<Folder>) -> Self {
-        Self { name, folder, parts: Vec::new(), length: 0, opened: Mutex::default(), read: AtomicU64::new(0) }
+    pub(super) fn new(name: String, folder: Arc<Folder>, files: &Arc<OpenFiles>) -> Self {
+        let number = files.streams.fetch_add(1, Ordering::Relaxed);
+        let (parts, read) = (Vec::new(), AtomicU64::new(0));
+        Self { name, folder, parts, length: 0, number, files: Arc::clone(files), read }
     }
 
     /// Lays another file at the end. Where it begins.
@@ -96,19 +138,13 @@ impl Stream {
     }
 
     fn open(&self, index: usize) -> io::Result<Arc<File>> {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((found, file)) = opened.as_ref()
-            && *found == index
-        {
-            return Ok(Arc::clone(file));
-        }
-        let below = self.parts.get(index).map(|part| part.below.as_str()).unwrap_or_default();
-        let file = self.folder.file(below)?.ok_or(io::ErrorKind::NotFound)?;
-        // Headers lie far apart: what is read ahead of one is not wanted.
-        let _ = fadvise(&file, 0, None, Advice::Random);
-        let file = Arc::new(file);
-        *opened = Some((index, Arc::clone(&file)));
-        Ok(file)
+        self.files.get(self.number, index, || {
+            let below = self.parts.get(index).map(|part| part.below.as_str()).unwrap_or_default();
+            let file = self.folder.file(below)?.ok_or(io::ErrorKind::NotFound)?;
+            // Headers lie far apart: what is read ahead of one is not wanted.
+            let _ = fadvise(&file, 0, None, Advice::Random);
+            Ok(file)
+        })
     }
 
     /// Fills `buffer` from `at` on, across the borders of files; fewer bytes at the end. Blocking.
@@ -128,36 +164,40 @@ impl Stream {
         Ok(done)
     }
 
-    /// The parts of files that have `length` bytes from `at` on, in their order. Blocking: opens them, and nothing is read ahead.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub fn pieces(&self, at: u64, length: u64) -> io::Result<Vec<Piece>> {
+    /// The parts of files that have `length` bytes from `at` on, in their order, each opened when its turn comes; nothing is read
+    /// ahead. Blocking.
+    pub fn pieces(&self, at: u64, length: u64) -> impl Iterator<Item = io::Result<Piece>> + '_ {
         self.cut(at, length, |index, _| self.open(index))
     }
 
-    /// The same, each file opened anew and read ahead as any file is. Blocking.
+    /// The same at once, each file opened anew and read ahead as any file is. Blocking.
     ///
     /// # Errors
     /// Of the disk.
     pub fn pieces_in_order(&self, at: u64, length: u64) -> io::Result<Vec<Piece>> {
         self.cut(at, length, |_, part| Ok(Arc::new(self.folder.file(&part.below)?.ok_or(io::ErrorKind::NotFound)?)))
+            .collect()
     }
 
-    fn cut(
-        &self,
+    fn cut<'a>(
+        &'a self,
         at: u64,
         length: u64,
-        open: impl Fn(usize, &Part) -> io::Result<Arc<File>>,
-    ) -> io::Result<Vec<Piece>> {
-        let (mut pieces, mut from, end) = (Vec::new(), at, at + length);
-        while from < end {
-            let index = self.part_at(from).ok_or(io::ErrorKind::UnexpectedEof)?;
-            let part = &self.parts[index];
-            let length = (part.start + part.length).min(end) - from;
-            pieces.push(Piece { file: open(index, part)?, at: from - part.start, length });
-            from += length;
-        }
-        Ok(pieces)
+        open: impl Fn(usize, &Part) -> io::Result<Arc<File>> + 'a,
+    ) -> impl Iterator<Item = io::Result<Piece>> + 'a {
+        let (mut from, end) = (at, at.saturating_add(length));
+        std::iter::from_fn(move || {
+            if from >= end {
+                return None;
+            }
+            let piece = self.part_at(from).ok_or(io::Error::from(io::ErrorKind::UnexpectedEof)).and_then(|index| {
+                let part = &self.parts[index];
+                let length = (part.start + part.length).min(end) - from;
+                Ok(Piece { file: open(index, part)?, at: from - part.start, length })
+            });
+            // Behind one that can't be opened there is nothing more.
+            from = piece.as_ref().map_or(end, |piece| from + piece.length);
+            Some(piece)
+        })
     }
 }

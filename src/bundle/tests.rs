@@ -1,5 +1,6 @@
 //! Whole bundles of a synthetic edition, sound and damaged.
 
+mod bounds;
 mod damaged;
 mod forms;
 
@@ -34,7 +35,7 @@ impl Carried {
     }
 
     fn open(&self) -> Bundle {
-        open(&[self.dir.path().to_path_buf()], MOST_BYTES).unwrap()
+        open(&[self.dir.path().to_path_buf()], MOST_BYTES, &|| false).unwrap()
     }
 
     /// Changes the bytes of a file.
@@ -46,7 +47,7 @@ impl Carried {
 }
 
 fn verified(bundle: &Bundle) -> Verification {
-    verify(bundle, &|_| {})
+    verify(bundle, &|_| {}).unwrap()
 }
 
 /// The problems that are damage, each with its place.
@@ -57,7 +58,7 @@ fn damage(findings: &[Finding]) -> Vec<(Problem, &str)> {
 
 #[track_caller]
 fn assert_sound(bundle: &Bundle) {
-    let said = bundle.inspect();
+    let said = bundle.inspect().unwrap();
     assert!(said.whole, "{:#?}", damage(&said.findings));
     let said = verified(bundle);
     assert!(said.whole, "{:#?}", damage(&said.findings));

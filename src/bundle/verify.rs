@@ -12,7 +12,7 @@ use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
 
 use super::contents::{ArchiveFacts, Bundle, Content};
-use super::finding::{Finding, Findings, Problem};
+use super::finding::{BundleError, Finding, Findings, Problem};
 use super::reach::reach;
 use crate::oci::{Algorithm, Hasher};
 
@@ -41,6 +41,8 @@ pub struct Verification {
     pub findings: Vec<Finding>,
     /// How many more of these there are.
     pub more_findings: u64,
+    /// How many of all are damage.
+    pub damage: u64,
 }
 
 /// What the readers found.
@@ -54,7 +56,10 @@ struct Heard {
 }
 
 /// Reads all of a bundle. `told` hears of bytes that are through, from several threads. Blocking.
-pub fn verify(bundle: &Bundle, told: &(dyn Fn(u64) + Sync)) -> Verification {
+///
+/// # Errors
+/// [`BundleError::TooMuch`].
+pub fn verify(bundle: &Bundle, told: &(dyn Fn(u64) + Sync)) -> Result<Verification, BundleError> {
     let mut archives: Vec<(u32, &ArchiveFacts)> = (0..).zip(&bundle.archives).collect();
     // The longest first, so that it does not run alone at the end.
     archives.sort_by_key(|(_, archive)| std::cmp::Reverse(archive.bytes()));
@@ -73,7 +78,7 @@ pub fn verify(bundle: &Bundle, told: &(dyn Fn(u64) + Sync)) -> Verification {
         }
     });
     let mut heard = heard.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let reached = reach(bundle, &heard.bad);
+    let reached = reach(bundle, &heard.bad)?;
     let mut unreached: Vec<_> = heard.bad.iter().filter(|place| !reached.places.contains(place)).collect();
     unreached.sort_unstable();
     for (archive, at) in unreached {
@@ -85,16 +90,17 @@ pub fn verify(bundle: &Bundle, told: &(dyn Fn(u64) + Sync)) -> Verification {
     heard.findings.named.sort_by(|one, other| (&one.place, one.problem).cmp(&(&other.place, other.problem)));
     findings.append(&heard.findings);
     findings.append(&reached.findings);
-    Verification {
+    Ok(Verification {
         whole: findings.damage == 0,
         files: heard.files,
         bytes: heard.bytes,
         contents: heard.contents,
         tags: reached.tags,
         images: reached.images,
+        more_findings: findings.more(),
+        damage: findings.damage,
         findings: findings.named,
-        more_findings: findings.more,
-    }
+    })
 }
 
 impl Heard {

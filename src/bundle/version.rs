@@ -5,7 +5,7 @@ use std::io;
 use serde::Serialize;
 
 use super::contents::Bundle;
-use crate::oci::{Digest, Manifest, Tag};
+use crate::oci::{Descriptor, Digest, Manifest, Tag};
 use crate::release::{first_file, version_of};
 use crate::values::Release;
 
@@ -14,7 +14,7 @@ const CHANNELS: [&str; 6] = ["alpha", "beta", "early-access", "stable", "rock-so
 /// In an image of a channel, the file with its version.
 pub const VERSION: &str = "version.json";
 /// Longest manifest that is read: more than registries take.
-pub(super) const MOST_MANIFEST: u64 = 4 << 20;
+pub const MOST_MANIFEST: u64 = 4 << 20;
 /// Most bytes of the layers of an image that is read for its version; it has a version and a list of changes.
 const MOST_LAYERS: u64 = 4 << 20;
 
@@ -28,11 +28,25 @@ pub struct Channel {
     pub version: Option<String>,
 }
 
-/// Whether the tags of a repository, by its path below Deckhouse's, may be channels.
+/// Whether the tags of a repository, by its path in the bundle, may be channels: of Deckhouse, of a module or package, of a module
+/// in a mirror of a `ModuleSource`, which has modules at its root. Of old the images of Deckhouse and of its installer had tags of
+/// channels too.
 #[must_use]
 pub fn is_of_channels(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
-    matches!(parts.as_slice(), ["release-channel"] | ["modules", _, "release"] | ["packages", _, "version"])
+    match parts.as_slice() {
+        ["" | "install" | "install-standalone" | "release-channel"] => true,
+        ["modules", _, "release"] | ["packages", _, "version"] => true,
+        // The name of a module, unless it is where modules are.
+        [name, "release"] => !matches!(*name, "modules" | "packages"),
+        _ => false,
+    }
+}
+
+/// Whether an image with these layers may be that of a channel, by its size: it has a version and a list of changes.
+#[must_use]
+pub fn may_have_version(layers: &[Descriptor]) -> bool {
+    layers.iter().map(|layer| layer.size).fold(0, u64::saturating_add) <= MOST_LAYERS
 }
 
 /// Whether a tag is called after a channel.
@@ -42,7 +56,8 @@ pub fn is_channel(tag: &str) -> bool {
 }
 
 /// The release that a tag is called after.
-pub(super) fn release(tag: &str) -> Option<Release> {
+#[must_use]
+pub fn release_of_tag(tag: &str) -> Option<Release> {
     Release::of_tag(&tag.parse::<Tag>().ok()?)
 }
 
@@ -50,13 +65,13 @@ pub(super) fn release(tag: &str) -> Option<Release> {
 #[must_use]
 pub fn release_of_version(json: &[u8]) -> Option<Release> {
     let version = version_of(json)?;
-    if version.starts_with('v') { release(&version) } else { release(&format!("v{version}")) }
+    release_of_tag(&if version.starts_with('v') { version } else { format!("v{version}") })
 }
 
 impl Bundle {
     /// The releases among the tags of a layout, oldest first.
     pub(super) fn versions(&self, path: &str) -> Vec<String> {
-        let mut found: Vec<Release> = self.tags(path).filter_map(|(tag, _)| release(tag)).collect();
+        let mut found: Vec<Release> = self.tags(path).filter_map(|(tag, _)| release_of_tag(tag)).collect();
         found.sort();
         found.into_iter().map(|release| release.tag().to_string()).collect()
     }
@@ -75,13 +90,12 @@ impl Bundle {
     #[must_use]
     pub fn release_of(&self, path: &str, digest: &Digest) -> Option<Release> {
         let same = self.tags(path).filter(|(_, found)| found == digest);
-        if let Some(release) = same.filter_map(|(tag, _)| release(tag)).max() {
+        if let Some(release) = same.filter_map(|(tag, _)| release_of_tag(tag)).max() {
             return Some(release);
         }
         let bytes = self.find(path, digest)?.read(MOST_MANIFEST).ok()?;
         let manifest = Manifest::parse(None, &bytes).ok()?;
-        let sizes = manifest.layers.iter().map(|layer| layer.size);
-        if sizes.fold(0, u64::saturating_add) > MOST_LAYERS {
+        if !may_have_version(&manifest.layers) {
             return None;
         }
         let found = first_file(&manifest.layers, &[VERSION], |layer| {
@@ -98,11 +112,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn channels_are_tags_of_three_kinds_of_repository() {
-        for path in ["release-channel", "modules/console/release", "packages/x/version"] {
+    fn channels_are_tags_of_few_kinds_of_repository() {
+        for path in ["", "install", "release-channel", "modules/console/release", "packages/x/version", "x/release"] {
             assert!(is_of_channels(path), "{path}");
         }
-        for path in ["", "install", "modules/release", "modules/a/b/release", "a/release-channel"] {
+        for path in ["modules/a", "modules/release", "modules/a/b/release", "a/release-channel", "security/trivy-db"] {
             assert!(!is_of_channels(path), "{path}");
         }
     }

@@ -230,7 +230,7 @@ pub(super) fn tell(bar: &ProgressBar, far: Far) {
 
 fn show(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
     for left in &report.left {
-        writeln!(out, "left {}: {}", left.image, left.reason)?;
+        writeln!(out, "left {}: {}", bundle::plain(&left.image), bundle::plain(&left.reason))?;
     }
     if report.more_left > 0 {
         writeln!(out, "left: {} more", report.more_left)?;

@@ -58,6 +58,11 @@ impl Folder {
 
     /// The names in it, sorted; those that are no text are left out, no registry writes any.
     pub(crate) fn names(&self) -> io::Result<Vec<String>> {
+        self.names_up_to(MOST_ENTRIES)
+    }
+
+    /// The same of a directory with at most `most` entries; one with more is an error of kind `QuotaExceeded`.
+    pub(crate) fn names_up_to(&self, most: usize) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd)? {
             let entry = entry?;
@@ -65,8 +70,8 @@ impl Folder {
                 Ok("." | "..") | Err(_) => {}
                 Ok(name) => names.push(name.to_owned()),
             }
-            if names.len() > MOST_ENTRIES {
-                return Err(io::Error::other(format!("it has more than {MOST_ENTRIES} entries")));
+            if names.len() > most {
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, format!("it has more than {most} entries")));
             }
         }
         names.sort_unstable();
@@ -139,6 +144,8 @@ mod tests {
         assert!(folder.folder("a/folder").is_err());
         assert!(folder.folder("none").unwrap().is_none() && folder.file("a/none").unwrap().is_none());
         assert!(folder.file("a").is_err(), "a directory is no file");
-        assert_eq!(folder.folder("a").unwrap().unwrap().names().unwrap(), ["b", "file", "folder"]);
+        let below = folder.folder("a").unwrap().unwrap();
+        assert_eq!(below.names_up_to(3).unwrap(), ["b", "file", "folder"]);
+        assert!(below.names_up_to(2).is_err());
     }
 }

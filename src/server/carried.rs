@@ -23,7 +23,7 @@ impl CarriedBundle {
     /// # Errors
     /// [`BundleError`]: there is no bundle, or it can't be read.
     pub(super) fn open(&self) -> Result<Catalog, BundleError> {
-        let catalog = Catalog::of(bundle::open(&self.paths, bundle::MOST_BYTES)?, &self.repository);
+        let catalog = Catalog::of(bundle::open(&self.paths, bundle::MOST_BYTES, &|| false)?, &self.repository)?;
         for finding in catalog.damage().take(MOST_LOGGED) {
             tracing::warn!(place = finding.place, finding = finding.says, "the bundle is damaged or not all there");
         }

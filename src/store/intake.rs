@@ -13,9 +13,10 @@ use super::contents::fills::PartialBlob;
 use super::contents::intake::{Incoming, Moved, Staged, Taken};
 use super::error::StoreError;
 use super::face::Store;
+use super::repositories::intake::{NotMoved, TagMove};
 use super::repositories::tags::read_tag;
+use super::repositories::walk::{SkippedEntries, Tags};
 use super::stored::StoredManifest;
-use crate::clock::Timestamp;
 use crate::fs::stat;
 use crate::oci::{Digest, RepoName, Tag};
 
@@ -80,6 +81,12 @@ impl<'a> Intake<'a> {
     /// Of the disk, or [`StoreError`] for a tag whose file can't be read.
     pub fn tag(&self, repo: &RepoName, tag: &Tag) -> Result<Option<Digest>, StoreError> {
         read_tag(&self.0.0.contents.layout, repo, tag)
+    }
+
+    /// The names of the repository's tags, in no order.
+    #[must_use]
+    pub fn tags(&self, repo: &RepoName) -> Vec<Tag> {
+        Tags::new(&self.0.0.contents.layout, repo, &SkippedEntries::default()).collect()
     }
 
     /// Reads the source's files; with `is_served` beside who answers requests: at no more than 64 MiB a second, and the disk has
@@ -151,12 +158,12 @@ impl<'a> Intake<'a> {
         parts.contents.change_here(|| parts.manifests.take_in_manifests(repo, manifests))
     }
 
-    /// Moves tags to manifests that the repository has; durable when it answers. With each the time since when it points
-    /// there, if that is known. The answer: tags that were not moved, because their manifest is gone.
+    /// Moves tags to manifests that the repository has; durable when it answers. Each tag is held against what it is moved from
+    /// under the lock that pushes take. The answer: tags that were not moved, and why.
     ///
     /// # Errors
     /// Of the disk.
-    pub fn set_tags(&self, repo: &RepoName, tags: &[(Tag, Digest, Option<Timestamp>)]) -> Result<Vec<Tag>, StoreError> {
+    pub fn set_tags(&self, repo: &RepoName, tags: &[TagMove]) -> Result<Vec<(Tag, NotMoved)>, StoreError> {
         let parts = &self.0.0;
         parts.contents.change_here(|| parts.manifests.take_in_tags(repo, tags))
     }

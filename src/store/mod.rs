@@ -58,6 +58,7 @@ pub use repositories::collection::retiring::Retired;
 pub use repositories::collection::settings::Retained;
 pub use repositories::eviction::{Evicted, Eviction, Spare};
 pub use repositories::index::{IndexState, Referrer};
+pub use repositories::intake::{MovedFrom, NotMoved, TagMove};
 pub use repositories::large::LARGE_MANIFEST_BYTES;
 pub use repositories::listings::by_hand::rebuild_index;
 pub use repositories::lists::KeptList;

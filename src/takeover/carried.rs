@@ -1,12 +1,12 @@
 //! A bundle, as a source: what its layouts hold, and the discovery tags that a real push makes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::fault::{Fault, SourceError};
 use super::listed::{Claim, Listed, ListedTag};
-use crate::bundle::{self, Bundle, Discovery, Piece, is_channel, is_of_channels};
+use crate::bundle::{self, Bundle, Found, is_channel, is_of_channels};
 use crate::oci::{Algorithm, Digest};
 use crate::values::Release;
 
@@ -16,35 +16,51 @@ pub(super) struct Carried {
     bundle: Bundle,
     path: PathBuf,
     /// Discovery tags, by their repository.
-    made: BTreeMap<String, Vec<Discovery>>,
+    made: BTreeMap<String, Vec<Made>>,
     /// What these are made of.
-    contents: HashMap<Digest, Vec<u8>>,
+    contents: HashMap<Digest, Arc<[u8]>>,
+}
+
+/// A discovery tag.
+#[derive(Debug)]
+struct Made {
+    tag: String,
+    manifest: Digest,
+    /// The repository that it stands for.
+    path: String,
 }
 
 /// The bytes of a content.
 pub(super) enum Content {
-    /// Parts of files, in their order.
-    Pieces(Vec<Piece>),
+    /// They lie in files.
+    Found(Found),
     /// Made here.
-    Made(Vec<u8>),
+    Made(Arc<[u8]>),
 }
 
 impl Carried {
     /// The bundle in these files and directories; at most about `most` bytes of it are kept in memory.
-    pub(super) fn open(paths: &[PathBuf], most: usize) -> Result<Self, SourceError> {
-        let bundle = bundle::open(paths, most)?;
+    pub(super) fn open(paths: &[PathBuf], most: usize, stopped: &dyn Fn() -> bool) -> Result<Self, SourceError> {
+        let bundle = bundle::open(paths, most, stopped)?;
         let (mut made, mut contents) = (BTreeMap::new(), HashMap::new());
-        for discovery in bundle.discovery() {
-            for bytes in discovery.blobs.iter().chain([&discovery.manifest]) {
-                contents.insert(Algorithm::Sha256.digest(bytes), bytes.clone());
+        for discovery in bundle.discovery()? {
+            let manifest = Algorithm::Sha256.digest(&discovery.manifest);
+            for bytes in discovery.blobs.into_iter().chain([discovery.manifest]) {
+                contents.insert(Algorithm::Sha256.digest(&bytes), Arc::from(bytes));
             }
-            made.entry(discovery.repository.clone()).or_insert_with(Vec::new).push(discovery);
+            let of_repository = made.entry(discovery.repository).or_insert_with(Vec::new);
+            of_repository.push(Made { tag: discovery.tag, manifest, path: discovery.path });
         }
         Ok(Self { bundle, path: paths.first().cloned().unwrap_or_default(), made, contents })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How much damage of its files there is beyond what [`Self::damage`] names.
+    pub(super) fn more_damage(&self) -> u64 {
+        self.bundle.damage() - self.damage().count() as u64
     }
 
     /// What is wrong with its files: the place, and a sentence without its end.
@@ -68,9 +84,8 @@ impl Carried {
             listed.tags.push(ListedTag { tag: tag.to_owned(), target: Ok(digest), at: None, claim });
         }
         for made in self.made.get(name).into_iter().flatten() {
-            let digest = Algorithm::Sha256.digest(&made.manifest);
             let claim = Claim::Discovers(made.path.clone());
-            listed.tags.push(ListedTag { tag: made.tag.clone(), target: Ok(digest), at: None, claim });
+            listed.tags.push(ListedTag { tag: made.tag.clone(), target: Ok(made.manifest), at: None, claim });
         }
         let mut manifests: Vec<Digest> =
             listed.tags.iter().filter_map(|tag| tag.target.as_ref().ok().copied()).collect();
@@ -92,8 +107,9 @@ impl Carried {
 
     pub(super) fn manifest(&self, name: &str, digest: &Digest, most: u64) -> Result<Vec<u8>, Fault> {
         if let Some(made) = self.contents.get(digest) {
-            return Ok(made.clone());
+            return Ok(made.to_vec());
         }
+        let most = most.min(bundle::MOST_MANIFEST);
         let found = self.bundle.find(name, digest).ok_or(Fault::ManifestMissing(*digest))?;
         if found.length > most {
             return Err(Fault::TooLarge { digest: *digest, bytes: found.length, most });
@@ -101,13 +117,9 @@ impl Carried {
         found.read(most).map_err(Fault::unreadable(format!("manifest {digest}")))
     }
 
-    pub(super) fn open_content(&self, name: &str, digest: &Digest) -> io::Result<Option<Content>> {
-        if let Some(made) = self.contents.get(digest) {
-            return Ok(Some(Content::Made(made.clone())));
-        }
-        match self.bundle.find(name, digest) {
-            Some(found) => found.stream.pieces(found.at, found.length).map(|pieces| Some(Content::Pieces(pieces))),
-            None => Ok(None),
-        }
+    /// Its bytes, of which none is read yet; `None`: they are not there.
+    pub(super) fn content(&self, name: &str, digest: &Digest) -> Option<Content> {
+        let made = self.contents.get(digest).map(|made| Content::Made(Arc::clone(made)));
+        made.or_else(|| self.bundle.find(name, digest).map(Content::Found))
     }
 }

@@ -52,6 +52,8 @@ pub(super) enum Fault {
     TooMuch,
     #[error("its manifest {0} was deleted from the store while it came")]
     DeletedMeanwhile(Digest),
+    #[error("others move it again and again: run this once more")]
+    MovedMeanwhile,
 }
 
 impl Fault {

@@ -2,6 +2,7 @@
 //! again by the next run, and what is done already is found in the store.
 
 mod blobs;
+mod tags;
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
@@ -11,18 +12,15 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::{Fault, SourceError};
-use super::listed::{Claim, Listed, ListedTag};
+use super::listed::Listed;
 use super::names::RepositoryMap;
 use super::remote::MOST_KEPT;
 use super::report::Report;
 use super::source::Source;
 use super::survey::{Blob, Survey, parse};
-use crate::bundle::{VERSION, release_of_version};
-use crate::oci::{Digest, RepoName, Tag};
-use crate::release::first_file;
+use crate::oci::{Digest, RepoName};
 use crate::store::{Beside, Intake, Store, StoreError, StoredManifest};
 use crate::telemetry::with_causes;
-use crate::values::Release;
 
 /// Manifests, blobs or tags that are made durable together.
 const BATCH: usize = 256;
@@ -144,9 +142,11 @@ pub fn import(
     if !options.dry_run {
         run.intake.tidy()?;
     }
-    for (place, says) in source.damage() {
-        // Nobody knows how many tags that are.
-        run.report.tags.left += 1;
+    let (damage, more_damage) = source.damage();
+    // Nobody knows how many tags that are.
+    run.report.tags.left += damage.len() as u64 + more_damage;
+    run.report.more_left += more_damage;
+    for (place, says) in damage {
         run.report.leave(place, &says);
     }
     let names = source.repositories()?;
@@ -322,113 +322,5 @@ impl Run<'_> {
         (self.told)(self.far);
         batch.clear();
         Ok(())
-    }
-
-    fn take_tags(&mut self, name: &str, repo: &RepoName, listed: &Listed, survey: &Survey) -> Result<(), ImportError> {
-        let mut batch = Vec::new();
-        let mut tagged: HashSet<Digest> = HashSet::new();
-        for entry in &listed.tags {
-            self.goes_on()?;
-            match self.judge_tag(name, repo, entry, survey)? {
-                Ok((tag, digest, true)) => batch.push((tag, digest, entry.at)),
-                Ok((_, _, false)) => self.report.tags.present += 1,
-                // It is told, and nothing is missing.
-                Err(fault @ Fault::OlderRelease { .. }) => {
-                    self.report.tags.present += 1;
-                    self.report.leave(format!("{name}:{}", entry.tag), &fault);
-                }
-                Err(fault) => {
-                    self.report.tags.left += 1;
-                    self.report.leave(format!("{name}:{}", entry.tag), &fault);
-                }
-            }
-            tagged.extend(entry.target.as_ref().ok());
-        }
-        let mut untagged: Vec<_> = survey.faults.iter().filter(|(digest, _)| !tagged.contains(digest)).collect();
-        untagged.sort_by_key(|(digest, _)| **digest);
-        for (digest, fault) in untagged {
-            self.report.leave(format!("{name}@{digest}"), fault);
-        }
-        for batch in batch.chunks(BATCH) {
-            let gone = if self.options.dry_run { Vec::new() } else { self.intake.set_tags(repo, batch)? };
-            for (tag, digest, _) in batch.iter().filter(|(tag, ..)| gone.contains(tag)) {
-                self.report.leave(format!("{name}:{tag}"), &Fault::DeletedMeanwhile(*digest));
-            }
-            self.report.tags.left += gone.len() as u64;
-            self.report.tags.taken += (batch.len() - gone.len()) as u64;
-            self.far.tags += batch.len() as u64;
-            (self.told)(self.far);
-        }
-        Ok(())
-    }
-
-    /// The tag, its digest, and whether it has to be set; or why it stays behind.
-    fn judge_tag(
-        &self,
-        name: &str,
-        repo: &RepoName,
-        entry: &ListedTag,
-        survey: &Survey,
-    ) -> Result<Result<(Tag, Digest, bool), Fault>, ImportError> {
-        let digest = match &entry.target {
-            Ok(digest) => *digest,
-            Err(fault) => return Ok(Err(fault.clone())),
-        };
-        let tag = match entry.tag.parse::<Tag>() {
-            Ok(tag) => tag,
-            Err(error) => return Ok(Err(Fault::Name(error.to_string()))),
-        };
-        if survey.deleted.contains(&digest) {
-            return Ok(Err(Fault::ManifestDeleted(digest)));
-        }
-        if let Some(fault) = survey.faults.get(&digest) {
-            return Ok(Err(fault.clone()));
-        }
-        let found = self.intake.tag(repo, &tag)?;
-        let is_set = match (found, &entry.claim) {
-            (Some(found), _) if found == digest => false,
-            (Some(_), Claim::Discovers(_)) => false,
-            (None, Claim::Discovers(path)) if !self.options.dry_run && !self.has_any_of(path)? => {
-                return Ok(Err(Fault::Undiscovered(path.clone())));
-            }
-            (Some(found), Claim::Plain | Claim::Channel) if !self.options.overwrite => {
-                return Ok(Err(Fault::OtherDigest(found)));
-            }
-            (Some(found), Claim::Channel) if !self.options.channels_back => {
-                let wanted = self.source.release_of(name, &digest);
-                match (self.release_in_store(repo, found), wanted) {
-                    (Some(found), Some(wanted)) if found > wanted => {
-                        return Ok(Err(Fault::OlderRelease { found, wanted }));
-                    }
-                    _ => true,
-                }
-            }
-            _ => true,
-        };
-        Ok(Ok((tag, digest, is_set)))
-    }
-
-    /// Whether the store has a tag that a repository of the source has.
-    fn has_any_of(&self, name: &str) -> Result<bool, ImportError> {
-        let Ok(Some(repo)) = self.options.names.name(name) else { return Ok(false) };
-        for entry in self.source.list(name)?.tags {
-            let Ok(tag) = entry.tag.parse::<Tag>() else { continue };
-            if self.intake.tag(&repo, &tag)?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The release that a channel of the store leads to; `None`: its image does not say.
-    fn release_in_store(&self, repo: &RepoName, digest: Digest) -> Option<Release> {
-        let stored = self.store.stored_manifest(repo, digest).ok()??;
-        let manifest = parse(&stored.bytes, digest).ok()?;
-        let open = |layer: &Digest| {
-            let found = self.store.stored_blob(repo, layer).map_err(std::io::Error::other)?;
-            found.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
-        };
-        let (_, json) = first_file(&manifest.layers, &[VERSION], open).ok()??;
-        release_of_version(&json)
     }
 }

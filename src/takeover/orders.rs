@@ -108,7 +108,8 @@ impl RegistryOrder {
 }
 
 impl SourceOrder {
-    /// Opens the source; of a bundle at most about `most` bytes are kept in memory. Blocking.
+    /// Opens the source; of a bundle at most about `most` bytes are kept in memory, and its opening ends when the token is cancelled.
+    /// Blocking.
     ///
     /// # Errors
     /// [`SourceError`].
@@ -116,7 +117,7 @@ impl SourceOrder {
         match self {
             Self::Distribution(path) => Source::distribution(path),
             Self::Oci(path) => Source::layouts(path),
-            Self::Bundle(paths) => Source::bundle(paths, most),
+            Self::Bundle(paths) => Source::bundle(paths, most, &|| with.2.is_cancelled()),
             Self::Registry(order) => {
                 let addresses = order.addresses().map_err(SourceError::Registry)?;
                 Source::registries(addresses, &order.credentials(), order.ca.as_deref(), with)

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,7 +14,7 @@ use super::fault::{Fault, SourceError};
 use super::layouts::Layouts;
 use super::listed::Listed;
 use super::remote::Remote;
-use crate::bundle::Piece;
+use crate::bundle::Found;
 use crate::checker::RegistryAddress;
 use crate::oci::{Descriptor, Digest};
 use crate::telemetry::Metrics;
@@ -41,9 +42,9 @@ pub(super) enum Bytes {
     /// A file that lies there under a path.
     File(File, PathBuf),
     /// Parts of files that lie in a bundle.
-    Pieces(Vec<Piece>),
+    Carried(Found),
     /// Made here.
-    Made(Vec<u8>),
+    Made(Arc<[u8]>),
     /// What a registry sends.
     Sent(Box<VerifiedBlob>),
 }
@@ -80,19 +81,22 @@ impl Source {
     }
 
     /// The bundle in these files and directories; at most about `most` bytes of it are kept in memory. Blocking: reads headers and
-    /// indexes.
+    /// indexes, until `stopped` says otherwise.
     ///
     /// # Errors
     /// [`SourceError::Bundle`].
-    pub fn bundle(paths: &[PathBuf], most: usize) -> Result<Self, SourceError> {
-        Carried::open(paths, most).map(Kind::Bundle).map(Self)
+    pub fn bundle(paths: &[PathBuf], most: usize, stopped: &dyn Fn() -> bool) -> Result<Self, SourceError> {
+        Carried::open(paths, most, stopped).map(Kind::Bundle).map(Self)
     }
 
-    /// What is wrong with its files as such: the place, and a sentence without its end.
-    pub(super) fn damage(&self) -> Vec<(String, String)> {
+    /// What is wrong with its files as such: the place, and a sentence without its end. With it how much more there is.
+    pub(super) fn damage(&self) -> (Vec<(String, String)>, u64) {
         match &self.0 {
-            Kind::Bundle(carried) => carried.damage().map(|(at, says)| (at.to_owned(), says.to_owned())).collect(),
-            Kind::Distribution(_) | Kind::Layouts(_) | Kind::Registry(_) => Vec::new(),
+            Kind::Bundle(carried) => {
+                let named = carried.damage().map(|(at, says)| (at.to_owned(), says.to_owned()));
+                (named.collect(), carried.more_damage())
+            }
+            Kind::Distribution(_) | Kind::Layouts(_) | Kind::Registry(_) => (Vec::new(), 0),
         }
     }
 
@@ -178,14 +182,10 @@ impl Source {
     pub(super) fn open(&self, name: &str, blob: &Descriptor) -> Result<Option<Bytes>, Fault> {
         match &self.0 {
             Kind::Registry(remote) => Ok(remote.blob(name, blob).map(|sent| Bytes::Sent(Box::new(sent)))),
-            Kind::Bundle(carried) => {
-                let opened = carried.open_content(name, &blob.digest);
-                let opened = opened.map_err(Fault::unreadable(format!("blob {}", blob.digest)))?;
-                Ok(opened.map(|content| match content {
-                    Content::Pieces(pieces) => Bytes::Pieces(pieces),
-                    Content::Made(bytes) => Bytes::Made(bytes),
-                }))
-            }
+            Kind::Bundle(carried) => Ok(carried.content(name, &blob.digest).map(|content| match content {
+                Content::Found(found) => Bytes::Carried(found),
+                Content::Made(bytes) => Bytes::Made(bytes),
+            })),
             Kind::Distribution(_) | Kind::Layouts(_) => match self.file(name, &blob.digest) {
                 None => Ok(None),
                 Some(opened) => {

@@ -1,5 +1,6 @@
 //! Imports and exports as a whole, on real directories.
 
+mod bundles;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod memory;

@@ -329,6 +329,19 @@ impl Archive {
         names
     }
 
+    /// Writes its files into a directory, as they are.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        for (name, bytes) in &self.files {
+            let target = dir.join(name);
+            std::fs::create_dir_all(target.parent().unwrap_or(dir))?;
+            std::fs::write(target, bytes)?;
+        }
+        Ok(())
+    }
+
     /// Its bytes, as Go writes them with `Format: GNU`.
     #[must_use]
     pub fn tar(&self) -> Vec<u8> {

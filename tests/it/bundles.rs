@@ -266,6 +266,10 @@ async fn a_channel_is_not_moved_to_an_older_release_unless_that_is_asked_for() {
     assert_eq!(digest("v1.69.0").await, of(&old, "v1.69.0"));
     import(0, &[text(bundle(&new).path())], &registry.data());
     assert_eq!((digest("alpha").await, digest("stable").await), (of(&new, "alpha"), of(&new, "stable")));
+    // Whatever the store has stays where it is.
+    let kept = import(1, &["--keep-tags", "--channels-back", text(older.path())], &registry.data());
+    assert_eq!(digest("alpha").await, of(&new, "alpha"));
+    assert!(kept["left"][0]["reason"].as_str().unwrap().contains("not to be overwritten"), "{kept}");
     import(0, &["--channels-back", text(older.path())], &registry.data());
     assert_eq!((digest("alpha").await, digest("stable").await), (of(&old, "alpha"), of(&old, "stable")));
 }

@@ -13,7 +13,7 @@ fn found(carried: &Carried) -> (Found, Found) {
         damage(findings).into_iter().map(|(problem, place)| (problem, place.to_owned())).collect::<Vec<_>>()
     };
     let bundle = carried.open();
-    let (inspected, verified) = (bundle.inspect(), verified(&bundle));
+    let (inspected, verified) = (bundle.inspect().unwrap(), verified(&bundle));
     let (one, two) = (owned(&inspected.findings), owned(&verified.findings));
     assert_eq!(inspected.whole, one.is_empty());
     assert_eq!(verified.whole, two.is_empty());
@@ -218,7 +218,7 @@ fn hostile_names_and_indexes_are_named_and_the_rest_counts() {
     assert_eq!((of(Problem::Name), of(Problem::Index), of(Problem::Tag)), (7, 2, 1), "{inspected:#?}");
     assert!(inspected.iter().all(|(_, place)| place == "module-hostile.tar"));
     assert!(!outside.exists());
-    assert_eq!(carried.open().inspect().platform.versions, RELEASES);
+    assert_eq!(carried.open().inspect().unwrap().platform.versions, RELEASES);
     // What a name has of control characters is not printed as such.
     assert!(carried.open().findings().iter().all(|finding| !finding.says.contains('\n')));
 }

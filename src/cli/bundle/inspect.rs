@@ -2,11 +2,11 @@
 
 use std::io::{self, Write as _};
 
-use super::{BundleArguments, Failure, open, show, verdict};
+use super::{BundleArguments, Failure, failure, open, show, verdict};
 use crate::bundle::{Channel, Component, Inspection};
 
 pub(super) fn run(arguments: &BundleArguments) -> Result<(), Failure> {
-    let said = open(&arguments.paths)?.inspect();
+    let said = open(&arguments.paths)?.inspect().map_err(|error| failure(&error))?;
     let mut out = io::stdout().lock();
     if arguments.json {
         let text = serde_json::to_string_pretty(&said).map_err(|error| Failure::failed(&error))?;
@@ -15,7 +15,7 @@ pub(super) fn run(arguments: &BundleArguments) -> Result<(), Failure> {
         print(&said, &mut out)?;
     }
     out.flush()?;
-    verdict(said.whole, &said.findings)
+    verdict(said.damage)
 }
 
 fn print(said: &Inspection, out: &mut impl io::Write) -> io::Result<()> {

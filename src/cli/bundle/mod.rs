@@ -58,11 +58,16 @@ pub(super) fn run(command: &BundleCommand) -> Result<(), Failure> {
 }
 
 fn open(paths: &[PathBuf]) -> Result<Bundle, Failure> {
-    bundle::open(paths, bundle::MOST_BYTES).map_err(|error| match &error {
+    // A signal ends this process.
+    bundle::open(paths, bundle::MOST_BYTES, &|| false).map_err(|error| failure(&error))
+}
+
+fn failure(error: &BundleError) -> Failure {
+    match error {
         // What was named is none.
-        BundleError::Read { .. } | BundleError::Nothing(_) => Failure::usage(with_causes(&error)),
-        BundleError::TooMuch(_) => Failure::failed(&error),
-    })
+        BundleError::Read { .. } | BundleError::Nothing(_) => Failure::usage(with_causes(error)),
+        BundleError::TooMuch(_) | BundleError::Stopped => Failure::failed(error),
+    }
 }
 
 fn show(findings: &[Finding], more: u64, out: &mut impl io::Write) -> io::Result<()> {
@@ -76,14 +81,13 @@ fn show(findings: &[Finding], more: u64, out: &mut impl io::Write) -> io::Result
     Ok(())
 }
 
-/// What the command ends with.
-fn verdict(whole: bool, findings: &[Finding]) -> Result<(), Failure> {
-    if whole {
+/// What the command ends with, for findings of which so many are damage.
+fn verdict(damage: u64) -> Result<(), Failure> {
+    if damage == 0 {
         return Ok(());
     }
-    let count = findings.iter().filter(|finding| finding.damage).count();
     Err(Failure {
         exit: EXIT_FAILED,
-        message: format!("the bundle is damaged or not all there: {count} problems, see above"),
+        message: format!("the bundle is damaged or not all there: {damage} problems, see above"),
     })
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{BundleArguments, Failure, open, show, verdict};
+use super::{BundleArguments, Failure, failure, open, show, verdict};
 use crate::bundle;
 
 pub(super) fn run(arguments: &BundleArguments) -> Result<(), Failure> {
@@ -17,6 +17,7 @@ pub(super) fn run(arguments: &BundleArguments) -> Result<(), Failure> {
     let began = Instant::now();
     let said = bundle::verify(&opened, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
+    let said = said.map_err(|error| failure(&error))?;
     let mut out = io::stdout().lock();
     if arguments.json {
         let text = serde_json::to_string_pretty(&said).map_err(|error| Failure::failed(&error))?;
@@ -35,5 +36,5 @@ pub(super) fn run(arguments: &BundleArguments) -> Result<(), Failure> {
         )?;
     }
     out.flush()?;
-    verdict(said.whole, &said.findings)
+    verdict(said.damage)
 }

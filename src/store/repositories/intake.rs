@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use fail::fail_point;
 
 use super::manifests::Manifests;
+use super::tags::read_tag;
 use crate::clock::Timestamp;
 use crate::fs::{set_modified, stat};
 use crate::oci::{Digest, Manifest, RepoName, Tag};
@@ -14,6 +15,37 @@ use crate::store::contents::intake::Taken;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
 use crate::store::stored::StoredManifest;
+
+/// A tag that is to be moved.
+#[derive(Clone, Debug)]
+pub struct TagMove {
+    /// Which.
+    pub tag: Tag,
+    /// The manifest that it is to lead to.
+    pub digest: Digest,
+    /// The time since when it leads there elsewhere, if that is known.
+    pub at: Option<Timestamp>,
+    /// Whence.
+    pub from: MovedFrom,
+}
+
+/// What a tag has to lead to, so that it is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MovedFrom {
+    /// Anything, or nothing.
+    Anywhere,
+    /// This manifest; `None`: it must not be there.
+    Only(Option<Digest>),
+}
+
+/// Why a tag was not moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotMoved {
+    /// The repository lacks the manifest: it was deleted since it came.
+    ManifestGone,
+    /// It leads elsewhere than it was to be moved from: somebody else moved it.
+    MovedMeanwhile,
+}
 
 impl Manifests {
     /// Makes contents blobs of a repository, durably. Answers the digests that no content was found of.
@@ -71,24 +103,24 @@ impl Manifests {
     }
 
     /// Moves tags of a repository, durably, to manifests that it has. `at`: when the tag was moved there elsewhere, which
-    /// its file's time says from now on. Answers the tags that were not moved because the repository lacks their manifest: it
-    /// may have been deleted since it came.
+    /// its file's time says from now on. Answers the tags that were not moved: because the repository lacks their manifest, which
+    /// may have been deleted since it came, or because the tag leads elsewhere than it was to be moved from.
     pub(in crate::store) fn take_in_tags(
         &self,
         repo: &RepoName,
-        tags: &[(Tag, Digest, Option<Timestamp>)],
-    ) -> Result<Vec<Tag>, StoreError> {
+        tags: &[TagMove],
+    ) -> Result<Vec<(Tag, NotMoved)>, StoreError> {
         let contents = &self.contents;
         let _touch = self.ledger.touch(repo)?;
         let mut files = Vec::with_capacity(tags.len());
-        for (tag, digest, at) in tags {
+        for TagMove { tag, digest, at, from } in tags {
             self.save(repo, digest);
             let path = contents.layout.temporary();
             let (temporary, file) = contents.disk.write_unsynced(path.clone(), format!("{digest}\n").as_bytes())?;
             if let Some(at) = at {
                 set_modified(&file, *at).map_err(StoreError::io("set the time of", &path))?;
             }
-            files.push((tag, digest, temporary, file));
+            files.push((tag, digest, from, temporary, file));
         }
         let folder: PathBuf = contents.layout.tags(repo);
         contents.sync_everything(files.iter().map(|(.., file)| (file, folder.as_path())), [])?;
@@ -98,10 +130,17 @@ impl Manifests {
         let change = self.listings.begin(repo)?;
         let writing = self.memory.changing(repo);
         let (mut left, mut moved) = (Vec::new(), Vec::new());
-        for (tag, digest, temporary, _) in files {
+        for (tag, digest, from, temporary, _) in files {
             // A delete takes this lock too: from here on the manifest stays until the tag is there.
             if !self.has_manifest(repo, digest)? {
-                left.push(tag.clone());
+                left.push((tag.clone(), NotMoved::ManifestGone));
+                continue;
+            }
+            // Pushes move tags under this lock too, so what is read here is what is replaced.
+            if let MovedFrom::Only(expected) = from
+                && read_tag(&contents.layout, repo, tag)? != *expected
+            {
+                left.push((tag.clone(), NotMoved::MovedMeanwhile));
                 continue;
             }
             fail_point!("store::tag::before_rename");

@@ -335,3 +335,33 @@ async fn puts_at_once_do_not_pass_the_budget_together() {
     }
     assert_eq!(store.usage().used, Some(0));
 }
+
+/// Whoever decides by what a tag leads to moves it only if it still leads there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_is_moved_from_what_was_seen_and_from_nothing_else() {
+    let dir = quick_dir();
+    let store = store(dir.path());
+    let (one, two, three) = (numbered(1), numbered(2), numbered(3));
+    for stored in [&one, &two, &three] {
+        store.put_manifest(&repo("a"), stored.clone(), Vec::new()).await.unwrap();
+    }
+    let at = |store: &Store| {
+        let found = store.intake().tag(&repo("a"), &"x".parse().unwrap());
+        found.unwrap()
+    };
+    let set = async |digest: Digest, from: MovedFrom| {
+        let store = store.clone();
+        let moved = TagMove { tag: "x".parse().unwrap(), digest, at: None, from };
+        let left = tokio::task::spawn_blocking(move || store.intake().set_tags(&repo("a"), &[moved])).await.unwrap();
+        left.unwrap().first().map(|(_, why)| *why)
+    };
+    assert_eq!(set(one.digest, MovedFrom::Only(Some(two.digest))).await, Some(NotMoved::MovedMeanwhile));
+    assert_eq!((set(one.digest, MovedFrom::Only(None)).await, at(&store)), (None, Some(one.digest)));
+    assert_eq!(set(two.digest, MovedFrom::Only(None)).await, Some(NotMoved::MovedMeanwhile));
+    assert_eq!(set(two.digest, MovedFrom::Only(Some(three.digest))).await, Some(NotMoved::MovedMeanwhile));
+    assert_eq!(at(&store), Some(one.digest));
+    assert_eq!((set(two.digest, MovedFrom::Only(Some(one.digest))).await, at(&store)), (None, Some(two.digest)));
+    assert_eq!((set(three.digest, MovedFrom::Anywhere).await, at(&store)), (None, Some(three.digest)));
+    let gone = numbered(4).digest;
+    assert_eq!(set(gone, MovedFrom::Only(Some(three.digest))).await, Some(NotMoved::ManifestGone));
+}

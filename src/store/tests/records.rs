@@ -106,7 +106,9 @@ async fn every_way_in_and_out_is_said_at_that_moment() {
     let (taken, old) = (two.clone(), Timestamp::from_millis(1_700_000_000_000));
     let take = move || {
         inner.intake().add_manifests(&repo("a"), std::slice::from_ref(&taken)).unwrap();
-        inner.intake().set_tags(&repo("a"), &[(tag("v2"), taken.digest, Some(old))]).unwrap();
+        let (tag, digest, from) = (tag("v2"), taken.digest, MovedFrom::Anywhere);
+        let moved = inner.intake().set_tags(&repo("a"), &[TagMove { tag, digest, at: Some(old), from }]).unwrap();
+        assert!(moved.is_empty(), "{moved:?}");
     };
     tokio::task::spawn_blocking(take).await.unwrap();
     assert_eq!(said(&store, &named("v2")).await, Some(Some(two.digest)));

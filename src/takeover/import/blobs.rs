@@ -9,7 +9,7 @@ use rustix::process::geteuid;
 use tokio::runtime::Handle;
 
 use super::{BATCH, ImportError, Run};
-use crate::bundle::Piece;
+use crate::bundle::Found;
 use crate::oci::{Digest, Hasher, RepoName};
 use crate::store::{Incoming, Moved, Presence, Staged, StoreError, TURN_BYTES, Taken};
 use crate::takeover::fault::Fault;
@@ -214,7 +214,7 @@ impl<'a> Run<'a> {
             Err(fault) => Ok(Err(fault)),
             Ok(None) => Ok(Err(Fault::BlobMissing(blob.digest))),
             Ok(Some(Bytes::File(file, path))) => self.fetch_file(blob.digest, &file, &path),
-            Ok(Some(Bytes::Pieces(pieces))) => self.fetch_pieces(blob, &pieces),
+            Ok(Some(Bytes::Carried(found))) => self.fetch_carried(blob, &found),
             Ok(Some(Bytes::Made(bytes))) => {
                 let mut incoming = self.intake.begin(blob.digest, bytes.len() as u64)?;
                 incoming.append(&bytes)?;
@@ -240,20 +240,25 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn fetch_pieces(&mut self, blob: Blob, pieces: &[Piece]) -> Result<Fetched<'a>, ImportError> {
-        let size = pieces.iter().map(|piece| piece.length).sum();
+    fn fetch_carried(&mut self, blob: Blob, found: &Found) -> Result<Fetched<'a>, ImportError> {
+        let size = found.length;
         if size != blob.size {
             return Ok(Err(Fault::BlobLength { digest: blob.digest, expected: blob.size, found: size }));
         }
+        let unreadable = || Fault::unreadable(format!("blob {}", blob.digest));
         let mut incoming = self.intake.begin(blob.digest, size)?;
-        for piece in pieces {
+        for piece in found.pieces() {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => return Ok(Err(unreadable()(error))),
+            };
             let read = self.read_part(&piece.file, piece.at, Some(piece.length), |run, bytes| {
                 incoming.append(bytes)?;
                 run.tell(bytes.len() as u64);
                 Ok(())
             })?;
             if let Err(error) = read {
-                return Ok(Err(Fault::unreadable(format!("blob {}", blob.digest))(error)));
+                return Ok(Err(unreadable()(error)));
             }
         }
         Ok(self.finish(incoming, blob.digest, size))
