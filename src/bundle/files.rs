@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::finding::{Budget, BundleError, Findings, Problem};
+use super::gost::SUFFIX;
 use super::stream::{OpenFiles, Part, Stream};
 use crate::fs::Folder;
 
@@ -16,8 +17,6 @@ const DEEPEST: usize = 16;
 const MOST_FOLDERS: usize = 100_000;
 /// About what the name of a file takes in memory, while its directory is looked at.
 const NAME_BYTES: usize = 128;
-/// Behind a file's name: the name of its sum.
-const SUM: &str = ".gostsum";
 /// Written beside the archives, for the cluster and not for a registry.
 const RELEASES: &str = "deckhousereleases.yaml";
 
@@ -74,7 +73,7 @@ fn named(name: &str) -> Named<'_> {
     match name {
         _ if name.ends_with(".tar") => Named::Tar,
         _ if name.ends_with(".tar.tmp") || name.ends_with(".chunk.tmp") => Named::Unfinished,
-        _ => name.strip_suffix(SUM).map_or(Named::Other, Named::Sum),
+        _ => name.strip_suffix(SUFFIX).map_or(Named::Other, Named::Sum),
     }
 }
 
@@ -209,7 +208,7 @@ impl Collector<'_> {
                     expected = number.saturating_add(1);
                 }
                 // Of old: one sum for all chunks together.
-                if all.contains(format!("{base}{SUM}").as_str()) {
+                if all.contains(format!("{base}{SUFFIX}").as_str()) {
                     archive.sums.insert(base.to_owned());
                 }
             }
@@ -226,7 +225,7 @@ impl Collector<'_> {
         is_broken: &mut bool,
     ) -> Result<(), BundleError> {
         self.take(&name)?;
-        if all.contains(format!("{name}{SUM}").as_str()) {
+        if all.contains(format!("{name}{SUFFIX}").as_str()) {
             self.budget.take(name.len() + NAME_BYTES)?;
             archive.sums.insert(name.clone());
         }

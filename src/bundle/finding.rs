@@ -50,12 +50,12 @@ pub enum Problem {
     BlobBytes,
     /// A tag, or a repository, can't be called so.
     Tag,
+    /// A file has other bytes than its GOST sum says, or the sum can't be read.
+    Sum,
     /// What a pull that was killed left behind, or another file of no use. No damage.
     Ignored,
     /// A sum whose file is not there. No damage.
     StaleSum,
-    /// An archive has GOST sums, which are not compared. No damage.
-    SumsUnread,
     /// Bytes under a wrong name that no tag reaches. No damage.
     UnreachedBytes,
 }
@@ -64,7 +64,7 @@ impl Problem {
     /// Whether something that ought to be there is not, or can't be trusted.
     #[must_use]
     pub const fn is_damage(self) -> bool {
-        !matches!(self, Self::Ignored | Self::StaleSum | Self::SumsUnread | Self::UnreachedBytes)
+        !matches!(self, Self::Ignored | Self::StaleSum | Self::UnreachedBytes)
     }
 }
 

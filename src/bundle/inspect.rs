@@ -79,6 +79,8 @@ pub struct ArchiveShown {
     pub bytes: u64,
     /// Contents in it.
     pub contents: u64,
+    /// GOST sums beside its files; a verification compares them.
+    pub sums: usize,
     /// Whether it was read to its end.
     pub whole: bool,
     /// Contents that no tag reaches.
@@ -132,6 +134,7 @@ impl Bundle {
                 files: archive.stream.parts().len() + archive.loose.len(),
                 bytes: archive.bytes(),
                 contents: archive.contents,
+                sums: archive.sums.len(),
                 whole: archive.is_whole,
                 unreached,
                 unreached_bytes,

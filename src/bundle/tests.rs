@@ -3,6 +3,7 @@
 mod bounds;
 mod damaged;
 mod forms;
+mod sums;
 
 use std::path::PathBuf;
 

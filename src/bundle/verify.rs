@@ -1,7 +1,8 @@
-//! The bytes of a bundle held against their digests, each file read once from its beginning to its end.
+//! The bytes of a bundle held against their digests, and its files against the GOST sums beside them, each file read once from its
+//! beginning to its end.
 //!
 //! Archives are read at the same time, as many as there are processors. Within an archive a content may go over the border of two
-//! chunks, so its files are read one after the other. GOST sums beside the files are named and not compared yet.
+//! chunks, so its files are read one after the other.
 
 use std::collections::HashSet;
 use std::os::unix::fs::FileExt as _;
@@ -12,7 +13,9 @@ use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
 
 use super::contents::{ArchiveFacts, Bundle, Content};
+use super::files::Form;
 use super::finding::{BundleError, Finding, Findings, Problem};
+use super::gost::{self, GostSum};
 use super::reach::reach;
 use crate::oci::{Algorithm, Hasher};
 
@@ -33,6 +36,8 @@ pub struct Verification {
     pub bytes: u64,
     /// Contents whose digest was compared.
     pub contents: u64,
+    /// GOST sums that were compared.
+    pub sums: u64,
     /// Tags, which are images of repositories.
     pub tags: u64,
     /// Manifests that tags reach, each once.
@@ -51,6 +56,7 @@ struct Heard {
     files: u64,
     bytes: u64,
     contents: u64,
+    sums: u64,
     bad: HashSet<(u32, u64)>,
     findings: Findings,
 }
@@ -95,6 +101,7 @@ pub fn verify(bundle: &Bundle, told: &(dyn Fn(u64) + Sync)) -> Result<Verificati
         files: heard.files,
         bytes: heard.bytes,
         contents: heard.contents,
+        sums: heard.sums,
         tags: reached.tags,
         images: reached.images,
         more_findings: findings.more(),
@@ -108,6 +115,7 @@ impl Heard {
         all.files += self.files;
         all.bytes += self.bytes;
         all.contents += self.contents;
+        all.sums += self.sums;
         all.bad.extend(self.bad);
         all.findings.append(&self.findings);
     }
@@ -122,6 +130,8 @@ struct Reading<'a> {
     /// The first of them that is not through.
     next: usize,
     hasher: Option<Hasher>,
+    /// Of all chunks together, while all of them could be read: as of old there is one sum for them.
+    joined: Option<GostSum>,
     told: &'a (dyn Fn(u64) + Sync),
     heard: Heard,
 }
@@ -131,7 +141,9 @@ impl<'a> Reading<'a> {
         let all = bundle.layouts.values().flat_map(|layout| &layout.contents);
         let mut contents: Vec<&Content> = all.filter(|content| content.archive == number).collect();
         contents.sort_by_key(|content| (content.at, content.length));
-        Self { number, archive, contents, next: 0, hasher: None, told, heard: Heard::default() }
+        let is_joined = archive.form == Form::Chunks && archive.sums.contains(&archive.stream.name);
+        let joined = (is_joined && archive.loose.is_empty()).then(GostSum::default);
+        Self { number, archive, contents, next: 0, hasher: None, joined, told, heard: Heard::default() }
     }
 
     fn archive(&mut self, buffer: &mut [u8]) {
@@ -141,10 +153,25 @@ impl<'a> Reading<'a> {
         for (name, length) in &self.archive.loose {
             self.file(name, None, *length, buffer);
         }
-        if !self.archive.sums.is_empty() {
-            let says = format!("its {} GOST sums are not compared", self.archive.sums.len());
-            self.heard.findings.add(Problem::SumsUnread, &self.archive.stream.name, says);
+        if let Some(sum) = self.joined.take() {
+            self.compare(&self.archive.stream.name, sum);
         }
+    }
+
+    /// Holds the sum of a file, or of all chunks of one, against the one that lies beside it.
+    fn compare(&mut self, name: &str, sum: GostSum) {
+        let says = match gost::beside(self.archive.stream.folder(), name) {
+            Ok(expected) => {
+                self.heard.sums += 1;
+                let found = sum.finish();
+                if found == expected {
+                    return;
+                }
+                format!("its GOST sum is {found}, where {name}{} says {expected}: it was changed", gost::SUFFIX)
+            }
+            Err(error) => format!("{name}{} can't be read: {error}", gost::SUFFIX),
+        };
+        self.heard.findings.add(Problem::Sum, name, says);
     }
 
     /// Reads a file that begins at `start` of the archive's bytes; `None`: nobody knows where.
@@ -156,6 +183,7 @@ impl<'a> Reading<'a> {
         };
         let _ = fadvise(&file, 0, None, Advice::Sequential);
         self.heard.files += 1;
+        let mut sum = self.archive.sums.contains(name).then(GostSum::default);
         let mut at = 0;
         while at < length {
             let most = usize::try_from(length - at).unwrap_or(usize::MAX).min(buffer.len());
@@ -166,12 +194,18 @@ impl<'a> Reading<'a> {
             if let Some(start) = start {
                 self.contents(start + at, piece);
             }
+            for sum in [&mut sum, &mut self.joined].into_iter().flatten() {
+                sum.update(piece);
+            }
             at += most as u64;
             self.heard.bytes += most as u64;
             (self.told)(most as u64);
         }
         if let Some(start) = start {
             self.contents(start + length, &[]);
+        }
+        if let Some(sum) = sum {
+            self.compare(name, sum);
         }
     }
 
@@ -202,6 +236,7 @@ impl<'a> Reading<'a> {
 
     fn unreadable(&mut self, name: &str, start: Option<u64>, length: u64, at: u64, error: &std::io::Error) {
         self.heard.findings.add(Problem::Unreadable, name, format!("it can't be read at byte {at}: {error}"));
+        self.joined = None;
         let Some(start) = start else { return };
         // What it has of contents is not known to be right.
         self.hasher = None;

@@ -126,16 +126,6 @@ fn a_flipped_bit_breaks_the_tags_that_reach_it_and_no_others() {
     }
 }
 
-#[test]
-fn sums_are_named_that_are_not_compared_and_those_of_no_file() {
-    let carried = Carried::whole();
-    std::fs::write(carried.path("gone.tar.gostsum"), "00").unwrap();
-    std::fs::write(carried.path("installer.tar.gostsum"), "ab".repeat(32)).unwrap();
-    let said = verified(&carried.open());
-    let has = |problem: Problem| said.findings.iter().any(|finding| finding.problem == problem);
-    assert!(said.whole && has(Problem::StaleSum) && has(Problem::SumsUnread), "{:?}", said.findings);
-}
-
 /// What of a layout is left out or has other bytes, and the problem that its tag has.
 #[test]
 fn a_manifest_or_blob_that_is_missing_or_has_another_length_breaks_its_tag() {

@@ -182,11 +182,20 @@ fn an_archive_of_old_is_read_with_its_names_and_without_an_end() {
     std::fs::remove_file(dir.path().join("d8.tar")).unwrap();
     bytes.resize(bytes.len() + 1024, 0);
     testkit::bundle::write_chunks(dir.path(), "d8.tar", &bytes, 50_000).unwrap();
-    std::fs::write(dir.path().join("d8.tar.gostsum"), "ab".repeat(32)).unwrap();
+    let sum = |bytes: &[u8]| {
+        let mut sum = GostSum::default();
+        sum.update(bytes);
+        sum.finish()
+    };
+    std::fs::write(dir.path().join("d8.tar.gostsum"), sum(&bytes)).unwrap();
     let bundle = open(&[dir.path().to_path_buf()], MOST_BYTES, &|| false).unwrap();
     assert_eq!(tags(&bundle), expected);
     let said = verified(&bundle);
-    assert!(said.whole, "{said:?}");
+    assert!(said.whole && said.sums == 1, "{said:?}");
+    // What a reader of headers does not miss, the sum does.
+    bytes.push(0);
+    std::fs::write(dir.path().join("d8.tar.gostsum"), sum(&bytes)).unwrap();
+    assert_eq!(damage(&verified(&bundle).findings), [(Problem::Sum, "d8.tar")]);
 }
 
 #[test]

@@ -40,6 +40,9 @@ fn print(said: &Inspection, out: &mut impl io::Write) -> io::Result<()> {
         let (files, bytes, contents) = (archive.files, archive.bytes, archive.contents);
         let is_whole = if archive.whole { "" } else { ", not whole" };
         write!(out, "{}: {bytes} bytes in {files} files, {contents} contents{is_whole}", archive.name)?;
+        if archive.sums > 0 {
+            write!(out, ", {} GOST sums to be compared by verify", archive.sums)?;
+        }
         if archive.unreached > 0 {
             write!(out, ", of which no tag reaches {} ({} bytes)", archive.unreached, archive.unreached_bytes)?;
         }

@@ -22,7 +22,8 @@ pub enum BundleCommand {
     #[command(after_help = "Examples:\n  d8-registry bundle inspect /mnt/usb/bundle\n  \
         d8-registry bundle inspect --json platform.tar module-console.tar.0000.chunk")]
     Inspect(BundleArguments),
-    /// Read all of a bundle once and compare it with its digests; ends with 1 if something is wrong.
+    /// Read all of a bundle once and compare it with its digests, and with the GOST sums beside its files; ends with 1 if something is
+    /// wrong.
     #[command(after_help = "Example:\n  d8-registry bundle verify /mnt/usb/bundle")]
     Verify(BundleArguments),
     /// Take the images of a bundle into a store of mode Local, from its files as they are: only what is missing comes, all of it

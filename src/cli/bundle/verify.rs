@@ -26,11 +26,12 @@ pub(super) fn run(arguments: &BundleArguments) -> Result<(), Failure> {
         show(&said.findings, said.more_findings, &mut out)?;
         writeln!(
             out,
-            "{} bytes in {} files were read in {:.1} s: {} contents were compared, {} tags lead to {} images",
+            "{} bytes in {} files were read in {:.1} s: {} contents and {} GOST sums were compared, {} tags lead to {} images",
             said.bytes,
             said.files,
             began.elapsed().as_secs_f64(),
             said.contents,
+            said.sums,
             said.tags,
             said.images
         )?;
