@@ -1,4 +1,8 @@
-//! On how many masters a push is before it is answered.
+//! On how many masters a push is before it is answered, and a delete.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::call::Call;
 use super::error::ApiError;
@@ -10,6 +14,9 @@ const RETRY: u64 = 5;
 
 /// Masters that there are at least where `replicas` is set and no list of them can be used.
 const SEVERAL: usize = 2;
+
+/// Longest wait of a delete for the other masters.
+const DELETE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How many masters have to have a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,4 +53,17 @@ pub(super) async fn taken(call: &Call<'_>, repo: &RepoName, said: &[Reference]) 
         return Err(ApiError::new(ErrorCode::Unavailable, message).retry_after(RETRY));
     }
     Ok(Some(words))
+}
+
+/// Tells the other masters what was deleted here, and waits until all that answer have deleted it, for 3 s at most: whoever asks one
+/// of them next hears no. One that has not is told by the next comparison. Safe to drop: they go on.
+pub(super) async fn deleted(call: &Call<'_>, repo: &RepoName, of: &Reference) {
+    let said = std::slice::from_ref(of);
+    match call.comparison {
+        Some(comparison) if call.elsewhere.is_some() => {
+            // Out of time: it stands still.
+            let _ = timeout(DELETE_PATIENCE, comparison.spread(repo, said, usize::MAX)).await;
+        }
+        _ => call.tell(repo, said),
+    }
 }

@@ -99,7 +99,7 @@ async fn source(
 
 pub(super) async fn delete(call: &Call<'_>, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
     call.view.writable()?.delete_manifest(repo, reference).await?;
-    call.tell(repo, std::slice::from_ref(reference));
+    copies::deleted(call, repo, reference).await;
     Ok(accepted())
 }
 

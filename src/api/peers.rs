@@ -1,6 +1,6 @@
 //! What other masters are answered: blobs and manifests by digest, read from the own store of mode Local, whichever mode is in
-//! force, and what their clients ask of an upload that began here. `/-/peer` and behind it the paths of clients, and those of
-//! `records`.
+//! force, and what their clients ask of an upload that began here, or delete: a blob. `/-/peer` and behind it the paths of clients,
+//! and those of `records`.
 //!
 //! Only a server that showed the peers' certificate, with an address of the list that is in force now, has these paths; to
 //! everybody else they name nothing. No user, no right and no token plays a part: who may write, the master judged that its client
@@ -80,9 +80,13 @@ pub(super) async fn answer(
     let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
     match &route {
         Route::Blob(..) | Route::Manifest(_, Reference::Digest(_)) if is_read => {}
-        Route::Blob(..) | Route::Manifest(_, Reference::Digest(_)) => {
-            return Err(ApiError::method_not_allowed("GET, HEAD"));
+        Route::Blob(repo, digest) if parts.method == Method::DELETE => {
+            let local = app.0.modes.load().local().ok_or_else(rests)?;
+            blobs::delete_own(&local, repo, *digest).await?;
+            return Ok(blobs::accepted());
         }
+        Route::Blob(..) => return Err(ApiError::method_not_allowed("GET, HEAD, DELETE")),
+        Route::Manifest(_, Reference::Digest(_)) => return Err(ApiError::method_not_allowed("GET, HEAD")),
         Route::Upload(..) => {
             access::action(&route, &parts.method)?;
             exchange.speaks_for(client_of(peer, &parts.headers), &parts.headers);

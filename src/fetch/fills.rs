@@ -174,6 +174,15 @@ impl Fills {
         if fill.is_for(repo) { fill.length() } else { None }
     }
 
+    /// Ends when no fill of `digest` for `repo` runs any more, or at the deadline. Safe to drop.
+    pub async fn ended(&self, repo: &RepoName, digest: &Digest, deadline: Instant) {
+        let running = self.0.running.get(digest).map(|fill| Arc::clone(fill.value()));
+        if let Some(fill) = running.filter(|fill| fill.is_for(repo)) {
+            // Out of time: the content comes behind whatever is done now.
+            let _ = tokio::time::timeout_at(deadline, fill.over.cancelled()).await;
+        }
+    }
+
     fn join(
         &self,
         source: &Source,

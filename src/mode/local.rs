@@ -7,6 +7,7 @@ mod movement;
 mod read_through;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 pub use self::image::{Brought, Closure, Moved};
@@ -84,6 +85,18 @@ impl Local {
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Takes a blob out of a repository of the own store. One that is just coming from another master is waited for until the
+    /// deadline, or it would be back when it is there. Runs to its end even if the caller is dropped behind that wait.
+    ///
+    /// # Errors
+    /// [`StoreError::BlobUnknown`], or of the disk.
+    pub async fn delete_blob(&self, repo: &RepoName, digest: Digest, deadline: Instant) -> Result<(), StoreError> {
+        if let Some(through) = &self.beyond {
+            through.came(repo, &digest, deadline).await;
+        }
+        self.store.delete_blob(repo, digest).await
     }
 
     pub(super) async fn blob(

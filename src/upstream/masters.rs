@@ -1,4 +1,4 @@
-//! What masters ask each other beyond the paths of clients: of their records, and to take up what one of them has.
+//! What masters ask each other beyond reads by digest: of their records, to take up what one of them has, and to delete a blob.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
@@ -10,6 +10,11 @@ use super::endpoint::Call;
 use super::error::UpstreamError;
 use super::face::PEER_PREFIX;
 use crate::clock::Timestamp;
+use crate::oci::{Digest, RepoName};
+use crate::telemetry::UpstreamCause;
+
+/// Longest body of an answer that has none to speak of.
+const LITTLE: usize = 1024;
 
 /// The header with the wall's clock of the master that answers, in milliseconds since 1970.
 pub const CLOCK: HeaderName = HeaderName::from_static("d8-clock");
@@ -53,6 +58,32 @@ impl Upstream {
             })
         })
         .await
+    }
+
+    /// Has a master take a blob out of a repository of its own store; gives whether it had it there. Safe to drop: the master may
+    /// have done it.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]: it is not known whether it has it still.
+    pub async fn delete_blob(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+        deadline: Instant,
+    ) -> Result<bool, UpstreamError> {
+        let path = format!("/v2/{repo}/blobs/{digest}");
+        let deleted = self.rounds("", deadline, |endpoint, deadline| {
+            let call = call(Method::DELETE, &path);
+            Box::pin(async move {
+                let answer = Box::pin(endpoint.send(&call, deadline)).await?;
+                endpoint.whole(answer, LITTLE, deadline).await
+            })
+        });
+        match deleted.await {
+            Ok(_) => Ok(true),
+            Err(error) if error.cause() == UpstreamCause::NotFound && error.is_registrys_own() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

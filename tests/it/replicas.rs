@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use crate::support::{Authority, Client, Image, Masters, address, blob, digest, refusal, seen, uri, within};
 
 mod copies;
+mod deleted_everywhere;
 mod deletions;
 mod dropping;
 mod pushes;

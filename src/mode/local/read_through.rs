@@ -62,6 +62,11 @@ impl ReadThrough {
         &self.0.replicas
     }
 
+    /// Ends when the blob is not just coming into the repository, or at the deadline. Safe to drop.
+    pub(super) async fn came(&self, repo: &RepoName, digest: &Digest, deadline: Instant) {
+        self.0.fills.ended(repo, digest, deadline).await;
+    }
+
     fn store(&self) -> &Store {
         self.0.fills.store()
     }

@@ -1,0 +1,16 @@
+# shellcheck shell=bash
+# What the conformance program asks for: every API and every kind of data. Sourced after harness.sh.
+
+export OCI_TLS=enabled OCI_REPO1=conformance/first OCI_REPO2=conformance/second
+export OCI_USERNAME=rw OCI_CACHE_AUTH=true
+OCI_PASSWORD=$(password rw)
+export OCI_PASSWORD
+for api in PULL PUSH BLOBS_ATOMIC BLOBS_DELETE BLOBS_DIGEST_HEADER BLOBS_MOUNT_ANONYMOUS \
+    BLOBS_UPLOAD_CANCEL MANIFESTS_ATOMIC MANIFESTS_DELETE MANIFESTS_DIGEST_HEADER \
+    MANIFESTS_TAG_PARAM TAGS_ATOMIC TAGS_DELETE TAGS_LIST REFERRER; do
+    export "OCI_API_$api=true"
+done
+for data in IMAGE INDEX INDEX_LIST ARTIFACT SUBJECT SUBJECT_MISSING ARTIFACT_LIST SUBJECT_LIST \
+    DATA_FIELD NONDISTRIBUTABLE CUSTOM_FIELDS NO_LAYERS EMPTY_BLOB SHA512; do
+    export "OCI_DATA_$data=true"
+done
