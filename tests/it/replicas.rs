@@ -298,7 +298,7 @@ async fn an_image_of_which_a_part_is_lost_here_is_answered_while_another_master_
         masters.client(master, "rw").push_image(NAME, "v1", &image).await;
     }
     let lost = blob_path(NAME, &digest(&image.blobs()[0]));
-    assert_eq!(masters.client(1, "rw").delete(&lost).await.status(), 202);
+    assert_eq!(masters.client(1, "rw").delete_here(&lost).await.status(), 202);
     let tag = manifest_path(NAME, "v1");
     assert_eq!(status(&masters.client(1, "ro"), &tag).await, 200);
     assert_eq!(status(&masters.client(1, "mirror-puller"), &tag).await, 404, "of this master the truth");
@@ -320,7 +320,7 @@ async fn a_blob_that_came_from_another_master_makes_an_image_whole_that_lacked_i
     let alone = masters.client(1, "mirror-puller");
     assert_eq!(masters.client(1, "rw").put_image(NAME, "v1", &image).await.status(), 201);
     assert_eq!(status(&alone, &manifest_path(NAME, "v1")).await, 200);
-    masters.client(1, "rw").delete(&blob_path(NAME, &digest(lacked))).await;
+    masters.client(1, "rw").delete_here(&blob_path(NAME, &digest(lacked))).await;
     assert_eq!(status(&alone, &manifest_path(NAME, "v1")).await, 404);
     let path = blob_path(NAME, &digest(lacked));
     assert!(masters.client(1, "ro").get(&path).await.bytes().await.unwrap() == *lacked);

@@ -54,6 +54,11 @@ impl Client {
         self.request(Method::DELETE, path).send().await.unwrap()
     }
 
+    /// The same at this master alone.
+    pub(crate) async fn delete_here(&self, path: &str) -> Response {
+        self.request(Method::DELETE, path).header("d8-hop", "1").send().await.unwrap()
+    }
+
     pub(crate) async fn put(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Response {
         self.request(Method::PUT, path).header("content-type", content_type).body(body).send().await.unwrap()
     }
