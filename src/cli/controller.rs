@@ -88,13 +88,13 @@ pub(super) fn run(arguments: ControllerArguments) -> Result<(), Failure> {
     };
     let name = arguments.identity.or_else(|| std::env::var("POD_NAME").ok()).unwrap_or_else(host_name);
     Ok(controller::run(Options {
-        access: Access { kubeconfig: arguments.kubeconfig, context: None },
+        access: Access { kubeconfig: arguments.kubeconfig, context: None, acting_as: None },
         namespace: arguments.namespace,
         // A container that is started anew in its pod is another process: its Lease is not ours to renew.
         identity: format!("{name}_{}_{}", std::process::id(), crate::clock::now().as_millis()),
         registry_port: arguments.registry_port,
         metrics_listen: listen.into_iter().map(|address| address.0).collect(),
-        certificate: Identity { cert: arguments.cert, key: arguments.key, ca: arguments.ca },
+        certificate: Identity::Files { cert: arguments.cert, key: arguments.key, ca: arguments.ca },
         switch: SwitchOptions {
             settle: arguments.settle,
             scan_interval: arguments.scan_interval,

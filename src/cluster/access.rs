@@ -18,6 +18,8 @@ pub struct Access {
     pub kubeconfig: Option<PathBuf>,
     /// A context of the kubeconfig; `None`: its current one.
     pub context: Option<String>,
+    /// The user to act as (`kubectl --as`); `None`: whoever the description says.
+    pub acting_as: Option<String>,
 }
 
 impl Access {
@@ -34,6 +36,11 @@ impl Access {
             }
             None => Config::from_kubeconfig(&options).await.map_err(|error| ClusterError::Access(error.to_string()))?,
         };
+        if let Some(user) = &self.acting_as {
+            config.auth_info.impersonate = Some(user.clone());
+            // Groups of another user are none of this one's: the API server adds those of a ServiceAccount itself.
+            config.auth_info.impersonate_groups = None;
+        }
         // A call has a deadline of its own, and who asked decides about another try.
         config.default_retry = false;
         Ok(config)

@@ -91,6 +91,23 @@ impl Cluster {
         Ok(StoredSecret::from_object(changed))
     }
 
+    /// Whether a Secret could be changed; changes none.
+    ///
+    /// # Errors
+    /// As of [`change_secret`](Self::change_secret): what an admission policy or webhook would say of the change too.
+    pub async fn could_change_secret(
+        &self,
+        name: &str,
+        version: &Version,
+        change: SecretChange,
+    ) -> Result<(), ClusterError> {
+        let patch = Patch::Merge(change.into_patch(version));
+        let tried =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), dry_run: true, ..PatchParams::default() };
+        self.call("try to change a Secret", self.secrets().patch(name, &tried, &patch)).await?;
+        Ok(())
+    }
+
     /// Removes a Secret that still has this version.
     ///
     /// # Errors

@@ -47,6 +47,12 @@ impl ClusterError {
         matches!(self, Self::Refused { code: 404, .. })
     }
 
+    /// Whether who asks may not do it: by his rights, or by an admission policy.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { code: 403 | 422, .. })
+    }
+
     /// Whether the API server is away or overloaded: the same call may succeed later.
     #[must_use]
     pub fn is_passing(&self) -> bool {

@@ -32,6 +32,8 @@ pub struct Candidate {
     identity: String,
     /// The Lease of another as it was last seen to change, and when.
     seen: Option<(LeaseSpec, Instant)>,
+    /// Whether another one was seen to renew it.
+    renewed: bool,
     /// End of our term.
     until: Option<Instant>,
 }
@@ -52,7 +54,7 @@ impl Candidate {
     /// One that has not asked yet. `identity` has to be another for each process.
     #[must_use]
     pub fn new(cluster: Cluster, name: &str, identity: &str) -> Self {
-        Self { cluster, name: name.to_owned(), identity: identity.to_owned(), seen: None, until: None }
+        Self { cluster, name: name.to_owned(), identity: identity.to_owned(), seen: None, renewed: false, until: None }
     }
 
     /// Asks for the Lease, or renews it.
@@ -78,8 +80,42 @@ impl Candidate {
         if holder != self.identity && !holder.is_empty() && !self.has_expired(&spec) {
             return Ok(self.waits(&holder));
         }
-        // The object keeps its resource version: somebody who was faster is not overwritten.
-        lease.spec = Some(self.spec(Some(&spec), now));
+        self.take(lease, &spec, begin, now).await
+    }
+
+    /// Whether another one was seen to renew the Lease since this one last held it: somebody lives.
+    #[must_use]
+    pub const fn is_renewed_by_another(&self) -> bool {
+        self.renewed
+    }
+
+    /// Takes the Lease although another one renews it. What that one had begun may go on until the end of its term, so whoever
+    /// takes it writes nothing before a whole [`TERM`] has passed since.
+    ///
+    /// # Errors
+    /// As of [`ask`](Self::ask).
+    pub async fn seize(&mut self, now: Timestamp) -> Result<Standing, ClusterError> {
+        let begin = Instant::now();
+        let found = self.cluster.call("get a Lease", self.leases().get_opt(&self.name)).await?;
+        match found {
+            Some(mut lease) => {
+                let spec = lease.spec.take().unwrap_or_default();
+                self.take(lease, &spec, begin, now).await
+            }
+            None => self.ask(now).await,
+        }
+    }
+
+    /// The object keeps its resource version: somebody who was faster is not overwritten.
+    async fn take(
+        &mut self,
+        mut lease: LeaseObject,
+        before: &LeaseSpec,
+        begin: Instant,
+        now: Timestamp,
+    ) -> Result<Standing, ClusterError> {
+        lease.spec = Some(self.spec(Some(before), now));
+        let leases = self.leases();
         match self.cluster.call("take a Lease", leases.replace(&self.name, &PostParams::default(), &lease)).await {
             Ok(_) => Ok(self.holds(begin)),
             Err(error) if error.is_conflict() => Ok(self.waits("another one")),
@@ -108,7 +144,7 @@ impl Candidate {
 
     fn holds(&mut self, begin: Instant) -> Standing {
         let until = begin + (TERM - MARGIN);
-        (self.seen, self.until) = (None, Some(until));
+        (self.seen, self.renewed, self.until) = (None, false, Some(until));
         Standing::Holds(until)
     }
 
@@ -122,7 +158,9 @@ impl Candidate {
         let now = Instant::now();
         match &self.seen {
             Some((seen, since)) if seen == spec => now.duration_since(*since) >= TERM,
-            _ => {
+            before => {
+                let is_same_holder = |(seen, _): &(LeaseSpec, Instant)| seen.holder_identity == spec.holder_identity;
+                self.renewed |= before.as_ref().is_some_and(is_same_holder);
                 self.seen = Some((spec.clone(), now));
                 false
             }

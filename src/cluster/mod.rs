@@ -4,7 +4,7 @@
 //! carries out single writes, each with an optimistic lock. "Could not be read" is never "is not there".
 //!
 //! In reading order: `access` (which API server, as whom), `client` (one call with its deadline), `error`; `secret` and
-//! `objects` are what is written; `nodes`, `custom`, `images`, `references` are only read, long `lists` page by page; `watching` tells that
+//! `objects` are what is written; `nodes`, `failing`, `custom`, `images`, `references` are only read, long `lists` page by page; `watching` tells that
 //! something changed; `lease` is who writes; `events` tell people.
 
 mod access;
@@ -12,6 +12,7 @@ mod client;
 mod custom;
 mod error;
 mod events;
+mod failing;
 mod images;
 mod lease;
 mod lists;
@@ -25,6 +26,7 @@ pub use access::Access;
 pub use client::Cluster;
 pub use custom::{DeckhouseRelease, Module, ModuleConfig};
 pub use error::ClusterError;
+pub use failing::FailingPod;
 pub use lease::{Candidate, RENEWAL, Standing, TERM};
 pub use nodes::{Container, DeckhouseDeployment};
 pub use objects::{StoredConfigMap, StoredService};

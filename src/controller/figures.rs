@@ -42,6 +42,8 @@ struct State {
     pinned: Option<Timestamp>,
     writes: BTreeMap<&'static str, u64>,
     write_failures: BTreeMap<&'static str, u64>,
+    /// What the last round failed at, for whoever looks on.
+    failure: Option<String>,
 }
 
 impl Health for Shown {
@@ -177,6 +179,21 @@ impl Shown {
     /// A write was not carried out.
     pub(super) fn write_failed(&self, object: &'static str) {
         *self.state().write_failures.entry(object).or_default() += 1;
+    }
+
+    /// What a round failed at; `None`: it came to its end.
+    pub(super) fn failed_at(&self, failure: Option<String>) {
+        self.state().failure = failure;
+    }
+
+    /// What the last round failed at.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.state().failure.clone()
+    }
+
+    /// Whether this process writes.
+    pub(super) fn is_leading(&self) -> bool {
+        self.state().leads
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -7,18 +7,32 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::cluster::{Candidate, RENEWAL, Standing};
+use crate::cluster::{Candidate, RENEWAL, Standing, TERM};
 use crate::telemetry::with_causes;
 
 /// Until when this process may write; `None`: another one may.
 pub(super) type Term = Option<Instant>;
 
-/// Asks until `stop`, then gives the Lease back.
-pub(super) async fn hold(mut candidate: Candidate, term: watch::Sender<Term>, stop: CancellationToken) {
+/// Asks until `stop`, then gives the Lease back. Once `seize` is cancelled it is taken over from one that renews it.
+pub(super) async fn hold(
+    mut candidate: Candidate,
+    term: watch::Sender<Term>,
+    seize: CancellationToken,
+    stop: CancellationToken,
+) {
     let mut holder = String::new();
     let mut failed = false;
+    // When the term of whoever it was taken over from has ended.
+    let mut quiet_from: Option<Instant> = None;
     loop {
-        let pause = match candidate.ask(clock::now()).await {
+        let is_seizing = seize.is_cancelled() && quiet_from.is_none();
+        let asked = if is_seizing { candidate.seize(clock::now()).await } else { candidate.ask(clock::now()).await };
+        let pause = match asked {
+            Ok(Standing::Holds(_)) if is_seizing => {
+                quiet_from = Some(Instant::now() + TERM);
+                RENEWAL
+            }
+            Ok(Standing::Holds(_)) if quiet_from.is_some_and(|from| Instant::now() < from) => RENEWAL,
             Ok(Standing::Holds(until)) => {
                 if term.send_replace(Some(until)).is_none() {
                     tracing::info!("this controller writes from now on");
@@ -45,7 +59,15 @@ pub(super) async fn hold(mut candidate: Candidate, term: watch::Sender<Term>, st
                 RENEWAL / 6
             }
         };
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        let rest = async {
+            let is_to_seize =
+                async { if seize.is_cancelled() { std::future::pending().await } else { seize.cancelled().await } };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = is_to_seize => {}
+            }
+        };
+        if stop.run_until_cancelled(rest).await.is_none() {
             break;
         }
     }

@@ -5,7 +5,8 @@
 //!
 //! In reading order: `look` reads the world, `state_client` the servers; `rounds` is the loop and `pace` its rests; `writing` carries a decision out,
 //! `leadership` says whether it may; `questions` are answered (`answers`) beside the loop: `images`, `probing`, `scanning`, by way of
-//! `sources`; `pins` says what the cluster runs; `figures` is what a scrape sees.
+//! `sources`; `pins` says what the cluster runs, `previous` forgets what a change of the upstream could go back to; `figures` is
+//! what a scrape sees. `stand_in` is the same work in the process of a command.
 
 mod answers;
 mod figures;
@@ -14,11 +15,13 @@ mod leadership;
 mod look;
 mod pace;
 mod pins;
+mod previous;
 mod probing;
 mod questions;
 mod rounds;
 mod scanning;
 mod sources;
+mod stand_in;
 mod state_client;
 mod writing;
 
@@ -48,10 +51,9 @@ use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Loggi
 use crate::values::Role;
 
 pub use self::sources::{registry_of, running_release};
+pub use self::stand_in::{AtWork, StandIn, StandInOptions};
 pub use self::state_client::Identity;
 
-/// The Lease.
-const LEASE: &str = "d8-registry-controller";
 /// From one look at what the cluster runs to the next: each lists all pods and templates, and what it says counts for a day.
 pub const PINS_INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(1800);
 /// Threads: the work is waiting for answers.
@@ -168,8 +170,10 @@ async fn control(options: Options) -> Result<(), ControllerError> {
     let (lease_stop, leading) = (CancellationToken::new(), TaskTracker::new());
     let (term, may_write) = watch::channel(None);
     leading.spawn(leadership::hold(
-        Candidate::new(cluster.clone(), LEASE, &options.identity),
+        Candidate::new(cluster.clone(), names::LEASE, &options.identity),
         term,
+        // It waits for its turn, whatever another one does.
+        CancellationToken::new(),
         lease_stop.clone(),
     ));
     let pins = PinsKeeper {
@@ -180,6 +184,7 @@ async fn control(options: Options) -> Result<(), ControllerError> {
         stop: stop.clone(),
     };
     tasks.spawn(Box::pin(pins.go()));
+    tasks.spawn(Box::pin(previous::expire(cluster.clone(), may_write.clone(), stop.clone())));
     let sources = Arc::new(Sources {
         cluster: cluster.clone(),
         port: options.registry_port,

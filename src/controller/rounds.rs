@@ -66,7 +66,9 @@ impl Rounds {
         loop {
             let Some(until) = self.term().await else { break };
             self.shown.leads(true);
-            let pause = match Box::pin(self.round(until, &mut said, &mut pace)).await {
+            let round = Box::pin(self.round(until, &mut said, &mut pace)).await;
+            self.shown.failed_at(said.failure.clone());
+            let pause = match round {
                 Round::Done(wake) => {
                     failures = 0;
                     wake.unwrap_or(RESYNC).min(RESYNC)

@@ -23,31 +23,45 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use zeroize::Zeroizing;
 
 use crate::switch::{Server, ServerModeFile, ServerState, Target};
 use crate::telemetry::with_causes;
+use crate::values::Secret;
 
 /// For the connection, the handshake and the answer together.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of an answer.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// The controller's certificate, its key, and the authority of the servers.
+/// The controller's certificate, its key, and the authority of the servers, all in PEM.
 #[derive(Clone, Debug)]
-pub struct Identity {
-    /// PEM: the certificate, then its chain.
-    pub cert: PathBuf,
-    /// PEM.
-    pub key: PathBuf,
-    /// PEM: authorities.
-    pub ca: PathBuf,
+pub enum Identity {
+    /// In files.
+    Files {
+        /// The certificate, then its chain.
+        cert: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// Authorities.
+        ca: PathBuf,
+    },
+    /// As they were read from a Secret.
+    Texts {
+        /// The certificate, then its chain.
+        cert: Secret,
+        /// The key.
+        key: Secret,
+        /// Authorities.
+        ca: Secret,
+    },
 }
 
 /// Why a server said nothing. Each is a sentence for the conditions.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StateError {
-    #[error("{} can't be read: {error}", path.display())]
-    File { path: PathBuf, error: String },
+    #[error("{what} can't be read: {error}")]
+    Pem { what: String, error: String },
     #[error("TLS can't be set up")]
     Tls(#[from] tokio_rustls::rustls::Error),
     #[error("no connection to {address}")]
@@ -77,18 +91,23 @@ impl StateClient {
     /// Reads the files. Blocking.
     ///
     /// # Errors
-    /// [`StateError::File`], [`StateError::Tls`].
+    /// [`StateError::Pem`], [`StateError::Tls`].
     pub(super) fn new(identity: &Identity) -> Result<Self, StateError> {
+        let [cert, key, ca] = match identity {
+            Identity::Files { cert, key, ca } => [Pem::of_file(cert)?, Pem::of_file(key)?, Pem::of_file(ca)?],
+            Identity::Texts { cert, key, ca } => {
+                [Pem::of_text("tls.crt", cert), Pem::of_text("tls.key", key), Pem::of_text("ca.crt", ca)]
+            }
+        };
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(&identity.ca)? {
+        for certificate in ca.certificates()? {
             roots.add(certificate)?;
         }
-        let wrong = |error: tokio_rustls::rustls::pki_types::pem::Error| file(&identity.key, &error);
-        let key = PrivateKeyDer::from_pem_slice(&read(&identity.key)?).map_err(wrong)?;
+        let private = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| key.wrong(&error))?;
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
-            .with_client_auth_cert(certificates(&identity.cert)?, key)?;
+            .with_client_auth_cert(cert.certificates()?, private)?;
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
@@ -139,19 +158,34 @@ impl std::fmt::Debug for StateClient {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StateError> {
-    let read = read(path)?;
-    let found = CertificateDer::pem_slice_iter(&read).collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(|error| file(path, &error))?;
-    if found.is_empty() { Err(file(path, &"it has no certificate")) } else { Ok(found) }
+/// A text in PEM, and where it is from.
+struct Pem {
+    what: String,
+    bytes: Zeroizing<Vec<u8>>,
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, StateError> {
-    std::fs::read(path).map_err(|error| file(path, &error))
-}
+impl Pem {
+    fn of_file(path: &Path) -> Result<Self, StateError> {
+        let what = path.display().to_string();
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Self { what, bytes: bytes.into() }),
+            Err(error) => Err(StateError::Pem { what, error: error.to_string() }),
+        }
+    }
 
-fn file(path: &Path, error: &dyn std::fmt::Display) -> StateError {
-    StateError::File { path: path.to_owned(), error: error.to_string() }
+    fn of_text(key: &str, text: &Secret) -> Self {
+        Self { what: format!("key {key} of the Secret"), bytes: text.expose().as_bytes().to_vec().into() }
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, StateError> {
+        let found = CertificateDer::pem_slice_iter(&self.bytes).collect::<Result<Vec<_>, _>>();
+        let found = found.map_err(|error| self.wrong(&error))?;
+        if found.is_empty() { Err(self.wrong(&"it has no certificate")) } else { Ok(found) }
+    }
+
+    fn wrong(&self, error: &dyn std::fmt::Display) -> StateError {
+        StateError::Pem { what: self.what.clone(), error: error.to_string() }
+    }
 }
 
 /// The answer, as far as a switch asks for it. Further fields are passed over.

@@ -20,7 +20,7 @@ async fn server() -> (tempfile::TempDir, ApiServer) {
 }
 
 async fn connect(kubeconfig: std::path::PathBuf) -> Cluster {
-    let access = Access { kubeconfig: Some(kubeconfig), context: None };
+    let access = Access { kubeconfig: Some(kubeconfig), context: None, acting_as: None };
     Cluster::connect(&access, NAMESPACE).await.unwrap()
 }
 
@@ -82,8 +82,16 @@ pub(super) async fn a_lease_has_one_holder_and_passes_on_when_it_is_given_back()
     one.give_back().await.unwrap();
     assert!(holds(other.ask(clock::now()).await.unwrap()));
     assert_eq!(one.ask(clock::now()).await.unwrap(), Standing::Waits { holder: "other".to_owned() });
+    assert!(!one.is_renewed_by_another(), "seen once alone");
+    other.ask(clock::now()).await.unwrap();
+    one.ask(clock::now()).await.unwrap();
+    assert!(one.is_renewed_by_another());
+    // Taken from one that lives, which then knows.
+    assert!(holds(one.seize(clock::now()).await.unwrap()));
+    assert_eq!(other.ask(clock::now()).await.unwrap(), Standing::Waits { holder: "one".to_owned() });
+    assert!(holds(one.ask(clock::now()).await.unwrap()));
     // Both at once: one of them.
-    other.give_back().await.unwrap();
+    one.give_back().await.unwrap();
     let now = clock::now();
     let (first, second) = tokio::join!(one.ask(now), other.ask(now));
     assert_eq!([first, second].into_iter().filter(|standing| holds(standing.as_ref().unwrap().clone())).count(), 1);
@@ -148,7 +156,7 @@ pub(super) async fn the_controllers_account_may_do_its_work_and_nothing_else() {
     }
     let all = connect(api.kubeconfig("deckhouse")).await;
     let ours = connect(api.kubeconfig_of("d8-registry-controller").await).await;
-    for name in ["registry-pki", "d8-registry-mode", "foreign"] {
+    for name in ["registry-pki", "registry-previous", "d8-registry-mode", "foreign"] {
         all.create_secret(secret(name)).await.unwrap();
     }
     // Its work.
@@ -164,6 +172,10 @@ pub(super) async fn the_controllers_account_may_do_its_work_and_nothing_else() {
         Candidate::new(ours.clone(), "d8-registry-controller", "x").ask(clock::now()).await,
         Ok(Standing::Holds(_))
     ));
+    let previous = ours.secret("registry-previous").await.unwrap().unwrap();
+    let change = SecretChange::default();
+    assert!(ours.change_secret("registry-previous", &previous.version, change).await.unwrap_err().is_forbidden());
+    ours.delete_secret("registry-previous", &previous.version).await.unwrap();
     // Nothing else.
     let refused = |error: d8_registry::cluster::ClusterError| {
         error.to_string().contains("(403 Forbidden)") || error.to_string().contains("(422 Invalid)")

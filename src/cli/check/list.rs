@@ -43,7 +43,7 @@ impl<'a> List<'a> {
             return Ok((Self::File(file), from_file(file, arguments.mode)?));
         }
         if arguments.from_cluster {
-            let api = cluster::Access { kubeconfig: arguments.kubeconfig.clone(), context: None };
+            let api = cluster::Access { kubeconfig: arguments.kubeconfig.clone(), context: None, acting_as: None };
             let cluster = Cluster::connect(&api, &arguments.namespace).await.map_err(|error| of_cluster(&error))?;
             let mut list = ClusterList { cluster, read: None };
             let items = list.items(arguments, access).await?;

@@ -129,7 +129,8 @@ async fn say(arguments: &ClusterArguments, word: Word) -> Result<(), Failure> {
 }
 
 async fn connect(arguments: &ClusterArguments) -> Result<Cluster, Failure> {
-    let access = Access { kubeconfig: arguments.kubeconfig.clone(), context: arguments.context.clone() };
+    let access =
+        Access { kubeconfig: arguments.kubeconfig.clone(), context: arguments.context.clone(), acting_as: None };
     Cluster::connect(&access, &arguments.namespace).await.map_err(|error| Failure::usage(with_causes(&error)))
 }
 

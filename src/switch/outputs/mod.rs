@@ -2,7 +2,7 @@
 //! bytes. Each is rendered by a method of its document, or of what it is made from, and read back by another.
 //!
 //! In reading order: `hosts` is which mirrors nodes ask; `bashible`, `deckhouse_registry`, `mode_file`, `state`, `record` and
-//! `users` are the Secrets; `masters`, `services` and `words` the rest; `names` what they are called. `yaml` and `go_json`
+//! `users` are the Secrets, `previous` one that a command writes; `masters`, `services` and `words` the rest; `names` what they are called. `yaml` and `go_json`
 //! write, `reading` reads.
 
 mod bashible;
@@ -14,6 +14,7 @@ pub mod masters;
 mod mode_file;
 pub mod names;
 mod params;
+pub mod previous;
 mod reading;
 mod record;
 pub mod services;

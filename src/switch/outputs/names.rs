@@ -2,6 +2,8 @@
 
 /// Secret with the administrator's settings: ours with [`SOURCE_ANNOTATION`], else Deckhouse's.
 pub const CONFIG: &str = "registry-config";
+/// Secret with what [`CONFIG`] said before the upstream was changed.
+pub const PREVIOUS: &str = "registry-previous";
 /// The fact of [`STATE`] with the resource version of [`CONFIG`] that the controller has looked at; [`NO_CONFIG`] for none.
 pub const CONFIG_FACT: &str = "settingsSeen";
 /// No resource version.
@@ -32,6 +34,12 @@ pub const VALUES: &str = "d8-registry-values";
 pub const PINS: &str = "registry-pins";
 /// Its key, and the name of the file on the masters.
 pub const PINS_KEY: &str = "pins.yaml";
+/// Secret with the controller's certificate and key, and the authority of the servers.
+pub const CONTROLLER_TLS: &str = "d8-registry-controller-tls";
+/// The Lease of the controller that writes.
+pub const LEASE: &str = "d8-registry-controller";
+/// The controller's ServiceAccount.
+pub const CONTROLLER: &str = "d8-registry-controller";
 /// Service by which pods reach the registry.
 pub const SERVICE: &str = "registry";
 
