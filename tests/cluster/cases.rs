@@ -33,6 +33,11 @@ use super::undo::{
     the_nodes_secret_is_deleted_for_good_in_settled_bare_unmanaged_alone,
     the_old_mode_set_in_every_phase_is_reached_without_a_failed_pull,
 };
+use super::upstream::{
+    a_controller_that_moves_nothing_is_replaced_and_what_was_kept_goes_after_seven_days,
+    an_expired_licence_is_replaced_while_deckhouse_and_the_controller_are_down,
+    another_upstream_comes_by_the_controller_or_in_its_place_and_is_undone,
+};
 use super::wanted::Wanted;
 use super::world::World;
 
@@ -71,6 +76,9 @@ cases! {
     the_old_mode_set_in_every_phase_is_reached_without_a_failed_pull,
     the_nodes_secret_is_deleted_for_good_in_settled_bare_unmanaged_alone,
     under_deckhouses_policies_the_commands_of_an_administrator_do_what_they_say,
+    an_expired_licence_is_replaced_while_deckhouse_and_the_controller_are_down,
+    another_upstream_comes_by_the_controller_or_in_its_place_and_is_undone,
+    a_controller_that_moves_nothing_is_replaced_and_what_was_kept_goes_after_seven_days,
     #[long]
     every_pair_of_modes_without_a_failed_pull,
     #[long]

@@ -28,6 +28,7 @@ mod roles;
 mod said;
 mod skipping;
 mod undo;
+mod upstream;
 mod wanted;
 mod world;
 

@@ -146,6 +146,14 @@ impl Server {
         rustix::fs::rename(new, target).unwrap();
     }
 
+    /// Changes a text of its configuration.
+    pub(crate) fn reconfigure(&self, old: &str, new: &str) {
+        let text = String::from_utf8(self.kept("config.yaml")).unwrap();
+        assert!(text.contains(old), "{old} is not in {text}");
+        self.keep("config.yaml", text.replace(old, new).as_bytes());
+        self.reload();
+    }
+
     /// A file as it was kept last; empty where it is not there.
     pub(crate) fn kept(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.directory.join(name)).unwrap_or_default()

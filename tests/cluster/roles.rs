@@ -47,6 +47,8 @@ pub(crate) struct Roles {
     pub(crate) slow_users: AtomicBool,
     /// The users' Secrets as they are.
     pub(crate) users: Mutex<BTreeMap<String, BTreeMap<String, Vec<u8>>>>,
+    /// Whether Deckhouse is down: it answers nothing.
+    pub(crate) is_down: AtomicBool,
     pub(crate) directory: std::path::PathBuf,
     /// Notified of each change that was answered.
     pub(crate) answered: Notify,
@@ -198,8 +200,38 @@ impl Roles {
         node.images.lock().unwrap().extend(images);
     }
 
+    /// Deckhouse's pod can't get its image, and nobody does what it would.
+    pub(crate) async fn take_deckhouse_down(&self) {
+        self.is_down.store(true, Ordering::Relaxed);
+        let waits = json!({"name": "deckhouse", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": "ImagePullBackOff"}}});
+        self.set_deckhouse(&json!({"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [waits]}))
+            .await;
+    }
+
+    /// It runs again, with the registry of now.
+    pub(crate) async fn bring_deckhouse_up(&self) {
+        self.is_down.store(false, Ordering::Relaxed);
+        let secrets = Objects::<Secret>::namespaced(self.client.clone(), NAMESPACE);
+        let data = secrets.get("deckhouse-registry").await.unwrap().data.unwrap_or_default();
+        self.deckhouse(&data.into_iter().map(|(key, value)| (key, value.0)).collect()).await;
+        self.set_deckhouse(
+            &json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": []}),
+        )
+        .await;
+    }
+
+    async fn set_deckhouse(&self, status: &serde_json::Value) {
+        let pods = Objects::<Pod>::namespaced(self.client.clone(), NAMESPACE);
+        let patch = Patch::Merge(json!({"status": status}));
+        pods.patch_status("deckhouse-leader", &PatchParams::default(), &patch).await.unwrap();
+    }
+
     /// Deckhouse: it runs with the new registry, then renders everything anew, image by image.
     async fn deckhouse(&self, data: &BTreeMap<String, Vec<u8>>) {
+        if self.is_down.load(Ordering::Relaxed) {
+            return;
+        }
         let Ok(registry) = DeckhouseRegistry::read(data) else { return };
         let base = format!("{}{}", registry.address, registry.path);
         // Of a node that is lost nothing changes.

@@ -31,7 +31,7 @@ use super::wanted::{Pace, Wanted};
 /// The repository of the registries outside.
 const REPOSITORY: &str = "deckhouse/ee";
 /// The bcrypt hash, at the lowest cost, of `secret`.
-const HASH_OF_SECRET: &str = "$2y$04$6LkUk9iQoONEdXK3HZE.SeQ2EpsbuPuk2oSSfsIHz4kN4cXieH.BG";
+pub(crate) const HASH_OF_SECRET: &str = "$2y$04$6LkUk9iQoONEdXK3HZE.SeQ2EpsbuPuk2oSSfsIHz4kN4cXieH.BG";
 /// Addresses of the registries outside.
 pub(crate) const UPSTREAMS: [&str; 2] = ["127.0.0.8", "127.0.0.9"];
 /// Ends a case that would wait for ever; nothing is measured by it.
@@ -54,7 +54,7 @@ pub(crate) struct World {
     authority: Authority,
     outside: Authority,
     pulling: JoinSet<()>,
-    _upstreams: Vec<Server>,
+    pub(crate) upstreams: Vec<Server>,
     _node_proxy: Process,
     directory: TempDir,
 }
@@ -110,6 +110,7 @@ impl World {
             lag: Mutex::default(),
             slow_users: AtomicBool::default(),
             users: Mutex::default(),
+            is_down: AtomicBool::default(),
             directory: path.to_owned(),
             answered: Notify::new(),
         });
@@ -132,7 +133,7 @@ impl World {
             authority,
             outside,
             pulling: JoinSet::new(),
-            _upstreams: upstreams,
+            upstreams,
             directory,
         };
         world.prepare(masters, workers).await;

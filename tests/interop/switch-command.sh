@@ -71,6 +71,10 @@ same "$(config)" '{"mode":"Local","switch.settle":"20s"}' "the Secret in Local"
 say "the controller gets a word"
 said 1 "no controller has run there yet" finish --accept-missing
 said 2 "--accept-missing" finish
+said 1 "no controller has run there yet" upstream --license-file "$WORK/license"
+said 2 "say which upstream" upstream
+said 2 "cannot be used with" upstream --undo --license-file "$WORK/license"
+said 0 "Secret registry-previous is not there." upstream --commit
 secret d8-registry-switch '{"record": "a"}'
 word() { admin GET "$OWN/secrets/d8-registry-switch" | jq -r '.metadata.annotations["d8-registry/word"]'; }
 said 0 "The controller is told." finish --accept-missing
@@ -215,4 +219,6 @@ admin PATCH "$OWN/secrets/registry-config" '{"metadata": {"annotations": {"d8-re
 said 1 "it is Deckhouse's and not changed" mode Proxy --settings "$WORK/mc.yaml"
 tests/interop/kube-cluster.sh pause "$KUBE_DIR"
 said 1 "the API server can't be reached" mode Proxy --settings "$WORK/mc.yaml"
+said 1 "nothing was changed: the API server can't be reached" upstream --license-file "$WORK/license"
+said 1 "127.0.0.1:1/a is unreachable" upstream --images-repo 127.0.0.1:1/a --license-file "$WORK/license"
 stop_kubernetes

@@ -4,6 +4,7 @@ mod mode;
 mod settings;
 mod shown;
 mod status;
+mod upstream;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::Subcommand;
 
 use self::mode::ModeArguments;
 use self::status::StatusArguments;
+use self::upstream::UpstreamArguments;
 use super::Failure;
 use crate::cluster::{Access, Changes, Cluster, ClusterError, SecretChange, StoredSecret};
 use crate::switch::outputs::{names, words};
@@ -35,6 +37,18 @@ pub enum SwitchCommand {
         The registry that was there before:\n    d8-registry switch mode Unmanaged"
     )]
     Mode(Box<ModeArguments>),
+    /// Give the mode in force another upstream, or other credentials, also while Deckhouse and the controller are down. Tries the
+    /// upstream and looks for every image, then takes the controller's Lease: a controller that lives does the rest, else this
+    /// command does. It ends when nodes, servers and Deckhouse's Secret have the upstream, and says what is left to do by hand.
+    #[command(
+        after_help = "It runs on a master, with a kubeconfig of an administrator; the upstream is asked from there, by HTTPS_PROXY where \
+        that is set. What was there before is in Secret registry-previous for 7 days.\n\nExamples:\n  \
+        The licence has expired:\n    d8-registry switch upstream --license-file license --dry-run\n    \
+        d8-registry switch upstream --license-file license\n  \
+        Another registry:\n    d8-registry switch upstream --images-repo registry.example.com/deckhouse/ee --username u --password-file p\n  \
+        Back, or no way back any more:\n    d8-registry switch upstream --undo\n    d8-registry switch upstream --commit"
+    )]
+    Upstream(Box<UpstreamArguments>),
     /// Show the mode, the conditions and the nodes.
     #[command(
         after_help = "With --watch it ends once the wanted mode is reached.\n\nExamples:\n  d8-registry switch status\n  \
@@ -100,6 +114,7 @@ pub(super) fn run(command: SwitchCommand) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
         SwitchCommand::Mode(arguments) => runtime.block_on(Box::pin(mode::run(*arguments))),
+        SwitchCommand::Upstream(arguments) => runtime.block_on(Box::pin(upstream::run(*arguments))),
         SwitchCommand::Status(arguments) => runtime.block_on(Box::pin(status::run(&arguments))),
         SwitchCommand::Finish(arguments) => {
             runtime.block_on(Box::pin(say(&arguments.cluster, Word::FinishAcceptMissing)))
@@ -113,24 +128,41 @@ pub(super) fn run(command: SwitchCommand) -> Result<(), Failure> {
 /// Leaves a word for the controller, which takes it away once it has heard it.
 async fn say(arguments: &ClusterArguments, word: Word) -> Result<(), Failure> {
     let cluster = connect(arguments).await?;
-    let Some(record) = read(&cluster, names::RECORD).await? else {
-        return Err(failure(format!(
-            "there is no Secret {} in {}: no controller has run there yet",
-            names::RECORD,
-            cluster.namespace()
-        )));
-    };
-    let word = Some(word.as_str().to_owned());
-    let annotations = Changes::from([(words::WORD_ANNOTATION.to_owned(), word)]);
-    let change = SecretChange { annotations, ..SecretChange::default() };
-    change_secret(&cluster, &record, change).await?;
+    let record = record(&cluster).await?;
+    leave_word(&cluster, &record, word).await?;
     writeln!(io::stdout(), "The controller is told. See: d8-registry switch status")?;
     Ok(())
 }
 
+/// The Secret with what the controller remembers.
+async fn record(cluster: &Cluster) -> Result<StoredSecret, Failure> {
+    read(cluster, names::RECORD).await?.ok_or_else(|| {
+        failure(format!(
+            "there is no Secret {} in {}: no controller has run there yet",
+            names::RECORD,
+            cluster.namespace()
+        ))
+    })
+}
+
+async fn leave_word(cluster: &Cluster, record: &StoredSecret, word: Word) -> Result<(), Failure> {
+    let word = Some(word.as_str().to_owned());
+    let annotations = Changes::from([(words::WORD_ANNOTATION.to_owned(), word)]);
+    let change = SecretChange { annotations, ..SecretChange::default() };
+    change_secret(cluster, record, change).await
+}
+
 async fn connect(arguments: &ClusterArguments) -> Result<Cluster, Failure> {
-    let access =
-        Access { kubeconfig: arguments.kubeconfig.clone(), context: arguments.context.clone(), acting_as: None };
+    connect_as(arguments, None).await
+}
+
+/// The same as another user.
+async fn connect_as(arguments: &ClusterArguments, acting_as: Option<&str>) -> Result<Cluster, Failure> {
+    let access = Access {
+        kubeconfig: arguments.kubeconfig.clone(),
+        context: arguments.context.clone(),
+        acting_as: acting_as.map(str::to_owned),
+    };
     Cluster::connect(&access, &arguments.namespace).await.map_err(|error| Failure::usage(with_causes(&error)))
 }
 

@@ -60,13 +60,18 @@ pub(super) async fn run(arguments: ModeArguments) -> Result<(), Failure> {
     let before = ours(&cluster).await?;
     let nothing = Data::new();
     let old = before.as_ref().map_or(&nothing, |secret| &secret.data);
-    let new = wanted(&settings, &arguments, old);
+    let options = [
+        ("switch.settle", &arguments.settle),
+        ("switch.scanInterval", &arguments.scan_interval),
+        ("switch.unreadyNodes", &arguments.unready_nodes),
+    ];
+    let new = wanted(&settings, &options, old);
     // The options of before are read again with the rest: one that is wrong would make all of it invalid.
     inputs::read_secret(&new).0.settings.map_err(|problems| wrong(&problems))?;
     let changes = changes(old, &new);
     let mut out = io::stdout();
     write!(out, "{changes}")?;
-    if changes.0.is_empty() {
+    if changes.is_empty() {
         writeln!(out, "Nothing changes.")?;
     }
     for remark in remarks(&cluster, &settings).await {
@@ -77,16 +82,15 @@ pub(super) async fn run(arguments: ModeArguments) -> Result<(), Failure> {
         return Ok(());
     }
     match before {
-        Some(_) if changes.0.is_empty() => return Ok(()),
-        Some(secret) => change_secret(&cluster, &secret, changes.into_change()).await?,
-        None => create(&cluster, new).await?,
+        Some(_) if changes.is_empty() => return Ok(()),
+        before => put(&cluster, before.as_ref(), changes, new).await?,
     }
     writeln!(out, "Secret {} is written. See how far it is: d8-registry switch status --watch", names::CONFIG)?;
     Ok(())
 }
 
 /// The Secret of before. While Deckhouse's own module is on, or where the Secret is not ours, nothing is written.
-async fn ours(cluster: &Cluster) -> Result<Option<StoredSecret>, Failure> {
+pub(super) async fn ours(cluster: &Cluster) -> Result<Option<StoredSecret>, Failure> {
     let enabled = match cluster.is_module_enabled(DECKHOUSE_MODULE).await {
         Ok(enabled) => enabled,
         // There are no Modules in a cluster without Deckhouse.
@@ -111,6 +115,20 @@ async fn ours(cluster: &Cluster) -> Result<Option<StoredSecret>, Failure> {
     Ok(found)
 }
 
+/// Writes the settings; `changes` are from what was found to `new`.
+pub(super) async fn put(
+    cluster: &Cluster,
+    found: Option<&StoredSecret>,
+    changes: DataChanges,
+    new: Data,
+) -> Result<(), Failure> {
+    match found {
+        Some(_) if changes.is_empty() => Ok(()),
+        Some(secret) => change_secret(cluster, secret, changes.into_change()).await,
+        None => create(cluster, new).await,
+    }
+}
+
 async fn create(cluster: &Cluster, data: Data) -> Result<(), Failure> {
     let pair = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
     let secret = NewSecret {
@@ -128,25 +146,21 @@ async fn create(cluster: &Cluster, data: Data) -> Result<(), Failure> {
 }
 
 /// The data as it is to be: the settings, and options that stay unless they are given. Keys that nobody knows stay too.
-fn wanted(settings: &Settings, arguments: &ModeArguments, old: &Data) -> Data {
+pub(super) fn wanted(settings: &Settings, options: &[(&str, &Option<String>)], old: &Data) -> Data {
     let is_setting = |key: &str| SETTINGS_KEYS.contains(&key) || key == RAW_CONFIG;
     let mut new: Data = old.iter().filter(|(key, _)| !is_setting(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
     let settings = inputs::to_secret(settings);
     new.extend(settings.into_iter().map(|(key, value)| (key.to_owned(), value.expose().into())));
-    for (key, given) in [
-        ("switch.settle", &arguments.settle),
-        ("switch.scanInterval", &arguments.scan_interval),
-        ("switch.unreadyNodes", &arguments.unready_nodes),
-    ] {
+    for (key, given) in options {
         if let Some(given) = given {
-            new.insert(key.to_owned(), given.clone().into_bytes());
+            new.insert((*key).to_owned(), given.clone().into_bytes());
         }
     }
     new
 }
 
 /// What changes, in the order in which it is shown.
-struct DataChanges(Vec<KeyChange>);
+pub(super) struct DataChanges(Vec<KeyChange>);
 
 struct KeyChange {
     key: String,
@@ -154,7 +168,7 @@ struct KeyChange {
     new: Option<Vec<u8>>,
 }
 
-fn changes(old: &Data, new: &Data) -> DataChanges {
+pub(super) fn changes(old: &Data, new: &Data) -> DataChanges {
     let place = |key: &String| SETTINGS_KEYS.iter().position(|known| known == key).unwrap_or(SETTINGS_KEYS.len());
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
     keys.sort_by(|a, b| (place(a), a).cmp(&(place(b), b)));
@@ -165,6 +179,11 @@ fn changes(old: &Data, new: &Data) -> DataChanges {
 }
 
 impl DataChanges {
+    /// Whether nothing changes.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn into_change(self) -> SecretChange {
         let data: Changes<Vec<u8>> = self.0.into_iter().map(|change| (change.key, change.new)).collect();
         SecretChange { data, ..SecretChange::default() }

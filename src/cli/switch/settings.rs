@@ -86,7 +86,7 @@ pub(super) fn wrong(problems: &[String]) -> Failure {
     Failure::usage(format!("the settings are not valid:\n  {}", problems.join("\n  ")))
 }
 
-fn read_file(file: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_file(file: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(file).map_err(|error| Failure::usage(format!("{} can't be read: {error}", file.display())))
 }
 

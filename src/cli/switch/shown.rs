@@ -122,12 +122,7 @@ impl fmt::Display for Shown {
         }
         writeln!(f, "\nConditions ([x] met, [ ] waiting, [!] look at it):")?;
         for condition in conditions {
-            let Condition { kind, reason, message, .. } = condition;
-            let reason = if reason.is_empty() { String::new() } else { format!("  {reason}") };
-            writeln!(f, "  [{}] {kind}{reason}  since {}", mark(condition), time(condition))?;
-            for line in message.lines() {
-                writeln!(f, "        {line}")?;
-            }
+            f.write_str(&condition_lines(condition))?;
         }
         match &self.nodes {
             Ok(Some(nodes)) => nodes.fmt(f),
@@ -151,6 +146,17 @@ impl fmt::Display for NodesShown {
         }
         if waiting.len() > LISTED { writeln!(f, "  ...and {} more", waiting.len() - LISTED) } else { Ok(()) }
     }
+}
+
+/// A condition for people: a line, and one for each of its message.
+pub(super) fn condition_lines(condition: &Condition) -> String {
+    let Condition { kind, reason, message, .. } = condition;
+    let reason = if reason.is_empty() { String::new() } else { format!("  {reason}") };
+    let mut lines = format!("  [{}] {kind}{reason}  since {}\n", mark(condition), time(condition));
+    for line in message.lines() {
+        lines.push_str(&format!("        {line}\n"));
+    }
+    lines
 }
 
 /// Conditions that mean something bad, or a delay, when they are True.
