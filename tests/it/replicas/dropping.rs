@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::removal::until_same;
 use super::trust::into_force;
 use super::*;
 use crate::support::{Upstream, mode, mode_file, order};
@@ -58,17 +59,17 @@ async fn start(count: usize, keys: &str) -> (Masters, Image, Image) {
     }
     let answer = masters.client(1, "rw").delete(&manifest_path(NAME, &gone.digest())).await;
     assert!([202, 404].contains(&answer.status().as_u16()));
-    masters.until_same(&all).await;
+    until_same(&masters, &all).await;
     if answer.status() == 404 {
         assert_eq!(masters.client(1, "rw").delete(&manifest_path(NAME, &gone.digest())).await.status(), 202);
-        masters.until_same(&all).await;
+        until_same(&masters, &all).await;
     }
     let folders: Vec<Arc<TempDir>> = all.iter().map(|master| masters.stop(*master)).collect();
     for (master, folder) in folders.into_iter().enumerate() {
         age(folder.path());
         masters.start_again(master, folder).await;
     }
-    masters.until_same(&all).await;
+    until_same(&masters, &all).await;
     (masters, kept, gone)
 }
 
@@ -92,7 +93,7 @@ async fn deletions_that_all_masters_have_are_dropped_on_all_and_nothing_comes_ba
     look(&masters, 0).await;
     assert_eq!((records(&masters, 0).await, records(&masters, 1).await), (4, 4));
     masters.start_again(2, folder).await;
-    masters.until_same(&all).await;
+    until_same(&masters, &all).await;
     // One has to do it.
     look(&masters, 1).await;
     assert_eq!(records(&masters, 1).await, 4);
@@ -102,7 +103,7 @@ async fn deletions_that_all_masters_have_are_dropped_on_all_and_nothing_comes_ba
         }
     })
     .await;
-    masters.until_same(&all).await;
+    until_same(&masters, &all).await;
     for master in all {
         assert_eq!(records(&masters, master).await, 2);
         assert_gone(&masters, master, &gone, &kept).await;
@@ -111,7 +112,7 @@ async fn deletions_that_all_masters_have_are_dropped_on_all_and_nothing_comes_ba
         let folder = masters.stop(master);
         masters.start_again(master, folder).await;
     }
-    masters.until_same(&all).await;
+    until_same(&masters, &all).await;
     for master in all {
         assert_eq!(records(&masters, master).await, 2);
         assert_gone(&masters, master, &gone, &kept).await;
@@ -119,7 +120,7 @@ async fn deletions_that_all_masters_have_are_dropped_on_all_and_nothing_comes_ba
     // What is deleted now is known for a day.
     let answer = masters.client(0, "rw").delete(&manifest_path(NAME, &kept.digest())).await;
     assert_eq!(answer.status(), 202);
-    masters.until_same(&all).await;
+    until_same(&masters, &all).await;
     look(&masters, 0).await;
     assert_eq!(records(&masters, 1).await, 2);
     masters.end();
@@ -143,7 +144,7 @@ async fn while_local_rests_its_records_do_nothing_goes_and_no_deletion_is_droppe
         assert_eq!(answer.status(), 404, "{path}");
     }
     into_force(&masters, 1, 2, &mode_file(2, &mode("Local", None), None, &[])).await;
-    masters.until_same(&[0, 1]).await;
+    until_same(&masters, &[0, 1]).await;
     pulled(&masters.client(1, "mirror-puller"), &image).await;
     within(async {
         while records(&masters, 1).await != 4 {

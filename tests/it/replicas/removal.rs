@@ -10,6 +10,7 @@ use testkit::layer::{Tar, gzip};
 
 use super::*;
 use crate::collection::write_pins;
+use crate::support::order;
 
 /// A day of grace, and the time for answers on their way.
 const GRACE_MILLIS: u64 = 86_400_000 + 600_000;
@@ -26,6 +27,14 @@ async fn gc(masters: &Masters, master: usize) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Has these masters compare their records, and waits until they are the same.
+pub(super) async fn until_same(masters: &Masters, all: &[usize]) {
+    for master in all {
+        order(&masters.at(*master).data(), "/jobs/comparison/run").await.unwrap();
+    }
+    masters.until_same(all).await;
+}
+
 /// Lets the servers of a stopped master have run for the grace.
 fn run_for_the_grace(folder: &Path) {
     let note = folder.join("data/gc/running-time");
@@ -40,7 +49,7 @@ async fn all_run_for_the_grace(masters: &mut Masters, count: usize) {
         masters.start_again(master, folder).await;
     }
     let all: Vec<usize> = (0..count).collect();
-    masters.until_same(&all).await;
+    until_same(masters, &all).await;
     for master in 0..count {
         masters.at(master).until_metric("d8_registry_gc_held", 0.0).await;
         masters.at(master).until_metric("d8_registry_pins_usable", 1.0).await;
@@ -80,7 +89,7 @@ async fn push_releases(masters: &Masters, count: usize) -> (Image, [(String, Str
         client.push_image(&format!("{NAME}/install"), release, &install(release, image)).await;
     }
     let all: Vec<usize> = (0..count).collect();
-    masters.until_same(&all).await;
+    until_same(masters, &all).await;
     let [gone, _] = images;
     let hex = gone.digest()["sha256:".len()..].to_owned();
     (gone, [(NAME.to_owned(), hex), (format!("{NAME}/install"), "v1.70.0".to_owned())])
@@ -108,10 +117,11 @@ async fn a_release_goes_when_no_master_pins_it_and_was_asked_for_it_whoever_look
     // It runs no more.
     pin(&masters, 1, &[&digest(b"runs everywhere")]);
     within(async { while gc(&masters, 0).await["retention"]["going"] != 2 {} }).await;
-    masters.until_same(&[0, 1]).await;
+    until_same(&masters, &[0, 1]).await;
     for (repo, tag) in &tags {
         for master in [0, 1] {
-            assert_eq!(head(&masters, master, repo, tag).await, 404, "{repo}:{tag}");
+            // It is written down before it is done.
+            within(async { while head(&masters, master, repo, tag).await != 404 {} }).await;
             assert_eq!(status(&masters.client(master, "ro"), &manifest_path(repo, tag)).await, 404);
         }
     }
@@ -126,7 +136,7 @@ async fn a_release_goes_when_no_master_pins_it_and_was_asked_for_it_whoever_look
     pulled(&masters.client(1, "ro"), &gone).await;
     let kept = gc(&masters, 0).await;
     assert_eq!((&kept["removed"]["manifests"], &kept["keptByMasters"]), (&1.into(), &1.into()), "{kept}");
-    masters.until_same(&[0, 1]).await;
+    until_same(&masters, &[0, 1]).await;
     for master in [0, 1] {
         pulled(&masters.client(master, "mirror-puller"), &gone).await;
         assert_eq!(gc(&masters, master).await["suspected"]["manifests"], 1);
@@ -134,15 +144,15 @@ async fn a_release_goes_when_no_master_pins_it_and_was_asked_for_it_whoever_look
     all_run_for_the_grace(&mut masters, 2).await;
     let removed = gc(&masters, 1).await;
     assert_eq!(removed["removed"]["manifests"], 1, "{removed}");
-    masters.until_same(&[0, 1]).await;
+    until_same(&masters, &[0, 1]).await;
     // Nor does it come back by a start, and nobody is told to wait for it.
     for master in [0, 1] {
         let folder = masters.stop(master);
         masters.start_again(master, folder).await;
     }
-    masters.until_same(&[0, 1]).await;
+    until_same(&masters, &[0, 1]).await;
     for master in [0, 1] {
-        assert_eq!(head(&masters, master, NAME, &gone.digest()).await, 404);
+        within(async { while head(&masters, master, NAME, &gone.digest()).await != 404 {} }).await;
         assert_eq!(status(&masters.client(master, "ro"), &manifest_path(NAME, &gone.digest())).await, 404);
     }
     masters.end();
@@ -164,7 +174,7 @@ async fn with_a_master_away_no_tag_and_no_manifest_goes_and_the_status_says_why(
         assert_eq!((head(&masters, 0, repo, tag).await, head(&masters, 1, repo, tag).await), (200, 200));
     }
     masters.start_again(2, folder).await;
-    masters.until_same(&[0, 1, 2]).await;
+    until_same(&masters, &[0, 1, 2]).await;
     for master in [0, 1, 2] {
         masters.at(master).until_metric("d8_registry_gc_held", 0.0).await;
         masters.at(master).until_metric("d8_registry_pins_usable", 1.0).await;
@@ -172,7 +182,7 @@ async fn with_a_master_away_no_tag_and_no_manifest_goes_and_the_status_says_why(
     // Who was away is asked again when its circuit says so.
     within(async { while gc(&masters, 1).await["retention"]["going"] != 2 {} }).await;
     assert_eq!(masters.at(1).metric("d8_registry_gc_masters_away").await, 0.0);
-    masters.until_same(&[0, 1, 2]).await;
+    until_same(&masters, &[0, 1, 2]).await;
     for (master, suspected) in [2, 0, 2].into_iter().enumerate() {
         assert_eq!(gc(&masters, master).await["suspected"]["manifests"], suspected);
     }
