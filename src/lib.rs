@@ -6,6 +6,7 @@
 //! - [`fs`]: files and directories, durably
 //! - [`jobs`]: the runner of what works beside requests
 //! - [`values`]: sizes, durations, addresses and words as the configuration writes them; pure
+//! - `yaml`: a writer of what all readers of YAML read alike; pure
 //! - [`store`]: the directory tree, durable; the index beside it
 //! - [`upstream`]: the client of the registry behind modes Direct and Proxy
 //! - [`fetch`]: the miss path: fills, work done once for many, eviction
@@ -68,3 +69,4 @@ pub mod takeover;
 pub mod telemetry;
 pub mod upstream;
 pub mod values;
+pub(crate) mod yaml;

@@ -16,12 +16,12 @@ use serde::Deserialize;
 use super::go_json::{Object, list, sha256_hex, text};
 use super::hosts::{InCluster, hosts, merged};
 use super::manifest::{SecretManifest, text_of};
-use super::yaml::Yaml;
 use super::{names, reading};
 use crate::switch::documents::{BashibleConfig, FIXED_HOST, FIXED_PATH, Hosts, Mirror, NODE_HOST, Rewrite};
 use crate::switch::record::NodePlan;
 use crate::switch::settings::{Login, Params};
 use crate::values::{Scheme, Secret};
+use crate::yaml::Yaml;
 
 /// The Secret's only key.
 const KEY: &str = "config";

@@ -2,8 +2,8 @@
 //! bytes. Each is rendered by a method of its document, or of what it is made from, and read back by another.
 //!
 //! In reading order: `hosts` is which mirrors nodes ask; `bashible`, `deckhouse_registry`, `mode_file`, `state`, `record` and
-//! `users` are the Secrets, `previous` one that a command writes; `masters`, `services` and `words` the rest; `names` what they are called. `yaml` and `go_json`
-//! write, `reading` reads.
+//! `users` are the Secrets, `previous` one that a command writes; `masters`, `services` and `words` the rest; `names` what they
+//! are called. `go_json` and `crate::yaml` write, `reading` reads.
 
 mod bashible;
 mod deckhouse_registry;
@@ -23,7 +23,6 @@ mod state;
 mod tests;
 pub mod users;
 pub mod words;
-mod yaml;
 
 pub use hosts::{InCluster, hosts, merged};
 pub use manifest::SecretManifest;

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use super::go_json::sha256_hex;
 use super::manifest::{SecretManifest, text_of};
 use super::params::{RawParams, RawUpstream, server_mode_as_yaml};
-use super::yaml::Yaml;
 use super::{names, reading};
 use crate::switch::documents::{Coming, FoundModeFile, ModeFile, Phase, Plane, ServerMode};
 use crate::values::{ConfigDuration, Secret};
+use crate::yaml::Yaml;
 
 /// The form of the file.
 const VERSION: u64 = 1;

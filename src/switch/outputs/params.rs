@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::reading;
-use super::yaml::Yaml;
 use crate::switch::documents::ServerMode;
 use crate::switch::settings::{Login, Params, Target, Upstream};
 use crate::values::{ConfigDuration, Scheme, Secret};
+use crate::yaml::Yaml;
 
 /// The lines of a mode.
 pub(super) fn params_as_yaml(params: &Params) -> Vec<(&'static str, Yaml)> {

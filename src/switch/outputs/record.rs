@@ -8,12 +8,12 @@ use super::bashible::{RawHosts, hosts_as_yaml};
 use super::manifest::{SecretManifest, text_of};
 use super::mode_file::{RawPlane, plane_as_yaml};
 use super::params::{RawParams, RawUpstream, params_as_yaml, upstream_as_yaml};
-use super::yaml::Yaml;
 use super::{names, reading};
 use crate::clock::Timestamp;
 use crate::switch::record::{InputSource, NodePlan, Record, Settle};
 use crate::switch::settings::{CheckMode, Settings};
 use crate::values::{ConfigDuration, Secret};
+use crate::yaml::Yaml;
 
 const KEY: &str = "record";
 /// The form of the record. A program that does not know it changes nothing.

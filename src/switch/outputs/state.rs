@@ -7,11 +7,11 @@ use serde::Deserialize;
 
 use super::go_json::sha256_hex;
 use super::manifest::{SecretManifest, text_of};
-use super::yaml::Yaml;
 use super::{names, reading};
 use crate::clock::Timestamp;
 use crate::switch::conditions::{Condition, ConditionType};
 use crate::switch::documents::RegistryState;
+use crate::yaml::Yaml;
 
 impl RegistryState {
     /// The Secret.
