@@ -19,6 +19,8 @@ const MOST_FOLDERS: usize = 100_000;
 const NAME_BYTES: usize = 128;
 /// Written beside the archives, for the cluster and not for a registry.
 const RELEASES: &str = "deckhousereleases.yaml";
+/// The sums that `bundle pull` writes, for `sha256sum -c`.
+const SUMS: &str = "SHA256SUMS";
 
 /// An archive: a tar, its chunks, or a directory with layouts.
 #[derive(Debug)]
@@ -164,9 +166,7 @@ impl Collector<'_> {
                 Named::Other if bases.is_some_and(|bases| bases.contains(name)) => {
                     found.entry(name).or_default().is_whole = true;
                 }
-                Named::Other
-                    if bases.is_none() && !name.starts_with('.') && name != RELEASES && is_file(folder, name) =>
-                {
+                Named::Other if bases.is_none() && !is_of_bundle(name) && is_file(folder, name) => {
                     findings.add(Problem::Ignored, name, "it is no file of a bundle");
                 }
                 Named::Sum(_) | Named::Unfinished | Named::Other => {}
@@ -310,6 +310,11 @@ impl Collector<'_> {
         }
         self.budget.take(name.len() + size_of::<Part>() + size_of::<usize>())
     }
+}
+
+/// Whether a file beside the archives belongs there.
+fn is_of_bundle(name: &str) -> bool {
+    name.starts_with('.') || name == RELEASES || name == SUMS
 }
 
 fn is_file(folder: &Folder, name: &str) -> bool {

@@ -5,7 +5,7 @@
 //! read as one), `archive` (the entries of a tar by its headers), `place` (what the name of an entry says), `files` (which files
 //! there are, of which archive), `index` (a layout's `index.json`), `contents` (where each content lies), `opening` (all of that
 //! together), `reach` (what tags reach, and what that lacks), `inspect` and `verify` (the reports), `discovery` (the tags that a push makes),
-//! `catalog` (what a registry serves of it).
+//! `catalog` (what a registry serves of it). `pull` makes bundles, and is a part of its own.
 //!
 //! # Decisions
 //!
@@ -22,6 +22,7 @@ mod index;
 mod inspect;
 mod opening;
 mod place;
+pub mod pull;
 mod reach;
 mod stream;
 mod verify;

@@ -10,7 +10,7 @@ use crate::release::{first_file, version_of};
 use crate::values::Release;
 
 /// The channels of Deckhouse, the boldest first.
-const CHANNELS: [&str; 6] = ["alpha", "beta", "early-access", "stable", "rock-solid", "lts"];
+pub(super) const CHANNELS: [&str; 6] = ["alpha", "beta", "early-access", "stable", "rock-solid", "lts"];
 /// In an image of a channel, the file with its version.
 pub const VERSION: &str = "version.json";
 /// Longest manifest that is read: more than registries take.

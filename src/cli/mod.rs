@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::admin::AdminCommand;
-pub use self::bundle::{BundleArguments, BundleCommand, BundleImportArguments};
+pub use self::bundle::{BundleArguments, BundleCommand, BundleImportArguments, BundlePullArguments};
 pub use self::check::CheckArguments;
 pub use self::completions::CompletionsArguments;
 pub use self::controller::ControllerArguments;
@@ -171,7 +171,8 @@ pub enum Command {
         One image, with its signatures:\n    d8-registry export --to-oci ./layout system/deckhouse:v1.70.1\n  \
         Then:\n    skopeo copy oci:layout:system/deckhouse:v1.70.1 docker://registry.example.org/deckhouse:v1.70.1")]
     Export(ExportArguments),
-    /// Look at the files in which images were carried into a closed network, as `d8 mirror pull` writes them: nothing is unpacked.
+    /// Make the files in which images are carried into a closed network, as `d8 mirror pull` writes them, look at them, take them
+    /// into a store: nothing is unpacked.
     #[command(
         after_help = "Examples:\n  What is in it, and is it all there?\n    d8-registry bundle inspect /mnt/usb/bundle\n  \
         Are its bytes whole?\n    d8-registry bundle verify /mnt/usb/bundle\n  \

@@ -167,6 +167,20 @@ impl UpstreamError {
         Facts { cause: UpstreamCause::Invalid, what, ..Facts::clone(&self.0) }.into()
     }
 
+    /// Whether the same may be given if it is asked for again soon: the host failed, broke off, or was not asked now.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self.0.cause {
+            UpstreamCause::ServerError => !matches!(self.status(), Some(501 | 505)),
+            UpstreamCause::RateLimited | UpstreamCause::Timeout => true,
+            UpstreamCause::Unreachable | UpstreamCause::Invalid => self.0.again || self.0.circuit_open || self.0.busy,
+            UpstreamCause::NotFound
+            | UpstreamCause::Unauthorized
+            | UpstreamCause::Forbidden
+            | UpstreamCause::Refused => false,
+        }
+    }
+
     /// Whether the host was not asked, because too many requests to it run already.
     #[must_use]
     pub fn is_busy(&self) -> bool {

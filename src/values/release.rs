@@ -37,7 +37,15 @@ impl Release {
         is_whole.then(|| Self { numbers, tag: tag.clone() })
     }
 
-    fn candidate(&self) -> Option<&str> {
+    /// Major, minor and patch.
+    #[must_use]
+    pub const fn numbers(&self) -> [u64; 3] {
+        self.numbers
+    }
+
+    /// What stands behind its numbers, without the hyphen; `None`: it is no candidate.
+    #[must_use]
+    pub fn candidate(&self) -> Option<&str> {
         split(self.tag.as_str()).1
     }
 }

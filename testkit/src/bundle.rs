@@ -108,8 +108,14 @@ fn of_version(layout: &mut Layout, tag: &str, version: &str, canary: u64) -> Str
 }
 
 fn plain(layout: &mut Layout, tag: Option<&str>, seed: u64, shared: &[u8]) -> String {
+    of_files(layout, tag, seed, shared, None)
+}
+
+/// An image whose topmost layer has files.
+fn of_files(layout: &mut Layout, tag: Option<&str>, seed: u64, shared: &[u8], files: Option<Tar>) -> String {
     let config = json!({ "architecture": "amd64", "os": "linux", "seed": seed }).to_string();
-    let layers = [(LAYER_GZIP, shared.to_vec()), (LAYER_GZIP, noise(seed, 3000))];
+    let mut layers = vec![(LAYER_GZIP, shared.to_vec()), (LAYER_GZIP, noise(seed, 3000))];
+    layers.extend(files.map(|files| (LAYER_GZIP, gzip(&files.finish()).unwrap_or_default())));
     layout.image(tag, (CONFIG, config.as_bytes()), &layers)
 }
 
@@ -131,14 +137,18 @@ impl Edition {
         for (seed, name) in [(600, "console"), (700, "prompp-with-a-name-that-is-long")] {
             let version = if seed == 600 { "v1.2.3" } else { "v0.4.0" };
             let layout = edition.layout(&format!("modules/{name}"));
-            plain(layout, Some(version), seed, &base);
             let inner = plain(layout, None, seed + 1, &base);
+            let lists = Tar::new()
+                .file("images_digests.json", json!({ "controller": inner }).to_string())
+                .file("extra_images.json", json!({ "scanner": 7 }).to_string());
+            of_files(layout, Some(version), seed, &base, Some(lists));
             layout.tag(hex(&inner), &inner);
             attest(layout, &inner, seed);
             edition.channels(&format!("modules/{name}/release"), &[version]);
             plain(edition.layout(&format!("modules/{name}/extra/scanner")), Some("7"), seed + 2, &base);
         }
-        plain(edition.layout("packages/shop"), Some("v2.0.0"), 800, &base);
+        let lists = Tar::new().file("images_digests.json", "{}").file("extra_images.json", "{}");
+        of_files(edition.layout("packages/shop"), Some("v2.0.0"), 800, &base, Some(lists));
         edition.channels("packages/shop/version", &["v2.0.0"]);
         edition.plugin("stronghold", &base);
         edition
@@ -151,12 +161,15 @@ impl Edition {
     fn platform(&mut self, release: &str, seed: u64, base: &[u8]) {
         let root = self.layout("");
         plain(root, Some(release), seed, base);
+        let mut list = BTreeMap::new();
         for inner in 1..3 {
             let digest = plain(root, None, seed + inner, base);
             root.tag(hex(&digest), &digest);
             attest(root, &digest, seed + inner);
+            list.insert(format!("image{inner}"), digest);
         }
-        plain(self.layout("install"), Some(release), seed + 5, base);
+        let list = Tar::new().file("deckhouse/candi/images_digests.json", json!({ "common": list }).to_string());
+        of_files(self.layout("install"), Some(release), seed + 5, base, Some(list));
         plain(self.layout("install-standalone"), Some(release), seed + 6, base);
     }
 

@@ -55,6 +55,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("retention", &["jobs", "release", "store", "oci", "values", "clock", "telemetry"]),
     ("checker", &["release", "upstream", "oci", "values", "clock", "telemetry"]),
     ("bundle", &["fs", "release", "oci", "values"]),
+    ("bundle/pull", &["bundle", "fs", "upstream", "release", "oci", "values", "telemetry", "yaml"]),
     (
         "takeover",
         &["jobs", "bundle", "fs", "store", "upstream", "release", "checker", "oci", "values", "clock", "telemetry"],
@@ -115,6 +116,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "admin",
             "auth",
             "bundle",
+            "bundle/pull",
             "checker",
             "cluster",
             "config",

@@ -1,5 +1,6 @@
 //! Bundles as an administrator uses them: looked at, verified, imported, and compared with what a push leaves.
 
+mod pull;
 mod served;
 
 use std::collections::{BTreeMap, BTreeSet};

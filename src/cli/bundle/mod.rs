@@ -1,7 +1,9 @@
-//! `bundle`: files in which images were carried in, looked at, verified and imported.
+//! `bundle`: files in which images were carried in, looked at, verified, imported and made.
 
 mod import;
 mod inspect;
+mod module_source;
+mod pull;
 mod verify;
 
 use std::io;
@@ -10,6 +12,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 pub use self::import::BundleImportArguments;
+pub use self::pull::BundlePullArguments;
 use super::{EXIT_FAILED, Failure};
 use crate::bundle::{self, Bundle, BundleError, Finding};
 use crate::telemetry::with_causes;
@@ -36,6 +39,21 @@ pub enum BundleCommand {
         What would come?\n    d8-registry bundle import /mnt/usb/bundle --dry-run --data-dir /var/lib/d8-registry"
     )]
     Import(BundleImportArguments),
+    /// Make a bundle of a registry's images, as `d8 mirror pull` does: the platform, its installer, the security databases, modules,
+    /// packages and plugins.
+    /// HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR count.
+    #[command(
+        after_help = "Run again after it was killed, it goes on, and leaves the same files. An archive gets its name when it is whole; beside\n\
+        the archives are SHA256SUMS and deckhousereleases.yaml with the releases that were taken.\n\nExamples:\n  \
+        d8-registry bundle pull --source registry.deckhouse.ru/deckhouse/ee --license-file key --out /mnt/usb/bundle\n  \
+        How large is one release?\n    d8-registry bundle pull --source registry.deckhouse.ru/deckhouse/ee --license-file key \\\n      \
+        --release v1.70.1 --out /mnt/usb/bundle --dry-run\n  \
+        Some releases, in files that fit a FAT disk:\n    d8-registry bundle pull --source registry.deckhouse.ru/deckhouse/ee \\\n      \
+        --license-file key --releases v1.69.3..v1.71.2 --chunk-size 4000MB --out /mnt/usb/bundle\n  \
+        Two modules alone:\n    d8-registry bundle pull --source registry.deckhouse.ru/deckhouse/ee --license-file key --no-platform \\\n      \
+        --no-installer --no-security --no-packages --include-module console --include-module 'prompp@>=1.2.0 <=1.4.0' --out modules"
+    )]
+    Pull(Box<BundlePullArguments>),
 }
 
 /// The files of a bundle, and how the answer is told.
@@ -55,6 +73,7 @@ pub(super) fn run(command: &BundleCommand) -> Result<(), Failure> {
         BundleCommand::Inspect(arguments) => inspect::run(arguments),
         BundleCommand::Verify(arguments) => verify::run(arguments),
         BundleCommand::Import(arguments) => import::run(arguments),
+        BundleCommand::Pull(arguments) => pull::run(arguments),
     }
 }
 
