@@ -155,6 +155,14 @@ impl Bundle {
         self.archives.iter().map(ArchiveFacts::bytes).sum()
     }
 
+    /// The file in which a content begins: in the layout itself, else in another one. `None`: nowhere.
+    #[must_use]
+    pub fn file_of(&self, path: &str, digest: &Digest) -> Option<String> {
+        let (layout, index) = self.locate(path, digest)?;
+        let content = self.layouts.get(layout)?.contents.get(index)?;
+        Some(self.archives.get(content.archive as usize)?.stream.place(content.at).0)
+    }
+
     /// The name of an archive.
     pub(super) fn archive_name(&self, archive: u32) -> &str {
         self.archives.get(archive as usize).map(|archive| archive.stream.name.as_str()).unwrap_or_default()

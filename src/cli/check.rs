@@ -29,7 +29,7 @@ pub struct CheckArguments {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present_any = ["from_registry", "release", "from_cluster"],
+        required_unless_present_any = ["from_registry", "release", "from_cluster", "bundle"],
         conflicts_with_all = ["from_registry", "release"]
     )]
     pub images: Option<PathBuf>,
@@ -45,6 +45,10 @@ pub struct CheckArguments {
     /// checker does. The install image of the release that runs is read from --from-registry, else from the cluster's registry.
     #[arg(long, conflicts_with_all = ["images", "release"])]
     pub from_cluster: bool,
+    /// Takes the list from the files of a bundle, or directories with them: every tag of it, with the digest that it has there. What
+    /// is missing is told with the file that has it.
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["images", "from_registry", "release", "from_cluster"])]
+    pub bundle: Vec<PathBuf>,
     /// How --from-cluster reaches the API server [default: KUBECONFIG, the pod's ServiceAccount, ~/.kube/config].
     #[arg(long, value_name = "FILE", requires = "from_cluster")]
     pub kubeconfig: Option<PathBuf>,

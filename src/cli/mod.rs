@@ -206,6 +206,8 @@ pub enum Command {
         d8-registry check --release v1.70.1 --registry https://registry.example.org/deckhouse/ee\n  \
         Does it have what this cluster needs?\n    \
         d8-registry check --from-cluster --registry https://registry.example.org/deckhouse/ee\n  \
+        What of a bundle is missing there, and which file has it?\n    \
+        d8-registry check --bundle /mnt/usb/bundle --registry https://registry.example.org/system/deckhouse\n  \
         Does the copy have what the original has, with every layer? With --content: are their bytes whole?\n    \
         d8-registry check --from-registry https://registry.example.com/deckhouse/ee \\\n      \
         --registry https://registry.example.org/deckhouse --deep"

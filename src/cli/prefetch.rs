@@ -57,6 +57,7 @@ impl PrefetchArguments {
     /// The same as a check of one registry.
     fn as_check(&self) -> CheckArguments {
         CheckArguments {
+            bundle: Vec::new(),
             images: self.images.clone(),
             from_registry: None,
             release: self.release.clone(),

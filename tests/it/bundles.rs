@@ -1,5 +1,6 @@
 //! Bundles as an administrator uses them: looked at, verified, imported, and compared with what a push leaves.
 
+mod checked;
 mod pull;
 mod served;
 

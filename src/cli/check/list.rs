@@ -1,15 +1,16 @@
-//! Where the list of `check` comes from: a file, a registry, a release, or the cluster that runs.
+//! Where the list of `check` comes from: a file, a registry, a release, a bundle, or the cluster that runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Access, CheckArguments, address, read};
+use crate::bundle;
 use crate::checker::{self, CheckMode, RegistryAddress, TargetOptions};
 use crate::cli::{EXIT_FAILED, Failure};
 use crate::cluster::{self, Cluster, ClusterError};
 use crate::controller;
-use crate::oci::Tag;
+use crate::oci::{Reference, Tag};
 use crate::release::{self, ReleaseList, RequiredImage, RunningRelease};
 use crate::telemetry::with_causes;
 use crate::upstream::Upstream;
@@ -42,6 +43,10 @@ impl<'a> List<'a> {
         if let Some(file) = &arguments.images {
             return Ok((Self::File(file), from_file(file, arguments.mode)?));
         }
+        if !arguments.bundle.is_empty() {
+            let items = checker::for_mode(arguments.mode, of_bundle(&arguments.bundle)?);
+            return Ok((Self::Once, items.map_err(|error| Failure::usage(error.to_string()))?));
+        }
         if arguments.from_cluster {
             let api = cluster::Access { kubeconfig: arguments.kubeconfig.clone(), context: None, acting_as: None };
             let cluster = Cluster::connect(&api, &arguments.namespace).await.map_err(|error| of_cluster(&error))?;
@@ -58,7 +63,9 @@ impl<'a> List<'a> {
                 items.map_err(|message| failed(format!("--from-registry: {message}")))?
             }
             (None, None) => {
-                return Err(Failure::usage("--images, --from-registry, --release or --from-cluster is needed"));
+                return Err(Failure::usage(
+                    "--images, --from-registry, --release, --bundle or --from-cluster is needed",
+                ));
             }
         };
         let items = checker::for_mode(arguments.mode, items).map_err(|error| Failure::usage(error.to_string()))?;
@@ -83,6 +90,22 @@ fn from_file(file: &Path, mode: CheckMode) -> Result<Vec<RequiredImage>, Failure
     let text = read(file)?;
     let items = checker::parse(&text).and_then(|items| checker::for_mode(mode, items));
     items.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
+}
+
+/// Every tag of a bundle.
+fn of_bundle(paths: &[PathBuf]) -> Result<Vec<RequiredImage>, Failure> {
+    let opened = bundle::open(paths, bundle::MOST_BYTES, &|| false);
+    let bundle = opened.map_err(|error| Failure::usage(format!("--bundle: {}", with_causes(&error))))?;
+    let mut items = Vec::new();
+    for path in bundle.repositories() {
+        for (tag, digest) in bundle.tags(path) {
+            let Ok(tag) = tag.parse() else { continue };
+            let source = bundle.file_of(path, &digest).unwrap_or_else(|| "no file of the bundle".to_owned());
+            let (child, reference, expected) = (path.to_owned(), Reference::Tag(tag), Some(digest));
+            items.push(RequiredImage { source, child, reference, expected });
+        }
+    }
+    Ok(items)
 }
 
 /// The list in the install image of a release.
