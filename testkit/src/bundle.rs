@@ -16,6 +16,11 @@ const DATABASE: &str = "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip";
 const DATABASE_CONFIG: &str = "application/vnd.aquasec.trivy.config.v1+json";
 /// What an archive's index calls itself, wrongly.
 const LAYOUT: &str = "application/vnd.oci.image.layout.v1+json";
+/// The contract of the plugin, which is for module console from 1.0 on.
+const CONTRACT: &str = concat!(
+    "eyJuYW1lIjogInN0cm9uZ2hvbGQiLCAicmVxdWlyZW1lbnRzIjogeyJtb2R1bGVzIjogeyJtYW5kYXRvcnkiOiBbeyJuYW1lIjogImNvbnNvbGUi",
+    "LCAiY29uc3RyYWludCI6ICI+PTEuMCJ9XX19fQ=="
+);
 const BLOCK: usize = 512;
 
 /// The two releases of the edition.
@@ -200,7 +205,8 @@ impl Edition {
                 entry
             })
             .to_vec();
-        let index = crate::index(&children).to_string();
+        let index =
+            crate::with(crate::index(&children), &json!({ "annotations": { "contract": CONTRACT } })).to_string();
         let digest = layout.content(index.as_bytes());
         layout.tags.push(("v0.3.1".to_owned(), digest, INDEX.to_owned()));
     }

@@ -19,8 +19,8 @@ pub struct Choice {
     pub modules: Components,
     /// Packages.
     pub packages: Components,
-    /// Plugins.
-    pub plugins: Vec<Wanted>,
+    /// Plugins beside those that modules and other plugins want; `None`: none at all.
+    pub plugins: Option<Vec<Wanted>>,
     /// Take channels that are suspended all the same.
     pub ignore_suspend: bool,
     /// Leave attestations (`sha256-*.att`) out.

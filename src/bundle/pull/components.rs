@@ -86,7 +86,7 @@ struct Channel {
     version: Tag,
 }
 
-/// Plans the components that are wanted.
+/// Plans the components that are wanted; which versions of which were taken.
 ///
 /// # Errors
 /// [`PullError`].
@@ -95,17 +95,20 @@ pub(super) fn plan(
     at: At<'_>,
     wanted: &Components,
     choice: &Choice,
-) -> Result<(), PullError> {
+) -> Result<BTreeMap<String, BTreeSet<Release>>, PullError> {
     let with_attestations = !choice.without_attestations;
+    let mut all_taken = BTreeMap::new();
     match wanted {
         Components::None => {}
         Components::AllBut(without) => {
             for name in names(gathering, at)?.iter().filter(|name| !without.contains(*name)) {
                 let component = Component::new(at, name, with_attestations);
-                if !component.plan(gathering, &[])? {
+                let taken = component.plan(gathering, &[])?;
+                if taken.is_empty() {
                     gathering
                         .note(format!("nothing of {} is there", component.own.source.repository(&component.own.child)));
                 }
+                all_taken.insert(name.clone(), taken.iter().filter_map(Release::of_tag).collect());
             }
         }
         Components::These(all) => {
@@ -115,16 +118,18 @@ pub(super) fn plan(
             }
             for (name, constraints) in by_name {
                 let component = Component::new(at, name, with_attestations);
-                if !component.plan(gathering, &constraints)? {
+                let taken = component.plan(gathering, &constraints)?;
+                if taken.is_empty() {
                     return Err(PullError::Absent(component.own.source.repository(&component.own.child)));
                 }
+                all_taken.insert(name.to_owned(), taken.iter().filter_map(Release::of_tag).collect());
             }
         }
     }
     if at.kind == Kind::Packages && *wanted != Components::None {
         versions_of_all(gathering, at)?;
     }
-    Ok(())
+    Ok(all_taken)
 }
 
 /// The names of all components that a source has.
@@ -170,8 +175,8 @@ impl<'a> Component<'a> {
         }
     }
 
-    /// Plans it; whether there is anything of it.
-    fn plan(&self, gathering: &mut Gathering<'_>, constraints: &[&Constraint]) -> Result<bool, PullError> {
+    /// Plans it; which of its versions were taken.
+    fn plan(&self, gathering: &mut Gathering<'_>, constraints: &[&Constraint]) -> Result<BTreeSet<Tag>, PullError> {
         let is_pinned = |constraint: &&&Constraint| matches!(constraint, Constraint::Exact(..));
         let pinned: Vec<&&Constraint> = constraints.iter().filter(is_pinned).collect();
         let only_pinned = !constraints.is_empty() && pinned.len() == constraints.len();
@@ -215,7 +220,7 @@ impl<'a> Component<'a> {
         if only_pinned {
             self.point_channels_at(gathering, &pinned)?;
         }
-        Ok(!taken.is_empty())
+        Ok(taken)
     }
 
     /// The channels that are there.

@@ -219,6 +219,18 @@ impl Bound {
 }
 
 impl Range {
+    /// As it stands in a contract: a version without an operator is that one.
+    ///
+    /// # Errors
+    /// A sentence without its end.
+    pub(super) fn plain(text: &str) -> Result<Self, &'static str> {
+        if text.len() > MOST_CHARACTERS {
+            return Err("it is too long");
+        }
+        let any = text.split("||").map(bounds).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { any, named: Vec::new() })
+    }
+
     /// Those between two releases, both of them among them.
     #[must_use]
     pub fn between(from: &Release, to: &Release) -> Self {

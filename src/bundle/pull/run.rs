@@ -16,7 +16,7 @@ use super::gathering::{Gathering, each};
 use super::pack::{self, Written, files_of};
 use super::plan::{self, Content, Entry, Origin, Plan};
 use super::platform::{self, Chosen};
-use super::plugins;
+use super::plugins::{self, Carried};
 use super::releases;
 use super::report::{Far, Packed, Report};
 use super::source::Source;
@@ -25,6 +25,7 @@ use super::standing::{Standing, standing, sums};
 use crate::bundle::{self, Bundle, BundleError, MOST_BYTES};
 use crate::fs::{Disk, FsError, make_directory, remove_file, replace_file};
 use crate::oci::{Descriptor, Digest};
+use crate::values::Release;
 
 /// The working directory in that of the bundle.
 const WORK: &str = ".tmp/pull";
@@ -148,10 +149,14 @@ fn gather(gathering: &mut Gathering<'_>, sources: &Sources, choice: &Choice) -> 
         }
         let at = At { source, parent: Kind::Packages.parent(), kind: Kind::Packages };
         components::plan(gathering, at, &choice.packages, choice)?;
-        plugins::plan(gathering, source, &choice.plugins)?;
     }
-    if let Some(at) = modules.filter(|_| choice.modules != Components::None) {
-        components::plan(gathering, at, &choice.modules, choice)?;
+    let modules = match modules.filter(|_| choice.modules != Components::None) {
+        Some(at) => components::plan(gathering, at, &choice.modules, choice)?,
+        None => BTreeMap::new(),
+    };
+    if let Some((source, named)) = sources.edition.as_ref().zip(choice.plugins.as_ref()) {
+        let platform = chosen.releases.iter().filter_map(|release| Release::of_tag(&release.tag)).collect();
+        plugins::plan(gathering, source, named, Carried { modules: &modules, platform: &platform })?;
     }
     if gathering.plan.archives.is_empty() {
         return Err(PullError::Choice("nothing of what is wanted is there".to_owned()));

@@ -34,7 +34,7 @@ const LEAST_CHUNK: u64 = 4096;
 /// Flags of `bundle pull`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BundlePullArguments {
-    /// The registry and Deckhouse's repository in it, with the edition, as [http[s]://]HOST[:PORT]/PATH.
+    /// The registry and Deckhouse's repository in it, with the edition, as `[http[s]://]HOST[:PORT]/PATH`.
     #[arg(long, value_name = "URL", required_unless_present = "module_source")]
     pub source: Option<Secret>,
     /// A ModuleSource in YAML: modules come from its repository, with its login. Without --source they alone are wanted.
@@ -103,9 +103,13 @@ pub struct BundlePullArguments {
     /// No packages.
     #[arg(long, conflicts_with_all = ["include_package", "exclude_package"])]
     pub no_packages: bool,
-    /// This plugin of the command line, its newest version within the constraint; can be given more than once.
+    /// This plugin of the command line beside those whose contracts name a module that is taken, its newest version within the
+    /// constraint, with the plugins that it needs; can be given more than once.
     #[arg(long, value_name = "NAME[@CONSTRAINT]")]
     pub include_plugin: Vec<Wanted>,
+    /// No plugins.
+    #[arg(long, conflicts_with = "include_plugin")]
+    pub no_plugins: bool,
     /// No attestations.
     #[arg(long)]
     pub no_attestations: bool,
@@ -243,7 +247,7 @@ impl BundlePullArguments {
             without_attestations: self.no_attestations,
             modules: components(self.no_modules, &self.include_module, &self.exclude_module),
             packages: components(self.no_packages, &self.include_package, &self.exclude_package),
-            plugins: self.include_plugin.clone(),
+            plugins: (!self.no_plugins).then(|| self.include_plugin.clone()),
         })
     }
 

@@ -1,14 +1,16 @@
 //! A bundle is made of what a registry has: the same images under the same tags, whatever the registry does meanwhile.
 
+mod components;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use d8_registry::bundle;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
 use testkit::layer::{Tar, gzip};
 
 use super::*;
-use crate::support::{Answer, Cut, REPO, Upstream, Valve, digest};
+use crate::support::{Answer, Authority, Cut, REPO, Upstream, Valve, digest};
 
 /// Where the installer and plugins are, beside the edition.
 const BESIDE: &str = "deckhouse";
@@ -86,7 +88,6 @@ fn tags(dir: &Path) -> BTreeMap<String, String> {
 }
 
 /// Law: what comes of a pull and an import is what the source has, image by image and tag by tag; in chunks the same bytes.
-// The only plugin is named, the others come of themselves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_and_an_import_leave_what_the_source_has() {
     let edition = Edition::of(&RELEASES);
@@ -94,10 +95,9 @@ async fn a_pull_and_an_import_leave_what_the_source_has() {
     push(&source.client(), &edition).await;
     let (whole, chunks) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let url = format!("http://{}/{ROOT}", source.address());
-    let plugin = ["--include-plugin", "stronghold"];
-    let look = pull(0, &url, &whole.path().join("new"), &[&plugin[..], &["--dry-run"]].concat()).await;
+    let look = pull(0, &url, &whole.path().join("new"), &["--dry-run"]).await;
     assert!(!whole.path().join("new").exists(), "a look writes nothing");
-    let said = pull(0, &url, whole.path(), &plugin).await;
+    let said = pull(0, &url, whole.path(), &[]).await;
     assert_eq!(said["releases"], json!(RELEASES));
     assert_eq!((&look["bytes"], &look["fetchedBytes"]), (&said["bytes"], &said["fetchedBytes"]));
     assert_eq!(tags(whole.path()), edition.tags());
@@ -105,7 +105,7 @@ async fn a_pull_and_an_import_leave_what_the_source_has() {
     import(0, &[text(whole.path())], &store.data());
     assert_same(&held(&store.client()).await, &held(&source.client()).await);
 
-    pull(0, &url, chunks.path(), &[&plugin[..], &["--chunk-size", "10001"]].concat()).await;
+    pull(0, &url, chunks.path(), &["--chunk-size", "10001"]).await;
     let (whole, chunks) = (files(whole.path()), files(chunks.path()));
     for (name, bytes) in whole.iter().filter(|(name, _)| name.ends_with(".tar")) {
         let of_this = chunks.iter().filter(|(chunk, _)| chunk.starts_with(&format!("{name}.")));
@@ -376,7 +376,7 @@ async fn a_hostile_source_is_refused_and_fills_no_disk() {
     }
 }
 
-fn sizes(dir: &PathBuf) -> Vec<u64> {
+fn sizes(dir: &Path) -> Vec<u64> {
     let entries = std::fs::read_dir(dir).into_iter().flatten();
     entries.map(|entry| entry.unwrap().metadata().unwrap().len()).collect()
 }
@@ -398,61 +398,26 @@ async fn a_licence_is_the_password_of_its_user_and_is_shown_nowhere() {
 }
 
 #[tokio::test]
-async fn modules_are_chosen_by_name_and_constraint_and_channels_follow() {
-    let mut edition = Edition::of(&RELEASES[..1]);
-    let upstream = holding(&edition);
-    // Older and newer versions than the one that all channels lead to.
-    let console = edition.layouts.get_mut("modules/console").unwrap();
-    let image = console.tagged("v1.2.3").unwrap().to_owned();
-    for version in ["v1.0.0", "v1.0.1", "v1.3.0", "v2.0.0", "bobV1"] {
-        upstream.tag(&format!("{REPO}/modules/console"), version, &image);
-    }
-    let release = edition.layouts["modules/console/release"].tagged("v1.2.3").unwrap().to_owned();
-    upstream.tag(&format!("{REPO}/modules/console/release"), "v1.0.0", &release);
-    let rest = ["--no-platform", "--no-installer", "--no-security", "--no-packages"];
-    for (wanted, versions, channels) in [
-        ("console", &["v1.2.3"][..], 5),
-        ("console@1.0.0", &["v1.0.1", "v1.2.3", "v1.3.0"], 5),
-        ("console@~1.0.0", &["v1.0.1", "v1.2.3"], 5),
-        ("console@>=1.0.0 <=1.3.0", &["v1.0.0", "v1.0.1", "v1.2.3", "v1.3.0"], 5),
-        ("console@=v1.0.0", &["v1.0.0"], 6),
-        ("console@=v1.0.0+stable", &["v1.0.0"], 1),
-        ("console@=bobV1", &["bobV1"], 0),
-    ] {
-        let dir = TempDir::new().unwrap();
-        let words = [&rest[..], &["--include-module", wanted]].concat();
-        pull(0, &url(&upstream.address()), dir.path(), &words).await;
-        let tags = tags(dir.path());
-        let of = |path: &str| {
-            let below = format!("{path}:");
-            tags.keys().filter_map(|name| name.strip_prefix(&below).map(str::to_owned)).collect::<Vec<_>>()
-        };
-        let found: Vec<_> = of("modules/console").into_iter().filter(|tag| tag.len() < 20).collect();
-        assert_eq!(found, versions, "{wanted}");
-        let found = of("modules/console/release").into_iter().filter(|tag| !tag.starts_with('v'));
-        assert_eq!(found.count(), channels, "{wanted} {tags:?}");
-        // What its version names came too.
-        assert_eq!(of("modules/console/extra/scanner"), ["7"], "{wanted}");
-        assert!(of("modules/console").iter().any(|tag| tag.ends_with(".att")), "{wanted}");
-        assert!(tags.keys().all(|name| name.starts_with("modules/console")), "{tags:?}");
-    }
-    let dir = TempDir::new().unwrap();
-    for absent in ["nothing", "console@=v9.9.9"] {
-        let words = [&rest[..], &["--include-module", absent]].concat();
-        pull(1, &url(&upstream.address()), dir.path(), &words).await;
-    }
-    // The modules of a ModuleSource are those below its repository.
-    let file = dir.path().join("source.yaml");
-    let repo = format!("{}/{REPO}/modules", upstream.address());
-    std::fs::write(&file, format!("kind: ModuleSource\nspec:\n  registry:\n    repo: {repo}\n    scheme: HTTP\n"))
-        .unwrap();
-    let out = dir.path().join("out");
-    let words = ["bundle", "pull", "--module-source", text(&file), "--exclude-module", "console", "--out", text(&out)];
-    let words = words.map(str::to_owned);
-    let output = tokio::task::spawn_blocking(move || run(&words.iter().map(String::as_str).collect::<Vec<_>>()));
-    let output = output.await.unwrap();
+async fn an_authority_is_trusted_that_a_flag_or_the_environment_names() {
+    let edition = Edition::of(&RELEASES[..1]);
+    let (upstream, dir, authority) = (holding(&edition), TempDir::new().unwrap(), Authority::new());
+    let (certificate, key) = authority.issue(vec![rcgen::SanType::IpAddress([127, 0, 0, 1].into())]);
+    let certificate = rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into());
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    upstream.use_tls(config.with_single_cert(vec![certificate], key).unwrap());
+    let file = dir.path().join("ca.pem");
+    std::fs::write(&file, &authority.pem).unwrap();
+    // Without a scheme it is asked over TLS, as the real client does.
+    let source = format!("{}/{REPO}", upstream.address());
+    let words = ["--no-modules", "--no-packages", "--patience", "0s"];
+    let refused = pull(1, &source, &dir.path().join("refused"), &words).await;
+    assert!(refused.as_str().unwrap().contains("can't be trusted"), "{refused}");
+    pull(0, &source, &dir.path().join("flag"), &[&words[..], &["--ca-file", text(&file)]].concat()).await;
+    let mut by_environment = command(&source, &dir.path().join("environment"), &words);
+    by_environment.env("SSL_CERT_FILE", &file);
+    let output = tokio::task::spawn_blocking(move || by_environment.output().unwrap()).await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let module = "modules/prompp-with-a-name-that-is-long";
-    let expected = edition.tags().into_iter().filter(|(name, _)| name.starts_with(module));
-    assert_eq!(tags(&out), expected.collect::<BTreeMap<_, _>>());
+    assert!(files(&dir.path().join("flag")) == files(&dir.path().join("environment")));
 }
