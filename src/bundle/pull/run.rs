@@ -20,7 +20,7 @@ use super::plugins::{self, Carried};
 use super::releases;
 use super::report::{Far, Packed, Report};
 use super::source::Source;
-use super::stage::Stage;
+use super::stage::{Stage, check_room};
 use super::standing::{Standing, standing, sums};
 use crate::bundle::{self, Bundle, BundleError, MOST_BYTES};
 use crate::fs::{Disk, FsError, make_directory, remove_file, replace_file};
@@ -265,14 +265,6 @@ fn report(jobs: &[Job], chosen: &Chosen, stage: &Stage, notes: Vec<String>) -> R
     // What came while it was looked around was not there before.
     report.present_bytes = report.present_bytes.saturating_sub(stage.fetched());
     Ok(report)
-}
-
-/// Sizes are what a registry says: before it is believed, the disk is asked.
-fn check_room(dir: &Path, needed: u64) -> Result<(), PullError> {
-    let failed = |error: rustix::io::Errno| FsError::on("look at the disk of", dir)(error.into());
-    let disk = rustix::fs::statvfs(dir).map_err(failed)?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if needed > free { Err(PullError::Room { dir: dir.to_path_buf(), needed, free }) } else { Ok(()) }
 }
 
 /// Fetches what an archive needs and writes it.

@@ -105,6 +105,9 @@ impl Stage {
             return Ok(());
         }
         let part = whole.with_extension("part");
+        if let Some(dir) = &self.dir {
+            check_room(dir, blob.size.saturating_sub(stat(&part)?.map_or(0, |found| found.len())))?;
+        }
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part);
         let mut file = options.map_err(FsError::on("open", &part))?;
         if let Some(found) = self.known(blob) {
@@ -156,6 +159,14 @@ impl Stage {
             }
         }
     }
+}
+
+/// Sizes are what a registry says: before it is believed, the disk is asked.
+pub(super) fn check_room(dir: &Path, needed: u64) -> Result<(), PullError> {
+    let failed = |error: rustix::io::Errno| FsError::on("look at the disk of", dir)(error.into());
+    let disk = rustix::fs::statvfs(dir).map_err(failed)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if needed > free { Err(PullError::Room { dir: dir.to_path_buf(), needed, free }) } else { Ok(()) }
 }
 
 /// What is there of a content, hashed; the file stands behind it.

@@ -332,7 +332,16 @@ async fn a_hostile_source_is_refused_and_fills_no_disk() {
         let layer = Tar::new().file("deckhouse/candi/images_digests.json", list.to_string());
         Image::of_layers(b"{}".to_vec(), vec![gzip(&layer.finish()).unwrap()], &json!({}))
     };
-    let spoilt: [(&str, &str, &dyn Fn(&Upstream)); 6] = [
+    let spoilt: [(&str, &str, &dyn Fn(&Upstream)); 7] = [
+        ("a layer that no disk has, in an image that is read", "free", &|upstream| {
+            let at = format!("{REPO}/release-channel");
+            let blob = upstream.put_blob(&at, b"x");
+            let layer = testkit::descriptor_of("application/vnd.oci.image.layer.v1.tar", blob, 1 << 60);
+            let config = testkit::descriptor("application/vnd.oci.image.config.v1+json", b"{}");
+            let manifest = testkit::image(&config, &[layer]).to_string();
+            let digest = upstream.put_manifest(&at, testkit::media_type::IMAGE, manifest.as_bytes());
+            upstream.tag(&at, "stable", &digest);
+        }),
         ("a size that no disk has", "free", &|upstream| {
             let blob = upstream.put_blob(REPO, b"x");
             let layer = testkit::descriptor_of("application/vnd.oci.image.layer.v1.tar", blob, 1 << 60);
