@@ -9,6 +9,7 @@ use super::error::PullError;
 use super::header;
 use super::plan::{Content, Entry};
 use super::stage::Stage;
+use crate::bundle::GostSum;
 use crate::fs::{Disk, FsError, Temporary};
 use crate::oci::{Algorithm, Descriptor, Digest, Hasher};
 
@@ -24,6 +25,44 @@ pub(super) struct Written {
     pub(super) bytes: u64,
     /// The SHA-256 of its bytes.
     pub(super) sum: Digest,
+    /// Their GOST sum, if it was asked for.
+    pub(super) gost: Option<String>,
+}
+
+/// An archive that is to be written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) name: &'a str,
+    /// Bytes of a chunk.
+    pub(super) chunk: Option<u64>,
+    /// Whether GOST sums are wanted.
+    pub(super) gost: bool,
+}
+
+/// The sums of a file that is written or read.
+#[derive(Clone, Debug)]
+pub(super) struct Sums {
+    sha256: Hasher,
+    gost: Option<GostSum>,
+    bytes: u64,
+}
+
+impl Sums {
+    pub(super) fn new(gost: bool) -> Self {
+        Self { sha256: Hasher::new(Algorithm::Sha256), gost: gost.then(GostSum::default), bytes: 0 }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.sha256.update(bytes);
+        if let Some(gost) = &mut self.gost {
+            gost.update(bytes);
+        }
+        self.bytes += bytes.len() as u64;
+    }
+
+    pub(super) fn finish(self, name: String) -> Written {
+        Written { name, bytes: self.bytes, sum: self.sha256.finish(), gost: self.gost.map(GostSum::finish) }
+    }
 }
 
 /// Writes an archive into `dir`. `told` hears of bytes that are written. Blocking.
@@ -32,7 +71,7 @@ pub(super) struct Written {
 /// [`PullError::Disk`]: the named content has to be fetched again. [`PullError::Files`].
 pub(super) fn pack(
     dir: &Path,
-    (name, chunk): (&str, Option<u64>),
+    Target { name, chunk, gost }: Target<'_>,
     entries: &[Entry],
     stage: &Stage,
     told: &dyn Fn(u64),
@@ -41,7 +80,7 @@ pub(super) fn pack(
     for old in files_of(dir, name)?.iter().filter(|file| file.ends_with(UNFINISHED)) {
         disk.unlink(&dir.join(old))?;
     }
-    let mut files = Files { dir, name, chunk, open: None, left: 0, done: Vec::new(), disk: &disk };
+    let mut files = Files { dir, name, chunk, gost, open: None, left: 0, done: Vec::new(), disk: &disk };
     for entry in entries {
         files.put(&header::of(&entry.name, entry.content.length()))?;
         match &entry.content {
@@ -113,6 +152,7 @@ struct Files<'a> {
     dir: &'a Path,
     name: &'a str,
     chunk: Option<u64>,
+    gost: bool,
     open: Option<Open>,
     /// Bytes that the open file still takes.
     left: u64,
@@ -124,8 +164,7 @@ struct Open {
     name: String,
     path: PathBuf,
     file: BufWriter<File>,
-    hasher: Hasher,
-    bytes: u64,
+    sums: Sums,
 }
 
 impl Files<'_> {
@@ -138,8 +177,7 @@ impl Files<'_> {
             let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
             let (now, rest) = bytes.split_at(most);
             open.file.write_all(now).map_err(FsError::on("write", &open.path))?;
-            open.hasher.update(now);
-            open.bytes += now.len() as u64;
+            open.sums.update(now);
             self.left -= now.len() as u64;
             bytes = rest;
         }
@@ -154,18 +192,18 @@ impl Files<'_> {
         };
         let path = unfinished(&self.dir.join(&name));
         let file = File::create(&path).map_err(FsError::on("make", &path))?;
-        let (file, hasher) = (BufWriter::with_capacity(PIECE_BYTES, file), Hasher::new(Algorithm::Sha256));
-        self.open = Some(Open { name, path, file, hasher, bytes: 0 });
+        let (file, sums) = (BufWriter::with_capacity(PIECE_BYTES, file), Sums::new(self.gost));
+        self.open = Some(Open { name, path, file, sums });
         self.left = self.chunk.unwrap_or(u64::MAX);
         Ok(())
     }
 
     /// Has the open file on the disk.
     fn close(&mut self) -> Result<(), FsError> {
-        let Some(Open { name, path, file, hasher, bytes }) = self.open.take() else { return Ok(()) };
+        let Some(Open { name, path, file, sums }) = self.open.take() else { return Ok(()) };
         let file = file.into_inner().map_err(io::IntoInnerError::into_error).map_err(FsError::on("write", &path))?;
         self.disk.sync(&file, &path)?;
-        self.done.push(Written { name, bytes, sum: hasher.finish() });
+        self.done.push(sums.finish(name));
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use super::components::{self, At, Kind};
 use super::databases;
 use super::error::PullError;
 use super::gathering::{Gathering, each};
-use super::pack::{self, Written, files_of};
+use super::pack::{self, Target, Written, files_of};
 use super::plan::{self, Content, Entry, Origin, Plan};
 use super::platform::{self, Chosen};
 use super::plugins::{self, Carried};
@@ -33,6 +33,8 @@ const WORK: &str = ".tmp/pull";
 const RELEASES: &str = "deckhousereleases.yaml";
 /// The sums of all files, as `sha256sum` writes and checks them.
 const SUMS: &str = "SHA256SUMS";
+/// Behind a file's name: the name of its GOST sum.
+const GOST: &str = ".gostsum";
 /// How often an archive is begun because the disk gave other bytes than were written.
 const MOST_TRIES: usize = 3;
 /// Chunks of one archive.
@@ -45,6 +47,8 @@ pub struct Output {
     pub dir: PathBuf,
     /// Bytes of a chunk; `None`: archives are whole files.
     pub chunk: Option<u64>,
+    /// GOST sums are written beside the files, as `d8` writes them.
+    pub gost: bool,
     /// Archives of another choice are replaced.
     pub force: bool,
     /// Say what would come, and write nothing.
@@ -107,7 +111,7 @@ pub fn pull(
             .collect();
         let job = &mut jobs[index];
         let files = match job.standing {
-            Standing::Same => sums(dir, &job.name)?,
+            Standing::Same => sums(dir, &job.name, output.gost)?,
             Standing::Nothing | Standing::Other => make(job, output, &stage, told)?,
         };
         for (blob, _) in blobs(&job.entries).filter(|(blob, _)| !later.contains(&blob.digest)) {
@@ -120,6 +124,11 @@ pub fn pull(
         Some(text) => replace_file(&dir.join(RELEASES), text.as_bytes(), 0o644)?,
         None => {
             remove_file(&dir.join(RELEASES))?;
+        }
+    }
+    for file in written.values() {
+        if let Some(sum) = &file.gost {
+            replace_file(&dir.join(format!("{}{GOST}", file.name)), sum.as_bytes(), 0o644)?;
         }
     }
     let lines: String = written.values().map(|file| format!("{}  {}\n", file.sum.hex(), file.name)).collect();
@@ -269,8 +278,9 @@ fn report(jobs: &[Job], chosen: &Chosen, stage: &Stage, notes: Vec<String>) -> R
 
 /// Fetches what an archive needs and writes it.
 fn make(job: &Job, output: &Output, stage: &Stage, told: &(dyn Fn(Far) + Sync)) -> Result<Vec<Written>, PullError> {
-    let (dir, archive) = (&output.dir, (job.name.as_str(), output.chunk));
+    let (dir, archive) = (&output.dir, Target { name: &job.name, chunk: output.chunk, gost: output.gost });
     let wanted = each_once(&job.entries);
+    remove_gost_sums(dir, &job.name)?;
     let mut tries = 0;
     let written = loop {
         tries += 1;
@@ -288,6 +298,18 @@ fn make(job: &Job, output: &Output, stage: &Stage, told: &(dyn Fn(Far) + Sync)) 
         }
     }
     Ok(written)
+}
+
+/// Removes the GOST sums of an archive's files: they are not those of the files that will be there.
+fn remove_gost_sums(dir: &Path, archive: &str) -> Result<(), PullError> {
+    for entry in std::fs::read_dir(dir).map_err(FsError::on("read", dir))? {
+        let name = entry.map_err(FsError::on("read", dir))?.file_name();
+        let is_its = name.to_str().is_some_and(|name| name.starts_with(archive) && name.ends_with(GOST));
+        if is_its {
+            Disk::default().unlink(&dir.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the working directory.

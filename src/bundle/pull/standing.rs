@@ -4,13 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::PullError;
-use super::pack::{Written, files_of};
+use super::pack::{Sums, Written, files_of};
 use super::plan::{Content, Entry};
 use crate::bundle::MOST_BYTES;
 use crate::bundle::archive::{End, Name, walk};
 use crate::bundle::files::Collector;
 use crate::bundle::finding::{Budget, Findings};
-use crate::oci::{Algorithm, Hasher};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -84,7 +83,7 @@ pub(super) fn standing(
 ///
 /// # Errors
 /// [`PullError`]: one can't be read.
-pub(super) fn sums(dir: &Path, name: &str) -> Result<Vec<Written>, PullError> {
+pub(super) fn sums(dir: &Path, name: &str, gost: bool) -> Result<Vec<Written>, PullError> {
     use std::io::Read as _;
 
     let mut found = Vec::new();
@@ -96,18 +95,16 @@ pub(super) fn sums(dir: &Path, name: &str) -> Result<Vec<Written>, PullError> {
         let failed = crate::fs::FsError::on("read", &path);
         let read = (|| {
             let mut file = std::fs::File::open(&path)?;
-            let (mut buffer, mut hasher, mut bytes) = (vec![0; READ_BYTES], Hasher::new(Algorithm::Sha256), 0);
+            let (mut buffer, mut sums) = (vec![0; READ_BYTES], Sums::new(gost));
             loop {
                 let count = file.read(&mut buffer)?;
                 if count == 0 {
-                    return Ok((bytes, hasher.finish()));
+                    return Ok(sums);
                 }
-                hasher.update(&buffer[..count]);
-                bytes += count as u64;
+                sums.update(&buffer[..count]);
             }
         })();
-        let (bytes, sum) = read.map_err(failed)?;
-        found.push(Written { name, bytes, sum });
+        found.push(read.map_err(failed)?.finish(name));
     }
     Ok(found)
 }

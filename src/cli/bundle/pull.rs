@@ -119,6 +119,9 @@ pub struct BundlePullArguments {
     /// Split each archive into chunks of so many bytes, such as 4000MB [default: one file each].
     #[arg(long, value_name = "SIZE")]
     pub chunk_size: Option<ByteSize>,
+    /// Write the GOST sum (R 34.11-2012, 256 bits) of each file beside it, FILE.gostsum; some 7 s for a GB and processor.
+    #[arg(long)]
+    pub gost: bool,
     /// Replace archives in DIR that have other contents.
     #[arg(long)]
     pub force: bool,
@@ -256,7 +259,7 @@ impl BundlePullArguments {
         if chunk.is_some_and(|chunk| chunk < LEAST_CHUNK) {
             return Err(Failure::usage(format!("--chunk-size: at least {LEAST_CHUNK} bytes")));
         }
-        Ok(Output { dir: self.out.clone(), chunk, force: self.force, dry_run: self.dry_run })
+        Ok(Output { dir: self.out.clone(), chunk, gost: self.gost, force: self.force, dry_run: self.dry_run })
     }
 }
 

@@ -105,15 +105,23 @@ async fn a_pull_and_an_import_leave_what_the_source_has() {
     import(0, &[text(whole.path())], &store.data());
     assert_same(&held(&store.client()).await, &held(&source.client()).await);
 
-    pull(0, &url, chunks.path(), &["--chunk-size", "10001"]).await;
+    pull(0, &url, chunks.path(), &["--chunk-size", "10001", "--gost"]).await;
+    assert_eq!(tags(chunks.path()), edition.tags());
     let (whole, chunks) = (files(whole.path()), files(chunks.path()));
     for (name, bytes) in whole.iter().filter(|(name, _)| name.ends_with(".tar")) {
-        let of_this = chunks.iter().filter(|(chunk, _)| chunk.starts_with(&format!("{name}.")));
+        let of_this =
+            chunks.iter().filter(|(chunk, _)| chunk.starts_with(&format!("{name}.")) && chunk.ends_with(".chunk"));
         assert_eq!(&of_this.map(|(_, bytes)| bytes.as_slice()).collect::<Vec<_>>().concat(), bytes, "{name}");
         assert!(whole["SHA256SUMS"].windows(64).any(|sum| sum == hex(&digest(bytes)).as_bytes()), "{name}");
     }
     assert!(chunks.iter().all(|(name, bytes)| !name.ends_with(".chunk") || bytes.len() <= 10_001));
     assert_eq!(whole["deckhousereleases.yaml"], chunks["deckhousereleases.yaml"]);
+    // A sum for each file, which `bundle verify` compares.
+    for name in chunks.keys().filter(|name| name.ends_with(".chunk")) {
+        let sum = String::from_utf8(chunks[&format!("{name}.gostsum")].clone()).unwrap();
+        assert!(sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit()), "{name} {sum}");
+    }
+    assert!(whole.keys().all(|name| !name.ends_with(".gostsum")));
     let told = String::from_utf8(whole["deckhousereleases.yaml"].clone()).unwrap();
     assert_eq!(told.matches("kind: DeckhouseRelease").count(), 2, "{told}");
 }
