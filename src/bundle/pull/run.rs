@@ -3,7 +3,7 @@
 //! What is written before an archive has its names is in the working directory `.tmp/pull` and in files that end with `.tmp`. A run
 //! that ends at any moment leaves these behind, and archives that are whole; the next one goes on with all of that.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,20 +102,24 @@ pub fn pull(
     check_room(dir, report.needed_bytes)?;
     told(Far::Fetching(report.fetched_bytes));
     let mut written: BTreeMap<String, Written> = BTreeMap::new();
-    for index in 0..jobs.len() {
-        let later: HashSet<Digest> = jobs[index + 1..]
-            .iter()
-            .filter(|job| job.standing != Standing::Same)
-            .flat_map(|job| blobs(&job.entries))
-            .map(|(blob, _)| blob.digest)
-            .collect();
-        let job = &mut jobs[index];
+    // How many archives that are to be written still wait for each content.
+    let mut waiting: HashMap<Digest, usize> = HashMap::new();
+    for job in jobs.iter().filter(|job| job.standing != Standing::Same) {
+        for (blob, _) in each_once(&job.entries) {
+            *waiting.entry(blob.digest).or_default() += 1;
+        }
+    }
+    for job in &mut jobs {
         let files = match job.standing {
             Standing::Same => sums(dir, &job.name, output.gost)?,
             Standing::Nothing | Standing::Other => make(job, output, &stage, told)?,
         };
-        for (blob, _) in blobs(&job.entries).filter(|(blob, _)| !later.contains(&blob.digest)) {
-            stage.remove(&blob.digest)?;
+        for (blob, _) in each_once(&job.entries) {
+            let left = waiting.entry(blob.digest).or_default();
+            *left = left.saturating_sub(usize::from(job.standing != Standing::Same));
+            if *left == 0 {
+                stage.remove(&blob.digest)?;
+            }
         }
         job.packed.files = files.len() as u64;
         written.extend(files.into_iter().map(|file| (file.name.clone(), file)));
