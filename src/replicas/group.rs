@@ -190,7 +190,9 @@ fn options(host: String, identity: &Identity) -> UpstreamOptions {
             connect: CONNECT,
             first_byte: FIRST_BYTE,
             attempts: 1,
-            circuit_failures: 1,
+            // A time-out opens a circuit at once. A refused connection costs nothing, and opens none: it is a master that restarts,
+            // which has to be asked as soon as it listens, as it may alone have what was pushed a moment ago.
+            circuit_failures: u32::MAX,
             // Nobody asks while nothing is lacking, so the first burst of pulls may be what finds out that a master is back.
             circuit_trial_shared: true,
             redirects: 0,

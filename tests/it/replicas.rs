@@ -69,6 +69,17 @@ async fn an_image_that_one_master_has_is_pulled_by_digest_from_any_of_them() {
 }
 
 #[tokio::test]
+async fn a_master_that_restarts_is_asked_as_soon_as_it_listens() {
+    let mut masters = Masters::start(2).await;
+    let path = blob_path(NAME, &masters.client(1, "rw").push_blob(NAME, b"content").await);
+    let folder = masters.stop(1);
+    assert_eq!(status(&masters.client(0, "ro"), &path).await, 404);
+    masters.start_again(1, folder).await;
+    assert_eq!(status(&masters.client(0, "ro"), &path).await, 200);
+    masters.end();
+}
+
+#[tokio::test]
 async fn law_f_a_content_leaves_who_has_it_once_for_each_other_master_however_many_ask() {
     let masters = Masters::start(3).await;
     let content = blob(1, 3 << 20);
