@@ -1,9 +1,9 @@
-//! Three masters, each with a network of its own, whose links can be cut, and that can be killed.
+//! Three masters, each with a network and a disk of its own, and what can be done to them.
 //!
-//! A master's network has one cable, to the test's own network, which passes on what is for the others. What stands between
-//! two masters is there alone: the client reaches each that lives.
+//! What stands between two masters is there alone: the client reaches each that lives.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,114 +13,105 @@ use rcgen::SanType;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::history::{At, Links};
-use crate::support::{Authority, Client, Registry, Setup, uri};
+use super::disk;
+use super::history::{At, Damage, Links, Loss};
+use super::network::{CUT, LOSS, address, between, between_all, inside, make, sh, slow_down, speed_up};
+use super::trouble::Trouble;
+use crate::support::{Authority, Client, Registry, Setup, uri, within};
 
 pub(super) const MASTERS: usize = 3;
 const NODE_PROXY: &str = "127.0.0.1:5001";
 
-/// What is wrong with a master, or with its way to the others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Trouble {
-    Killed,
-    /// It does not run and its system takes connections.
-    Stopped,
-    /// Neither of the other two can be asked, nor asks.
-    Alone,
-    /// Nobody can ask anybody.
-    AllApart,
-    /// What goes to the others and comes from them is lost now and then.
-    Lossy,
-    /// Its cable is slow.
-    Slow,
-}
-
-impl Trouble {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Killed, Self::Alone, Self::Stopped, Self::AllApart, Self::Lossy, Self::Slow];
-
-    /// Whether two masters can't ask each other meanwhile.
-    fn parts(self, victim: usize, one: usize, other: usize) -> bool {
-        one != other
-            && match self {
-                Self::AllApart => true,
-                Self::Lossy | Self::Slow | Self::Killed | Self::Stopped | Self::Alone => {
-                    one == victim || other == victim
-                }
-            }
-    }
-}
-
-/// Runs a line in the test's own network; gives whether it succeeded.
-fn tried(line: &str) -> bool {
-    Command::new("sh").args(["-c", line]).stderr(Stdio::null()).status().unwrap().success()
-}
-
-fn sh(line: &str) {
-    let done = Command::new("sh").args(["-c", line]).output().unwrap();
-    assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
-fn address(master: usize) -> String {
-    format!("10.77.{master}.1")
-}
+/// Masters that have a push before it is answered, unless it warns of fewer.
+pub(super) const MIN_COPIES: usize = 2;
 
 pub(super) struct Bed {
     masters: [Mutex<Option<Registry>>; MASTERS],
-    folders: [Arc<TempDir>; MASTERS],
-    setups: [Setup; MASTERS],
+    disks: [Mutex<Arc<TempDir>>; MASTERS],
+    authority: Authority,
+    /// What all of them read.
+    common: PathBuf,
     /// Which take requests.
     up: [AtomicBool; MASTERS],
     began: Instant,
     links: Mutex<Links>,
     /// Which master was killed when.
     deaths: Mutex<Vec<(usize, At)>>,
+    losses: Mutex<Vec<Loss>>,
+    damages: Mutex<Vec<Damage>>,
 }
 
 impl Bed {
     /// Makes the networks, starts the masters and waits until they listen. In a network and with mounts of the test's own.
     pub(super) fn start() -> Self {
-        sh(
-            "ip link set lo up && echo 1 >/proc/sys/net/ipv4/ip_forward && mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns",
-        );
+        make(MASTERS);
+        let common = TempDir::new().unwrap().keep();
         let authority = Authority::new();
-        let common = TempDir::new().unwrap();
-        let at = common.keep();
-        std::fs::write(at.join("ca.crt"), &authority.pem).unwrap();
+        std::fs::write(common.join("ca.crt"), &authority.pem).unwrap();
         let list: Vec<String> = (0..MASTERS).map(|master| format!("{}:5001\n", address(master))).collect();
-        std::fs::write(at.join("masters"), list.concat()).unwrap();
-        let setups = std::array::from_fn(|master| {
-            network(master);
-            let name = || SanType::IpAddress(address(master).parse().unwrap());
-            let write = |file: &str, (certificate, key): (String, String)| {
-                std::fs::write(at.join(format!("{master}-{file}.crt")), certificate).unwrap();
-                std::fs::write(at.join(format!("{master}-{file}.key")), key).unwrap();
-            };
-            write("server", authority.issue(vec![name(), SanType::IpAddress([127, 0, 0, 1].into())]));
-            write("peer", authority.issue(vec![name(), uri("d8-registry:peer")]));
-            let at = at.display();
-            let inside = format!("exec ip netns exec m{master} {} \"$@\"", env!("CARGO_BIN_EXE_d8-registry"));
-            Setup::with_users().before(&inside).config(&format!(
-                "listen: {}:5001\ntls: {{ certFile: {at}/{master}-server.crt, keyFile: {at}/{master}-server.key }}\n\
-                 replicas: {{ peers: {at}/masters, certificate: {at}/{master}-peer.crt, key: {at}/{master}-peer.key, \
-                 ca: {at}/ca.crt }}",
-                address(master)
-            ))
-        });
+        std::fs::write(common.join("masters"), list.concat()).unwrap();
+        let wall = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/faults/wall.c");
+        sh(&format!("cc -shared -fPIC -O -o {}/wall.so {wall}", common.display()));
         let bed = Self {
             masters: Default::default(),
-            folders: std::array::from_fn(|_| Arc::new(TempDir::new().unwrap())),
-            setups,
+            disks: std::array::from_fn(|_| Mutex::new(disk::empty())),
+            authority,
+            common,
             up: Default::default(),
             began: Instant::now(),
             links: Mutex::default(),
             deaths: Mutex::default(),
+            losses: Mutex::default(),
+            damages: Mutex::default(),
         };
+        (0..MASTERS).for_each(|master| bed.certify(master));
         // The first has asked the others before they were there.
         bed.tell(|one, other| one == other);
-        (0..MASTERS).for_each(|master| bed.begin(master));
+        (0..MASTERS).for_each(|master| bed.begin(master, 0));
         bed.tell(|_, _| true);
         bed
+    }
+
+    /// The same masters without all that they have.
+    pub(super) fn begin_anew(&self) {
+        self.tell(|one, other| one == other);
+        (0..MASTERS).for_each(|master| self.kill(master));
+        (0..MASTERS).for_each(|master| self.replace_disk(master));
+        (0..MASTERS).for_each(|master| self.begin(master, 0));
+        self.tell(|_, _| true);
+    }
+
+    fn setup(&self, master: usize, hours: i8) -> Setup {
+        let at = self.common.display();
+        let inside = format!("{} {} \"$@\"", inside(master), env!("CARGO_BIN_EXE_d8-registry"));
+        let setup = Setup::with_users().before(&inside).config(&format!(
+            "listen: {}:5001\ntls: {{ certFile: {at}/{master}-server.crt, keyFile: {at}/{master}-server.key }}\n\
+             replicas: {{ peers: {at}/masters, certificate: {at}/{master}-peer.crt, key: {at}/{master}-peer.key, \
+             ca: {at}/ca.crt, minCopies: {MIN_COPIES}, whenShort: accept }}",
+            address(master)
+        ));
+        if hours == 0 {
+            return setup;
+        }
+        let seconds = i32::from(hours) * 3600;
+        setup.env("LD_PRELOAD", &format!("{at}/wall.so")).env("WALL_SECONDS", &seconds.to_string())
+    }
+
+    /// Makes a master's certificates, or makes them anew: keys first, as `pki issue` does.
+    fn certify(&self, master: usize) {
+        let name = || SanType::IpAddress(address(master).parse().unwrap());
+        let of_server = vec![name(), SanType::IpAddress([127, 0, 0, 1].into())];
+        for (file, names) in [("server", of_server), ("peer", vec![name(), uri("d8-registry:peer")])] {
+            let (certificate, key) = self.authority.issue(names);
+            let write = |kind: &str, text: String| {
+                let at = self.common.join(format!("{master}-{file}.{kind}"));
+                let staged = at.with_extension("new");
+                std::fs::write(&staged, text).unwrap();
+                std::fs::rename(staged, at).unwrap();
+            };
+            write("key", key);
+            write("crt", certificate);
+        }
     }
 
     pub(super) fn now(&self) -> At {
@@ -130,6 +121,16 @@ impl Bed {
     /// What was cut when, so far.
     pub(super) fn links(&self) -> Links {
         self.links.lock().unwrap().clone()
+    }
+
+    /// Which disks were lost when.
+    pub(super) fn losses(&self) -> Vec<Loss> {
+        self.losses.lock().unwrap().clone()
+    }
+
+    /// Which disks had damage when.
+    pub(super) fn damages(&self) -> Vec<Damage> {
+        self.damages.lock().unwrap().clone()
     }
 
     /// Whether a master was killed meanwhile.
@@ -151,37 +152,66 @@ impl Bed {
     pub(super) fn trouble(&self, trouble: Trouble, victim: usize) {
         self.tell(|one, other| !trouble.parts(victim, one, other));
         match trouble {
-            Trouble::Killed => {
-                self.up[victim].store(false, Ordering::Relaxed);
-                self.deaths.lock().unwrap().push((victim, self.now()));
-                self.masters[victim].lock().unwrap().take().unwrap().kill();
-            }
+            Trouble::Killed => self.kill(victim),
             Trouble::Stopped => {
                 self.up[victim].store(false, Ordering::Relaxed);
                 self.signal(victim, Signal::STOP);
             }
-            Trouble::Alone => self.between(victim, "-A", "-j DROP"),
-            Trouble::AllApart => sh("iptables -A FORWARD -j DROP"),
-            Trouble::Lossy => self.between(victim, "-A", LOSS),
-            Trouble::Slow => {
-                let delayed = tried(&format!("tc qdisc add dev m{victim} root netem delay 30ms 20ms"));
-                assert!(delayed || tried(&format!("tc qdisc add dev m{victim} root tbf {RATE}")));
+            Trouble::Alone => between(victim, "-A", CUT),
+            Trouble::AllApart => between_all("-A"),
+            Trouble::Lossy => between(victim, "-A", LOSS),
+            Trouble::Slow => slow_down(victim),
+            Trouble::Lost | Trouble::OthersLost => {
+                let masters = trouble.lost(victim);
+                self.losses.lock().unwrap().push(Loss { masters: masters.clone(), from: self.now(), to: At::MAX });
+                masters.iter().for_each(|master| self.kill(*master));
             }
+            Trouble::WrongClock(hours) => {
+                self.kill(victim);
+                self.begin(victim, hours);
+            }
+            Trouble::Full => disk::fill(&self.disk(victim)),
+            Trouble::ReadOnly => disk::close(&self.disk(victim)),
+            Trouble::Damaged => {
+                self.damages.lock().unwrap().push(Damage { master: victim, from: self.now(), to: At::MAX });
+                let others: Vec<_> =
+                    (0..MASTERS).filter(|master| *master != victim).map(|master| self.disk(master)).collect();
+                disk::damage(&self.disk(victim), &others.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+            }
+            Trouble::Renewed => self.certify(victim),
         }
     }
 
     /// Ends it.
     pub(super) fn end(&self, trouble: Trouble, victim: usize) {
         match trouble {
-            Trouble::Killed => self.begin(victim),
+            Trouble::Killed => self.begin(victim, 0),
             Trouble::Stopped => {
                 self.signal(victim, Signal::CONT);
                 self.up[victim].store(true, Ordering::Relaxed);
             }
-            Trouble::Alone => self.between(victim, "-D", "-j DROP"),
-            Trouble::AllApart => sh("iptables -D FORWARD -j DROP"),
-            Trouble::Lossy => self.between(victim, "-D", LOSS),
-            Trouble::Slow => sh(&format!("tc qdisc del dev m{victim} root")),
+            Trouble::Alone => between(victim, "-D", CUT),
+            Trouble::AllApart => between_all("-D"),
+            Trouble::Lossy => between(victim, "-D", LOSS),
+            Trouble::Slow => speed_up(victim),
+            Trouble::Lost | Trouble::OthersLost => {
+                for master in trouble.lost(victim) {
+                    self.replace_disk(master);
+                    self.begin(master, 0);
+                }
+                self.losses.lock().unwrap().last_mut().unwrap().to = self.now();
+            }
+            Trouble::WrongClock(_) => {
+                self.kill(victim);
+                self.begin(victim, 0);
+            }
+            Trouble::Full => disk::make_room(&self.disk(victim)),
+            Trouble::ReadOnly => disk::open(&self.disk(victim)),
+            Trouble::Damaged => {
+                disk::scrub(&self.disk(victim));
+                self.damages.lock().unwrap().last_mut().unwrap().to = self.now();
+            }
+            Trouble::Renewed => {}
         }
         self.tell(|_, _| true);
     }
@@ -190,7 +220,7 @@ impl Bed {
     pub(super) fn restart(&self, master: usize) {
         let registry = self.masters[master].lock().unwrap().take().unwrap();
         registry.stop();
-        self.begin(master);
+        self.begin(master, 0);
     }
 
     /// `node-proxy` before all of them, on the test's own network; killed with its handle.
@@ -208,10 +238,41 @@ impl Bed {
         NodeProxy(process)
     }
 
-    fn begin(&self, master: usize) {
-        let registry = Registry::start_in(Arc::clone(&self.folders[master]), &self.setups[master]);
+    /// The wall clock of a master, in milliseconds since 1970, as it tells another one.
+    pub(super) async fn wall(&self, master: usize) -> u64 {
+        let read = |kind| std::fs::read_to_string(self.common.join(format!("{master}-peer.{kind}"))).unwrap();
+        let client = self.authority.client(Some(&(read("crt"), read("key"))));
+        within(async {
+            loop {
+                let sum = client.get(format!("https://{}:5001/-/peer/records", address(master))).header("d8-hop", "1");
+                // It says so when it has read its records.
+                if let Some(clock) = sum.send().await.unwrap().headers().get("d8-clock") {
+                    return clock.to_str().unwrap().parse().unwrap();
+                }
+            }
+        })
+        .await
+    }
+
+    fn begin(&self, master: usize, hours: i8) {
+        let registry = Registry::start_in(self.disk(master), &self.setup(master, hours));
         *self.masters[master].lock().unwrap() = Some(registry);
         self.up[master].store(true, Ordering::Relaxed);
+    }
+
+    fn kill(&self, master: usize) {
+        self.up[master].store(false, Ordering::Relaxed);
+        self.deaths.lock().unwrap().push((master, self.now()));
+        self.masters[master].lock().unwrap().take().unwrap().kill();
+    }
+
+    fn disk(&self, master: usize) -> Arc<TempDir> {
+        Arc::clone(&self.disks[master].lock().unwrap())
+    }
+
+    fn replace_disk(&self, master: usize) {
+        let before = std::mem::replace(&mut *self.disks[master].lock().unwrap(), disk::empty());
+        disk::let_go(before);
     }
 
     fn signal(&self, master: usize, signal: Signal) {
@@ -221,13 +282,6 @@ impl Bed {
     fn tell(&self, linked: impl Fn(usize, usize) -> bool) {
         let links = (0..MASTERS).map(|one| (0..MASTERS).map(|other| linked(one, other)).collect()).collect();
         self.links.lock().unwrap().change(self.now(), links);
-    }
-
-    /// A rule for what goes between a master and the others, added or deleted.
-    #[expect(clippy::unused_self, reason = "the network is the bed's")]
-    fn between(&self, master: usize, how: &str, rule: &str) {
-        let at = address(master);
-        sh(&format!("iptables {how} FORWARD -s {at} {rule} && iptables {how} FORWARD -d {at} {rule}"));
     }
 }
 
@@ -247,20 +301,4 @@ impl Drop for NodeProxy {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// One of ten packets.
-const LOSS: &str = "-m statistic --mode random --probability 0.1 -j DROP";
-
-/// Slow enough to be felt.
-const RATE: &str = "rate 20mbit burst 32kb latency 100ms";
-
-/// A network for a master, at the other end of a cable.
-fn network(master: usize) {
-    let (own, other, at) = (format!("m{master}"), format!("10.77.{master}.254"), address(master));
-    sh(&format!(
-        "ip netns add {own} && ip link add name {own} type veth peer name eth0 netns {own} && \
-         ip address add {other}/24 dev {own} && ip link set {own} up && ip -n {own} link set lo up && \
-         ip -n {own} address add {at}/24 dev eth0 && ip -n {own} link set eth0 up && ip -n {own} route add default via {other}"
-    ));
 }

@@ -1,16 +1,17 @@
 //! Clients that push, delete and pull at masters that chance picks, and write down what they saw.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use reqwest::{Method, Response};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::bed::{Bed, MASTERS};
+use super::SETTLED;
+use super::bed::{Bed, MASTERS, MIN_COPIES};
 use super::history::{At, End, History, Key, Read, Seen, Write};
-use crate::support::{Chance, Client, Image, blob, digest};
+use crate::support::{Chance, Client, Image, blob, digest, header};
 
 /// Tags of a round.
 const TAGS: usize = 12;
@@ -19,7 +20,7 @@ const TAGS: usize = 12;
 const LAYERS: u64 = 16;
 
 /// Masters that may ask each other say the same by then, in microseconds.
-const PATIENCE: At = 30_000_000;
+const PATIENCE: At = 60_000_000;
 
 /// A round: names of its own, and all that happens to them.
 pub(super) struct Round {
@@ -33,6 +34,8 @@ pub(super) struct Round {
     steps: AtomicU64,
     stepped: Notify,
     is_over: AtomicBool,
+    /// Whether the wall clock of a master was wrong.
+    is_skewed: AtomicBool,
 }
 
 /// An answer that is neither yes nor no.
@@ -59,6 +62,7 @@ impl Round {
             steps: AtomicU64::new(0),
             stepped: Notify::new(),
             is_over: AtomicBool::new(false),
+            is_skewed: AtomicBool::new(false),
         }
     }
 
@@ -79,9 +83,29 @@ impl Round {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
+    /// The wall clock of a master is wrong from now on.
+    pub(super) fn skew(&self) {
+        self.is_skewed.store(true, Ordering::Relaxed);
+    }
+
     /// What happened.
-    pub(super) fn history(&self) -> History {
-        self.history.lock().unwrap().clone()
+    pub(super) fn history(&self, bed: &Bed) -> History {
+        let mut history = self.history.lock().unwrap().clone();
+        history.links = bed.links();
+        history.losses = bed.losses();
+        history.damages = bed.damages();
+        history.is_skewed = self.is_skewed.load(Ordering::Relaxed);
+        history
+    }
+
+    /// A number for an image that has a tag, or has none. Those between are nobody's.
+    fn take_number(&self, is_tagged: bool) -> u32 {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if Self::is_tagged(number) == is_tagged {
+                return number;
+            }
+        }
     }
 
     /// A tag and what is behind it in one repository, what is known by digest alone in another one: deletions of the one are
@@ -118,31 +142,35 @@ impl Round {
 }
 
 /// One client of all masters.
-pub(super) struct Walker<'a> {
-    round: &'a Round,
-    bed: &'a Bed,
+pub(super) struct Walker {
+    round: Arc<Round>,
+    bed: Arc<Bed>,
     clients: Vec<Client>,
     chance: Chance,
 }
 
-impl<'a> Walker<'a> {
-    pub(super) fn new(round: &'a Round, bed: &'a Bed, seed: u64) -> Self {
+impl Walker {
+    pub(super) fn new(round: &Arc<Round>, bed: &Arc<Bed>, seed: u64) -> Self {
+        let (round, bed) = (Arc::clone(round), Arc::clone(bed));
         Self { round, bed, clients: (0..MASTERS).map(Bed::client).collect(), chance: Chance(seed) }
     }
 
     /// Steps until the round is over.
-    pub(super) async fn walk(&mut self) {
+    pub(super) async fn walk(mut self) {
         while !self.round.is_over.load(Ordering::Relaxed) {
             let master = self.chance.below(MASTERS);
             if !self.bed.is_up(master) {
                 tokio::task::yield_now().await;
                 continue;
             }
-            match self.chance.below(20) {
+            match self.chance.below(24) {
                 0..6 => self.push(master).await,
-                6..7 => self.delete_tag(master).await,
-                7..8 => self.delete_image(master).await,
-                8..14 => self.read_image(master).await,
+                6..7 => self.push_of_many(master).await,
+                7..8 => self.push_twice(master).await,
+                8..9 => self.push_beside_delete(master).await,
+                9..10 => self.delete_tag(master).await,
+                10..11 => self.delete_image(master).await,
+                11..17 => self.read_image(master).await,
                 _ => self.read_tag(master).await,
             }
             self.round.steps.fetch_add(1, Ordering::Relaxed);
@@ -150,22 +178,57 @@ impl<'a> Walker<'a> {
         }
     }
 
+    fn a_tag(&mut self) -> u32 {
+        u32::try_from(self.chance.below(TAGS)).unwrap()
+    }
+
+    /// Another master.
+    fn beside(&mut self, master: usize) -> usize {
+        (master + 1 + self.chance.below(MASTERS - 1)) % MASTERS
+    }
+
     async fn push(&mut self, master: usize) {
         let number = self.round.next.fetch_add(1, Ordering::Relaxed);
-        let (image, is_tagged) = (self.round.image(number), Round::is_tagged(number));
-        let repository = self.round.repository(is_tagged);
-        let client = &self.clients[master];
+        let tag = Some(self.a_tag()).filter(|_| Round::is_tagged(number));
+        self.push_by(number, tag, [master; 3]).await;
+    }
+
+    /// Each request of an upload comes to another master, and the manifest's too.
+    async fn push_of_many(&mut self, master: usize) {
+        let number = self.round.next.fetch_add(1, Ordering::Relaxed);
+        let tag = Some(self.a_tag()).filter(|_| Round::is_tagged(number));
+        let second = self.beside(master);
+        self.push_by(number, tag, [master, second, MASTERS - master - second]).await;
+    }
+
+    /// Two images get one tag at once, at two masters.
+    async fn push_twice(&mut self, master: usize) {
+        let (tag, other) = (Some(self.a_tag()), self.beside(master));
+        let images = (self.round.take_number(true), self.round.take_number(true));
+        tokio::join!(self.push_by(images.0, tag, [master; 3]), self.push_by(images.1, tag, [other; 3]));
+    }
+
+    /// A tag is deleted at a master while it is pushed to another one.
+    async fn push_beside_delete(&mut self, master: usize) {
+        let (tag, other, number) = (self.a_tag(), self.beside(master), self.round.take_number(true));
+        tokio::join!(self.delete_of_tag(tag, master), self.push_by(number, Some(tag), [other; 3]));
+    }
+
+    /// Pushes an image to a master, or the requests of each of its uploads to one master after the other, and what comes last
+    /// to the last one.
+    async fn push_by(&self, number: u32, tag: Option<u32>, masters: [usize; 3]) {
+        let image = self.round.image(number);
+        let repository = self.round.repository(tag.is_some());
+        let from = self.bed.now();
         for content in image.blobs() {
-            let path = format!("/v2/{repository}/blobs/uploads/?digest={}", digest(content));
-            let pushed = client.request(Method::POST, &path).body(content.clone()).send().await;
             // Without its blobs nobody sends the manifest.
-            let Ok(pushed) = pushed else { return };
+            let Ok(pushed) = self.push_blob(&repository, content, masters).await else { return };
             if pushed.status() != 201 {
-                return self.refused_write(pushed).await;
+                return self.refused(pushed, masters, from).await;
             }
         }
-        let tag = u32::try_from(self.chance.below(TAGS)).unwrap();
-        let reference = if is_tagged { format!("t{tag}") } else { image.digest() };
+        let [_, _, master] = masters;
+        let reference = tag.map_or_else(|| image.digest(), |tag| format!("t{tag}"));
         self.round.known.lock().unwrap().insert(image.digest(), number);
         let path = format!("/v2/{repository}/manifests/{reference}");
         let request = self.clients[master].request(Method::PUT, &path).header("content-type", image.media_type());
@@ -173,18 +236,48 @@ impl<'a> Walker<'a> {
         let answer = request.body(image.manifest().to_vec()).send().await;
         let ended = self.bed.now();
         let Some(end) = self.end_of(&answer, 201, master, began, ended) else { return };
-        let write = |key| Write { key, value: Some(number), master, began, ended, end };
+        let is_short = answer.as_ref().is_ok_and(|answer| answer.headers().contains_key("warning"));
+        let copies = if is_short { 1 } else { MIN_COPIES };
+        let write = |key| Write { key, value: Some(number), master, began, ended, end, copies };
         self.round.wrote(write(Key::Image(number)));
-        if is_tagged {
+        if let Some(tag) = tag {
             self.round.wrote(write(Key::Tag(tag)));
         }
         if let Ok(answer) = answer {
-            self.refused_write(answer).await;
+            self.refused(answer, masters, from).await;
         }
     }
 
+    /// The answer to the request that ends an upload, or to the first that is refused.
+    async fn push_blob(
+        &self,
+        repository: &str,
+        content: &[u8],
+        masters: [usize; 3],
+    ) -> Result<Response, reqwest::Error> {
+        let [first, second, third] = masters.map(|master| &self.clients[master]);
+        let (path, name) = (format!("/v2/{repository}/blobs/uploads/"), digest(content));
+        if masters[0] == masters[1] {
+            return first.request(Method::POST, &format!("{path}?digest={name}")).body(content.to_vec()).send().await;
+        }
+        let begun = first.request(Method::POST, &path).send().await?;
+        if begun.status() != 202 {
+            return Ok(begun);
+        }
+        let location = header(&begun, "location");
+        let sent = second.request(Method::PATCH, &location).body(content.to_vec()).send().await?;
+        if sent.status() != 202 {
+            return Ok(sent);
+        }
+        third.request(Method::PUT, &format!("{}?digest={name}", header(&sent, "location"))).send().await
+    }
+
     async fn delete_tag(&mut self, master: usize) {
-        let tag = u32::try_from(self.chance.below(TAGS)).unwrap();
+        let tag = self.a_tag();
+        self.delete_of_tag(tag, master).await;
+    }
+
+    async fn delete_of_tag(&self, tag: u32, master: usize) {
         let path = format!("/v2/{}/manifests/t{tag}", self.round.repository(true));
         self.delete(Key::Tag(tag), master, &path).await;
     }
@@ -195,7 +288,7 @@ impl<'a> Walker<'a> {
         self.delete(Key::Image(number), master, &path).await;
     }
 
-    async fn delete(&mut self, key: Key, master: usize, path: &str) {
+    async fn delete(&self, key: Key, master: usize, path: &str) {
         let began = self.bed.now();
         let answer = self.clients[master].request(Method::DELETE, path).send().await;
         let ended = self.bed.now();
@@ -207,9 +300,10 @@ impl<'a> Walker<'a> {
             return;
         }
         let Some(end) = self.end_of(&answer, 202, master, began, ended) else { return };
-        self.round.wrote(Write { key, value: None, master, began, ended, end });
+        // The others hear of it behind the answer.
+        self.round.wrote(Write { key, value: None, master, began, ended, end, copies: 1 });
         if let Ok(answer) = answer {
-            self.refused_write(answer).await;
+            self.refused(answer, [master; 3], began).await;
         }
     }
 
@@ -229,7 +323,7 @@ impl<'a> Walker<'a> {
     }
 
     async fn read_tag(&mut self, master: usize) {
-        let tag = u32::try_from(self.chance.below(TAGS)).unwrap();
+        let tag = self.a_tag();
         let path = format!("/v2/{}/manifests/t{tag}", self.round.repository(true));
         let began = self.bed.now();
         let manifest = content(&self.clients[master], &path).await;
@@ -266,7 +360,7 @@ impl<'a> Walker<'a> {
 
     /// All of an image by digest.
     async fn pull(&self, number: u32, master: usize) -> Result<Seen, Trouble> {
-        pull(self.round, number, &self.clients[master]).await
+        pull(&self.round, number, &self.clients[master]).await
     }
 
     fn end_of(
@@ -287,10 +381,19 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// A write that is refused while its master lives is refused for a reason that passes.
-    async fn refused_write(&self, answer: Response) {
-        let status = answer.status().as_u16();
-        assert!(!(300..500).contains(&status), "{status}: {}", answer.text().await.unwrap_or_default());
+    /// A write that is refused while its master lives is refused for a reason that passes. Where requests come to several
+    /// masters an upload is unknown, or a blob, once one of them can't be asked.
+    async fn refused(&self, answer: Response, masters: [usize; 3], from: At) {
+        let (status, now) = (answer.status().as_u16(), self.bed.now());
+        if !(300..500).contains(&status) {
+            return;
+        }
+        let links = self.bed.links();
+        let is_cut =
+            |one: &usize| !masters.iter().all(|other| links.held(*one, *other, from.saturating_sub(SETTLED), now));
+        let has_died = |master: &usize| self.bed.died(*master, from, now);
+        let is_excused = status == 404 && masters.iter().any(|master| is_cut(master) || has_died(master));
+        assert!(is_excused, "{status} of {masters:?}: {}", answer.text().await.unwrap_or_default());
     }
 }
 
@@ -329,8 +432,7 @@ pub(super) async fn last(round: &Round, bed: &Bed, is_over: impl Fn(&History) ->
     let clients: Vec<Client> = (0..MASTERS).map(Bed::client).collect();
     let patience = bed.now() + PATIENCE;
     loop {
-        let mut history = round.history();
-        history.links = bed.links();
+        let mut history = round.history(bed);
         for (master, client) in clients.iter().enumerate() {
             let mut saw = |key, seen, began| {
                 history.last.push(Read { key, seen, master, began, ended: bed.now() });

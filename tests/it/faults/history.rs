@@ -2,7 +2,8 @@
 //!
 //! A key is a register: a tag, or an image that is asked for by its digest. A write says what stands there (`None`: it was
 //! deleted), and of two writes the one with the larger clock stays. Clocks are not seen from here; a write that ended
-//! before another one began has the smaller one, since all masters here have one wall.
+//! before another one began has the smaller one, since all masters here have one wall. Where the wall of one was wrong that is
+//! so for two writes of one master alone.
 //!
 //! What may be answered by a master that does not know of a write yet is anything older. What must not: bytes that are not
 //! what was asked for; a value that nobody wrote; less than the master itself has acknowledged; no, for an image that a
@@ -47,17 +48,8 @@ pub(super) struct Write {
     pub(super) began: At,
     pub(super) ended: At,
     pub(super) end: End,
-}
-
-impl Write {
-    /// Whether its clock is smaller for certain.
-    const fn is_before(&self, other: &Self) -> bool {
-        !matches!(self.end, End::Open) && self.ended + TIE < other.began
-    }
-
-    fn is_acknowledged(&self) -> bool {
-        self.end == End::Acknowledged
-    }
+    /// Masters that had it when it was acknowledged, as far as is known.
+    pub(super) copies: usize,
 }
 
 /// An answer to a read.
@@ -79,6 +71,22 @@ pub(super) struct Read {
     pub(super) ended: At,
 }
 
+/// Masters whose disks were lost at once, and until they had empty ones.
+#[derive(Clone, Debug)]
+pub(super) struct Loss {
+    pub(super) masters: Vec<usize>,
+    pub(super) from: At,
+    pub(super) to: At,
+}
+
+/// A master with contents that are not what was written, until they are mended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Damage {
+    pub(super) master: usize,
+    pub(super) from: At,
+    pub(super) to: At,
+}
+
 /// Which masters were up and could ask each other, from some moments on. Before the first one: all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Links(Vec<(At, Vec<Vec<bool>>)>);
@@ -90,7 +98,7 @@ impl Links {
     }
 
     /// Whether two of them could ask each other all the time.
-    fn held(&self, one: usize, other: usize, from: At, to: At) -> bool {
+    pub(super) fn held(&self, one: usize, other: usize, from: At, to: At) -> bool {
         let begin = self.0.iter().rposition(|(at, _)| *at <= from).unwrap_or_default();
         self.0[begin..].iter().take_while(|(at, _)| *at <= to).all(|(_, links)| links[one][other])
     }
@@ -113,6 +121,10 @@ pub(super) struct History {
     /// When all was quiet: of each key at each master.
     pub(super) last: Vec<Read>,
     pub(super) links: Links,
+    pub(super) losses: Vec<Loss>,
+    pub(super) damages: Vec<Damage>,
+    /// Whether the wall clock of a master was wrong.
+    pub(super) is_skewed: bool,
 }
 
 /// An answer that must not be, in words.
@@ -177,6 +189,8 @@ impl History {
         };
         let holder = self.holder(read, writes, rules);
         let value = match &read.seen {
+            // A client finds it out by the digest, and the master by a scrub.
+            Seen::Wrong(_) if self.was_damaged(read) => return,
             Seen::Wrong(_) => return fault(Kind::WrongBytes, None),
             Seen::Refused(_) => {
                 if let Some(holder) = holder {
@@ -191,8 +205,9 @@ impl History {
         }
         // Own writes: the master has this one, or a later one.
         let own = writes.iter().filter(|write| write.master == read.master && write.ended <= read.began);
-        let own: Vec<&&Write> = own.filter(|write| write.is_acknowledged()).collect();
-        if let Some(newer) = own.iter().find(|own| is_replaced(value, own, writes, read)) {
+        let own = own.filter(|write| !self.was_lost(read.master, write.began, read.ended));
+        let own: Vec<&&Write> = own.filter(|write| write.end == End::Acknowledged).collect();
+        if let Some(newer) = own.iter().find(|own| self.is_replaced(value, own, writes, read)) {
             return fault(Kind::OlderThanItsOwn, Some(newer));
         }
         if let Some(holder) = holder.filter(|_| value.is_none()) {
@@ -211,9 +226,10 @@ impl History {
         }
         let from = read.began.saturating_sub(rules.settled);
         let could_be_asked = |write: &&&Write| {
-            write.master == read.master || self.links.held(write.master, read.master, from, read.ended)
+            let is_linked = || self.links.held(write.master, read.master, from, read.ended);
+            (write.master == read.master || is_linked()) && !self.was_lost(write.master, write.began, read.ended)
         };
-        let acknowledged = writes.iter().filter(|write| write.is_acknowledged() && write.ended <= read.began);
+        let acknowledged = writes.iter().filter(|write| write.end == End::Acknowledged && write.ended <= read.began);
         acknowledged.filter(could_be_asked).copied().next()
     }
 
@@ -226,8 +242,8 @@ impl History {
             let has_to_be = self.holder(read, writes, rules).filter(|_| value.is_none());
             return has_to_be.into_iter().for_each(|holder| fault(Kind::LostAtTheEnd, Some(holder)));
         }
-        let acknowledged = writes.iter().filter(|write| write.is_acknowledged());
-        if let Some(newer) = acknowledged.copied().find(|newer| is_replaced(value, newer, writes, read)) {
+        let kept = writes.iter().filter(|write| write.end == End::Acknowledged && self.survives(write));
+        if let Some(newer) = kept.copied().find(|newer| self.is_replaced(value, newer, writes, read)) {
             let kind = if newer.value.is_none() { Kind::BackAtTheEnd } else { Kind::LostAtTheEnd };
             return fault(kind, Some(newer));
         }
@@ -236,12 +252,44 @@ impl History {
             fault(Kind::DifferentAtTheEnd, None);
         }
     }
-}
 
-/// Whether each write that explains the value is smaller than this one.
-fn is_replaced(value: Value, newer: &Write, writes: &[&Write], read: &Read) -> bool {
-    let mut explaining = writes.iter().filter(|write| write.value == value && write.began <= read.ended);
-    newer.value != value && explaining.all(|write| write.is_before(newer))
+    /// Whether each write that explains the value is smaller than this one.
+    fn is_replaced(&self, value: Value, newer: &Write, writes: &[&Write], read: &Read) -> bool {
+        let mut explaining = writes.iter().filter(|write| write.value == value && write.began <= read.ended);
+        newer.value != value && explaining.all(|write| self.is_before(write, newer))
+    }
+
+    /// Whether the clock of `one` is smaller for certain.
+    fn is_before(&self, one: &Write, other: &Write) -> bool {
+        // A clock goes on by itself as long as its disk does.
+        let is_same = one.master == other.master && !self.was_lost(one.master, one.began, other.ended);
+        !matches!(one.end, End::Open) && one.ended + TIE < other.began && (!self.is_skewed || is_same)
+    }
+
+    /// Whether a master's disk was lost meanwhile.
+    fn was_lost(&self, master: usize, from: At, to: At) -> bool {
+        self.losses.iter().any(|loss| loss.masters.contains(&master) && loss.from <= to && from <= loss.to)
+    }
+
+    /// Whether contents of a master may have been damaged when it was asked.
+    fn was_damaged(&self, read: &Read) -> bool {
+        let of_master = self.damages.iter().filter(|damage| damage.master == read.master);
+        of_master.clone().any(|damage| damage.from <= read.ended && read.began <= damage.to)
+    }
+
+    /// Whether what was acknowledged is on a disk for certain: where it was written, or on one of its copies, of which each
+    /// lost disk may have had one.
+    fn survives(&self, write: &Write) -> bool {
+        let (mut is_with_its_master, mut copies) = (true, write.copies);
+        for loss in self.losses.iter().filter(|loss| write.began <= loss.to) {
+            is_with_its_master &= !loss.masters.contains(&write.master);
+            copies = copies.saturating_sub(loss.masters.len());
+            if is_with_its_master {
+                copies = copies.max(1);
+            }
+        }
+        copies > 0
+    }
 }
 
 #[cfg(test)]

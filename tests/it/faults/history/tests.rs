@@ -9,7 +9,7 @@ const TAG: Key = Key::Tag(1);
 const LATER: At = 60_000_000;
 
 fn wrote(key: Key, value: Value, master: usize, began: At) -> Write {
-    Write { key, value, master, began, ended: began + 10_000, end: End::Acknowledged }
+    Write { key, value, master, began, ended: began + 10_000, end: End::Acknowledged, copies: 2 }
 }
 
 fn read(key: Key, value: Value, master: usize, began: At) -> Read {
@@ -151,4 +151,73 @@ fn masters_that_differ_at_the_end_are_found() {
     }
     let apart = at_the_end(writes, TAG, [Some(1), Some(2), Some(1)]);
     assert_eq!(kinds(&apart), [Kind::DifferentAtTheEnd; 2]);
+}
+
+fn loss(masters: &[usize], from: At, to: At) -> Loss {
+    Loss { masters: masters.to_vec(), from, to }
+}
+
+#[test]
+fn what_a_lost_disk_alone_had_may_be_gone_and_nothing_else() {
+    for (copies, lost, is_found) in [
+        (2, vec![loss(&[0], 50_000, 60_000)], true),
+        (2, vec![loss(&[1, 2], 50_000, 60_000)], true),
+        (2, vec![loss(&[0, 2], 50_000, 60_000)], false),
+        (3, vec![loss(&[0, 2], 50_000, 60_000)], true),
+        (1, vec![loss(&[0], 50_000, 60_000)], false),
+        (1, vec![loss(&[1], 50_000, 60_000)], true),
+        // One copy was left, and its disk may be the next.
+        (2, vec![loss(&[0], 50_000, 60_000), loss(&[1], 70_000, 80_000)], false),
+        (2, vec![loss(&[1], 50_000, 60_000), loss(&[2], 70_000, 80_000)], true),
+    ] {
+        let mut gone = at_the_end(vec![Write { copies, ..wrote(IMAGE, Some(1), 0, 0) }], IMAGE, [None; 3]);
+        gone.losses = lost.clone();
+        let expected = if is_found { vec![Kind::LostAtTheEnd; 3] } else { Vec::new() };
+        assert_eq!(kinds(&gone), expected, "{copies} {lost:?}");
+    }
+    // Written on the new disk it is there.
+    let mut later = at_the_end(vec![Write { copies: 1, ..wrote(IMAGE, Some(1), 0, 100_000) }], IMAGE, [None; 3]);
+    later.losses = vec![loss(&[0], 50_000, 60_000)];
+    assert_eq!(kinds(&later), [Kind::LostAtTheEnd; 3]);
+}
+
+#[test]
+fn a_master_with_a_new_disk_need_not_know_its_own_writes_until_all_is_quiet() {
+    let mut asked = history(vec![wrote(IMAGE, Some(1), 0, 0)], vec![read(IMAGE, None, 0, LATER)]);
+    assert_eq!(kinds(&asked), [Kind::OlderThanItsOwn]);
+    asked.losses = vec![loss(&[0], 50_000, 60_000)];
+    assert_eq!(kinds(&asked), []);
+    asked.reads[0].master = 1;
+    assert_eq!(kinds(&asked), [], "nor can another one find it there");
+    asked.losses[0].masters = vec![2];
+    assert_eq!(kinds(&asked), [Kind::GoneWhileHeld]);
+}
+
+#[test]
+fn damage_is_seen_at_its_master_until_it_is_mended() {
+    let mut wrong = read(IMAGE, None, 0, LATER);
+    wrong.seen = Seen::Wrong("a layer".to_owned());
+    for (master, from, to, is_found) in
+        [(0, 0, At::MAX, false), (1, 0, At::MAX, true), (0, 0, LATER - 1, true), (0, LATER + 10_001, At::MAX, true)]
+    {
+        let mut asked = history(vec![wrote(IMAGE, Some(1), 0, 0)], vec![wrong.clone()]);
+        asked.damages = vec![Damage { master, from, to }];
+        assert_eq!(!kinds(&asked).is_empty(), is_found, "{master} {from} {to}");
+    }
+}
+
+#[test]
+fn where_a_clock_was_wrong_the_writes_of_one_master_alone_have_an_order() {
+    let beside = |first: usize, second: usize| {
+        let writes = vec![wrote(TAG, Some(1), first, 0), wrote(TAG, Some(2), second, 50_000)];
+        History { is_skewed: true, ..at_the_end(writes, TAG, [Some(1); 3]) }
+    };
+    assert_eq!(kinds(&beside(0, 1)), []);
+    assert_eq!(kinds(&beside(1, 1)), [Kind::LostAtTheEnd; 3]);
+    let mut lost = beside(1, 1);
+    lost.losses = vec![loss(&[1], 20_000, 30_000)];
+    assert_eq!(kinds(&lost), []);
+    let mut apart = beside(0, 1);
+    apart.last[2].seen = Seen::Value(Some(2));
+    assert_eq!(kinds(&apart), [Kind::DifferentAtTheEnd]);
 }
