@@ -1,24 +1,26 @@
-//! Several masters with a Local each: a blob that another one has, and what they cost while nothing happens.
+//! Several masters with a Local each: a blob that another one has, a push, and what they cost while nothing happens.
 
 use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{slice, thread};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use d8_registry::oci::{Algorithm, Digest};
 
 use super::cold::{empty, place_upstream, pull_at_once};
 use super::{Bench, MAPPED, Row};
 use crate::baseline::masters::Master;
 use crate::baseline::ours::{Ours, Setup, basic};
 use crate::client::upload::Fresh;
-use crate::client::{Request, Tally, Wire, push, verify};
+use crate::client::{Request, Tally, Wire, fetch, push, verify};
 use crate::compare::{Measure, Sample, Sum, median};
 use crate::cpu::{self, Meter};
 use crate::engine::{Contest, Side};
 use crate::interrupt;
 use crate::proc::{Memory, mebibytes};
+use crate::registry::Registry;
 use crate::report::{Report, Target};
 use crate::seed::{self, SeedOptions};
 
@@ -27,10 +29,22 @@ const ROUNDS: u32 = 8;
 /// Times of the CPU of a cold pull through Proxy, both ends of either.
 const LIMIT: f64 = 1.3;
 
-/// Of the idle masters.
+/// Pushes of each side.
+const PUSHES: u32 = 6;
+/// Times of the CPU of a push to one that is alone, all three.
+const PUSH_LIMIT: f64 = 4.5;
+/// How often the last master is asked whether it has it: its answers count.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Longest wait for the last master, which no client waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Of the idle ones, and of those that are pushed to.
 const MASTERS: u8 = 3;
 const TAGS: u32 = 100_000;
 const REPOSITORIES: u32 = 1000;
+/// Of the images that are pushed.
+const CONFIG: &[u8] = b"{}";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// How long nothing happens, in times of `--times`.
 const IDLE: Duration = Duration::from_secs(60);
 /// What is left of a start.
@@ -98,6 +112,114 @@ pub(crate) fn read_through(bench: &Bench<'_>, report: &mut Report, row: Row) -> 
     }
     report.comparisons.extend(comparisons);
     Ok(())
+}
+
+/// One client pushes an image to one of three masters, beside a push to one that is alone: the CPU of all until each has it. Two have
+/// it when the push is answered (`replicas.minCopies`), the third takes it all the same.
+pub(crate) fn pushed(bench: &Bench<'_>, report: &mut Report, row: Row) -> Result<()> {
+    let dir = bench.dir(&row.name())?;
+    let masters = Master::several(MASTERS, &dir)?;
+    let start = |number: usize| {
+        let own = dir.join(format!("master-{number}"));
+        Ours::start(&Setup { master: Some(&masters[number]), ..bench.setup(&own.join("store"), &own) })
+    };
+    let several = (0..masters.len()).map(start).collect::<Result<Vec<_>>>()?;
+    let (own, client) = (dir.join("alone"), bench.client(true)?);
+    let alone = Ours::start(&Setup {
+        certificate: Some(&bench.p256),
+        client: client.as_ref(),
+        ..bench.setup(&own.join("store"), &own)
+    })?;
+    let fresh = RefCell::new(Fresh::new(bench.options.size));
+    let measured = |round: u32, is_ours: bool| {
+        let servers = if is_ours { &several[..] } else { slice::from_ref(&alone) };
+        let pids: Vec<u32> = servers.iter().flat_map(|server| server.process.pids()).collect();
+        let mut fresh = fresh.borrow_mut();
+        let (content, digest) = fresh.content(u64::from(round) * 2 + u64::from(is_ours));
+        let image = PushedImage::of(&servers[0], content, &digest);
+        bench.before_storing(&pids)?;
+        let meter = Meter::start(&pids)?;
+        image.push(content, &digest)?;
+        servers.iter().try_for_each(|server| image.until_at(server))?;
+        // Work that is done after the last byte was sent, such as a sync, belongs to the push.
+        cpu::settle(&pids)?;
+        let sum = Sum::of(
+            meter.read()?,
+            Tally { answers: 1, bytes: u64::from(bench.options.size) << 20, ..Tally::nothing()? },
+        );
+        for server in servers {
+            verify(
+                &server.place,
+                &Request::get(&image.registry.path(&format!("blobs/{digest}")), Some(&basic())),
+                &digest,
+            )?;
+        }
+        image.delete(&digest)?;
+        Ok(sum)
+    };
+    let name = format!("push of {} MiB to three masters, until each has it", bench.options.size);
+    let mut contest = Contest::new(row.name());
+    let sides = (
+        contest.side(Side::operation(|round| measured(round, true))),
+        contest.side(Side::operation(|round| measured(round, false))),
+    );
+    contest.pair(name, Measure::CpuSecondsPerGigabyteStored, sides, "one that is alone", Some(PUSH_LIMIT));
+    contest.run(bench.operations(PUSHES), report)
+}
+
+/// An image of one layer.
+struct PushedImage {
+    /// Where it is pushed.
+    registry: Registry,
+    manifest: String,
+    name: Digest,
+}
+
+impl PushedImage {
+    fn of(server: &Ours, content: &[u8], layer: &Digest) -> Self {
+        let layer = testkit::descriptor_of("application/vnd.oci.image.layer.v1.tar", layer, content.len());
+        let config = testkit::descriptor("application/vnd.oci.image.config.v1+json", CONFIG);
+        let manifest = testkit::image(&config, &[layer]).to_string();
+        let registry = Registry {
+            place: server.place.clone(),
+            repository: MAPPED.to_owned(),
+            authorization: Some(basic()),
+            pids: Vec::new(),
+        };
+        let name = Algorithm::Sha256.digest(manifest.as_bytes());
+        Self { registry, manifest, name }
+    }
+
+    fn push(&self, content: &[u8], layer: &Digest) -> Result<()> {
+        let mut wire = Wire::connect(&self.registry.place)?;
+        for (content, digest) in [(content, layer), (CONFIG, &Algorithm::Sha256.digest(CONFIG))] {
+            push(&mut wire, MAPPED, content, digest, Some(&basic()))?;
+        }
+        self.registry.put_manifest(&mut wire, "pushed", MANIFEST, self.manifest.as_bytes())
+    }
+
+    /// Waits until a server has all of it.
+    fn until_at(&self, server: &Ours) -> Result<()> {
+        let path = self.registry.path(&format!("manifests/{}", self.name));
+        let own = Request::new("HEAD", &path, Some(&basic()), "d8-hop: 1\r\n");
+        let (mut wire, end) = (Wire::connect(&server.place)?, Instant::now() + PATIENCE);
+        while fetch(&mut wire, &own, &[])?.status != 200 {
+            ensure!(Instant::now() < end, "a master does not take it: {:?}", server.place);
+            thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// At all masters: a disk has room for one at a time.
+    fn delete(&self, layer: &Digest) -> Result<()> {
+        let mut wire = Wire::connect(&self.registry.place)?;
+        for what in [format!("manifests/{}", self.name), format!("blobs/{layer}")] {
+            let delete = Request::new("DELETE", &self.registry.path(&what), Some(&basic()), "");
+            let deleted = fetch(&mut wire, &delete, &[])?;
+            ensure!(deleted.status == 202, "DELETE: {}", deleted.answer.text());
+        }
+        Ok(())
+    }
 }
 
 /// Three masters with the same 100,000 tags, of which nobody wants anything, beside one alone. All cores.

@@ -94,6 +94,8 @@ pub(crate) enum Row {
     Scale,
     /// A blob that another master has, against a cold pull through Proxy from an upstream over TLS: CPU of both ends.
     ReadThrough,
+    /// A push to one of three masters until each has it, against a push to one that is alone: CPU of all.
+    MastersPush,
     /// Three masters with 100,000 tags while nothing happens: bytes, CPU, memory beside one alone.
     MastersIdle,
     /// A scrub by order: CPU per byte against SHA-256 alone, and p99 of a manifest GET beside it against without.
@@ -222,6 +224,7 @@ impl<'a> Bench<'a> {
             Row::TakeOver => takeover::run(self, report, row),
             Row::Scale => scale::run(self, report, row),
             Row::ReadThrough => masters::read_through(self, report, row),
+            Row::MastersPush => masters::pushed(self, report, row),
             Row::MastersIdle => masters::idle(self, report, row),
             Row::Scrub => scrub::run(self, report, row),
         }
