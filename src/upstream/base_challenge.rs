@@ -43,6 +43,7 @@ impl Endpoint {
             headers: HeaderMap::new(),
             bulk: false,
             patient: false,
+            body: None,
         };
         let response = self.transport.exchange(outgoing, deadline).await?;
         let is_challenge = response.status() == StatusCode::UNAUTHORIZED && self.learn(response.headers(), "", None)?;

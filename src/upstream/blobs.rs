@@ -223,7 +223,7 @@ impl UpstreamError {
 
 /// Whether an answer to HEAD is that of a portal or a login page, which has the length of the page. A registry that
 /// labels its blobs so names the digest beside it. Of a GET the bytes are judged and not the label.
-fn is_page(headers: &HeaderMap, digest: &Digest) -> bool {
+pub(super) fn is_page(headers: &HeaderMap, digest: &Digest) -> bool {
     header(headers, CONTENT_TYPE).trim_start().to_ascii_lowercase().starts_with("text/html")
         && told_digest(headers).is_none_or(|told| told != *digest)
 }

@@ -50,10 +50,22 @@ pub(super) struct Endpoint {
     pub(super) shared: Arc<Shared>,
 }
 
+/// What a question does, which is what a token for it has to allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Pull,
+    Push,
+}
+
 /// A question to a registry.
 #[derive(Clone)]
 pub(super) struct Call {
     pub(super) method: Method,
+    pub(super) access: Access,
+    /// Another repository that a blob is taken from.
+    pub(super) also: Option<String>,
+    /// What is sent, and its type.
+    pub(super) content: Option<(HeaderValue, Bytes)>,
     /// The repository at this endpoint, `""` for none.
     pub(super) repository: String,
     /// Path and query.
@@ -69,6 +81,19 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// The scope of a token for it (Docker's token specification).
+    pub(super) fn usual_scope(&self) -> String {
+        let actions = match self.access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+        };
+        match (self.repository.as_str(), &self.also) {
+            ("", _) => String::new(),
+            (repository, None) => format!("repository:{repository}:{actions}"),
+            (repository, Some(also)) => format!("repository:{repository}:{actions} repository:{also}:pull"),
+        }
+    }
+
     fn subject(&self) -> Subject<'_> {
         Subject { repository: &self.repository, target: &self.target }
     }
@@ -76,9 +101,10 @@ impl Call {
 
 /// The side that answers, and whether it was asked with credentials or a token.
 #[derive(Clone, Copy)]
-struct Side {
-    own: bool,
-    signed: bool,
+pub(super) struct Side {
+    pub(super) own: bool,
+    pub(super) signed: bool,
+    pub(super) access: Access,
 }
 
 /// A good answer.
@@ -135,7 +161,9 @@ impl Endpoint {
     pub(super) fn call(&self, method: Method, child: &str, tail: &str) -> Call {
         let repository = self.repository(child);
         let target = format!("{}/v2/{repository}/{tail}", self.shared.face.prefix());
-        Call { method, repository, target, accept: None, range: None, bulk: false, patient: false, probe: false }
+        let (access, also, content) = (Access::Pull, None, None);
+        let (accept, range, bulk, patient, probe) = (None, None, false, false, false);
+        Call { method, access, also, content, repository, target, accept, range, bulk, patient, probe }
     }
 
     /// The address of a target.
@@ -212,6 +240,7 @@ impl Endpoint {
                 headers,
                 bulk: call.bulk,
                 patient: call.patient,
+                body: call.content.as_ref().map(|(_, bytes)| bytes.clone()),
             };
             let began = Instant::now();
             let response = self.transport.exchange(outgoing, deadline).await?;
@@ -262,11 +291,15 @@ impl Endpoint {
                     self.drain(response, &host).await;
                     continue;
                 }
-                return Err(self.refusal(response, &host, Side { own, signed: signed.is_some() }, deadline).await);
+                return Err(self
+                    .refusal(response, &host, Side { own, signed: signed.is_some(), access: call.access }, deadline)
+                    .await);
             }
             if !status.is_redirection() || status == StatusCode::NOT_MODIFIED {
                 drop(place);
-                let error = self.refusal(response, &host, Side { own, signed: signed.is_some() }, deadline).await;
+                let error = self
+                    .refusal(response, &host, Side { own, signed: signed.is_some(), access: call.access }, deadline)
+                    .await;
                 if status == StatusCode::UNAUTHORIZED
                     && let Some(signed) = signed.filter(|signed| signed.is_basic)
                 {
@@ -311,16 +344,20 @@ impl Endpoint {
     }
 
     /// The error of an answer that is no success.
-    async fn refusal(&self, response: Response, host: &str, side: Side, deadline: Instant) -> UpstreamError {
-        let Side { own, signed } = side;
+    pub(super) async fn refusal(&self, response: Response, host: &str, side: Side, deadline: Instant) -> UpstreamError {
+        let Side { own, signed, access } = side;
+        let verb = match access {
+            Access::Pull => "read",
+            Access::Push => "write",
+        };
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let what = match status.as_u16() {
             401 | 403 if own && matches!(self.credentials, Credentials::Anonymous) => format!(
-                "does not let us read this without credentials ({status}), and none are configured; some registries answer so for what does not exist"
+                "does not let us {verb} this without credentials ({status}), and none are configured; some registries answer so for what does not exist"
             ),
             401 | 403 if own => format!(
-                "refuses our credentials ({status}); they may have expired or may not read this, and some registries answer so for what does not exist"
+                "refuses our credentials ({status}); they may have expired or may not {verb} this, and some registries answer so for what does not exist"
             ),
             407 => format!("is behind a proxy that wants another user name or password ({status})"),
             404 => format!("does not have it ({status})"),
@@ -364,6 +401,9 @@ fn headers(call: &Call) -> HeaderMap {
     headers.insert(ACCEPT, call.accept.clone().unwrap_or_else(|| HeaderValue::from_static("*/*")));
     if let Some(range) = &call.range {
         headers.insert(RANGE, range.clone());
+    }
+    if let Some((media_type, _)) = &call.content {
+        headers.insert(CONTENT_TYPE, media_type.clone());
     }
     headers
 }

@@ -19,7 +19,7 @@ use super::transport::{Outgoing, OutgoingBody};
 
 /// Longest wait for the head of the answer behind the last byte of the body, while the host is up: the end of an upload writes
 /// and syncs what is left of it.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A request to be sent on.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl BodySender {
 }
 
 impl ForwardedBody {
-    fn outgoing(self) -> OutgoingBody {
+    pub(super) fn outgoing(self) -> OutgoingBody {
         let Self { pieces, sent, all_sent } = self;
         let stream = stream::unfold(Some((pieces, sent)), async |state| {
             let (mut pieces, sent) = state?;
@@ -136,7 +136,7 @@ impl Upstream {
         if face.is_own_store() {
             headers.insert(HOP, ONE_HOP);
         }
-        let outgoing = Outgoing { method, url, headers, bulk: true, patient: true };
+        let outgoing = Outgoing { method, url, headers, bulk: true, patient: true, body: None };
         let body = body.map(ForwardedBody::outgoing);
         let response = Box::pin(endpoint.transport.forward(outgoing, body, PATIENCE)).await?;
         let (status, headers) = (response.status(), response.headers().clone());

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Upstream;
 use super::body::UpstreamBody;
-use super::endpoint::Call;
+use super::endpoint::{Access, Call};
 use super::error::UpstreamError;
 use super::face::PEER_PREFIX;
 use crate::clock::Timestamp;
@@ -90,6 +90,9 @@ impl Upstream {
 fn call(method: Method, path: &str) -> Call {
     Call {
         method,
+        access: Access::Pull,
+        also: None,
+        content: None,
         repository: String::new(),
         target: format!("{PEER_PREFIX}{path}"),
         accept: None,

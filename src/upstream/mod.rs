@@ -2,14 +2,15 @@
 //!
 //! An [`Upstream`] reads manifests, blobs and lists. It signs in (Basic, Bearer), follows redirects to storage, tries
 //! mirrors and again, and keeps to a deadline in all of that. It sends our own headers only, and gives our credentials
-//! to nobody but the upstream and its token server. It never writes to an upstream, stores nothing on disk and knows
-//! nothing of the store. What a client sends to one master of a cluster and another one has to carry out goes on by `forward`.
+//! to nobody but the upstream and its token server. It writes to an upstream by `writes` alone, which no mode calls, stores nothing
+//! on disk and knows nothing of the store. What a client sends to one master of a cluster and another one has to carry out goes on
+//! by `forward`.
 //!
 //! In reading order: `options` and `error` are plain values; `request` tries endpoints and tries again; `endpoint` asks
 //! one, as often as its `gate` lets through and not for what it refused a moment ago (`refusals`), follows redirects
 //! (`redirect`) and signs in (`sign_in`, `challenge`, `base_challenge`, `token`, `token_server`); `transport` does one exchange
 //! (`circuit`, `failure`) with clients made of `tls`, `proxy`, `dns` and `address`; `manifests`, `blobs`, `lists` and
-//! `probe` are what is asked, `masters` what masters ask each other beside that, `answering_mode` is who answered; `body` is what comes, `verified` a blob of it that is proven; `secrets` is what no error tells, `face` which side of a
+//! `probe` are what is asked, `writes` what is pushed, `masters` what masters ask each other beside that, `answering_mode` is who answered; `body` is what comes, `verified` a blob of it that is proven; `secrets` is what no error tells, `face` which side of a
 //! d8-registry is asked.
 
 mod address;
@@ -44,6 +45,7 @@ mod token;
 mod token_server;
 mod transport;
 mod verified;
+mod writes;
 
 use std::fmt;
 use std::sync::Arc;
@@ -64,6 +66,7 @@ pub use probe::Probe;
 pub use proxy::ProxyVariables;
 pub use transport::TRANSFER_BYTES;
 pub use verified::{BlobFault, VerifiedBlob};
+pub use writes::{BegunUpload, Upload};
 
 use self::circuit::Circuits;
 use self::dns::Resolver;

@@ -58,7 +58,7 @@ enum Known {
 #[derive(Default)]
 struct Learnt {
     known: Known,
-    /// Scopes other than the usual one, by repository.
+    /// Scopes other than the usual one, by that.
     scopes: HashMap<String, String>,
 }
 
@@ -105,7 +105,7 @@ impl Endpoint {
     ) -> Result<Option<Signed>, UpstreamError> {
         let (known, scope) = {
             let learnt = self.sign_in.learnt();
-            (learnt.known.clone(), learnt.scopes.get(&call.repository).cloned())
+            (learnt.known.clone(), learnt.scopes.get(&call.usual_scope()).cloned())
         };
         match known {
             Known::Nothing => Ok(None),
@@ -118,7 +118,7 @@ impl Endpoint {
                 Ok(Some(Signed { header, is_basic: true, first }))
             }
             Known::Bearer { realm, service } => {
-                let scope = scope.unwrap_or_else(|| usual_scope(&call.repository));
+                let scope = scope.unwrap_or_else(|| call.usual_scope());
                 let key = TokenKey { realm, service, scope, foreign: false };
                 let found = self.token(&key, call.probe, deadline).await;
                 if let Err(error) = &found
@@ -212,7 +212,7 @@ impl Endpoint {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             headers.insert(AUTHORIZATION, signed.header.clone());
-            let outgoing = Outgoing { method: Method::GET, url, headers, bulk: false, patient: false };
+            let outgoing = Outgoing { method: Method::GET, url, headers, bulk: false, patient: false, body: None };
             match self.transport.exchange(outgoing, deadline).await {
                 Ok(answer) => {
                     let status = answer.status();
@@ -244,7 +244,7 @@ impl Endpoint {
         if response.status() == StatusCode::FORBIDDEN {
             // Only a token's scope may be too narrow, and only if another one is named.
             let wider = match challenge::read(headers, self.shared.limits.challenge_bytes) {
-                Some(Challenge::Bearer { scope: Some(scope), .. }) => scope != self.scope(&call.repository),
+                Some(Challenge::Bearer { scope: Some(scope), .. }) => scope != self.scope(call),
                 _ => false,
             };
             if !wider || signed.is_none_or(|signed| signed.is_basic) {
@@ -256,12 +256,13 @@ impl Endpoint {
         if std::mem::replace(done, true) {
             return Ok(false);
         }
-        let is_new = self.learn(headers, &call.repository, signed.map(|signed| &signed.header))?;
+        let is_new = self.learn(headers, &call.usual_scope(), signed.map(|signed| &signed.header))?;
         Ok(is_new && (!is_replacement || call.probe || self.refusals.look_again(&call.repository)))
     }
 
-    fn scope(&self, repository: &str) -> String {
-        self.sign_in.learnt().scopes.get(repository).cloned().unwrap_or_else(|| usual_scope(repository))
+    fn scope(&self, call: &Call) -> String {
+        let usual = call.usual_scope();
+        self.sign_in.learnt().scopes.get(&usual).cloned().unwrap_or(usual)
     }
 
     /// Whether there are credentials to sign in with.
@@ -274,11 +275,11 @@ impl Endpoint {
         !matches!(self.sign_in.learnt().known, Known::Nothing)
     }
 
-    /// Takes in a challenge; whether it is worth asking again.
+    /// Takes in a challenge to a call of the scope `usual`, `""` for none; whether it is worth asking again.
     pub(super) fn learn(
         &self,
         headers: &HeaderMap,
-        repository: &str,
+        usual: &str,
         sent: Option<&HeaderValue>,
     ) -> Result<bool, UpstreamError> {
         if let Some(refused) = sent {
@@ -295,15 +296,15 @@ impl Endpoint {
                 let realm = self.realm(&realm)?;
                 let mut learnt = self.sign_in.learnt();
                 learnt.known = Known::Bearer { realm, service };
-                match scope.filter(|scope| *scope != usual_scope(repository)) {
+                match scope.filter(|scope| *scope != usual) {
                     Some(scope) => {
                         if learnt.scopes.len() >= MAX_SCOPES {
                             learnt.scopes.clear();
                         }
-                        learnt.scopes.insert(repository.to_owned(), scope);
+                        learnt.scopes.insert(usual.to_owned(), scope);
                     }
                     None => {
-                        learnt.scopes.remove(repository);
+                        learnt.scopes.remove(usual);
                     }
                 }
                 Ok(true)
@@ -368,9 +369,4 @@ fn token_server_address(host: &str, realm: &str) -> Result<Url, UpstreamError> {
         return Err(UpstreamError::refused(host, what));
     }
     Ok(url)
-}
-
-/// The scope of a pull (Docker's token specification).
-fn usual_scope(repository: &str) -> String {
-    if repository.is_empty() { String::new() } else { format!("repository:{repository}:pull") }
 }

@@ -97,8 +97,9 @@ impl Endpoint {
             if let Some(service) = &key.service {
                 query.append_pair("service", service);
             }
-            if !key.scope.is_empty() {
-                query.append_pair("scope", &key.scope);
+            // One for each repository.
+            for scope in key.scope.split(' ').filter(|scope| !scope.is_empty()) {
+                query.append_pair("scope", scope);
             }
             if let Credentials::Basic { user, .. } = credentials {
                 query.append_pair("account", user);
@@ -156,6 +157,7 @@ impl Endpoint {
                 headers: headers.clone(),
                 bulk: false,
                 patient: false,
+                body: None,
             };
             let response = self.transport.exchange(outgoing, deadline).await?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{Client, Url};
@@ -68,6 +69,8 @@ pub(super) struct Outgoing {
     pub(super) bulk: bool,
     /// The head of the answer may take longer than usual, up to the deadline, as long as the host answers others.
     pub(super) patient: bool,
+    /// What is sent, where it is in memory.
+    pub(super) body: Option<Bytes>,
 }
 
 /// A body that is sent while it comes.
@@ -142,7 +145,11 @@ impl Transport {
             return Err(late());
         }
         let limits = &self.shared.limits;
-        let request = client.request(outgoing.method, outgoing.url).headers(outgoing.headers).send();
+        let request = client.request(outgoing.method, outgoing.url).headers(outgoing.headers);
+        let request = match outgoing.body {
+            Some(body) => request.body(body).send(),
+            None => request.send(),
+        };
         let result = if patient {
             self.patiently(request, Waiting { url: &url, host: &host, trial: &clients.trial, deadline }).await
         } else {
@@ -180,7 +187,9 @@ impl Transport {
         patience: Duration,
     ) -> Result<reqwest::Response, UpstreamError> {
         let Outgoing { method, url, headers, .. } = outgoing;
-        let (host, key, clients, limits) = (host_port(&url), Circuits::key(&url), &self.own, &self.shared.limits);
+        let (host, key, limits) = (host_port(&url), Circuits::key(&url), &self.shared.limits);
+        let proxy = self.shared.proxies.way(&url);
+        let clients = if proxy.is_some() { &self.proxied } else { &self.own };
         self.pass_circuit(&url, &clients.trial, Instant::now() + limits.connect).await?;
         let began = Instant::now();
         let request = clients.blobs.request(method, url.clone()).headers(headers);
@@ -209,7 +218,7 @@ impl Transport {
                 self.shared.metrics.upstream_request(outcome(response.status(), false), taken);
                 return Ok(response);
             }
-            Some(Err(error)) => before_answer(&host, None, &error, limits.connect),
+            Some(Err(error)) => before_answer(&host, proxy.as_deref(), &error, limits.connect),
             None => (UpstreamError::timeout(&host, format!("gave no answer within {}", seconds(taken))), Fault::Other),
         };
         Err(self.failed((&url, &clients.trial), began, error, fault))

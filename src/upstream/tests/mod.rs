@@ -11,6 +11,7 @@ mod refused;
 mod server;
 mod sign_in;
 mod tls;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;

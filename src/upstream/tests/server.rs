@@ -18,6 +18,8 @@ pub(super) struct Request {
     /// Path and query as they stood in the first line.
     pub(super) target: String,
     headers: HashMap<String, String>,
+    /// All of its body, where a length was told.
+    pub(super) body: Vec<u8>,
 }
 
 impl Request {
@@ -183,5 +185,8 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<Request
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    Some(Request { method, target, headers })
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Request { method, target, headers, body })
 }
