@@ -1,11 +1,12 @@
 //! Bundles: files in which somebody carried a registry's images in, as `d8 mirror pull` and what was before it write them. Taken
 //! as they are: nothing is unpacked, and no name of an archive is ever a path on a disk.
 //!
-//! In reading order: `finding` (what is wrong or of note), `gost` (the sums beside files), `version` (releases and channels), `stream` (files laid end to end and
-//! read as one), `archive` (the entries of a tar by its headers), `place` (what the name of an entry says), `files` (which files
-//! there are, of which archive), `index` (a layout's `index.json`), `contents` (where each content lies), `opening` (all of that
-//! together), `reach` (what tags reach, and what that lacks), `inspect` and `verify` (the reports), `discovery` (the tags that a push makes),
-//! `catalog` (what a registry serves of it). `pull` makes bundles, and is a part of its own.
+//! In reading order: `finding` (what is wrong or of note), `gost` (the sums beside files), `version` (releases and channels),
+//! `stream` (files laid end to end and read as one), `archive` (the entries of a tar by its headers), `place` (what the name of
+//! an entry says), `files` (which files there are, of which archive), `index` (a layout's `index.json`), `contents` (where each
+//! content lies), `opening` (all of that together), `reach` (what tags reach, and what that lacks), `inspect` and `verify` (the
+//! reports), `discovery` (the tags that a push makes), `catalog` (what a registry serves of it). `pull`
+//! makes bundles, and is a part of its own.
 //!
 //! # Decisions
 //!

@@ -148,7 +148,7 @@ impl ImportArguments {
     }
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
+pub(super) fn read(file: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("{} can't be read: {error}", file.display())))
 }
 
@@ -238,6 +238,9 @@ fn show(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
     let taken = if report.dry_run { "would come" } else { "came" };
     for (what, tally) in [("tags", report.tags), ("manifests", report.manifests), ("blobs", report.blobs)] {
         writeln!(out, "{what}: {} {taken}, {} were there, {} left", tally.taken, tally.present, tally.left)?;
+    }
+    if report.mounted > 0 {
+        writeln!(out, "of these blobs {} were taken from other repositories of the registry", report.mounted)?;
     }
     writeln!(out, "bytes: {} {taken} ({} moved, {} shared)", report.bytes, report.moved_bytes, report.shared_bytes)?;
     if report.unfinished_uploads + report.deleted_manifests > 0 {

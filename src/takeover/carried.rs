@@ -69,6 +69,11 @@ impl Carried {
         found.map(|finding| (finding.place.as_str(), finding.says.as_str()))
     }
 
+    /// The repository whose tags are the names of modules.
+    pub(super) fn modules(&self) -> Option<&str> {
+        ["modules", ""].into_iter().find(|path| self.made.contains_key(*path))
+    }
+
     /// Those of discovery tags last: they say that the others are there.
     pub(super) fn repositories(&self) -> Vec<String> {
         let made: BTreeSet<&str> = self.made.keys().map(String::as_str).collect();

@@ -3,7 +3,8 @@
 //!
 //! In reading order: `names` (what a repository is called here), `fault` (what is wrong with an image), `listed`, `distribution`,
 //! `layouts`, `remote` and `carried` (the four kinds of source), `source` (one of them), `survey` (what of a repository is whole), `report`,
-//! `import` (the run), `orders` and `job` (the same in a running server), `export`. Trees of elsewhere are read by `fs::Folder`.
+//! `import` (the run), `orders` and `job` (the same in a running server), `push` (the same into any registry over its API) with
+//! `module_source` (the object by which a cluster finds modules there), `export`. Trees of elsewhere are read by `fs::Folder`.
 //!
 //! # Decisions
 //!
@@ -29,8 +30,10 @@ mod import;
 mod job;
 mod layouts;
 mod listed;
+mod module_source;
 mod names;
 mod orders;
+mod push;
 mod remote;
 mod report;
 mod source;
@@ -40,8 +43,10 @@ pub use export::{ExportError, ExportOptions, Exported, Selection, export};
 pub use fault::SourceError;
 pub use import::{Far, IMPORT_BYTES, ImportError, ImportOptions, import};
 pub use job::{ImportJob, Imports};
+pub use module_source::{module_source, write_module_source};
 pub use names::{InvalidMap, RepositoryMap};
 pub use orders::{ImportOrder, Password, RegistryOrder, SourceOrder};
+pub use push::{PushError, PushOptions, Target, push};
 pub use report::{Left, Report, Tally};
 pub use source::Source;
 

@@ -22,6 +22,9 @@ pub struct Report {
     pub manifests: Tally,
     /// Blobs, counted once for each repository.
     pub blobs: Tally,
+    /// Of these, blobs that a registry that was pushed to took from another of its repositories.
+    #[serde(default)]
+    pub mounted: u64,
     /// Bytes of blobs that came.
     pub bytes: u64,
     /// Of these, bytes that share the source's place on the disk (reflinks).

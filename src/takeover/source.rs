@@ -108,6 +108,16 @@ impl Source {
         }
     }
 
+    /// The repository of the modules that it has, by its path there: `modules`, or `""` in a mirror of a `ModuleSource`. `None`: it
+    /// has none, or is no bundle.
+    #[must_use]
+    pub fn modules(&self) -> Option<String> {
+        match &self.0 {
+            Kind::Bundle(carried) => carried.modules().map(str::to_owned),
+            Kind::Distribution(_) | Kind::Layouts(_) | Kind::Registry(_) => None,
+        }
+    }
+
     /// The directory that it is in; `None`: it is a registry.
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.0 {

@@ -121,6 +121,11 @@ impl Node {
         size_of::<Self>() + 2 * size_of::<Digest>() + size_of_val(&*self.blobs) + size_of_val(&*self.children)
     }
 
+    /// Whether it names no other manifest.
+    pub(super) const fn is_leaf(&self) -> bool {
+        self.children.is_empty()
+    }
+
     fn read(source: &Source, name: &str, digest: Digest) -> Result<Self, Fault> {
         let bytes = source.manifest(name, &digest)?;
         let manifest = parse(&bytes, digest)?;

@@ -14,13 +14,13 @@ use testkit::bundle::{Edition, Layout, RELEASES, hex};
 
 use crate::support::{Client, Image, Registry, Setup, assert_store_is_tidy, header, within};
 
-const ROOT: &str = "system/deckhouse";
+pub(crate) const ROOT: &str = "system/deckhouse";
 
 fn run(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_d8-registry")).args(words).output().unwrap()
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -36,7 +36,7 @@ fn import(code: i32, words: &[&str], data: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no report: {error}"))
 }
 
-fn written(edition: &Edition, chunks: Option<usize>) -> TempDir {
+pub(crate) fn written(edition: &Edition, chunks: Option<usize>) -> TempDir {
     let dir = TempDir::new().unwrap();
     match chunks {
         Some(size) => edition.write_chunks(dir.path(), size).unwrap(),
@@ -50,7 +50,7 @@ fn repository(path: &str) -> String {
 }
 
 /// What `d8 mirror push` sends: layout after layout, image after image, blobs before their manifest, then discovery tags.
-async fn push(client: &Client, edition: &Edition) {
+pub(crate) async fn push(client: &Client, edition: &Edition) {
     for (path, layout) in &edition.layouts {
         let tags: BTreeSet<&str> = layout.tags.iter().map(|(tag, ..)| tag.as_str()).collect();
         for tag in tags {
@@ -101,7 +101,7 @@ fn discovered(edition: &Edition) -> BTreeMap<&'static str, BTreeSet<String>> {
 
 /// All that a client can pull: under every tag, and every manifest below it, type and bytes, with all blobs. Of discovery tags their
 /// names: their images are random.
-async fn held(client: &Client) -> BTreeMap<String, (String, Vec<u8>)> {
+pub(crate) async fn held(client: &Client) -> BTreeMap<String, (String, Vec<u8>)> {
     // Behind a store that was written without a server the lists are made anew.
     let listed = async {
         loop {
@@ -218,17 +218,23 @@ async fn what_a_missing_chunk_holds_gets_no_tag_and_comes_with_the_chunk() {
     assert_same(&held(&client).await, &held(&pushed.client()).await);
 }
 
-/// A flipped bit is found as the content comes; the tags that need it stay out, and are named.
-#[tokio::test]
-async fn damage_inside_a_content_leaves_out_the_tags_that_reach_it() {
-    let edition = Edition::of(&RELEASES);
-    let bundle = written(&edition, None);
+/// Whole files, with damage inside a layer that `modules/console/extra/scanner:7` alone reaches.
+pub(crate) fn with_a_flipped_bit(edition: &Edition) -> TempDir {
+    let bundle = written(edition, None);
     let file = bundle.path().join("module-console.tar");
     let mut bytes = std::fs::read(&file).unwrap();
     let layer = testkit::noise(602, 3000);
     let at = bytes.windows(64).position(|window| window == &layer[..64]).unwrap();
     bytes[at + 7] ^= 1;
     std::fs::write(&file, bytes).unwrap();
+    bundle
+}
+
+/// A flipped bit is found as the content comes; the tags that need it stay out, and are named.
+#[tokio::test]
+async fn damage_inside_a_content_leaves_out_the_tags_that_reach_it() {
+    let edition = Edition::of(&RELEASES);
+    let bundle = with_a_flipped_bit(&edition);
     let registry = Registry::start(&Setup::open());
     let report = import(1, &[text(bundle.path())], &registry.data());
     assert_eq!(report["tags"]["left"], 1, "{report}");

@@ -13,6 +13,7 @@ mod auth;
 mod before_sign_in;
 mod blobs;
 mod bundles;
+mod bundles_pushed;
 mod checker;
 mod collection;
 #[cfg(feature = "failpoints")]

@@ -4,6 +4,7 @@ mod import;
 mod inspect;
 mod module_source;
 mod pull;
+mod push;
 mod verify;
 
 use std::io;
@@ -29,14 +30,16 @@ pub enum BundleCommand {
     /// wrong.
     #[command(after_help = "Example:\n  d8-registry bundle verify /mnt/usb/bundle")]
     Verify(BundleArguments),
-    /// Take the images of a bundle into a store of mode Local, from its files as they are: only what is missing comes, all of it
-    /// hashed, tags last. A running server is asked to do it over the socket in its data directory, as root or as its user; else the
-    /// store is taken by this process.
+    /// Take the images of a bundle into a store of mode Local, or with --to into any registry, from its files as they are: only what is
+    /// missing comes, all of it hashed, tags last. A running server is asked to do it over the socket in its data directory, as root or
+    /// as its user; else the store is taken by this process.
     #[command(
         after_help = "Run again after it was killed, it goes on. What is not whole is named and gets no tag; ends with 1 then.\n\
         As `d8 mirror push` does it, tags move, and modules get the tags by which Deckhouse finds them.\n\nExamples:\n  \
         d8-registry bundle import /mnt/usb/bundle --data-dir /var/lib/d8-registry\n  \
-        What would come?\n    d8-registry bundle import /mnt/usb/bundle --dry-run --data-dir /var/lib/d8-registry"
+        What would come?\n    d8-registry bundle import /mnt/usb/bundle --dry-run --data-dir /var/lib/d8-registry\n  \
+        Into any registry\n    d8-registry bundle import /mnt/usb/bundle --to https://registry.example:5000/deckhouse/ee \\\n      \
+        --username rw --password-file password --ca-file ca.crt --module-source module_source.yml"
     )]
     Import(BundleImportArguments),
     /// Make a bundle of a registry's images, as `d8 mirror pull` does: the platform, its installer, the security databases, modules,
@@ -72,7 +75,10 @@ pub(super) fn run(command: &BundleCommand) -> Result<(), Failure> {
     match command {
         BundleCommand::Inspect(arguments) => inspect::run(arguments),
         BundleCommand::Verify(arguments) => verify::run(arguments),
-        BundleCommand::Import(arguments) => import::run(arguments),
+        BundleCommand::Import(arguments) => match &arguments.to {
+            Some(address) => push::run(arguments, address.expose()),
+            None => import::run(arguments),
+        },
         BundleCommand::Pull(arguments) => pull::run(arguments),
     }
 }
