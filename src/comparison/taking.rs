@@ -11,7 +11,7 @@ use super::Comparison;
 use super::text::records;
 use crate::mode::{Brought, Closure, Local, ModeError, Moved};
 use crate::oci::{Digest, Reference, RepoName};
-use crate::store::{FARTHEST_AHEAD, Record, StoreError};
+use crate::store::{Record, StoreError};
 use crate::telemetry::with_causes;
 use crate::upstream::Upstream;
 
@@ -151,8 +151,7 @@ impl Comparison {
     ) -> Result<(), String> {
         let store = &self.0.store;
         let wall = crate::clock::now();
-        let is_ahead = |record: &Record| record.wall().since(wall).is_some_and(|ahead| ahead > FARTHEST_AHEAD);
-        let (ahead, records): (Vec<_>, Vec<_>) = records.into_iter().partition(is_ahead);
+        let (ahead, records): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.is_too_far_ahead(wall));
         outcome.refused += ahead.len();
         self.note_refused(from, ahead.len());
         let later = async |records| store.later_records(repo, records).await.map_err(|error| with_causes(&error));

@@ -65,7 +65,7 @@ pub use repositories::lists::KeptList;
 pub use repositories::mode_data::count::{DataCount, UnusedData};
 pub use repositories::mode_data::dropper::{Dropped, Left};
 pub use repositories::mode_data::gate::UsedData;
-pub use repositories::recorded::{FARTHEST_AHEAD, TakenRecords};
+pub use repositories::recorded::TakenRecords;
 pub use repositories::records::{Arriving, BUCKETS, NoRecord, Record, RepositorySum, Sum};
 pub use repositories::references::LONG_WALKS;
 pub use repositories::snapshots::report::{

@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::oci::Reference;
-use crate::store::{FARTHEST_AHEAD, Record};
+use crate::store::Record;
 
 /// The latest record about `of` among the lines that others told, at `wall` by the clock here. A line that is none, that is about
 /// something else, or whose clock is more than 24 h ahead is as good as not told.
@@ -11,9 +11,8 @@ pub(super) fn latest_of<'a>(
     of: &Reference,
     wall: Timestamp,
 ) -> Option<Record> {
-    let is_ahead = |record: &Record| record.wall().since(wall).is_some_and(|ahead| ahead > FARTHEST_AHEAD);
     let records = lines.into_iter().filter_map(|line| line.parse::<Record>().ok());
-    let believed = records.filter(|record| record.of() == of && !is_ahead(record));
+    let believed = records.filter(|record| record.of() == of && !record.is_too_far_ahead(wall));
     believed.reduce(|one, other| if other.is_later(&one) { other } else { one })
 }
 

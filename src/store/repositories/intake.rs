@@ -10,7 +10,7 @@ use super::manifests::Manifests;
 use super::tags::read_tag;
 use crate::clock::Timestamp;
 use crate::fs::{set_modified, stat};
-use crate::oci::{Digest, Manifest, RepoName, Tag};
+use crate::oci::{Digest, Manifest, Reference, RepoName, Tag};
 use crate::store::contents::intake::Taken;
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
@@ -95,11 +95,17 @@ impl Manifests {
                 change.put_manifest(stored);
                 self.contents.damage.learn(&stored.manifest);
             }
-            let digests: Vec<Digest> = manifests.iter().map(|stored| stored.digest).collect();
-            self.say_there(repo, &digests, &[], &locked);
         }
+        // Of several that did not all come those count that did.
+        let mut came = Vec::with_capacity(manifests.len());
+        for StoredManifest { digest, .. } in manifests {
+            if taken.is_ok() || self.has_manifest(repo, digest).unwrap_or_default() {
+                came.push((Reference::Digest(*digest), *digest));
+            }
+        }
+        let said = self.say_there(repo, &came, &[], &locked);
         drop(writing);
-        taken.map(|_| change.done())
+        taken.map(|_| change.done()).and(said)
     }
 
     /// Moves tags of a repository, durably, to manifests that it has. `at`: when the tag was moved there elsewhere, which
@@ -116,43 +122,51 @@ impl Manifests {
         for TagMove { tag, digest, at, from } in tags {
             self.save(repo, digest);
             let path = contents.layout.temporary();
-            let (temporary, file) = contents.disk.write_unsynced(path.clone(), format!("{digest}\n").as_bytes())?;
-            if let Some(at) = at {
-                set_modified(&file, *at).map_err(StoreError::io("set the time of", &path))?;
-            }
-            files.push((tag, digest, from, temporary, file));
+            let (temporary, file) = contents.disk.write_unsynced(path, format!("{digest}\n").as_bytes())?;
+            files.push(((tag, digest, from), temporary, (file, *at)));
         }
         let folder: PathBuf = contents.layout.tags(repo);
-        contents.sync_everything(files.iter().map(|(.., file)| (file, folder.as_path())), [])?;
+        contents.sync_everything(files.iter().map(|(.., (file, _))| (file, folder.as_path())), [])?;
         contents.disk.make_directory(&folder)?;
         let locked = self.locks.lock(repo);
         self.read_records(repo, &locked);
         let change = self.listings.begin(repo)?;
         let writing = self.memory.changing(repo);
-        let (mut left, mut moved) = (Vec::new(), Vec::new());
-        for (tag, digest, from, temporary, _) in files {
-            // A delete takes this lock too: from here on the manifest stays until the tag is there.
-            if !self.has_manifest(repo, digest)? {
-                left.push((tag.clone(), NotMoved::ManifestGone));
-                continue;
+        let (mut left, mut moved, mut times) = (Vec::new(), Vec::new(), Vec::new());
+        let move_all = || -> Result<(), StoreError> {
+            for ((tag, digest, from), temporary, (file, at)) in files {
+                // A delete takes this lock too: from here on the manifest stays until the tag is there.
+                if !self.has_manifest(repo, digest)? {
+                    left.push((tag.clone(), NotMoved::ManifestGone));
+                    continue;
+                }
+                // Pushes move tags under this lock too, so what is read here is what is replaced.
+                if let MovedFrom::Only(expected) = from
+                    && read_tag(&contents.layout, repo, tag)? != *expected
+                {
+                    left.push((tag.clone(), NotMoved::MovedMeanwhile));
+                    continue;
+                }
+                fail_point!("store::tag::before_rename");
+                contents.disk.rename(temporary, &contents.layout.tag(repo, tag))?;
+                fail_point!("store::tag::after_rename");
+                change.put_tag(tag);
+                moved.push((Reference::Tag(tag.clone()), *digest));
+                times.extend(at.map(|at| (tag, file, at)));
             }
-            // Pushes move tags under this lock too, so what is read here is what is replaced.
-            if let MovedFrom::Only(expected) = from
-                && read_tag(&contents.layout, repo, tag)? != *expected
-            {
-                left.push((tag.clone(), NotMoved::MovedMeanwhile));
-                continue;
-            }
-            fail_point!("store::tag::before_rename");
-            contents.disk.rename(temporary, &contents.layout.tag(repo, tag))?;
-            fail_point!("store::tag::after_rename");
-            change.put_tag(tag);
-            moved.push((tag.clone(), *digest));
-        }
-        contents.disk.sync_directory(&folder)?;
-        self.say_there(repo, &[], &moved, &locked);
+            Ok(contents.disk.sync_directory(&folder)?)
+        };
+        let in_place = move_all();
+        // What was moved counts, also where not all was.
+        let said = self.say_there(repo, &moved, &[], &locked);
         drop(writing);
+        in_place?;
         change.done();
+        said?;
+        // Behind that: a tag that was not said is as old as its file.
+        for (tag, file, at) in times {
+            set_modified(&file, at).map_err(StoreError::io("set the time of", &contents.layout.tag(repo, tag)))?;
+        }
         Ok(left)
     }
 

@@ -1,5 +1,6 @@
 //! Manifests and tags of repositories: found, read and held against their digests, stored, deleted.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -257,23 +258,34 @@ impl Manifests {
         self.save_named(repo, &stored.manifest);
         let locked = self.locks.lock(repo);
         match origin {
-            Origin::Pushed => self.read_records(repo, &locked),
+            // What could not be said is not begun.
+            Origin::Pushed => drop(self.entry(repo, &locked)?),
             Origin::Fetched(said) => self.refuse_deleted(repo, &stored.digest, said.as_ref(), &locked)?,
         }
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.adding(repo));
         let result = self.write_manifest(repo, stored, size, tags, &change);
-        if let (Origin::Pushed, Ok(())) = (origin, &result) {
-            fail_point!("store::record::before_push");
-            self.say_stored(repo, stored.digest, tags, &locked);
-        }
+        let said = match (origin, &result) {
+            (Origin::Pushed, Ok(())) => {
+                fail_point!("store::record::before_push");
+                self.say_stored(repo, stored.digest, tags, &locked)
+            }
+            // Some tags may have moved all the same.
+            (Origin::Pushed, Err(_)) => {
+                let has_moved = |tag: &&Tag| matches!(read_tag(&self.contents.layout, repo, tag), Ok(Some(to)) if to == stored.digest);
+                let moved: Vec<Tag> = tags.iter().filter(has_moved).cloned().collect();
+                if moved.is_empty() { Ok(()) } else { self.say_stored(repo, stored.digest, &moved, &locked) }
+            }
+            (Origin::Fetched(_), _) => Ok(()),
+        };
         drop(writing);
         drop(charge);
         if result.is_ok() {
             self.contents.damage.learn(&stored.manifest);
             change.done();
         }
-        result
+        // A push that no other master hears of is none.
+        result.and(said)
     }
 
     fn write_manifest(
@@ -370,7 +382,7 @@ impl Manifests {
     }
 
     /// Removes a tag, or a manifest with the tags that lead to it. `false`: the index does not know all of it.
-    pub(super) fn remove_reference(
+    fn remove_reference(
         &self,
         repo: &RepoName,
         reference: &Reference,
@@ -384,19 +396,36 @@ impl Manifests {
 
     /// `false`: the index does not know all of it.
     fn remove_manifest(&self, repo: &RepoName, digest: &Digest, change: &Change<'_>) -> Result<bool, StoreError> {
+        let pointing = self.tags_to(repo, &BTreeSet::from([*digest]));
+        // Tags first: a crash between leaves a manifest without a tag, never a tag without a manifest.
+        if !pointing.is_empty() {
+            self.remove_tags(repo, &pointing, change)?;
+        }
+        self.remove_untagged(repo, digest, change)
+    }
+
+    /// The tags that lead to one of some manifests. Reads the files of all tags.
+    pub(super) fn tags_to(&self, repo: &RepoName, digests: &BTreeSet<Digest>) -> Vec<Tag> {
+        if digests.is_empty() {
+            return Vec::new();
+        }
+        let (layout, skipped) = (&self.contents.layout, SkippedEntries::default());
+        let leads = |tag: &Tag| matches!(read_tag(layout, repo, tag), Ok(Some(target)) if digests.contains(&target));
+        Tags::new(layout, repo, &skipped).filter(leads).collect()
+    }
+
+    /// Removes a manifest to which no tag leads. `false`: the index does not know all of it.
+    pub(super) fn remove_untagged(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+        change: &Change<'_>,
+    ) -> Result<bool, StoreError> {
         let stored = match self.read_manifest(repo, *digest) {
             Ok(Some(stored)) => Some(stored),
             // Damaged: it can be deleted all the same. Whom it refers to is not known, so the index reads the rest again.
             Ok(None) | Err(_) => None,
         };
-        let skipped = SkippedEntries::default();
-        let pointing: Vec<Tag> = Tags::new(&self.contents.layout, repo, &skipped)
-            .filter(|tag| matches!(read_tag(&self.contents.layout, repo, tag), Ok(Some(target)) if target == *digest))
-            .collect();
-        // Tags first: a crash between leaves a manifest without a tag, never a tag without a manifest.
-        if !pointing.is_empty() {
-            self.remove_tags(repo, &pointing, change)?;
-        }
         self.contents.remove(&self.contents.layout.member(repo, Membership::Manifest, digest), digest)?;
         let known = stored.is_some();
         change.remove_manifest(*digest, stored.and_then(|stored| stored.manifest.subject.as_ref().map(|s| s.digest)));
@@ -406,7 +435,7 @@ impl Manifests {
         Ok(known)
     }
 
-    fn remove_tags(&self, repo: &RepoName, tags: &[Tag], change: &Change<'_>) -> Result<(), StoreError> {
+    pub(super) fn remove_tags(&self, repo: &RepoName, tags: &[Tag], change: &Change<'_>) -> Result<(), StoreError> {
         let mut removed = false;
         for tag in tags {
             removed |= self.contents.disk.unlink(&self.contents.layout.tag(repo, tag))?;

@@ -3,15 +3,15 @@
 mod dropping;
 mod removals;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use fail::fail_point;
 
 use self::removals::Removals;
 use super::collection::ledger::Taken;
 use super::collection::suspects::Suspect;
+use super::listings::change::Change;
 use super::manifests::Manifests;
 use super::records::log::Log;
 use super::records::{Record, Sum, lock};
@@ -22,9 +22,6 @@ use crate::oci::{Digest, Reference, RepoName, Tag};
 use crate::store::error::StoreError;
 use crate::store::layout::Membership;
 use crate::telemetry::with_causes;
-
-/// A record whose clock is farther ahead of the wall is refused.
-pub const FARTHEST_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// What came of records of another master.
 #[derive(Debug, Default)]
@@ -60,7 +57,7 @@ impl Manifests {
         };
         let (log, undone) = self.records.read_first(repo, &mut is_going)?;
         if !undone.is_empty() && !self.contents.capacity.is_read_only() {
-            self.end_deletions(repo, undone)?;
+            self.end_deletions(repo, &undone)?;
             taken.into_iter().for_each(Taken::gone);
         }
         Ok(Some(log))
@@ -90,32 +87,48 @@ impl Manifests {
     }
 
     /// Writes down that a manifest was stored and tags lead to it.
-    pub(super) fn say_stored(&self, repo: &RepoName, digest: Digest, tags: &[Tag], locked: &MutexGuard<'_, ()>) {
-        let tags: Vec<(Tag, Digest)> = tags.iter().map(|tag| (tag.clone(), digest)).collect();
-        self.say_there(repo, &[digest], &tags, locked);
+    ///
+    /// # Errors
+    /// Of the disk: the others do not hear of it.
+    pub(super) fn say_stored(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        tags: &[Tag],
+        locked: &MutexGuard<'_, ()>,
+    ) -> Result<(), StoreError> {
+        let tags = tags.iter().map(|tag| (Reference::Tag(tag.clone()), digest));
+        let came: Vec<_> = std::iter::once((Reference::Digest(digest), digest)).chain(tags).collect();
+        self.say_there(repo, &came, &[], locked)
     }
 
-    /// Writes down that manifests are there, and tags lead to manifests.
+    /// Writes down that manifests are there, and tags lead to manifests: of those that `came` in any case, of those that were there
+    /// before (`was`) only if something else is written down, or nothing since somebody asked for them.
+    ///
+    /// # Errors
+    /// Of the disk: the others do not hear of it. What is known of the repository is held against its tree again.
     pub(super) fn say_there(
         &self,
         repo: &RepoName,
-        manifests: &[Digest],
-        tags: &[(Tag, Digest)],
+        came: &[(Reference, Digest)],
+        was: &[(Reference, Digest)],
         locked: &MutexGuard<'_, ()>,
-    ) {
-        let Some(log) = self.entry_if_readable(repo, locked) else { return };
+    ) -> Result<(), StoreError> {
+        let Some(log) = self.entry(repo, locked)? else { return Ok(()) };
+        let unsaid: Vec<&(Reference, Digest)> = {
+            let known = lock(&log);
+            let is_said = |(of, digest): &(Reference, Digest)| {
+                known.registers.get(of).is_some_and(|said| said.to == Some(*digest) && !said.is_heard_of())
+            };
+            was.iter().filter(|there| !is_said(there)).collect()
+        };
         // A tag is never said without its manifest: who deleted that meanwhile, elsewhere, was earlier.
-        let mut all: HashMap<Reference, Digest> =
-            manifests.iter().map(|digest| (Reference::Digest(*digest), *digest)).collect();
-        for (tag, digest) in tags {
+        let mut all: HashMap<Reference, Digest> = HashMap::new();
+        for (of, digest) in came.iter().chain(unsaid) {
             all.insert(Reference::Digest(*digest), *digest);
-            all.insert(Reference::Tag(tag.clone()), *digest);
+            all.insert(of.clone(), *digest);
         }
-        let said = self.say(repo, &log, all.into_iter().map(|(of, digest)| (of, Some(digest))));
-        if let Err(error) = said {
-            let error = with_causes(&error);
-            tracing::warn!(%repo, error, "what was stored is not written down yet for the other masters");
-        }
+        self.say(repo, &log, all.into_iter().map(|(of, digest)| (of, Some(digest))))
     }
 
     /// Writes down that something is about to be deleted, with the tags that lead to it. A disk that takes no more costs no delete:
@@ -146,16 +159,13 @@ impl Manifests {
     }
 
     /// Ends deletions that were said and not done.
-    fn end_deletions(&self, repo: &RepoName, undone: Vec<Reference>) -> Result<(), StoreError> {
+    fn end_deletions(&self, repo: &RepoName, undone: &[Reference]) -> Result<(), StoreError> {
         tracing::info!(%repo, count = undone.len(), "deletions that a stop interrupted are done now");
         self.contents.changes.forget_note(&self.contents.layout, &self.contents.disk)?;
         let _touch = self.ledger.touch(repo)?;
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.deleting(repo));
-        let mut is_known = true;
-        for reference in undone {
-            is_known &= self.remove(repo, &reference, &change)?;
-        }
+        let is_known = self.remove_all(repo, undone.iter(), &change)?;
         drop(writing);
         if is_known {
             change.done();
@@ -262,32 +272,31 @@ impl Manifests {
         let Some(log) = self.entry(repo, &locked)? else { return Ok(TakenRecords::default()) };
         let mut outcome = TakenRecords::default();
         let (mut deleted, mut there, mut removals) = (Vec::new(), Vec::new(), Removals::default());
-        for record in records {
+        let mut deletions = HashMap::new();
+        {
             let known = lock(&log);
-            let is_ahead = record.wall().since(wall).is_some_and(|ahead| ahead > FARTHEST_AHEAD);
-            if is_ahead {
-                outcome.refused += 1;
-            } else if !is_later(&known, &record) {
-            } else if let Some(target) = record.target() {
-                drop(known);
-                there.push((record, target));
-            } else if removals.goes(self, repo, &record, &known.registers)? {
-                if let Reference::Digest(digest) = record.of() {
-                    deleted
-                        .extend(known.registers.tags_of(digest).filter_map(|(tag, said)| record.deleting(tag, said)));
+            for record in records {
+                if record.is_too_far_ahead(wall) {
+                    outcome.refused += 1;
+                } else if !is_later(&known, &record) {
+                } else if let Some(target) = record.target() {
+                    there.push((record, target));
+                } else if removals.goes(self, repo, &record, &known.registers)? {
+                    if let Reference::Digest(digest) = record.of() {
+                        deletions.insert(*digest, record.clone());
+                    }
+                    deleted.push(record);
                 }
-                deleted.push(record);
             }
+            let led = known.registers.tags_of_any(&deletions);
+            deleted.extend(led.filter_map(|(tag, said, deletion)| deletion.deleting(tag, said)));
         }
         let change = self.listings.begin(repo)?;
         let writing = (self.memory.changing(repo), self.memory.deleting(repo), self.memory.adding(repo));
         self.give_up_untagged(repo, &removals, &lock(&log).registers)?;
         self.records.say(repo, &log, &deleted)?;
         fail_point!("store::record::before_deletion");
-        let mut is_known = true;
-        for record in &deleted {
-            is_known &= self.remove(repo, record.of(), &change)?;
-        }
+        let mut is_known = self.remove_all(repo, deleted.iter().map(Record::of), &change)?;
         outcome.taken = deleted;
         let (mut said, mut inherited) = (self.said_anew(&log, &removals.staying)?, Vec::new());
         removals.done();
@@ -315,9 +324,7 @@ impl Manifests {
         self.records.say(repo, &log, &said)?;
         outcome.taken.extend(said);
         // Such a tag may have led elsewhere here.
-        for record in &inherited {
-            is_known &= self.remove(repo, record.of(), &change)?;
-        }
+        is_known &= self.remove_all(repo, inherited.iter().map(Record::of), &change)?;
         drop(writing);
         if is_known {
             change.done();
@@ -358,21 +365,37 @@ impl Manifests {
         Ok(())
     }
 
-    /// Removes a tag, or a manifest with the tags that lead to it, if it is there; `false`: the index does not know all of it.
-    fn remove(
+    /// Removes tags, and manifests with the tags that lead to them, as far as they are there. The files of tags are read once, for
+    /// however many manifests. `false`: the index does not know all of it.
+    fn remove_all<'a>(
         &self,
         repo: &RepoName,
-        reference: &Reference,
-        change: &super::listings::change::Change<'_>,
+        all: impl Iterator<Item = &'a Reference>,
+        change: &Change<'_>,
     ) -> Result<bool, StoreError> {
-        let path = match reference {
-            Reference::Tag(tag) => self.contents.layout.tag(repo, tag),
-            Reference::Digest(digest) => self.contents.layout.member(repo, Membership::Manifest, digest),
-        };
-        if stat(&path)?.is_none() {
-            return Ok(true);
+        let layout = &self.contents.layout;
+        let (mut tags, mut digests) = (BTreeSet::new(), BTreeSet::new());
+        for reference in all {
+            match reference {
+                Reference::Tag(tag) if stat(&layout.tag(repo, tag))?.is_some() => {
+                    tags.insert(tag.clone());
+                }
+                Reference::Digest(digest) if stat(&layout.member(repo, Membership::Manifest, digest))?.is_some() => {
+                    digests.insert(*digest);
+                }
+                Reference::Tag(_) | Reference::Digest(_) => {}
+            }
         }
-        self.remove_reference(repo, reference, change)
+        tags.extend(self.tags_to(repo, &digests));
+        // Tags first: a crash between leaves a manifest without a tag, never a tag without a manifest.
+        if !tags.is_empty() {
+            self.remove_tags(repo, &tags.into_iter().collect::<Vec<_>>(), change)?;
+        }
+        let mut is_known = true;
+        for digest in &digests {
+            is_known &= self.remove_untagged(repo, digest, change)?;
+        }
+        Ok(is_known)
     }
 }
 

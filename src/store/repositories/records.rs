@@ -18,9 +18,9 @@ pub(super) mod record;
 pub(super) mod register;
 mod sums;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 pub use self::dropping::Arriving;
@@ -71,6 +71,9 @@ struct Known {
     is_all: bool,
     /// Repositories that were forgotten, counted.
     forgotten: u64,
+    /// Repositories whose file says something else than their sum, and which are not in memory: they are held against the tree
+    /// once more when they are wanted.
+    unwritten: HashSet<RepoName>,
 }
 
 /// The records of one repository in few bytes.
@@ -118,9 +121,11 @@ impl Records {
             *used = Instant::now();
             return Ok(Some(Arc::clone(log)));
         }
-        if !self.lock_known().of.contains_key(repo) {
+        let known = self.lock_known();
+        if !known.of.contains_key(repo) || known.unwritten.contains(repo) {
             return Ok(None);
         }
+        drop(known);
         let log = Log::read(&self.contents.layout, repo)?.unwrap_or_else(|| Log::new(repo));
         Ok(Some(self.take_up(repo, log)))
     }
@@ -142,6 +147,9 @@ impl Records {
             let error = crate::telemetry::with_causes(&error);
             tracing::warn!(%repo, error, "the records of a repository can't be written down yet");
         }
+        if !log.is_stale() {
+            self.lock_known().unwritten.remove(repo);
+        }
         Ok((self.take_up(repo, log), undone))
     }
 
@@ -152,8 +160,13 @@ impl Records {
         while loaded.len() >= MOST_LOADED
             || (!loaded.is_empty() && self.records_in_memory(&loaded, repo) > MOST_RECORDS)
         {
-            let oldest = loaded.iter().min_by_key(|(_, (_, used))| *used).map(|(repo, _)| repo.clone());
-            oldest.into_iter().for_each(|repo| self.unload(&mut loaded, &repo));
+            let mut by_use: Vec<(Instant, RepoName)> =
+                loaded.iter().map(|(repo, (_, used))| (*used, repo.clone())).collect();
+            by_use.sort_unstable();
+            // Where all of them are used now there are more for a while.
+            if !by_use.into_iter().any(|(_, repo)| self.unload(&mut loaded, &repo)) {
+                break;
+            }
         }
         loaded.insert(repo.clone(), (Arc::clone(&log), Instant::now()));
         log
@@ -177,16 +190,24 @@ impl Records {
         let mut loaded = self.loaded();
         let idle: Vec<RepoName> =
             loaded.iter().filter(|(_, (_, used))| used.elapsed() > IDLE).map(|(repo, _)| repo.clone()).collect();
-        idle.iter().for_each(|repo| self.unload(&mut loaded, repo));
+        for repo in idle {
+            self.unload(&mut loaded, &repo);
+        }
     }
 
-    fn unload(&self, loaded: &mut Loaded, repo: &RepoName) {
-        if let Some((log, _)) = loaded.remove(repo)
-            && lock(&log).is_stale()
-        {
-            // Its file says something else: it is held against the tree again.
-            self.forget_sum(repo);
+    /// Takes the records of one out of the memory; its sum stays. `false`: somebody uses them. Waits for nobody.
+    fn unload(&self, loaded: &mut Loaded, repo: &RepoName) -> bool {
+        let Some((log, _)) = loaded.get(repo) else { return true };
+        let is_stale = match log.try_lock() {
+            Ok(log) => log.is_stale(),
+            Err(TryLockError::Poisoned(log)) => log.into_inner().is_stale(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        loaded.remove(repo);
+        if is_stale {
+            self.lock_known().unwritten.insert(repo.clone());
         }
+        true
     }
 
     /// Believes nothing of a repository any more: it is held against the tree again.
@@ -200,6 +221,7 @@ impl Records {
         known.is_all = false;
         known.forgotten += 1;
         known.with_deletions.remove(repo);
+        known.unwritten.remove(repo);
         if let Some(before) = known.of.remove(repo) {
             known.all.change(before.sum.named(repo));
         }

@@ -388,14 +388,17 @@ async fn what_is_said_and_ends_at_any_step_is_as_the_tree_has_it_and_is_heard_ag
         // A push of its own, and what the other one said.
         let _ = other.put_manifest(&repo("a"), numbered(4), vec!["v4".parse().unwrap()]).await;
         let task = (other.clone(), one.clone());
-        let heard = tokio::task::LocalSet::new()
-            .run_until(async move { tokio::task::spawn_local(async move { hear(&task.0, &task.1).await }).await });
+        let local = tokio::task::LocalSet::new();
+        let heard =
+            local.run_until(async move { tokio::task::spawn_local(async move { hear(&task.0, &task.1).await }).await });
         let _ = heard.await;
         fail::remove(point);
         drop(other);
 
         let other = store(dirs[1].path());
-        other.read_records(CancellationToken::new()).await.unwrap();
+        for store in [&one, &other] {
+            store.read_records(CancellationToken::new()).await.unwrap();
+        }
         assert_true(&other).await;
         for _ in 0..2 {
             hear(&other, &one).await;

@@ -1,5 +1,7 @@
 //! What was said of tags and manifests: by every way in, over restarts, cut lines and damage, and by other masters.
 
+#[cfg(feature = "failpoints")]
+mod crash;
 mod dropping;
 pub(super) mod masters;
 mod removals;
@@ -126,6 +128,103 @@ async fn every_way_in_and_out_is_said_at_that_moment() {
     assert!(matches!(unknown, Err(StoreError::ManifestUnknown)));
     assert_eq!(std::fs::read(file(&store)).unwrap(), before);
     assert_tidy(&store);
+}
+
+/// The file of records with each own one as if the clock had been ahead by so much.
+fn ahead(text: &str, millis: u64) -> String {
+    let later = |line: &str| {
+        let (text, _) = line.rsplit_once(' ').unwrap();
+        let (at, rest) = text.split_once(' ').unwrap();
+        let at = u64::from_str_radix(at, 16).unwrap() + (millis << 16);
+        let text = format!("{at:016x} {rest}");
+        format!("{text} {}\n", &sha256(text.as_bytes()).hex()[..8])
+    };
+    let (head, lines) = text.split_once('\n').unwrap();
+    format!("{head}\n{}", lines.lines().map(later).collect::<String>())
+}
+
+#[tokio::test]
+async fn what_was_said_while_the_clock_was_ahead_is_said_again_when_it_is_read() {
+    const DAY: u64 = 24 * 3_600_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two, first) = (numbered(1), numbered(2), recorded(dir.path()));
+    put(&first, &one, &["v1"]).await;
+    put(&first, &two, &["v2"]).await;
+    delete(&first, &of(two.digest)).await;
+    let path = file(&first);
+    drop(first);
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (days, is_said_again) in [(365, true), (2, true), (0, false)] {
+        std::fs::write(&path, ahead(&text, days * DAY)).unwrap();
+        let second = store(dir.path());
+        let began = crate::clock::now();
+        second.read_records(CancellationToken::new()).await.unwrap();
+        for (of, to) in [
+            (named("v1"), Some(one.digest)),
+            (of(one.digest), Some(one.digest)),
+            (named("v2"), None),
+            (of(two.digest), None),
+        ] {
+            let said = record(&second, &of).await;
+            assert_eq!(said.target(), to, "{of}");
+            assert!(said.wall() <= crate::clock::now(), "{days} {said}");
+            assert_eq!(said.wall() >= began, is_said_again, "{days} {said}");
+        }
+        // What is said from now on is believed too, and it is written down so.
+        put(&second, &two, &["v3"]).await;
+        assert!(record(&second, &named("v3")).await.wall() <= crate::clock::now());
+        delete(&second, &of(two.digest)).await;
+        let sum = second.records_sum();
+        drop(second);
+        let third = store(dir.path());
+        third.read_records(CancellationToken::new()).await.unwrap();
+        assert_eq!(third.records_sum(), sum, "{days}");
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_can_not_be_written_down_for_other_masters_is_none() {
+    let dir = quick_dir();
+    let store = recorded(dir.path());
+    put(&store, &numbered(1), &["v1"]).await;
+    let path = file(&store);
+    let text = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let pushed = store.put_manifest(&repo("a"), numbered(2), vec![tag("v2")]).await;
+    assert!(matches!(pushed, Err(StoreError::Io { .. })), "{pushed:?}");
+    assert_eq!(store.records_sum(), None, "it is to be read again");
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::write(&path, text).unwrap();
+    put(&store, &numbered(2), &["v2"]).await;
+    store.read_records(CancellationToken::new()).await.unwrap();
+    assert_eq!(said(&store, &named("v2")).await, Some(Some(numbered(2).digest)));
+    masters::assert_true(&store).await;
+}
+
+#[tokio::test]
+async fn records_that_can_not_be_written_down_leave_the_memory_and_keep_their_sums() {
+    let dir = quick_dir();
+    let name = |number: usize| repo(&format!("r{number}"));
+    let first = store(dir.path());
+    for number in 0..100 {
+        first.put_manifest(&name(number), numbered(1), vec![tag("v1")]).await.unwrap();
+    }
+    first.keep_records().unwrap();
+    drop(first);
+    let second = store(dir.path());
+    let layout = second.0.contents.layout.clone();
+    // Nothing can be written.
+    std::fs::remove_dir_all(layout.temporaries()).unwrap();
+    second.read_records(CancellationToken::new()).await.unwrap();
+    let sum = second.records_sum();
+    assert!(sum.is_some() && (0..100).all(|number| !layout.records_of(&name(number)).exists()));
+    // Each of them again, of which most have left the memory.
+    for number in 0..100 {
+        let said = second.record(&name(number), &named("v1")).await.unwrap();
+        assert_eq!(said.unwrap().target(), Some(numbered(1).digest));
+    }
+    assert_eq!((second.records_sum(), second.repository_sums().len()), (sum, 100));
 }
 
 #[tokio::test]

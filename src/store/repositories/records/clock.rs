@@ -2,8 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
+
+/// A moment that is farther ahead of the wall is not believed.
+pub(in crate::store::repositories) const FARTHEST_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// Bits of the counter.
 const COUNTER: u32 = 16;

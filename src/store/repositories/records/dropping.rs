@@ -101,6 +101,8 @@ impl Records {
     /// Forgets a repository of which nothing is said: that makes no other sum.
     fn forget_nothing(&self, repo: &RepoName) {
         self.loaded().remove(repo);
-        self.lock_known().of.remove(repo);
+        let mut known = self.lock_known();
+        known.of.remove(repo);
+        known.unwritten.remove(repo);
     }
 }

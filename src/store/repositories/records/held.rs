@@ -2,7 +2,6 @@
 //! other way round. Blocks; to be called with the repository's lock.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
 
 use super::clock::Moment;
 use super::log::Log;
@@ -14,6 +13,9 @@ use crate::store::error::StoreError;
 use crate::store::layout::{Layout, Membership};
 use crate::store::repositories::tags::read_tag;
 use crate::store::repositories::walk::{Members, SkippedEntries, Tags};
+
+/// A wall's clock before this, the beginning of 2026, was never set: no record is judged by it.
+const EARLIEST: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 /// A repository's tree and what is known of it.
 struct Held<'a> {
@@ -41,23 +43,58 @@ pub(super) fn held_against_the_tree(
     let is_first = log.is_none();
     let log = log.unwrap_or_else(|| Log::new(repo));
     let mut held = Held { layout, repo, writer, log, is_first, said: Vec::new(), undone: Vec::new() };
+    held.say_again_what_is_ahead(crate::clock::now());
     let tags = held.tags()?;
     held.manifests(is_going)?;
     held.drop_lost(&tags)?;
-    // A manifest is there at least since a tag leads to it.
-    for record in std::mem::take(&mut held.said) {
-        if let (Reference::Tag(_), Some(to)) = (&record.of, record.said.to)
-            && !held.undone.contains(&Reference::Digest(to))
-        {
-            let target = Record { of: Reference::Digest(to), said: record.said };
-            held.log.change().merge(&target);
-        }
-        held.log.change().set(record);
-    }
+    held.take_in();
     Ok((held.log, held.undone))
 }
 
 impl Held<'_> {
+    /// What this store said while the clock of the wall was more than 24 h ahead, others refuse for ever: it is said again now.
+    fn say_again_what_is_ahead(&mut self, now: Timestamp) {
+        let is_ahead = |record: &Record| record.said.writer == self.writer && record.is_too_far_ahead(now);
+        let ahead: Vec<Record> = self.log.registers.iter().filter(is_ahead).collect();
+        if now < EARLIEST || ahead.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            repo = %self.repo,
+            records = ahead.len(),
+            "the clock was more than 24 hours ahead: what was said then is said again now"
+        );
+        for Record { of, said } in ahead {
+            let at = Moment::of_wall(now);
+            let at = if said.at.is_removal() { at.removal() } else { at };
+            self.log.change().set(Record { of, said: Register { at, ..said } });
+        }
+        self.log.begin_again();
+    }
+
+    /// What is in the tree and was not written down counts from now on.
+    fn take_in(&mut self) {
+        for record in std::mem::take(&mut self.said) {
+            if let (Reference::Tag(_), Some(to)) = (&record.of, record.said.to) {
+                let target = record.about(&to);
+                match self.log.registers.get(&target.of).copied() {
+                    // It goes with its manifest, which was deleted later than it was moved there.
+                    Some(deletion) if self.undone.contains(&target.of) && deletion >= record.said => {
+                        self.undone.push(record.of.clone());
+                        self.log.change().set(Record { of: record.of, said: deletion });
+                        continue;
+                    }
+                    // Pushed again behind that, and a kill came before it was written down.
+                    Some(deletion) if deletion.is_deletion() => self.undone.retain(|of| *of != target.of),
+                    Some(_) | None => {}
+                }
+                // A manifest is there at least since a tag leads to it.
+                self.log.change().merge(&target);
+            }
+            self.log.change().set(record);
+        }
+    }
+
     fn say(&mut self, of: Reference, at: Moment, to: Digest) {
         self.said.push(Record { of, said: Register { at, writer: self.writer, to: Some(to) } });
     }
@@ -94,21 +131,10 @@ impl Held<'_> {
             let Some(facts) = stat(&self.layout.member(self.repo, Membership::Manifest, &digest))? else { continue };
             match self.log.registers.get(&of).copied() {
                 Some(known) if !known.is_deletion() => {}
-                Some(known) => {
-                    // The time at which the file got its last name, in whatever repository.
-                    let linked = u64::try_from(facts.ctime()).unwrap_or_default() * 1000
-                        + u64::try_from(facts.ctime_nsec()).unwrap_or_default() / 1_000_000;
-                    // A removal is said at an old moment: what is on its way out is still suspected.
-                    let is_there = match known.at.is_removal() {
-                        true => !is_going(&digest),
-                        false => linked > known.at.wall().as_millis(),
-                    };
-                    if is_there {
-                        self.say(of, known.at.behind(), digest);
-                    } else {
-                        self.undone.push(of);
-                    }
-                }
+                // A removal is said at an old moment: what is on its way out is still suspected.
+                Some(known) if known.at.is_removal() && !is_going(&digest) => self.say(of, known.at.behind(), digest),
+                // A push by digest that a kill interrupted is none: its client has heard no yes. A tag that is newer tells of one.
+                Some(_) => self.undone.push(of),
                 None if self.is_first => {
                     let came: Timestamp = facts.modified().map_or(now, Timestamp::from).min(now);
                     self.say(of, Moment::of_wall(came), digest);

@@ -80,6 +80,11 @@ impl Log {
         self.is_stale
     }
 
+    /// Goes on behind what is known here, whatever was known before.
+    pub(in crate::store::repositories) fn begin_again(&mut self) {
+        self.last = self.registers.latest();
+    }
+
     /// What follows was not written down: the file has to be written anew.
     pub(in crate::store::repositories) fn change(&mut self) -> &mut Registers {
         self.is_stale = true;

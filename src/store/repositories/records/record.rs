@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::clock::{Moment, number};
+use super::clock::{FARTHEST_AHEAD, Moment, number};
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Digest, Reference};
 
@@ -39,6 +39,11 @@ impl Register {
     pub(in crate::store::repositories) const fn is_deletion(&self) -> bool {
         self.to.is_none()
     }
+
+    /// Whether nobody said it here: it was fetched for somebody, and whatever is said of it counts.
+    pub(in crate::store::repositories) fn is_heard_of(&self) -> bool {
+        self.at == Moment::default()
+    }
 }
 
 /// What was said of a tag or a manifest of a repository, when and by whom. As text it is a line without its end, with a
@@ -66,6 +71,12 @@ impl Record {
     #[must_use]
     pub const fn wall(&self) -> Timestamp {
         self.said.at.wall()
+    }
+
+    /// Whether its clock is more than 24 h ahead of `wall`: then it is not believed.
+    #[must_use]
+    pub fn is_too_far_ahead(&self, wall: Timestamp) -> bool {
+        self.wall().since(wall).is_some_and(|ahead| ahead > FARTHEST_AHEAD)
     }
 
     /// Whether it counts and the other one, about the same, does not.

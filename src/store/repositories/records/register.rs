@@ -101,6 +101,18 @@ impl Registers {
         self.all.iter().filter(is_of)
     }
 
+    /// Tags that lead to one of some manifests, with where, and when that was said. One look at all registers, for however many.
+    pub(in crate::store::repositories) fn tags_of_any<'a, V: 'a>(
+        &'a self,
+        digests: &'a HashMap<Digest, V>,
+    ) -> impl Iterator<Item = (&'a Reference, &'a Register, &'a V)> {
+        let of_one = move |(of, said): (&'a Reference, &'a Register)| match (of, said.to) {
+            (Reference::Tag(_), Some(to)) => digests.get(&to).map(|value| (of, said, value)),
+            (Reference::Tag(_) | Reference::Digest(_), _) => None,
+        };
+        self.all.iter().filter_map(of_one)
+    }
+
     /// The sum over all of them.
     pub(in crate::store::repositories) const fn sum(&self) -> Sum {
         self.sums.all()

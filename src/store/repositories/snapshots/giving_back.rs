@@ -1,5 +1,7 @@
 //! One content, or one tag, of a snapshot is given back to its repository. Durable when the caller has synced the directories.
 
+use std::sync::MutexGuard;
+
 use crate::clock::Timestamp;
 use crate::oci::{Digest, RepoName, Tag};
 use crate::store::contents::snapshots::Returned;
@@ -61,14 +63,8 @@ impl Manifests {
         Ok(returned)
     }
 
-    /// Lets a tag lead again where it did, with the time that it had.
-    pub(super) fn give_tag_back(
-        &self,
-        repo: &RepoName,
-        tag: &Tag,
-        digest: &Digest,
-        time: Timestamp,
-    ) -> Result<ReturnedTag, StoreError> {
+    /// Lets a tag lead again where it did. It is as old as that until [`Self::age_tag`].
+    pub(super) fn give_tag_back(&self, repo: &RepoName, tag: &Tag, digest: &Digest) -> Result<ReturnedTag, StoreError> {
         let locked = self.lock(repo);
         self.read_records(repo, &locked);
         let is_there = self.open_manifest(repo, *digest)?.is_some();
@@ -83,11 +79,25 @@ impl Manifests {
         disk.make_directory(&layout.tags(repo))?;
         let written = disk.write_temporary(layout.temporary(), format!("{digest}\n").as_bytes())?;
         disk.rename(written, &layout.tag(repo, tag))?;
-        verify_tag(layout, repo, tag, time)?;
         change.put_tag(tag);
         drop(writing);
         change.done();
         Ok(returned)
+    }
+
+    /// Gives a tag that was given back the time that it had, unless it leads elsewhere by now. Behind its record: a tag that was
+    /// not said is as old as its file.
+    pub(super) fn age_tag(
+        &self,
+        repo: &RepoName,
+        (tag, digest): (&Tag, &Digest),
+        time: Timestamp,
+        _locked: &MutexGuard<'_, ()>,
+    ) -> Result<(), StoreError> {
+        match read_tag(&self.contents.layout, repo, tag)? {
+            Some(target) if target == *digest => verify_tag(&self.contents.layout, repo, tag, time),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// What [`Self::give_tag_back`] would do. `is_there`: whether the manifest that it leads to is, or would be.

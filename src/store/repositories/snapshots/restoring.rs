@@ -42,8 +42,11 @@ struct Place {
     /// Its tags in the snapshot, in the last walk.
     tags: HashSet<Tag>,
     /// Manifests and tags that it got, to be said to other masters.
-    manifests: Vec<Digest>,
-    moved: Vec<(Tag, Digest)>,
+    came: Vec<(Reference, Digest)>,
+    /// Those that it had: by a restore that was interrupted, perhaps, and then nobody heard of them.
+    was: Vec<(Reference, Digest)>,
+    /// The times of the tags that it got.
+    times: Vec<(Tag, Digest, Timestamp)>,
 }
 
 /// A restore that goes on.
@@ -90,24 +93,31 @@ impl Snapshots {
         let mut restored = HashSet::new();
         for walk in [Walk::Members(Membership::Blob), Walk::Members(Membership::Manifest), Walk::Tags] {
             let mut place = None;
-            for entry in catalog.entries()? {
-                self.go_on()?;
-                match entry? {
-                    Entry::Repository(repo) => {
-                        restore.leave(walk, place.take())?;
-                        restored.insert(repo.clone());
-                        place = Some(restore.enter(repo)?);
+            let mut walk_all = || -> Result<(), SnapshotError> {
+                for entry in catalog.entries()? {
+                    self.go_on()?;
+                    match entry? {
+                        Entry::Repository(repo) => {
+                            restore.leave(walk, place.take())?;
+                            restored.insert(repo.clone());
+                            place = Some(restore.enter(repo)?);
+                        }
+                        entry => {
+                            let place = place.as_mut().ok_or_else(|| SnapshotError::Unfit {
+                                name: name.clone(),
+                                what: "its list does not begin with a repository".to_owned(),
+                            })?;
+                            restore.give_back(walk, place, entry)?;
+                        }
                     }
-                    entry => {
-                        let place = place.as_mut().ok_or_else(|| SnapshotError::Unfit {
-                            name: name.clone(),
-                            what: "its list does not begin with a repository".to_owned(),
-                        })?;
-                        restore.give_back(walk, place, entry)?;
-                    }
+                    done += 1;
+                    progress.tick(done, Some(all));
                 }
-                done += 1;
-                progress.tick(done, Some(all));
+                Ok(())
+            };
+            if let Err(error) = walk_all() {
+                restore.leave_unfinished(place.as_ref());
+                return Err(error);
             }
             restore.leave(walk, place)?;
             restore.settle()?;
@@ -127,8 +137,9 @@ impl Restore<'_> {
             _touch: touch,
             directories: BTreeSet::new(),
             tags: HashSet::new(),
-            manifests: Vec::new(),
-            moved: Vec::new(),
+            came: Vec::new(),
+            was: Vec::new(),
+            times: Vec::new(),
         })
     }
 
@@ -152,16 +163,19 @@ impl Restore<'_> {
         }
         match (returned, kind) {
             // It may be a suspect: what names it comes back behind it.
-            (Returned::Was, _) if !self.how.dry_run => {
+            (Returned::Was, kind) if !self.how.dry_run => {
                 self.was_there = true;
                 manifests.save(&place.repo, &digest);
+                if kind == Membership::Manifest {
+                    place.was.push((Reference::Digest(digest), digest));
+                }
             }
             (Returned::Was, _) => {}
             (Returned::Linked, Membership::Blob) => self.report.blobs += 1,
             (Returned::Linked, Membership::Manifest) => {
                 self.report.manifests += 1;
                 if !self.how.dry_run {
-                    place.manifests.push(digest);
+                    place.came.push((Reference::Digest(digest), digest));
                 }
             }
             (Returned::Missing | Returned::Unread, kind) => self.report.lacks(&place.repo, Some(kind), &digest),
@@ -208,7 +222,7 @@ impl Restore<'_> {
             manifests.would_give_tag_back(&place.repo, &tag, &digest, target != Returned::Missing)?
         } else {
             place.directories.insert(layout.tags(&place.repo));
-            manifests.give_tag_back(&place.repo, &tag, &digest, time)?
+            manifests.give_tag_back(&place.repo, &tag, &digest)?
         };
         match returned {
             ReturnedTag::Was => {}
@@ -216,8 +230,15 @@ impl Restore<'_> {
             ReturnedTag::Moved => self.report.tags_moved += 1,
             ReturnedTag::Missing => self.report.lacks(&place.repo, None, &tag),
         }
-        if !self.how.dry_run && matches!(returned, ReturnedTag::Added | ReturnedTag::Moved) {
-            place.moved.push((tag.clone(), digest));
+        fail_point!("store::snapshot::after_tag");
+        match returned {
+            _ if self.how.dry_run => {}
+            ReturnedTag::Added | ReturnedTag::Moved => {
+                place.came.push((Reference::Tag(tag.clone()), digest));
+                place.times.push((tag.clone(), digest, time));
+            }
+            ReturnedTag::Was => place.was.push((Reference::Tag(tag.clone()), digest)),
+            ReturnedTag::Missing => {}
         }
         place.tags.insert(tag);
         Ok(())
@@ -226,6 +247,13 @@ impl Restore<'_> {
     /// Ends with a repository: what it got is durable, and its newer tags are looked at.
     fn leave(&mut self, walk: Walk, place: Option<Place>) -> Result<(), SnapshotError> {
         let Some(place) = place else { return Ok(()) };
+        let synced = self.sync(&place);
+        self.say(&place)?;
+        synced?;
+        if walk == Walk::Tags { self.newer(&place.repo, &place.tags) } else { Ok(()) }
+    }
+
+    fn sync(&self, place: &Place) -> Result<(), StoreError> {
         let disk = &self.snapshots.manifests.contents.disk;
         for directory in &place.directories {
             match disk.sync_directory(directory) {
@@ -234,12 +262,31 @@ impl Restore<'_> {
                 synced => synced?,
             }
         }
-        if !(place.manifests.is_empty() && place.moved.is_empty()) {
-            let manifests = &self.snapshots.manifests;
-            let locked = manifests.lock(&place.repo);
-            manifests.say_there(&place.repo, &place.manifests, &place.moved, &locked);
+        Ok(())
+    }
+
+    /// What was given back until something failed counts all the same.
+    fn leave_unfinished(&self, place: Option<&Place>) {
+        if let Some(place) = place
+            && let Err(error) = self.say(place)
+        {
+            let error = crate::telemetry::with_causes(&error);
+            tracing::warn!(repo = %place.repo, error, "what was given back is not written down for other masters");
         }
-        if walk == Walk::Tags { self.newer(&place.repo, &place.tags) } else { Ok(()) }
+    }
+
+    /// Writes down what a repository has now; then its tags get the times that they had.
+    fn say(&self, place: &Place) -> Result<(), StoreError> {
+        if place.came.is_empty() && place.was.is_empty() {
+            return Ok(());
+        }
+        let manifests = &self.snapshots.manifests;
+        let locked = manifests.lock(&place.repo);
+        manifests.say_there(&place.repo, &place.came, &place.was, &locked)?;
+        for (tag, digest, time) in &place.times {
+            manifests.age_tag(&place.repo, (tag, digest), *time, &locked)?;
+        }
+        Ok(())
     }
 
     /// The tags of a repository that the snapshot does not have.
