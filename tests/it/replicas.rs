@@ -196,7 +196,7 @@ async fn whoever_checks_hears_of_one_master_and_whoever_pushes_of_all() {
     let before = masters.asked(1).await;
     // A blob is deleted on one master alone.
     let (manifest, layer) = (manifest_path(NAME, &image.digest()), blob_path(NAME, &digest(&image.blobs()[0])));
-    assert_eq!(masters.client(1, "rw").delete(&layer).await.status(), 202);
+    assert_eq!(masters.client(1, "rw").delete_here(&layer).await.status(), 202);
     for path in [&manifest, &layer] {
         for user in ["mirror-puller", "mirror-pusher"] {
             assert_eq!(masters.client(1, user).head(path).await.status(), 404, "{user} {path}");
