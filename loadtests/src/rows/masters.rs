@@ -51,6 +51,10 @@ const IDLE: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(15);
 /// Limits for each master: bytes a second, parts of a core, MiB more than one that is alone.
 const BYTES_PER_SECOND: f64 = 1000.0;
+/// Bytes a second of all masters from which on they count as having the same records: far above what idle ones may send.
+const QUIET: f64 = 30.0 * BYTES_PER_SECOND;
+/// Longest wait for that.
+const JOINED: Duration = Duration::from_secs(600);
 const CORE: f64 = 0.001;
 const MORE_MIB: f64 = 24.0;
 
@@ -248,7 +252,12 @@ fn idle_measured(bench: &Bench<'_>, report: &mut Report, dir: &Path) -> Result<(
         Ours::start(&Setup { all_cores: true, master: Some(&masters[number]), ..setup })
     };
     let running = (0..masters.len()).map(start).collect::<Result<Vec<_>>>()?;
-    thread::sleep(SETTLE);
+    let joined = until_quiet()?;
+    report.fact(
+        format!("until three masters with stores of their own have the same records, {TAGS} tags"),
+        joined,
+        "s",
+    );
     let pids: Vec<u32> = running.iter().flat_map(|master| master.process.pids()).collect();
     let (meter, before) = (Meter::start(&pids)?, loopback_bytes()?);
     thread::sleep(IDLE.mul_f64(bench.options.times));
@@ -265,9 +274,28 @@ fn idle_measured(bench: &Bench<'_>, report: &mut Report, dir: &Path) -> Result<(
     stores.iter().try_for_each(|store| seed::remove(store))
 }
 
+/// Waits until masters have told each other what they have: stores that were filled apart differ in the clock of each record. Says how
+/// long that took, in seconds and steps of 15.
+fn until_quiet() -> Result<f64> {
+    let began = Instant::now();
+    loop {
+        let before = loopback_bytes()?;
+        thread::sleep(SETTLE);
+        let bytes = loopback_bytes()? - before;
+        if bytes as f64 / SETTLE.as_secs_f64() < QUIET {
+            return Ok(began.elapsed().as_secs_f64());
+        }
+        ensure!(began.elapsed() < JOINED, "masters go on telling each other their records");
+    }
+}
+
 /// Bytes that went over the loopback, frames and all: in a network of the row's own nobody else speaks.
 fn loopback_bytes() -> Result<u64> {
-    let path = "/sys/class/net/lo/statistics/tx_bytes";
+    // `/sys` would tell of the network in which it was mounted.
+    let path = "/proc/net/dev";
     let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-    text.trim().parse().with_context(|| format!("{path} has no number"))
+    let counts = text.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
+    // Eight of what was received stand before it.
+    let sent = counts.and_then(|counts| counts.split_ascii_whitespace().nth(8));
+    sent.and_then(|sent| sent.parse().ok()).with_context(|| format!("{path} has no number"))
 }
