@@ -244,7 +244,7 @@ impl Endpoint {
         if response.status() == StatusCode::FORBIDDEN {
             // Only a token's scope may be too narrow, and only if another one is named.
             let wider = match challenge::read(headers, self.shared.limits.challenge_bytes) {
-                Some(Challenge::Bearer { scope: Some(scope), .. }) => scope != self.scope(call),
+                Some(Challenge::Bearer { scope: Some(scope), .. }) => !covers(&self.scope(call), &scope),
                 _ => false,
             };
             if !wider || signed.is_none_or(|signed| signed.is_basic) {
@@ -296,7 +296,7 @@ impl Endpoint {
                 let realm = self.realm(&realm)?;
                 let mut learnt = self.sign_in.learnt();
                 learnt.known = Known::Bearer { realm, service };
-                match scope.filter(|scope| *scope != usual) {
+                match scope.filter(|scope| !covers(usual, scope)) {
                     Some(scope) => {
                         if learnt.scopes.len() >= MAX_SCOPES {
                             learnt.scopes.clear();
@@ -356,6 +356,18 @@ impl Endpoint {
     }
 }
 
+/// Whether a token of the scope `wide` allows all that `wanted` does (Docker's token specification): a registry asks for as much as
+/// one request needs, and a push has one token for reads and writes.
+fn covers(wide: &str, wanted: &str) -> bool {
+    let grants = |one: &str, wanted: &str| {
+        let (Some((of, actions)), Some((wanted_of, wanted))) = (one.rsplit_once(':'), wanted.rsplit_once(':')) else {
+            return false;
+        };
+        of == wanted_of && wanted.split(',').all(|action| actions.split(',').any(|granted| granted == action))
+    };
+    wanted.split(' ').all(|wanted| wide.split(' ').any(|one| one == wanted || grants(one, wanted)))
+}
+
 /// The address that a challenge of `host` names.
 fn token_server_address(host: &str, realm: &str) -> Result<Url, UpstreamError> {
     let url = Url::parse(realm)
@@ -369,4 +381,21 @@ fn token_server_address(host: &str, realm: &str) -> Result<Url, UpstreamError> {
         return Err(UpstreamError::refused(host, what));
     }
     Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn a_wider_scope_covers_a_narrower_one_of_the_same_repositories() {
+        let push = "repository:a/b:pull,push repository:c:pull";
+        for narrower in ["repository:a/b:pull", "repository:a/b:push,pull", "repository:c:pull", push] {
+            assert!(covers(push, narrower), "{narrower}");
+        }
+        for other in ["repository:a/b:delete", "repository:c:push", "repository:a:pull", "registry:catalog:*", ""] {
+            assert!(!covers(push, other), "{other}");
+        }
+        assert!(!covers("repository:a:pull", "repository:a:pull,push") && !covers("", "repository:a:pull"));
+    }
 }

@@ -3,10 +3,6 @@
 use super::super::{BegunUpload, Upload, forwarded_body};
 use super::*;
 
-fn challenge(realm: &str) -> Reply {
-    Reply::with(401, "www-authenticate", format!(r#"Bearer realm="{realm}",service="registry""#))
-}
-
 async fn begun(upstream: &Upstream, mount: Option<(&Digest, &str)>) -> Result<BegunUpload, UpstreamError> {
     upstream.begin_upload("app", mount, soon()).await
 }
@@ -45,7 +41,11 @@ async fn a_push_asks_for_a_token_that_may_push_and_for_a_mount_for_one_that_may_
     let registry = Server::start(move |request| {
         let token = request.header("authorization").strip_prefix("Bearer ").unwrap_or_default().to_owned();
         match (request.method.as_str(), token.as_str()) {
-            (_, "") => challenge(&realm),
+            // As much as this request needs: less than a push does.
+            (_, "") => {
+                let scope = r#"scope="repository:base/app:pull""#;
+                Reply::with(401, "www-authenticate", format!(r#"Bearer realm="{realm}",service="registry",{scope}"#))
+            }
             ("POST", "repository:base/app:pull,push+repository:base/from:pull") => Reply::status(201),
             ("POST", "repository:base/app:pull,push") => {
                 Reply::with(202, "location", "/v2/base/app/blobs/uploads/1?_state=x")
