@@ -10,6 +10,8 @@ mod bundle;
 mod check;
 mod completions;
 mod controller;
+#[cfg(test)]
+mod documents;
 mod export;
 mod gc;
 mod hash_password;
