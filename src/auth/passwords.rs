@@ -357,25 +357,30 @@ impl Shared {
     }
 }
 
-/// Lets those who wait go, however the check ends.
+/// Lets those who wait go if the check ends without a verdict. With one they are told, and whoever waits for the same pair from then
+/// on waits for another check.
 struct Begun<'a> {
     shared: &'a Shared,
     pair: Pair,
+    has_verdict: bool,
 }
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
-        lock(&self.shared.pending).pairs.remove(&self.pair);
+        if !self.has_verdict {
+            lock(&self.shared.pending).pairs.remove(&self.pair);
+        }
     }
 }
 
 impl Check {
     fn run(self, shared: &Shared, pair: Pair) {
-        let _begun = Begun { shared, pair };
+        let mut begun = Begun { shared, pair, has_verdict: false };
         let right = bcrypt::verify(&*self.password, &self.hash).unwrap_or(false) && self.known;
         // Remembered before those who wait are told: who asks after that finds it.
         let memory = if right { &shared.right } else { &shared.wrong };
         memory.insert(pair, ());
+        begun.has_verdict = true;
         let wanted = lock(&shared.pending).pairs.remove(&pair);
         for sender in wanted.into_iter().flat_map(|wanted| wanted.waiting) {
             // Whoever left does not want to know.

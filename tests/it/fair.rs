@@ -76,8 +76,9 @@ async fn many_nodes_of_one_user_are_all_served() {
                 let pulls = (0..4).map(|_| async {
                     let url = format!("http://{}{path}", registry.address());
                     let answer = client.get(url).basic_auth("ro", Some("secret")).send().await.unwrap();
-                    assert_eq!(answer.status(), 200);
-                    assert!(answer.bytes().await.unwrap() == *content);
+                    let status = answer.status();
+                    let bytes = answer.bytes().await.unwrap();
+                    assert!(status == 200 && bytes == *content, "{status}: {:.500}", String::from_utf8_lossy(&bytes));
                 });
                 join_all(pulls).await;
             }

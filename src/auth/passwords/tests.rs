@@ -53,6 +53,31 @@ async fn right_is_right_and_wrong_is_wrong_however_often() {
     }
 }
 
+/// Law: a right password is never called wrong, also of those who ask at the moment at which another one's verdict comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_asks_while_a_verdict_comes_gets_the_same() {
+    let secret = Arc::new(secret("s3cret"));
+    for _ in 0..300 {
+        let passwords = Arc::new(Passwords::new(2));
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let (passwords, secret) = (Arc::clone(&passwords), Arc::clone(&secret));
+            asking.spawn(async move {
+                // The first ones make the check; the others come while it ends.
+                let mut verdicts = Vec::new();
+                for _ in 0..4 {
+                    verdicts.push(check(&passwords, "u", "s3cret", Some(&secret)).await);
+                    tokio::task::yield_now().await;
+                }
+                verdicts
+            });
+        }
+        for verdicts in asking.join_all().await {
+            assert_eq!(verdicts, [Ok(true); 4]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_changed_hash_makes_the_old_verdicts_worthless() {
     let passwords = Passwords::new(1);
