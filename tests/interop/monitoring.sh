@@ -53,7 +53,8 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up == 0/' \
     ConfigInvalid 's/config_valid{job="d8-registry"} == 0/config_valid{job="d8-registry"} == 2/' \
     ModeFileInvalid 's/mode_file_valid{job="d8-registry"} == 0/mode_file_valid{job="d8-registry"} == 2/' \
     NodeProxyWaiting 's/for: 1h/for: 2h/' \
-    JobFailing 's/result=~"failed|panicked"/result="panicked"/'
+    JobFailing 's/result=~"failed|panicked"/result="panicked"/' \
+    RemovalsWait 's/for: 8d/for: 9d/'
 spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
     NoTargets 's/absent(up{job="d8-registry"})/absent(up{job="d8-registry"} == 1)/' \
     UpstreamUnreachable 's/outcome=~"ok|auth"/outcome="none"/' \
@@ -62,7 +63,8 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
     CertificateExpiring 's/14 \* 86400/16 * 86400/' \
     HitRatioFallen 's/\[1h\])) > 100/[1h])) > 1/' \
     NodeProxyWaiting 's/listening{job="d8-registry-node-proxy"} == 0/listening == 0/' \
-    StaleAnswers 's/for: 6h/for: 12h/'
+    StaleAnswers 's/for: 6h/for: 12h/' \
+    RemovalsWait 's/for: 8d/for: 6d/'
 spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/' \
     ErrorsToClients 's/route!~"base|token|other"/route!~"token|other"/' \
     StaleAnswers 's/\[1h\])) > 0/[10m])) > 0/' \
