@@ -5,8 +5,9 @@
 //! socket `admin.sock` in the data directory is the only way to give orders, to root and the server's own user.
 //!
 //! All that is shown is a [`Snapshot`], which the server takes in one place ([`Source::snapshot`]): `snapshot` is its form
-//! as JSON, `samples` the same as metrics. `routes` says what is answered where, `socket` is the socket.
+//! as JSON, `samples` the same as metrics. `routes` says what is answered where, `socket` is the socket, `client` asks at one.
 
+mod client;
 mod routes;
 mod samples;
 mod snapshot;
@@ -15,6 +16,7 @@ mod socket;
 use std::future::Future;
 use std::sync::Arc;
 
+pub use client::{Answer, ask};
 pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
 pub use snapshot::{
     CollectionStatus, ComingStatus, ConfigStatus, DamagedContent, IndexStatus, LeftAlone, MasterStatus, ModeFileStatus,
@@ -41,6 +43,12 @@ pub trait Source: Send + Sync + 'static {
 
     /// The jobs that an order can have run.
     fn jobs(&self) -> &Runner;
+
+    /// Ends, as by SIGTERM, for another server of the same data directory. Returns at once.
+    ///
+    /// # Errors
+    /// A sentence: it was not started to give way.
+    fn give_way(&self) -> Result<(), &'static str>;
 
     /// Places an order to take images over, for the next run of the job `import`.
     ///

@@ -50,6 +50,7 @@ routes! {
         "/jobs" => get(jobs::<S>),
         "/jobs/{name}/run" => post(run::<S>),
         "/reload" => post(reload::<S>),
+        "/give-way" => post(give_way::<S>),
         "/gc" => get(last_collection::<S>).post(collect::<S>),
         "/gc/look" => get(look::<S>),
         "/gc/why/{digest}" => get(why::<S>),
@@ -133,6 +134,17 @@ async fn run<S: Source>(
 
 async fn reload<S: Source>(State(admin): State<Admin<S>>, Extension(client): Extension<Client>) -> Response {
     order(&admin, client, "reload").await
+}
+
+/// Ends for another server of this data directory; 409 if that was not agreed at its start.
+async fn give_way<S: Source>(State(admin): State<Admin<S>>, Extension(client): Extension<Client>) -> Response {
+    match admin.source.give_way() {
+        Ok(()) => {
+            tracing::info!(uid = client.uid, pid = client.pid, "gives way to another server of this data directory");
+            plain(StatusCode::OK, "it ends\n".to_owned())
+        }
+        Err(why) => plain(StatusCode::CONFLICT, format!("{why}\n")),
+    }
 }
 
 async fn last_collection<S: Source>(State(admin): State<Admin<S>>) -> Response {

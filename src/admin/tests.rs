@@ -108,6 +108,10 @@ impl Source for Arc<Scripted> {
         &self.jobs
     }
 
+    fn give_way(&self) -> Result<(), &'static str> {
+        if self.usable.load(Ordering::Relaxed) { Ok(()) } else { Err("it stays") }
+    }
+
     fn place_import(&self, order: serde_json::Value) -> Result<(), String> {
         if order.is_null() { Err("no order".to_owned()) } else { Ok(()) }
     }

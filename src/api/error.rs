@@ -303,7 +303,7 @@ impl From<StoreError> for ApiError {
                 "lists are being built from the store; pulls and pushes work meanwhile",
             )
             .retry_after(*retry_after),
-            StoreError::Layout(_) | StoreError::Io { .. } => {
+            StoreError::Layout(_) | StoreError::InUse(_) | StoreError::Io { .. } => {
                 Self::new(ErrorCode::Unknown, "the registry's disk failed; its log has the cause")
                     .with_cause(Origin::Disk, &error)
             }

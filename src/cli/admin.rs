@@ -1,17 +1,13 @@
 //! `admin`: asks a running server over the socket in its data directory, and gives it orders.
 
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use clap::Subcommand;
 use serde_json::Value;
 
 use super::{Failure, StoreArguments};
-use crate::admin::socket_path;
-
-/// Most headers of an answer; the server sends half a dozen.
-const MAX_HEADERS: usize = 32;
+use crate::admin::{Answer, ask as ask_server, socket_path};
 
 /// What a running server can be asked and told.
 #[derive(Clone, Debug, Subcommand)]
@@ -97,9 +93,7 @@ fn report(run: &Value) -> Result<(), Failure> {
 /// One request to the server of the data directory; the body of its answer.
 pub(super) fn ask(arguments: &StoreArguments, method: &str, path: &str) -> Result<String, Failure> {
     let socket = socket_path(&arguments.dir()?);
-    let nobody = |error| failed(format!("no server answers at {}: {error}", socket.display()));
-    let answer = converse(&socket, method, path, b"").map_err(nobody)?;
-    answered(&answer)
+    answered(ask_server(&socket, method, path, b"", None).map_err(|error| silent(&socket, &error))?)
 }
 
 /// As [`ask`], of the server of `folder`; `None` if there is none.
@@ -110,44 +104,24 @@ pub(super) fn ask_if_there(folder: &Path, method: &str, path: &str) -> Result<Op
 /// As [`ask_if_there`], with a body.
 pub(super) fn ask_with(folder: &Path, method: &str, path: &str, body: &[u8]) -> Result<Option<String>, Failure> {
     let socket = socket_path(folder);
-    match converse(&socket, method, path, body) {
-        Ok(answer) => answered(&answer).map(Some),
+    match ask_server(&socket, method, path, body, None) {
+        Ok(answer) => answered(answer).map(Some),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
-        Err(error) => Err(failed(format!("no server answers at {}: {error}", socket.display()))),
+        Err(error) => Err(silent(&socket, &error)),
     }
+}
+
+fn silent(socket: &Path, error: &io::Error) -> Failure {
+    failed(format!("no server answers at {}: {error}", socket.display()))
 }
 
 fn failed(message: String) -> Failure {
     Failure { exit: super::EXIT_FAILED, message }
 }
 
-fn answered(answer: &[u8]) -> Result<String, Failure> {
-    let (status, body) = parse(answer).ok_or_else(|| failed("the server's answer can't be read".to_owned()))?;
-    let body = String::from_utf8_lossy(body).trim_end().to_owned();
+fn answered(Answer { status, body }: Answer) -> Result<String, Failure> {
+    let body = String::from_utf8_lossy(&body).trim_end().to_owned();
     if status == 200 { Ok(body) } else { Err(failed(format!("the server answers {status}: {body}"))) }
-}
-
-fn converse(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = UnixStream::connect(socket)?;
-    // HTTP/1.0: the end of the connection is the end of the answer.
-    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    stream.write_all(format!("{method} {path} HTTP/1.0\r\n{length}\r\n").as_bytes())?;
-    stream.write_all(body)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(answer)
-}
-
-/// Status and body; `None` if it is no HTTP, or is cut.
-fn parse(answer: &[u8]) -> Option<(u16, &[u8])> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head) = response.parse(answer).ok()? else { return None };
-    let status = response.code?;
-    let body = &answer[head..];
-    let length = headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"))?;
-    let length: usize = std::str::from_utf8(length.value).ok()?.parse().ok()?;
-    (body.len() == length).then_some((status, body))
 }
 
 #[cfg(test)]
@@ -155,16 +129,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn an_answer_is_whole_or_none() {
-        let answer = b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
-        assert_eq!(parse(answer), Some((200, &b"ok\n"[..])));
-        for cut in 0..answer.len() {
-            assert_eq!(parse(&answer[..cut]), None, "{cut}");
-        }
-        assert_eq!(parse(b"+OK\r\n"), None);
-    }
 
     #[test]
     fn a_job_s_state_is_one_line() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::Failure;
 use crate::config::{Address, Addresses, Config, Mode, Overrides, Secret};
 use crate::oci::RepoName;
-use crate::server::{self, CarriedBundle, Source};
+use crate::server::{self, CarriedBundle, RunOptions, Source};
 use crate::telemetry::with_causes;
 
 /// Flags of `serve`. A flag wins over the file.
@@ -42,6 +42,10 @@ pub struct ServeArguments {
     /// better kept in a file: every user of this machine can see command lines.
     #[arg(long, value_name = "URL")]
     pub upstream: Option<Secret>,
+    /// End, as by SIGTERM, when another server of the same data directory starts: so a server that was there before the cluster becomes
+    /// the cluster's, which waits for its end. Without it the second one refuses to start.
+    #[arg(long)]
+    pub give_way: bool,
     /// Check the configuration, print what is in force, and end.
     #[arg(long)]
     pub check_config: bool,
@@ -70,7 +74,8 @@ pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
         }
         return print_settings(&config);
     }
-    Ok(server::run(config, Source { file: arguments.config, overrides }, bundle.as_ref())?)
+    let how = RunOptions { bundle, gives_way: arguments.give_way };
+    Ok(server::run(config, Source { file: arguments.config, overrides }, &how)?)
 }
 
 /// Every key with the value in force and where it comes from; secrets as `***`.

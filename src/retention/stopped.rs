@@ -16,7 +16,7 @@ use crate::store::{CollectionOptions, CollectionReport, FoundPins, Reason, Store
 /// them. Blocking.
 ///
 /// # Errors
-/// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
+/// [`StoreError::Layout`] with a sentence if `dir` is no store, [`StoreError::InUse`] if a server has it; [`StoreError`] of the disk.
 pub fn run_stopped(
     dir: &Path,
     options: CollectionOptions,

@@ -18,6 +18,7 @@ mod reload;
 mod replicas;
 mod snapshot;
 mod state;
+mod succession;
 mod warnings;
 
 use std::path::PathBuf;
@@ -140,19 +141,29 @@ pub struct Source {
     pub overrides: Overrides,
 }
 
-/// Runs a server until SIGTERM or SIGINT; blocking. With a `bundle` mode Local is that, read only.
+/// How a server is run, beside its configuration.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Mode Local is these files of a bundle, read only.
+    pub bundle: Option<CarriedBundle>,
+    /// It ends for another server that wants its data directory.
+    pub gives_way: bool,
+}
+
+/// Runs a server until SIGTERM or SIGINT, or until it has to give way; blocking. Where another server has the data directory
+/// and gives way, its end is waited for first.
 ///
 /// # Errors
 /// [`ServerError`] if it can't start.
-pub fn run(config: Config, source: Source, bundle: Option<&CarriedBundle>) -> Result<(), ServerError> {
+pub fn run(config: Config, source: Source, how: &RunOptions) -> Result<(), ServerError> {
     // Kept until all threads have ended: what they say last is written too.
     let logging = Arc::new(Logging::start(options::log(&config))?);
     if let Err(error) = serve::raise_open_files() {
         tracing::warn!(%error, "the limit on open files can't be raised");
     }
-    let bundle = bundle.map(CarriedBundle::open).transpose()?;
+    let bundle = how.bundle.as_ref().map(CarriedBundle::open).transpose()?;
     let watcher = Watcher::new(config.watched_paths(source.file.as_deref()));
-    let store = Store::open(&options::store(&config))?;
+    let store = succession::open(&options::store(&config))?;
     store.set_collection(options::collection(&config));
     store.set_scrub(options::scrub(&config));
     // Until the modes are known.
@@ -181,7 +192,8 @@ pub fn run(config: Config, source: Source, bundle: Option<&CarriedBundle>) -> Re
         .build()
         .map_err(|source| ServerError::System { what: "threads", source })?;
     let logging = Arc::clone(&logging);
-    let parts = Parts { config, source, keys, logging, store, bundle, pins, retention, auth, tls, said };
+    let gives_way = how.gives_way.then(CancellationToken::new);
+    let parts = Parts { config, source, keys, logging, store, bundle, pins, retention, auth, tls, said, gives_way };
     let ended = runtime.block_on(serve(parts, watcher));
     runtime.shutdown_timeout(WORKERS_DEADLINE);
     ended
@@ -228,6 +240,8 @@ struct Parts {
     tls: Option<Arc<Tls>>,
     /// What was said at the start of what is probably not meant so.
     said: Vec<String>,
+    /// Cancelled, the server ends; `None`: it does not give way.
+    gives_way: Option<CancellationToken>,
 }
 
 /// What an administrator should know of this start.
@@ -327,6 +341,7 @@ async fn serve(mut parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         ready,
         takes_orders: socket.is_ok(),
         verifying: tokio::sync::Mutex::default(),
+        gives_way: parts.gives_way.clone(),
         draining: draining.clone(),
     };
     let seen = Admin::new(observer, metrics.clone());
@@ -353,12 +368,14 @@ async fn serve(mut parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         probes.listen(socket, None, admin::probe_router(seen.clone()), None);
     }
     let (store, deadline) = (parts.store.clone(), reload::Deadline::new(parts.config.limits.drain_deadline));
+    let gives_way = parts.gives_way.clone().unwrap_or_default();
     let reloads = reload::Reloads::new(parts, app, modes, registry.clone(), metrics, state, deadline.clone());
     jobs.start(reloader.job(watcher, reloads));
 
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = gives_way.cancelled() => {}
     }
     draining.cancel();
     end(&registry, &[admin, probes], &tasks, &stop, store, deadline.load()).await;

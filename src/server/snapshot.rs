@@ -33,6 +33,9 @@ use crate::telemetry::{CertificateUse, IndexLabel, Logging, Metrics, Samples, wi
 /// Whoever wants to give an order learns here why nobody listens.
 const NO_ORDERS: &str = "no orders can be given: there is no admin socket, and the log of the start says why";
 
+/// Whoever wants this server's place learns here why it does not get it.
+const KEEPS: &str = "it was started without --give-way: stop it";
+
 /// The parts that are asked.
 pub(super) struct Observer {
     pub(super) started: Instant,
@@ -54,6 +57,8 @@ pub(super) struct Observer {
     pub(super) verifying: tokio::sync::Mutex<()>,
     pub(super) metrics: Metrics,
     pub(super) ready: Ready,
+    /// Cancelled, it ends for another server of its data directory; `None` if it does not.
+    pub(super) gives_way: Option<CancellationToken>,
     /// Cancelled when the server begins to end.
     pub(super) draining: CancellationToken,
 }
@@ -108,6 +113,10 @@ impl Source for Observer {
         };
         let dropped = dropped.map_err(|error| DropError::Failed(with_causes(&error)))?;
         Ok(dropped.to_json(mode, dry_run))
+    }
+
+    fn give_way(&self) -> Result<(), &'static str> {
+        self.gives_way.as_ref().map(CancellationToken::cancel).ok_or(KEEPS)
     }
 
     fn place_import(&self, order: serde_json::Value) -> Result<(), String> {

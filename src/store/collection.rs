@@ -125,7 +125,7 @@ impl Store {
     /// file was in force when the server ended; `pins`: as `store.pins` has them. Blocking.
     ///
     /// # Errors
-    /// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
+    /// [`StoreError::Layout`] with a sentence if `dir` is no store, [`StoreError::InUse`] if a server has it; [`StoreError`] of the disk.
     pub fn open_stopped(
         dir: &Path,
         options: CollectionOptions,

@@ -144,6 +144,9 @@ pub enum StoreError {
         /// Seconds after which to ask again.
         retry_after: u64,
     },
+    /// Another process has the store at this path.
+    #[error("another d8-registry is using {}", .0.display())]
+    InUse(PathBuf),
     /// The folder can't be used as a store; a whole sentence for the administrator.
     #[error("{0}")]
     Layout(String),

@@ -84,7 +84,7 @@ impl Store {
 /// was none. `None` as the answer: it is used. Blocking.
 ///
 /// # Errors
-/// [`StoreError::Layout`] with a sentence if `dir` is no store or a server has it; [`StoreError`] of the disk.
+/// [`StoreError::Layout`] with a sentence if `dir` is no store, [`StoreError::InUse`] if a server has it; [`StoreError`] of the disk.
 pub fn drop_stopped(
     dir: &Path,
     mode: StoringMode,

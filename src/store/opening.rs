@@ -185,7 +185,7 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
         .map_err(StoreError::io("open", &path))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
         if error == rustix::io::Errno::WOULDBLOCK {
-            StoreError::Layout(format!("another d8-registry is using {}", layout.root().display()))
+            StoreError::InUse(layout.root().to_owned())
         } else {
             StoreError::io("lock", &path)(error.into())
         }

@@ -79,7 +79,7 @@ impl Store {
 /// Does with the snapshots of the store in `dir`, which no server has, what `work` says. Blocking.
 ///
 /// # Errors
-/// As `work`; [`super::StoreError::Layout`] with a sentence if `dir` is no store or a server has it.
+/// As `work`; [`super::StoreError::Layout`] with a sentence if `dir` is no store, [`super::StoreError::InUse`] if a server has it.
 pub fn with_stopped_snapshots<T, F: Future<Output = Result<T, SnapshotError>>>(
     dir: &Path,
     work: impl FnOnce(Store) -> F,

@@ -231,6 +231,16 @@ same "$(versions)" "$before" "the controller's objects after an upgrade with ano
 noted 'the value mode is Direct, in force is Proxy'
 noted 'the value upstream is registry.example.com/ce, in force is registry.example.com/ee'
 ! grep -E 'first|second' "$WORK/helm.out" || fail "the notes show a password"
+# A bootstrap that is run again leaves another registry-init, or none: authority and users stay those that nodes have.
+given=$(secret registry-pki && secret registry-user-rw)
+init=$(jq -n --rawfile cert "$INTEROP_PKI/tls.crt" --rawfile key "$INTEROP_PKI/tls.key" \
+    '{ca: {cert: $cert, key: $key}, rw_user: {name: "rw", password: "another", password_hash: "y"}}')
+admin DELETE "$OWN/secrets/registry-init" >/dev/null
+change "${proxy[@]}" --set upstream.license=first
+same "$(secret registry-pki && secret registry-user-rw)" "$given" "authority and user without registry-init"
+admin POST "$OWN/secrets" "$(jq -n --arg config "$init" '{metadata: {name: "registry-init"}, type: "Opaque", stringData: {config: $config}}')" >/dev/null
+change "${proxy[@]}" --set upstream.license=first
+same "$(secret registry-pki && secret registry-user-rw)" "$given" "authority and user with another registry-init"
 
 token_of() {
     admin POST "$OWN/serviceaccounts/$1/token" '{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}' | jq -r .status.token

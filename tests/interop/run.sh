@@ -23,7 +23,7 @@ INTEROP_LIMIT=${INTEROP_LIMIT:-900}
 
 # Clients first that say the most about the protocol.
 tests=(conformance spec masters d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
-    proxy-containerd-2 takeover bundle cluster node-proxy node-config nginx-push nginx-cut full-disk lost-writes image chart
+    proxy-containerd-2 takeover bundle first-master cluster node-proxy node-config nginx-push nginx-cut full-disk lost-writes image chart
     chart-cluster check-cluster switch-command monitoring)
 if [[ -n ${INTEROP_WITHOUT-} ]]; then
     kept=()

@@ -60,6 +60,7 @@ mod scopes;
 mod seed;
 mod snapshots;
 mod state;
+mod succession;
 mod support;
 mod switches;
 mod takeover;

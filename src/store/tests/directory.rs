@@ -5,7 +5,7 @@ use super::*;
 #[expect(clippy::needless_pass_by_value, reason = "its callers make the options for it alone")]
 fn refusal(options: StoreOptions) -> String {
     match Store::open(&options) {
-        Err(StoreError::Layout(sentence)) => sentence,
+        Err(error @ (StoreError::Layout(_) | StoreError::InUse(_))) => error.to_string(),
         other => panic!("{other:?}"),
     }
 }

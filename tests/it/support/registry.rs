@@ -388,6 +388,14 @@ impl Registry {
         std::mem::take(&mut self.log.lock().unwrap())
     }
 
+    /// Waits until it has ended by itself, in order. Gives all it logged.
+    pub(crate) fn ended(mut self) -> Vec<Value> {
+        let status = self.process.take().unwrap().wait().unwrap();
+        assert_eq!(status.code(), Some(0), "signal {:?}", status.signal());
+        self.reader.take().unwrap().join().unwrap();
+        std::mem::take(&mut self.log.lock().unwrap())
+    }
+
     /// Kills it where it stands.
     pub(crate) fn kill(mut self) {
         let mut process = self.process.take().unwrap();
