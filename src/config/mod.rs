@@ -455,9 +455,17 @@ pub fn schema() -> serde_json::Value {
 /// # Errors
 /// [`ConfigError`].
 pub fn read_yaml<T: serde::de::DeserializeOwned + Default>(path: &Path) -> Result<T, ConfigError> {
-    yaml::read(&read_file(path)?).map_err(|error| {
+    yaml_of(&read_file(path)?).map_err(|error| ConfigError::Key(KeyError { file: Some(path.to_path_buf()), ..error }))
+}
+
+/// The same of a text.
+///
+/// # Errors
+/// [`KeyError`], without a file.
+pub fn yaml_of<T: serde::de::DeserializeOwned + Default>(text: &str) -> Result<T, KeyError> {
+    yaml::read(text).map_err(|error| {
         let yaml::YamlError { key, position, message, .. } = error;
-        ConfigError::Key(KeyError { file: Some(path.to_path_buf()), position, key, message })
+        KeyError { file: None, position, key, message }
     })
 }
 

@@ -1,7 +1,7 @@
 //! What a node's containerd needs to pull from the registry: `d8-registry node-config`.
 //!
 //! `settings` is what is wanted, `hosts_toml` renders it, `state` remembers what was written, `plan` compares both with
-//! the disk, `steps` carries the plan out, `diff` shows it, `preflight` looks for settings that work against it. Files
+//! the disk, `steps` carries the plan out, `diff` shows it, `preflight` looks for settings that work against it, `way` is how containerd asks then. Files
 //! that are not this part's own are never written, moved or removed; containerd's own configuration is only read.
 //!
 //! # Decisions
@@ -48,6 +48,7 @@ mod preflight;
 mod settings;
 mod state;
 mod steps;
+mod way;
 
 #[cfg(test)]
 mod tests;
@@ -56,12 +57,15 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 
 use self::hosts_toml::Rendering;
 use self::plan::Plan;
 pub use self::settings::{ContainerdVersion, NodeConfig};
+use self::state::State;
+pub use self::way::{Way, ways};
 use crate::config::ConfigError;
 use crate::fs::{self, FsError};
 
@@ -206,6 +210,33 @@ pub fn check(root: &Path, wanted: &NodeConfig) -> Result<Outcome, NodeConfigErro
     findings.extend(extensions::contradiction(root, wanted)?);
     findings.extend(plan.obstacles);
     Ok(Outcome { version: rendering.version, findings, notes: plan.notes })
+}
+
+/// Others that write the folders of `wanted` themselves; where there is one, nothing of ours belongs there. Writes nothing.
+/// Blocking.
+///
+/// # Errors
+/// [`NodeConfigError`].
+pub fn other_writers(root: &Path, wanted: &NodeConfig) -> Result<Vec<Finding>, NodeConfigError> {
+    registry_d(root)?;
+    preflight::others(root, wanted)
+}
+
+/// Whether files below `root` are there, or may be, that were written by [`apply`]. Blocking.
+///
+/// # Errors
+/// [`NodeConfigError`].
+pub fn holds_files(root: &Path) -> Result<bool, NodeConfigError> {
+    Ok(!State::read(&registry_d(root)?)?.files.is_empty())
+}
+
+/// The file of containerd's own configuration that was changed last, below `root`, and when; `None` if there is none.
+/// Blocking.
+///
+/// # Errors
+/// [`NodeConfigError`].
+pub fn containerd_changed(root: &Path) -> Result<Option<(PathBuf, SystemTime)>, NodeConfigError> {
+    preflight::changed_last(root)
 }
 
 /// What of `wanted` this node's containerd can follow, rendered, and the plan for it.

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use toml_edit::{Document, Item, TableLike};
 
@@ -28,16 +29,7 @@ const BASHIBLE: &str = "deckhouse_hosts_state.json";
 
 /// All findings, file by file.
 pub(super) fn look(root: &Path, wanted: &NodeConfig) -> Result<Vec<Finding>, NodeConfigError> {
-    let mut search = Search {
-        root,
-        findings: Vec::new(),
-        seen: BTreeSet::new(),
-        generation: wanted.version,
-        plugin: 2,
-        points: false,
-        hidden: false,
-        drop_in: None,
-    };
+    let mut search = Search::new(root, wanted.version);
     let main = PathBuf::from(CONTAINERD).join("config.toml");
     let is_there = search.file(&main, Role::Main)?;
     // Findings about `config.toml` come before those about drop-ins, but may name one of them.
@@ -53,6 +45,32 @@ pub(super) fn look(root: &Path, wanted: &NodeConfig) -> Result<Vec<Finding>, Nod
     }
     search.other_writers(wanted)?;
     Ok(search.findings)
+}
+
+/// Only those about others that write the same folders.
+pub(super) fn others(root: &Path, wanted: &NodeConfig) -> Result<Vec<Finding>, NodeConfigError> {
+    let mut search = Search::new(root, wanted.version);
+    search.other_writers(wanted)?;
+    Ok(search.findings)
+}
+
+/// The file that was changed last of those that containerd reads.
+pub(super) fn changed_last(root: &Path) -> Result<Option<(PathBuf, SystemTime)>, NodeConfigError> {
+    let mut search = Search::new(root, None);
+    search.file(&PathBuf::from(CONTAINERD).join("config.toml"), Role::Main)?;
+    let mut last: Option<(PathBuf, SystemTime)> = None;
+    for file in search.seen {
+        let path = root.join(&file);
+        let changed = match std::fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+            Ok(changed) => changed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(NodeConfigError::Read { path, source }),
+        };
+        if last.as_ref().is_none_or(|(_, before)| *before < changed) {
+            last = Some((file, changed));
+        }
+    }
+    Ok(last)
 }
 
 /// How a file comes to containerd.
@@ -91,7 +109,20 @@ pub(super) fn link_below(root: &Path, file: &Path) -> Option<PathBuf> {
     way.into_iter().find(|part| root.join(part).is_symlink()).map(Path::to_owned)
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    const fn new(root: &'a Path, generation: Option<ContainerdVersion>) -> Self {
+        Self {
+            root,
+            findings: Vec::new(),
+            seen: BTreeSet::new(),
+            generation,
+            plugin: 2,
+            points: false,
+            hidden: false,
+            drop_in: None,
+        }
+    }
+
     fn find(&mut self, file: &Path, line: Option<usize>, text: String) {
         self.findings.push(Finding { file: file.display().to_string(), line, text });
     }

@@ -12,16 +12,13 @@ use serde::Deserialize;
 
 use crate::config::{self, ConfigError, KeyError, Secret};
 
-/// The file's shape. `mode`, `version`, `imagesBase` and `proxyEndpoints` are for others.
+/// The file's shape. `proxyEndpoints` are for others.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Raw {
-    #[serde(rename = "mode")]
-    _mode: Option<String>,
-    #[serde(rename = "version")]
-    _version: Option<String>,
-    #[serde(rename = "imagesBase")]
-    _images_base: Option<String>,
+    mode: Option<String>,
+    version: Option<String>,
+    images_base: Option<String>,
     #[serde(rename = "proxyEndpoints")]
     _proxy_endpoints: Option<Vec<String>>,
     hosts: Option<BTreeMap<String, RawHost>>,
@@ -94,6 +91,12 @@ pub(super) struct Mirror {
 /// The wanted settings of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
+    /// The mode that it is for; only the node's agent asks.
+    pub(super) mode: Option<String>,
+    /// What a node answers that has applied it.
+    pub(super) answer: Option<String>,
+    /// Where the images of the cluster are, `host[:port][/path]`.
+    pub(super) images_base: Option<String>,
     /// By `host[:port]` of images; mirrors in the order in which they are asked.
     pub(super) hosts: BTreeMap<String, Vec<Mirror>>,
     /// Which containerd; `None`: what its configuration looks like.
@@ -122,6 +125,38 @@ impl NodeConfig {
         })
     }
 
+    /// Reads and checks a text.
+    ///
+    /// # Errors
+    /// [`KeyError`], without values that may be secret.
+    pub fn read(text: &str) -> Result<Self, KeyError> {
+        Self::of(config::yaml_of(text)?)
+    }
+
+    /// Nothing of ours: everything that was written is taken away.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { mode: None, answer: None, images_base: None, hosts: BTreeMap::new(), version: None, extensions: None }
+    }
+
+    /// What a node answers that has applied it: the file's `version`.
+    #[must_use]
+    pub fn answer(&self) -> Option<&str> {
+        self.answer.as_deref()
+    }
+
+    /// Where the images of the cluster are, `host[:port][/path]`.
+    #[must_use]
+    pub fn images_base(&self) -> Option<&str> {
+        self.images_base.as_deref()
+    }
+
+    /// Whether images come from elsewhere than the registry inside of the cluster.
+    #[must_use]
+    pub fn is_unmanaged(&self) -> bool {
+        self.mode.as_deref() == Some("Unmanaged")
+    }
+
     fn of(raw: Raw) -> Result<Self, KeyError> {
         let hosts = raw.hosts.ok_or_else(|| wrong("hosts", "is missing; `hosts: {}` takes everything away"))?;
         let containerd = raw.containerd.unwrap_or_default();
@@ -137,7 +172,14 @@ impl NodeConfig {
                 ),
             ));
         }
-        Ok(Self { hosts, version: containerd.version, extensions: containerd.extensions })
+        Ok(Self {
+            mode: raw.mode,
+            answer: raw.version.filter(|version| !version.is_empty()),
+            images_base: raw.images_base,
+            hosts,
+            version: containerd.version,
+            extensions: containerd.extensions,
+        })
     }
 }
 
