@@ -56,6 +56,9 @@ pub struct BashibleConfig {
     pub proxy_endpoints: Vec<String>,
     /// What containerd gets.
     pub hosts: Hosts,
+    /// Whether the switch to bare Unmanaged has ended with it: a node that finds this Secret gone then goes back to what it had
+    /// before. It is no part of the version, as nodes have nothing to apply for it.
+    pub settled: bool,
 }
 
 /// Secret `deckhouse-registry`: the five fields of it that are ours.

@@ -80,7 +80,17 @@ impl<'a> Run<'a> {
 
     /// The configuration that nodes are given, if it can be rendered.
     pub(super) fn bashible(&self) -> Option<BashibleConfig> {
-        BashibleConfig::of(&self.record.nodes, self.in_cluster().as_ref(), &self.master_addresses())
+        let config = BashibleConfig::of(&self.record.nodes, self.in_cluster().as_ref(), &self.master_addresses())?;
+        Some(BashibleConfig { settled: self.is_settled(&config), ..config })
+    }
+
+    /// Whether bare Unmanaged is settled with what nodes are given.
+    fn is_settled(&self, config: &BashibleConfig) -> bool {
+        let Record { completed, target, under_way, nodes, .. } = &self.record;
+        let bare = *target == Params::BARE && *completed == Params::BARE && nodes.kept.is_empty();
+        // The walk to where it is already, after its record was lost, unsettles nothing.
+        let found = self.look.outputs.bashible.value();
+        bare && (!under_way || found.is_some_and(|found| found.settled && found.version == config.version))
     }
 
     /// The mode file that servers are given.

@@ -302,18 +302,39 @@ fn the_nodes_secret_is_put_back_but_in_settled_bare_unmanaged() {
     let mut world = settled(proxy(1));
     world.bashible.set(None);
     let decision = step(&mut world);
-    assert!(world.bashible.value.is_some());
+    assert!(world.bashible.value.as_ref().is_some_and(|config| !config.settled));
     assert_eq!(decision.figures.repaired, ["registry-bashible-config"]);
 
     world.set(Params::BARE);
     settle(&mut world);
-    assert!(world.bashible.value.is_some());
+    assert!(world.bashible.value.as_ref().is_some_and(|config| config.settled));
     world.bashible.set(None);
     let decision = step(&mut world);
     let (_, _, message) = shown(&decision, ConditionType::FinalContainerdConfigReady).unwrap();
     assert!(message.contains("→ Unmanaged"), "{message}");
     settle(&mut world);
     assert!(world.bashible.value.is_none());
+}
+
+/// Nodes without bashible go by it.
+#[test]
+fn the_nodes_secret_is_settled_in_bare_unmanaged_alone_and_no_longer_than_it_lasts() {
+    let mut world = settled(proxy(1));
+    world.set(Params::BARE);
+    while world.record.value.as_ref().is_none_or(|record| record.under_way || record.target != Params::BARE) {
+        assert!(world.bashible.value.as_ref().is_none_or(|config| !config.settled));
+        step(&mut world);
+        everybody(&mut world);
+    }
+    settle(&mut world);
+    let bare = world.bashible.value.clone().unwrap();
+    assert!(bare.settled && bare.version == bare.hash());
+    // The same source, but an administrator's.
+    world.set(Params::Unmanaged(Some(upstream(1))));
+    step(&mut world);
+    assert!(!world.bashible.value.as_ref().unwrap().settled);
+    settle(&mut world);
+    assert!(!world.bashible.value.as_ref().unwrap().settled);
 }
 
 #[test]
