@@ -6,8 +6,10 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container as ContainerObject, Node as NodeObject, NodeCondition, Pod};
 use k8s_openapi::jiff;
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
+use serde_json::json;
 
+use super::client::FIELD_MANAGER;
 use super::{Cluster, ClusterError, lists};
 use crate::clock::Timestamp;
 use crate::switch::{DeckhousePod, Node};
@@ -56,6 +58,37 @@ impl Cluster {
             lists::all(self, &nodes, "list Nodes", ListParams::default(), |node| Some(read_node(node))).await?;
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(nodes)
+    }
+
+    /// One Node; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn node(&self, name: &str) -> Result<Option<Node>, ClusterError> {
+        let nodes = Api::<NodeObject>::all(self.client().clone());
+        Ok(self.call("get a Node", nodes.get_opt(name)).await?.map(read_node))
+    }
+
+    /// Has a Node say what bashible says elsewhere: the version that it has applied, and whether its containerd's configuration
+    /// is `default` or `custom`. `None` stays as it is, as does everything else.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn answer(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        containerd_config: Option<&str>,
+    ) -> Result<(), ClusterError> {
+        let pair = |key: &str, value: Option<&str>| value.map(|value| json!({key: value})).unwrap_or_else(|| json!({}));
+        let patch = json!({"metadata": {
+            "annotations": pair(APPLIED_VERSION, version),
+            "labels": pair(CONTAINERD_CONFIG, containerd_config),
+        }});
+        let nodes = Api::<NodeObject>::all(self.client().clone());
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.call("change a Node", nodes.patch_metadata(name, &parameters, &Patch::Merge(patch))).await?;
+        Ok(())
     }
 
     /// The pods of Deckhouse, sorted by name. `deployment` says which registry they run with where they do not.
