@@ -81,6 +81,9 @@ nonsense 'needs upstream' --set image.reference=x,mode=Proxy
 nonsense 'needs controller.enabled' --set image.reference=x,mode=Unmanaged,controller.enabled=false
 nonsense 'needs secrets.create' --set image.reference=x,mode=Unmanaged,secrets.create=false
 nonsense 'needs Kubernetes 1.30' --set image.reference=x,mode=Local --kube-version 1.29.4
+nonsense 'nodeAgent.enabled needs Kubernetes 1.30' --set image.reference=x,mode=Local,controller.enabled=false,nodeAgent.enabled=true --kube-version 1.29.4
+nonsense 'nodeAgent.image is not' -f "$CHART/ci/controlled-daemonset.yaml" --set nodeAgent.image=deckhouse
+nonsense 'two of them are the same' -f "$CHART/ci/controlled-daemonset.yaml" --set ports.nodeAgent=5001
 nonsense 'two of them are the same' -f "$CHART/ci/controlled-static-pod.yaml" --set ports.controller=5004
 nonsense 'takes no pushes' -f "$CHART/ci/direct.yaml" --set push.kind=Ingress,push.host=x
 nonsense 'two of them are the same' -f "$CHART/ci/direct.yaml" --set ports.admin=5001
@@ -112,6 +115,16 @@ for case in local-static-pod local-daemonset proxy-static-pod controlled-daemons
     same "$(template -f "$CHART/ci/$case.yaml" --set replicas.enabled=false | grep -c 'name: masters\|/masters')" 0 "mounts of a list that nobody reads in $case"
 done
 same "$(knowing -f "$CHART/ci/direct.yaml" --set replicas.enabled=true)" 0 "configurations with the other masters in the pod network"
+
+say "the image that node-agent asks for"
+asked() { template -f "$CHART/ci/controlled-daemonset.yaml" --set "$1" | sed -n 's/^ *- --image=//p'; }
+readonly OWN=registry.d8-system.svc:5001/system/deckhouse PINNED=@sha256:$(printf '0%.0s' {1..64})
+same "$(asked "nodeAgent.image=deckhouse$PINNED")" "deckhouse$PINNED" "the one that is given"
+same "$(asked "nodeAgent.image=,image.reference=$OWN$PINNED")" "$PINNED" "its own"
+same "$(asked "nodeAgent.image=,image.reference=$OWN/d8-registry:v1$PINNED")" "d8-registry$PINNED" "its own, in a repository below"
+for reference in "$OWN:v1" "${OWN}x/y$PINNED" "registry.example.com/x$PINNED"; do
+    same "$(asked "nodeAgent.image=,image.reference=$reference")" "" "what is asked for with $reference"
+done
 
 say "secrets stay in Secrets"
 readonly SECRET=s3cr3t-word

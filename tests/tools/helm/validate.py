@@ -16,7 +16,7 @@ import yaml
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Containers that write into root's folders of the node.
-ROOT = {"static-pod", "data-folder"}
+ROOT = {"static-pod", "data-folder", "node-agent"}
 
 
 def closed(schema):

@@ -16,6 +16,9 @@
   {{- if and (include "controlled" .) (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) -}}
     {{- fail "controller.enabled needs Kubernetes 1.30, whose ValidatingAdmissionPolicy limits what it may create" -}}
   {{- end -}}
+  {{- if and .Values.nodeAgent.enabled (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) -}}
+    {{- fail "nodeAgent.enabled needs Kubernetes 1.30, whose tokens name the node that a pod is on, and whose ValidatingAdmissionPolicy goes by it" -}}
+  {{- end -}}
   {{- if and .Values.upstream.license (or .Values.upstream.username .Values.upstream.password) -}}
     {{- fail "upstream.license and upstream.username or password exclude each other" -}}
   {{- end -}}
@@ -62,6 +65,9 @@
   {{- $ports := list (int .Values.ports.registry) (int .Values.ports.admin) (int .Values.ports.metrics) (int .Values.ports.probe) -}}
   {{- if include "controlled" . -}}
     {{- $ports = concat $ports (list (int .Values.ports.controller) (int .Values.ports.controllerMetrics) (int .Values.ports.nodeProxy) (int .Values.ports.nodeProxyMetrics)) -}}
+  {{- end -}}
+  {{- if .Values.nodeAgent.enabled -}}
+    {{- $ports = concat $ports (list (int .Values.ports.nodeAgent) (int .Values.ports.nodeAgentMetrics)) -}}
   {{- end -}}
   {{- if ne (len (uniq $ports)) (len $ports) -}}
     {{- fail "ports: two of them are the same" -}}
@@ -171,6 +177,19 @@ component: {{ . }}
 {{- if include "controlled" . }}ro rw mirror-puller mirror-pusher{{ else -}}
 {{- if ne .Values.mode "Direct" }}ro{{ end -}}
 {{- if eq .Values.mode "Local" }} rw{{ if .Values.secrets.mirrorUsers }} mirror-puller mirror-pusher{{ end }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What node-agent asks for: [CHILD]@DIGEST below the repository in force, or nothing. */ -}}
+{{- define "probedImage" -}}
+{{- $own := "registry.d8-system.svc:5001/system/deckhouse" -}}
+{{- if .Values.nodeAgent.image -}}
+  {{- if not (contains "@" .Values.nodeAgent.image) }}{{ fail "nodeAgent.image is not [CHILD]@sha256:DIGEST" }}{{ end -}}
+  {{- .Values.nodeAgent.image -}}
+{{- else if and (regexMatch (printf "^%s[/:@]" $own) .Values.image.reference) (contains "@sha256:" .Values.image.reference) -}}
+  {{- /* A tag before the digest says nothing. */ -}}
+  {{- $parts := splitList "@" (trimPrefix $own .Values.image.reference) -}}
+  {{- printf "%s@%s" (first $parts | trimPrefix "/" | splitList ":" | first) (last $parts) -}}
 {{- end -}}
 {{- end -}}
 

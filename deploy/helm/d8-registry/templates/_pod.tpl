@@ -254,3 +254,16 @@ resources:
 - name: tls
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
 {{- end -}}
+
+{{- /* Nodes without bashible. */ -}}
+{{- define "nodeAgentAffinity" -}}
+affinity:
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchExpressions:
+            - {key: node.deckhouse.io/group, operator: DoesNotExist}
+            {{- with .Values.nodeAgent.nodeExpressions }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+{{- end -}}
