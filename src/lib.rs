@@ -32,6 +32,7 @@
 //! - [`switch`]: which registry a cluster uses, changed step by step; pure
 //! - [`pki`]: the certificates of the masters
 //! - [`cluster`]: the API server of Kubernetes, read and written
+//! - [`node_agent`]: the program that does a node's part where no bashible does
 //! - [`controller`]: the program that switches a cluster's mode
 //! - [`cli`]: the command line
 
@@ -52,6 +53,7 @@ pub mod health;
 pub mod issuer;
 pub mod jobs;
 pub mod mode;
+pub mod node_agent;
 pub mod node_config;
 pub mod node_files;
 pub mod node_proxy;

@@ -104,9 +104,10 @@ pub(super) fn run(arguments: ControllerArguments) -> Result<(), Failure> {
     })?)
 }
 
-fn host_name() -> String {
+/// The machine's name.
+pub(super) fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "controller".to_owned(), |name| name.trim().to_owned())
+        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod hash_password;
 mod import;
 mod index;
 mod init;
+mod node_agent;
 mod node_config;
 mod node_proxy;
 mod own_folder;
@@ -49,6 +50,7 @@ pub use self::hash_password::HashPasswordArguments;
 pub use self::import::ImportArguments;
 pub use self::index::IndexCommand;
 pub use self::init::StoreArguments;
+pub use self::node_agent::NodeAgentArguments;
 pub use self::node_config::NodeConfigArguments;
 pub use self::node_proxy::NodeProxyArguments;
 pub use self::own_folder::OwnFolderArguments;
@@ -250,6 +252,13 @@ pub enum Command {
         From a pod that has the node's files at /host:\n    d8-registry node-config --root /host --config node.yaml"
     )]
     NodeConfig(NodeConfigArguments),
+    /// Keep containerd's files as a mounted registry-bashible-config says, and tell the Node so, where no bashible does.
+    #[command(
+        after_help = "A node whose Secret is gone goes back to what it had before if the last one was that of a settled bare\n\
+        Unmanaged; else it keeps the copy. With the API server away it goes on. containerd's own files are only read.\n\n\
+        Example:\n  d8-registry node-agent --root /host --image @sha256:4f1c...0a"
+    )]
+    NodeAgent(NodeAgentArguments),
     /// Balance the connections of this node over the masters' registries.
     #[command(
         after_help = "TLS is passed through. A backend's scheme, or --backend-tls, says how its health is asked for\n\
@@ -372,6 +381,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Pki { command } => pki::run(command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::NodeConfig(arguments) => node_config::run(&arguments),
+        Command::NodeAgent(arguments) => node_agent::run(arguments),
         Command::NodeProxy(arguments) => node_proxy::run(arguments),
         Command::StaticPod(arguments) => static_pod::run(arguments),
         Command::OwnFolder(arguments) => own_folder::run(&arguments),

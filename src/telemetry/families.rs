@@ -234,6 +234,23 @@ families! {
 }
 
 families! {
+    /// Every family of `node-agent`.
+    NODE_AGENT_FAMILIES;
+    NODE_AGENT_PULL: "d8_registry_node_agent_pull_ok", Gauge, ["check"],
+        "1 if the last question for the pinned image was answered as containerd needs it, else 0: its manifest, or a blob of it. Absent while nothing is asked for.";
+    NODE_AGENT_PULLED: "d8_registry_node_agent_pull_timestamp_seconds", Gauge, ["check"],
+        "When that was answered last.";
+    NODE_AGENT_PULLS: "d8_registry_node_agent_pulls_total", Counter, ["check", "result"],
+        "Questions for the pinned image: ok or failed.";
+    NODE_AGENT_FOLLOWS: "d8_registry_node_agent_follows", Gauge, [],
+        "1 while containerd's files are as registry-bashible-config, or the copy of it, wants them; 0 while there is none or it can't be followed.";
+    NODE_AGENT_PROBLEM: "d8_registry_node_agent_problem", Gauge, ["kind"],
+        "1 while something is wrong on the node: source (the Secret is gone or wrong), files (of others, or changed by hand), containerd (its configuration), restart (not since that was changed), failed (a file can't be read or written).";
+    NODE_AGENT_API: "d8_registry_node_agent_api_up", Gauge, [],
+        "1 if the API server took the last answer of the node, else 0.";
+}
+
+families! {
     /// Every family of the controller.
     SWITCH_FAMILIES;
     SWITCH_LEADER: "d8_registry_switch_leader", Gauge, [],

@@ -20,7 +20,7 @@ mod sink;
 pub use access_log::{AccessLog, AccessRecord};
 pub use damage::DamageSample;
 pub use disk::{DiskOperation, STANDSTILL, Standstill, disk_look, disk_moved, disk_operation, disk_standstill};
-pub use families::{FAMILIES, Family, Kind, NODE_PROXY_FAMILIES, SWITCH_FAMILIES};
+pub use families::{FAMILIES, Family, Kind, NODE_AGENT_FAMILIES, NODE_PROXY_FAMILIES, SWITCH_FAMILIES};
 pub use fetching::InProgress;
 pub use labels::{
     AuthFailureReason, CacheOutcome, CertificateUse, ContentKind, DamageCause, EvictionCause, FillCause, IndexLabel,

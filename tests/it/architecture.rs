@@ -68,6 +68,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("node_proxy", &["jobs", "config", "health", "serve", "values", "clock", "telemetry"]),
     ("node_config", &["config", "fs", "values", "clock", "telemetry"]),
     (
+        "node_agent",
+        &[
+            "jobs",
+            "config",
+            "fs",
+            "health",
+            "serve",
+            "upstream",
+            "node_config",
+            "cluster",
+            "oci",
+            "values",
+            "clock",
+            "telemetry",
+        ],
+    ),
+    (
         "controller",
         &[
             "jobs",
@@ -122,6 +139,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "controller",
             "issuer",
+            "node_agent",
             "node_config",
             "node_files",
             "node_proxy",

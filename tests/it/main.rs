@@ -38,6 +38,7 @@ mod misconfigured;
 mod mode_data;
 mod mode_file;
 mod monitoring;
+mod node_agent;
 mod node_config;
 mod node_files;
 mod node_proxy;

@@ -224,6 +224,7 @@ enum Program {
     Server,
     Controller,
     NodeProxy,
+    NodeAgent,
 }
 
 impl Program {
@@ -233,6 +234,8 @@ impl Program {
             Self::Controller
         } else if query.contains("d8_registry_node_proxy_") {
             Self::NodeProxy
+        } else if query.contains("d8_registry_node_agent_") {
+            Self::NodeAgent
         } else {
             Self::Server
         }
@@ -243,6 +246,7 @@ impl Program {
             Self::Server => "d8-registry",
             Self::Controller => "d8-registry-controller",
             Self::NodeProxy => "d8-registry-node-proxy",
+            Self::NodeAgent => "d8-registry-node-agent",
         }
     }
 }
@@ -250,6 +254,7 @@ impl Program {
 #[test]
 fn every_query_of_the_programs_beside_the_server_names_what_they_export() {
     let families = telemetry::SWITCH_FAMILIES.iter().chain(telemetry::NODE_PROXY_FAMILIES);
+    let families = families.chain(telemetry::NODE_AGENT_FAMILIES);
     let families: BTreeMap<_, _> = families.map(|family| (family.name, family.labels)).collect();
     // Prometheus and the PodMonitor put these to every sample.
     let added = ["job", "instance", "node"];

@@ -67,6 +67,7 @@ fn metrics_table(families: &[telemetry::Family]) -> String {
 fn the_metrics_are_those_of_the_table() {
     generated("metrics.md", "metrics", &metrics_table(telemetry::FAMILIES));
     generated("metrics.md", "metrics of node-proxy", &metrics_table(telemetry::NODE_PROXY_FAMILIES));
+    generated("metrics.md", "metrics of node-agent", &metrics_table(telemetry::NODE_AGENT_FAMILIES));
     generated("metrics.md", "metrics of the controller", &metrics_table(telemetry::SWITCH_FAMILIES));
 }
 
