@@ -53,6 +53,8 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up == 0/' \
     ConfigInvalid 's/config_valid{job="d8-registry"} == 0/config_valid{job="d8-registry"} == 2/' \
     ModeFileInvalid 's/mode_file_valid{job="d8-registry"} == 0/mode_file_valid{job="d8-registry"} == 2/' \
     NodeProxyWaiting 's/for: 1h/for: 2h/' \
+    NodePullFailing 's/min by (job, instance, node) (d8_registry_node_agent_pull_ok/max by (job, instance, node) (d8_registry_node_agent_pull_ok/' \
+    NodeConfigNotFollowed 's/node_agent_problem{job="d8-registry-node-agent"}) == 1/node_agent_problem{job="d8-registry-node-agent"}) == 2/' \
     JobFailing 's/result=~"failed|panicked"/result="panicked"/' \
     RemovalsWait 's/for: 8d/for: 9d/'
 spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
@@ -63,6 +65,8 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
     CertificateExpiring 's/14 \* 86400/16 * 86400/' \
     HitRatioFallen 's/\[1h\])) > 100/[1h])) > 1/' \
     NodeProxyWaiting 's/listening{job="d8-registry-node-proxy"} == 0/listening == 0/' \
+    NodePullFailing 's/pull_ok{job="d8-registry-node-agent"}/pull_ok/' \
+    NodeConfigNotFollowed 's/for: 15m/for: 5m/' \
     StaleAnswers 's/for: 6h/for: 12h/' \
     RemovalsWait 's/for: 8d/for: 6d/'
 spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/' \
