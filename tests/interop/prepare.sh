@@ -14,7 +14,8 @@ packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podma
     dockerd=docker.io docker=docker.io containerd=containerd
     docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid
     buildah=buildah runc=runc dnsmasq=dnsmasq-base ip=iproute2 strip=binutils mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
-    setpriv=util-linux python3=python3 promtool=prometheus etcd=etcd-server kubectl=kubernetes-client)
+    setpriv=util-linux python3=python3 promtool=prometheus etcd=etcd-server kubectl=kubernetes-client
+    iptables=iptables conntrack=conntrack busybox=busybox-static /usr/lib/cni/ptp=containernetworking-plugins)
 
 install_packages() {
     local pair missing=() as_root=()
@@ -121,7 +122,8 @@ build crane crane github.com/google/go-containerregistry/cmd/crane
 build_conformance
 build helm helm helm.sh/helm/v4/cmd/helm
 get_crds
-# The API server says which version it is; 5 minutes on two cores from nothing, so it is built apart from what changes often.
+# The API server and what runs nodes; it says which version it is. 5 minutes on two cores from nothing, so it is built apart from
+# what changes often.
 version=$(cd tests/tools/kube && GOFLAGS=-mod=readonly go list -m -f '{{.Version}}' k8s.io/kubernetes 2>/dev/null || true)
 stamped=-X=k8s.io/component-base/version.gitVersion=$version
 build kube kube . -ldflags="-s -w $stamped -X=k8s.io/component-base/version.gitMajor=1 -X=k8s.io/component-base/version.gitMinor=34"
