@@ -5,13 +5,14 @@
 #   kube-cluster.sh down DIR    ends both
 #   kube-cluster.sh pause DIR   ends the API server alone: etcd keeps what it has; `resume DIR` starts it again, at the same address
 #
-# KUBE is the binary made of tests/tools/kube (default: kube in PATH). DIR is made anew. Nothing listens outside of 127.0.0.1.
+# KUBE is the binary made of tests/tools/kube (default: kube in PATH). DIR is made anew. Nothing listens outside of 127.0.0.1,
+# but where KUBE_ADDRESS names another address of this machine: then kubelets may sign in there with certificates of pki/ca.crt.
 # Nodes and pods are objects only: no kubelet, no scheduler, no controller runs. Kubeconfigs in DIR: `admin` (system:masters;
 # Deckhouse's policies count for it) and `deckhouse` (a ServiceAccount of d8-system with all rights).
 set -euo pipefail
 
 order=${1:?up, down, pause or resume} directory=$(realpath -m "${2:?a directory}")
-kube=${KUBE:-kube}
+kube=${KUBE:-kube} address=${KUBE_ADDRESS:-127.0.0.1}
 PATH=$PATH:/usr/sbin:/sbin
 
 make_pki() {
@@ -21,7 +22,7 @@ make_pki() {
     openssl ecparam -genkey -name prime256v1 -noout -out pki/api.key
     openssl req -new -key pki/api.key -subj /CN=kube-apiserver -out pki/api.csr
     openssl x509 -req -in pki/api.csr -CA pki/ca.crt -CAkey pki/ca.key -CAcreateserial -days 2 -out pki/api.crt -extfile <(
-        echo 'subjectAltName=DNS:kubernetes.default.svc,DNS:localhost,IP:127.0.0.1,IP:10.96.0.1'
+        echo 'subjectAltName=DNS:kubernetes.default.svc,DNS:localhost,IP:127.0.0.1,IP:10.96.0.1,IP:'"$address"
         echo 'extendedKeyUsage=serverAuth,clientAuth'
     )
     openssl genrsa -out pki/sa.key 2048
@@ -37,7 +38,7 @@ CSV
         cat >"$user.kubeconfig" <<YAML
 apiVersion: v1
 kind: Config
-clusters: [{name: test, cluster: {server: "https://127.0.0.1:$1", certificate-authority: $directory/pki/ca.crt}}]
+clusters: [{name: test, cluster: {server: "https://$address:$1", certificate-authority: $directory/pki/ca.crt}}]
 users: [{name: $user, user: {token: $user-token}}]
 contexts: [{name: test, context: {cluster: test, user: $user, namespace: d8-system}}]
 current-context: test
@@ -55,18 +56,21 @@ start_etcd() {
 }
 
 start_api() {
-    "$kube" kube-apiserver --etcd-servers="http://127.0.0.1:$2" --bind-address=127.0.0.1 --advertise-address=127.0.0.1 \
+    local nodes=(--authorization-mode=RBAC --endpoint-reconciler-type=none)
+    [[ $address == 127.0.0.1 ]] || nodes=(--authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction
+        --kubelet-client-certificate=pki/api.crt --kubelet-client-key=pki/api.key --kubelet-preferred-address-types=InternalIP)
+    "$kube" kube-apiserver --etcd-servers="http://127.0.0.1:$2" --bind-address="$address" --advertise-address="$address" \
         --secure-port="$1" --tls-cert-file=pki/api.crt --tls-private-key-file=pki/api.key --client-ca-file=pki/ca.crt \
-        --cert-dir=pki --token-auth-file=tokens.csv --authorization-mode=RBAC --anonymous-auth=false \
+        --cert-dir=pki --token-auth-file=tokens.csv --anonymous-auth=false \
         --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=pki/sa.key \
         --service-account-signing-key-file=pki/sa.key --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true \
-        --endpoint-reconciler-type=none >>api.log 2>&1 </dev/null &
+        "${nodes[@]}" >>api.log 2>&1 </dev/null &
     echo $! >api.pid
 }
 
 # ready PID PORT waits for as long as the process runs.
 ready() {
-    until curl -sf --cacert pki/ca.crt -H 'Authorization: Bearer admin-token' "https://127.0.0.1:$2/readyz" >/dev/null; do
+    until curl -sf --cacert pki/ca.crt -H 'Authorization: Bearer admin-token' "https://$address:$2/readyz" >/dev/null; do
         kill -0 "$1" 2>/dev/null || return 1
         sleep 0.1
     done

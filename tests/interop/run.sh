@@ -23,8 +23,8 @@ INTEROP_LIMIT=${INTEROP_LIMIT:-900}
 
 # Clients first that say the most about the protocol.
 tests=(conformance spec masters d8-push crane skopeo podman dockerd containerd-1 containerd-2 direct proxy proxy-between
-    proxy-containerd-2 takeover bundle first-master cluster node-proxy node-config nginx-push nginx-cut full-disk lost-writes image chart
-    chart-cluster check-cluster switch-command node-agent monitoring)
+    proxy-containerd-2 takeover bundle first-master cluster node-proxy node-config nginx-push nginx-cut full-disk lost-writes
+    image chart chart-cluster check-cluster switch-command real-cluster node-agent monitoring)
 if [[ -n ${INTEROP_WITHOUT-} ]]; then
     kept=()
     for test in "${tests[@]}"; do [[ $test == "$INTEROP_WITHOUT" ]] || kept+=("$test"); done
