@@ -475,7 +475,8 @@ section! {
         "format" format: LogFormat = Restart.follows(log_format, "`json`, `text` on a terminal"),
         /// Least severe messages shown: `error`, `warn`, `info`, `debug`.
         "level" level: Level = Live.is(Level::Info),
-        /// Requests that get a line: `all`, `errors`, `off`; pushes, deletes and refused sign-ins always do.
+        /// Requests that get a line: `all`, `errors`, `off`; pushes, deletes and refused sign-ins always do, a `GET /` of a balancer that
+        /// is answered well never.
         "access" access: AccessMode = Live.is(AccessMode::All),
     }
 }
