@@ -12,15 +12,18 @@ use serde::Deserialize;
 
 use crate::config::{self, ConfigError, KeyError, Secret};
 
-/// The file's shape. `proxyEndpoints` are for others.
+/// Where a node's own balancer listens, without its port.
+const OWN: &str = "127.0.0.1:";
+
+/// The file's shape.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Raw {
     mode: Option<String>,
     version: Option<String>,
     images_base: Option<String>,
-    #[serde(rename = "proxyEndpoints")]
-    _proxy_endpoints: Option<Vec<String>>,
+    /// The masters behind the node's own balancer.
+    proxy_endpoints: Option<Vec<String>>,
     hosts: Option<BTreeMap<String, RawHost>>,
     containerd: Option<RawContainerd>,
 }
@@ -161,7 +164,16 @@ impl NodeConfig {
         let hosts = raw.hosts.ok_or_else(|| wrong("hosts", "is missing; `hosts: {}` takes everything away"))?;
         let containerd = raw.containerd.unwrap_or_default();
         let hosts = hosts.into_iter().map(|(name, host)| Ok((name.clone(), mirrors(&name, host)?)));
-        let hosts: BTreeMap<String, Vec<Mirror>> = hosts.collect::<Result<_, _>>()?;
+        let mut hosts: BTreeMap<String, Vec<Mirror>> = hosts.collect::<Result<_, _>>()?;
+        let masters = raw.proxy_endpoints.unwrap_or_default();
+        if masters.iter().any(|master| !is_host(master)) {
+            return Err(wrong("proxyEndpoints", "one is not of the form host[:port]"));
+        }
+        // Of these the form would have to be asked for, and nobody has named them as mirrors.
+        let readable = |master: &&String| containerd.version.is_some() || !master.starts_with('[');
+        for mirrors in hosts.values_mut() {
+            behind_the_balancer(mirrors, masters.iter().filter(readable));
+        }
         if containerd.version.is_none()
             && let Some((name, _)) = hosts.iter().find(|(_, mirrors)| mirrors.iter().any(Mirror::is_ipv6))
         {
@@ -181,6 +193,16 @@ impl NodeConfig {
             extensions: containerd.extensions,
         })
     }
+}
+
+/// Behind the node's own balancer come the masters themselves: on a node that is new its image has yet to come through them.
+fn behind_the_balancer<'a>(mirrors: &mut Vec<Mirror>, masters: impl Iterator<Item = &'a String>) {
+    let Some(place) = mirrors.iter().position(|mirror| mirror.host.starts_with(OWN)) else { return };
+    let own = mirrors[place].clone();
+    let there = |master: &&String| !mirrors.iter().any(|other| (other.scheme, &other.host) == (own.scheme, *master));
+    let more: Vec<Mirror> =
+        masters.filter(there).map(|master| Mirror { host: master.clone(), ..own.clone() }).collect();
+    mirrors.splice(place + 1..=place, more);
 }
 
 fn wrong(key: &str, message: &str) -> KeyError {

@@ -92,6 +92,14 @@ fn what_is_rendered_for_plain_containerd_and_for_deckhouses() {
             "  [host.\"https://127.0.0.1:5001\".header]",
             "    Authorization = [\"Basic cm86aHVzaC1odXNo\"]",
             "",
+            // A master, from `proxyEndpoints`.
+            "[host.\"https://10.0.0.1:5001\"]",
+            "  capabilities = [\"pull\", \"resolve\"]",
+            "  ca = [\"https-10.0.0.1:5001-ca.crt\"]",
+            "",
+            "  [host.\"https://10.0.0.1:5001\".header]",
+            "    Authorization = [\"Basic cm86aHVzaC1odXNo\"]",
+            "",
             "[host.\"http://[::1]:80\"]",
             "  capabilities = [\"pull\", \"resolve\"]",
         ]
@@ -105,6 +113,29 @@ fn what_is_rendered_for_plain_containerd_and_for_deckhouses() {
     assert_eq!(rewrite["regex"].as_str(), Some("^system/deckhouse"));
     assert_eq!(rewrite["replace"].as_str(), Some("a\"b\\c"));
     assert!(host.get("header").is_none());
+}
+
+/// A node that is new has no balancer yet; its image comes through the masters themselves.
+#[test]
+fn masters_come_behind_the_balancer_and_nowhere_else() {
+    let hosts = |text: &str| -> Vec<Vec<String>> {
+        let config = wanted(text);
+        config.hosts.values().map(|mirrors| mirrors.iter().map(|mirror| mirror.host.clone()).collect()).collect()
+    };
+    let [own, other, master] =
+        ["127.0.0.1:5001", "10.0.0.9:80", "10.0.0.1:5001"].map(|host| mirror(&format!("https://{host}"), ""));
+    let text = config(false, &[("a", &[other.clone(), own.clone(), other.replace(".9", ".8")]), ("b", &[other])]);
+    assert_eq!(
+        hosts(&text),
+        [&["10.0.0.9:80", "127.0.0.1:5001", "10.0.0.1:5001", "10.0.0.8:80"][..], &["10.0.0.9:80"]]
+    );
+    // One that is named stays where it is; one of IPv6 needs to know which containerd there is.
+    let named = config(false, &[("a", &[master, own])]);
+    assert_eq!(hosts(&named), [["10.0.0.1:5001", "127.0.0.1:5001"]]);
+    let of_v6 = named.replace("['10.0.0.1:5001']", "['[fd00::1]:5001']");
+    assert_eq!(hosts(&of_v6), [["10.0.0.1:5001", "127.0.0.1:5001", "[fd00::1]:5001"]]);
+    assert_eq!(hosts(&of_v6.replace(", version: v2", "")), [["10.0.0.1:5001", "127.0.0.1:5001"]]);
+    assert!(NodeConfig::parse(&named.replace("['10.0.0.1:5001']", "['https://10.0.0.1']")).is_err());
 }
 
 #[test]

@@ -421,7 +421,8 @@ fn direct_has_both_mirrors_for_deckhouses_containerd_and_the_registry_alone_for_
         }
         let said = node.run(&[]);
         assert_eq!(said.code, 0, "{name}: {}", said.err);
-        let expected = if deckhouses { vec![upstream.clone(), own.clone()] } else { vec![own.clone()] };
+        let expected = if deckhouses { vec![upstream.clone()] } else { Vec::new() };
+        let expected = [expected, vec![own.clone(), "https://10.0.0.1:5001".to_owned()]].concat();
         assert_eq!(node.mirrors(), (expected, deckhouses), "{name}");
         match note {
             Some(why) => assert!(said.err.starts_with(&left_out(why)), "{name}: {}", said.err),
@@ -439,10 +440,10 @@ fn another_containerd_on_the_node_changes_what_is_written() {
     let node = Node::new(DIRECT);
     node.program("usr/bin/containerd", &[]);
     let plain = node.run(&[]);
-    assert_eq!(node.mirrors().0.len(), 1);
+    assert_eq!(node.mirrors().0.len(), 2);
     node.program("opt/deckhouse/bin/containerd", &TAGS);
     let deckhouses = node.run(&[]);
-    assert_eq!(node.mirrors().0.len(), 2);
+    assert_eq!(node.mirrors().0.len(), 3);
     assert_ne!(plain.out, deckhouses.out);
 }
 
