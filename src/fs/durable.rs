@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use rustix::fs::syncfs;
+use rustix::fs::{CWD, RenameFlags, renameat_with, syncfs};
+use rustix::io::Errno;
 
 use super::FsError;
 use crate::clock::Timestamp;
@@ -318,6 +319,28 @@ pub fn remove_file(target: &Path) -> Result<bool, FsError> {
 /// [`FsError`] of the step that failed.
 pub fn make_directory(directory: &Path) -> Result<(), FsError> {
     Disk::default().make_directory(directory)
+}
+
+/// Puts a directory in the place of another one, which is then where this one was, or where there is none. Readers see one of the
+/// two at any moment, where the file system can exchange names; else none for a moment. Durable when it answers. Blocking.
+///
+/// # Errors
+/// [`FsError`] of the step that failed.
+pub(crate) fn put_directory(from: &Path, to: &Path) -> Result<(), FsError> {
+    let disk = Disk::default();
+    let exchanged = renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
+    match exchanged {
+        Ok(()) => return disk.sync_directory_of(to),
+        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {}
+        Err(error) => return Err(FsError::on("put", to)(error.into())),
+    }
+    let aside = staged_name(from);
+    let there = stat(to)?.is_some();
+    if there {
+        disk.move_directory(to, &aside)?;
+    }
+    disk.move_directory(from, to)?;
+    if there { disk.move_directory(&aside, from) } else { Ok(()) }
 }
 
 /// The name under which [`replace_file`] writes.

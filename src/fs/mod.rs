@@ -12,7 +12,7 @@ pub use durable::{make_directory, remove_file, replace_file};
 pub use error::FsError;
 
 pub(crate) use crate::sys::write_back::write_back;
-pub(crate) use durable::{Disk, Temporary, create, is_absence, set_modified, stat};
+pub(crate) use durable::{Disk, Temporary, create, is_absence, put_directory, set_modified, stat};
 pub(crate) use folder::Folder;
 pub(crate) use preallocate::Preallocation;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A folder of the node that is kept the same as a mounted one.
+//! A folder of the node that is kept the same as a mounted one. It is never changed: another one takes its place, whole.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -6,10 +6,14 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::{NodeFilesError, Owner, Placed};
-use crate::fs::replace_file;
+use crate::fs::{put_directory, replace_file};
 
 /// Largest file in bytes: a Secret can't hold more.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
+/// The link that the kubelet swaps when a mounted Secret changes.
+const DATA: &str = "..data";
+/// A Secret that changes faster than it can be read is read as it is.
+const TRIES: u32 = 5;
 /// The mark of a folder that is ours, an empty file: what else is in the folder may be removed. The marker of a store has
 /// the same name, but is not empty.
 const MARK: &str = ".d8-registry";
@@ -30,45 +34,102 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, NodeFilesError> {
     Ok(content)
 }
 
-/// Makes the target hold what the source holds, and nothing else; the number of files written, given away or removed.
-/// The source is read whole before anything is changed.
-pub(super) fn follow(copy: &Placed, owner: Option<Owner>) -> Result<usize, NodeFilesError> {
-    let mut wanted = BTreeMap::new();
-    mounted(&copy.source, Path::new(""), 0, &mut wanted)?;
-    claim(&copy.target)?;
-    // Folders are made for their owner alone.
+/// What a folder is to hold, read whole: content by name.
+pub(super) type Wanted = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Reads a mounted folder; at one moment of it, where the kubelet has changed it meanwhile.
+pub(super) fn wanted(source: &Path) -> Result<Wanted, NodeFilesError> {
+    let mut tries = 0;
+    loop {
+        let before = fs::read_link(source.join(DATA)).ok();
+        let mut found = BTreeMap::new();
+        mounted(source, Path::new(""), 0, &mut found)?;
+        let content: Result<Wanted, _> =
+            found.into_iter().map(|(name, path)| read(&path).map(|content| (name, content))).collect();
+        tries += 1;
+        if fs::read_link(source.join(DATA)).ok() == before || tries == TRIES {
+            return content;
+        }
+    }
+}
+
+/// A folder made ready beside the one whose place it takes.
+#[derive(Debug)]
+pub(super) struct Ready<'a> {
+    target: &'a Path,
+    /// `None`: the target holds all of it already.
+    staged: Option<PathBuf>,
+    changed: usize,
+}
+
+/// Makes a folder ready that holds what the source holds, and nothing else. Nothing that is at the target is changed.
+pub(super) fn prepare(copy: &Placed, owner: Option<Owner>) -> Result<Ready<'_>, NodeFilesError> {
+    let (wanted, target) = (wanted(&copy.source)?, &*copy.target);
+    let there = check(target)?;
+    let staged = staged_name(target);
+    clear(&staged)?;
+    let changed = if there { differences(target, &wanted, owner)? } else { wanted.len() };
+    if changed == 0 && is_ours(target) {
+        return Ok(Ready { target, staged: None, changed });
+    }
+    replace_file(&staged.join(MARK), b"", FILE_MODE)?;
+    for (name, content) in &wanted {
+        replace_file(&staged.join(name), content, FILE_MODE)?;
+    }
+    // It is in a folder of ours until here: nobody else can have put a link in the way.
     if let Some(owner) = owner {
-        owner.give(&copy.target)?;
-    }
-    let mut changed = 0;
-    for (name, source) in &wanted {
-        let target = copy.target.join(name);
-        let content = read(source)?;
-        changed += make_way(&copy.target, name)?;
-        let mut differs = !is_file(&target) || read(&target).ok().as_ref() != Some(&content);
-        if differs {
-            replace_file(&target, &content, FILE_MODE)?;
-        }
-        if let Some(owner) = owner {
-            differs |= owner.give(&target)?;
-            for folder in target.ancestors().skip(1).take_while(|folder| *folder != copy.target) {
-                owner.give(folder)?;
+        for name in wanted.keys() {
+            for part in name.ancestors().filter(|part| !part.as_os_str().is_empty()) {
+                owner.give(&staged.join(part))?;
             }
         }
-        changed += usize::from(differs);
+        // Folders are made for their owner alone.
+        owner.give(&staged)?;
     }
+    Ok(Ready { target, staged: Some(staged), changed })
+}
+
+impl Ready<'_> {
+    /// Puts it in its place, at once; the number of files that were written, given away or removed.
+    pub(super) fn put(self) -> Result<usize, NodeFilesError> {
+        if let Some(staged) = self.staged {
+            put_directory(&staged, self.target)?;
+            clear(&staged)?;
+        }
+        Ok(self.changed)
+    }
+}
+
+/// How many files of the target are not as wanted: of another content, of another owner, missing, or too much.
+fn differences(target: &Path, wanted: &Wanted, owner: Option<Owner>) -> Result<usize, NodeFilesError> {
     let mut present = BTreeMap::new();
-    placed(&copy.target, Path::new(""), &mut present)?;
-    for (name, path) in present {
-        if !wanted.contains_key(&name) {
-            changed += usize::from(remove_file(&path)?);
-            // The folders it was in, if that was their last file.
-            for folder in path.ancestors().skip(1).take_while(|folder| *folder != copy.target) {
-                let _ = fs::remove_dir(folder);
-            }
-        }
+    placed(target, Path::new(""), &mut present)?;
+    let mut count = present.keys().filter(|name| !wanted.contains_key(*name)).count();
+    for (name, content) in wanted {
+        let path = target.join(name);
+        let is_same = present.contains_key(name) && is_file(&path) && read(&path).ok().as_ref() == Some(content);
+        let is_given = |path: &Path| owner.is_none_or(|owner| owner.has_path(path));
+        let all_given = || name.ancestors().all(|part| is_given(&target.join(part)));
+        count += usize::from(!is_same || !all_given());
     }
-    Ok(changed)
+    Ok(count)
+}
+
+/// Where a folder is made ready.
+fn staged_name(target: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(".new");
+    target.with_file_name(name)
+}
+
+/// Removes what a killed run left there, or what was replaced.
+fn clear(staged: &Path) -> Result<(), NodeFilesError> {
+    match kind(staged)? {
+        Some(kind) if kind.is_dir() => fs::remove_dir_all(staged).map_err(NodeFilesError::io("remove", staged)),
+        Some(_) => remove_file(staged).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Files by their name below a mounted folder, behind whatever links the kubelet made; what begins with a dot is
@@ -108,26 +169,6 @@ fn placed(folder: &Path, below: &Path, found: &mut BTreeMap<PathBuf, PathBuf>) -
     Ok(())
 }
 
-/// Removes what stands where a file of ours and the folders above it are to be; the number of things that were removed.
-fn make_way(target: &Path, name: &Path) -> Result<usize, NodeFilesError> {
-    let mut removed = 0;
-    let mut path = target.to_owned();
-    let mut parts = name.components().peekable();
-    while let Some(part) = parts.next() {
-        path.push(part);
-        let Some(kind) = kind(&path)? else { break };
-        match (parts.peek().is_some(), kind.is_dir()) {
-            (true, false) => removed += usize::from(remove_file(&path)?),
-            (false, true) => {
-                fs::remove_dir_all(&path).map_err(NodeFilesError::io("remove", &path))?;
-                removed += 1;
-            }
-            _ => {}
-        }
-    }
-    Ok(removed)
-}
-
 /// Kind of the file at a path, without following a symbolic link; `None`: nothing is there.
 fn kind(path: &Path) -> Result<Option<fs::FileType>, NodeFilesError> {
     match fs::symlink_metadata(path) {
@@ -141,17 +182,14 @@ fn is_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
-/// Marks a new or empty folder as ours.
-fn claim(folder: &Path) -> Result<(), NodeFilesError> {
+/// Whether something is at the target that may be replaced; nothing is: `false`.
+fn check(folder: &Path) -> Result<bool, NodeFilesError> {
     match kind(folder)? {
-        Some(kind) if !kind.is_dir() => return Err(NodeFilesError::NoFolder { path: folder.to_owned() }),
-        Some(_) if is_ours(folder) => return Ok(()),
-        Some(_) if !is_empty(folder)? => return Err(NodeFilesError::Foreign { path: folder.to_owned() }),
-        _ => {}
+        None => Ok(false),
+        Some(kind) if !kind.is_dir() => Err(NodeFilesError::NoFolder { path: folder.to_owned() }),
+        Some(_) if is_ours(folder) || is_empty(folder)? => Ok(true),
+        Some(_) => Err(NodeFilesError::Foreign { path: folder.to_owned() }),
     }
-    // What a killed run left of it goes with this.
-    replace_file(&folder.join(MARK), b"", FILE_MODE)?;
-    Ok(())
 }
 
 fn is_ours(folder: &Path) -> bool {
@@ -180,6 +218,7 @@ pub(super) fn remove_file(path: &Path) -> Result<bool, NodeFilesError> {
 
 /// Removes a folder of ours; 0 if there is none. The mark goes last, so that what a killed call left is still ours.
 pub(super) fn remove_folder(folder: &Path) -> Result<usize, NodeFilesError> {
+    clear(&staged_name(folder))?;
     let Some(kind) = kind(folder)? else { return Ok(0) };
     if !kind.is_dir() {
         return Err(NodeFilesError::NoFolder { path: folder.to_owned() });

@@ -9,6 +9,10 @@
 //! - A DaemonSet that runs our own image puts the manifest and the copies on the node. A shell script in another image
 //!   is one more image that has to be there before the registry. A file per Secret by hand is changed by nobody after a
 //!   rotation. The directories carry a mark; in one without it nothing is changed.
+//! - A copied directory is replaced by another one, in one rename (`RENAME_EXCHANGE`). File by file, the server read the new
+//!   name of an upstream with the password of the old one. A link that is swapped, as the kubelet does it, is one that whoever owns
+//!   the directory may swap too. So what reads the copies has to have the directory above them mounted.
+//! - A change is taken up when two looks have seen the same: the kubelet brings Secrets of one change one after the other.
 //! - `own-folder` gives away only a store's directory or an empty one. Any directory: a path that is one segment short
 //!   would take the present registry's data from it.
 //! - In a copied directory links are files and are removed; `own-folder` gives away the links themselves. Following
@@ -23,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -145,8 +150,11 @@ pub fn place(order: &Order) -> Result<usize, NodeFilesError> {
         }
         return Ok(changed);
     }
-    for copy in &order.copies {
-        changed += copy::follow(copy, order.owner)?;
+    // All of them are ready before the first one is put: whoever reads two folders sees both of before or both of now, but for
+    // the moment of some renames.
+    let ready: Result<Vec<_>, _> = order.copies.iter().map(|copy| copy::prepare(copy, order.owner)).collect();
+    for ready in ready? {
+        changed += ready.put()?;
     }
     if let Some(Placed { source, target }) = &order.manifest {
         let content = copy::read(source)?;
@@ -156,6 +164,26 @@ pub fn place(order: &Order) -> Result<usize, NodeFilesError> {
         }
     }
     Ok(changed)
+}
+
+/// SHA-256 over all that the node's files are made of.
+fn fingerprint(order: &Order) -> Result<[u8; 32], NodeFilesError> {
+    let mut sum = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        sum.update((bytes.len() as u64).to_le_bytes());
+        sum.update(bytes);
+    };
+    for copy in &order.copies {
+        for (name, content) in copy::wanted(&copy.source)? {
+            add(name.as_os_str().as_encoded_bytes());
+            add(&content);
+        }
+        add(b"");
+    }
+    if let Some(manifest) = &order.manifest {
+        add(&copy::read(&manifest.source)?);
+    }
+    Ok(sum.finalize().into())
 }
 
 /// Keeps the node's files as wanted until SIGTERM or SIGINT; what was placed stays then. A failure is logged once and
@@ -174,7 +202,7 @@ pub fn keep(order: &Order) -> Result<(), NodeFilesError> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("await SIGINT in"))?;
         tracing::info!(remove = order.remove, "keeping the node's files");
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        Runner::new(tasks.clone(), stop.clone()).start(KeepFiles { order: order.clone(), said: None });
+        Runner::new(tasks.clone(), stop.clone()).start(KeepFiles { order: order.clone(), seen: None, said: None });
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -190,8 +218,24 @@ pub fn keep(order: &Order) -> Result<(), NodeFilesError> {
 #[derive(Debug)]
 struct KeepFiles {
     order: Order,
+    /// What the last look has seen.
+    seen: Option<[u8; 32]>,
     /// Why they were not as they should be the last time.
     said: Option<String>,
+}
+
+impl KeepFiles {
+    /// `None`: something has changed since the last look, and may go on changing.
+    fn settle_and_place(&mut self) -> Result<Option<usize>, NodeFilesError> {
+        if !self.order.remove {
+            let now = fingerprint(&self.order)?;
+            // At the first look everything was mounted before this process began.
+            if self.seen.replace(now).is_some_and(|before| before != now) {
+                return Ok(None);
+            }
+        }
+        place(&self.order).map(Some)
+    }
 }
 
 impl Job for KeepFiles {
@@ -203,8 +247,9 @@ impl Job for KeepFiles {
 
     async fn run(&mut self, _: Run) -> Result<(), JobError> {
         // Small files, and nothing else runs on this thread.
-        match place(&self.order) {
-            Ok(changed) => {
+        match self.settle_and_place() {
+            Ok(None) => Ok(()),
+            Ok(Some(changed)) => {
                 if changed > 0 || self.said.is_some() {
                     tracing::info!(files = changed, "the node's files are as they should be");
                 }

@@ -42,6 +42,11 @@ impl Owner {
         (metadata.uid(), metadata.gid()) == (self.user, self.group)
     }
 
+    /// Whether it is the owner's; a symbolic link itself.
+    pub(super) fn has_path(self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|metadata| self.has(&metadata))
+    }
+
     /// Gives a file away, unless it is the owner's already; a symbolic link itself.
     pub(super) fn give(self, path: &Path) -> Result<bool, NodeFilesError> {
         let metadata = fs::symlink_metadata(path).map_err(NodeFilesError::io("look at", path))?;

@@ -1,9 +1,11 @@
 //! `static-pod` and `own-folder`: folders laid out as the kubelet mounts them, read and written by the binary.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 
@@ -358,4 +360,38 @@ fn a_store_is_no_copy() {
         assert_eq!(static_pod(folder, more).status.code(), Some(1));
         assert_eq!(files(&store), before);
     }
+}
+
+/// A server reads several files of one copy: an upstream's name and its password.
+#[test]
+fn a_copy_is_of_one_version_whenever_it_is_looked_at() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    mount(folder, "0", &["ro"]);
+    std::fs::write(folder.join("pod.yaml"), "first").unwrap();
+    said(&static_pod(folder, &[]));
+    let (copy, ended) = (folder.join("node/files"), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut whole = 0;
+            while !ended.load(Ordering::Relaxed) {
+                let directory = std::fs::File::open(&copy).expect("there is one at any moment");
+                let at = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+                let read = |name: &str| std::fs::read_to_string(at.join(name)).ok();
+                // One that was replaced is emptied.
+                if let (Some(config), Some(password)) = (read("config.yaml"), read("ro/password")) {
+                    assert_eq!(config, password);
+                    whole += 1;
+                }
+            }
+            whole
+        });
+        for version in 1..40 {
+            mount(folder, &version.to_string(), &["ro"]);
+            assert_eq!(said(&static_pod(folder, &[])), "2 files changed\n");
+        }
+        ended.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+    });
+    assert_eq!(files(&folder.join("node")).len(), 3, "nothing is left beside the copy");
 }
