@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Failure;
 use crate::config::{Address, Addresses, Config, Mode, Overrides, Secret};
@@ -46,6 +47,10 @@ pub struct ServeArguments {
     /// the cluster's, which waits for its end. Without it the second one refuses to start.
     #[arg(long)]
     pub give_way: bool,
+    /// How long to wait for the end of another server that has the data directory and does not give way, before it is a failure: of one
+    /// that was told to end, and that this one comes after.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub wait_for_store: Duration,
     /// Check the configuration, print what is in force, and end.
     #[arg(long)]
     pub check_config: bool,
@@ -74,7 +79,7 @@ pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
         }
         return print_settings(&config);
     }
-    let how = RunOptions { bundle, gives_way: arguments.give_way };
+    let how = RunOptions { bundle, gives_way: arguments.give_way, patience: arguments.wait_for_store };
     Ok(server::run(config, Source { file: arguments.config, overrides }, &how)?)
 }
 

@@ -148,6 +148,8 @@ pub struct RunOptions {
     pub bundle: Option<CarriedBundle>,
     /// It ends for another server that wants its data directory.
     pub gives_way: bool,
+    /// How long another process that has the data directory and does not give way is waited for.
+    pub patience: Duration,
 }
 
 /// Runs a server until SIGTERM or SIGINT, or until it has to give way; blocking. Where another server has the data directory
@@ -163,7 +165,7 @@ pub fn run(config: Config, source: Source, how: &RunOptions) -> Result<(), Serve
     }
     let bundle = how.bundle.as_ref().map(CarriedBundle::open).transpose()?;
     let watcher = Watcher::new(config.watched_paths(source.file.as_deref()));
-    let store = succession::open(&options::store(&config))?;
+    let store = succession::open(&options::store(&config), how.patience)?;
     store.set_collection(options::collection(&config));
     store.set_scrub(options::scrub(&config));
     // Until the modes are known.

@@ -1,10 +1,11 @@
 //! What is asked of a running server and ordered: the admin and probe listeners, which only read, and `admin.sock`.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use d8_registry::admin::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS};
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{HASH_OF_SECRET, Registry, Setup, is_root, within};
+use crate::support::{HASH_OF_SECRET, Image, Registry, Setup, is_root, within};
 
 fn socket(registry: &Registry) -> PathBuf {
     registry.data().join("admin.sock")
@@ -178,6 +179,26 @@ async fn a_killed_server_s_socket_is_replaced_and_a_running_one_s_is_not() {
     let registry = Registry::start_in(folder, &Setup::open());
     said(&admin(&data, &["jobs"]));
     assert!(!warned(&registry.stop()));
+}
+
+/// As the kubelet starts it, when the pod of before has yet to end.
+#[tokio::test]
+async fn a_server_that_comes_after_another_waits_for_the_store() {
+    let registry = Registry::start(&Setup::open());
+    let (folder, data) = (registry.folder(), registry.data());
+    let addresses =
+        ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--wait-for-store", "1h", "--data-dir"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_d8-registry"));
+    let mut second = command.arg("serve").args(addresses).arg(&data).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(second.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("waiting for its end")));
+    // Nothing of the first one is touched.
+    registry.client().push_image("a", "v1", &Image::of(1)).await;
+    registry.stop();
+    assert!(said.any(|line| line.contains("\"listening\"")), "it begins when the first has ended");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&second), rustix::process::Signal::TERM).unwrap();
+    assert!(second.wait().unwrap().success());
+    drop(folder);
 }
 
 #[tokio::test]
