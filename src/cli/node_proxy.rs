@@ -35,6 +35,10 @@ pub struct NodeProxyArguments {
     /// How long connections may go on after SIGTERM.
     #[arg(long, value_name = "TIME", default_value = "25s", value_parser = humantime::parse_duration)]
     pub drain_deadline: Duration,
+    /// How long after SIGTERM connections are still taken, until another node-proxy waits for the address. The drain deadline
+    /// begins then.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub hand_over: Duration,
 }
 
 impl From<NodeProxyError> for Failure {
@@ -52,5 +56,6 @@ pub(super) fn run(arguments: NodeProxyArguments) -> Result<(), Failure> {
         backend_tls: arguments.backend_tls,
         max_connections: usize::try_from(arguments.max_connections).unwrap_or(usize::MAX),
         drain_deadline: arguments.drain_deadline,
+        hand_over: arguments.hand_over,
     })?)
 }

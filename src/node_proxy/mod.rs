@@ -2,8 +2,8 @@
 //!
 //! Owns the connections of containerd on `127.0.0.1:5001` and spreads them by least connections. TLS is passed through
 //! untouched: this part reads no byte of a request and stores nothing. In reading order: `backend` (is it up, how
-//! many connections has it), `pool` (who is next), `dial`, `health`, `relay` (one connection from start to end), `list_file` (the list of servers, read again when it changes), `port` (an address that another process may
-//! hold), `status` (health and metrics).
+//! many connections has it), `pool` (who is next), `dial`, `health`, `relay` (one connection from start to end), `list_file` (the list of servers, read again when it changes),
+//! `port` (an address that another process may hold), `heirs` (who waits for an address of ours), `status` (health and metrics).
 //!
 //! containerd counts on this: it asks for the rest of a layer after its connection ended early (its reader then reports
 //! an unexpected end), but gives the pull up on a reset. So whatever happens to a backend, the client sees FIN.
@@ -15,11 +15,16 @@
 //!   long as the kubelet backs off, up to 5 minutes after the other one is gone.
 //! - What is held is never given up: two that hand a port to and fro would cut connections each time. `SO_REUSEPORT` would let
 //!   both listen, but nginx does not ask for it, and the kernel would give clients to either.
+//! - Only at its end: told to end, it goes on taking connections until another one of its kind waits for the address, for as long
+//!   as `hand_over` says. The kubelet ends a pod as soon as another one is to be in its place, which takes seconds to begin; and no
+//!   one but the kubelet knows of both. Passing the socket itself on would leave the address no moment without a listener, and
+//!   needs one process to trust another: the heir binds within a millisecond of the end.
 //! - Waiting is no failure: `/healthz` says it with 200, as a restart would change nothing; `/readyz` is 503.
 
 mod backend;
 mod dial;
 mod health;
+mod heirs;
 mod list_file;
 mod pool;
 mod port;
@@ -48,6 +53,7 @@ pub use crate::values::{Target, TargetError};
 pub use list_file::ListFileError;
 
 use health::Prober;
+use heirs::Heirs;
 use list_file::FollowList;
 use pool::Pool;
 use port::Port;
@@ -87,6 +93,8 @@ pub struct Options {
     pub max_connections: usize,
     /// How long connections may go on after SIGTERM.
     pub drain_deadline: Duration,
+    /// How long after SIGTERM they are still taken while nobody waits for the address; before the drain deadline begins.
+    pub hand_over: Duration,
 }
 
 /// The balancer could not start.
@@ -184,15 +192,18 @@ async fn balance(options: Options) -> Result<(), NodeProxyError> {
         places,
         no_backend: Mutex::default(),
     });
+    let heirs = Heirs::new();
     for tried in listeners {
-        let proxy = proxy.clone();
+        let (proxy, heirs) = (proxy.clone(), heirs.clone());
         workers.spawn(async move {
             let Some(listener) = tried.held(&proxy.stop).await else { return };
             tracing::info!(address = %listener.address(), "listening");
-            accept(proxy, listener).await;
+            let stop = proxy.stop.clone();
+            tokio::join!(heirs.know(listener.address(), stop), accept(proxy, listener));
         });
     }
-    let status = Arc::new(Status { ports: ports.into(), pool, stop: stop.clone() });
+    let ports: Arc<[Arc<Port>]> = ports.into();
+    let status = Arc::new(Status { ports: ports.clone(), pool, stop: stop.clone() });
     let server = Arc::new(HealthServer::default());
     for tried in admin_listeners {
         let (status, server, stop) = (status.clone(), server.clone(), stop.clone());
@@ -206,10 +217,25 @@ async fn balance(options: Options) -> Result<(), NodeProxyError> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    if !options.hand_over.is_zero() && ports.iter().any(|port| port.is_held()) {
+        tracing::info!(
+            seconds = options.hand_over.as_secs(),
+            "to be ended, listening until another one waits for the address"
+        );
+        tokio::select! {
+            () = heirs.come() => {}
+            () = tokio::time::sleep(options.hand_over) => {}
+            // Who says it again means now.
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
     tracing::info!(connections = proxy.connections.len(), "stopping");
     stop.cancel();
     workers.close();
     workers.wait().await;
+    // The addresses are free from here on.
+    heirs.give_up().await;
     proxy.drain(options.drain_deadline).await;
     server.end().await;
     Ok(())

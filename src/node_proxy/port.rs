@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::heirs;
 use crate::serve::{self, BindError, Listener};
 use crate::telemetry::with_causes;
 
-/// Pause between two tries. Nothing tells when an address becomes free; a try is three system calls.
+/// Pause between two tries. Only a holder of our own kind tells when an address becomes free; a try is three system calls.
 const EVERY: Duration = Duration::from_millis(250);
 
 /// One address.
@@ -59,8 +60,17 @@ impl Port {
     pub(super) async fn take(&self) -> Listener {
         let began = Instant::now();
         let mut said = None;
+        let mut holder = None;
         loop {
-            tokio::time::sleep(EVERY).await;
+            holder = holder.or_else(|| heirs::announce(self.wanted));
+            match &mut holder {
+                Some(stream) => {
+                    if tokio::time::timeout(EVERY, heirs::is_given_up(stream)).await.is_ok() {
+                        holder = None;
+                    }
+                }
+                None => tokio::time::sleep(EVERY).await,
+            }
             match self.bind() {
                 Ok(listener) => {
                     tracing::info!(address = %self.wanted, waited_seconds = began.elapsed().as_secs(), "the address is free");

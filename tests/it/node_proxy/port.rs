@@ -70,3 +70,33 @@ async fn one_that_comes_back_waits_for_the_one_that_took_its_place() {
     assert_eq!(third.ended().await.code(), Some(0));
     assert_eq!(second.said("listening").len(), 1);
 }
+
+const TO_END: &str = "to be ended, listening until another one waits for the address";
+
+#[tokio::test]
+async fn one_that_is_to_end_takes_connections_until_another_waits() {
+    let mut server = Server::start().await;
+    let arguments = ["--hand-over", "1h", "--backend", &server.address.clone()];
+    let first = Proxy::start(&arguments).await;
+    let address = first.address.clone();
+    first.terminate();
+    first.line(TO_END).await;
+    let mut client = first.client().await;
+    let mut backend = server.connection().await;
+    talk(&mut client, &mut backend).await;
+    let second = Proxy::listening(&address, &arguments).await;
+    // What the first one took goes on, what comes is the second one's.
+    talk(&mut client, &mut backend).await;
+    let mut next = second.client().await;
+    let mut of_next = server.connection().await;
+    drop((client, backend));
+    assert_eq!(first.ended().await.code(), Some(0));
+    talk(&mut next, &mut of_next).await;
+    drop((next, of_next));
+    // Nobody comes, and it is said again: now.
+    second.terminate();
+    second.line(TO_END).await;
+    second.terminate();
+    assert_eq!(second.ended().await.code(), Some(0));
+    assert!(TcpStream::connect(&address).await.is_err());
+}
