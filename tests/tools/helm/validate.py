@@ -114,8 +114,9 @@ def rules(document):
         if name != "controller-certificate" and name != "certificate" and any(m["name"] == "authority" for m in container.get("volumeMounts", [])):
             yield f"{name}: sees the authority's key"
         if name in ("registry", "node-proxy", "controller"):
-            if name != "controller" and spec.get("terminationGracePeriodSeconds") != 25 + 15:
-                yield "the grace period is not the drain deadline and 15 s"
+            hand_over = 10 if name == "node-proxy" else 0
+            if name != "controller" and spec.get("terminationGracePeriodSeconds") != hand_over + 25 + 15:
+                yield "the grace period is not the hand-over, the drain deadline and 15 s"
             for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
                 for how in ("httpGet", "tcpSocket"):
                     probe = container.get(kind, {}).get(how)

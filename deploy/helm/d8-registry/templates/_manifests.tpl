@@ -1,12 +1,18 @@
 {{- /* The static pods. The API server is not asked for any of it: what they read are copies on the node, names are
-  looked up as the node does. */ -}}
+  looked up as the node does.
+
+  Each change gives the pod another name, by NAMED-BY-CONTENT. The kubelet begins a static pod of a name that it had only some
+  ten seconds after the end of the one before, one of another name at once, while the one before ends. */ -}}
+
+{{- define "namedByContent" -}}
+{{- . | replace "NAMED-BY-CONTENT" (. | sha256sum | trunc 8) -}}
+{{- end -}}
 
 {{- define "staticServer" -}}
-{{- $files := .Values.staticPod.files -}}
 apiVersion: v1
 kind: Pod
 metadata:
-  name: d8-registry
+  name: d8-registry-NAMED-BY-CONTENT
   namespace: {{ .Release.Namespace }}
   labels:
     {{- include "podLabels" "registry-server" | nindent 4 }}
@@ -24,22 +30,22 @@ spec:
   containers:
     {{- include "nodeServer" . | nindent 4 }}
       volumeMounts:
-        {{- include "secretMounts" . | nindent 8 }}
+        {{- /* The directory above the copies: a changed copy is another directory, which takes the place of the one before. */}}
+        - {name: files, mountPath: /etc/d8-registry, readOnly: true}
         - {name: data, mountPath: /data}
   volumes:
     - name: data
       hostPath: {path: {{ .Values.store.hostPath }}, type: DirectoryOrCreate}
-    {{- range concat (list "config" "token" "tls" "users" "upstream") (ternary (list "masters") list (eq (include "replicated" .) "true")) (ternary (list "pins" "mode") list (eq (include "controlled" .) "true")) }}
-    - name: {{ . }}
-      hostPath: {path: {{ $files }}/{{ . }}, type: Directory}
-    {{- end }}
+    - name: files
+      hostPath: {path: {{ .Values.staticPod.files }}, type: Directory}
 {{- end -}}
 
-{{- /* Spec of node-proxy, but for its volumes: as static pod and in a DaemonSet. */ -}}
+{{- /* Spec of node-proxy, but for its volumes: as static pod, from the node's copies, and in a DaemonSet. */ -}}
 {{- define "nodeProxySpec" -}}
+{{- with .root -}}
 hostNetwork: true
 priorityClassName: system-node-critical
-terminationGracePeriodSeconds: {{ add .Values.drainSeconds 15 }}
+terminationGracePeriodSeconds: {{ add .Values.drainSeconds 25 }}
 {{ include "podSecurity" . }}
 containers:
   - name: node-proxy
@@ -48,9 +54,11 @@ containers:
     args:
       - node-proxy
       - --listen=127.0.0.1:{{ .Values.ports.registry }}
-      - --backends-file=/etc/d8-registry-node-proxy/backends
+      - --backends-file=/etc/d8-registry-node-proxy/backends/backends
       - --backend-tls
       - --drain-deadline={{ .Values.drainSeconds }}s
+      {{- /* What comes in its place begins when this one is told to end. */}}
+      - --hand-over=10s
       {{- if include "controlled" . }}
       - --admin-listen=127.0.0.1:{{ .Values.ports.nodeProxy }}
       {{- end }}
@@ -67,24 +75,25 @@ containers:
     resources:
       {{- toYaml .Values.nodeProxy.resources | nindent 6 }}
     {{- include "containerSecurity" . | nindent 4 }}
+{{- end }}
     volumeMounts:
-      - {name: backends, mountPath: /etc/d8-registry-node-proxy, readOnly: true}
+      - {name: backends, mountPath: {{ .mount }}, readOnly: true}
 {{- end -}}
 
 {{- define "staticNodeProxy" -}}
 apiVersion: v1
 kind: Pod
 metadata:
-  name: d8-registry-node-proxy
+  name: d8-registry-node-proxy-NAMED-BY-CONTENT
   namespace: {{ .Release.Namespace }}
   labels:
     {{- include "podLabels" "registry-node-proxy" | nindent 4 }}
 spec:
   priority: 2000001000
-  {{- include "nodeProxySpec" . | nindent 2 }}
+  {{- include "nodeProxySpec" (dict "root" . "mount" "/etc/d8-registry-node-proxy") | nindent 2 }}
   volumes:
     - name: backends
-      hostPath: {path: {{ .Values.nodeProxy.files }}/backends, type: Directory}
+      hostPath: {path: {{ .Values.nodeProxy.files }}, type: Directory}
 {{- end -}}
 
 {{- /* The ConfigMap of the masters' addresses: helm's at each upgrade, or the controller's. */ -}}

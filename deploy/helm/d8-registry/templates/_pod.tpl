@@ -88,6 +88,8 @@ resources:
     - serve
     - --config=/etc/d8-registry/config/config.yaml
     - --listen=$(ADDRESSES):{{ .Values.ports.registry }}
+    {{- /* The one before drains, and has the store until its end. */}}
+    - --wait-for-store={{ add .Values.drainSeconds 30 }}s
   env:
     {{- include "addresses" . | nindent 4 }}
     {{- with include "proxyVariables" . | trim }}
