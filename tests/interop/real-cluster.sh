@@ -25,7 +25,7 @@ join master-1 master
 
 say "the chart, in Local"
 import_ours master-1
-install_release --set mode=Local
+install_release --set mode=Local,image.pullSecrets=null
 await_for 90 serves master-1
 push_image "$CLUSTER/registry/oci:$OURS_VERSION" d8-registry
 push_image "$CLUSTER/app-1:v1" app:v1

@@ -67,6 +67,7 @@ end_cluster() {
 # keep_logs keeps what was said by the cluster's parts, and by its pods.
 keep_logs() {
     local log name
+    timeout 10 kube kubectl get events -A --sort-by=.metadata.creationTimestamp >"$INTEROP_LOGS/$INTEROP_NAME.events.log" 2>&1
     for log in "$CLUSTER"/*.log "$KUBE_DIR"/*.log; do
         [[ ! -f $log ]] || tail -c 3000000 "$log" >"$INTEROP_LOGS/$INTEROP_NAME.$(basename "$log")"
     done
@@ -97,10 +98,12 @@ current-context: test
 YAML
 }
 
-# part NAME COMMAND... starts a part of the cluster; its number is in PART.
+# part NAME [on NODE] COMMAND... starts a part of the cluster; its number is in PART.
 part() {
     local name=$1
     shift
+    # No function: the number would be that of a shell.
+    [[ $1 != on ]] || set -- nsenter --net --mount --target "${SLEEPER_OF[$2]}" "${@:3}"
     "$@" >>"$CLUSTER/$name.log" 2>&1 </dev/null &
     PART=$!
 }
@@ -161,6 +164,7 @@ machine() {
     SLEEPER_OF[$name]=$!
     # The namespaces are others than ours as soon as unshare has become sleep.
     await grep -q sleep "/proc/${SLEEPER_OF[$name]}/comm"
+    echo "${SLEEPER_OF[$name]}" >"$CLUSTER/$name/sleeper"
     ip link add "node$number" type veth peer name eth0 netns "${SLEEPER_OF[$name]}"
     ip address add "10.99.$number.1/24" dev "node$number"
     ip link set "node$number" up
@@ -197,7 +201,6 @@ write_containerd() {
     local registry=${2-'config_path = "/etc/containerd/registry.d"'}
     write_on "$1" /etc/containerd/config.toml <<TOML
 version = 2
-imports = ["/etc/containerd/conf.d/*.toml"]
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt"]
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "$PAUSE"
@@ -247,6 +250,7 @@ authorization: {mode: Webhook}
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%}
 nodeStatusUpdateFrequency: 3s
+syncFrequency: 3s
 serializeImagePulls: false
 YAML
     write_containerd "$name"
@@ -280,7 +284,8 @@ await_for() {
     done
 }
 
-# busybox_layout FOLDER REF ENTRYPOINT... makes an image of one program, as an OCI layout; REF is its tag.
+# busybox_layout FOLDER REF ENTRYPOINT... makes an image of one program, as an OCI layout; REF is its tag. What lies in FOLDER/more
+# is in it too.
 busybox_layout() {
     local folder=$1 ref=$2 root=$1/root layer config manifest
     shift 2
@@ -288,7 +293,9 @@ busybox_layout() {
     cp "$(command -v busybox)" "$root/bin/busybox"
     # Another content for each image: every version is pulled.
     echo "$folder $ref" >"$root/etc/version"
-    tar --sort=name --mtime=@0 --owner=0 --group=0 -C "$root" -cf "$folder/layer" bin etc
+    [[ ! -d $folder/more ]] || mv "$folder"/more/* "$root"
+    # shellcheck disable=SC2046 # names of directories without spaces
+    tar --sort=name --mtime=@0 --owner=0 --group=0 -C "$root" -cf "$folder/layer" $(ls "$root")
     rm -r "$root"
     layer=$(blob "$folder" application/vnd.oci.image.layer.v1.tar layer)
     jq -cn --arg digest "$(jq -r .digest <<<"$layer")" \

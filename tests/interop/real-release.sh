@@ -5,7 +5,7 @@
 # Where images are named; the chart, or one of another version; its values for machines as small as these.
 readonly SERVED=registry.d8-system.svc:5001/system/deckhouse CHART=${CHART_UNDER_TEST:-deploy/helm/d8-registry}
 RELEASE=(--set-string store.reserveBytes=0 --set drainSeconds=5 --set switch.settle=5s --set switch.scanInterval=2s
-    --set 'image.pullSecrets=null' --set resources.requests.cpu=5m --set nodeProxy.resources.requests.cpu=1m)
+    --set resources.requests.cpu=5m --set nodeProxy.resources.requests.cpu=1m)
 
 # prepare_cluster makes what Deckhouse has made before the chart comes.
 prepare_cluster() {
