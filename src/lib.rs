@@ -26,6 +26,7 @@
 //! - [`server`]: all of it put together, from start to end
 //! - [`release`]: which images a release of Deckhouse needs
 //! - [`retention`]: tags go by rules, release sets above all
+//! - [`expected`]: whether the store holds whole what it has to hold
 //! - [`checker`]: whether registries hold what a cluster needs
 //! - [`bundle`]: files in which images were carried in: where each content lies, what is wrong with them
 //! - [`takeover`]: images of another registry's data, of layouts and of registries taken into a store; a store's as a layout
@@ -47,6 +48,7 @@ pub mod cluster;
 pub mod comparison;
 pub mod config;
 pub mod controller;
+pub mod expected;
 pub mod fetch;
 pub mod fs;
 pub mod health;

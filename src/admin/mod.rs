@@ -19,9 +19,9 @@ use std::sync::Arc;
 pub use client::{Answer, ask};
 pub use routes::{ADMIN_PATHS, PROBE_PATHS, SOCKET_PATHS, order_router, probe_router, router};
 pub use snapshot::{
-    CollectionStatus, ComingStatus, ConfigStatus, DamagedContent, IndexStatus, LeftAlone, MasterStatus, ModeFileStatus,
-    PinsStatus, ReplicasStatus, RetentionStatus, ScrubStatus, Snapshot, StoreStatus, UnusedCacheStatus, UnusedStatus,
-    UpstreamStatus,
+    CollectionStatus, ComingStatus, ConfigStatus, DamagedContent, ExpectedModeStatus, ExpectedStatus, IndexStatus,
+    LeftAlone, MasterStatus, MissingStatus, ModeFileStatus, PinsStatus, ReplicasStatus, RetentionStatus, ScrubStatus,
+    Snapshot, StoreStatus, UnusedCacheStatus, UnusedStatus, UpstreamStatus,
 };
 pub use socket::{Socket, SocketError, socket_path};
 

@@ -50,6 +50,9 @@ pub struct Snapshot {
     /// What stays whatever a rule says; `None`: `store.pins` is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pins: Option<PinsStatus>,
+    /// What has to be in the store, and whether it is; `None`: `store.expected` is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<ExpectedStatus>,
     /// The other masters; `None`: `replicas` is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<ReplicasStatus>,
@@ -91,6 +94,9 @@ impl Snapshot {
         self.collection.masters_away =
             self.collection.masters_away.map(|_| "not all masters could be asked".to_owned());
         self.store.damaged.clear();
+        for mode in self.expected.iter_mut().flat_map(|expected| &mut expected.modes) {
+            mode.missing_images.clear();
+        }
         self
     }
 }
@@ -276,6 +282,60 @@ pub struct PinsStatus {
     /// Releases that they name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub releases: Option<usize>,
+}
+
+/// What has to be in the store, and whether it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpectedStatus {
+    /// The file as it lies there: `usable`, else `missing`, `empty` or `unreadable`, and then the list before counts.
+    pub state: &'static str,
+    /// The same in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When the list that counts was written; `None`: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
+    /// Contents that it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
+    /// Releases that it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releases: Option<usize>,
+    /// What was found of each mode that was looked at; empty before the first look.
+    pub modes: Vec<ExpectedModeStatus>,
+}
+
+/// What a mode has of what has to be there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpectedModeStatus {
+    /// `Local` or `Proxy`.
+    pub mode: &'static str,
+    /// Whether nothing is missing.
+    pub whole: bool,
+    /// Images that were looked for, those of the releases' lists among them.
+    pub images: u64,
+    /// Those that are not there whole.
+    pub missing: u64,
+    /// When the look ended.
+    pub looked: u64,
+    /// The first of the missing ones; empty for readers who may not see names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_images: Vec<MissingStatus>,
+}
+
+/// An image that is not there whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MissingStatus {
+    /// Which.
+    pub image: String,
+    /// What needs it, where the list of a release says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Why it is not there.
+    pub why: String,
 }
 
 /// The other masters.

@@ -155,6 +155,9 @@ section! {
         /// whatever a rule says. While it is missing, empty, unreadable or older than 24 h nothing is collected and no rule of
         /// retention removes anything. The controller writes it.
         "pins" pins: Option<PathBuf> = Live.is(None),
+        /// A file of the same form that names what this store has to hold whole. Status and metrics say whether it does, and what
+        /// is missing. How old the file is does not count.
+        "expected" expected: Option<PathBuf> = Live.is(None),
     }
 }
 

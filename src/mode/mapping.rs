@@ -65,6 +65,11 @@ impl Mapping {
         self.entries.iter().map(|entry| entry.upstream)
     }
 
+    /// The clients' names that lead to a repository, each with that repository in the store.
+    pub fn roots(&self) -> impl Iterator<Item = (RepoName, RepoName)> {
+        self.entries.iter().filter_map(|entry| Some((entry.alias.clone(), RepoName::cached(entry.upstream, "").ok()?)))
+    }
+
     /// The repository that a client's name leads to.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! version in the image of a channel. Read from the layers and remembered by the digest that a tag leads to. Blocking.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::hash::Hash;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +24,13 @@ const MOST_MODULES: usize = 2_000;
 
 /// Why a list is not known, a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unread(pub(super) String);
+pub struct Unread(pub(super) String);
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl From<StoreError> for Unread {
     fn from(error: StoreError) -> Self {
@@ -36,24 +43,24 @@ pub(super) type Named = Arc<BTreeSet<Reference>>;
 
 /// Reads lists, each once. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Lists {
+pub struct Lists {
     store: Store,
     releases: Arc<Known<(Tag, Digest), ReleaseList>>,
     modules: Arc<Known<Digest, BTreeSet<Reference>>>,
 }
 
 impl Lists {
-    pub(super) fn new(store: Store) -> Self {
+    /// Of the images in `store`; nothing was read yet.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
         Self { store, releases: Arc::new(Known::of(MOST_RELEASES)), modules: Arc::new(Known::of(MOST_MODULES)) }
     }
 
     /// The list of the release that has this install image; its images lie in the root.
-    pub(super) fn of_release(
-        &self,
-        install: &RepoName,
-        release: &Tag,
-        digest: Digest,
-    ) -> Result<Arc<ReleaseList>, Unread> {
+    ///
+    /// # Errors
+    /// [`Unread`]: the image is not all there, or has no list that can be used.
+    pub fn of_release(&self, install: &RepoName, release: &Tag, digest: Digest) -> Result<Arc<ReleaseList>, Unread> {
         self.releases.get_or((release.clone(), digest), || {
             let paths = ListFile::ALL.map(ListFile::path);
             let (place, json) = self.file(install, digest, &paths)?.ok_or_else(|| {

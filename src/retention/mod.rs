@@ -34,6 +34,7 @@ mod verdict;
 
 pub use job::Collect;
 pub use keeper::Retention;
+pub use lists::{Lists as StoredLists, Unread};
 pub use options::{Keep, RetentionOptions, Rule};
 pub use report::{Going, LeftAlone, RetentionReport, RetentionStatus, Staying};
 pub use stopped::{preview_stopped, run_stopped, why_stopped};

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::Parts;
 use super::modes::Modes;
 use super::pins::ReadPins;
 use super::probing::ProbeUpstream;
 use super::refetch::Refetch;
+use super::{Parts, expected};
+use crate::expected::LookForExpected;
 use crate::fetch::Evictor;
 use crate::jobs::{Job, JobError, Run, Runner, Schedule};
 use crate::retention::Collect;
@@ -17,6 +18,9 @@ pub(super) fn start(jobs: &Runner, parts: &Parts, evictor: Evictor, modes: &Mode
     parts.store.start_jobs(jobs);
     jobs.start(Collect::new(parts.retention.clone()));
     jobs.start(ReadPins::new(parts.pins.clone()));
+    let looked_at = modes.clone();
+    let sides = move || expected::sides(&looked_at);
+    jobs.start(LookForExpected::new(parts.expected.clone(), parts.store.clone(), sides));
     jobs.start(ReportRepeats(parts.logging.reporter()));
     jobs.start(evictor);
     jobs.start(Refetch::new(parts.store.clone(), modes.clone()));

@@ -5,7 +5,7 @@
 //! takes those back.
 
 use crate::config::{Config, Mode};
-use crate::{api, auth, bundle, fetch, mode, serve, store, takeover, telemetry, upstream};
+use crate::{api, auth, bundle, expected, fetch, mode, serve, store, takeover, telemetry, upstream};
 
 /// A part of the sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,7 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
         part("uploads", serve::memory::incoming(uploads) + store::most_batch_bytes(uploads).max(passed_on)),
         part("the store's memory", store::CACHED_BYTES),
         part("scrub and a verification", store::LOOKING_BYTES),
+        part("what has to be in the store", if config.store.expected.is_some() { expected::LIST_BYTES } else { 0 }),
         part("count of unused data", store::UNUSED_COUNT_BYTES),
         part("import", takeover::IMPORT_BYTES),
         part("sign-ins", auth::REMEMBERED_BYTES),

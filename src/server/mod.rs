@@ -5,6 +5,7 @@
 //! `snapshot` what is shown of all of it. Order of the end: readiness, listeners, requests, jobs, index.
 
 mod carried;
+mod expected;
 mod jobs;
 mod memory;
 mod modes;
@@ -39,6 +40,7 @@ use crate::comparison::{CompareRecords, DropDeletions};
 use crate::config::reload::{Pace, Reloader};
 use crate::config::watch::Watcher;
 use crate::config::{self, Config, ConfigError, Overrides};
+use crate::expected::Expected;
 use crate::fetch::{Evictor, FillOptions, Fills};
 use crate::jobs::Runner;
 use crate::mode::{Bundled, Mode};
@@ -171,6 +173,7 @@ pub fn run(config: Config, source: Source, how: &RunOptions) -> Result<(), Serve
     // Until the modes are known.
     store.hold_collection(true);
     let pins = FollowedPins::new(store.clone(), config.store.pins.clone());
+    let expected = Expected::new(config.store.expected.clone());
     let retention = Retention::new(store.clone());
     retention.set_options(options::retention(&config));
     // Only tokens depend on it, and they live for minutes: no reason not to start.
@@ -195,7 +198,8 @@ pub fn run(config: Config, source: Source, how: &RunOptions) -> Result<(), Serve
         .map_err(|source| ServerError::System { what: "threads", source })?;
     let logging = Arc::clone(&logging);
     let gives_way = how.gives_way.then(CancellationToken::new);
-    let parts = Parts { config, source, keys, logging, store, bundle, pins, retention, auth, tls, said, gives_way };
+    let parts =
+        Parts { config, source, keys, logging, store, bundle, pins, expected, retention, auth, tls, said, gives_way };
     let ended = runtime.block_on(serve(parts, watcher));
     runtime.shutdown_timeout(WORKERS_DEADLINE);
     ended
@@ -237,6 +241,7 @@ struct Parts {
     store: Store,
     bundle: Option<Catalog>,
     pins: FollowedPins,
+    expected: Expected,
     retention: Retention,
     auth: Authenticator,
     tls: Option<Arc<Tls>>,
@@ -330,6 +335,7 @@ async fn serve(mut parts: Parts, watcher: Watcher) -> Result<(), ServerError> {
         modes: modes.clone(),
         store: parts.store.clone(),
         retention: parts.retention.clone(),
+        expected: parts.expected.clone(),
         auth: parts.auth.clone(),
         registry: registry.clone(),
         tls: parts.tls.clone(),

@@ -125,6 +125,12 @@ impl Modes {
         state.running.transition(&state.plan)
     }
 
+    /// What `look` makes of the configuration in force and the modes by it; the last says whether Local is a bundle.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Config, &Plan, bool) -> T) -> T {
+        let state = self.state();
+        look(&state.config, &state.plan, self.0.parts.bundled.is_some())
+    }
+
     /// Whether manifests may lack what they name.
     pub(super) fn allow_missing(&self) -> bool {
         self.state().config.manifests.missing_references == MissingReferences::Allow

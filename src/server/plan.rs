@@ -65,6 +65,11 @@ impl Plan {
         self.in_force.iter().chain(self.coming.iter().map(|(mode, _)| mode)).chain(&self.previous)
     }
 
+    /// The one in force, then the coming one.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &ModeSpec> {
+        self.in_force.iter().chain(self.coming.iter().map(|(mode, _)| mode))
+    }
+
     /// The upstreams of the modes, each once.
     pub(super) fn upstreams(&self) -> Vec<&UpstreamSettings> {
         let mut found: Vec<&UpstreamSettings> = Vec::new();

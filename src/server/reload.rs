@@ -80,6 +80,7 @@ impl Reloads {
         held.store.set_collection(options::collection(&config));
         held.retention.set_options(options::retention(&config));
         held.pins.follow(config.store.pins.clone());
+        held.expected.follow(config.store.expected.clone());
         let (store, changed) = (held.store.clone(), config.clone());
         let _ = tokio::task::spawn_blocking(move || super::replicas::keep_records(&store, &changed)).await;
         self.modes.replicas().follow(options::replicas(&config));

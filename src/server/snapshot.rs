@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::modes::{Modes, Seen};
 use super::readiness::Ready;
-use super::{VERSION, replicas};
+use super::{VERSION, expected, replicas};
 use crate::admin::{
     CollectionQuestion, CollectionStatus, ConfigStatus, DamagedContent, DropError, DropQuestion, IndexStatus,
     LeftAlone, PinsStatus, RetentionStatus, ScrubStatus, Snapshot, SnapshotOrder, SnapshotRefusal, Source, StoreStatus,
@@ -17,6 +17,7 @@ use crate::admin::{
 use crate::auth::Authenticator;
 use crate::clock::Timestamp;
 use crate::comparison::Comparison;
+use crate::expected::Expected;
 use crate::jobs::Runner;
 use crate::oci::{InvalidDigest, RepoName};
 use crate::replicas::Replicas;
@@ -42,6 +43,7 @@ pub(super) struct Observer {
     pub(super) modes: Modes,
     pub(super) store: Store,
     pub(super) retention: Retention,
+    pub(super) expected: Expected,
     pub(super) auth: Authenticator,
     pub(super) registry: Server,
     pub(super) tls: Option<Arc<Tls>>,
@@ -83,6 +85,7 @@ impl Source for Observer {
             store: store(&self.store),
             collection: collection(&self.store),
             pins: pins(&self.store),
+            expected: expected::status(&self.expected),
             replicas: replicas::status(&self.replicas, &self.comparison),
             unused: unused(&self.store, &self.modes),
             scrub: scrub(&self.store),
@@ -216,6 +219,7 @@ impl Observer {
             }
             replicas::compared(&mut samples, &self.comparison.status());
         }
+        expected::add_samples(&self.expected, &mut samples);
         samples.add(&RETENTION_LEFT_ALONE, &[], self.retention.status().left_alone.len() as u64);
         samples
     }

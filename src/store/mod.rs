@@ -2,8 +2,8 @@
 //!
 //! Two floors: `contents` has bytes by digest, `repositories` which repository has which of them under what name. Below
 //! both: `layout` (every path), `opening` (a directory taken into use), `error`, `options`, `pins`, `stored`. Above: `face`, which
-//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `retention` (what the part of
-//! that name asks), `records` (what masters compare), `mode_data`, `snapshots`, `verify`, `intake` (what a take-over asks) and `samples` (its numbers as metrics);
+//! puts the parts together, with `reads`, `writes`, `cached` (what Proxy asks), `collection`, `retention` and `expected` (what the parts of
+//! those names ask), `records` (what masters compare), `mode_data`, `snapshots`, `verify`, `intake` (what a take-over asks) and `samples` (its numbers as metrics);
 //! `view` reads a tree without its lock; `maintenance` runs beside requests. The
 //! lower floor never names the upper one, and no part but the face sees all others.
 
@@ -11,6 +11,7 @@ mod cached;
 mod collection;
 mod contents;
 mod error;
+mod expected;
 mod face;
 mod intake;
 mod layout;
@@ -57,6 +58,7 @@ pub use repositories::collection::report::{
 pub use repositories::collection::retiring::Retired;
 pub use repositories::collection::settings::Retained;
 pub use repositories::eviction::{Evicted, Eviction, Spare};
+pub use repositories::held::{Held, Lack};
 pub use repositories::index::{IndexState, Referrer};
 pub use repositories::intake::{MovedFrom, NotMoved, TagMove};
 pub use repositories::large::LARGE_MANIFEST_BYTES;

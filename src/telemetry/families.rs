@@ -176,6 +176,16 @@ families! {
         "1 while nothing is collected because another mode than Local is in force, is coming or not over.";
     PINS_USABLE: "d8_registry_pins_usable", Gauge, [],
         "1 while store.pins says what stays; 0 while it is missing, empty, unreadable or too old: nothing is removed then. Absent where it is not set.";
+    EXPECTED_USABLE: "d8_registry_expected_usable", Gauge, [],
+        "1 while store.expected says what has to be in the store; 0 while it is missing, empty or unreadable: the list before counts, if there was one. Absent where it is not set.";
+    EXPECTED_IMAGES: "d8_registry_expected_images", Gauge, ["mode"],
+        "Images that store.expected wants in the store, those that the lists of its releases name among them; by the mode whose repositories were looked at. Absent before the first look.";
+    EXPECTED_MISSING: "d8_registry_expected_missing_images", Gauge, ["mode"],
+        "Those of them that are not there whole.";
+    EXPECTED_WHOLE: "d8_registry_expected_whole", Gauge, ["mode"],
+        "1 while none of them is missing.";
+    EXPECTED_LOOKED: "d8_registry_expected_look_timestamp_seconds", Gauge, ["mode"],
+        "When the last whole look at them ended.";
     GC_SUSPECTS: "d8_registry_gc_suspects", Gauge, [],
         "Contents that nothing reaches and that wait for their grace to end.";
     GC_LEFT_ALONE: "d8_registry_gc_repositories_left_alone", Gauge, [],

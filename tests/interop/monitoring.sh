@@ -72,7 +72,10 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
 spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/' \
     ErrorsToClients 's/route!~"base|token|other"/route!~"token|other"/' \
     StaleAnswers 's/\[1h\])) > 0/[10m])) > 0/' \
-    JobFailing 's/name!="reload", //'
+    JobFailing 's/name!="reload", //' \
+    ExpectedImagesMissing 's/expected_missing_images{job="d8-registry"} > 0/expected_missing_images{job="d8-registry"} > 5/' \
+    ExpectedUnusable 's/expected_usable{job="d8-registry"} == 0/expected_usable{job="d8-registry"} == 2/'
+spoilt ExpectedImagesMissing 's/and on (job, instance, mode) d8_registry_build_info/and on (job, instance) d8_registry_build_info/'
 spoilt ErrorsToClients 's/route!~"base|token|other"/route!~"base|token"/' \
     StoreNearlyFull 's/d8_registry_build_info{job="d8-registry", mode="Local"}/d8_registry_build_info{job="d8-registry"}/' \
     SwitchNoController 's/d8_registry_switch_leader{job="d8-registry-controller"}) == 1/d8_registry_switch_leader) >= 0/' \

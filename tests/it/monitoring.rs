@@ -143,11 +143,15 @@ async fn metrics_of_a_server() -> String {
     std::fs::write(folder.path().join("mode.yaml"), "version: 9").unwrap();
     let setup = Setup::with_tls().config(&format!(
         "mode: Proxy\nmodeFile: {}/mode.yaml\nupstream: {{ imagesRepo: '{}/{REPO}', scheme: HTTP }}\n\
-         store: {{ dir: '$DIR', reserveBytes: 0, maxBytes: 1GiB, pins: /none }}",
+         store: {{ dir: '$DIR', reserveBytes: 0, maxBytes: 1GiB, pins: /none, expected: {}/list }}",
         folder.path().display(),
-        upstream.address()
+        upstream.address(),
+        folder.path().display()
     ));
+    let list = format!("writtenAt: \"2026-11-29T15:30:00Z\"\nimages: [\"{}\"]\n", image.digest());
+    std::fs::write(folder.path().join("list"), list).unwrap();
     let registry = Registry::start_in(folder, &setup);
+    registry.until_metric("d8_registry_expected_images{mode=\"Proxy\"}", 1.0).await;
     let client = registry.client();
     let answer = client.get(&format!("/v2/{ALIAS}/manifests/v1")).await;
     assert_eq!(answer.status(), 200);

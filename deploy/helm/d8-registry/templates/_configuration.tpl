@@ -21,6 +21,7 @@
 {{- else -}}
   {{- $_ := set $c.auth "usersDir" "/etc/d8-registry/users" -}}
   {{- with $v.store.maxBytes }}{{ $_ := set $c.store "maxBytes" . }}{{ end -}}
+  {{- if $v.store.expected }}{{ $_ := set $c.store "expected" "/etc/d8-registry/config/expected.yaml" }}{{ end -}}
 {{- end -}}
 {{- if include "replicated" . -}}
   {{- $_ := set $c "replicas" (dict "peers" "/etc/d8-registry/masters/backends" "certificate" "/etc/d8-registry/tls/peer.crt" "key" "/etc/d8-registry/tls/peer.key" "ca" "/etc/d8-registry/token/ca.crt") -}}
