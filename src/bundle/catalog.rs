@@ -43,8 +43,24 @@ struct Repository {
 pub enum Bytes<'a> {
     /// In memory.
     Made(&'a [u8]),
-    /// In files: places that say that they have them, at least one. The layout's own come first.
-    Carried(Vec<Found>),
+    /// In files.
+    Carried(Places<'a>),
+}
+
+/// Where a content may lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    bundle: &'a Bundle,
+    path: &'a str,
+    digest: Digest,
+}
+
+impl Places<'_> {
+    /// Places that say that they have it. The layout's own come first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Found> {
+        self.bundle.places(self.path, &self.digest)
+    }
 }
 
 impl Catalog {
@@ -141,22 +157,21 @@ impl Catalog {
     #[must_use]
     pub fn manifest(&self, repo: &RepoName, digest: &Digest) -> Option<Bytes<'_>> {
         let repository = self.repositories.get(repo.as_str())?;
-        repository.manifests.contains(digest).then(|| self.bytes_of(repository, digest)).flatten()
+        repository.manifests.contains(digest).then(|| self.bytes_of(repository, digest))
     }
 
     /// The bytes of a blob of a repository.
     #[must_use]
     pub fn blob(&self, repo: &RepoName, digest: &Digest) -> Option<Bytes<'_>> {
         let repository = self.repositories.get(repo.as_str())?;
-        repository.blobs.contains(digest).then(|| self.bytes_of(repository, digest)).flatten()
+        repository.blobs.contains(digest).then(|| self.bytes_of(repository, digest))
     }
 
-    fn bytes_of<'a>(&'a self, repository: &'a Repository, digest: &Digest) -> Option<Bytes<'a>> {
-        if let Some(made) = repository.made.get(digest) {
-            return Some(Bytes::Made(made));
+    fn bytes_of<'a>(&'a self, repository: &'a Repository, digest: &Digest) -> Bytes<'a> {
+        match repository.made.get(digest) {
+            Some(made) => Bytes::Made(made),
+            None => Bytes::Carried(Places { bundle: &self.bundle, path: &repository.path, digest: *digest }),
         }
-        let places = self.bundle.places(&repository.path, digest);
-        (!places.is_empty()).then_some(Bytes::Carried(places))
     }
 
     /// Tags of a repository in byte order, after `last`, at most `limit`, and whether more follow. `None`: there is no such

@@ -29,7 +29,7 @@ mod stream;
 mod verify;
 mod version;
 
-pub use catalog::{Bytes, Catalog, read_manifest};
+pub use catalog::{Bytes, Catalog, Places, read_manifest};
 pub use contents::{Bundle, Found};
 pub use discovery::Discovery;
 pub use finding::{BundleError, Finding, Problem, plain};

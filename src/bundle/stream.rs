@@ -170,13 +170,13 @@ impl Stream {
         self.cut(at, length, |index, _| self.open(index))
     }
 
-    /// The same at once, each file opened anew and read ahead as any file is. Blocking.
+    /// The first of them, its file opened anew and read ahead as any file is. Blocking.
     ///
     /// # Errors
-    /// Of the disk.
-    pub fn pieces_in_order(&self, at: u64, length: u64) -> io::Result<Vec<Piece>> {
-        self.cut(at, length, |_, part| Ok(Arc::new(self.folder.file(&part.below)?.ok_or(io::ErrorKind::NotFound)?)))
-            .collect()
+    /// Of the disk, or `UnexpectedEof` behind the last byte.
+    pub fn first_piece(&self, at: u64, length: u64) -> io::Result<Piece> {
+        let open = |_, part: &Part| Ok(Arc::new(self.folder.file(&part.below)?.ok_or(io::ErrorKind::NotFound)?));
+        self.cut(at, length, open).next().unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))
     }
 
     fn cut<'a>(

@@ -1,10 +1,12 @@
 //! Answers of a mode, before HTTP makes answers of them.
 
 use std::borrow::Cow;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::bundle::Found;
 use crate::fetch::{Feed, FillReader, Proof};
 use crate::oci::{Digest, RangeSpec};
 use crate::store::{Blob, StoredManifest};
@@ -110,6 +112,27 @@ impl From<Blob> for ServedBlob {
     }
 }
 
+/// A blob whose bytes lie in several files, one behind the other. Each is opened when its turn comes: a bundle may have a thousand.
+#[derive(Clone, Debug)]
+pub struct FileParts(pub(super) Found);
+
+impl FileParts {
+    /// Bytes of the whole blob.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.0.length
+    }
+
+    /// What lies in one file from the blob's byte `at` on, opened now. Blocking.
+    ///
+    /// # Errors
+    /// Of the disk, or `UnexpectedEof` behind the last byte.
+    pub fn part_at(&self, at: u64) -> io::Result<Blob> {
+        let piece = self.0.stream.first_piece(self.0.at.saturating_add(at), self.0.length.saturating_sub(at))?;
+        Blob::part_of(piece.file, piece.at, piece.length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
 /// The bytes of a blob, wherever they are.
 #[derive(Debug)]
 pub enum BlobContent {
@@ -119,8 +142,8 @@ pub enum BlobContent {
     Memory(Bytes),
     /// In a file, perhaps among other contents.
     File(Blob),
-    /// In files, a part in each, in their order.
-    Files(Vec<Blob>),
+    /// In several files, a part in each.
+    Files(FileParts),
     /// In a file that grows.
     Filling(FillReader),
     /// On their way from the upstream, beginning at `offset`.

@@ -11,10 +11,10 @@ use dashmap::DashMap;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::{BlobContent, BlobRequest, ModeError, Provenance, Served, ServedBlob, ServedManifest};
-use crate::bundle::{self, Catalog, Found};
+use super::{BlobContent, BlobRequest, FileParts, ModeError, Provenance, Served, ServedBlob, ServedManifest};
+use crate::bundle::{self, Catalog, Found, Places};
 use crate::oci::{Digest, Hasher, Manifest, Reference, RepoName};
-use crate::store::{Blob, Page, Referrer, StoreError, StoredManifest};
+use crate::store::{Page, Referrer, StoreError, StoredManifest};
 use crate::telemetry;
 
 /// Contents that are hashed at once: more make no disk faster.
@@ -62,26 +62,28 @@ impl Bundled {
         if request.head {
             return Ok(served(ServedBlob { size: Some(found.length), content: BlobContent::None }));
         }
-        let (length, name) = (found.length, found.stream.name().to_owned());
-        let pieces = reading(name, move || found.stream.pieces_in_order(found.at, found.length)).await?;
-        let blobs = pieces.into_iter().map(|piece| Blob::part_of(piece.file, piece.at, piece.length));
-        let mut blobs: Vec<Blob> = blobs.collect::<Option<_>>().ok_or(StoreError::BlobUnknown)?;
-        Ok(served(match blobs.pop() {
-            Some(only) if blobs.is_empty() => only.into(),
-            Some(last) => {
-                blobs.push(last);
-                ServedBlob { size: Some(length), content: BlobContent::Files(blobs) }
-            }
-            None => Bytes::new().into(),
-        }))
+        if found.length == 0 {
+            return Ok(served(Bytes::new().into()));
+        }
+        let name = found.stream.name().to_owned();
+        let parts = FileParts(found);
+        let (parts, first) = reading(name, move || parts.part_at(0).map(|first| (parts, first))).await?;
+        let size = parts.length();
+        // The first file is opened here, so that one that is gone is an answer and no broken body; more are opened when their turn comes.
+        if first.length() == size {
+            return Ok(served(first.into()));
+        }
+        Ok(served(ServedBlob { size: Some(size), content: BlobContent::Files(parts) }))
     }
 
-    /// The place that has the bytes of a digest; `None`: none of `places` has. Safe to drop: others wait for the same.
-    async fn judge(&self, digest: Digest, places: Vec<Found>) -> Result<Option<Found>, ModeError> {
-        let cell = Arc::clone(&self.0.judged.entry(digest).or_default());
-        if let Some(known) = cell.get() {
-            return Ok(known.clone());
+    /// The place that has the bytes of a digest; `None`: none of `places` has, which are looked up if nobody knows yet. Safe to drop:
+    /// others wait for the same.
+    async fn judge(&self, digest: Digest, places: Places<'_>) -> Result<Option<Found>, ModeError> {
+        let known = self.0.judged.get(&digest).and_then(|cell| cell.get().cloned());
+        if let Some(known) = known {
+            return Ok(known);
         }
+        let (places, cell) = (places.all(), Arc::clone(&self.0.judged.entry(digest).or_default()));
         let inner = Arc::clone(&self.0);
         let judging =
             self.0.tasks.spawn(async move { cell.get_or_try_init(|| inner.hash(digest, places)).await.cloned() });
@@ -106,6 +108,7 @@ impl Bundled {
         let bytes = match self.0.catalog.manifest(repo, &digest).ok_or(StoreError::ManifestUnknown)? {
             bundle::Bytes::Made(bytes) => bytes.to_vec(),
             bundle::Bytes::Carried(places) => {
+                let places = places.all();
                 let read = reading(name(&places), move || bundle::read_manifest(&places, &digest)).await?;
                 read.ok_or_else(|| damaged(digest)).map_err(|()| StoreError::ManifestUnknown)?
             }
@@ -117,7 +120,7 @@ impl Bundled {
     pub(super) fn stored_length(&self, repo: &RepoName, digest: &Digest) -> Option<u64> {
         match self.0.catalog.blob(repo, digest)? {
             bundle::Bytes::Made(bytes) => Some(bytes.len() as u64),
-            bundle::Bytes::Carried(places) => places.first().map(|place| place.length),
+            bundle::Bytes::Carried(places) => places.all().first().map(|place| place.length),
         }
     }
 

@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use answer::{BlobContent, BlobRequest, Provenance, Served, ServedBlob, ServedManifest, ServedManifestFacts};
+pub use answer::{
+    BlobContent, BlobRequest, FileParts, Provenance, Served, ServedBlob, ServedManifest, ServedManifestFacts,
+};
 pub use bundled::Bundled;
 pub use direct::Direct;
 pub use listing::LATE_LIST_BYTES;

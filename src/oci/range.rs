@@ -83,13 +83,6 @@ impl ByteRange {
         Self { start: self.start.min(other.start), end: self.end.max(other.end) }
     }
 
-    /// What of it lies in `begin..end`, counted from `begin`; `None`: nothing.
-    #[must_use]
-    pub fn within(self, begin: u64, end: u64) -> Option<Self> {
-        let (start, end) = (self.start.max(begin), self.end.min(end));
-        (start < end).then(|| Self { start: start - begin, end: end - begin })
-    }
-
     /// Offset of the first byte.
     #[must_use]
     pub const fn start(self) -> u64 {

@@ -1,6 +1,5 @@
 //! The body of a blob, wherever its bytes are.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -11,13 +10,14 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body::{Frame, SizeHint};
+use tokio::task::JoinHandle;
 
 use super::file::FileBody;
 use super::parts::{Parts, PartsBody, Stored};
 use super::reading::Reading;
 use super::relay::{RelayBody, too_short};
 use crate::fetch::{Beyond, FillError, FillReader, Relayed};
-use crate::mode::BlobContent;
+use crate::mode::{BlobContent, FileParts};
 use crate::oci::ByteRange;
 use crate::serve::BodyTransport;
 use crate::store::Blob;
@@ -44,9 +44,9 @@ pub(in crate::api) fn blob_body(
             let body = FileBody::of(&blob, range, transport).holding(blob);
             Body::new(body.watched_by(Some(Arc::clone(reading))))
         }
-        BlobContent::Files(blobs) => {
-            let range = range.unwrap_or_else(|| ByteRange::whole(blobs.iter().map(Blob::length).sum()));
-            Body::new(FilesBody::new(blobs, range, transport, reading))
+        BlobContent::Files(files) => {
+            let range = range.unwrap_or_else(|| ByteRange::whole(files.length()));
+            Body::new(FilesBody::new(files, range, transport, Arc::clone(reading)))
         }
         BlobContent::Filling(reader) => {
             let end = range.map(ByteRange::end);
@@ -83,24 +83,43 @@ fn reaches_end(end: Option<u64>, size: Option<u64>) -> bool {
     end.is_none() || end == size
 }
 
-/// A range of bytes that lie in several files.
+/// A range of bytes that lie in several files, of which one is open at a time.
 struct FilesBody {
-    /// The parts that are not through, each what is wanted of a file.
-    parts: VecDeque<FileBody>,
+    files: FileParts,
+    /// Offset in the blob behind what was opened so far.
+    at: u64,
+    /// Behind the last byte that is wanted.
+    end: u64,
+    /// What is sent of the open file.
+    now: Option<FileBody>,
+    opening: Option<JoinHandle<io::Result<Blob>>>,
+    transport: BodyTransport,
+    reading: Arc<Reading>,
 }
 
 impl FilesBody {
-    fn new(blobs: Vec<Blob>, range: ByteRange, transport: BodyTransport, reading: &Arc<Reading>) -> Self {
-        let (mut parts, mut begin) = (VecDeque::new(), 0);
-        for blob in blobs {
-            let end = begin + blob.length();
-            if let Some(inside) = range.within(begin, end) {
-                let part = FileBody::of(&blob, inside, transport).holding(blob);
-                parts.push_back(part.watched_by(Some(Arc::clone(reading))));
-            }
-            begin = end;
-        }
-        Self { parts }
+    fn new(files: FileParts, range: ByteRange, transport: BodyTransport, reading: Arc<Reading>) -> Self {
+        Self { files, at: range.start(), end: range.end(), now: None, opening: None, transport, reading }
+    }
+
+    /// Opens the file that has the next byte.
+    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let opening = self.opening.get_or_insert_with(|| {
+            let (files, at) = (self.files.clone(), self.at);
+            let operation = crate::telemetry::disk_operation();
+            tokio::task::spawn_blocking(move || {
+                let _operation = operation;
+                files.part_at(at)
+            })
+        });
+        let opened = ready!(Pin::new(opening).poll(context)).unwrap_or_else(|error| Err(io::Error::other(error)));
+        self.opening = None;
+        let blob = opened.inspect_err(|error| self.reading.unopened(error))?;
+        let length = blob.length().min(self.end - self.at);
+        let part = FileBody::of(&blob, ByteRange::whole(length), self.transport).holding(blob);
+        self.now = Some(part.watched_by(Some(Arc::clone(&self.reading))));
+        self.at += length;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -112,22 +131,29 @@ impl http_body::Body for FilesBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        while let Some(part) = self.parts.front_mut() {
-            if !part.is_end_stream() {
-                return Pin::new(part).poll_frame(context);
+        loop {
+            if let Some(now) = self.now.as_mut().filter(|now| !now.is_end_stream()) {
+                return Pin::new(now).poll_frame(context);
             }
-            self.parts.pop_front();
+            self.now = None;
+            if self.at >= self.end {
+                return Poll::Ready(None);
+            }
+            if let Err(error) = ready!(self.poll_open(context)) {
+                // Nothing comes behind a broken body.
+                self.at = self.end;
+                return Poll::Ready(Some(Err(error)));
+            }
         }
-        Poll::Ready(None)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.parts.iter().all(FileBody::is_end_stream)
+        self.at >= self.end && self.now.as_ref().is_none_or(FileBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = self.parts.iter().filter_map(|part| part.size_hint().exact());
-        SizeHint::with_exact(left.sum())
+        let now = self.now.as_ref().and_then(|now| now.size_hint().exact()).unwrap_or(0);
+        SizeHint::with_exact(now + self.end.saturating_sub(self.at))
     }
 }
 

@@ -47,6 +47,15 @@ impl Reading {
         self.extent.get_or_init(|| extent);
     }
 
+    /// Notes that a file with a part of the blob can't be opened.
+    pub(super) fn unopened(&self, error: &io::Error) {
+        if self.failure.set(format!("open: {error}")).is_ok() {
+            self.metrics.disk_error();
+            let (digest, repository) = (&self.digest, &self.repo);
+            tracing::error!(%digest, %repository, cause = %error, "a file of a blob can't be opened, its answer breaks off");
+        }
+    }
+
     /// Has `end` called once nobody holds this any more.
     pub(super) fn at_end(&self, end: End) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
