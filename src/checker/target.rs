@@ -120,6 +120,21 @@ impl Target {
         format!("{}{slash}{repository}{mark}{}", self.address.host, item.reference)
     }
 
+    /// The digest that the item has there; the error is a sentence. Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// The registry gave no answer, or does not have it.
+    pub async fn digest_of(&self, item: &RequiredImage) -> Result<Digest, String> {
+        match &item.reference {
+            Reference::Digest(digest) => Ok(*digest),
+            Reference::Tag(tag) => {
+                let resolved = self.upstream.resolve(&item.child, tag, deadline()).await;
+                let resolved = resolved.map_err(|error| self.words("HEAD", &item.child, "manifests", tag, &error));
+                Ok(resolved?.digest)
+            }
+        }
+    }
+
     /// Forgets which blobs are there.
     pub(super) fn forget(&self) {
         self.proven().clear();

@@ -1,6 +1,7 @@
 //! `check`: reads the list, sets the clients up, and says what was found.
 
 mod list;
+mod output;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -81,6 +82,10 @@ pub struct CheckArguments {
     /// mode in force. What another mode answers is an error.
     #[arg(long, value_name = "MODE")]
     pub answered_by: Option<Mode>,
+    /// Write the list into FILE too, in the form of store.pins, for store.expected: the digests, with the release of --release. What the
+    /// list has by tag is asked for its digest at --from-registry, else at the first --registry. FILE is there whole, or as it was.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "repeat"])]
+    pub output: Option<PathBuf>,
     /// Print JSON, with all errors: one line a report.
     #[arg(long)]
     pub json: bool,
@@ -135,6 +140,9 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         targets.push(target.map_err(|error| Failure::usage(with_causes(&error)))?);
     }
     let (mut list, items) = runtime.block_on(Box::pin(List::of(arguments, &access)))?;
+    if let Some(file) = &arguments.output {
+        runtime.block_on(Box::pin(output::write(file, arguments, &access, &items)))?;
+    }
     let depth = match (arguments.content, arguments.deep) {
         (true, _) => Depth::Content,
         (false, true) => Depth::Layers,

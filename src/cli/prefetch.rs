@@ -72,6 +72,7 @@ impl PrefetchArguments {
             deep: false,
             content: false,
             answered_by: None,
+            output: None,
             json: self.json,
             username: self.username.clone(),
             password_file: self.password_file.clone(),

@@ -140,6 +140,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cluster",
             "config",
             "controller",
+            "fs",
             "issuer",
             "node_agent",
             "node_config",

@@ -197,6 +197,6 @@ fn of_cluster(error: &ClusterError) -> Failure {
     failed(format!("--from-cluster: {}", with_causes(error)))
 }
 
-fn failed(message: impl Into<String>) -> Failure {
+pub(super) fn failed(message: impl Into<String>) -> Failure {
     Failure { exit: EXIT_FAILED, message: message.into() }
 }
