@@ -150,7 +150,14 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     };
     let check = Check::new(arguments.mode, depth, items, targets);
     let report = runtime.block_on(Box::pin(check_all(check, arguments, &mut list, &access)))?;
-    if report.is_good() { Ok(()) } else { Err(Failure { exit: super::EXIT_FAILED, message: summary(&report) }) }
+    let failed = |message| Err(Failure { exit: super::EXIT_FAILED, message });
+    match list {
+        _ if !report.is_good() => failed(summary(&report)),
+        List::Damaged(damage) => failed(format!(
+            "what is known of the bundle is there, but {damage} things of it are missing or damaged: it may have more images"
+        )),
+        List::File(_) | List::Once | List::Cluster(_) => Ok(()),
+    }
 }
 
 async fn check_all(

@@ -1,6 +1,7 @@
 //! Bundles as an administrator uses them: looked at, verified, imported, and compared with what a push leaves.
 
 mod checked;
+mod damaged;
 mod pull;
 mod served;
 

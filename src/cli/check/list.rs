@@ -1,5 +1,6 @@
 //! Where the list of `check` comes from: a file, a registry, a release, a bundle, or the cluster that runs.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,12 +19,17 @@ use crate::upstream::Upstream;
 /// The Secret that says which registry the cluster has.
 const REGISTRY: &str = "deckhouse-registry";
 
+/// Most findings in a bundle that are named.
+const MOST_SAID: usize = 20;
+
 /// A list that can be made anew.
 pub(in crate::cli) enum List<'a> {
     /// A file, which may change.
     File(&'a Path),
     /// What was asked for at the start.
     Once,
+    /// Every tag of a bundle in which so many things are missing or damaged: there may have been more of them.
+    Damaged(u64),
     /// What a cluster needs, which changes with its release and its modules.
     Cluster(Box<ClusterList>),
 }
@@ -44,8 +50,9 @@ impl<'a> List<'a> {
             return Ok((Self::File(file), from_file(file, arguments.mode)?));
         }
         if !arguments.bundle.is_empty() {
-            let items = checker::for_mode(arguments.mode, of_bundle(&arguments.bundle)?);
-            return Ok((Self::Once, items.map_err(|error| Failure::usage(error.to_string()))?));
+            let (items, damage) = of_bundle(&arguments.bundle)?;
+            let items = checker::for_mode(arguments.mode, items).map_err(|error| Failure::usage(error.to_string()))?;
+            return Ok((if damage == 0 { Self::Once } else { Self::Damaged(damage) }, items));
         }
         if arguments.from_cluster {
             let api = cluster::Access { kubeconfig: arguments.kubeconfig.clone(), context: None, acting_as: None };
@@ -80,7 +87,7 @@ impl<'a> List<'a> {
     ) -> Result<Option<Vec<RequiredImage>>, Failure> {
         match self {
             Self::File(file) => from_file(file, arguments.mode).map(Some),
-            Self::Once => Ok(None),
+            Self::Once | Self::Damaged(_) => Ok(None),
             Self::Cluster(list) => list.items(arguments, access).await.map(Some),
         }
     }
@@ -92,8 +99,8 @@ fn from_file(file: &Path, mode: CheckMode) -> Result<Vec<RequiredImage>, Failure
     items.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
 }
 
-/// Every tag of a bundle.
-fn of_bundle(paths: &[PathBuf]) -> Result<Vec<RequiredImage>, Failure> {
+/// Every tag of a bundle, and how much of it is seen to be missing or damaged. What that is goes to the standard error.
+fn of_bundle(paths: &[PathBuf]) -> Result<(Vec<RequiredImage>, u64), Failure> {
     let opened = bundle::open(paths, bundle::MOST_BYTES, &|| false);
     let bundle = opened.map_err(|error| Failure::usage(format!("--bundle: {}", with_causes(&error))))?;
     let mut items = Vec::new();
@@ -105,7 +112,11 @@ fn of_bundle(paths: &[PathBuf]) -> Result<Vec<RequiredImage>, Failure> {
             items.push(RequiredImage { source, child, reference, expected });
         }
     }
-    Ok(items)
+    let mut out = io::stderr().lock();
+    for finding in bundle.findings().iter().filter(|finding| finding.damage).take(MOST_SAID) {
+        writeln!(out, "d8-registry: {}: {}", bundle::plain(&finding.place), finding.says)?;
+    }
+    Ok((items, bundle.damage()))
 }
 
 /// The list in the install image of a release.
