@@ -166,7 +166,7 @@ impl Local {
         let Places { root, files, .. } = &self.places;
         let others = node_config::other_writers(root, &given.config)?;
         if !others.is_empty() {
-            add(Kind::Files, others, said);
+            add(Kind::Files, &others, said);
             return Ok(());
         }
         if keep {
@@ -185,9 +185,9 @@ impl Local {
         let found = node_config::check(&self.places.root, wanted)?.findings;
         let (files, own): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|finding| finding.file.starts_with(REGISTRY_D));
-        add(Kind::Files, files, said);
+        add(Kind::Files, &files, said);
         let usual = own.is_empty();
-        add(Kind::Containerd, own, said);
+        add(Kind::Containerd, &own, said);
         if usual && let Some(problem) = self.restart()? {
             said.problems.push(problem);
         }
@@ -234,11 +234,11 @@ const REGISTRY_D: &str = "etc/containerd/registry.d";
 fn applied(outcome: Outcome, said: &mut Said) -> bool {
     said.notes.extend(outcome.notes);
     let done = outcome.findings.is_empty();
-    add(Kind::Files, outcome.findings, said);
+    add(Kind::Files, &outcome.findings, said);
     done
 }
 
-fn add(kind: Kind, findings: Vec<Finding>, said: &mut Said) {
+fn add(kind: Kind, findings: &[Finding], said: &mut Said) {
     let more = findings.len().saturating_sub(MOST);
     said.problems.extend(findings.iter().take(MOST).map(|finding| Problem { kind, text: finding.to_string() }));
     if more > 0 {

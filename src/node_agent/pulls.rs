@@ -92,7 +92,7 @@ impl Job for Pulls {
         let before = self.asked.clone();
         let other = |said: &Said| said.follows.is_some() && said.follows != before;
         if self.said.wait_for(other).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

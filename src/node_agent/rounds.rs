@@ -56,7 +56,7 @@ impl Job for Rounds {
                         return;
                     }
                     // The process ends.
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
                 () = tokio::time::sleep(LOOK) => {}
             }

@@ -114,7 +114,7 @@ async fn it_writes_what_is_mounted_and_asks_for_the_image_as_containerd_does() {
     let path = format!("/v2/{REPO}/manifests/{}", image.digest());
     within(async {
         while upstream.count("HEAD", &path) < 4 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await;
@@ -142,7 +142,7 @@ async fn the_end_of_a_settled_bare_unmanaged_takes_everything_away_with_the_api_
     let settled = || std::fs::read_to_string(&copy).unwrap().contains("\"settled\":true");
     within(async {
         while !settled() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await;
