@@ -40,7 +40,7 @@ await_for 90 answers worker-1
 await_for 60 answers master-1
 deploy app 4 v1
 await_for 60 rolled_out app
-on_every_node app
+on_every_node app || fail "app does not run on every node"
 roll app v2
 await_for 60 rolled_out app
 nothing_failed

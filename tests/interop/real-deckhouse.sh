@@ -256,7 +256,7 @@ shown_certificate() { openssl s_client -connect "${ADDRESS_OF[$1]}:5001" </dev/n
 # probe NODE asks 127.0.0.1:5001 there every 0.2 s, from now on.
 probe() {
     rm -f "$CLUSTER/probe-$1"
-    part "probe-$1" on "$1" python3 tests/tools/real/probe.py 127.0.0.1 5001 "$CLUSTER/probe-$1"
+    part "probe-$1" on "$1" python3 "$INTEROP_SCRIPTS/../tools/real/probe.py" 127.0.0.1 5001 "$CLUSTER/probe-$1"
     PROBE_OF[$1]=$PART
     await test -s "$CLUSTER/probe-$1"
 }

@@ -98,8 +98,8 @@ roll() { k -n apps set image "deployment/$1" "app=$SERVED/app:$2"; }
 rolled_out() { k -n apps rollout status "deployment/$1" --watch=false | grep -q 'successfully rolled out'; }
 on_every_node() {
     local nodes
-    nodes=$(k -n apps get pods -l "app=$1" -o json | jq -r '.items[].spec.nodeName' | sort -u | wc -l)
-    same "$nodes" "${#ADDRESS_OF[@]}" "nodes on which $1 runs"
+    nodes=$(k -n apps get pods -l "app=$1" -o json | jq -r '.items[] | select(.status.phase == "Running") | .spec.nodeName' | sort -u | wc -l)
+    ((nodes == ${#ADDRESS_OF[@]}))
 }
 
 # The law: what its source had was pulled. Everything that a kubelet has said of a pod is in the events.
