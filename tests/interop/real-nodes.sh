@@ -7,7 +7,7 @@
 # finds set, in files of the test's own. Beside these namespaces there are cgroups, which end_cluster removes.
 
 # Every machine of the cluster is in this network: node N at 10.99.N.2, the control plane and what is outside at 10.99.0.1.
-readonly OUTSIDE=10.99.0.1 CGROUPS=/sys/fs/cgroup OUR_CGROUPS=d8-registry-interop
+readonly OUTSIDE=10.99.0.1 CGROUPS=/sys/fs/cgroup OUR_CGROUPS=d8-registry-interop.$INTEROP_NAME.
 declare -A NODE_OF=() ADDRESS_OF=() KUBELET_OF=() SLEEPER_OF=()
 
 # own_machine runs the test in a network of its own, as process 1 of its namespace: nothing of this machine's is touched.
@@ -193,7 +193,7 @@ machine() {
     "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 JSON
-    make_cgroups "$OUR_CGROUPS-$name"
+    make_cgroups "$OUR_CGROUPS$name"
 }
 
 # write_containerd NAME [LINES] writes containerd's configuration on a node; LINES are what it says of registries.
@@ -239,7 +239,7 @@ kind: KubeletConfiguration
 address: ${ADDRESS_OF[$name]}
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 cgroupDriver: cgroupfs
-cgroupRoot: /$OUR_CGROUPS-$name
+cgroupRoot: /$OUR_CGROUPS$name
 failSwapOn: false
 failCgroupV1: false
 staticPodPath: /etc/kubernetes/manifests
