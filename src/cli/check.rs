@@ -2,6 +2,7 @@
 
 mod list;
 mod output;
+mod stored;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ pub(super) use self::list::List;
 use super::Failure;
 use crate::checker::{Check, CheckMode, Depth, Pace, RegistryAddress, RepeatedCheck, Report, Target, TargetOptions};
 use crate::config::{self, Mode, Secret, UpstreamCredentials};
-use crate::oci::Tag;
+use crate::oci::{RepoName, Tag};
 use crate::telemetry::{Metrics, with_causes};
 use crate::upstream::{Credentials, ProxyVariables, Upstream};
 
@@ -57,8 +58,14 @@ pub struct CheckArguments {
     #[arg(long, value_name = "NAME", default_value = "d8-system")]
     pub namespace: String,
     /// A registry that is checked, as `[NAME=]http[s]://host[:port][/repository]`; can be given more than once.
-    #[arg(long, value_name = "URL", required = true, num_args = 1..)]
+    #[arg(long, value_name = "URL", required_unless_present = "data_dir", num_args = 1..)]
     pub registry: Vec<Secret>,
+    /// Look into the store in this directory instead, beside its server or without one. With --deep damaged bytes pass here too.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["registry", "watch", "repeat", "answered_by"])]
+    pub data_dir: Option<PathBuf>,
+    /// The repository of the images in that store [default: system/deckhouse].
+    #[arg(long, value_name = "REPOSITORY", requires = "data_dir")]
+    pub repository: Option<RepoName>,
     /// Default: all of the list; Relax: only deckhouse/containers/deckhouse, by its tag.
     #[arg(long, value_name = "MODE", default_value = "Default", ignore_case = true, value_parser = mode())]
     pub mode: CheckMode,
@@ -148,8 +155,14 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         (false, true) => Depth::Layers,
         (false, false) => Depth::Manifest,
     };
-    let check = Check::new(arguments.mode, depth, items, targets);
-    let report = runtime.block_on(Box::pin(check_all(check, arguments, &mut list, &access)))?;
+    let report = if let Some(dir) = &arguments.data_dir {
+        let report = stored::check(dir, arguments, &items, depth)?;
+        print(&report, arguments.json)?;
+        report
+    } else {
+        let check = Check::new(arguments.mode, depth, items, targets);
+        runtime.block_on(Box::pin(check_all(check, arguments, &mut list, &access)))?
+    };
     let failed = |message| Err(Failure { exit: super::EXIT_FAILED, message });
     match list {
         _ if !report.is_good() => failed(summary(&report)),

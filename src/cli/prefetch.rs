@@ -65,6 +65,8 @@ impl PrefetchArguments {
             kubeconfig: None,
             namespace: String::new(),
             registry: vec![self.registry.clone()],
+            data_dir: None,
+            repository: None,
             mode: CheckMode::Default,
             watch: false,
             interval: Duration::ZERO,

@@ -38,3 +38,38 @@ async fn what_is_missing_is_told_with_the_file_that_has_it() {
         assert!(error["source"].as_str().unwrap().starts_with(file), "{error}");
     }
 }
+
+/// The same of a store's directory, beside its server and without one.
+#[tokio::test]
+async fn a_store_is_checked_by_its_directory() {
+    let edition = Edition::of(&RELEASES);
+    let bundle = written(&edition, None);
+    let registry = Registry::start(&Setup::open());
+    let (data, folder) = (registry.data(), registry.folder());
+    let check = |depth: &str, code: i32| {
+        let output = run(&["check", "--json", "--bundle", text(bundle.path()), "--data-dir", text(&data), depth]);
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        said["registries"][0]["errors"].as_array().unwrap().clone()
+    };
+    assert_eq!(check("--deep", 1).len(), edition.tags().len(), "nothing is there");
+    import(0, &[text(bundle.path())], &data);
+    assert_eq!(check("--deep", 0), Vec::<Value>::new());
+    registry.stop();
+    assert_eq!(check("--content", 0), Vec::<Value>::new());
+    // A layer of one module goes, and one of another has other bytes.
+    let layer = |repo: &str, content: &[u8]| {
+        data.join(format!("repositories/{ROOT}/{repo}/_blobs/sha256")).join(hex(&testkit::digest(content)))
+    };
+    std::fs::remove_file(layer("modules/console/extra/scanner", &testkit::noise(602, 3000))).unwrap();
+    let other = layer("packages/shop", &testkit::noise(800, 3000));
+    std::fs::write(&other, testkit::noise(5, 3000)).unwrap();
+    let errors = check("--deep", 1);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(errors[0]["image"], format!("{ROOT}/modules/console/extra/scanner:7"));
+    assert!(errors[0]["error"].as_str().unwrap().ends_with("is not there"), "{errors:?}");
+    let errors = check("--content", 1);
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[1]["error"].as_str().unwrap().contains("other bytes"), "{errors:?}");
+    drop(folder);
+}
