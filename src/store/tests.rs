@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod directory;
 mod faults;
+mod held;
 mod manifests;
 mod mode_data;
 mod records;
