@@ -82,6 +82,11 @@ impl FileState {
     }
 }
 
+/// Whether two lists name the same.
+pub(super) fn is_same(one: &Pins, other: &Pins) -> bool {
+    (&one.images, &one.releases) == (&other.images, &other.releases)
+}
+
 impl Expected {
     /// What the file at `path` names; it is read by the job.
     #[must_use]
@@ -142,9 +147,11 @@ impl Expected {
             FoundPins::Unreadable(why) => FileState::Unreadable(why),
             FoundPins::Read(list) if list.is_empty() => FileState::Empty,
             FoundPins::Read(list) => {
-                if state.list.as_ref() != Some(&list) {
-                    (state.list, state.found) = (Some(list), Vec::new());
+                // What was found of the same images holds, whenever they were written down.
+                if !state.list.as_ref().is_some_and(|before| is_same(before, &list)) {
+                    state.found = Vec::new();
                 }
+                state.list = Some(list);
                 FileState::Usable
             }
         };

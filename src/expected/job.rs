@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::{Expected, FileState};
+use super::file::{Expected, FileState, is_same};
 use super::look::{Findings, Side, look};
 use crate::jobs::{self, Job, JobError, Run, Schedule};
 use crate::retention::StoredLists;
@@ -105,7 +105,7 @@ impl Job for LookForExpected {
             self.said = (None, BTreeMap::new());
             return Ok(());
         };
-        if self.said.0.as_ref() != Some(&list) {
+        if !self.said.0.as_ref().is_some_and(|before| is_same(before, &list)) {
             self.said = (Some(Arc::clone(&list)), BTreeMap::new());
         }
         let mut all = Vec::new();

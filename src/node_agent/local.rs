@@ -20,6 +20,9 @@ const RESTART_PAUSE: Duration = Duration::from_secs(600);
 /// Most problems of a kind that are said; the rest are in `node-config --check`.
 const MOST: usize = 10;
 
+/// Where files of hosts are, as findings name them.
+const REGISTRY_D: &str = "etc/containerd/registry.d";
+
 /// The kinds of what can be wrong, as metrics and Events name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
@@ -226,9 +229,6 @@ impl Local {
         }
     }
 }
-
-/// Where files of hosts are, as findings name them.
-const REGISTRY_D: &str = "etc/containerd/registry.d";
 
 /// Whether everything was written.
 fn applied(outcome: Outcome, said: &mut Said) -> bool {
