@@ -160,10 +160,8 @@ mv "$WORK/disk" "$WORK/kept"
 second=$(bare)
 say "bare loop again: $second s"
 mv "$WORK/kept" "$WORK/disk"
-awk -v import="$import" -v first="$first" -v second="$second" -v most=$RATIO 'BEGIN {
-    ratio = import / ((first + second) / 2)
-    printf "--- the import takes %.2f times as long as a bare loop\n", ratio
-    exit ratio > most }' || fail "the import takes more than $RATIO times as long"
+TIMES=$(awk -v import="$import" -v first="$first" -v second="$second" 'BEGIN { printf "%.2f", import / ((first + second) / 2) }')
+say "the import takes $TIMES times as long as a bare loop"
 
 # pulled takes every layer and compares it with its digest.
 pulled() {
@@ -194,3 +192,6 @@ cold
 flat "pulled from the bundle, hashed first" "$SERVER" pulled
 flat "pulled from the bundle again" "$SERVER" pulled
 stop_server
+
+# Last, so that all figures are there.
+awk -v times="$TIMES" -v most=$RATIO 'BEGIN { exit times > most }' || fail "the import takes $TIMES times as long as a bare loop, and $RATIO are wanted"
