@@ -174,7 +174,7 @@ async fn a_store_that_may_lack_what_manifests_name_is_whole_without_it() {
 fn what_is_no_store_or_is_in_use_is_not_verified() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |dir: &Path| match verify_stopped(dir, VerifyOptions::default(), &CancellationToken::new()) {
-        Err(StoreError::Layout(sentence)) => sentence,
+        Err(error @ (StoreError::Layout(_) | StoreError::InUse(_))) => error.to_string(),
         other => panic!("{other:?}"),
     };
     assert!(refused(dir.path()).contains("is not a store"));
