@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use d8_registry::oci::Algorithm;
 use d8_registry::telemetry::FAMILIES;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -51,15 +52,18 @@ async fn metrics_are_those_of_the_table_with_their_labels() {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     std::fs::write(folder.path().join("masters"), "127.0.0.2:5001\n").unwrap();
+    let digest = Algorithm::Sha256.digest(b"not there");
+    let expected = format!("writtenAt: \"2026-11-29T15:30:00Z\"\nreleases: []\nimages: [\"{digest}\"]\n");
+    std::fs::write(folder.path().join("expected.yaml"), expected).unwrap();
     let replicas = format!("peers: {at}/masters, certificate: {at}/peer.crt, key: {at}/peer.key, ca: {at}/ca.crt");
     let setup = Setup::with_tls()
-        .config("store: { dir: $DIR, reserveBytes: 0, maxBytes: 1GiB, pins: $DIR/../pins.yaml }")
+        .config("store: { dir: $DIR, reserveBytes: 0, maxBytes: 1GiB, pins: $DIR/../pins.yaml, expected: $DIR/../expected.yaml }")
         .config(&format!("replicas: {{ {replicas} }}"))
         .config(&format!("modeFile: {}", mode_file.display()));
     let registry = Registry::start_in(folder, &setup);
     // Some families have samples only behind the first request.
     assert_eq!(registry.client().get("/v2/").await.status(), 200);
-    for job in ["index", "unused-data"] {
+    for job in ["index", "unused-data", "expected"] {
         registry.until_metric(&format!("d8_registry_job_runs_total{{name=\"{job}\",result=\"ok\"}}"), 1.0).await;
     }
     let text = registry.admin().get("/metrics").await.text().await.unwrap();
