@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
                 let mut incoming = self.intake.begin(blob.digest, bytes.len() as u64)?;
                 incoming.append(&bytes)?;
                 self.tell(bytes.len() as u64);
-                Ok(self.finish(incoming, blob.digest, bytes.len() as u64))
+                self.finish(incoming, blob.digest, bytes.len() as u64)
             }
             Ok(Some(Bytes::Sent(mut sent))) => {
                 let mut incoming = self.intake.begin(blob.digest, blob.size)?;
@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
                         Some(Err(BlobFault::Upstream(error))) => return Ok(Err(Fault::Registry(with_causes(&error)))),
                     }
                 }
-                Ok(self.finish(incoming, blob.digest, blob.size))
+                self.finish(incoming, blob.digest, blob.size)
             }
         }
     }
@@ -261,7 +261,7 @@ impl<'a> Run<'a> {
                 return Ok(Err(unreadable()(error)));
             }
         }
-        Ok(self.finish(incoming, blob.digest, size))
+        self.finish(incoming, blob.digest, size)
     }
 
     fn fetch_file(&mut self, digest: Digest, file: &File, path: &Path) -> Result<Fetched<'a>, ImportError> {
@@ -302,23 +302,24 @@ impl<'a> Run<'a> {
                 return Ok(Err(unreadable()(error)));
             }
             self.report.shared_bytes += size;
-            return Ok(self.finish(incoming, digest, size));
+            return self.finish(incoming, digest, size);
         }
         match self.read_all(file, |run, bytes| {
             incoming.append(bytes)?;
             run.tell(bytes.len() as u64);
             Ok(())
         })? {
-            Ok(()) => Ok(self.finish(incoming, digest, size)),
+            Ok(()) => self.finish(incoming, digest, size),
             Err(error) => Ok(Err(unreadable()(error))),
         }
     }
 
-    fn finish(&mut self, incoming: Incoming<'a>, digest: Digest, size: u64) -> Fetched<'a> {
-        let staged =
-            incoming.finish().map_err(|found| Fault::BlobBytes { expected: digest, found: Box::new(found) })?;
-        self.report.bytes += size;
-        Ok(staged)
+    fn finish(&mut self, incoming: Incoming<'a>, digest: Digest, size: u64) -> Result<Fetched<'a>, ImportError> {
+        let staged = incoming.finish()?;
+        if staged.is_ok() {
+            self.report.bytes += size;
+        }
+        Ok(staged.map_err(|found| Fault::BlobBytes { expected: digest, found: Box::new(found) }))
     }
 
     fn hash(&mut self, file: &File, digest: Digest) -> Result<std::io::Result<Digest>, ImportError> {
