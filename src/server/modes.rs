@@ -53,6 +53,9 @@ struct State {
     /// What the configuration in force says.
     config: Arc<Config>,
     plan: Plan,
+    /// The plan that requests see: a new one first waits until nothing goes any more that its modes use. What is shown and what the
+    /// controller hears is this one.
+    told: Plan,
     running: Running,
     /// The upstreams of the plan. By the keys it is the one that requests go to; it stays when the mode is Local, for the
     /// way back.
@@ -94,6 +97,7 @@ impl Modes {
         let state = State {
             config: Arc::new(config.clone()),
             plan: Plan::nothing(),
+            told: Plan::nothing(),
             running: Running::default(),
             upstreams: Vec::new(),
             candidate: None,
@@ -240,7 +244,7 @@ impl Modes {
     }
 
     fn tell(&self) {
-        let state = &*self.state();
+        let state = &mut *self.state();
         for known in &state.upstreams {
             known.upstream.hold_refused(state.candidate.is_some());
         }
@@ -260,6 +264,7 @@ impl Modes {
         if let Some(app) = self.0.app.get() {
             app.set_modes(state.running.transition(plan));
         }
+        state.told = plan.clone();
         // None of its data goes as long as a mode answers.
         let store = self.0.parts.fills.store();
         store.hold_collection(!state.is_local_alone());

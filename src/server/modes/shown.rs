@@ -44,9 +44,9 @@ impl Modes {
         upstreams.map(id).map(|(id, address)| (id, address.trim_end_matches('/').to_owned())).collect()
     }
 
-    /// The modes and the file that says so, at one moment.
+    /// The modes that requests see and the file that says so, at one moment.
     pub(in crate::server) fn seen(&self) -> Seen {
-        let super::State { plan, file_error, .. } = &*self.state();
+        let super::State { told: plan, file_error, .. } = &*self.state();
         let file = plan.file.as_ref();
         Seen {
             in_force: plan.in_force_name(),
