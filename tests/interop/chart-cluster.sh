@@ -223,7 +223,14 @@ mine=(secrets/d8-registry-mode configmaps/d8-registry-masters)
 versions() { local one; for one in "${mine[@]}"; do echo "$one $(version "$one")"; done; }
 before=$(versions)
 node master-4 10.0.0.4 '"node-role.kubernetes.io/control-plane": ""'
+# A bootstrap that is run again leaves no registry-init for a while, and then another one: authority and users stay those that nodes have.
+given=$(secret registry-pki && secret registry-user-rw)
+init=$(jq -n --rawfile cert "$INTEROP_PKI/tls.crt" --rawfile key "$INTEROP_PKI/tls.key" \
+    '{ca: {cert: $cert, key: $key}, rw_user: {name: "rw", password: "another", password_hash: "y"}}')
+admin DELETE "$OWN/secrets/registry-init" >/dev/null
 change "${proxy[@]}" --set upstream.license=second,drainSeconds=30
+same "$(secret registry-pki && secret registry-user-rw)" "$given" "authority and user without registry-init"
+admin POST "$OWN/secrets" "$(jq -n --arg config "$init" '{metadata: {name: "registry-init"}, type: "Opaque", stringData: {config: $config}}')" >/dev/null
 same "$(versions)" "$before" "the controller's objects after an upgrade"
 noted 'the user and password of the value upstream are others'
 change "${proxy[@]}" --set upstream.license=first,upstream.imagesRepo=registry.example.com/ce,mode=Direct
@@ -231,15 +238,6 @@ same "$(versions)" "$before" "the controller's objects after an upgrade with ano
 noted 'the value mode is Direct, in force is Proxy'
 noted 'the value upstream is registry.example.com/ce, in force is registry.example.com/ee'
 ! grep -E 'first|second' "$WORK/helm.out" || fail "the notes show a password"
-# A bootstrap that is run again leaves another registry-init, or none: authority and users stay those that nodes have.
-given=$(secret registry-pki && secret registry-user-rw)
-init=$(jq -n --rawfile cert "$INTEROP_PKI/tls.crt" --rawfile key "$INTEROP_PKI/tls.key" \
-    '{ca: {cert: $cert, key: $key}, rw_user: {name: "rw", password: "another", password_hash: "y"}}')
-admin DELETE "$OWN/secrets/registry-init" >/dev/null
-change "${proxy[@]}" --set upstream.license=first
-same "$(secret registry-pki && secret registry-user-rw)" "$given" "authority and user without registry-init"
-admin POST "$OWN/secrets" "$(jq -n --arg config "$init" '{metadata: {name: "registry-init"}, type: "Opaque", stringData: {config: $config}}')" >/dev/null
-change "${proxy[@]}" --set upstream.license=first
 same "$(secret registry-pki && secret registry-user-rw)" "$given" "authority and user with another registry-init"
 
 token_of() {
