@@ -46,7 +46,8 @@ pub(super) async fn servers_that_change_at_different_times_fail_no_pull() {
 }
 
 pub(super) async fn a_switch_to_local_waits_for_the_images_of_every_master() {
-    let mut world = World::start(MASTERS, &["worker-0", "plain-0"]).await;
+    // Those that know each other give each other what one lacks.
+    let mut world = World::start_apart(MASTERS, &["worker-0", "plain-0"]).await;
     world.control(0);
     world.switch(Wanted::Proxy(0)).await;
     world.want(Wanted::Local).await;

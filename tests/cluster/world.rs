@@ -65,9 +65,18 @@ impl World {
         Self::at(Pace::Quick, masters, workers).await
     }
 
+    /// The same with masters that don't know each other: what one has the others lack.
+    pub(crate) async fn start_apart(masters: &[&str], workers: &[&str]) -> Self {
+        Self::made(Pace::Quick, masters, workers, false).await
+    }
+
     /// Bare Unmanaged, with the first registry outside, as a cluster is before it ever had the module. A node whose name
     /// begins with `plain` has a containerd without Deckhouse's rewrites.
     pub(crate) async fn at(pace: Pace, masters: &[&str], workers: &[&str]) -> Self {
+        Self::made(pace, masters, workers, true).await
+    }
+
+    async fn made(pace: Pace, masters: &[&str], workers: &[&str], know_each_other: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let api = ApiServer::start(&path.join("kubernetes")).await;
@@ -86,11 +95,15 @@ impl World {
         std::fs::copy(&authority.cert, &ca).unwrap();
         authority.issue(path, &["--uri", "d8-registry:controller"]);
         // As the chart has it: masters know each other by the list that node-proxy reads.
-        let configuration = format!(
-            "mode: Local\nmodeFile: $DIR/mode/mode.yaml\n{tls}, controllerCAFile: {ca}}}\nauth: {{usersDir: $DIR/users, upstreamUser: true}}\n\
-             replicas: {{peers: {}/backends, certificate: $DIR/pki/peer.crt, key: $DIR/pki/peer.key, ca: {ca}}}\n",
+        let replicas = format!(
+            "replicas: {{peers: {}/backends, certificate: $DIR/pki/peer.crt, key: $DIR/pki/peer.key, ca: {ca}}}\n",
             path.display(),
             ca = ca.display()
+        );
+        let configuration = format!(
+            "mode: Local\nmodeFile: $DIR/mode/mode.yaml\n{tls}, controllerCAFile: {}}}\nauth: {{usersDir: $DIR/users, upstreamUser: true}}\n{}",
+            ca.display(),
+            if know_each_other { &*replicas } else { "" }
         );
         let mut servers = Vec::new();
         for number in 0..masters.len() {
