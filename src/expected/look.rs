@@ -146,6 +146,10 @@ pub(super) async fn look(
             () = tokio::time::sleep(began.elapsed().min(LONGEST_PAUSE)) => {}
         }
     }
+    if stop.is_cancelled() {
+        // An image may have been passed over.
+        return None;
+    }
     look.found.looked = clock::now();
     Some(look.found)
 }
@@ -188,9 +192,14 @@ impl Look {
         // The first root that has the release's image, or the first of all, to name what it lacks.
         let has = |root: &Root| matches!(self.store.stored_tag(&root.stored, &tag), Ok(Some(_)));
         let number = self.side.roots.iter().position(has).unwrap_or(0);
-        let Some(root) = self.side.roots.get(number).cloned() else { return };
+        // What can't be looked for is not there: nothing of a release is passed over without a word.
+        let Some(root) = self.side.roots.get(number).cloned() else {
+            return self.missing(tag.to_string(), None, "there is no repository to look for it".to_owned());
+        };
         let install = format!("{}/install", root.stored);
-        let Ok(install) = RepoName::parse_stored(&install) else { return };
+        let Ok(install) = RepoName::parse_stored(&install) else {
+            return self.missing(format!("{}:{tag}", root.name), None, "its install image can have no name".to_owned());
+        };
         let name = format!("{}/install:{tag}", root.name);
         let listed = match self.store.stored_tag(&install, &tag) {
             Ok(Some(digest)) => {
