@@ -72,7 +72,7 @@ containerd2_of() {
 version = 3
 root = "$WORK/$1.root"
 state = "$WORK/$1.state"
-disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "$WORK/$1.sock"
 [ttrpc]
@@ -167,7 +167,7 @@ sed -i 's|config_path = ""|config_path = "/etc/containerd/registry.d"|' "$main"
 node_config --check
 containerd2 config default >"$main" 2>/dev/null
 same "$(node_config --check | grep -c 'registry.config_path is not set')" 1 "findings in the default of containerd 2"
-printf '[plugins."io.containerd.cri.v1.images".registry]\nconfig_path = "/etc/containerd/registry.d"\n' >>"$main"
+sed -i "s|config_path = ''|config_path = '/etc/containerd/registry.d'|" "$main"
 node_config --check
 
 begin_mode Direct

@@ -15,7 +15,7 @@ packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podma
     docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid
     buildah=buildah runc=runc dnsmasq=dnsmasq-base ip=iproute2 strip=binutils mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
     setpriv=util-linux python3=python3 promtool=prometheus etcd=etcd-server kubectl=kubernetes-client
-    iptables=iptables conntrack=conntrack busybox=busybox-static /usr/lib/cni/ptp=containernetworking-plugins)
+    systemctl=systemd iptables=iptables conntrack=conntrack busybox=busybox-static /usr/lib/cni/ptp=containernetworking-plugins)
 
 install_packages() {
     local pair missing=() as_root=()
@@ -127,7 +127,8 @@ get_crds
 version=$(cd tests/tools/kube && GOFLAGS=-mod=readonly go list -m -f '{{.Version}}' k8s.io/kubernetes 2>/dev/null || true)
 stamped=-X=k8s.io/component-base/version.gitVersion=$version
 build kube kube . -ldflags="-s -w $stamped -X=k8s.io/component-base/version.gitMajor=1 -X=k8s.io/component-base/version.gitMinor=34"
-# Only images are moved here: no pods, no snapshots by block devices.
-tags=no_cri,no_btrfs,no_zfs,no_devmapper,no_tracing
+# With pods, without snapshots by block devices.
+tags=no_btrfs,no_zfs,no_devmapper,no_tracing
 build containerd2 containerd github.com/containerd/containerd/v2/cmd/containerd -tags "$tags"
+build containerd2-shim containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 -tags "$tags"
 build ctr2 containerd github.com/containerd/containerd/v2/cmd/ctr -tags "$tags"

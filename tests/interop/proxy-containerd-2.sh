@@ -17,7 +17,7 @@ cat >"$WORK/containerd.toml" <<TOML
 version = 3
 root = "$WORK/root"
 state = "$WORK/state"
-disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "$WORK/containerd.sock"
 [ttrpc]
