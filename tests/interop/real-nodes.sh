@@ -8,7 +8,15 @@
 
 # Every machine of the cluster is in this network: node N at 10.99.N.2, the control plane and what is outside at 10.99.0.1.
 readonly OUTSIDE=10.99.0.1 CGROUPS=/sys/fs/cgroup OUR_CGROUPS=d8-registry-interop.$INTEROP_NAME.
-declare -A NODE_OF=() ADDRESS_OF=() KUBELET_OF=() SLEEPER_OF=()
+# Which containerd runs on nodes: 1 is Debian's, 2 is built from its Go module, and lies where Debian's would.
+readonly CONTAINERD=${CONTAINERD:-1}
+# Its table of registries.
+REGISTRY_TABLE='plugins."io.containerd.grpc.v1.cri".registry'
+((CONTAINERD == 1)) || REGISTRY_TABLE='plugins."io.containerd.cri.v1.images".registry'
+declare -A NODE_OF=() ADDRESS_OF=() KUBELET_OF=() SLEEPER_OF=() NAMESPACES_OF=()
+
+# What a kubelet sets for the whole machine.
+readonly TUNABLES=(vm/overcommit_memory=1 kernel/panic=10 kernel/panic_on_oops=1)
 
 # own_machine runs the test in a network of its own, as process 1 of its namespace: nothing of this machine's is touched.
 own_machine() {
@@ -16,6 +24,7 @@ own_machine() {
         OWN_NETWORK=1 exec unshare --net "$0"
     fi
     need kube etcd containerd ctr runc iptables conntrack busybox ip nsenter openssl jq skopeo
+    ((CONTAINERD == 1)) || need containerd2 containerd2-shim ctr2
     [[ -x /usr/lib/cni/ptp ]] || skip "can't get containernetworking-plugins"
     # At its end everything else in this process namespace is ended.
     (($$ == 1)) || fail "has to be process 1 of a namespace of its own"
@@ -24,7 +33,7 @@ own_machine() {
     echo 1 >/proc/sys/net/ipv4/ip_forward
     remove_cgroups
     local tunable
-    for tunable in vm/overcommit_memory=1 kernel/panic=10 kernel/panic_on_oops=1; do
+    for tunable in "${TUNABLES[@]}"; do
         echo "${tunable#*=}" >"$WORK/${tunable//\//-}"
         mount --bind "$WORK/${tunable//\//-}" "/proc/sys/${tunable%=*}"
     done
@@ -103,7 +112,8 @@ part() {
     local name=$1
     shift
     # No function: the number would be that of a shell.
-    [[ $1 != on ]] || set -- nsenter --net --mount --target "${SLEEPER_OF[$2]}" "${@:3}"
+    # shellcheck disable=SC2086 # several flags
+    [[ $1 != on ]] || set -- nsenter ${NAMESPACES_OF[$2]} --target "${SLEEPER_OF[$2]}" "${@:3}"
     "$@" >>"$CLUSTER/$name.log" 2>&1 </dev/null &
     PART=$!
 }
@@ -130,7 +140,8 @@ start_control_plane() {
 on() {
     local node=$1
     shift
-    nsenter --net --mount --target "${SLEEPER_OF[$node]}" "$@"
+    # shellcheck disable=SC2086 # several flags
+    nsenter ${NAMESPACES_OF[$node]} --target "${SLEEPER_OF[$node]}" "$@"
 }
 
 # write_on NODE PATH writes a file there, from standard input.
@@ -155,15 +166,27 @@ make_cgroups() {
     done
 }
 
-# machine NAME NUMBER makes a node's namespaces: its address, its folders. They are there until the end of the test.
+# machine NAME NUMBER [systemd] makes a node's namespaces: its address, its folders. They are there until the end of the test. With
+# systemd its processes are its own, and the first one becomes systemd (boot).
 machine() {
     local name=$1 number=$2 disk=$CLUSTER/$1/disk shadow=$CLUSTER/$1/shadow
     mkdir -p "$disk"/{etc/upper,etc/work,opt,run,containerd,kubelet,pods,manifests} "$shadow"
     ADDRESS_OF[$name]=10.99.$number.2
-    unshare --net --mount sleep infinity &
-    SLEEPER_OF[$name]=$!
-    # The namespaces are others than ours as soon as unshare has become sleep.
-    await grep -q sleep "/proc/${SLEEPER_OF[$name]}/comm"
+    if [[ ${3:-} == systemd ]]; then
+        NAMESPACES_OF[$name]="--net --mount --pid --uts"
+        mkfifo "$CLUSTER/$name/boot"
+        # shellcheck disable=SC2016 # its own words
+        unshare --net --mount --pid --uts --fork --mount-proc bash -c 'read -r _ <"$0" && exec "$@"' "$CLUSTER/$name/boot" \
+            env -i container=interop PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --system --unit=containerd.service \
+            --log-target=null --show-status=no >"$CLUSTER/$name-systemd.log" 2>&1 &
+        await first_of "$name" $!
+    else
+        NAMESPACES_OF[$name]="--net --mount"
+        unshare --net --mount sleep infinity &
+        SLEEPER_OF[$name]=$!
+        # The namespaces are others than ours as soon as unshare has become sleep.
+        await grep -q sleep "/proc/${SLEEPER_OF[$name]}/comm"
+    fi
     echo "${SLEEPER_OF[$name]}" >"$CLUSTER/$name/sleeper"
     ip link add "node$number" type veth peer name eth0 netns "${SLEEPER_OF[$name]}"
     ip address add "10.99.$number.1/24" dev "node$number"
@@ -186,6 +209,14 @@ machine() {
         mount --bind $disk/opt /opt
         mount --bind $disk/run /run
         mkdir -p /etc/kubernetes/manifests /etc/containerd/registry.d /etc/containerd/conf.d /etc/cni/net.d
+        if (($CONTAINERD == 2)); then
+            for program in containerd=containerd2 containerd-shim-runc-v2=containerd2-shim ctr=ctr2; do
+                mount --bind $INTEROP_TOOLS/\${program#*=} /usr/bin/\${program%=*}
+            done
+        fi
+        # A /proc of its own shows the machine's.
+        [[ '${3:-}' == systemd ]] || exit 0
+        for tunable in ${TUNABLES[*]}; do mount --bind $WORK/\${tunable//\//-} /proc/sys/\${tunable%=*}; done
     "
     write_on "$name" /etc/cni/net.d/10-pods.conflist <<JSON
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [
@@ -196,9 +227,58 @@ JSON
     make_cgroups "$OUR_CGROUPS$name"
 }
 
+# first_of NAME PROCESS: the first process of the node's namespace is known, and its program is bash.
+first_of() {
+    local child
+    child=$(xargs <"/proc/$2/task/$2/children")
+    [[ -n $child ]] && grep -q bash "/proc/$child/comm" && SLEEPER_OF[$1]=$child
+}
+
+# boot NAME lets systemd be the node's first process; it has containerd's own unit alone, which starts it whenever it has ended.
+boot() {
+    local hierarchy unit=/run/systemd/system/containerd.service.d
+    on "$1" mkdir -p "$unit"
+    write_on "$1" "$unit/alone.conf" <<UNIT
+[Unit]
+DefaultDependencies=no
+[Service]
+StandardOutput=append:$CLUSTER/$1-containerd.log
+StandardError=inherit
+UNIT
+    # Not where pods are: a cgroup of the second version with others below it takes no process.
+    make_cgroups "$OUR_CGROUPS$1.systemd"
+    for hierarchy in "$CGROUPS" "$CGROUPS"/*; do
+        [[ ! -f $hierarchy/cgroup.procs ]] || echo "${SLEEPER_OF[$1]}" >"$hierarchy/$OUR_CGROUPS$1.systemd/cgroup.procs"
+    done
+    echo go >"$CLUSTER/$1/boot"
+}
+
 # write_containerd NAME [LINES] writes containerd's configuration on a node; LINES are what it says of registries.
 write_containerd() {
     local registry=${2-'config_path = "/etc/containerd/registry.d"'}
+    if ((CONTAINERD == 2)); then
+        write_on "$1" /etc/containerd/config.toml <<TOML
+version = 3
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt"]
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "$SNAPSHOTTER"
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "$PAUSE"
+  [$REGISTRY_TABLE]
+    $registry
+[plugins."io.containerd.cri.v1.runtime"]
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/usr/lib/cni"]
+    conf_dir = "/etc/cni/net.d"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux/amd64"
+  snapshotter = "$SNAPSHOTTER"
+  differ = "walking"
+TOML
+        return
+    fi
     write_on "$1" /etc/containerd/config.toml <<TOML
 version = 2
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt"]
@@ -211,14 +291,18 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
     conf_dir = "/etc/cni/net.d"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "$SNAPSHOTTER"
-  [plugins."io.containerd.grpc.v1.cri".registry]
+  [$REGISTRY_TABLE]
     $registry
 TOML
 }
 
 start_containerd_of() {
-    part "$1-containerd" on "$1" containerd --config /etc/containerd/config.toml
-    NODE_OF[$1]=$PART
+    if [[ ${NAMESPACES_OF[$1]} == *--pid* ]]; then
+        boot "$1"
+    else
+        part "$1-containerd" on "$1" containerd --config /etc/containerd/config.toml
+        NODE_OF[$1]=$PART
+    fi
     await on "$1" ctr version
 }
 
@@ -228,10 +312,10 @@ start_kubelet_of() {
     KUBELET_OF[$1]=$PART
 }
 
-# make_node NAME NUMBER makes a node that is not in the cluster yet: containerd runs, and whatever is to be on it can be put there.
+# make_node NAME NUMBER [systemd] makes a node that is not in the cluster yet: containerd runs, and whatever is to be on it can be put there.
 make_node() {
     local name=$1
-    machine "$name" "$2"
+    machine "$@"
     certificate "$CLUSTER/$name" kubelet "/O=system:nodes/CN=system:node:$name"
     cat >"$CLUSTER/$name/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -258,14 +342,14 @@ YAML
     on "$name" ctr -n k8s.io images import --base-name "${PAUSE%:*}" "$CLUSTER/pause.tar" >/dev/null
 }
 
-# join NAME master|worker starts the kubelet, and waits until the node is Ready.
+# join NAME [master|worker] starts the kubelet, and waits until the node is Ready. Without it the node is outside of any NodeGroup.
 join() {
-    local name=$1 labels=node.deckhouse.io/group=$2
-    start_kubelet_of "$name" "$labels"
+    local name=$1 group=${2:-}
+    start_kubelet_of "$name" "${group:+node.deckhouse.io/group=$group}"
     part "$name-kube-proxy" on "$name" kube kube-proxy --kubeconfig="$CLUSTER/kube-proxy.kubeconfig" --hostname-override="$name" \
         --proxy-mode=iptables --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0 \
         --bind-address="${ADDRESS_OF[$name]}" --healthz-bind-address=127.0.0.1 --metrics-bind-address=127.0.0.1
-    [[ $2 == worker ]] || {
+    [[ $group != master ]] || {
         await k get node "$name"
         k label node "$name" node-role.kubernetes.io/control-plane= >/dev/null
     }
