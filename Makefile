@@ -88,7 +88,7 @@ image: ## The container image, from the release binary, as an OCI layout in targ
 	@command -v buildah jq strip >/dev/null || tests/interop/prepare.sh
 	@deploy/image/build.sh $(CARGO_TARGET_DIR)/release/d8-registry $(CARGO_TARGET_DIR)/image
 
-e2e: ## Long form of the interop tests: every one against the release binary, three times over; then every pair of modes and the other long cases of a switch; then a cluster with real kubelets through all modes, each containerd there and back, and Direct without the controller; then 4 GiB through nginx, if 10 GiB of disk are free, and a bundle of 8 GiB, if 27 are. At most 80 minutes from a built release
+e2e: ## Long form of the interop tests: every one against the release binary, three times over; then every pair of modes and the other long cases of a switch; then a cluster with real kubelets through all modes, each containerd there and back, node-agent, and Direct without the controller; then 4 GiB through nginx, if 10 GiB of disk are free, and a bundle of 8 GiB, if 27 are. At most 80 minutes from a built release
 	cargo build --locked --workspace --release --bins
 	cargo test --locked --test cluster --no-run
 	@tests/interop/prepare.sh
@@ -98,7 +98,7 @@ e2e: ## Long form of the interop tests: every one against the release binary, th
 	    tests/interop/run.sh $(INTEROP) || failed=1; \
 	    echo "round $$round: $$((($$(date +%s) - begin) / 60)) min"; done; exit $$failed
 	@$(if $(INTEROP),,CLUSTER_CASES=long INTEROP_LIMIT=3600 INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh cluster)
-	@$(if $(INTEROP),,INTEROP_LIMIT=1800 INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh real-cluster-long real-containerd-1 real-containerd-2 real-direct)
+	@$(if $(INTEROP),,INTEROP_LIMIT=1800 INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh real-cluster-long real-containerd-1 real-containerd-2 real-node-agent real-direct)
 	@$(if $(INTEROP),,INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh nginx-large bundle-large)
 
 torture: ## Long form of the tests: ignored ones too, 4096 cases per property; a push left and a server killed at each durable step; pushes beside collections for SOAK_SECONDS=10800; mutated input for FUZZ_SECONDS=60

@@ -2,11 +2,11 @@
 
     roles.py API CA FOLDER BINARY
 
-bashible: the Secret registry-bashible-config becomes containerd's files on each node (by `BINARY node-config`), then the node's
-annotation says so. Deckhouse: the Secret deckhouse-registry becomes the pull Secret of namespace apps and the names of all
-images. Users: Deployment `app` is rolled to another version again and again, scaled, and what a node no longer runs is removed
-there, so that it has to be pulled. FOLDER has a folder for each node with the file `sleeper`, a process in the node's
-namespaces. The file `still` there stops the users, `versions` says how many versions there are. What is done is printed.
+bashible: the Secret registry-bashible-config becomes containerd's files on each node of a NodeGroup (by `BINARY node-config`),
+then the node's annotation says so. Deckhouse: the Secret deckhouse-registry becomes the pull Secret of namespace apps and the
+names of all images. Users: Deployment `app` is rolled to another version again and again, scaled, and what a node no longer
+runs is removed there, so that it has to be pulled. FOLDER has a folder for each node with the file `sleeper`, a process in the
+node's namespaces. The file `still` there stops the users, `versions` says how many versions there are. What is done is printed.
 """
 
 import base64
@@ -74,6 +74,8 @@ class Bashible:
         version = field(wanted, "version")
         for node in ask("GET", "/api/v1/nodes")["items"]:
             name = node["metadata"]["name"]
+            if "node.deckhouse.io/group" not in node["metadata"]["labels"]:
+                continue
             if node["metadata"].get("annotations", {}).get("registry.deckhouse.io/version") == version:
                 continue
             (FOLDER / name / "bashible.yaml").write_text(wanted)
