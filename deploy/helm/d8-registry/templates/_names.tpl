@@ -126,13 +126,22 @@ app: d8-registry
 component: {{ . }}
 {{- end -}}
 
+{{- /* The servers' configuration as the release has it so far. Of an install that was refused or cut there is none: to helm the next
+  attempt is an upgrade, and still a new release's. */ -}}
+{{- define "configurationBefore" -}}
+{{- $secret := lookup "v1" "Secret" .Release.Namespace "d8-registry-config" | default dict -}}
+{{- index ($secret.data | default dict) "config.yaml" | default "" | b64dec -}}
+{{- end -}}
+
 {{- /* "true" with the controller. An empty value is yes for a new release, and at an upgrade what was so before. Found out
   once for all templates. */ -}}
 {{- define "controlled" -}}
 {{- if not (hasKey .Values "madeControlled") -}}
   {{- $enabled := (.Values.controller | default dict).enabled -}}
   {{- if not (kindIs "bool" $enabled) -}}
-    {{- $enabled = or .Release.IsInstall (not (empty (lookup "apps/v1" "Deployment" .Release.Namespace "d8-registry-controller"))) -}}
+    {{- $before := include "configurationBefore" . | fromYaml -}}
+    {{- $has := or (hasKey $before "modeFile") (not (empty (lookup "apps/v1" "Deployment" .Release.Namespace "d8-registry-controller"))) -}}
+    {{- $enabled = or .Release.IsInstall (empty $before) $has -}}
   {{- end -}}
   {{- $_ := set .Values "madeControlled" (ternary "true" "" $enabled) -}}
 {{- end -}}
@@ -150,9 +159,8 @@ component: {{ . }}
 {{- if not (hasKey .Values "madeReplicated") -}}
   {{- $enabled := (.Values.replicas | default dict).enabled -}}
   {{- if not (kindIs "bool" $enabled) -}}
-    {{- $secret := lookup "v1" "Secret" .Release.Namespace "d8-registry-config" | default dict -}}
-    {{- $before := index ($secret.data | default dict) "config.yaml" | default "" | b64dec | fromYaml -}}
-    {{- $enabled = or .Release.IsInstall (not (empty (dig "replicas" "peers" "" $before))) -}}
+    {{- $before := include "configurationBefore" . | fromYaml -}}
+    {{- $enabled = or .Release.IsInstall (empty $before) (not (empty (dig "replicas" "peers" "" $before))) -}}
   {{- end -}}
   {{- $_ := set .Values "madeReplicated" (ternary "true" "" (and $enabled (not (include "inPodNetwork" .)))) -}}
 {{- end -}}
