@@ -116,6 +116,11 @@ for case in local-static-pod local-daemonset proxy-static-pod controlled-daemons
 done
 same "$(knowing -f "$CHART/ci/direct.yaml" --set replicas.enabled=true)" 0 "configurations with the other masters in the pod network"
 
+say "a folder of the nodes that servers may take over from"
+readable() { template -f "$CHART/ci/$1.yaml" --set store.importFrom=/mnt/usb | grep -cE 'name: import, mountPath: /mnt/usb, readOnly: true|hostPath: \{path: /mnt/usb, type' || true; }
+for case in local-static-pod local-daemonset controlled-static-pod; do same "$(readable $case)" 2 "volume and mount in $case"; done
+same "$(readable direct)" 0 "volume and mount of a server that stores nothing"
+
 say "the image that node-agent asks for"
 asked() { template -f "$CHART/ci/controlled-daemonset.yaml" --set "$1" | sed -n 's/^ *- --image=//p'; }
 readonly OWN=registry.d8-system.svc:5001/system/deckhouse PINNED=@sha256:$(printf '0%.0s' {1..64})

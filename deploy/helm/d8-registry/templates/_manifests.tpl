@@ -33,9 +33,15 @@ spec:
         {{- /* The directory above the copies: a changed copy is another directory, which takes the place of the one before. */}}
         - {name: files, mountPath: /etc/d8-registry, readOnly: true}
         - {name: data, mountPath: /data}
+        {{- with include "importMount" . | trim }}
+        {{- . | nindent 8 }}
+        {{- end }}
   volumes:
     - name: data
       hostPath: {path: {{ .Values.store.hostPath }}, type: DirectoryOrCreate}
+    {{- with include "importVolume" . | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
     - name: files
       hostPath: {path: {{ .Values.staticPod.files }}, type: Directory}
 {{- end -}}

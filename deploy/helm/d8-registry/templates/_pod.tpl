@@ -113,6 +113,20 @@ resources:
   {{- include "containerSecurity" . | nindent 2 }}
 {{- end -}}
 
+{{- /* What is taken over lies where whoever orders it sees it. */ -}}
+{{- define "importMount" -}}
+{{- with .Values.store.importFrom }}
+- {name: import, mountPath: {{ . }}, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "importVolume" -}}
+{{- with .Values.store.importFrom }}
+- name: import
+  hostPath: {path: {{ . }}, type: DirectoryOrCreate}
+{{- end }}
+{{- end -}}
+
 {{- /* hostPath makes the folder as root's; the server must own it. */ -}}
 {{- define "dataFolder" -}}
 - name: data-folder
