@@ -91,7 +91,7 @@ pub enum Input {
 /// Both inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
-    /// Secret `registry-config` that is ours.
+    /// Secret `d8-registry-settings` that is ours.
     pub manual: Input,
     /// The resource version of a Secret of that name, whoever's it is. `None`: there is none, or it can't be read.
     pub manual_version: Option<String>,

@@ -10,7 +10,7 @@ use crate::values::Secret;
 /// Where settings come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InputSource {
-    /// Secret `registry-config` with annotation `d8-registry/source: manual`.
+    /// Secret `d8-registry-settings` with annotation `d8-registry/source: manual`.
     Manual,
     /// ModuleConfig `deckhouse`.
     ModuleConfig,

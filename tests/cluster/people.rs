@@ -59,7 +59,7 @@ pub(super) async fn under_deckhouses_policies_the_commands_of_an_administrator_d
     let direct = [&["mode", "Direct"], &parameters[..]].concat();
     said(&[&direct[..], &["--dry-run"]].concat(), "Nothing was written").await;
     assert!(world.is(ConditionType::Ready, true).await, "nothing was asked for");
-    said(&direct, "Secret registry-config is written").await;
+    said(&direct, "Secret d8-registry-settings is written").await;
     said(&["status", "--watch"], "Mode: Direct, reached").await;
     world.finish(Wanted::Direct(0)).await;
     objects_of_deckhouse_are_deckhouses(&world).await;

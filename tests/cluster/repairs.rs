@@ -157,7 +157,7 @@ pub(super) async fn what_somebody_edits_or_deletes_is_put_back_in_a_settled_clus
     held_until_it_is_back::<Secret>(&world, "deckhouse-registry", None).await;
     held_until_it_is_back::<Service>(&world, "registry", None).await;
     held_until_it_is_back::<Secret>(&world, "registry-pki", Some(ConditionType::Held)).await;
-    held_until_it_is_back::<Secret>(&world, "registry-config", Some(ConditionType::InputLost)).await;
+    held_until_it_is_back::<Secret>(&world, "d8-registry-settings", Some(ConditionType::InputLost)).await;
     let ca = world.api.of::<ConfigMap>().get("registry-ca").await.unwrap().data;
     edit::<ConfigMap>(&world, "registry-ca", &json!({"data": {"ca.crt": "another"}})).await;
     world.until("another authority is held", || world.is(ConditionType::Held, true)).await;

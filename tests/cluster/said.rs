@@ -48,9 +48,9 @@ async fn outputs(world: &World) -> BTreeMap<String, String> {
 /// The administrator's Secret with these keys.
 async fn settings(world: &World, data: Value) {
     let secrets = world.api.of::<Secret>();
-    let _ = secrets.delete("registry-config", &DeleteParams::default()).await;
+    let _ = secrets.delete("d8-registry-settings", &DeleteParams::default()).await;
     let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "registry/config", "stringData": data,
-        "metadata": {"name": "registry-config", "namespace": NAMESPACE, "annotations": {"d8-registry/source": "manual"}}});
+        "metadata": {"name": "d8-registry-settings", "namespace": NAMESPACE, "annotations": {"d8-registry/source": "manual"}}});
     world.api.create(&secrets, object).await;
 }
 
@@ -108,7 +108,7 @@ async fn look_again(world: &World) {
         let enough = calls().await + A_LOOK;
         let noted = json!({"metadata": {"annotations": {"test/looked": time}}});
         let secrets = world.api.of::<Secret>();
-        secrets.patch("registry-config", &PatchParams::default(), &Patch::Merge(noted)).await.unwrap();
+        secrets.patch("d8-registry-settings", &PatchParams::default(), &Patch::Merge(noted)).await.unwrap();
         world.until("it has looked again", || async { calls().await > enough }).await;
     }
 }
@@ -137,7 +137,7 @@ pub(super) async fn beside_deckhouses_own_module_the_controller_writes_nothing()
     let written = async || {
         let mut versions = versions(&world).await;
         // That is the test's.
-        versions.remove("registry-config");
+        versions.remove("d8-registry-settings");
         versions
     };
     let before = written().await;

@@ -139,7 +139,7 @@ pub(super) async fn an_expired_licence_is_replaced_while_deckhouse_and_the_contr
         "kubectl -n d8-system delete pod deckhouse-leader --as system:sudouser    # ImagePullBackOff, on master-0",
     ];
     said(&world, &right, true, &left).await;
-    assert_eq!(value(&world, "registry-config", "password").await.as_deref(), Some("hunter3"));
+    assert_eq!(value(&world, "d8-registry-settings", "password").await.as_deref(), Some("hunter3"));
     assert_eq!(value(&world, "registry-previous", "password").await.as_deref(), Some("secret"));
     assert!(String::from_utf8_lossy(&world.roles.mode_file.lock().unwrap()).contains("hunter3"));
     world.assert_pulled().await;
@@ -182,12 +182,12 @@ pub(super) async fn another_upstream_comes_by_the_controller_or_in_its_place_and
     let all = ["renews it: the controller does the work.", "This command has the Lease", "No pod of Deckhouse fails."];
     assert!(is_well && all.iter().all(|words| said_meanwhile.contains(words)), "{said_meanwhile}");
     world.finish(Wanted::Direct(1)).await;
-    assert_eq!(value(&world, "registry-config", "imagesRepo").await, Some(World::repository(1)));
+    assert_eq!(value(&world, "d8-registry-settings", "imagesRepo").await, Some(World::repository(1)));
     // And back, by the controller alone.
     let undone = said(&world, &["--undo"], true, &["renews it: the controller does the work."]).await;
     assert!(!undone.contains("This command has the Lease"), "{undone}");
     world.finish(Wanted::Direct(0)).await;
-    assert_eq!(value(&world, "registry-config", "imagesRepo").await, Some(World::repository(0)));
+    assert_eq!(value(&world, "d8-registry-settings", "imagesRepo").await, Some(World::repository(0)));
     said(&world, &["--commit"], true, &["Secret registry-previous is not there"]).await;
     assert_eq!(world.fact("servers").await, "Direct in force");
 }

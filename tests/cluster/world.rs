@@ -316,9 +316,9 @@ impl World {
             data[*key] = json!(value);
         }
         let secrets = self.api.of::<Secret>();
-        let _ = secrets.delete("registry-config", &DeleteParams::default()).await;
+        let _ = secrets.delete("d8-registry-settings", &DeleteParams::default()).await;
         let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "registry/config", "stringData": data,
-            "metadata": {"name": "registry-config", "namespace": NAMESPACE, "annotations": {"d8-registry/source": "manual"}}});
+            "metadata": {"name": "d8-registry-settings", "namespace": NAMESPACE, "annotations": {"d8-registry/source": "manual"}}});
         self.api.create(&secrets, object).await;
     }
 
@@ -393,7 +393,7 @@ impl World {
     /// Whether a mode is reached, with what was asked for last.
     pub(crate) async fn is_reached(&self, wanted: Wanted) -> bool {
         let target = wanted.target();
-        let config = self.api.of::<Secret>().get_opt("registry-config").await.ok().flatten();
+        let config = self.api.of::<Secret>().get_opt("d8-registry-settings").await.ok().flatten();
         let seen = config.and_then(|secret| secret.metadata.resource_version).unwrap_or_else(|| NO_CONFIG.to_owned());
         self.state().await.is_some_and(|state| {
             state.mode == target

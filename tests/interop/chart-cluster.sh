@@ -445,7 +445,7 @@ may_not "$forbidden" "$CONTROLLER" GET api/v1/namespaces
 may_not "$forbidden" "$CONTROLLER" GET "$OWN/configmaps"
 may_not "$forbidden" "$CONTROLLER" PATCH "$OWN/events/x" '{}'
 may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" "$(made another Opaque '')"
-may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" "$(made registry-config Opaque '')"
+may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" "$(made d8-registry-settings Opaque '')"
 may_not "$policy" "$CONTROLLER" POST "$OWN/secrets" '{"metadata": {"generateName": "registry-state"}, "type": "Opaque"}'
 may_not "$policy" "$CONTROLLER" POST "$OWN/configmaps" '{"metadata": {"name": "another"}}'
 may_not "$policy" "$CONTROLLER" POST "apis/coordination.k8s.io/v1/namespaces/d8-system/leases" '{"metadata": {"name": "another"}}'

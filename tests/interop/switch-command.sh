@@ -24,7 +24,7 @@ said() {
     [[ $output == *"$2"* ]] || fail "switch ${*:3} does not say '$2': $output"
     [[ $output != *hunter2* ]] || fail "switch ${*:3} shows a secret: $output"
 }
-config() { admin GET "$OWN/secrets/registry-config" | jq -c '.data | map_values(@base64d)'; }
+config() { admin GET "$OWN/secrets/d8-registry-settings" | jq -c '.data | map_values(@base64d)'; }
 secret() { # NAME JSON-OF-STRING-DATA
     admin POST "$OWN/secrets" "{\"metadata\": {\"name\": \"$1\"}, \"stringData\": $2}" >/dev/null
 }
@@ -61,7 +61,7 @@ said 0 "Nothing was written" mode Direct --images-repo a/b --dry-run
 say "settings are written, changed and left out"
 said 0 "password: ***" mode direct --images-repo registry.example.com/deckhouse/ee/ --license-file "$WORK/license" --settle 20s
 same "$(config)" '{"checkMode":"Default","imagesRepo":"registry.example.com/deckhouse/ee","mode":"Direct","password":"hunter2","scheme":"HTTPS","switch.settle":"20s","username":"license-token"}' "the Secret"
-same "$(admin GET "$OWN/secrets/registry-config" | jq -r '.metadata.annotations["d8-registry/source"]')" manual "whose it is"
+same "$(admin GET "$OWN/secrets/d8-registry-settings" | jq -r '.metadata.annotations["d8-registry/source"]')" manual "whose it is"
 said 0 "Nothing changes." mode Direct --images-repo registry.example.com/deckhouse/ee --license-file "$WORK/license"
 said 0 "mode: Direct -> Proxy" mode Proxy --settings "$WORK/mc.yaml"
 same "$(config | jq -r '"\(.imagesRepo) \(.ttl) \(."switch.settle")"')" "registry.example.org/deckhouse/se 0s 20s" "a file of ours"
@@ -104,6 +104,10 @@ wait "$watch" || fail "the watch failed: $(cat "$WORK/watched")"
 grep -q "Mode: Local, reached" "$WORK/watched" || fail "the watch does not say so: $(cat "$WORK/watched")"
 
 say "what SWITCHING prints works word for word"
+# Deckhouse's account may do all.
+admin POST apis/rbac.authorization.k8s.io/v1/clusterrolebindings '{"metadata": {"name": "d8:deckhouse"},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+    "subjects": [{"kind": "ServiceAccount", "name": "deckhouse", "namespace": "d8-system"}]}' >/dev/null
 # The commands of its blocks and the manifests beside them, in their order. The controller is played.
 mkdir "$WORK/as-printed"
 awk -v out="$WORK/as-printed" '
@@ -114,7 +118,7 @@ awk -v out="$WORK/as-printed" '
     on { line = $0; sub(/^ */, "", line); print line > script }
     on && /^ *d8-registry / { sub(/^ */, ""); print > (out "/commands") }' docs/SWITCHING.md
 sed -i 's/<LICENSE_KEY>/hunter2/' "$WORK"/as-printed/*.yaml
-admin DELETE "$OWN/secrets/registry-config" >/dev/null
+admin DELETE "$OWN/secrets/d8-registry-settings" >/dev/null
 cp "$WORK/license" "$WORK/as-printed/license.txt"
 # The programs as they are called there. d8 is played: `k` is kubectl, and what it would run in a pod runs in namespaces of its own with
 # what the pod has: the data folder at /data, the program in PATH, and Deckhouse's program, of which one answer is known.
@@ -215,8 +219,8 @@ same "$left_out $blocks" "2 5" "blocks of d8 mirror, and others"
 stop_server
 
 say "what is Deckhouse's is not written"
-admin PATCH "$OWN/secrets/registry-config" '{"metadata": {"annotations": {"d8-registry/source": null}}}' application/merge-patch+json >/dev/null
-said 1 "it is Deckhouse's and not changed" mode Proxy --settings "$WORK/mc.yaml"
+admin PATCH "$OWN/secrets/d8-registry-settings" '{"metadata": {"annotations": {"d8-registry/source": null}}}' application/merge-patch+json >/dev/null
+said 1 "it is not ours and not changed" mode Proxy --settings "$WORK/mc.yaml"
 tests/interop/kube-cluster.sh pause "$KUBE_DIR"
 said 1 "the API server can't be reached" mode Proxy --settings "$WORK/mc.yaml"
 said 1 "nothing was changed: the API server can't be reached" upstream --license-file "$WORK/license"

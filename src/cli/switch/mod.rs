@@ -26,7 +26,7 @@ const DECKHOUSE_MODULE: &str = "registry";
 /// What can be asked.
 #[derive(Debug, Subcommand)]
 pub enum SwitchCommand {
-    /// Say which mode is wanted: checks the settings, shows what changes and writes Secret registry-config, which the
+    /// Say which mode is wanted: checks the settings, shows what changes and writes Secret d8-registry-settings, which the
     /// controller follows.
     #[command(
         after_help = "--settings takes the manifest of ModuleConfig deckhouse, or its section spec.settings.registry alone.\n\n\
@@ -60,7 +60,7 @@ pub enum SwitchCommand {
     Finish(FinishArguments),
     /// Choose the input that counts.
     #[command(
-        after_help = "manual: Secret registry-config, which `switch mode` writes. moduleconfig: spec.settings.registry of \
+        after_help = "manual: Secret d8-registry-settings, which `switch mode` writes. moduleconfig: spec.settings.registry of \
         ModuleConfig deckhouse.\n\nExample:\n  d8-registry switch source moduleconfig"
     )]
     Source(SourceArguments),

@@ -1,4 +1,4 @@
-//! `switch mode`: settings into Secret `registry-config`.
+//! `switch mode`: settings into Secret `d8-registry-settings`.
 
 use std::io::{self, Write as _};
 
@@ -106,7 +106,7 @@ pub(super) async fn ours(cluster: &Cluster) -> Result<Option<StoredSecret>, Fail
     let found = read(cluster, names::CONFIG).await?;
     if found.as_ref().is_some_and(|secret| !inputs::is_ours(&secret.annotations)) {
         return Err(failure(format!(
-            "Secret {} is there without the annotation {}: {}, so it is Deckhouse's and not changed",
+            "Secret {} is there without the annotation {}: {}, so it is not ours and not changed",
             names::CONFIG,
             names::SOURCE_ANNOTATION,
             names::SOURCE_MANUAL

@@ -10,7 +10,7 @@ use crate::config;
 use crate::switch::inputs::{self, Reading};
 use crate::switch::{Settings, Target};
 
-/// The data of Secret `registry-config`, without base64.
+/// The data of Secret `d8-registry-settings`, without base64.
 pub(super) type Data = BTreeMap<String, Vec<u8>>;
 
 /// Parameters on the command line.

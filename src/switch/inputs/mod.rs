@@ -1,4 +1,4 @@
-//! Reads settings: ModuleConfig `deckhouse` (`spec.settings.registry`), a file of the same form, and Secret `registry-config`
+//! Reads settings: ModuleConfig `deckhouse` (`spec.settings.registry`), a file of the same form, and Secret `d8-registry-settings`
 //! where it is ours.
 //!
 //! # Decisions
@@ -49,7 +49,7 @@ impl Reading {
     }
 }
 
-/// What Secret `registry-config` says beside the settings.
+/// What Secret `d8-registry-settings` says beside the settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OptionChanges {
     /// `switch.settle`.
@@ -81,13 +81,13 @@ pub fn from_module_config(settings: &Value, generation: i64) -> Input {
     }
 }
 
-/// Secret `registry-config` as an input; one without our annotation is Deckhouse's, and none of ours.
+/// Secret `d8-registry-settings` as an input; one without our annotation is none.
 #[must_use]
 pub fn from_secret(annotations: &BTreeMap<String, String>, data: &BTreeMap<String, Vec<u8>>) -> Input {
     if is_ours(annotations) { read_secret(data).0.into_input(0) } else { Input::Absent }
 }
 
-/// Whether a Secret `registry-config` is ours.
+/// Whether a Secret `d8-registry-settings` is ours.
 #[must_use]
 pub fn is_ours(annotations: &BTreeMap<String, String>) -> bool {
     annotations.get(names::SOURCE_ANNOTATION).is_some_and(|source| source == names::SOURCE_MANUAL)
@@ -199,7 +199,7 @@ fn read_section(section: &Value, mode: Target, defaults: Defaults, findings: &mu
     settings.filter(|_| findings.problems.len() == before)
 }
 
-/// Reads the data of Secret `registry-config`. It has Deckhouse's keys, `license`, and the options of a switch.
+/// Reads the data of Secret `d8-registry-settings`. It has Deckhouse's keys, `license`, and the options of a switch.
 #[must_use]
 pub fn read_secret(data: &BTreeMap<String, Vec<u8>>) -> (Reading, OptionChanges) {
     let mut findings = Findings::default();
@@ -208,7 +208,7 @@ pub fn read_secret(data: &BTreeMap<String, Vec<u8>>) -> (Reading, OptionChanges)
     let mut word = None;
     for (key, value) in data {
         let Ok(text) = std::str::from_utf8(value) else {
-            findings.problems.push(format!("registry-config: '{}' is not UTF-8.", shown(key)));
+            findings.problems.push(format!("d8-registry-settings: '{}' is not UTF-8.", shown(key)));
             continue;
         };
         // Files end with a line end; only a certificate keeps it.
@@ -220,7 +220,7 @@ pub fn read_secret(data: &BTreeMap<String, Vec<u8>>) -> (Reading, OptionChanges)
             key if key.starts_with("switch.") => options.set(key, text, &mut findings),
             key => {
                 if !fields.set(key, text.to_owned()) {
-                    findings.unknown("registry-config", key);
+                    findings.unknown("d8-registry-settings", key);
                 }
             }
         }
@@ -232,7 +232,7 @@ pub fn read_secret(data: &BTreeMap<String, Vec<u8>>) -> (Reading, OptionChanges)
 fn of_secret(word: Option<&str>, fields: Fields, findings: &mut Findings) -> Option<Settings> {
     let word = word.filter(|word| !word.is_empty());
     let Some(word) = word else {
-        findings.problems.push("registry-config: 'mode' is required.".to_owned());
+        findings.problems.push("d8-registry-settings: 'mode' is required.".to_owned());
         return None;
     };
     let Some(mode) = Target::ALL.into_iter().find(|mode| mode.as_str() == word) else {
@@ -253,7 +253,7 @@ fn of_secret(word: Option<&str>, fields: Fields, findings: &mut Findings) -> Opt
     }
 }
 
-/// The data of Secret `registry-config` for settings. What the mode does not use is not in it.
+/// The data of Secret `d8-registry-settings` for settings. What the mode does not use is not in it.
 #[must_use]
 pub fn to_secret(settings: &Settings) -> BTreeMap<&'static str, Secret> {
     let mut data = BTreeMap::new();
@@ -334,12 +334,12 @@ impl OptionChanges {
                 self.unready_nodes.is_none().then_some("is wait or skip")
             }
             _ => {
-                findings.unknown("registry-config", key);
+                findings.unknown("d8-registry-settings", key);
                 None
             }
         };
         if let Some(form) = wrong {
-            findings.problems.push(format!("registry-config: '{key}' {form}."));
+            findings.problems.push(format!("d8-registry-settings: '{key}' {form}."));
         }
     }
 }

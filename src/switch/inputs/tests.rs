@@ -306,27 +306,27 @@ fn the_secret_is_read_by_deckhouses_keys_and_ours() {
 #[test]
 fn what_is_wrong_with_the_secret_is_said() {
     for (data, expected) in [
-        (vec![], "registry-config: 'mode' is required."),
+        (vec![], "d8-registry-settings: 'mode' is required."),
         (vec![("mode", "Managed")], "Unknown registry mode: \"Managed\""),
         (vec![("mode", "Direct")], "registry.direct: 'imagesRepo' is required."),
         (vec![("mode", "Unmanaged"), ("scheme", "HTTP")], "registry.unmanaged: 'imagesRepo' is required."),
         (
             vec![("mode", "Local"), ("switch.settle", "25h")],
-            "registry-config: 'switch.settle' is a time from 0s to 24h, such as 10m.",
+            "d8-registry-settings: 'switch.settle' is a time from 0s to 24h, such as 10m.",
         ),
         (
             vec![("mode", "Local"), ("switch.scanInterval", "0s")],
-            "registry-config: 'switch.scanInterval' is a time from 1s to 1h, such as 30s.",
+            "d8-registry-settings: 'switch.scanInterval' is a time from 1s to 1h, such as 30s.",
         ),
         (
             vec![("mode", "Local"), ("switch.unreadyNodes", "Skip")],
-            "registry-config: 'switch.unreadyNodes' is wait or skip.",
+            "d8-registry-settings: 'switch.unreadyNodes' is wait or skip.",
         ),
     ] {
         assert_eq!(secret(&data).0.settings.unwrap_err(), [expected]);
     }
     let bytes = BTreeMap::from([("mode".to_owned(), b"Local".to_vec()), ("password".to_owned(), vec![0xff])]);
-    assert_eq!(read_secret(&bytes).0.settings.unwrap_err(), ["registry-config: 'password' is not UTF-8."]);
+    assert_eq!(read_secret(&bytes).0.settings.unwrap_err(), ["d8-registry-settings: 'password' is not UTF-8."]);
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Run<'_> {
                 );
                 return Heard::Settings;
             }
-            Some(InputSource::Manual) => ("Secret registry-config", &inputs.manual),
+            Some(InputSource::Manual) => ("Secret d8-registry-settings", &inputs.manual),
             Some(InputSource::ModuleConfig) => ("ModuleConfig deckhouse", &inputs.module_config),
         };
         self.read(name, input)

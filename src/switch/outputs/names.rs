@@ -1,7 +1,8 @@
 //! Names of what a switch reads and writes in namespace `d8-system`, and the annotations of ours.
 
-/// Secret with the administrator's settings: ours with [`SOURCE_ANNOTATION`], else Deckhouse's.
-pub const CONFIG: &str = "registry-config";
+/// Secret with the administrator's settings, ours with [`SOURCE_ANNOTATION`]. Not `registry-config`: Deckhouse writes that one in
+/// every cluster, with its module `registry` off too.
+pub const CONFIG: &str = "d8-registry-settings";
 /// Secret with what [`CONFIG`] said before the upstream was changed.
 pub const PREVIOUS: &str = "registry-previous";
 /// The fact of [`STATE`] with the resource version of [`CONFIG`] that the controller has looked at; [`NO_CONFIG`] for none.

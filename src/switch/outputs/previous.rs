@@ -1,4 +1,4 @@
-//! Secret `registry-previous`: what `registry-config` is to say again where a change of the upstream is undone. It has the form
+//! Secret `registry-previous`: what `d8-registry-settings` is to say again where a change of the upstream is undone. It has the form
 //! of that Secret, and when it was kept.
 //!
 //! # Decisions
@@ -26,7 +26,7 @@ const SAVED_AT: &str = "d8-registry/saved-at";
 const INPUT: &str = "d8-registry/input";
 
 /// The Secret for what is in force: the target whose switch ended last. One of another mode, or without a registry, is on its way
-/// out, and what is wanted now counts. `options` are keys of `registry-config` that are no settings.
+/// out, and what is wanted now counts. `options` are keys of `d8-registry-settings` that are no settings.
 #[must_use]
 pub fn to_secret(record: &Record, options: &BTreeMap<String, Secret>, now: Timestamp) -> SecretManifest {
     let is_of_mode = record.completed.target() == record.target.target() && record.completed.upstream().is_some();

@@ -10,7 +10,7 @@ use crate::switch::outputs::{SecretManifest, names, previous};
 use crate::switch::{Record, Settings, inputs};
 use crate::values::Secret;
 
-/// Writes what is in force, unless that is what is kept already. `config` is Secret `registry-config`, where it is ours.
+/// Writes what is in force, unless that is what is kept already. `config` is Secret `d8-registry-settings`, where it is ours.
 pub(super) async fn keep(cluster: &Cluster, record: &Record, config: Option<&StoredSecret>) -> Result<(), Failure> {
     let is_option = |(key, _): &(&String, &Vec<u8>)| key.starts_with("switch.");
     let options = config.into_iter().flat_map(|secret| &secret.data).filter(is_option);

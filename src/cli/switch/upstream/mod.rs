@@ -108,7 +108,7 @@ pub(super) async fn run(arguments: UpstreamArguments) -> Result<(), Failure> {
 struct There {
     record_secret: StoredSecret,
     record: Record,
-    /// Secret `registry-config`, if there is one; it is ours.
+    /// Secret `d8-registry-settings`, if there is one; it is ours.
     config: Option<StoredSecret>,
     state: Option<RegistryState>,
     certificate: Identity,
@@ -142,7 +142,7 @@ impl There {
 /// What is to change.
 struct Change {
     settings: Settings,
-    /// Of Secret `registry-config`.
+    /// Of Secret `d8-registry-settings`.
     new: Data,
     changes: DataChanges,
     /// What is kept, where that is what is wanted again.

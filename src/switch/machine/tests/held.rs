@@ -113,9 +113,9 @@ fn an_input_that_is_lost_in_any_way_pauses_a_switch_and_another_is_not_taken() {
     let data = BTreeMap::from([("mode".to_owned(), b"Local".to_vec())]);
     let of_others = inputs::from_secret(&BTreeMap::new(), &data);
     for (lost, sentence) in [
-        (Input::Absent, "Secret registry-config has vanished"),
-        (of_others, "Secret registry-config has vanished"),
-        (Input::Unreadable("forbidden".to_owned()), "Secret registry-config can't be read: forbidden"),
+        (Input::Absent, "Secret d8-registry-settings has vanished"),
+        (of_others, "Secret d8-registry-settings has vanished"),
+        (Input::Unreadable("forbidden".to_owned()), "Secret d8-registry-settings can't be read: forbidden"),
     ] {
         for steps in [0, 2, 5, 7, 30] {
             let mut world = settled(proxy(1));
