@@ -68,8 +68,10 @@ impl<T> Output<T> {
 /// One of the two inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// It does not exist; for ModuleConfig also: it has no section `registry`.
+    /// It does not exist, or no such kind.
     Absent,
+    /// It was read, and has no settings of the registry. Of ModuleConfig alone.
+    Unset,
     /// It could not be read. Why.
     Unreadable(String),
     /// It breaks rules; each is one message.

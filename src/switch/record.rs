@@ -60,6 +60,9 @@ pub struct Record {
     pub settings: Option<Settings>,
     /// Settings of ModuleConfig at the first start: they begin no switch until they change.
     pub passed_over: Option<Settings>,
+    /// ModuleConfig was read without settings of the registry while nothing had been asked for: those that it is given are an
+    /// order. Only where [`Record::adopted`].
+    pub unset_seen: bool,
     /// The target whose switch ended last.
     pub completed: Params,
     /// The target that is being switched to; equal to `completed` once its switch has ended.

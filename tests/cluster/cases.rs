@@ -11,6 +11,7 @@ use super::calls::{
     a_write_needs_the_version_that_was_read_and_touches_nothing_else,
     the_controllers_account_may_do_its_work_and_nothing_else, what_names_an_address_is_found_whatever_it_is,
 };
+use super::first::a_module_config_that_was_seen_without_settings_is_followed_once_it_has_some;
 use super::kills::{
     a_controller_that_is_killed_again_and_again_goes_on, a_controller_that_is_killed_between_any_two_writes_goes_on,
     refused_writes_change_nothing_and_a_killed_controller_goes_on,
@@ -76,6 +77,7 @@ cases! {
     the_old_mode_set_in_every_phase_is_reached_without_a_failed_pull,
     the_nodes_secret_is_deleted_for_good_in_settled_bare_unmanaged_alone,
     under_deckhouses_policies_the_commands_of_an_administrator_do_what_they_say,
+    a_module_config_that_was_seen_without_settings_is_followed_once_it_has_some,
     an_expired_licence_is_replaced_while_deckhouse_and_the_controller_are_down,
     another_upstream_comes_by_the_controller_or_in_its_place_and_is_undone,
     a_controller_that_moves_nothing_is_replaced_and_what_was_kept_goes_after_seven_days,

@@ -14,6 +14,7 @@
 mod api;
 mod calls;
 mod cases;
+mod first;
 mod gate;
 mod kills;
 mod masters;

@@ -17,7 +17,7 @@ use super::world::World;
 const FROZEN: &str = "is forbidden when the registry module is disabled";
 const HERITAGE: &str = "Creating, updating and deleting an objects with the `heritage: deckhouse` label is forbidden";
 
-fn module_config(world: &World) -> Objects<DynamicObject> {
+pub(super) fn module_config(world: &World) -> Objects<DynamicObject> {
     let kind = kube::core::GroupVersionKind::gvk("deckhouse.io", "v1alpha1", "ModuleConfig");
     Objects::all_with(world.admin.clone(), &ApiResource::from_gvk_with_plural(&kind, "moduleconfigs"))
 }
@@ -135,7 +135,7 @@ async fn objects_of_deckhouse_are_deckhouses(world: &World) {
 }
 
 /// Whether condition InputSource says this.
-async fn says(world: &World, words: &str) -> bool {
+pub(super) async fn says(world: &World, words: &str) -> bool {
     let condition = world.condition(ConditionType::InputSource).await;
     condition.is_some_and(|condition| condition.message.contains(words))
 }

@@ -76,7 +76,7 @@ impl OptionChanges {
 #[must_use]
 pub fn from_module_config(settings: &Value, generation: i64) -> Input {
     match settings.get("registry") {
-        None | Some(Value::Null) => Input::Absent,
+        None | Some(Value::Null) => Input::Unset,
         registry => read_module_config(registry).into_input(generation),
     }
 }

@@ -62,8 +62,8 @@ fn what_is_absent_is_bare_unmanaged_as_in_deckhouse() {
         assert_eq!(settings(&registry), bare);
     }
     assert_eq!(read_module_config(None).settings.unwrap(), bare);
-    assert_eq!(from_module_config(&json!(null), 7), Input::Absent);
-    assert_eq!(from_module_config(&json!({"logLevel": "Info"}), 7), Input::Absent);
+    assert_eq!(from_module_config(&json!(null), 7), Input::Unset);
+    assert_eq!(from_module_config(&json!({"logLevel": "Info"}), 7), Input::Unset);
     let valid = Input::Valid { settings: bare, generation: 7 };
     assert_eq!(from_module_config(&json!({"registry": {"mode": "Unmanaged"}}), 7), valid);
 }

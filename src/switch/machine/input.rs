@@ -32,6 +32,7 @@ impl Run<'_> {
     /// Chooses the input and reads it.
     pub(super) fn hear(&mut self) -> Heard {
         self.hear_word();
+        self.note_unset();
         let inputs = &self.look.inputs;
         let exists = |input: &Input| matches!(input, Input::Valid { .. } | Input::Invalid { .. });
         if !self.record.source_chosen && self.record.source != Some(InputSource::Manual) && exists(&inputs.manual) {
@@ -44,6 +45,7 @@ impl Run<'_> {
             self.record.source = Some(InputSource::ModuleConfig);
             if let Input::Valid { settings, .. } = &inputs.module_config
                 && self.record.adopted
+                && !self.record.unset_seen
             {
                 // A first start begins no switch by itself.
                 self.record.passed_over = Some(settings.clone());
@@ -51,18 +53,40 @@ impl Run<'_> {
         }
         let (name, input) = match self.record.source {
             None => {
-                self.shown.set(
-                    ConditionType::InputSource,
-                    true,
-                    "None",
-                    "There is no input yet; what the servers run was taken over",
-                );
+                let what = self.nothing_said();
+                self.shown.set(ConditionType::InputSource, true, "None", what);
                 return Heard::Settings;
             }
             Some(InputSource::Manual) => ("Secret d8-registry-settings", &inputs.manual),
             Some(InputSource::ModuleConfig) => ("ModuleConfig deckhouse", &inputs.module_config),
         };
         self.read(name, input)
+    }
+
+    /// ModuleConfig without settings of the registry: what it says next was said after this look. While the cluster is
+    /// bootstrapped that shows nothing, objects come in any order.
+    fn note_unset(&mut self) {
+        let is_unset = self.look.inputs.module_config == Input::Unset;
+        if is_unset && self.look.bootstrapped == Seen::Known(true) {
+            self.record.unset_seen |= self.record.adopted;
+            if self.record.source == Some(InputSource::ModuleConfig) {
+                self.record.passed_over = None;
+            }
+        }
+    }
+
+    /// What is said while there was no input.
+    fn nothing_said(&self) -> String {
+        let taken_over = "There is no input yet; what the servers run was taken over";
+        match &self.look.inputs.module_config {
+            Input::Unreadable(why) => format!("{taken_over}. ModuleConfig deckhouse can't be read: {why}"),
+            _ if self.record.unset_seen => {
+                format!(
+                    "{taken_over}. ModuleConfig deckhouse has no settings of the registry: those that it is given are followed"
+                )
+            }
+            _ => taken_over.to_owned(),
+        }
     }
 
     fn hear_word(&mut self) {
@@ -80,6 +104,7 @@ impl Run<'_> {
     fn read(&mut self, name: &str, input: &Input) -> Heard {
         let lost = match input {
             Input::Absent => Some(format!("{name} has vanished")),
+            Input::Unset => Some(format!("section registry of {name} has vanished")),
             Input::Unreadable(why) => Some(format!("{name} can't be read: {why}")),
             Input::Invalid { problems, generation } => {
                 self.shown.observed(*generation);
@@ -194,6 +219,7 @@ impl Run<'_> {
         record.target = wanted;
         record.under_way = true;
         record.adopted = false;
+        record.unset_seen = false;
         record.accept_missing = false;
         record.settle = None;
         let message = format!("the switch from {} to {} begins", record.completed.target(), record.target.target());

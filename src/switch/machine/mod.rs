@@ -17,6 +17,9 @@
 //! - Users and an authority are made once preconditions and preflight hold, so a switch that only waits leaves nothing behind.
 //! - A lost record is put together from what servers, nodes and Deckhouse have; `registry-state` tells by its facts `completed` and
 //!   `adopted` what can't be seen there. Where one of those is gone as well the switch is held: a backup is better than a guess.
+//! - What ModuleConfig says at a first look begins nothing: a release on a cluster that has settings changes nothing by itself. A
+//!   ModuleConfig that was read without settings is remembered, and what it is given after that is an order. One that is not
+//!   there or can't be read tells nothing; so it is while the cluster is bootstrapped, and across a time of Deckhouse's own module.
 
 mod chart;
 mod cleanup;
@@ -72,6 +75,13 @@ pub fn decide(look: &Observed) -> Decision {
         Seen::Unreadable(why) => return held(look, "unreadable", format!("nodes can't be read: {why}")),
     };
     let record = match &look.record {
+        // Deckhouse's own module has run since: what was seen before says nothing, and this look is a first one.
+        Output::Present { value, .. } if value.adopted && is_of_deckhouse(&look.outputs.state) => {
+            match start::begin(look) {
+                Ok(record) => record,
+                Err(why) => return held(look, "record", format!("what runs can't be taken over: {why}")),
+            }
+        }
         Output::Present { value, .. } => value.clone(),
         Output::Unreadable(why) => return held(look, "unreadable", format!("the record can't be read: {why}")),
         Output::Absent => match start::begin(look) {
@@ -125,6 +135,10 @@ fn decision(mut run: Run<'_>, target_mode: Target) -> Decision {
     writes.extend(run.state(target_mode, conditions.clone()));
     let Run { questions, notices, figures, wake, .. } = run;
     Decision { conditions, writes, questions, notices, figures, wake }
+}
+
+fn is_of_deckhouse(state: &Output<RegistryState>) -> bool {
+    state.value().is_some_and(|state| !start::is_ours(state))
 }
 
 /// An output that could not be read; absent and unreadable are never the same.

@@ -14,6 +14,8 @@ use crate::switch::settings::{Params, Settings, Target, Upstream};
 pub(super) const SOURCE_FACT: &str = "source";
 /// The fact that says that what runs was taken over, and that nothing of it is ours to change yet.
 pub(super) const ADOPTED_FACT: &str = "adopted";
+/// The fact that says that ModuleConfig was seen without settings of the registry; beside [`ADOPTED_FACT`] alone.
+pub(super) const UNSET_FACT: &str = "unsetSeen";
 /// The fact that names the registry outside of the target.
 pub(super) const REGISTRY_FACT: &str = "registry";
 /// The fact that names the registry outside of the last completed target: bare Unmanaged has none.
@@ -76,8 +78,11 @@ pub(super) fn begin(look: &Observed) -> Result<Record, String> {
         }
         (None, Params::Local | Params::Unmanaged(None)) => None,
     };
+    let unset_seen = adopted && state.is_some_and(|state| fact(state, UNSET_FACT).is_some());
     let source = state.and_then(source);
     let passed_over = source.and_then(|source| match source {
+        // What it was given after it was seen without is an order, which was not begun yet.
+        InputSource::ModuleConfig if unset_seen => None,
         // What is passed over at a first start is so until it changes.
         InputSource::ModuleConfig if adopted => settings_of(look, source).cloned(),
         InputSource::Manual | InputSource::ModuleConfig => unasked(look, source, state, &plane, &completed),
@@ -90,6 +95,7 @@ pub(super) fn begin(look: &Observed) -> Result<Record, String> {
         source,
         settings: None,
         passed_over,
+        unset_seen,
         target: completed.clone(),
         under_way: !adopted,
         adopted,
@@ -178,7 +184,7 @@ fn settings_of(look: &Observed, source: InputSource) -> Option<&Settings> {
     };
     match input {
         Input::Valid { settings, .. } => Some(settings),
-        Input::Absent | Input::Unreadable(_) | Input::Invalid { .. } => None,
+        Input::Absent | Input::Unset | Input::Unreadable(_) | Input::Invalid { .. } => None,
     }
 }
 

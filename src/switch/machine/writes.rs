@@ -1,7 +1,7 @@
 //! The outputs, held against what is remembered: whatever differs is written, whoever changed it.
 
 use super::run::Run;
-use super::start::{ADOPTED_FACT, COMPLETED_FACT, REGISTRY_FACT, SOURCE_FACT};
+use super::start::{ADOPTED_FACT, COMPLETED_FACT, REGISTRY_FACT, SOURCE_FACT, UNSET_FACT};
 use crate::switch::conditions::ConditionType;
 use crate::switch::documents::{DeckhouseRegistry, RegistryState, ServerMode};
 use crate::switch::observed::{Output, Seen};
@@ -60,6 +60,9 @@ impl Run<'_> {
         }
         if record.adopted {
             facts.push((ADOPTED_FACT.to_owned(), "yes".to_owned()));
+        }
+        if record.unset_seen {
+            facts.push((UNSET_FACT.to_owned(), "yes".to_owned()));
         }
         let state = RegistryState { mode: record.completed.target(), target_mode, facts, conditions };
         write_if(&self.look.outputs.state, state, Content::State)

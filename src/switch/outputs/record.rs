@@ -41,6 +41,10 @@ impl Record {
                 lines.push((key, settings_as_yaml(settings)));
             }
         }
+        if self.unset_seen {
+            // A program that does not know the key puts such a record together again, from what the cluster has.
+            lines.push(("unsetSeen", Yaml::Bool(true)));
+        }
         lines.push(("completed", Yaml::map(params_as_yaml(&self.completed))));
         lines.push(("target", Yaml::map(params_as_yaml(&self.target))));
         lines.push(("underWay", Yaml::Bool(self.under_way)));
@@ -105,6 +109,7 @@ impl Record {
             source_chosen: raw.source_chosen,
             settings: raw.settings.map(RawSettings::read).transpose()?,
             passed_over: raw.passed_over.map(RawSettings::read).transpose()?,
+            unset_seen: raw.unset_seen,
             completed: raw.completed.read()?,
             target: raw.target.read()?,
             under_way: raw.under_way,
@@ -157,6 +162,8 @@ struct Raw {
     settings: Option<RawSettings>,
     #[serde(default)]
     passed_over: Option<RawSettings>,
+    #[serde(default)]
+    unset_seen: bool,
     completed: RawParams,
     target: RawParams,
     under_way: bool,

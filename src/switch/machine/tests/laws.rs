@@ -31,7 +31,7 @@ pub(super) fn asked(look: &Observed) -> Option<Params> {
     };
     match input {
         Input::Valid { settings, .. } => Some(settings.params.clone()),
-        Input::Absent | Input::Unreadable(_) | Input::Invalid { .. } => None,
+        Input::Absent | Input::Unset | Input::Unreadable(_) | Input::Invalid { .. } => None,
     }
 }
 

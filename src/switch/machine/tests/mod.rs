@@ -2,6 +2,7 @@
 
 mod deckhouse;
 mod ends;
+mod first;
 mod gates;
 mod held;
 mod kills;

@@ -288,7 +288,7 @@ impl Play {
             }
             77 => {
                 self.needs_person = true;
-                world.module_config = World::asks(wanted(one));
+                world.module_config = if two.is_multiple_of(4) { Input::Unset } else { World::asks(wanted(one)) };
             }
             78 => {
                 self.needs_person = true;

@@ -261,22 +261,6 @@ fn an_input_that_vanishes_changes_nothing_until_another_is_chosen() {
 }
 
 #[test]
-fn a_first_start_begins_no_switch_by_itself() {
-    let mut world = World::new(1, 1);
-    let settings = Settings { params: proxy(1), check_mode: CheckMode::Default };
-    world.module_config = Input::Valid { settings, generation: 1 };
-    for _ in 0..5 {
-        step(&mut world);
-        everybody(&mut world);
-    }
-    assert!(world.bashible.value.is_none() && world.mode_file.value.is_none());
-    let settings = Settings { params: proxy(3), check_mode: CheckMode::Default };
-    world.module_config = Input::Valid { settings, generation: 2 };
-    settle(&mut world);
-    assert_eq!(world.record.value.unwrap().completed, proxy(3));
-}
-
-#[test]
 fn wrong_settings_leave_the_last_good_ones() {
     let mut world = settled(proxy(1));
     world.manual = Input::Invalid { problems: vec!["'imagesRepo' is required.".to_owned()], generation: 0 };

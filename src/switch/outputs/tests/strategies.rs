@@ -84,7 +84,7 @@ fn record() -> BoxedStrategy<Record> {
     let settle = (prop::collection::btree_map(word(), any::<(u64, u64)>(), 0..3), any::<u64>())
         .prop_map(|(counts, since)| Settle { counts, since: Timestamp::from_millis(since) });
     let words =
-        (any::<(u64, u64)>(), source, any::<[bool; 4]>(), prop::option::of(settings()), prop::option::of(settings()));
+        (any::<(u64, u64)>(), source, any::<[bool; 5]>(), prop::option::of(settings()), prop::option::of(settings()));
     let modes = (params(), params(), plane(), any_hosts(), prop::option::of(params()), prop::option::of(params()));
     let rest = (
         prop::option::of(upstream()),
@@ -100,7 +100,7 @@ fn record() -> BoxedStrategy<Record> {
             let (
                 (attempt, generation),
                 source,
-                [source_chosen, under_way, adopted, accept_missing],
+                [source_chosen, under_way, adopted, accept_missing, unset_seen],
                 settings,
                 passed_over,
             ) = words;
@@ -114,6 +114,7 @@ fn record() -> BoxedStrategy<Record> {
                 source_chosen,
                 settings,
                 passed_over,
+                unset_seen,
                 completed,
                 target,
                 under_way,

@@ -37,6 +37,7 @@ fn record(params: Params) -> Record {
         source_chosen: false,
         settings: None,
         passed_over: None,
+        unset_seen: false,
         completed: params.clone(),
         target: params.clone(),
         under_way: true,
