@@ -105,7 +105,7 @@ torture: ## Long form of the tests: ignored ones too, 4096 cases per property; a
 	PROPTEST_CASES=4096 SWITCH_CASES=20000 KILL_CYCLES=500 MASTERS_TROUBLES=1000 cargo test --locked --workspace -- --include-ignored
 	# Crash points are the whole process's: one test at a time.
 	cargo test --locked --workspace --features failpoints --lib crash -- --test-threads=1
-	cargo test --locked --workspace --features failpoints --test it killed
+	cargo test --locked --workspace --features failpoints --test it -- killed mode_told
 	# The running time goes 300 times as fast by a crash point.
 	SOAK_SECONDS=$${SOAK_SECONDS:-10800} cargo test --locked --workspace --features failpoints --test it collection_soak -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --locked --workspace --test it fuzz -- --nocapture

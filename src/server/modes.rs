@@ -240,6 +240,9 @@ impl Modes {
             store.add_used_data(&state.plan.used_data(&state.config));
         }
         store.used_data_settled().await;
+        // A test stops here, beside the threads that serve.
+        #[cfg(feature = "failpoints")]
+        crate::jobs::blocking(|| fail::fail_point!("modes::before_told")).await;
         self.tell();
     }
 

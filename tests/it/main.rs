@@ -38,6 +38,8 @@ mod mapping;
 mod misconfigured;
 mod mode_data;
 mod mode_file;
+#[cfg(feature = "failpoints")]
+mod mode_told;
 mod monitoring;
 mod node_agent;
 mod node_config;

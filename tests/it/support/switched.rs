@@ -64,8 +64,16 @@ impl Switched {
         if let Some(file) = file {
             write(folder.path(), file);
         }
-        let keys = format!("modeFile: {}/mode.yaml\nproxy: {{ tagTtl: 0s }}", folder.path().display());
-        let setup = Setup::with_users().config(&keys).config(config);
+        let setup = setup_in(&folder).config(config);
+        Self { registry: Registry::start_in(folder, &setup) }
+    }
+
+    /// Starts one that stops at a crash point; see [`Registry::paused`].
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn start_and_pause_at(point: &str, file: &str) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        write(folder.path(), file);
+        let setup = setup_in(&folder).pause_at(point);
         Self { registry: Registry::start_in(folder, &setup) }
     }
 
@@ -113,6 +121,10 @@ impl Switched {
     pub(crate) fn client(&self, user: &str) -> Client {
         self.registry.client_as(user)
     }
+}
+
+fn setup_in(folder: &TempDir) -> Setup {
+    Setup::with_users().config(&format!("modeFile: {}/mode.yaml\nproxy: {{ tagTtl: 0s }}", folder.path().display()))
 }
 
 fn write(folder: &Path, file: &str) {
