@@ -27,6 +27,7 @@ mod release;
 mod repairs;
 mod roles;
 mod said;
+mod seen;
 mod skipping;
 mod undo;
 mod upstream;
