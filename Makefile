@@ -19,6 +19,8 @@ BENCH_ALL := --results loadtests/RESULTS.md --json $(CARGO_TARGET_DIR)/bench.jso
 BENCH ?= rows $(if $(ROW),$(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET_DIR)/release/d8-registry
 INTEROP ?=
 PART ?=
+# Tests with real kubelets that are for `make e2e` alone.
+REAL := real-cluster-long real-upgrade real-containerd-1 real-containerd-2 real-node-agent real-direct
 
 .PHONY: help run test unit interop check fmt clippy doc deny architecture reference audit bench microbench image e2e torture
 
@@ -88,17 +90,18 @@ image: ## The container image, from the release binary, as an OCI layout in targ
 	@command -v buildah jq strip >/dev/null || tests/interop/prepare.sh
 	@deploy/image/build.sh $(CARGO_TARGET_DIR)/release/d8-registry $(CARGO_TARGET_DIR)/image
 
-e2e: ## Long form of the interop tests: every one against the release binary, three times over; then every pair of modes and the other long cases of a switch; then a cluster with real kubelets through all modes, each containerd there and back, node-agent, and Direct without the controller; then 4 GiB through nginx, if 10 GiB of disk are free, and a bundle of 8 GiB, if 27 are. At most 80 minutes from a built release
+e2e: ## Long form of the interop tests: every one against the release binary, three times over; then every pair of modes and the other long cases of a switch; then clusters with real kubelets (REAL); then 4 GiB through nginx, if 10 GiB of disk are free, and a bundle of 8 GiB, if 27 are. At most 80 minutes from a built release
 	cargo build --locked --workspace --release --bins
 	cargo test --locked --test cluster --no-run
 	@tests/interop/prepare.sh
+	@$(if $(INTEROP),,tests/interop/prepare-before.sh)
 	@# The short cases of a switch run once: their long form follows.
 	@failed=0; for round in 1 2 3; do begin=$$(date +%s); \
 	    INTEROP_WITHOUT=$$([ $$round = 1 ] || echo cluster) INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry \
 	    tests/interop/run.sh $(INTEROP) || failed=1; \
 	    echo "round $$round: $$((($$(date +%s) - begin) / 60)) min"; done; exit $$failed
 	@$(if $(INTEROP),,CLUSTER_CASES=long INTEROP_LIMIT=3600 INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh cluster)
-	@$(if $(INTEROP),,INTEROP_LIMIT=1800 INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh real-cluster-long real-containerd-1 real-containerd-2 real-node-agent real-direct)
+	@$(if $(INTEROP),,INTEROP_LIMIT=1800 INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh $(REAL))
 	@$(if $(INTEROP),,INTEROP_SERVER=$(CARGO_TARGET_DIR)/release/d8-registry tests/interop/run.sh nginx-large bundle-large)
 
 torture: ## Long form of the tests: ignored ones too, 4096 cases per property; a push left and a server killed at each durable step; pushes beside collections for SOAK_SECONDS=10800; mutated input for FUZZ_SECONDS=60

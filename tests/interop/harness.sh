@@ -5,7 +5,7 @@
 #
 # From run.sh: INTEROP_NAME (name), WORK (empty folder of this test), INTEROP_SERVER (the binary),
 # INTEROP_TOOLS (built Go tools), INTEROP_IMAGES (OCI layouts), INTEROP_PKI (certificates),
-# INTEROP_LOGS (folder for the server's log).
+# INTEROP_LOGS (folder for the server's log), INTEROP_BEFORE (what prepare-before.sh makes).
 
 set -euo pipefail
 

@@ -21,7 +21,8 @@ YAML
 }
 upstream_answers() { [[ $(curl -s -o /dev/null -w '%{http_code}' "http://$UPSTREAM/v2/") == 401 ]]; }
 
-# fill_upstream pushes what a release has, and our own image.
+# fill_upstream pushes what a release has, our own image, and MORE_IMAGES, of the form of EVERYTHING.
+MORE_IMAGES=()
 fill_upstream() {
     local digest version
     busybox_layout "$CLUSTER/deckhouse" "$RELEASED" /bin/busybox sleep 1000000
@@ -32,6 +33,7 @@ fill_upstream() {
     EVERYTHING=("$CLUSTER/deckhouse:$RELEASED|:$RELEASED" "$CLUSTER/app-1:v1|:by-digest" "$CLUSTER/install:$RELEASED|/install:$RELEASED"
         "$CLUSTER/registry/oci:$OURS_VERSION|/d8-registry:$OURS_VERSION")
     for ((version = 1; version <= 6; version++)); do EVERYTHING+=("$CLUSTER/app-$version:v$version|/app:v$version"); done
+    EVERYTHING+=(${MORE_IMAGES[@]+"${MORE_IMAGES[@]}"})
     copy_everything --dest-tls-verify=false --dest-creds "license-token:$LICENCE" "$UPSTREAM/$EDITION"
 }
 
@@ -262,13 +264,16 @@ probe() {
 }
 declare -A PROBE_OF=()
 
-# silence_below NODE MILLISECONDS: so long at most nothing was answered there; ends the probe.
-silence_below() {
-    local longest
+# silence NODE says how long nothing was answered there, at most; ends the probe.
+silence() {
     sleep 1
     kill "${PROBE_OF[$1]}"
     wait "${PROBE_OF[$1]}" 2>/dev/null || true
-    longest=$(awk 'NR > 1 && $1 - last > most { most = $1 - last } { last = $1 } END { print int(most) }' "$CLUSTER/probe-$1")
-    say "127.0.0.1:5001 on $1 was silent for at most $longest ms, $(wc -l <"$CLUSTER/probe-$1") answers"
-    ((longest <= $2)) || fail "127.0.0.1:5001 on $1 was silent for $longest ms"
+    LONGEST=$(awk 'NR > 1 && $1 - last > most { most = $1 - last } { last = $1 } END { print int(most) }' "$CLUSTER/probe-$1")
+    say "127.0.0.1:5001 on $1 was silent for at most $LONGEST ms, $(wc -l <"$CLUSTER/probe-$1") answers"
+}
+# silence_below NODE MILLISECONDS: not longer than that.
+silence_below() {
+    silence "$1"
+    ((LONGEST <= $2)) || fail "127.0.0.1:5001 on $1 was silent for $LONGEST ms"
 }

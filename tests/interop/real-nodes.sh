@@ -414,18 +414,23 @@ first_images() {
     else
         SNAPSHOTTER=native
     fi
-    local builder
-    builder=$(getent passwd "${SUDO_USER:-$(id -un)}" | cut -d: -f6)
-    [[ $INTEROP_SERVER == */release/* ]] || export IMAGE_LIMIT_MIB=80
-    CARGO_HOME=${CARGO_HOME:-$builder/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$builder/.rustup} CARGO_NET_OFFLINE=true \
-        "$INTEROP_SCRIPTS/../../deploy/image/build.sh" "$INTEROP_SERVER" "$CLUSTER/registry"
+    build_image "$INTEROP_SCRIPTS/../.." "$INTEROP_SERVER" registry
     OURS_DIGEST=$(jq -r '.manifests[0].digest' "$CLUSTER/registry/oci/index.json")
     OURS_VERSION=$(jq -r '.manifests[0].annotations["org.opencontainers.image.ref.name"]' "$CLUSTER/registry/oci/index.json")
     OURS=$SERVED/d8-registry:$OURS_VERSION
     tar -C "$CLUSTER/registry/oci" -cf "$CLUSTER/registry.tar" blobs index.json oci-layout
 }
 
-# import_ours NODE brings the registry's image onto a node before there is a registry.
-import_ours() {
-    on "$1" ctr -n k8s.io images import --base-name "$SERVED/d8-registry" "$CLUSTER/registry.tar" >/dev/null
+# build_image SOURCES BINARY NAME makes the image of a binary by the script of its sources, as an OCI layout in $CLUSTER/NAME/oci.
+build_image() {
+    local builder limit=40
+    builder=$(getent passwd "${SUDO_USER:-$(id -un)}" | cut -d: -f6)
+    [[ $2 == */release/* ]] || limit=80
+    CARGO_HOME=${CARGO_HOME:-$builder/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$builder/.rustup} CARGO_NET_OFFLINE=true \
+        IMAGE_LIMIT_MIB=$limit "$1/deploy/image/build.sh" "$2" "$CLUSTER/$3"
 }
+
+# import_ours NODE brings the registry's image onto a node before there is a registry.
+import_ours() { import_image "$1" "$CLUSTER/registry.tar"; }
+# import_image NODE FILE: the same with another image of it.
+import_image() { on "$1" ctr -n k8s.io images import --base-name "$SERVED/d8-registry" "$2" >/dev/null; }

@@ -19,6 +19,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 INTEROP_SERVER=$(realpath -m "${INTEROP_SERVER:-$target/debug/d8-registry}")
 INTEROP_TOOLS=$target/tools/bin
 INTEROP_LOGS=$target/interop
+INTEROP_BEFORE=$target/before
 INTEROP_LIMIT=${INTEROP_LIMIT:-900}
 
 # Clients first that say the most about the protocol.
@@ -49,7 +50,7 @@ trap 'rm -rf --one-file-system "$scratch"' EXIT
 INTEROP_IMAGES=$scratch/images
 INTEROP_PKI=$scratch/pki
 mkdir -p "$INTEROP_LOGS" "$INTEROP_PKI"
-export INTEROP_SCRIPTS INTEROP_SERVER INTEROP_TOOLS INTEROP_IMAGES INTEROP_PKI INTEROP_LOGS
+export INTEROP_SCRIPTS INTEROP_SERVER INTEROP_TOOLS INTEROP_IMAGES INTEROP_PKI INTEROP_LOGS INTEROP_BEFORE
 
 # The kinds of keys that Deckhouse has: an EC authority, RSA-2048 leaves and token key.
 make_pki() (
