@@ -75,13 +75,12 @@ pub fn decide(look: &Observed) -> Decision {
         Seen::Unreadable(why) => return held(look, "unreadable", format!("nodes can't be read: {why}")),
     };
     let record = match &look.record {
-        // Deckhouse's own module has run since: what was seen before says nothing, and this look is a first one.
-        Output::Present { value, .. } if value.adopted && is_of_deckhouse(&look.outputs.state) => {
-            match start::begin(look) {
-                Ok(record) => record,
-                Err(why) => return held(look, "record", format!("what runs can't be taken over: {why}")),
-            }
-        }
+        // What was only taken over counts as long as registry-state says so. Else Deckhouse's own module may have run since: this
+        // look is a first one.
+        Output::Present { value, .. } if value.adopted && !is_said(&look.outputs.state) => match start::begin(look) {
+            Ok(record) => record,
+            Err(why) => return held(look, "record", format!("what runs can't be taken over: {why}")),
+        },
         Output::Present { value, .. } => value.clone(),
         Output::Unreadable(why) => return held(look, "unreadable", format!("the record can't be read: {why}")),
         Output::Absent => match start::begin(look) {
@@ -137,8 +136,13 @@ fn decision(mut run: Run<'_>, target_mode: Target) -> Decision {
     Decision { conditions, writes, questions, notices, figures, wake }
 }
 
-fn is_of_deckhouse(state: &Output<RegistryState>) -> bool {
-    state.value().is_some_and(|state| !start::is_ours(state))
+/// Whether registry-state is still what this program said, or nonsense, which is no word of Deckhouse's.
+fn is_said(state: &Output<RegistryState>) -> bool {
+    match state {
+        Output::Absent => false,
+        Output::Present { value, .. } => start::is_ours(value),
+        Output::Garbled { .. } | Output::Unreadable(_) => true,
+    }
 }
 
 /// An output that could not be read; absent and unreadable are never the same.

@@ -53,7 +53,7 @@ fn what_a_module_config_without_settings_is_given_is_an_order() {
         |_| {},
         World::lose_record,
         |world| world.record.garble(),
-        |world| world.state.set(None),
+        |world| world.state.garble(),
         // It can't be read for a while, or is made anew.
         |world| world.module_config = Input::Unreadable("timeout".to_owned()),
         |world| world.module_config = Input::Absent,
@@ -111,7 +111,7 @@ fn settings_that_were_taken_away_and_are_given_again_are_an_order() {
 #[test]
 fn what_shows_nothing_makes_no_order_of_what_is_found_next() {
     type First = fn(&mut World);
-    let firsts: [First; 7] = [
+    let firsts: [First; 8] = [
         |world| world.module_config = Input::Unreadable("forbidden".to_owned()),
         |world| world.module_config = Input::Absent,
         // Objects come in any order while the cluster is bootstrapped.
@@ -128,11 +128,17 @@ fn what_shows_nothing_makes_no_order_of_what_is_found_next() {
             world.state.set(Some(state));
             world.module_config = Input::Absent;
         },
-        // All that was remembered is gone.
+        // What is shown is gone, with the record or without: whoever took it away may have run meanwhile.
         |world| {
             world.module_config = Input::Unset;
             step(world);
             world.lose_record();
+            world.state.set(None);
+            world.module_config = Input::Absent;
+        },
+        |world| {
+            world.module_config = Input::Unset;
+            step(world);
             world.state.set(None);
             world.module_config = Input::Absent;
         },
@@ -252,10 +258,8 @@ impl Watch {
                     (false, _) => {}
                 }
                 if *state {
+                    // The record alone does not say who has run since.
                     world.state.set(None);
-                }
-                // One of both is enough.
-                if world.record.value.is_none() && world.state.value.is_none() {
                     *self = Self::default();
                 }
             }
