@@ -70,7 +70,7 @@ impl Looker {
         let nodes = cluster.nodes().await?;
         let (servers, user_secrets) = tokio::join!(self.servers(&nodes), self.user_secrets());
         let (manual, chart, state, mode_file, bashible, registry) = tokio::join!(
-            cluster.secret(names::CONFIG),
+            settings_secret(&cluster),
             cluster.secret(names::VALUES),
             cluster.secret(names::STATE),
             cluster.secret(names::MODE_FILE),
@@ -287,10 +287,22 @@ fn options(manual: &Result<Option<StoredSecret>, ClusterError>, options: SwitchO
     }
 }
 
+/// The Secret with the administrator's settings: `d8-registry-settings`, whoever's it is, else a `registry-config` that counts.
+///
+/// # Errors
+/// [`ClusterError`]: one of them can't be read.
+pub(crate) async fn settings_secret(cluster: &Cluster) -> Result<Option<StoredSecret>, ClusterError> {
+    if let Some(own) = cluster.secret(names::CONFIG).await? {
+        return Ok(Some(own));
+    }
+    let shared = cluster.secret(names::SHARED_CONFIG).await?;
+    Ok(shared.filter(|secret| inputs::counts(&secret.annotations)))
+}
+
 fn manual_input(secret: Result<Option<StoredSecret>, ClusterError>) -> Input {
     match secret {
         Err(error) => Input::Unreadable(with_causes(&error)),
-        // One that Deckhouse wrote is no input of ours.
+        // One without our annotation is no input.
         Ok(secret) => secret.map_or(Input::Absent, |secret| inputs::from_secret(&secret.annotations, &secret.data)),
     }
 }

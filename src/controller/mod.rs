@@ -50,6 +50,7 @@ use crate::switch::outputs::{names, users};
 use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging, Metrics, MetricsError};
 use crate::values::Role;
 
+pub(crate) use self::look::settings_secret;
 pub use self::sources::{registry_of, running_release};
 pub use self::stand_in::{AtWork, StandIn, StandInOptions};
 pub use self::state_client::Identity;
@@ -150,6 +151,7 @@ async fn control(options: Options) -> Result<(), ControllerError> {
     let user_names = Role::ALL.map(users::user_secret);
     let mut secrets = vec![
         names::CONFIG,
+        names::SHARED_CONFIG,
         names::STATE,
         names::MODE_FILE,
         names::BASHIBLE_CONFIG,

@@ -41,6 +41,9 @@ pub(super) async fn under_deckhouses_policies_the_commands_of_an_administrator_d
     let config = json!({"apiVersion": "deckhouse.io/v1alpha1", "kind": "ModuleConfig", "metadata": {"name": "deckhouse"},
         "spec": {"version": 1, "enabled": true, "settings": settings}});
     world.api.apply(&config).await;
+    // Deckhouse's release writes this one again at any time, so it is no input, whoever marks it.
+    let rendered = json!({"d8-registry/source": "manual", "meta.helm.sh/release-name": "deckhouse"});
+    registry_config(&world, &rendered, &json!({"mode": "Local"})).await;
     world.control(0);
     world.until("ModuleConfig is the input", || says(&world, "ModuleConfig deckhouse is the input")).await;
     the_module_config_is_frozen(&world).await;
@@ -90,7 +93,29 @@ pub(super) async fn under_deckhouses_policies_the_commands_of_an_administrator_d
             world.state().await.is_some_and(|state| state.target_mode == Target::Proxy)
         })
         .await;
-    world.assert_pulled().await;
+    world.finish(Wanted::Proxy(0)).await;
+    // `registry-config` of an administrator counts where there is no other, until a command writes that one.
+    let secrets = world.api.of::<Secret>();
+    let mine = json!({"mode": "Direct", "imagesRepo": repository, "ca": std::fs::read_to_string(ca).unwrap(), "username": "license", "password": "secret"});
+    secrets.delete("registry-config", &DeleteParams::default()).await.unwrap();
+    registry_config(&world, &json!({"d8-registry/source": "manual"}), &mine).await;
+    secrets.delete("d8-registry-settings", &DeleteParams::default()).await.unwrap();
+    world
+        .until("registry-config is followed", || async {
+            world.state().await.is_some_and(|state| state.mode == Target::Direct)
+        })
+        .await;
+    said(&[&["mode", "Proxy"], &parameters[..], &["--ttl", "24h"]].concat(), "mode: Direct -> Proxy").await;
+    said(&["status", "--watch"], "Mode: Proxy, reached").await;
+    let left = secrets.get("registry-config").await.unwrap().metadata.annotations.unwrap_or_default();
+    assert!(!left.contains_key("d8-registry/source"), "{left:?}");
+    world.finish(Wanted::Proxy(0)).await;
+}
+
+async fn registry_config(world: &World, annotations: &Value, data: &Value) {
+    let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "registry/config", "stringData": data,
+        "metadata": {"name": "registry-config", "namespace": NAMESPACE, "annotations": annotations}});
+    world.api.create(&world.api.of::<Secret>(), object).await;
 }
 
 async fn the_module_config_is_frozen(world: &World) {

@@ -4,8 +4,9 @@ use std::io::{self, Write as _};
 
 use super::super::Failure;
 use super::settings::{Data, ParameterArguments, wrong};
-use super::{ClusterArguments, DECKHOUSE_MODULE, change_secret, changed_meanwhile, connect, failed, failure, read};
+use super::{ClusterArguments, DECKHOUSE_MODULE, change_secret, changed_meanwhile, connect, failed, failure};
 use crate::cluster::{Changes, Cluster, NewSecret, SecretChange, StoredSecret};
+use crate::controller::settings_secret;
 use crate::switch::inputs::{self, SETTINGS_KEYS};
 use crate::switch::outputs::names;
 use crate::switch::{InputSource, Params, Record, RegistryState, Settings, Target};
@@ -103,7 +104,7 @@ pub(super) async fn ours(cluster: &Cluster) -> Result<Option<StoredSecret>, Fail
              none: change spec.settings.registry of ModuleConfig deckhouse, or disable the module first"
         )));
     }
-    let found = read(cluster, names::CONFIG).await?;
+    let found = settings_secret(cluster).await.map_err(|error| failed(names::CONFIG, &error))?;
     if found.as_ref().is_some_and(|secret| !inputs::is_ours(&secret.annotations)) {
         return Err(failure(format!(
             "Secret {} is there without the annotation {}: {}, so it is not ours and not changed",
@@ -115,7 +116,8 @@ pub(super) async fn ours(cluster: &Cluster) -> Result<Option<StoredSecret>, Fail
     Ok(found)
 }
 
-/// Writes the settings; `changes` are from what was found to `new`.
+/// Writes the settings; `changes` are from what was found to `new`. A `registry-config` that counted counts no more then: it would
+/// again, were the other one deleted.
 pub(super) async fn put(
     cluster: &Cluster,
     found: Option<&StoredSecret>,
@@ -124,7 +126,12 @@ pub(super) async fn put(
 ) -> Result<(), Failure> {
     match found {
         Some(_) if changes.is_empty() => Ok(()),
-        Some(secret) => change_secret(cluster, secret, changes.into_change()).await,
+        Some(secret) if secret.name == names::CONFIG => change_secret(cluster, secret, changes.into_change()).await,
+        Some(shared) => {
+            create(cluster, new).await?;
+            let annotations = Changes::from([(names::SOURCE_ANNOTATION.to_owned(), None)]);
+            change_secret(cluster, shared, SecretChange { annotations, ..SecretChange::default() }).await
+        }
         None => create(cluster, new).await,
     }
 }

@@ -7,6 +7,7 @@ use super::super::Failure;
 use super::shown::{NodesShown, Shown};
 use super::{ClusterArguments, connect, failed, failure};
 use crate::cluster::{Cluster, ClusterError};
+use crate::controller::settings_secret;
 use crate::switch::outputs::names;
 use crate::switch::{BashibleConfig, RegistryState};
 use crate::telemetry::with_causes;
@@ -80,7 +81,7 @@ async fn look(cluster: &Cluster) -> Result<Shown, Unseen> {
     };
     let state = RegistryState::read(&state.data)
         .map_err(|reason| Unseen::Passing(failure(format!("Secret {} can't be read: {reason}", names::STATE))))?;
-    let settings = cluster.secret(names::CONFIG).await.ok().flatten().map(|secret| secret.version.0);
+    let settings = settings_secret(cluster).await.ok().flatten().map(|secret| secret.version.0);
     Ok(Shown { state, settings, nodes: nodes(cluster).await })
 }
 

@@ -199,6 +199,15 @@ fn read_section(section: &Value, mode: Target, defaults: Defaults, findings: &mu
     settings.filter(|_| findings.problems.len() == before)
 }
 
+/// What a release of helm puts on its objects. Deckhouse renders `registry-config` by one, and writes it again at any time.
+const RELEASE_ANNOTATION: &str = "meta.helm.sh/release-name";
+
+/// Whether a Secret `registry-config` counts where there is no `d8-registry-settings`: it is ours, and no release of helm has it.
+#[must_use]
+pub fn counts(annotations: &BTreeMap<String, String>) -> bool {
+    is_ours(annotations) && !annotations.contains_key(RELEASE_ANNOTATION)
+}
+
 /// Reads the data of Secret `d8-registry-settings`. It has Deckhouse's keys, `license`, and the options of a switch.
 #[must_use]
 pub fn read_secret(data: &BTreeMap<String, Vec<u8>>) -> (Reading, OptionChanges) {

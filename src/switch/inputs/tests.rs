@@ -447,3 +447,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_secret_of_deckhouses_name_counts_if_it_is_ours_and_no_releases() {
+    let annotations = |names: &[&str]| {
+        let value = |name: &&str| {
+            ((*name).to_owned(), if name.ends_with("source") { "manual" } else { "deckhouse" }.to_owned())
+        };
+        names.iter().map(value).collect()
+    };
+    assert!(counts(&annotations(&["d8-registry/source"])));
+    assert!(!counts(&annotations(&["d8-registry/source", "meta.helm.sh/release-name"])));
+    assert!(!counts(&annotations(&["meta.helm.sh/release-name"])) && !counts(&annotations(&[])));
+}

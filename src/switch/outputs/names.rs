@@ -3,6 +3,9 @@
 /// Secret with the administrator's settings, ours with [`SOURCE_ANNOTATION`]. Not `registry-config`: Deckhouse writes that one in
 /// every cluster, with its module `registry` off too.
 pub const CONFIG: &str = "d8-registry-settings";
+/// Secret that counts in the place of [`CONFIG`] where that is not there and an administrator made it ours by
+/// [`SOURCE_ANNOTATION`]. Deckhouse's own is none: [`crate::switch::inputs::counts`].
+pub const SHARED_CONFIG: &str = "registry-config";
 /// Secret with what [`CONFIG`] said before the upstream was changed.
 pub const PREVIOUS: &str = "registry-previous";
 /// The fact of [`STATE`] with the resource version of [`CONFIG`] that the controller has looked at; [`NO_CONFIG`] for none.
