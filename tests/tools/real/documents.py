@@ -18,7 +18,7 @@ import re
 import sys
 
 PROGRAMS = """apt-get base64 buildah chmod chown cp crictl ctr curl d8 d8-registry deckhouse-controller df dmesg docker du etcdctl find fsck
-    grep helm htpasswd install ip jq journalctl kubeadm kubectl mount openssl podman printf restic rsync setpriv sha256sum skopeo
+    export grep helm htpasswd install ip jq journalctl kubeadm kubectl mount openssl podman printf restic rsync setpriv sha256sum skopeo
     smartctl ss systemctl tar timedatectl umount""".split()
 # Of these so many words are the name of what is done (`helm upgrade`), and no command.
 NAMES = {"d8": 3, "helm": 2, "kubectl": 2}
@@ -185,11 +185,11 @@ def judge(document, ran, path, scripts):
             wrong.append(f"{path} has what {name} has not: {error}")
             continue
         known.add(one)
-        # `run by TEST: TEXT`: the script of that test has the text.
-        if by := re.fullmatch(r"run by ([a-z0-9-]+): (.+)", verdict):
-            script = pathlib.Path(scripts) / f"{by[1]}.sh"
-            if not script.is_file() or by[2] not in script.read_text():
-                wrong.append(f"{section}: {one[1]}: {script} has no {by[2]!r}")
+        # `run by TEST: TEXT`: the script of that test, or its source where it is one in Rust, has the text.
+        if by := re.fullmatch(r"run by ([a-z0-9_/-]+): (.+)", verdict):
+            files = [pathlib.Path(scripts) / f"{by[1]}.sh", pathlib.Path(scripts).parent / f"{by[1]}.rs"]
+            if not any(file.is_file() and by[2] in file.read_text() for file in files):
+                wrong.append(f"{section}: {one[1]}: {by[1]} has no {by[2]!r}")
         elif not re.match(r"not here: .{10,}", verdict):
             wrong.append(f"{section}: {one[1]}: neither `run by TEST: TEXT` nor `not here: REASON`: {verdict}")
         elif one in by_us:

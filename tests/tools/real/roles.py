@@ -59,7 +59,7 @@ def field(text, name):
     """A top field of the document for bashible, which is written one a line."""
     for line in text.splitlines():
         if line.startswith(name + ":"):
-            return line.split(":", 1)[1].strip().strip("'\"")
+            return line.split(":", 1)[1].split(" #")[0].strip().strip("'\"")
     return ""
 
 
