@@ -48,7 +48,8 @@
   {{- end -}}
   {{- $_ := set $inForce "upstream" $upstream -}}
   {{- if eq .Values.mode "Proxy" -}}
-    {{- with dig "proxy" "ttl" ($from.ttl | default "") .Values.config }}{{ $_ := set $inForce "ttl" . }}{{ end -}}
+    {{- /* For ever is said too: the controller reads no Proxy without a time. */ -}}
+    {{- $_ := set $inForce "ttl" (dig "proxy" "ttl" ($from.ttl | default "") .Values.config | default "0s") -}}
   {{- end -}}
 {{- end -}}
 {{- if $known -}}
