@@ -15,7 +15,8 @@ packages=(openssl=openssl curl=curl jq=jq unshare=util-linux skopeo=skopeo podma
     docker-registry=docker-registry htpasswd=apache2-utils nginx=nginx-light squid=squid
     buildah=buildah runc=runc dnsmasq=dnsmasq-base ip=iproute2 strip=binutils mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
     setpriv=util-linux python3=python3 promtool=prometheus etcd=etcd-server kubectl=kubernetes-client
-    systemctl=systemd iptables=iptables conntrack=conntrack busybox=busybox-static /usr/lib/cni/ptp=containernetworking-plugins)
+    systemctl=systemd iptables=iptables conntrack=conntrack busybox=busybox-static /usr/lib/cni/ptp=containernetworking-plugins
+    rsync=rsync restic=restic)
 
 install_packages() {
     local pair missing=() as_root=()
