@@ -20,7 +20,7 @@ BENCH ?= rows $(if $(ROW),$(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET
 INTEROP ?=
 PART ?=
 # Tests with real kubelets that are for `make e2e` alone.
-REAL := real-cluster-long real-upgrade real-in-place real-by-hand real-containerd-1 real-containerd-2 real-node-agent real-direct
+REAL := real-cluster-long real-upgrade real-licence real-in-place real-by-hand real-containerd-1 real-containerd-2 real-node-agent real-direct
 
 .PHONY: help run test unit interop check fmt clippy doc deny architecture reference audit bench microbench image e2e torture
 

@@ -220,9 +220,9 @@ ours_are_waited_for() {
     [[ -n $waiting ]] && ! grep -qvE '/d8-registry' <<<"$waiting"
 }
 
-# expire_licence: the upstream takes another one from now on.
+# expire_licence [NEW]: the upstream takes another one from now on.
 expire_licence() {
-    LICENCE=second-licence
+    LICENCE=${1:-second-licence}
     htpasswd -Bbn license-token "$LICENCE" >"$CLUSTER/htpasswd.new"
     mv "$CLUSTER/htpasswd.new" "$CLUSTER/htpasswd"
     kill "$UPSTREAM_PROCESS"
@@ -277,3 +277,38 @@ silence_below() {
     silence "$1"
     ((LONGEST <= $2)) || fail "127.0.0.1:5001 on $1 was silent for $LONGEST ms"
 }
+
+# protect_deckhouse puts Deckhouse's policies in force: no person may write what has the label `heritage: deckhouse`, nor set it;
+# a restart by kubectl is let through. Those who may have the rights that Deckhouse gives them.
+protect_deckhouse() {
+    local user
+    for user in --serviceaccount=d8-system:deckhouse --user=system:sudouser; do
+        k create clusterrolebinding "all-${user##*:}" --clusterrole=cluster-admin "$user" >/dev/null
+    done
+    local restart='object != null && oldObject != null && has(object.spec) && has(object.spec.template) &&
+        has(object.spec.template.metadata.annotations) && "kubectl.kubernetes.io/restartedAt" in object.spec.template.metadata.annotations &&
+        (!has(oldObject.spec.template.metadata.annotations) || !("kubectl.kubernetes.io/restartedAt" in oldObject.spec.template.metadata.annotations) ||
+        oldObject.spec.template.metadata.annotations["kubectl.kubernetes.io/restartedAt"] != object.spec.template.metadata.annotations["kubectl.kubernetes.io/restartedAt"])'
+    local own='["system:nodes", "system:serviceaccounts:kube-system", "system:serviceaccounts:d8-system"].exists(one, one in request.userInfo.groups) ||
+        request.userInfo.username in ["system:sudouser", "system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "dhctl", "observability"] ||
+        request.userInfo.username.startsWith("system:serviceaccount:d8-") || request.userInfo.username.startsWith("system:serviceaccount:kube-")'
+    local labelled='has(object.metadata.labels) && "heritage" in object.metadata.labels &&
+        (oldObject == null || !has(oldObject.metadata.labels) || !("heritage" in oldObject.metadata.labels))'
+    jq -n --arg own "$own" --arg restart "$restart" --arg labelled "$labelled" '
+        {matchLabels: {heritage: "deckhouse"}, matchExpressions: [{key: "maintenance.deckhouse.io/no-resource-reconciliation", operator: "NotIn", values: ["", "true"]}]} as $selector
+        | def policy($name; $operations; $conditions; $expression; $message):
+            {apiVersion: "admissionregistration.k8s.io/v1", kind: "ValidatingAdmissionPolicy", metadata: {name: $name}, spec: {failurePolicy: "Fail",
+                matchConstraints: {resourceRules: [{apiGroups: ["*"], apiVersions: ["*"], operations: $operations, resources: ["*"]}]},
+                matchConditions: $conditions, validations: [{expression: $expression, reason: "Forbidden", message: $message}]}},
+            {apiVersion: "admissionregistration.k8s.io/v1", kind: "ValidatingAdmissionPolicyBinding", metadata: {name: "heritage-\($name)"},
+                spec: {policyName: $name, validationActions: ["Deny"], matchResources: {objectSelector: $selector}}};
+        policy("label-objects.deckhouse.io"; ["CREATE", "UPDATE", "DELETE"]; [{name: "no-restart", expression: "!(\($restart))"}]; $own;
+            "Creating, updating and deleting an objects with the `heritage: deckhouse` label is forbidden"),
+        policy("deny-set-heritage-label.deckhouse.io"; ["CREATE", "UPDATE"]; []; "\($own) || !(\($labelled))";
+            "Setting the `heritage` label is forbidden for non-system users")' | k apply -f - >/dev/null
+    # What is Deckhouse's already.
+    k -n d8-system label --as system:sudouser secret/deckhouse-registry deployment/deckhouse heritage=deckhouse --overwrite >/dev/null
+    k -n d8-system patch --as system:sudouser deployment deckhouse -p '{"spec": {"template": {"metadata": {"labels": {"heritage": "deckhouse"}}}}}' >/dev/null
+    await is_protected
+}
+is_protected() { ! k -n d8-system annotate secret deckhouse-registry tried=yes --overwrite --dry-run=server; }

@@ -3,10 +3,11 @@
     roles.py API CA FOLDER BINARY
 
 bashible: the Secret registry-bashible-config becomes containerd's files on each node of a NodeGroup (by `BINARY node-config`),
-then the node's annotation says so. Deckhouse: the Secret deckhouse-registry becomes the pull Secret of namespace apps and the
-names of all images. Users: Deployment `app` is rolled to another version again and again, scaled, and what a node no longer
-runs is removed there, so that it has to be pulled. FOLDER has a folder for each node with the file `sleeper`, a process in the
-node's namespaces. The file `still` there stops the users, `versions` says how many versions there are. What is done is printed.
+then the node's annotation says so. Deckhouse: while a pod of it is Ready, the Secret deckhouse-registry becomes the pull Secret
+of namespace apps and the names of all images. Users: Deployment `app` is rolled to another version again and again, scaled, and
+what a node no longer runs is removed there, so that it has to be pulled. FOLDER has a folder for each node with the file
+`sleeper`, a process in the node's namespaces. The file `still` there stops the users, `no-bashible` bashible, `versions` says
+how many versions there are. What is done is printed.
 """
 
 import base64
@@ -68,6 +69,8 @@ class Bashible:
         self.refused = {}
 
     def run(self):
+        if (FOLDER / "no-bashible").exists():
+            return
         wanted = secret("registry-bashible-config").get("config")
         if not wanted:
             return
@@ -96,7 +99,14 @@ class Deckhouse:
     def __init__(self):
         self.hash, self.base = None, None
 
+    @staticmethod
+    def is_up():
+        pods = ask("GET", "/api/v1/namespaces/d8-system/pods?labelSelector=app%3Ddeckhouse")["items"]
+        return any(one["type"] == "Ready" and one["status"] == "True" for pod in pods for one in pod["status"].get("conditions", []))
+
     def run(self):
+        if not self.is_up():
+            return
         data = secret("deckhouse-registry")
         fields = {key: data.get(key, "") for key in ("address", "path", "scheme")}
         if data.get("ca"):
@@ -128,7 +138,7 @@ class Users:
         ask("PATCH", f"{APPS}/app", {"spec": {"replicas": self.count, "template": pod}}, STRATEGIC)
 
     def run(self):
-        if (FOLDER / "still").exists():
+        if DECKHOUSE.base is None or (FOLDER / "still").exists():
             return
         app = ask("GET", f"{APPS}/app")
         status = app.get("status", {})
