@@ -22,6 +22,7 @@ mod damage;
 mod direct;
 mod disk_limits;
 mod disk_read_only;
+mod documents;
 mod expected;
 mod fair;
 mod fast_path;
