@@ -53,7 +53,7 @@ deckhouse_anew() {
 }
 unused() {
     local node
-    for node in "${!SLEEPER_OF[@]}"; do ! on "$node" ctr -n k8s.io containers ls | grep -qF "$1" || return; done
+    for node in "${!SLEEPER_OF[@]}"; do [[ $(on "$node" ctr -n k8s.io containers ls) != *"$1"* ]] || return; done
 }
 
 # start_pod NAME IMAGE of a user.
@@ -137,7 +137,7 @@ refuses() {
 old_is_gone() {
     local name
     for name in deckhouse-registry registry-config registry-bashible-config d8-registry-mode; do
-        ! k -n d8-system get secret "$name" -o json 2>/dev/null | jq -r '.data[]? | @base64d' | grep -qF "$OLD" || return
+        [[ $(k -n d8-system get secret "$name" -o json 2>/dev/null | jq -r '.data[]? | @base64d') != *"$OLD"* ]] || return
     done
 }
 leads_and_is_content() {
@@ -191,8 +191,9 @@ night() {
 
     say "the command: first what it would do"
     as_written on master-1 "$SECTION" "kubectl -n d8-system get deployment d8-registry-controller" >/dev/null
-    [[ $controller == lost ]] || as_written on master-1 "$SECTION" "ctr -n k8s.io images ls | grep d8-registry" | grep -qF "$OURS" ||
-        fail "the image is not listed"
+    if [[ $controller != lost ]]; then
+        has "$(as_written on master-1 "$SECTION" "ctr -n k8s.io images ls | grep d8-registry")" "$OURS"
+    fi
     before=$(written_so_far)
     for command in binary ctr mount; do
         [[ $controller != lost || $command == binary ]] || continue
@@ -269,7 +270,8 @@ is_seen_as_written() {
     local answer
     await_for 90 probe_is_refused
     on master-1 curl -s http://127.0.0.1:5002/status | jq -e '.. | objects | select(.outcome? == "auth")' >/dev/null || fail "/status has no outcome: auth"
-    k -n d8-system logs -l component=registry-server --tail=-1 | grep -q 'the upstream refuses our credentials' || fail "the log does not say so"
+    answer=$(k -n d8-system logs -l component=registry-server --tail=-1)
+    [[ $answer == *"the upstream refuses our credentials"* ]] || fail "the log does not say so"
     answer=$(curl -s --cacert "$WORK/authority.crt" -u "$(login ro)" -i "https://${ADDRESS_OF[master-1]}:5001/v2/system/deckhouse/app/manifests/v1")
     grep -qi '^d8-registry-cache: stale' <<<"$answer" || fail "what is stored is not served: $answer"
     answer=$(curl -s --cacert "$WORK/authority.crt" -u "$(login ro)" "https://${ADDRESS_OF[master-1]}:5001/v2/system/deckhouse/app/manifests/never-there")
