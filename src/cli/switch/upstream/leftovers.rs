@@ -21,24 +21,23 @@ fn words(
     controller: &Result<Vec<FailingPod>, String>,
     has_led: bool,
 ) -> String {
-    let mut words = String::new();
-    let mut list = |pods: &[FailingPod]| {
+    let list = |pods: &[FailingPod]| {
+        let mut lines = String::new();
         for FailingPod { name, node, why } in pods {
-            // A person may not delete Deckhouse's pods as himself.
-            words.push_str(&format!(
+            // A person may not delete pods with Deckhouse's label as himself.
+            lines.push_str(&format!(
                 "  kubectl -n {namespace} delete pod {name} --as system:sudouser    # {why}, on {node}\n"
             ));
         }
+        lines
     };
     let mut said = String::new();
     match deckhouse {
         Ok(pods) if pods.is_empty() => said.push_str("No pod of Deckhouse fails.\n"),
-        Ok(pods) => {
-            list(pods);
-            said.push_str(&format!(
-                "Left to do: pods of Deckhouse that fail; delete them one by one, and wait for one that runs:\n{words}"
-            ));
-        }
+        Ok(pods) => said.push_str(&format!(
+            "Left to do: pods of Deckhouse that fail; delete them one by one, and wait for one that runs:\n{}",
+            list(pods)
+        )),
         Err(why) => said.push_str(&format!(
             "Left to do: which pods of Deckhouse fail can't be read ({why}): kubectl -n {namespace} get pods -l {DECKHOUSE}\n"
         )),
@@ -50,11 +49,10 @@ fn words(
         );
         match controller {
             Ok(pods) if pods.is_empty() => {}
-            Ok(pods) => {
-                for FailingPod { name, node, why } in pods {
-                    said.push_str(&format!("  pod {name} of the controller: {why}, on {node}\n"));
-                }
-            }
+            Ok(pods) => said.push_str(&format!(
+                "Pods of the controller that fail; the kubelet tries again within five minutes, or at once when they are deleted:\n{}",
+                list(pods)
+            )),
             Err(why) => said.push_str(&format!("  pods of the controller can't be read: {why}\n")),
         }
     }
@@ -77,7 +75,8 @@ mod tests {
 Left to do: pods of Deckhouse that fail; delete them one by one, and wait for one that runs:
   kubectl -n d8-system delete pod deckhouse-a --as system:sudouser    # ImagePullBackOff, on master-0
 The switch ends when Deckhouse runs and a controller does: nodes and servers hold the old upstream beside the new one until then.
-  pod c of the controller: ImagePullBackOff, on master-0
+Pods of the controller that fail; the kubelet tries again within five minutes, or at once when they are deleted:
+  kubectl -n d8-system delete pod c --as system:sudouser    # ImagePullBackOff, on master-0
 See how far it is: d8-registry switch status --watch
 ";
         assert_eq!(words("d8-system", &Ok(vec![pod("deckhouse-a")]), &Ok(vec![pod("c")]), true), expected);
