@@ -1,7 +1,10 @@
 //! Health and metrics of a program beside the server, on an address of its own: `/healthz`, `/readyz` and `/metrics`, plain
 //! HTTP, for the kubelet and Prometheus. Whoever asks here asks little and seldom.
 
+mod program;
+
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +13,8 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use crate::serve::{ConnectionLimits, Listener, Server};
+pub use self::program::{End, StartError, Threads};
+use crate::serve::{self, ConnectionLimits, Listener, Server};
 use crate::telemetry::{Metrics, Samples, with_causes};
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
@@ -53,6 +57,19 @@ impl Default for HealthServer {
 }
 
 impl HealthServer {
+    /// Answers on these addresses, until the end. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`].
+    pub fn start(addresses: &[SocketAddr], health: &Arc<impl Health>) -> Result<Self, StartError> {
+        let server = Self::default();
+        for listener in serve::bind(addresses)? {
+            tracing::info!(address = %listener.address(), "metrics and health");
+            server.listen(listener, Arc::clone(health));
+        }
+        Ok(server)
+    }
+
     /// Answers on one more listener, until the end. Must be called inside a tokio runtime.
     pub fn listen(&self, listener: Listener, health: Arc<impl Health>) {
         let service = tower::service_fn(move |request: Request<_>| {

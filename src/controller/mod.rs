@@ -31,7 +31,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,11 +42,10 @@ use self::questions::Questions;
 use self::rounds::Rounds;
 use self::sources::Sources;
 use crate::cluster::{Access, Candidate, Cluster, ClusterError, Watched};
-use crate::health::HealthServer;
-use crate::serve::{self, BindError};
+use crate::health::{End, HealthServer, StartError, Threads};
 use crate::switch::SwitchOptions;
 use crate::switch::outputs::{names, users};
-use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging, Metrics, MetricsError};
+use crate::telemetry::{Metrics, MetricsError};
 use crate::values::Role;
 
 pub(crate) use self::look::settings_secret;
@@ -57,8 +55,8 @@ pub use self::state_client::Identity;
 
 /// From one look at what the cluster runs to the next: each lists all pods and templates, and what it says counts for a day.
 pub const PINS_INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(1800);
-/// Threads: the work is waiting for answers.
-const WORKERS: usize = 2;
+/// The work is waiting for answers.
+const THREADS: Threads = Threads { name: "controller", workers: 2, blocking: 512 };
 /// How long what is under way may take after SIGTERM. A write is one request.
 const LAST: Duration = Duration::from_secs(10);
 
@@ -89,24 +87,12 @@ pub enum ControllerError {
     /// No API server is named.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// An address is taken or not ours.
-    #[error("listen")]
-    Bind(#[from] BindError),
-    /// The log can't be set up.
-    #[error("log")]
-    Log(#[from] LogError),
+    /// What every program needs.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// The metrics can't be set up.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// The system refused threads or signals.
-    #[error("the system refused {what}")]
-    System {
-        /// What was asked for.
-        what: &'static str,
-        /// What it said.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 impl ControllerError {
@@ -122,30 +108,14 @@ impl ControllerError {
 /// # Errors
 /// [`ControllerError`] if it can't start.
 pub fn run(options: Options) -> Result<(), ControllerError> {
-    let log = LogOptions { format: LogFormat::suitable(), level: Level::Info, access: AccessMode::Off };
-    let _logging = Logging::start(log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .thread_name("controller")
-        .enable_all()
-        .build()
-        .map_err(|source| ControllerError::System { what: "threads", source })?;
-    let ended = runtime.block_on(Box::pin(control(options)));
-    // A look-up of a name may still wait for its server.
-    runtime.shutdown_background();
-    ended
+    THREADS.run(control(options))
 }
 
 async fn control(options: Options) -> Result<(), ControllerError> {
-    let system = |what| move |source| ControllerError::System { what, source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
+    let mut end = End::new()?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let (shown, status) = (Arc::new(Shown::default()), HealthServer::default());
-    for listener in serve::bind(&options.metrics_listen)? {
-        tracing::info!(address = %listener.address(), "metrics and health");
-        status.listen(listener, Arc::clone(&shown));
-    }
+    let shown = Arc::new(Shown::default());
+    let status = HealthServer::start(&options.metrics_listen, &shown)?;
     let cluster = Cluster::connect(&options.access, &options.namespace).await?;
     let changed = Arc::new(Notify::new());
     let user_names = Role::ALL.map(users::user_secret);
@@ -203,11 +173,7 @@ async fn control(options: Options) -> Result<(), ControllerError> {
         stop: stop.clone(),
     };
     let rounds = tasks.spawn(Box::pin(rounds.go()));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("stopping");
+    end.come().await;
     stop.cancel();
     if tokio::time::timeout(LAST, rounds).await.is_err() {
         tracing::warn!("a write was still under way after {} s", LAST.as_secs());

@@ -43,7 +43,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -56,15 +55,12 @@ pub use self::pulls::{InvalidPinnedImage, PinnedImage};
 use self::rounds::Rounds;
 use crate::cluster::{Access, Cluster, ClusterError};
 use crate::config::watch::Watcher;
-use crate::health::HealthServer;
+use crate::health::{End, HealthServer, StartError, Threads};
 use crate::jobs::Runner;
-use crate::serve::{self, BindError};
-use crate::telemetry::{AccessMode, Level, LogError, LogFormat, LogOptions, Logging, Metrics, MetricsError};
+use crate::telemetry::{Metrics, MetricsError};
 
-/// Threads: the work is waiting.
-const WORKERS: usize = 2;
-/// Threads for what blocks.
-const BLOCKING_THREADS: usize = 8;
+/// The work is waiting.
+const THREADS: Threads = Threads { name: "node-agent", workers: 2, blocking: 8 };
 /// How long what is under way may take after SIGTERM. Files are whole whenever it ends.
 const LAST: Duration = Duration::from_secs(10);
 
@@ -101,24 +97,12 @@ pub enum NodeAgentError {
     /// No API server is named.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// An address is taken or not ours.
-    #[error("listen")]
-    Bind(#[from] BindError),
-    /// The log can't be set up.
-    #[error("log")]
-    Log(#[from] LogError),
+    /// What every program needs.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// The metrics can't be set up.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// The system refused threads or signals.
-    #[error("the system refused {what}")]
-    System {
-        /// What was asked for.
-        what: &'static str,
-        /// What it said.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 impl NodeAgentError {
@@ -134,31 +118,14 @@ impl NodeAgentError {
 /// # Errors
 /// [`NodeAgentError`] if it can't start.
 pub fn run(options: Options) -> Result<(), NodeAgentError> {
-    let log = LogOptions { format: LogFormat::suitable(), level: Level::Info, access: AccessMode::Off };
-    let _logging = Logging::start(log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_name("node-agent")
-        .enable_all()
-        .build()
-        .map_err(|source| NodeAgentError::System { what: "threads", source })?;
-    let ended = runtime.block_on(Box::pin(serve_node(options)));
-    // A look-up of a name may still wait for its server.
-    runtime.shutdown_background();
-    ended
+    THREADS.run(serve_node(options))
 }
 
 async fn serve_node(options: Options) -> Result<(), NodeAgentError> {
-    let system = |what| move |source| NodeAgentError::System { what, source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
+    let mut end = End::new()?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let (shown, status) = (Arc::new(Shown::default()), HealthServer::default());
-    for listener in serve::bind(&options.metrics_listen)? {
-        tracing::info!(address = %listener.address(), "metrics and health");
-        status.listen(listener, Arc::clone(&shown));
-    }
+    let shown = Arc::new(Shown::default());
+    let status = HealthServer::start(&options.metrics_listen, &shown)?;
     let cluster = Cluster::connect(&options.access, &options.namespace).await?;
     let (say, said) = watch::channel(Said::default());
     let (by_bashible, told) = watch::channel(false);
@@ -194,11 +161,7 @@ async fn serve_node(options: Options) -> Result<(), NodeAgentError> {
     let local =
         Local { places: Places { root, mount, files, proc }, may_restart: options.restart_containerd, restarted: None };
     jobs.start(Rounds::new(local, watcher, options.interval, told, say, changed, shown));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("stopping");
+    end.come().await;
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(LAST, tasks.wait()).await.is_err() {
