@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &["values", "clock"]),
     ("jobs", &["clock", "telemetry"]),
     ("serve", &["jobs", "sys", "clock", "telemetry"]),
-    ("health", &["serve", "telemetry"]),
+    ("health", &["serve", "values", "telemetry"]),
     ("fs", &["sys", "clock", "telemetry"]),
     ("store", &["jobs", "fs", "oci", "sys", "values", "clock", "telemetry"]),
     ("upstream", &["oci", "values", "clock", "telemetry"]),
