@@ -33,8 +33,8 @@ start_control_plane
 prepare_cluster
 prepare_deckhouse
 deckhouse_protects
+users_may_pull
 begin_roles
-await_for 60 k -n apps get secret deckhouse-registry
 for node in "master-1 1 master" "master-2 2 master" "worker-1 3 worker"; do
     read -r name number role <<<"$node"
     make_node "$name" "$number"

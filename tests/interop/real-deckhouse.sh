@@ -148,6 +148,13 @@ bashible_first() {
 # preflight NODE: what bashible says of containerd's own configuration.
 preflight() { k label node "$1" node.deckhouse.io/containerd-config-registry=default --overwrite >/dev/null; }
 
+# users_may_pull: Deckhouse has been there before, so namespace apps has its pull Secret.
+users_may_pull() {
+    k -n d8-system get secret deckhouse-registry -o json |
+        jq '{apiVersion, kind, type, metadata: {name: .metadata.name}, data: {".dockerconfigjson": .data[".dockerconfigjson"]}}' |
+        k -n apps create -f -
+}
+
 begin_roles() {
     echo 6 >"$CLUSTER/versions"
     part roles python3 tests/tools/real/roles.py "https://$OUTSIDE:$(<"$KUBE_DIR/port")" "$KUBE_DIR/pki/ca.crt" "$CLUSTER" "$INTEROP_SERVER"

@@ -77,8 +77,8 @@ k -n apps set image deployment/app "app=$SERVED/app:v1"
 for namespace in d8-system apps; do k -n "$namespace" delete replicasets --all; done
 none_of_upstream() { k get pods -A -o json | jq -e --arg base "$UPSTREAM" 'all(.items[].spec.containers[]; .image | startswith($base) | not)'; }
 await none_of_upstream
+users_may_pull
 begin_roles
-await_for 60 k -n apps get secret deckhouse-registry
 for node in "master-1 master" "master-2 master" "worker-1 worker"; do
     read -r name role <<<"$node"
     balancer_on "$name"
