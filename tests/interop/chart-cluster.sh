@@ -404,7 +404,15 @@ change "${proxy[@]}"
 gone "$OWN/secrets/d8-registry-mode"
 may "$CONTROLLER" POST "$OWN/secrets" "$(made d8-registry-mode Opaque "\"mode.yaml\": \"$file\"")"
 may "$CONTROLLER" PATCH "$OWN/services/registry-push" '{"spec": {"selector": {"component": "registry-push-off"}}}'
+may "$CONTROLLER" PATCH "$OWN/services/registry" '{"spec": {"selector": {"component": "nobody"}}}'
 change "${proxy[@]}"
+same "$(object services/registry | jq -r .spec.selector.component)" nobody "what is behind the registry's Service in Unmanaged"
+# As INSTALL says of a rollback there.
+earlier=$(($(revision) - 1))
+! helm rollback d8-registry "$earlier" --namespace d8-system >"$WORK/helm.out" 2>&1 || fail "a rollback changed the controller's selector"
+grep -q 'spec.selector' "$WORK/helm.out" || fail "no conflict is named: $(<"$WORK/helm.out")"
+run_helm rollback d8-registry "$earlier" --force-conflicts
+same "$(object services/registry | jq -r .spec.selector.component)" registry-server "what is behind the registry's Service after a forced rollback"
 same "$(object services/registry-push | jq -r .spec.selector.component)" registry-push-off "what is behind pushes after Local"
 before=$(versions)
 pki=$(secret registry-pki)
