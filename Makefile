@@ -90,7 +90,7 @@ image: ## The container image, from the release binary, as an OCI layout in targ
 	@command -v buildah jq strip >/dev/null || tests/interop/prepare.sh
 	@deploy/image/build.sh $(CARGO_TARGET_DIR)/release/d8-registry $(CARGO_TARGET_DIR)/image
 
-e2e: ## Long form of the interop tests: every one against the release binary, three times over; then every pair of modes and the other long cases of a switch; then clusters with real kubelets (REAL); then 4 GiB through nginx, if 10 GiB of disk are free, and a bundle of 8 GiB, if 27 are. At most 80 minutes from a built release
+e2e: ## Long form of the interop tests: every one against the release binary, three times over; then every pair of modes and the other long cases of a switch; then clusters with real kubelets (REAL); then 4 GiB through nginx, if 10 GiB of disk are free, and a bundle of 8 GiB, if 27 are. Hours from a built release
 	cargo build --locked --workspace --release --bins
 	cargo test --locked --test cluster --no-run
 	@tests/interop/prepare.sh
