@@ -15,7 +15,7 @@ pub struct NodeAgentArguments {
     /// The folder below which the node's files are.
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,
-    /// The mounted Secret registry-bashible-config.
+    /// The mounted Secret registry-bashible-config (config), and beside it the word of d8-registry-masters (settled).
     #[arg(long, value_name = "DIR", default_value = "/etc/d8-registry/node-agent")]
     pub mount: PathBuf,
     /// The folder of the copy of it, on the node's disk.

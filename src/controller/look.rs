@@ -14,10 +14,10 @@ use super::state_client::{Identity, StateClient};
 use crate::clock::Timestamp;
 use crate::cluster::{Cluster, ClusterError, ModuleConfig, NewSecret, StoredSecret, StoredService};
 use crate::jobs::blocking;
-use crate::switch::outputs::{masters, names, services, users};
+use crate::switch::outputs::{names, services, users};
 use crate::switch::{
-    BashibleConfig, DeckhouseRegistry, FoundModeFile, Input, Inputs, Node, Observed, Output, Outputs, Record,
-    RegistryState, Seen, Server, SwitchOptions, User, Word, inputs,
+    BashibleConfig, DeckhouseRegistry, FoundModeFile, Input, Inputs, MastersMap, Node, Observed, Output, Outputs,
+    Record, RegistryState, Seen, Server, SwitchOptions, User, Word, inputs,
 };
 use crate::telemetry::with_causes;
 use crate::values::Role;
@@ -107,11 +107,11 @@ impl Looker {
             bashible: output(bashible, &mut found, |secret| BashibleConfig::read(&secret.data)),
             deckhouse_registry: output(registry, &mut found, |secret| DeckhouseRegistry::read(&secret.data)),
             users: self.users(user_secrets, &mut found).await,
-            ca: in_config_map(ca, "ca.crt", |text| text.to_owned()),
+            ca: in_config_map(ca, authority),
             pki: seen(pki),
             service: selector(names::SERVICE, service, &mut found, |selector| Ok(selector.clone())),
             push_ingress: selector(names::PUSH_SERVICE, push, &mut found, services::leads_to_servers),
-            masters: in_config_map(list, names::MASTERS_KEY, masters::read_list_file),
+            masters: in_config_map(list, MastersMap::read),
         };
         let observed = Observed {
             now,
@@ -228,17 +228,21 @@ fn output<T>(
     output
 }
 
+/// The certificate in ConfigMap `registry-ca`.
+fn authority(data: &BTreeMap<String, String>) -> Result<String, String> {
+    data.get("ca.crt").cloned().ok_or_else(|| "key ca.crt is missing".to_owned())
+}
+
 fn in_config_map<T>(
     found: Result<Option<crate::cluster::StoredConfigMap>, ClusterError>,
-    key: &str,
-    read: impl FnOnce(&str) -> T,
+    read: impl FnOnce(&BTreeMap<String, String>) -> Result<T, String>,
 ) -> Output<T> {
     match found {
         Err(error) => Output::Unreadable(with_causes(&error)),
         Ok(None) => Output::Absent,
-        Ok(Some(map)) => match map.data.get(key) {
-            Some(text) => Output::Present { version: map.version.0, value: read(text) },
-            None => Output::Garbled { version: map.version.0, why: format!("key {key} is missing") },
+        Ok(Some(map)) => match read(&map.data) {
+            Ok(value) => Output::Present { version: map.version.0, value },
+            Err(why) => Output::Garbled { version: map.version.0, why },
         },
     }
 }

@@ -9,7 +9,7 @@ use crate::clock;
 use crate::cluster::{Changes, Cluster, ClusterError, NewSecret, SecretChange, StoredSecret, Version};
 use crate::jobs::blocking;
 use crate::pki::{self, NewAuthority, PkiError};
-use crate::switch::outputs::{SecretManifest, masters, names, services, users, words};
+use crate::switch::outputs::{SecretManifest, names, services, users, words};
 use crate::switch::{Content, Write};
 use crate::telemetry::with_causes;
 use crate::values::Secret;
@@ -112,14 +112,13 @@ pub(super) async fn carry_out(cluster: &Cluster, found: &Found, write: Write) ->
             let selector = if open { services::servers() } else { services::nobody() };
             select(cluster, found, names::PUSH_SERVICE, &selector).await.map_err(failed)
         }
-        Content::Masters(endpoints) => {
-            let file = masters::list_file(&endpoints);
-            let data = BTreeMap::from([(names::MASTERS_KEY.to_owned(), file.clone())]);
+        Content::Masters(map) => {
+            let data = map.data();
             let written = if base.0.is_empty() {
+                let data = data.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
                 cluster.create_config_map(names::MASTERS, BTreeMap::new(), data).await
             } else {
-                let change = Changes::from([(names::MASTERS_KEY.to_owned(), Some(file))]);
-                cluster.change_config_map(names::MASTERS, &base, change).await
+                cluster.change_config_map(names::MASTERS, &base, data).await
             };
             written.map_err(failed)
         }

@@ -1,7 +1,7 @@
 //! What is to be done on the node, by what is mounted and what was kept. Pure.
 //!
-//! The law: files go only where the mount is empty or missing **and** the copy is that of a settled bare Unmanaged. Nothing here
-//! depends on the API server.
+//! The law: files go only where the mount is empty or missing **and** the copy is that of a settled bare Unmanaged: it was known as
+//! such, or the word beside the mount has its version. Nothing here depends on the API server.
 
 use super::given::{Given, Kept, Mounted};
 
@@ -57,19 +57,23 @@ pub(super) fn decide(seen: Seen) -> Decision {
         (Mounted::Wrong(why), Kept::Absent | Kept::Wrong(_)) => {
             held(Step::Stay, format!("registry-bashible-config {why}, and there is no copy of one before"))
         }
-        (Mounted::Absent, Kept::Given(given)) if given.ends_with_its_secret => done(Step::GoBack),
-        (Mounted::Absent, Kept::Given(given)) => held(
+        (Mounted::Absent { settled }, Kept::Given(given))
+            if given.ends_with_its_secret || given.is_settled_by(settled.as_deref()) =>
+        {
+            done(Step::GoBack)
+        }
+        (Mounted::Absent { .. }, Kept::Given(given)) => held(
             Step::Follow { given, keep: false },
             "registry-bashible-config is gone, and the last one was not that of a settled bare Unmanaged; the node keeps it".to_owned(),
         ),
-        (Mounted::Absent, Kept::Wrong(why)) => {
+        (Mounted::Absent { .. }, Kept::Wrong(why)) => {
             held(Step::Stay, format!("registry-bashible-config is gone, and its copy {why}; the node's files stay"))
         }
-        (Mounted::Absent, Kept::Absent) if seen.holds_files => held(
+        (Mounted::Absent { .. }, Kept::Absent) if seen.holds_files => held(
             Step::Stay,
             "registry-bashible-config is gone, and so is its copy; the node's files stay".to_owned(),
         ),
-        (Mounted::Absent, Kept::Absent) => done(Step::Nothing),
+        (Mounted::Absent { .. }, Kept::Absent) => done(Step::Nothing),
     }
 }
 
@@ -85,7 +89,7 @@ mod tests {
 
     fn mounted() -> impl Strategy<Value = Mounted> {
         prop_oneof![
-            Just(Mounted::Absent),
+            prop::option::of("[a-c]").prop_map(|settled| Mounted::Absent { settled }),
             Just(Mounted::Wrong("is wrong".to_owned())),
             given().prop_map(Mounted::Given)
         ]
@@ -101,14 +105,19 @@ mod tests {
         }
     }
 
+    /// Whether the mount is empty and the copy that of a settled bare Unmanaged.
+    fn ends(seen: &Seen) -> bool {
+        let (Mounted::Absent { settled }, Kept::Given(kept)) = (&seen.mounted, &seen.kept) else { return false };
+        kept.ends_with_its_secret || settled.as_ref() == Some(&kept.version)
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         /// The law.
         #[test]
         fn files_go_only_with_an_absent_mount_and_the_copy_of_a_settled_bare_unmanaged(seen in seen()) {
-            let may = matches!(&seen, Seen { mounted: Mounted::Absent, kept: Kept::Given(given), by_bashible: false, .. }
-                if given.ends_with_its_secret);
+            let may = ends(&seen) && !seen.by_bashible;
             prop_assert_eq!(decide(seen).step == Step::GoBack, may);
         }
 
@@ -116,18 +125,18 @@ mod tests {
         #[test]
         fn what_is_followed_is_the_mount_or_else_the_copy_and_then_it_is_said(seen in seen()) {
             let Decision { step, problem } = decide(seen.clone());
-            match (seen.by_bashible, seen.mounted, seen.kept) {
+            match (seen.by_bashible, seen.mounted.clone(), seen.kept.clone()) {
                 (true, ..) => prop_assert_eq!((step, problem), (Step::StandBy, None)),
                 (_, Mounted::Given(wanted), kept) => {
                     let keep = kept != Kept::Given(wanted.clone());
                     prop_assert_eq!((step, problem), (Step::Follow { given: wanted, keep }, None));
                 }
-                (_, Mounted::Absent, Kept::Given(kept)) if kept.ends_with_its_secret => prop_assert_eq!(problem, None),
+                _ if ends(&seen) => prop_assert_eq!(problem, None),
                 (_, _, Kept::Given(kept)) => {
                     prop_assert_eq!(step, Step::Follow { given: kept, keep: false });
                     prop_assert!(problem.is_some());
                 }
-                (_, Mounted::Absent, Kept::Absent) if !seen.holds_files => {
+                (_, Mounted::Absent { .. }, Kept::Absent) if !seen.holds_files => {
                     prop_assert_eq!((step, problem), (Step::Nothing, None));
                 }
                 (_, _, Kept::Absent | Kept::Wrong(_)) => {

@@ -1,4 +1,5 @@
-//! A configuration of the node as it is mounted and kept: Secret `registry-bashible-config`.
+//! A configuration of the node as it is mounted and kept: Secret `registry-bashible-config`, and beside it the word of ConfigMap
+//! `d8-registry-masters` that bare Unmanaged is settled.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -13,10 +14,10 @@ use crate::values::Secret;
 
 /// The Secret's key with the configuration.
 const CONFIG: &str = "config";
-/// Its key with the version that is settled in a bare Unmanaged: with such a Secret gone the node goes back to what it had before.
-/// The controller writes it.
+/// The ConfigMap's key with the version that is settled in a bare Unmanaged: with the Secret gone, a node whose last configuration had
+/// it goes back to what it had before. The controller writes it.
 const SETTLED: &str = "settled";
-/// The kubelet swaps this link when the Secret changes, so what is read behind it is of one moment.
+/// The kubelet swaps this link when one of both changes, so what is read behind it is of one moment.
 const DATA: &str = "..data";
 /// A Secret holds 1 MiB.
 const MAX_BYTES: u64 = 1 << 20;
@@ -44,8 +45,8 @@ pub(super) struct Given {
 /// What the mounted Secret holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mounted {
-    /// There is no Secret, or it is empty.
-    Absent,
+    /// There is no Secret, or it is empty. `settled`: the version of the word beside it.
+    Absent { settled: Option<String> },
     /// It can't be read or used, and why.
     Wrong(String),
     /// A configuration.
@@ -71,8 +72,14 @@ impl Given {
         if version.is_empty() || version.len() > MAX_VERSION || !version.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("has no version that a node could answer with".to_owned());
         }
-        let ends_with_its_secret = config.is_unmanaged() && settled.map(str::trim) == Some(version.as_str());
-        Ok(Self { text: Secret::new(text), config, version, ends_with_its_secret })
+        let mut given = Self { text: Secret::new(text), config, version, ends_with_its_secret: false };
+        given.ends_with_its_secret = given.is_settled_by(settled);
+        Ok(given)
+    }
+
+    /// Whether the word of the ConfigMap is of it.
+    pub(super) fn is_settled_by(&self, word: Option<&str>) -> bool {
+        self.config.is_unmanaged() && word.map(str::trim) == Some(self.version.as_str())
     }
 
     #[cfg(test)]
@@ -84,18 +91,16 @@ impl Given {
 
 /// What is mounted at `folder`. Blocking.
 pub(super) fn mounted(folder: &Path) -> Mounted {
-    let read = || -> io::Result<Option<(String, Option<String>)>> {
+    let read = || -> io::Result<(Option<String>, Option<String>)> {
         let data = folder.join(DATA);
         let folder = if data.exists() { data.canonicalize()? } else { folder.to_owned() };
-        let Some(config) = read_file(&folder.join(CONFIG))? else { return Ok(None) };
-        Ok(Some((config, read_file(&folder.join(SETTLED))?)))
+        Ok((read_file(&folder.join(CONFIG))?, read_file(&folder.join(SETTLED))?))
     };
     match read() {
-        Ok(None) => Mounted::Absent,
-        Ok(Some((config, _))) if config.trim().is_empty() => Mounted::Absent,
-        Ok(Some((config, settled))) => {
-            Given::read(config, settled.as_deref()).map_or_else(Mounted::Wrong, Mounted::Given)
-        }
+        Ok((config, settled)) => match config.filter(|config| !config.trim().is_empty()) {
+            None => Mounted::Absent { settled },
+            Some(config) => Given::read(config, settled.as_deref()).map_or_else(Mounted::Wrong, Mounted::Given),
+        },
         // The parser's words, and the system's, name no content.
         Err(error) => Mounted::Wrong(format!("can't be read: {error}")),
     }
@@ -174,15 +179,18 @@ mod tests {
     #[test]
     fn a_missing_or_empty_mount_is_absent_and_a_wrong_one_is_not() {
         let folder = tempfile::TempDir::new().unwrap();
-        assert_eq!(mounted(&folder.path().join("none")), Mounted::Absent);
-        assert_eq!(mounted(folder.path()), Mounted::Absent);
-        for (text, absent) in [("", true), (" \n", true), ("{", false), ("hosts: {}", false), ("version: x", false)] {
+        let absent = Mounted::Absent { settled: None };
+        assert_eq!(mounted(&folder.path().join("none")), absent);
+        assert_eq!(mounted(folder.path()), absent);
+        for (text, empty) in [("", true), (" \n", true), ("{", false), ("hosts: {}", false), ("version: x", false)] {
             secret(folder.path(), &[(CONFIG, text)]);
             let found = mounted(folder.path());
-            assert_eq!(found == Mounted::Absent, absent, "{text:?}: {found:?}");
-            assert!(absent || matches!(found, Mounted::Wrong(_)), "{text:?}: {found:?}");
+            assert_eq!(found == absent, empty, "{text:?}: {found:?}");
+            assert!(empty || matches!(found, Mounted::Wrong(_)), "{text:?}: {found:?}");
         }
         std::fs::remove_file(folder.path().join(CONFIG)).unwrap();
+        secret(folder.path(), &[(SETTLED, "abc")]);
+        assert_eq!(mounted(folder.path()), Mounted::Absent { settled: Some("abc".to_owned()) });
         std::fs::create_dir(folder.path().join(CONFIG)).unwrap();
         assert!(matches!(mounted(folder.path()), Mounted::Wrong(_)));
     }
@@ -205,6 +213,7 @@ mod tests {
             }
             let Mounted::Given(given) = mounted(folder.path()) else { panic!("{config}") };
             assert_eq!(given.ends_with_its_secret, ends, "{config} {settled:?}");
+            assert_eq!(given.is_settled_by(settled), ends, "{config} {settled:?}");
         }
     }
 

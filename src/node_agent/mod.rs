@@ -11,9 +11,10 @@
 //! # Decisions
 //!
 //! - Rounds ask no API server. With it away the node goes on by what is mounted, and without a mount by the copy.
-//! - A Secret that is gone is a way back only if its last copy says so: the key `settled` names the version of a bare Unmanaged
-//!   whose switch has ended. The controller writes that key with the same write as the configuration. What is mounted shows no
-//!   other difference to an Unmanaged that an administrator has configured, where a deleted Secret is put back a moment later.
+//! - A Secret that is gone is a way back only if the last one was that of a bare Unmanaged whose switch has ended: the key `settled` of
+//!   ConfigMap `d8-registry-masters` names its version. What is mounted shows no other difference to an Unmanaged that an
+//!   administrator has configured, where a deleted Secret is put back a moment later. The word is not in the Secret: one that is
+//!   deleted before the kubelet has come for it would never have told it, and the node would keep its files for good.
 //! - The copy is written before the files: a killed round has then left nothing that its copy does not explain. At the way back
 //!   the copy goes last.
 //! - The version is answered when the files are written and nothing in containerd's configuration works against them. A node that
@@ -69,7 +70,7 @@ const LAST: Duration = Duration::from_secs(10);
 pub struct Options {
     /// The folder below which the node's files are.
     pub root: PathBuf,
-    /// The mounted Secret.
+    /// The mounted Secret, and the ConfigMap's key beside it.
     pub mount: PathBuf,
     /// The folder of the copy.
     pub files: PathBuf,

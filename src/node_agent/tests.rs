@@ -73,14 +73,11 @@ fn config(mode: &str, version: &str) -> String {
 #[derive(Clone, Debug)]
 enum Event {
     /// A configuration; whether it is bare Unmanaged, and settled.
-    Given {
-        version: u8,
-        bare: bool,
-        settled: bool,
-    },
+    Given { version: u8, bare: bool, settled: bool },
     /// One that nobody can follow.
     Garbled,
-    Gone,
+    /// The version that is settled, as the word beside the mount has it.
+    Gone { settled: Option<u8> },
     /// The agent is killed after this much of a round, and started again.
     Killed(Cut),
 }
@@ -97,7 +94,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0_u8..3, any::<bool>(), any::<bool>())
             .prop_map(|(version, bare, settled)| Event::Given { version, bare, settled }),
         1 => Just(Event::Garbled),
-        3 => Just(Event::Gone),
+        3 => prop::option::of(0_u8..3).prop_map(|settled| Event::Gone { settled }),
         2 => prop_oneof![Just(Cut::AfterTheCopy), Just(Cut::AfterTheFiles), Just(Cut::BeforeAnything)]
             .prop_map(Event::Killed),
     ]
@@ -106,17 +103,46 @@ fn event() -> impl Strategy<Value = Event> {
 /// A node by the law alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Model {
-    mounted: Option<Result<(String, bool), ()>>,
-    /// Version of the copy, and whether the end of its Secret is the way back.
-    copy: Option<(String, bool)>,
+    mounted: Mount,
+    copy: Option<Copied>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mount {
+    Given(Copied),
+    Garbled,
+    Gone { settled: Option<String> },
+}
+
+impl Default for Mount {
+    fn default() -> Self {
+        Self::Gone { settled: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Copied {
+    version: String,
+    bare: bool,
+    /// Whether it was known as settled when it was copied.
+    settled: bool,
+}
+
+impl Copied {
+    /// Whether the end of its Secret is the way back.
+    fn ends(&self, word: Option<&str>) -> bool {
+        self.bare && (self.settled || word == Some(self.version.as_str()))
+    }
 }
 
 impl Model {
     fn round(&mut self) {
         match &self.mounted {
-            Some(Ok(given)) => self.copy = Some(given.clone()),
-            None if self.copy.as_ref().is_some_and(|(_, back)| *back) => self.copy = None,
-            Some(Err(())) | None => {}
+            Mount::Given(given) => self.copy = Some(given.clone()),
+            Mount::Gone { settled } if self.copy.as_ref().is_some_and(|copy| copy.ends(settled.as_deref())) => {
+                self.copy = None;
+            }
+            Mount::Garbled | Mount::Gone { .. } => {}
         }
     }
 }
@@ -134,15 +160,16 @@ proptest! {
                     let version = format!("v{version}");
                     let text = config(if bare { "Unmanaged" } else { "Proxy" }, &version);
                     node.mount(Some(&text), settled.then_some(version.as_str()));
-                    model.mounted = Some(Ok((version, bare && settled)));
+                    model.mounted = Mount::Given(Copied { version, bare, settled });
                 }
                 Event::Garbled => {
                     node.mount(Some("mode: ["), None);
-                    model.mounted = Some(Err(()));
+                    model.mounted = Mount::Garbled;
                 }
-                Event::Gone => {
-                    node.mount(None, None);
-                    model.mounted = None;
+                Event::Gone { settled } => {
+                    let settled = settled.map(|version| format!("v{version}"));
+                    node.mount(None, settled.as_deref());
+                    model.mounted = Mount::Gone { settled };
                 }
                 Event::Killed(cut) => {
                     let places = node.places();
@@ -154,7 +181,9 @@ proptest! {
                                 node_config::apply(&places.root, &given.config).unwrap();
                             }
                         }
-                        (given::Mounted::Absent, given::Kept::Given(given), _) if given.ends_with_its_secret => {
+                        (given::Mounted::Absent { settled }, given::Kept::Given(given), _)
+                            if given.ends_with_its_secret || given.is_settled_by(settled.as_deref()) =>
+                        {
                             node_config::apply(&places.root, &NodeConfig::nothing()).unwrap();
                         }
                         _ => {}
@@ -164,17 +193,17 @@ proptest! {
             }
             let said = node.round();
             model.round();
-            let version = model.copy.as_ref().map(|(version, _)| version.clone());
+            let version = model.copy.as_ref().map(|copy| copy.version.clone());
             prop_assert_eq!(node.mirror(), version.as_ref().map(|version| format!("{version}.example")));
             prop_assert_eq!(said.follows.is_some(), version.is_some());
             // What is not done is said, and nothing else is wrong.
             let held = match &model.mounted {
-                Some(Ok(_)) => false,
-                Some(Err(())) => true,
-                None => version.is_some(),
+                Mount::Given(_) => false,
+                Mount::Garbled => true,
+                Mount::Gone { .. } => version.is_some(),
             };
             prop_assert_eq!(Node::kinds(&said), if held { vec![Kind::Source] } else { vec![] });
-            let garbled_first = version.is_none() && model.mounted == Some(Err(()));
+            let garbled_first = version.is_none() && model.mounted == Mount::Garbled;
             let answered = if garbled_first { None } else { Some(version.unwrap_or_else(|| UNKNOWN.to_owned())) };
             prop_assert_eq!(said.answer, Answer { version: answered, usual: Some(true) });
         }

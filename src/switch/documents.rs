@@ -56,9 +56,17 @@ pub struct BashibleConfig {
     pub proxy_endpoints: Vec<String>,
     /// What containerd gets.
     pub hosts: Hosts,
-    /// Whether the switch to bare Unmanaged has ended with it: a node that finds this Secret gone then goes back to what it had
-    /// before. It is no part of the version, as nodes have nothing to apply for it.
-    pub settled: bool,
+}
+
+/// ConfigMap `d8-registry-masters`: what nodes are told beside their configuration. No secrets in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MastersMap {
+    /// Key `backends`, node-proxy's list of masters: `<masterIP>:5001`, sorted.
+    pub backends: Vec<String>,
+    /// Key `settled`, for node-agent: the [version](BashibleConfig::version) with which the switch to bare Unmanaged has ended. A
+    /// node whose last configuration has it goes back to what it had before once `registry-bashible-config` is gone. Here and not
+    /// in that Secret, as a Secret that is deleted soon after would never have told it.
+    pub settled: Option<String>,
 }
 
 /// Secret `deckhouse-registry`: the five fields of it that are ours.

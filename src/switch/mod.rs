@@ -19,8 +19,8 @@ mod write;
 
 pub use conditions::{Condition, ConditionType};
 pub use documents::{
-    BashibleConfig, Coming, DeckhouseRegistry, FIXED_HOST, FIXED_PATH, FoundModeFile, Hosts, Mirror, ModeFile,
-    NODE_HOST, Phase, Plane, RegistryState, Rewrite, ServerMode, User,
+    BashibleConfig, Coming, DeckhouseRegistry, FIXED_HOST, FIXED_PATH, FoundModeFile, Hosts, MastersMap, Mirror,
+    ModeFile, NODE_HOST, Phase, Plane, RegistryState, Rewrite, ServerMode, User,
 };
 pub use machine::decide;
 pub use observed::{

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::documents::{BashibleConfig, DeckhouseRegistry, FoundModeFile, RegistryState, User};
+use super::documents::{BashibleConfig, DeckhouseRegistry, FoundModeFile, MastersMap, RegistryState, User};
 use super::inputs::ChartValues;
 use super::record::{InputSource, Record};
 use super::settings::{Settings, SwitchOptions, Target};
@@ -261,8 +261,8 @@ pub struct Outputs {
     pub service: Output<BTreeMap<String, String>>,
     /// Whether pushes from outside are let in; `Absent` where the chart has no such Ingress.
     pub push_ingress: Output<bool>,
-    /// `node-proxy`'s list of masters: `<masterIP>:5001`, sorted.
-    pub masters: Output<Vec<String>>,
+    /// ConfigMap `d8-registry-masters`.
+    pub masters: Output<MastersMap>,
 }
 
 /// Everything that a decision depends on.

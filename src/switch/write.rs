@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::conditions::Condition;
-use super::documents::{BashibleConfig, DeckhouseRegistry, ModeFile, RegistryState};
+use super::documents::{BashibleConfig, DeckhouseRegistry, MastersMap, ModeFile, RegistryState};
 use super::record::Record;
 use super::settings::{CheckMode, Upstream};
 use crate::values::{Role, Secret};
@@ -48,8 +48,8 @@ pub enum Content {
     Service(BTreeMap<String, String>),
     /// The Ingress for pushes.
     PushIngress(bool),
-    /// `node-proxy`'s list of masters.
-    Masters(Vec<String>),
+    /// ConfigMap `d8-registry-masters`.
+    Masters(MastersMap),
     /// The annotation of an administrator's word is taken away; without a resource version.
     ForgetWord,
 }

@@ -1,7 +1,7 @@
 //! The way back: the old mode set in every phase of a switch, and the old configuration of containerd.
 
-use d8_registry::switch::{ConditionType, Target};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use d8_registry::switch::{BashibleConfig, ConditionType, Target};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::Api as Objects;
 use kube::api::DeleteParams;
 
@@ -107,7 +107,13 @@ pub(super) async fn the_nodes_secret_is_deleted_for_good_in_settled_bare_unmanag
     world.until("it is put back in the middle of a switch", is_there).await;
     world.roles.release("worker-1").await;
     world.finish(Wanted::Bare).await;
-    // Settled: nodes go back to the configuration of before.
+    // Settled: nodes go back to the configuration of before, also those that hear of both later.
+    let data = secrets.get(NAME).await.unwrap().data.unwrap();
+    let config = BashibleConfig::read(&data.into_iter().map(|(key, value)| (key, value.0)).collect()).unwrap();
+    let last = Some(config.version);
+    let maps = world.api.of::<ConfigMap>();
+    let settled = async || maps.get("d8-registry-masters").await.unwrap().data.unwrap().remove("settled");
+    world.until("nodes are told that it is settled", || async { settled().await == last }).await;
     delete().await;
     world
         .until("nodes are waited for that have it still", || async {
@@ -120,7 +126,9 @@ pub(super) async fn the_nodes_secret_is_deleted_for_good_in_settled_bare_unmanag
     world.roles.forget().await;
     world.finish(Wanted::Bare).await;
     assert!(!is_there().await, "it was made anew");
+    assert_eq!(settled().await, last);
     // And the way into a managed mode is open again.
     world.switch(Wanted::Proxy(1)).await;
     assert!(is_there().await);
+    assert_eq!(settled().await, None);
 }

@@ -128,7 +128,8 @@ given() {
     printf 'mode: %s\nversion: "%s"\nimagesBase: %s\nhosts:\n  "%s":\n    mirrors:\n' "$1" "$2" "$base" "$host"
     echo "      - {host: '$3', scheme: https, ca: $(jq -Rs . <"$CA"), auth: {username: ro, password: ${RO#*:}, auth: ''}}"
 }
-# mount NODE SETTLED <CONFIG brings a Secret to the node, as the kubelet does; `unmount NODE` one that is gone.
+# mount_secret NODE SETTLED <CONFIG brings a Secret and the word beside it to the node, as the kubelet does; `unmount NODE [SETTLED]` says that
+# the Secret is gone.
 new_data() { basename "$(mktemp -d "$WORK/$1/mount/..data-XXXXXX")"; }
 mount_secret() {
     local mount=$WORK/$1/mount data
@@ -137,7 +138,12 @@ mount_secret() {
     [[ -z $2 ]] || printf %s "$2" >"$mount/$data/settled"
     swap "$1" "$data"
 }
-unmount() { swap "$1" "$(new_data "$1")"; }
+unmount() {
+    local data
+    data=$(new_data "$1")
+    [[ -z ${2-} ]] || printf %s "$2" >"$WORK/$1/mount/$data/settled"
+    swap "$1" "$data"
+}
 swap() {
     local mount=$WORK/$1/mount key
     ln -sfn "$2" "$mount/..new" && mv -T "$mount/..new" "$mount/..data"
@@ -240,6 +246,15 @@ unmount one
 await says one unknown default
 same "$(hosts_toml one)" "" "files after the way back"
 same "$(find "$WORK/one/files" -type f)" "" "the copy after the way back"
+given Unmanaged v7 "$REGISTRY" | mount_secret one ''
+await says one v7 default
+unmount one v6
+await shows one 'problem{kind="source"}' 1
+names_mirror one "$REGISTRY" || fail "another version than the settled one was taken away"
+unmount one v7
+await says one unknown default
+same "$(hosts_toml one)" "" "files after a word that came once the Secret was gone"
+await shows one 'problem{kind="source"}' 0
 says two v1 default || fail "the other node went with it: $(annotation two)"
 
 say "a node that becomes bashible's is let be"

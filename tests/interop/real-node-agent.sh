@@ -165,15 +165,12 @@ PROCESS=$(agent_process)
 same "$(agent | jq -r '.status.containerStatuses[0].restartCount')" 1 "restarts of the agent"
 other_pulls
 
-say "the way back: Unmanaged with a registry, bare, and the Secret is deleted once the agent knows that it is settled"
+say "the way back: Unmanaged with a registry, bare, and the Secret is deleted before the agent knows that it is settled"
 to_unmanaged
 other_pulls
 k patch moduleconfig deckhouse --type merge -p '{"spec": {"settings": {"registry": {"mode": "Unmanaged", "unmanaged": null}}}}' >/dev/null
 bare() { "$INTEROP_SERVER" switch status --json 2>/dev/null | jq -e '.ready and .mode == "Unmanaged"' && ! "$INTEROP_SERVER" switch status | grep -q '^registry:'; }
 await_for 120 bare
-# A kubelet brings it the word some seconds after Ready, with its usual settings within two minutes; without it the node keeps its files.
-settled() { on "$NODE" grep -q '"settled":true' "$COPY"; }
-await_for 60 settled
 k -n d8-system delete secret registry-bashible-config >/dev/null
 await_for 120 says unknown default
 same "$(on "$NODE" find "$HOSTS" -mindepth 1)" "" "files after the way back"

@@ -80,17 +80,19 @@ impl<'a> Run<'a> {
 
     /// The configuration that nodes are given, if it can be rendered.
     pub(super) fn bashible(&self) -> Option<BashibleConfig> {
-        let config = BashibleConfig::of(&self.record.nodes, self.in_cluster().as_ref(), &self.master_addresses())?;
-        Some(BashibleConfig { settled: self.is_settled(&config), ..config })
+        BashibleConfig::of(&self.record.nodes, self.in_cluster().as_ref(), &self.master_addresses())
     }
 
-    /// Whether bare Unmanaged is settled with what nodes are given.
-    fn is_settled(&self, config: &BashibleConfig) -> bool {
-        let Record { completed, target, under_way, nodes, .. } = &self.record;
+    /// The version with which bare Unmanaged is settled, if it is.
+    pub(super) fn settled_version(&self) -> Option<String> {
+        let Record { adopted, completed, target, under_way, nodes, .. } = &self.record;
+        let found = self.look.outputs.masters.value().and_then(|found| found.settled.clone());
+        // Where the Secret is gone, nodes may have still to hear with which version it went.
+        let Some(config) = self.bashible().filter(|_| !adopted) else { return found };
         let bare = *target == Params::BARE && *completed == Params::BARE && nodes.kept.is_empty();
         // The walk to where it is already, after its record was lost, unsettles nothing.
-        let found = self.look.outputs.bashible.value();
-        bare && (!under_way || found.is_some_and(|found| found.settled && found.version == config.version))
+        let was = found.as_ref() == Some(&config.version);
+        (bare && (!under_way || was)).then_some(config.version)
     }
 
     /// The mode file that servers are given.

@@ -3,7 +3,7 @@
 use super::run::Run;
 use super::start::{ADOPTED_FACT, COMPLETED_FACT, REGISTRY_FACT, SOURCE_FACT, UNSET_FACT};
 use crate::switch::conditions::ConditionType;
-use crate::switch::documents::{DeckhouseRegistry, RegistryState, ServerMode};
+use crate::switch::documents::{DeckhouseRegistry, MastersMap, RegistryState, ServerMode};
 use crate::switch::observed::{Output, Seen};
 use crate::switch::outputs::{masters, names, services};
 use crate::switch::record::{InputSource, Record};
@@ -12,7 +12,8 @@ use crate::switch::write::{Content, Write};
 use crate::values::Role;
 
 impl Run<'_> {
-    /// All writes but that of `registry-state`, the record first: outputs are written by whoever holds the newest record.
+    /// All writes but that of `registry-state`, the record first: outputs are written by whoever holds the newest record. That of
+    /// the masters comes before that of the nodes: the word that bare Unmanaged is settled ends before nodes get something else.
     pub(super) fn writes(&mut self) -> Vec<Write> {
         let mut outputs: Vec<Write> = self.of_masters().into_iter().collect();
         if !self.record.adopted {
@@ -69,11 +70,13 @@ impl Run<'_> {
     }
 
     fn of_masters(&self) -> Option<Write> {
-        let endpoints = masters::endpoints(&self.master_addresses());
-        if endpoints.is_empty() {
-            return None;
+        let found = &self.look.outputs.masters;
+        let mut backends = masters::endpoints(&self.master_addresses());
+        if backends.is_empty() {
+            // node-proxy keeps what it has.
+            backends = found.value()?.backends.clone();
         }
-        write_if(&self.look.outputs.masters, endpoints, Content::Masters)
+        write_if(found, MastersMap { backends, settled: self.settled_version() }, Content::Masters)
     }
 
     /// Only a cluster whose nodes trust no authority yet gets one.

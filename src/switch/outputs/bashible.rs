@@ -4,8 +4,6 @@
 //! - `proxyEndpoints` are there while any mirror is at `127.0.0.1:5001`: in Proxy and Local as in Deckhouse, in Direct too,
 //!   whose nodes ask that address behind the upstream, and in Unmanaged until the last mirror of that kind is gone. Taken away
 //!   earlier, bashible's balancer would leave the port before the last image that needs it.
-//! - Whether bare Unmanaged is settled is a key of its own, not one of the configuration: bashible passes over keys that it does
-//!   not know, and the version stays what nodes have answered already.
 //! - What is read is what the fields mean, and fields that are not known are passed over: a Deckhouse that is newer than this
 //!   program may add some.
 
@@ -27,8 +25,6 @@ use crate::yaml::Yaml;
 
 /// The Secret's key.
 const KEY: &str = "config";
-/// Its other key, for node-agent: the version with which bare Unmanaged is settled. bashible reads the first one alone.
-const SETTLED: &str = "settled";
 
 impl BashibleConfig {
     /// What nodes get for a plan. `None`: the plan has no source, or that needs the registry inside of the cluster and
@@ -52,7 +48,7 @@ impl BashibleConfig {
         let needs_masters = hosts.values().flatten().any(|mirror| mirror.host == NODE_HOST);
         let proxy_endpoints = if needs_masters { super::masters::endpoints(masters) } else { Vec::new() };
         let (mode, version) = (params.target(), String::new());
-        let mut config = Self { mode, version, images_base, proxy_endpoints, hosts, settled: false };
+        let mut config = Self { mode, version, images_base, proxy_endpoints, hosts };
         config.version = config.hash();
         config
     }
@@ -94,11 +90,10 @@ impl BashibleConfig {
             pairs.push(("proxyEndpoints", Yaml::List(self.proxy_endpoints.iter().map(Yaml::text).collect())));
         }
         pairs.push(("hosts", hosts_as_yaml(&self.hosts)));
-        let secret = SecretManifest::new(names::BASHIBLE_CONFIG, "Opaque")
+        SecretManifest::new(names::BASHIBLE_CONFIG, "Opaque")
             .label("name", names::BASHIBLE_CONFIG)
             .annotation("helm.sh/resource-policy", "keep")
-            .data(KEY, Yaml::map(pairs).render());
-        if self.settled { secret.data(SETTLED, &self.version) } else { secret }
+            .data(KEY, Yaml::map(pairs).render())
     }
 
     /// Reads the data of the Secret.
@@ -107,11 +102,8 @@ impl BashibleConfig {
     /// A sentence without secrets.
     pub fn read(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, String> {
         let raw: Raw = reading::yaml(text_of(data, KEY)?).map_err(|reason| format!("key {KEY}: {reason}"))?;
-        // What is there and says another version is as good as none, and is written anew.
-        let settled = data.get(SETTLED).is_some_and(|settled| settled == raw.version.as_bytes());
         Ok(Self {
             mode: reading::target(&raw.mode)?,
-            settled,
             version: raw.version,
             images_base: raw.images_base,
             proxy_endpoints: raw.proxy_endpoints,

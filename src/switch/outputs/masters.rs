@@ -1,9 +1,36 @@
-//! `node-proxy`'s list of masters, and `proxyEndpoints`, which is the same list.
+//! ConfigMap `d8-registry-masters`: `node-proxy`'s list of masters, which `proxyEndpoints` are too, and node-agent's word that bare
+//! Unmanaged is settled.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
+
+use super::names;
+use crate::switch::documents::MastersMap;
 
 /// The registry's port on each master.
 const PORT: u16 = 5001;
+
+impl MastersMap {
+    /// The data of the ConfigMap; `None`: the key goes.
+    #[must_use]
+    pub fn data(&self) -> BTreeMap<String, Option<String>> {
+        let backends = Some(list_file(&self.backends));
+        BTreeMap::from([
+            (names::MASTERS_KEY.to_owned(), backends),
+            (names::SETTLED_KEY.to_owned(), self.settled.clone()),
+        ])
+    }
+
+    /// Reads the data of the ConfigMap.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn read(data: &BTreeMap<String, String>) -> Result<Self, String> {
+        let key = names::MASTERS_KEY;
+        let backends = data.get(key).ok_or_else(|| format!("key {key} is missing"))?;
+        Ok(Self { backends: read_list_file(backends), settled: data.get(names::SETTLED_KEY).cloned() })
+    }
+}
 
 /// `address:5001` of each master, sorted, none twice.
 #[must_use]
@@ -30,8 +57,7 @@ pub fn list_file(endpoints: &[String]) -> String {
 }
 
 /// The endpoints in such a file.
-#[must_use]
-pub fn read_list_file(file: &str) -> Vec<String> {
+fn read_list_file(file: &str) -> Vec<String> {
     let lines = file.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(str::to_owned).collect()
 }

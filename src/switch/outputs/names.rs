@@ -24,10 +24,12 @@ pub const MODE_FILE: &str = "d8-registry-mode";
 pub const MODE_FILE_KEY: &str = "mode.yaml";
 /// Secret with what the controller remembers; an administrator's word is an annotation on it.
 pub const RECORD: &str = "d8-registry-switch";
-/// ConfigMap with `node-proxy`'s list of masters.
+/// ConfigMap with `node-proxy`'s list of masters, and what node-agent is told beside the Secret.
 pub const MASTERS: &str = "d8-registry-masters";
 /// Its key, and the name of the file on the nodes.
 pub const MASTERS_KEY: &str = "backends";
+/// Its other key: the version with which bare Unmanaged is settled.
+pub const SETTLED_KEY: &str = "settled";
 /// ConfigMap with the authority's certificate, key `ca.crt`.
 pub const CA: &str = "registry-ca";
 /// Secret with the authority and its key.

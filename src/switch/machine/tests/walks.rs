@@ -286,18 +286,29 @@ fn the_nodes_secret_is_put_back_but_in_settled_bare_unmanaged() {
     let mut world = settled(proxy(1));
     world.bashible.set(None);
     let decision = step(&mut world);
-    assert!(world.bashible.value.as_ref().is_some_and(|config| !config.settled));
+    assert_eq!(world.settled(), None);
     assert_eq!(decision.figures.repaired, ["registry-bashible-config"]);
 
     world.set(Params::BARE);
     settle(&mut world);
-    assert!(world.bashible.value.as_ref().is_some_and(|config| config.settled));
+    let settled = world.settled();
+    assert_eq!(settled, world.bashible.value.as_ref().map(|config| config.version.clone()));
     world.bashible.set(None);
     let decision = step(&mut world);
     let (_, _, message) = shown(&decision, ConditionType::FinalContainerdConfigReady).unwrap();
     assert!(message.contains("→ Unmanaged"), "{message}");
-    settle(&mut world);
     assert!(world.bashible.value.is_none());
+    // Nodes that hear of it later have to know with which version it went.
+    assert_eq!(world.settled(), settled);
+    settle(&mut world);
+    assert_eq!((world.bashible.value.is_none(), world.settled()), (true, settled));
+    // Into a managed mode, and no further.
+    world.set(proxy(1));
+    while world.bashible.value.is_none() {
+        step(&mut world);
+        everybody(&mut world);
+    }
+    assert_eq!(world.settled(), None);
 }
 
 /// Nodes without bashible go by it.
@@ -306,19 +317,19 @@ fn the_nodes_secret_is_settled_in_bare_unmanaged_alone_and_no_longer_than_it_las
     let mut world = settled(proxy(1));
     world.set(Params::BARE);
     while world.record.value.as_ref().is_none_or(|record| record.under_way || record.target != Params::BARE) {
-        assert!(world.bashible.value.as_ref().is_none_or(|config| !config.settled));
+        assert_eq!(world.settled(), None);
         step(&mut world);
         everybody(&mut world);
     }
     settle(&mut world);
     let bare = world.bashible.value.clone().unwrap();
-    assert!(bare.settled && bare.version == bare.hash());
+    assert_eq!(world.settled(), Some(bare.hash()));
     // The same source, but an administrator's.
     world.set(Params::Unmanaged(Some(upstream(1))));
     step(&mut world);
-    assert!(!world.bashible.value.as_ref().unwrap().settled);
+    assert_eq!(world.settled(), None);
     settle(&mut world);
-    assert!(!world.bashible.value.as_ref().unwrap().settled);
+    assert_eq!(world.settled(), None);
 }
 
 #[test]

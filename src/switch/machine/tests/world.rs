@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use crate::clock::Timestamp;
-use crate::switch::documents::{BashibleConfig, DeckhouseRegistry, FoundModeFile, RegistryState, ServerMode, User};
+use crate::switch::documents::{
+    BashibleConfig, DeckhouseRegistry, FoundModeFile, MastersMap, RegistryState, ServerMode, User,
+};
 use crate::switch::observed::{ImagesAnswer, Input, ProbeAnswer, ReferencesAnswer};
 use crate::switch::record::{NodePlan, Record};
 use crate::switch::settings::{CheckMode, Login, Params, Settings, SwitchOptions, Upstream};
@@ -123,7 +125,7 @@ pub(super) struct World {
     pub(super) pki: bool,
     pub(super) service: Object<BTreeMap<String, String>>,
     pub(super) ingress: Object<bool>,
-    pub(super) masters: Object<Vec<String>>,
+    pub(super) masters: Object<MastersMap>,
     pub(super) nodes: BTreeMap<String, SimNode>,
     pub(super) servers: BTreeMap<String, SimServer>,
     /// By number of the registry: what it holds.
@@ -401,6 +403,11 @@ impl World {
         }
     }
 
+    /// What nodes are told of the version with which bare Unmanaged is settled.
+    pub(super) fn settled(&self) -> Option<String> {
+        self.masters.value.as_ref()?.settled.clone()
+    }
+
     /// One write, as the API server takes it. `false`: it was refused.
     pub(super) fn carry_out(&mut self, write: &Write) -> bool {
         let base = &write.base;
@@ -440,7 +447,7 @@ impl World {
             }
             Content::Service(selector) => self.service.put(base, selector.clone()),
             Content::PushIngress(on) => self.ingress.put(base, *on),
-            Content::Masters(masters) => self.masters.put(base, masters.clone()),
+            Content::Masters(map) => self.masters.put(base, map.clone()),
             Content::ForgetWord => {
                 self.word = None;
                 true

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{anonymous, in_cluster, login, proxy, stored, text, upstream};
-use crate::switch::documents::{Coming, DeckhouseRegistry, FoundModeFile, ModeFile, Phase, Plane, ServerMode, User};
+use crate::switch::documents::{
+    Coming, DeckhouseRegistry, FoundModeFile, MastersMap, ModeFile, Phase, Plane, ServerMode, User,
+};
 use crate::switch::observed::Word;
 use crate::switch::outputs::{masters, services, users, words};
 use crate::switch::record::InputSource;
@@ -302,7 +304,11 @@ fn the_list_of_masters_is_read_back() {
         file,
         "# The registry on the masters; written by d8-registry controller.\n10.0.0.10:5001\n10.0.0.2:5001\n"
     );
-    assert_eq!(masters::read_list_file(&file), endpoints);
+    for settled in [None, Some("a version".to_owned())] {
+        let map = MastersMap { backends: endpoints.clone(), settled };
+        let data = map.data().into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        assert_eq!(MastersMap::read(&data), Ok(map));
+    }
 }
 
 #[test]
