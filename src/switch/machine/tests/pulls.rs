@@ -80,6 +80,23 @@ impl World {
         Ok(())
     }
 
+    /// Nodes that are told that their configuration is settled can do without it: somebody may delete its Secret.
+    pub(super) fn the_way_back_is_open_where_it_is_said(&self) -> Result<(), String> {
+        let given = self.bashible.value.as_ref().map(|config| &config.version);
+        let Some(settled) = self.settled().filter(|settled| given == Some(settled)) else { return Ok(()) };
+        let Some(old_form) = self.registry.taken.as_ref().and_then(|taken| taken.upstream().ok().flatten()) else {
+            return Ok(());
+        };
+        let mut world = self.clone();
+        for node in world.nodes.values_mut() {
+            if node.applied.as_ref().is_some_and(|config| config.version == settled) {
+                node.applied = None;
+                node.old_form = Some(old_form.clone());
+            }
+        }
+        world.every_node_can_pull().map_err(|why| format!("{settled} is said to be settled, and without it: {why}"))
+    }
+
     /// What is rendered: images by the repository that they are named by.
     fn rendered(&self) -> Vec<(String, Images)> {
         let release = RELEASE.into_iter().fold(Images::NONE, Images::with);
