@@ -170,7 +170,12 @@ impl Bed {
                 self.kill(victim);
                 self.begin(victim, hours);
             }
-            Trouble::Full => disk::fill(&self.disk(victim)),
+            Trouble::Full => {
+                // A disk that grows meanwhile can't be made as small as it was.
+                self.signal(victim, Signal::STOP);
+                disk::fill(&self.disk(victim));
+                self.signal(victim, Signal::CONT);
+            }
             Trouble::ReadOnly => disk::close(&self.disk(victim)),
             Trouble::Damaged => {
                 self.damages.lock().unwrap().push(Damage { master: victim, from: self.now(), to: At::MAX });

@@ -46,7 +46,7 @@ pub(super) fn data(folder: &TempDir) -> PathBuf {
 pub(super) fn fill(folder: &TempDir) {
     let data = data(folder);
     let data = data.display();
-    // What is written meanwhile has it refused.
+    // What was written before the server stood still has it refused.
     sh(&format!(
         "for try in 1 2 3 4 5 6 7 8 9 10; do \
          mount -o remount,size=$(df -k --output=used {data} | tail -n 1 | tr -d ' ')k {data} && exit 0; done; exit 1"
