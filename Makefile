@@ -33,8 +33,10 @@ run: ## A Proxy on 127.0.0.1:5001 in front of UPSTREAM=URL (IMAGE=NAME:TAG), or 
 	@exec deploy/run.sh $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/d8-registry
 
 test: ## Fast tests, then the conformance program and one push and pull per client against the binary
-	@$(STAGE) "unit and integration tests" $(MAKE) --no-print-directory unit
-	@$(STAGE) "getting the programs of the interop tests" tests/interop/prepare.sh
+	@$(STAGE) "packages of the interop tests" tests/interop/prepare.sh packages
+	@$(STAGE) "unit and integration tests, and programs of the interop tests beside them" \
+	    .ci/beside tests/interop/prepare.sh $(MAKE) --no-print-directory unit
+	@$(STAGE) "getting the rest of the programs" tests/interop/prepare.sh
 	@$(STAGE) "interop tests" $(MAKE) --no-print-directory interop
 
 unit: ## Only the tests in Rust

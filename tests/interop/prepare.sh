@@ -3,6 +3,9 @@
 # of tests/tools, each pinned by its own go.mod, built into target/tools/bin.
 #
 # A program that can't be had is named and left out; run.sh then skips its test.
+#
+#   tests/interop/prepare.sh            all of it; what is there already is left
+#   tests/interop/prepare.sh packages   Debian's packages alone. The rest can be ended at any moment, and be gone on with later.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -42,10 +45,6 @@ make_venv() {
         return
     fi
     rm -rf "$venv"
-    if ! python3 -c 'import ensurepip' 2>/dev/null; then
-        local packages=(no-such-command=python3-venv)
-        install_packages
-    fi
     if python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"; then
         cp "$wanted" "$venv/made-from"
     else
@@ -108,6 +107,13 @@ build_conformance() {
 }
 
 install_packages
+if ! python3 -c 'import ensurepip' 2>/dev/null; then
+    packages=(no-such-command=python3-venv)
+    install_packages
+fi
+if [[ ${1-} == packages ]]; then
+    exit
+fi
 make_venv
 if ! command -v go >/dev/null; then
     echo "no go command: the interop tests made of Go modules are left out" >&2
