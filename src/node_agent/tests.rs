@@ -196,6 +196,8 @@ proptest! {
             let version = model.copy.as_ref().map(|copy| copy.version.clone());
             prop_assert_eq!(node.mirror(), version.as_ref().map(|version| format!("{version}.example")));
             prop_assert_eq!(said.follows.is_some(), version.is_some());
+            let state = node.places().root.join("etc/containerd/registry.d/d8-registry-state.json");
+            prop_assert_eq!(state.exists(), version.is_some());
             // What is not done is said, and nothing else is wrong.
             let held = match &model.mounted {
                 Mount::Given(_) => false,

@@ -82,13 +82,14 @@ pub(super) fn look_at(path: &Path) -> Result<Found, NodeConfigError> {
 pub(super) fn make(folder: &Path, rendering: &Rendering) -> Result<Plan, NodeConfigError> {
     let before = State::read(folder)?;
     let hosts: BTreeSet<&str> = rendering.files.keys().map(|path| host_of(path)).collect();
+    let applied = (!rendering.files.is_empty()).then(|| rendering.version.clone());
     let mut plan = Plan {
         writes: Vec::new(),
         removals: Vec::new(),
         folders: BTreeSet::new(),
         obstacles: Vec::new(),
         notes: Vec::new(),
-        after: State { applied: Some(rendering.version.clone()), files: BTreeMap::new(), ..before.clone() },
+        after: State { applied, files: BTreeMap::new(), ..before.clone() },
         before,
     };
     for (path, file) in &rendering.files {

@@ -20,7 +20,7 @@ const FORM: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
     pub(super) form: u32,
-    /// The version that was applied last, whole.
+    /// The version that was applied last, whole; `None`: none, or one without files.
     pub(super) applied: Option<String>,
     pub(super) files: BTreeMap<String, Vec<String>>,
 }

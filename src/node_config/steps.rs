@@ -63,6 +63,11 @@ pub(super) fn carry_out(folder: &Path, step: &Step) -> Result<Option<String>, No
     match step {
         Step::Remember(state) => {
             let path = folder.join(STATE_FILE);
+            if *state == State::default() {
+                // After the way back nothing of ours is left; none is read as an empty one.
+                fs::remove_file(&path)?;
+                return Ok(None);
+            }
             let text = state
                 .to_json()
                 .map_err(|error| NodeConfigError::State { path: path.clone(), reason: error.to_string() })?;
