@@ -201,6 +201,11 @@ impl StoreError {
         }
     }
 
+    /// Whether there was no room.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.unwritable(), Some(Unwritable::Full | Unwritable::Quota))
+    }
+
     /// Whether the file system is read-only.
     pub(super) fn is_read_only(&self) -> bool {
         matches!(self, Self::Full(Refusal::ReadOnly)) || self.unwritable() == Some(Unwritable::ReadOnly)

@@ -10,6 +10,7 @@
 mod bed;
 mod clients;
 mod disk;
+mod full;
 mod history;
 mod network;
 mod rolling;

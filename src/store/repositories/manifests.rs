@@ -359,15 +359,26 @@ impl Manifests {
             change.done();
             return Ok(false);
         };
+        let mut removed = None;
         match saying {
-            Saying::Deleted => self.say_deleted(repo, reference, &locked),
+            Saying::Deleted => {
+                let make_room = || removed.insert(self.remove_reference(repo, reference, &change)).is_ok();
+                if let Err(error) = self.say_deleted(repo, reference, &locked, make_room) {
+                    drop(writing);
+                    // Nothing was removed, or all of it: the index knows what is there. Nobody is told that it is deleted.
+                    if matches!(removed, None | Some(Ok(true))) {
+                        change.done();
+                    }
+                    return Err(self.contents.capacity.explain(error));
+                }
+            }
             Saying::Removed(agreed) if !self.say_removed(repo, reference, agreed, &locked)? => {
                 change.done();
                 return Ok(false);
             }
             Saying::Removed(_) | Saying::Nothing => {}
         }
-        let result = self.remove_reference(repo, reference, &change);
+        let result = removed.unwrap_or_else(|| self.remove_reference(repo, reference, &change));
         drop(writing);
         if matches!(result, Ok(true) | Err(StoreError::ManifestUnknown)) {
             change.done();

@@ -131,18 +131,25 @@ impl Manifests {
         self.say(repo, &log, all.into_iter().map(|(of, digest)| (of, Some(digest))))
     }
 
-    /// Writes down that something is about to be deleted, with the tags that lead to it. A disk that takes no more costs no delete:
-    /// that gives room.
-    pub(in crate::store) fn say_deleted(&self, repo: &RepoName, reference: &Reference, locked: &MutexGuard<'_, ()>) {
-        let Some(log) = self.entry_if_readable(repo, locked) else { return };
+    /// Writes down that something is about to be deleted, with the tags that lead to it. A disk without room for that has it when
+    /// what is deleted has gone: `make_room` does so, if it is asked, and says whether it could.
+    ///
+    /// # Errors
+    /// Of the disk: the others do not hear of it, so what is deleted may come back from them.
+    pub(in crate::store) fn say_deleted(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+        locked: &MutexGuard<'_, ()>,
+        make_room: impl FnOnce() -> bool,
+    ) -> Result<(), StoreError> {
+        let Some(log) = self.entry(repo, locked)? else { return Ok(()) };
         let mut all = vec![reference.clone()];
         if let Reference::Digest(digest) = reference {
             all.extend(lock(&log).registers.tags_of(digest).map(|(tag, _)| tag.clone()));
         }
-        if let Err(error) = self.say(repo, &log, all.into_iter().map(|of| (of, None))) {
-            let error = with_causes(&error);
-            tracing::warn!(%repo, %reference, error, "a deletion is not written down: it may come back from another master");
-        }
+        let records = self.said_now(&log, all.into_iter().map(|of| (of, None)))?;
+        self.records.say_or_make_room(repo, &log, &records, make_room)
     }
 
     /// At one moment, with one sync.
@@ -152,10 +159,18 @@ impl Manifests {
         log: &Mutex<Log>,
         all: impl Iterator<Item = (Reference, Option<Digest>)>,
     ) -> Result<(), StoreError> {
+        let records = self.said_now(log, all)?;
+        self.records.say(repo, log, &records)
+    }
+
+    /// What is said now, at one moment.
+    fn said_now(
+        &self,
+        log: &Mutex<Log>,
+        all: impl Iterator<Item = (Reference, Option<Digest>)>,
+    ) -> Result<Vec<Record>, StoreError> {
         let known = lock(log);
-        let records: Result<Vec<Record>, _> = all.map(|(of, to)| self.records.said(&known, of, to)).collect();
-        drop(known);
-        self.records.say(repo, log, &records?)
+        all.map(|(of, to)| self.records.said(&known, of, to)).collect()
     }
 
     /// Ends deletions that were said and not done.

@@ -267,13 +267,26 @@ impl Records {
 
     /// Takes records in, durably, with one sync for all of them.
     pub(super) fn say(&self, repo: &RepoName, log: &Mutex<Log>, records: &[Record]) -> Result<(), StoreError> {
+        self.say_or_make_room(repo, log, records, || false)
+    }
+
+    /// As [`Self::say`]. Where there is no room `make_room` is asked for some, and if it had some it is tried again.
+    pub(super) fn say_or_make_room(
+        &self,
+        repo: &RepoName,
+        log: &Mutex<Log>,
+        records: &[Record],
+        make_room: impl FnOnce() -> bool,
+    ) -> Result<(), StoreError> {
         if records.is_empty() {
             return Ok(());
         }
-        let mut log = lock(log);
-        let said = log.say(&self.contents.layout, &self.contents.disk, records);
-        self.note(repo, &log);
-        drop(log);
+        let say = || lock(log).say(&self.contents.layout, &self.contents.disk, records);
+        let mut said = say();
+        if said.as_ref().is_err_and(StoreError::is_full) && make_room() {
+            said = say();
+        }
+        self.note(repo, &lock(log));
         if said.is_err() {
             self.forget(repo);
         }

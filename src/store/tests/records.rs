@@ -339,7 +339,7 @@ async fn a_deletion_that_a_kill_interrupted_is_done_when_the_records_are_read() 
     let manifests = &first.0.manifests;
     for reference in [of(gone.digest), named("v3")] {
         let locked = manifests.lock(&repo("a"));
-        manifests.say_deleted(&repo("a"), &reference, &locked);
+        manifests.say_deleted(&repo("a"), &reference, &locked, || false).unwrap();
     }
     drop(first);
     let second = store(dir.path());

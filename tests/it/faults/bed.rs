@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use bytes::Bytes;
 use rcgen::SanType;
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -245,14 +246,34 @@ impl Bed {
 
     /// The wall clock of a master, in milliseconds since 1970, as it tells another one.
     pub(super) async fn wall(&self, master: usize) -> u64 {
+        self.sum(master).await.0
+    }
+
+    /// Waits until all masters have the same records.
+    pub(super) async fn are_equal(&self) {
+        within(async {
+            loop {
+                let sums = [self.sum(0).await.1, self.sum(1).await.1, self.sum(2).await.1];
+                if sums.iter().all(|sum| *sum == sums[0]) {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+
+    /// What a master tells another one of all of its records: its wall clock, and their sum.
+    async fn sum(&self, master: usize) -> (u64, Bytes) {
         let read = |kind| std::fs::read_to_string(self.common.join(format!("{master}-peer.{kind}"))).unwrap();
         let client = self.authority.client(Some(&(read("crt"), read("key"))));
         within(async {
             loop {
                 let sum = client.get(format!("https://{}:5001/-/peer/records", address(master))).header("d8-hop", "1");
+                let answer = sum.send().await.unwrap();
                 // It says so when it has read its records.
-                if let Some(clock) = sum.send().await.unwrap().headers().get("d8-clock") {
-                    return clock.to_str().unwrap().parse().unwrap();
+                let clock = answer.headers().get("d8-clock").map(|clock| clock.to_str().unwrap().parse().unwrap());
+                if let Some(clock) = clock {
+                    return (clock, answer.bytes().await.unwrap());
                 }
             }
         })

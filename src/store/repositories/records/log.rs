@@ -98,8 +98,13 @@ impl Log {
         disk: &Disk,
         records: &[Record],
     ) -> Result<(), StoreError> {
-        if self.is_stale || self.lines > WORN_LINES.max(2 * self.registers.len()) {
-            self.write(layout, disk)?;
+        let is_worn = self.lines > WORN_LINES.max(2 * self.registers.len());
+        if self.is_stale || is_worn {
+            match self.write(layout, disk) {
+                // There may be room for a line, and the file is good as it is.
+                Err(error) if !self.is_stale && error.is_full() => {}
+                written => written?,
+            }
         }
         let path = layout.records_of(&self.repo);
         let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::io("open", &path))?;
