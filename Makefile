@@ -1,6 +1,6 @@
 # d8-registry: `make run` starts it, `make test` tests it, `make check` is what a reviewer runs first.
-# Each target installs what it needs; nothing has to be there but cargo, a C compiler and, for the
-# interop tests that are Go programs, go. CARGO_TARGET_DIR is honoured.
+# Each target installs what it needs, Debian's packages too; nothing has to be there but cargo, a C compiler and, for the
+# interop tests that are Go programs, go. Interop tests need root. CARGO_TARGET_DIR is honoured.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,8 +19,9 @@ BENCH_ALL := --results loadtests/RESULTS.md --json $(CARGO_TARGET_DIR)/bench.jso
 BENCH ?= rows $(if $(ROW),$(ROW:%=--row %),$(BENCH_ALL)) --server $(CARGO_TARGET_DIR)/release/d8-registry
 INTEROP ?=
 PART ?=
-# Tests with real kubelets that are for `make e2e` alone.
-REAL := real-cluster-long real-upgrade real-licence real-in-place real-by-hand real-containerd-1 real-containerd-2 real-node-agent real-direct
+# Tests with real kubelets, and of RUNBOOK's commands, that are for `make e2e` alone.
+REAL := real-cluster-long real-upgrade real-licence real-in-place real-by-hand real-runbook runbook-store real-containerd-1 real-containerd-2 \
+    real-node-agent real-direct
 
 .PHONY: help run test unit interop check fmt clippy doc deny architecture reference audit bench microbench image e2e torture
 
@@ -32,7 +33,7 @@ run: ## A Proxy on 127.0.0.1:5001 in front of UPSTREAM=URL (IMAGE=NAME:TAG), or 
 	@echo
 	@exec deploy/run.sh $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/d8-registry
 
-test: ## Fast tests, then the conformance program and one push and pull per client against the binary
+test: ## Fast tests, then the conformance program, clients, the chart, the controller and a cluster with real kubelets against the binary
 	@$(STAGE) "packages of the interop tests" tests/interop/prepare.sh packages
 	@$(STAGE) "unit and integration tests, and programs of the interop tests beside them" \
 	    .ci/beside tests/interop/prepare.sh $(MAKE) --no-print-directory unit

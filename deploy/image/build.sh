@@ -4,13 +4,13 @@
 #   FOLDER/oci     the image as an OCI layout, tagged with the version
 #
 # The same binary on the same system gives the same digest: files are as old as SOURCE_DATE_EPOCH says,
-# by default as the commit. More than IMAGE_LIMIT_MIB (40), unpacked, is a failure. Needs buildah and jq.
+# by default as the commit. More than IMAGE_LIMIT_MIB (44), unpacked, is a failure. Needs buildah and jq.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 binary=$(realpath "$1") folder=$2
 epoch=${SOURCE_DATE_EPOCH:-$(git -C "$here" log -1 --format=%ct 2>/dev/null || echo 0)}
-limit=$((${IMAGE_LIMIT_MIB:-40} << 20))
+limit=$((${IMAGE_LIMIT_MIB:-44} << 20))
 version=$("$binary" --version)
 version=${version##* }
 

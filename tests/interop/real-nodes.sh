@@ -77,7 +77,7 @@ end_cluster() {
 keep_logs() {
     local log name
     timeout 10 kube kubectl get events -A --sort-by=.metadata.creationTimestamp >"$INTEROP_LOGS/$INTEROP_NAME.events.log" 2>&1
-    for log in "$CLUSTER"/*.log "$KUBE_DIR"/*.log; do
+    for log in "$CLUSTER"/*.log "${KUBE_DIR-/none}"/*.log; do
         [[ ! -f $log ]] || tail -c 3000000 "$log" >"$INTEROP_LOGS/$INTEROP_NAME.$(basename "$log")"
     done
     for log in "$CLUSTER"/*/disk/pods/*/*/*.log; do
@@ -423,7 +423,7 @@ first_images() {
 
 # build_image SOURCES BINARY NAME makes the image of a binary by the script of its sources, as an OCI layout in $CLUSTER/NAME/oci.
 build_image() {
-    local builder limit=40
+    local builder limit=44
     builder=$(getent passwd "${SUDO_USER:-$(id -un)}" | cut -d: -f6)
     [[ $2 == */release/* ]] || limit=80
     CARGO_HOME=${CARGO_HOME:-$builder/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$builder/.rustup} CARGO_NET_OFFLINE=true \

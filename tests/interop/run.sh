@@ -34,7 +34,7 @@ fi
 (($#)) && tests=("$@")
 
 if ((EUID != 0)); then
-    exec sudo --preserve-env=CARGO_TARGET_DIR,INTEROP_SERVER,INTEROP_LIMIT,INTEROP_WITHOUT,CI PATH="$PATH" "$0" "$@"
+    exec sudo --preserve-env=CARGO_TARGET_DIR,INTEROP_SERVER,INTEROP_LIMIT,INTEROP_WITHOUT,CLUSTER_CASES,CHART_REWRITE,CI PATH="$PATH" "$0" "$@"
 fi
 [[ -x $INTEROP_SERVER ]] || {
     echo "no server at $INTEROP_SERVER: build it first (cargo build)" >&2
