@@ -161,7 +161,7 @@ waits_for_images() { "$INTEROP_SERVER" switch status 2>/dev/null | grep -A2 'Reg
 lacks_images() { "$INTEROP_SERVER" switch status --json 2>/dev/null | jq -e 'any(.conditions[]; .type == "RegistryContainsRequiredImages" and .status == "False")'; }
 await_for 90 lacks_images
 does D8RegistrySwitchStuck "d8-registry switch status"
-has "on the way to Local" RegistryContainsRequiredImages "install:$RELEASED"
+has "on the way to Local" RegistryContainsRequiredImages "$REPOSITORY:$RELEASED"
 fill_local
 reached Local
 does D8RegistrySwitchHeld "d8-registry switch status"
