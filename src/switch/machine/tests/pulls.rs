@@ -80,8 +80,14 @@ impl World {
         Ok(())
     }
 
+    /// Both laws.
+    pub(super) fn pulls_and_could_go_back(&mut self) -> Result<(), String> {
+        self.every_node_can_pull()?;
+        self.the_way_back_is_open_where_it_is_said()
+    }
+
     /// Nodes that are told that their configuration is settled can do without it: somebody may delete its Secret.
-    pub(super) fn the_way_back_is_open_where_it_is_said(&self) -> Result<(), String> {
+    fn the_way_back_is_open_where_it_is_said(&self) -> Result<(), String> {
         let given = self.bashible.value.as_ref().map(|config| &config.version);
         let Some(settled) = self.settled().filter(|settled| given == Some(settled)) else { return Ok(()) };
         let Some(old_form) = self.registry.taken.as_ref().and_then(|taken| taken.upstream().ok().flatten()) else {

@@ -179,8 +179,7 @@ impl Play {
     }
 
     fn law(&mut self) -> Result<(), TestCaseError> {
-        let held = self.world.every_node_can_pull().and_then(|()| self.world.the_way_back_is_open_where_it_is_said());
-        held.map_err(|why| {
+        self.world.pulls_and_could_go_back().map_err(|why| {
             let trace = self.trace.join("\n");
             TestCaseError::fail(format!("{why}\nafter\n{trace}\nservers {:?}", self.world.servers))
         })
