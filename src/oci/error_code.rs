@@ -89,8 +89,8 @@ codes! {
     PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID", 400;
     /// A range can't be satisfied (Docker registry API).
     RangeInvalid => "RANGE_INVALID", 416;
-    /// There is no room for the pushed content. A code of our own: of the known ones `DENIED` is taken for a sign-in that was
-    /// refused, and `UNAVAILABLE` is repeated.
+    /// There is no room for the pushed content, or to write a deletion down. A code of our own: of the known ones `DENIED` is
+    /// taken for a sign-in that was refused, and `UNAVAILABLE` is repeated.
     InsufficientStorage => "INSUFFICIENT_STORAGE", 507,
         "`reason`: `BudgetExhausted`, `ReserveExhausted`, `InodesExhausted`, `QuotaExhausted`, `FileTooLong` \
         or `ReadOnly`; where it is known `leftBytes`, `wantedBytes` and the limit. Numbers are texts";
