@@ -40,8 +40,9 @@ test: ## Fast tests, then the conformance program, clients, the chart, the contr
 	@$(STAGE) "getting the rest of the programs" tests/interop/prepare.sh
 	@$(STAGE) "interop tests" $(MAKE) --no-print-directory interop
 
+# Tests wait for peers more than they compute: two for each processor.
 unit: ## Only the tests in Rust
-	cargo test --locked --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} cargo test --locked --workspace
 
 # The binary is the one that the integration tests start: other flags would build every dependency again.
 interop: ## Only the interop tests, foreign programs against the binary; INTEROP="crane skopeo" picks some
