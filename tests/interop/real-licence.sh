@@ -71,6 +71,10 @@ YAML
 }
 runs() { [[ $(k -n apps get pod "$1" -o 'jsonpath={.status.phase}') == Running ]]; }
 
+# awaits_image NAMESPACE LABELS: a pod there could not be pulled so far.
+awaits_image() {
+    k -n "$1" get pods -l "$2" -o json | jq -e 'any(.items[].status.containerStatuses[]?.state.waiting.reason; . == "ErrImagePull" or . == "ImagePullBackOff")'
+}
 # can_not_pull NAMESPACE LABELS WORDS: a pod waits for its image, and an event of it says why.
 can_not_pull() {
     local pods
@@ -218,7 +222,9 @@ night() {
     echo "$SAID"
     mapfile -t commands < <(grep -E '^ +kubectl .* delete pod ' <<<"$SAID")
     # Where servers have the new licence before the command ends, the kubelet's next try may have brought the pod of Deckhouse up.
-    if [[ $SAID != *"No pod of Deckhouse fails."* ]]; then
+    if [[ $SAID == *"No pod of Deckhouse fails."* ]]; then
+        if awaits_image d8-system app=deckhouse; then fail "a pod of Deckhouse fails, and the command says that none does"; fi
+    else
         has "$SAID" "pods of Deckhouse that fail; delete them one by one"
         ((${#commands[@]} > 0)) || fail "no pod is named: $SAID"
     fi
