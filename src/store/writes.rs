@@ -142,7 +142,8 @@ impl Store {
     /// caller is dropped.
     ///
     /// # Errors
-    /// [`StoreError::ManifestUnknown`], or of the disk.
+    /// [`StoreError::ManifestUnknown`], or of the disk. With [`StoreError::Full`] it may be gone here and unknown to the other masters:
+    /// it then comes back from one of them.
     pub async fn delete_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<(), StoreError> {
         let (manifests, repo, reference) = (Arc::clone(&self.0.manifests), repo.clone(), reference.clone());
         self.0.contents.change(move || manifests.delete_manifest(&repo, &reference)).await
