@@ -350,6 +350,33 @@ async fn a_deletion_that_a_kill_interrupted_is_done_when_the_records_are_read() 
     assert_tidy(&second);
 }
 
+/// A device that takes no byte stands for a full disk.
+#[tokio::test]
+async fn a_deletion_without_room_is_written_down_once_there_is_some_and_else_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let (gone, first) = (numbered(1), recorded(dir.path()));
+    put(&first, &gone, &["v1", "v2"]).await;
+    let path = first.0.contents.layout.records_of(&repo("a"));
+    let manifests = &first.0.manifests;
+    for (name, is_room) in [("v1", true), ("v2", false)] {
+        let before = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let locked = manifests.lock(&repo("a"));
+        let mut asked = 0;
+        let said = manifests.say_deleted(&repo("a"), &named(name), &locked, || {
+            asked += 1;
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, &before).unwrap();
+            is_room
+        });
+        drop(locked);
+        assert_eq!((asked, said.is_ok()), (1, is_room), "{name}: {said:?}");
+        let known = manifests.record(&repo("a"), &named(name)).unwrap().unwrap();
+        assert_eq!(known.target().is_none(), is_room, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_there_and_was_not_said_is_as_old_as_its_file_and_what_is_said_and_not_there_was_never_heard() {
     let dir = tempfile::tempdir().unwrap();
