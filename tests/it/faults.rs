@@ -80,11 +80,13 @@ async fn what_masters_answer_in_trouble_is_what_a_register_may() {
         let walkers =
             (0..CLIENTS).map(|client| Walker::new(&round, &bed, SEED + u64::from(number) * CLIENTS + client).walk());
         let walkers: Vec<_> = walkers.map(tokio::spawn).collect();
+        let mut told = Vec::new();
         for step in 0..TROUBLES_OF_A_ROUND {
             // Each kind in turn, or those after another chance.
             let kind = usize::try_from(number * TROUBLES_OF_A_ROUND + step).unwrap() % Trouble::ALL.len();
             let trouble = Trouble::ALL[kind];
             let _ = tokio::time::timeout(LONGEST, round.wait(1 + chance.below(STEPS) as u64)).await;
+            let from = bed.now();
             if let Trouble::WrongClock(hours) = trouble {
                 round.skew();
                 tokio::task::block_in_place(|| bed.trouble(trouble, victim));
@@ -94,6 +96,7 @@ async fn what_masters_answer_in_trouble_is_what_a_register_may() {
             }
             let _ = tokio::time::timeout(LONGEST, round.wait(1 + chance.below(STEPS) as u64)).await;
             tokio::task::block_in_place(|| bed.end(trouble, victim));
+            told.push(format!("    {trouble:?} from {from} to {}\n", bed.now()));
         }
         round.end();
         for walked in join_all(walkers).await {
@@ -103,7 +106,14 @@ async fn what_masters_answer_in_trouble_is_what_a_register_may() {
         let history = last(&round, &bed, |history| bed.now() > quiet && history.judge(RULES).faults.is_empty()).await;
         let verdict = history.judge(RULES);
         let faults: Vec<String> = verdict.faults.iter().map(ToString::to_string).collect();
-        assert!(faults.is_empty(), "round {number}, victim {victim}: {} faults\n{}", faults.len(), faults.join("\n"));
+        let story = verdict.faults.first().map(|fault| history.of(fault.read.key)).unwrap_or_default();
+        assert!(
+            faults.is_empty(),
+            "round {number}, victim {victim}: {} faults\n{}\nthe first one's key\n{story}{}",
+            faults.len(),
+            faults.join("\n"),
+            told.concat()
+        );
         eprintln!("round {number}: {} s", bed.now() / 1_000_000);
         of_own += verdict.of_own;
         of_others += verdict.of_others;

@@ -166,6 +166,16 @@ pub(super) struct Verdict {
 }
 
 impl History {
+    /// All that happened with a key, a line each, in the order in which it began.
+    pub(super) fn of(&self, key: Key) -> String {
+        let writes =
+            self.writes.iter().filter(|write| write.key == key).map(|write| (write.began, format!("{write:?}")));
+        let reads = self.reads.iter().chain(&self.last).filter(|read| read.key == key);
+        let mut all: Vec<_> = writes.chain(reads.map(|read| (read.began, format!("{read:?}")))).collect();
+        all.sort();
+        all.into_iter().map(|(_, line)| format!("    {line}\n")).collect()
+    }
+
     pub(super) fn judge(&self, rules: Rules) -> Verdict {
         let mut verdict = Verdict::default();
         let mut by_key: HashMap<Key, Vec<&Write>> = HashMap::new();
