@@ -191,7 +191,7 @@ pub(super) async fn run(shared: &Shared, fill: &Fill) {
     if !matches!(error, FillError::Store(StoreError::Full(Refusal::ReadOnly))) {
         tracing::warn!(
             digest = %fill.digest,
-            repository = %fill.source.child,
+            repository = fill.source.repository(),
             upstream = fill.source.upstream.host(),
             error = %with_causes(&error),
             "a blob could not be fetched into the store"

@@ -44,6 +44,12 @@ pub struct Source {
 }
 
 impl Source {
+    /// The repository's whole name at the upstream.
+    #[must_use]
+    pub fn repository(&self) -> String {
+        self.upstream.repository(&self.child)
+    }
+
     /// Whether `other` leads to the same repository of the same upstream. Upstreams are compared by identity: two of one
     /// host may differ in path and credentials, and the one may give what the other refuses.
     #[must_use]

@@ -47,7 +47,7 @@ impl Proof {
         tracing::warn!(
             digest = %self.digest,
             %actual,
-            repository = %self.source.child,
+            repository = self.source.repository(),
             upstream = self.source.upstream.host(),
             "the upstream gave other bytes than the digest's; the answer is broken off"
         );

@@ -187,6 +187,12 @@ impl Upstream {
         self.0.endpoints.first().map_or("", |endpoint| endpoint.host.as_str())
     }
 
+    /// The name at the upstream itself of the repository `child`, `""` for the configured one.
+    #[must_use]
+    pub fn repository(&self, child: &str) -> String {
+        self.0.endpoints.first().map_or_else(String::new, |endpoint| endpoint.repository(child))
+    }
+
     /// Whether `other` is the same one: the same addresses, paths and generation of credentials. The name of a host is
     /// not enough for that.
     #[must_use]

@@ -99,6 +99,20 @@ async fn read_blob(upstream: &Upstream, range: Option<BlobRange>) -> Result<Vec<
 }
 
 #[test]
+fn a_repository_has_a_name_at_the_upstream_also_if_it_is_the_configured_one() {
+    let named = |path: &str, child: &str| {
+        let (host, path) = ("upstream.invalid".to_owned(), path.to_owned());
+        let endpoint =
+            EndpointOptions { scheme: Scheme::Http, host, path, ca: None, credentials: Credentials::Anonymous };
+        upstream(endpoint).repository(child)
+    };
+    assert_eq!(named("base", ""), "base");
+    assert_eq!(named("base", "app"), "base/app");
+    assert_eq!(named("", "app"), "app");
+    assert_eq!(named("base", "/other/app"), "other/app");
+}
+
+#[test]
 fn what_is_handed_out_can_be_sent_between_threads() {
     fn is_send<T: Send + 'static>() {}
     fn future_is_send<T: Send>(_: &T) {}
