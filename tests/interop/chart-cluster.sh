@@ -177,7 +177,9 @@ admin POST "$OWN/secrets?dryRun=All" "$(<deploy/manifests/controlled-first.yaml)
 admin DELETE "$OWN/secrets/registry-user-rw" >/dev/null
 init=$(jq -n --rawfile cert "$INTEROP_PKI/ca.crt" --rawfile key "$INTEROP_PKI/ca.key" \
     '{ca: {cert: $cert, key: $key}, rw_user: {name: "rw", password: "given", password_hash: "x"}}')
-admin POST "$OWN/secrets" "$(jq -n --arg config "$init" '{metadata: {name: "registry-init"}, type: "Opaque", stringData: {config: $config}}')" >/dev/null
+write_init() {
+    admin POST "$OWN/secrets" "$(jq -n --arg config "$1" '{metadata: {name: "registry-init"}, type: "Opaque", stringData: {config: $config}}')" >/dev/null
+}
 proxy=(--set "image.reference=example.com/d8-registry:1,metrics.kubeRbacProxyImage=example.com/proxy:1,push.kind=Ingress,push.host=x"
     --set "push.manyMasters=true,mode=Proxy,upstream.imagesRepo=registry.example.com/ee,config.proxy.ttl=24h")
 # Cut before the key is there: no certificate of it is left behind, which would say that nodes trust what nobody has.
@@ -192,6 +194,13 @@ key_is() { # refused|taken
     [[ $(cat "$WORK/status") == $([[ $1 == taken ]] && echo 2 || echo 4)?? ]]
 }
 await key_is refused
+write_init "ca: [$init"
+! helm install d8-registry "$CHART" --namespace d8-system "${proxy[@]}" >"$WORK/helm.out" 2>&1 || fail "installed beside a registry-init that can't be read"
+grep -q 'the key config of Secret registry-init is no YAML' "$WORK/helm.out" || fail "$(cat "$WORK/helm.out")"
+! grep -q 'PRIVATE KEY' "$WORK/helm.out" || fail "a key is shown"
+gone "$OWN/configmaps/registry-ca"
+admin DELETE "$OWN/secrets/registry-init" >/dev/null
+write_init "$init"
 ! helm install d8-registry "$CHART" --namespace d8-system "${proxy[@]}" >"$WORK/helm.out" 2>&1 || fail "installed without a key"
 grep -q 'not now' "$WORK/helm.out" || fail "$(cat "$WORK/helm.out")"
 gone "$OWN/configmaps/registry-ca"
@@ -230,7 +239,7 @@ init=$(jq -n --rawfile cert "$INTEROP_PKI/tls.crt" --rawfile key "$INTEROP_PKI/t
 admin DELETE "$OWN/secrets/registry-init" >/dev/null
 change "${proxy[@]}" --set upstream.license=second,drainSeconds=30
 same "$(secret registry-pki && secret registry-user-rw)" "$given" "authority and user without registry-init"
-admin POST "$OWN/secrets" "$(jq -n --arg config "$init" '{metadata: {name: "registry-init"}, type: "Opaque", stringData: {config: $config}}')" >/dev/null
+write_init "$init"
 same "$(versions)" "$before" "the controller's objects after an upgrade"
 noted 'the user and password of the value upstream are others'
 change "${proxy[@]}" --set upstream.license=first,upstream.imagesRepo=registry.example.com/ce,mode=Direct

@@ -213,7 +213,12 @@ imagePullSecrets:
 {{- /* What the bootstrap of the cluster has given to nodes, Secret registry-init, as JSON; {} where there was none. */ -}}
 {{- define "registryInit" -}}
 {{- $secret := lookup "v1" "Secret" .Release.Namespace "registry-init" | default dict -}}
-{{- index ($secret.data | default dict) "config" | default "" | b64dec | fromYaml | toJson -}}
+{{- $read := index ($secret.data | default dict) "config" | default "" | b64dec | fromYaml | default dict -}}
+{{- /* fromYaml of helm says by a key that it was none; what is wrong may show a secret. */ -}}
+{{- if hasKey $read "Error" -}}
+  {{- fail "the key config of Secret registry-init is no YAML: nodes trust the authority in it, and with another one nothing would pull. Mend the Secret, or delete it if no node has that authority" -}}
+{{- end -}}
+{{- $read | toJson -}}
 {{- end -}}
 
 {{- /* The data of registry-pki: what is in the cluster, else what this release makes; made once for all templates. */ -}}
