@@ -254,8 +254,8 @@ pub enum Command {
     NodeConfig(NodeConfigArguments),
     /// Keep containerd's files as a mounted registry-bashible-config says, and tell the Node so, where no bashible does.
     #[command(
-        after_help = "A node whose Secret is gone goes back to what it had before if the last one was that of a settled bare\n\
-        Unmanaged; else it keeps the copy. With the API server away it goes on. containerd's own files are only read.\n\n\
+        after_help = "A node whose Secret is gone removes the files that it has written if the last Secret was that of a settled\n\
+        bare Unmanaged, and puts nothing back; else it goes on by its copy. With the API server away it goes on. containerd's own files are only read.\n\n\
         Example:\n  d8-registry node-agent --root /host --image @sha256:4f1c...0a"
     )]
     NodeAgent(NodeAgentArguments),

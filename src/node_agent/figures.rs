@@ -8,6 +8,7 @@ use crate::health::Health;
 use crate::telemetry::Samples;
 use crate::telemetry::families::{
     NODE_AGENT_API, NODE_AGENT_FOLLOWS, NODE_AGENT_PROBLEM, NODE_AGENT_PULL, NODE_AGENT_PULLED, NODE_AGENT_PULLS,
+    NODE_AGENT_WANTED,
 };
 
 /// What is asked for.
@@ -17,15 +18,18 @@ pub(super) enum Check {
     Manifest,
     /// GET of its smallest blob.
     Blob,
+    /// HEAD of the manifest at the node's own node-proxy alone, which a kubelet may do without where masters are mirrors too.
+    NodeProxy,
 }
 
 impl Check {
-    const ALL: [Self; 2] = [Self::Manifest, Self::Blob];
+    const ALL: [Self; 3] = [Self::Manifest, Self::Blob, Self::NodeProxy];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Manifest => "manifest",
             Self::Blob => "blob",
+            Self::NodeProxy => "node_proxy",
         }
     }
 }
@@ -37,9 +41,17 @@ pub(super) struct Shown(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     /// What the last round came to; `None` before the first.
-    said: Option<(bool, Vec<Problem>)>,
-    pulls: [Pull; 2],
+    round: Option<Round>,
+    pulls: [Pull; 3],
     api: Option<bool>,
+}
+
+/// What there is to show of a round.
+#[derive(Debug)]
+struct Round {
+    follows: bool,
+    wanted: bool,
+    problems: Vec<Problem>,
 }
 
 /// Answers to one check.
@@ -60,7 +72,7 @@ impl Health for Shown {
 
     fn ready(&self) -> Result<String, String> {
         let state = self.state();
-        let Some((_, problems)) = &state.said else { return Err("starting".to_owned()) };
+        let Some(Round { problems, .. }) = &state.round else { return Err("starting".to_owned()) };
         // A node that needs an administrator keeps no other node's agent from an update.
         let texts: Vec<&str> = problems.iter().map(|problem| problem.text.as_str()).collect();
         Ok(if texts.is_empty() { "ok".to_owned() } else { texts.join("\n") })
@@ -69,8 +81,9 @@ impl Health for Shown {
     fn samples(&self) -> Samples {
         let mut samples = Samples::default();
         let state = self.state();
-        if let Some((follows, problems)) = &state.said {
+        if let Some(Round { follows, wanted, problems }) = &state.round {
             samples.add(&NODE_AGENT_FOLLOWS, &[], u64::from(*follows));
+            samples.add(&NODE_AGENT_WANTED, &[], u64::from(*wanted));
             for kind in Kind::ALL {
                 let there = problems.iter().any(|problem| problem.kind == kind);
                 samples.add(&NODE_AGENT_PROBLEM, &[kind.as_str()], u64::from(there));
@@ -97,7 +110,8 @@ impl Health for Shown {
 impl Shown {
     /// What a round came to.
     pub(super) fn said(&self, said: &Said) {
-        self.state().said = Some((said.follows.is_some(), said.problems.clone()));
+        let (follows, wanted, problems) = (said.follows.is_some(), said.wants_something(), said.problems.clone());
+        self.state().round = Some(Round { follows, wanted, problems });
     }
 
     /// Whether the API server has answered.
@@ -121,7 +135,14 @@ impl Shown {
             Err(why) => {
                 pull.failed += 1;
                 if before != Some(false) {
-                    tracing::error!(check = check.as_str(), %why, "this node can't pull");
+                    match check {
+                        Check::Manifest | Check::Blob => {
+                            tracing::error!(check = check.as_str(), %why, "this node can't pull");
+                        }
+                        Check::NodeProxy => {
+                            tracing::warn!(check = check.as_str(), %why, "node-proxy of this node does not answer as it has to");
+                        }
+                    }
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -15,7 +15,8 @@ use crate::telemetry::with_causes;
 
 /// The version of a node that has no configuration of ours; Deckhouse's word.
 pub(super) const UNKNOWN: &str = "unknown";
-/// From one restart of containerd to the next: what a restart does not mend is no reason for another.
+/// From one restart of containerd to the next. A change that a restart has not mended is no reason for another at all: its time is
+/// ahead of the clock.
 const RESTART_PAUSE: Duration = Duration::from_secs(600);
 /// Most problems of a kind that are said; the rest are in `node-config --check`.
 const MOST: usize = 10;
@@ -93,6 +94,13 @@ pub(super) struct Said {
     pub(super) stands_by: bool,
 }
 
+impl Said {
+    /// Whether the node is to have a configuration of ours, or still has one. A round that failed does not know that it is not.
+    pub(super) fn wants_something(&self) -> bool {
+        !self.stands_by && self.answer.version.as_deref() != Some(UNKNOWN)
+    }
+}
+
 /// The places on the node.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
@@ -112,8 +120,16 @@ pub(super) struct Local {
     pub(super) places: Places,
     /// Whether containerd may be restarted.
     pub(super) may_restart: bool,
-    /// When it was last.
-    pub(super) restarted: Option<Instant>,
+    /// The last restart.
+    pub(super) restarted: Option<Restarted>,
+}
+
+/// A restart of containerd.
+#[derive(Clone, Debug)]
+pub(super) struct Restarted {
+    at: Instant,
+    /// The file that it was for, and when that was changed.
+    changed: (PathBuf, SystemTime),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -208,24 +224,30 @@ impl Local {
 
     /// What is to be said of a containerd that is older than its configuration.
     fn restart(&mut self) -> Result<Option<Problem>, RoundError> {
-        let changed = node_config::containerd_changed(&self.places.root)?;
-        let Age::Older(running, file) = containerd::age(&self.places.proc, changed) else { return Ok(None) };
+        let Some(changed) = node_config::containerd_changed(&self.places.root)? else { return Ok(None) };
+        let Age::Older(running, file) = containerd::age(&self.places.proc, Some(changed.clone())) else {
+            return Ok(None);
+        };
         let file = file.display();
-        let problem = |text| Ok(Some(Problem { kind: Kind::Restart, text }));
+        let problem = |more: &str| {
+            let text = format!("{file} was changed after containerd was started{more}");
+            Ok(Some(Problem { kind: Kind::Restart, text }))
+        };
         if !self.may_restart {
-            return problem(format!("{file} was changed after containerd was started: restart containerd"));
+            return problem(": restart containerd");
         }
-        if self.restarted.is_some_and(|before| before.elapsed() < RESTART_PAUSE) {
-            return problem(format!(
-                "{file} was changed after containerd was started, and a restart a moment ago has not mended it"
-            ));
+        if self.restarted.as_ref().is_some_and(|before| before.changed == changed) {
+            return problem(", and a restart has not mended it: is the file's time of change ahead of the clock?");
         }
-        self.restarted = Some(Instant::now());
+        if self.restarted.as_ref().is_some_and(|before| before.at.elapsed() < RESTART_PAUSE) {
+            return problem(", and it was restarted a moment ago: it is again later");
+        }
         match containerd::restart(running) {
-            Ok(()) => problem(format!("{file} was changed after containerd was started: it is being restarted")),
-            Err(error) => {
-                problem(format!("{file} was changed after containerd was started, and it can't be restarted: {error}"))
+            Ok(()) => {
+                self.restarted = Some(Restarted { at: Instant::now(), changed });
+                problem(": it is being restarted")
             }
+            Err(error) => problem(&format!(", and it can't be restarted: {error}")),
         }
     }
 }

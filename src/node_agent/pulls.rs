@@ -4,6 +4,7 @@
 //! containerd and its store between.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -117,8 +118,11 @@ impl Job for Pulls {
             self.shown.asks_nothing();
             return Ok(());
         }
-        let manifest = self.manifest(clients).await;
+        let (manifest, at_node_proxy) = self.manifest(clients).await;
         self.shown.asked(Check::Manifest, manifest);
+        if let Some(answer) = at_node_proxy {
+            self.shown.asked(Check::NodeProxy, answer);
+        }
         if self.since_blob.is_none_or(|since| since + 1 >= BLOB_EVERY) {
             let blob = tokio::time::timeout(BLOB, self.blob(clients)).await;
             let blob = blob.unwrap_or_else(|_| Err(format!("it did not come within {} s", BLOB.as_secs())));
@@ -152,17 +156,26 @@ impl Pulls {
         .await
     }
 
-    /// As containerd: the next mirror where one does not answer with it.
-    async fn manifest(&self, clients: &[Upstream]) -> Result<(), String> {
+    /// As containerd: the next mirror where one does not answer with it. And what the node's own node-proxy alone says, if it is one of
+    /// them.
+    async fn manifest(&self, clients: &[Upstream]) -> (Result<(), String>, Option<Result<(), String>>) {
         let reference = Reference::Digest(self.image.digest);
-        let mut why = String::new();
+        let (mut found, mut at_node_proxy) = (Err(String::new()), None);
         for client in clients {
-            match client.exists(&self.image.child, &reference, Instant::now() + MANIFEST).await {
-                Ok(()) => return Ok(()),
-                Err(error) => why = error.to_string(),
+            let is_node_proxy = is_of_this_node(client.host());
+            if found.is_ok() && !is_node_proxy {
+                continue;
+            }
+            let answer = client.exists(&self.image.child, &reference, Instant::now() + MANIFEST).await;
+            let answer = answer.map_err(|error| error.to_string());
+            if is_node_proxy {
+                at_node_proxy = Some(answer.clone());
+            }
+            if found.is_err() {
+                found = answer;
             }
         }
-        Err(why)
+        (found, at_node_proxy)
     }
 
     async fn blob(&self, clients: &[Upstream]) -> Result<(), String> {
@@ -200,6 +213,11 @@ impl Pulls {
         let fetched = fetched.map_err(|error: UpstreamError| error.to_string())?;
         Manifest::parse(None, &fetched.bytes).map_err(|error| format!("the manifest {digest} can't be read: {error}"))
     }
+}
+
+/// Whether `ADDRESS:PORT` leads to this node itself, as node-proxy's does.
+fn is_of_this_node(host: &str) -> bool {
+    host.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
 }
 
 /// Asks nobody yet. Blocking.

@@ -232,6 +232,23 @@ fn a_node_that_does_not_pull_by_its_files_answers_no_version() {
 }
 
 #[test]
+fn a_node_of_which_nothing_is_wanted_may_have_any_configuration() {
+    let mut node = Node::new();
+    let main = node.places().root.join("etc/containerd/config.toml");
+    std::fs::write(&main, "version = 2\n").unwrap();
+    let said = node.round();
+    assert_eq!((Node::kinds(&said), said.wants_something()), (vec![Kind::Containerd], false));
+    node.mount(Some("mode: ["), None);
+    assert!(node.round().wants_something());
+    node.mount(Some(&config("Unmanaged", "v1")), Some("v1"));
+    assert!(node.round().wants_something());
+    node.mount(None, Some("v1"));
+    let said = node.round();
+    assert_eq!((Node::kinds(&said), said.wants_something()), (vec![Kind::Containerd], false));
+    assert!(!node.local.round(true).wants_something());
+}
+
+#[test]
 fn what_others_write_is_let_be_and_named() {
     let mut node = Node::new();
     node.mount(Some(&config("Proxy", "v1")), None);

@@ -247,7 +247,7 @@ families! {
     /// Every family of `node-agent`.
     NODE_AGENT_FAMILIES;
     NODE_AGENT_PULL: "d8_registry_node_agent_pull_ok", Gauge, ["check"],
-        "1 if the last question for the pinned image was answered as containerd needs it, else 0: its manifest, or a blob of it. Absent while nothing is asked for.";
+        "1 if the last question for the pinned image was answered as containerd needs it, else 0: its manifest, or a blob of it, or (node_proxy) its manifest at 127.0.0.1 alone. Absent while nothing is asked for.";
     NODE_AGENT_PULLED: "d8_registry_node_agent_pull_timestamp_seconds", Gauge, ["check"],
         "When that was answered last.";
     NODE_AGENT_PULLS: "d8_registry_node_agent_pulls_total", Counter, ["check", "result"],
@@ -256,6 +256,8 @@ families! {
         "1 while containerd's files are as registry-bashible-config, or the copy of it, wants them; 0 while there is none or it can't be followed.";
     NODE_AGENT_PROBLEM: "d8_registry_node_agent_problem", Gauge, ["kind"],
         "1 while something is wrong on the node: source (the Secret is gone or wrong), files (of others, or changed by hand), containerd (its configuration), restart (not since that was changed), failed (a file can't be read or written).";
+    NODE_AGENT_WANTED: "d8_registry_node_agent_wanted", Gauge, [],
+        "0 while nothing is wanted of the node: no registry-bashible-config is mounted, no copy of one and no file of ours is left, or bashible writes the node; else 1.";
     NODE_AGENT_API: "d8_registry_node_agent_api_up", Gauge, [],
         "1 if the API server took the last answer of the node, else 0.";
 }

@@ -53,6 +53,7 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up == 0/' \
     ConfigInvalid 's/config_valid{job="d8-registry"} == 0/config_valid{job="d8-registry"} == 2/' \
     ModeFileInvalid 's/mode_file_valid{job="d8-registry"} == 0/mode_file_valid{job="d8-registry"} == 2/' \
     NodeProxyWaiting 's/for: 1h/for: 2h/' \
+    NodeProxyNotAnswering 's/up{job="d8-registry-node-proxy"} == 0/up{job="d8-registry-node-proxy"} == 2/' \
     NodePullFailing 's/min by (job, instance, node) (d8_registry_node_agent_pull_ok/max by (job, instance, node) (d8_registry_node_agent_pull_ok/' \
     NodeConfigNotFollowed 's/node_agent_problem{job="d8-registry-node-agent"}) == 1/node_agent_problem{job="d8-registry-node-agent"}) == 2/' \
     JobFailing 's/result=~"failed|panicked"/result="panicked"/' \
@@ -65,11 +66,13 @@ spoilt InstanceDown 's/up{job="d8-registry"} == 0/up{job="d8-registry"} == 2/' \
     CertificateExpiring 's/14 \* 86400/16 * 86400/' \
     HitRatioFallen 's/\[1h\])) > 100/[1h])) > 1/' \
     NodeProxyWaiting 's/listening{job="d8-registry-node-proxy"} == 0/listening == 0/' \
-    NodePullFailing 's/pull_ok{job="d8-registry-node-agent"}/pull_ok/' \
+    NodePullFailing 's/pull_ok{job="d8-registry-node-agent", check!="node_proxy"}/pull_ok{check!="node_proxy"}/' \
+    NodeProxyNotAnswering 's/, check="node_proxy"}) == 0/}) == 0/' \
     NodeConfigNotFollowed 's/for: 15m/for: 5m/' \
     StaleAnswers 's/for: 6h/for: 12h/' \
     RemovalsWait 's/for: 8d/for: 6d/'
-spoilt StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/' \
+spoilt NodePullFailing 's/, check!="node_proxy"}/}/' NodeConfigNotFollowed 's/node_agent_wanted{job="d8-registry-node-agent"} == 0/node_agent_wanted{job="d8-registry-node-agent"} == 2/' \
+    StoreNearlyFull 's/cause="full"/cause="disk"/' UpstreamCredentialsRefused 's/outcome="ok"}/outcome="o"}/' \
     ErrorsToClients 's/route!~"base|token|other"/route!~"token|other"/' \
     StaleAnswers 's/\[1h\])) > 0/[10m])) > 0/' \
     JobFailing 's/name!="reload", //' \

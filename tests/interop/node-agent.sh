@@ -293,7 +293,7 @@ end_agent two TERM 0
 PROC=/proc agent two --restart-containerd
 await ended
 containerd_of
-await event two ContainerdRestartNeeded 'a restart a moment ago has not mended it'
+await event two ContainerdRestartNeeded 'a restart has not mended it'
 runs || fail "containerd was ended again and again"
 touch -d '-1 day' "$WORK/two/root/etc/containerd/config.toml"
 await says two v9 default

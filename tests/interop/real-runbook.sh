@@ -114,6 +114,7 @@ does "Work beside requests, and orders" "exec POD -c registry" "POD=>$(pod_of re
 has upstream-probe eviction
 does on worker-1 D8RegistryNodeProxyWaiting "ss -ltnp"
 has 127.0.0.1:5001
+does on worker-1 D8RegistryNodeProxyNotAnswering "http://127.0.0.1:5007/readyz"
 does D8RegistryNodePullFailing "get pods -l component=registry-node-agent" "NODE=>worker-1"
 has Running
 agent=$(pod_of registry-node-agent worker-1)

@@ -103,6 +103,8 @@ async fn it_writes_what_is_mounted_and_asks_for_the_image_as_containerd_does() {
     let mut agent = Agent::start(&config(&upstream.address()), &["--image", &pinned]);
     agent.until("d8_registry_node_agent_pull_ok{check=\"manifest\"} 1").await;
     agent.until("d8_registry_node_agent_pull_ok{check=\"blob\"} 1").await;
+    // The mirror has an address of this machine, as node-proxy has.
+    agent.until("d8_registry_node_agent_pull_ok{check=\"node_proxy\"} 1").await;
     // The API server is away, and that is all that is wrong.
     agent.until("d8_registry_node_agent_api_up 0").await;
     agent.until("d8_registry_node_agent_follows 1").await;
@@ -123,12 +125,14 @@ async fn it_writes_what_is_mounted_and_asks_for_the_image_as_containerd_does() {
         answer.status(500);
     });
     agent.until("d8_registry_node_agent_pull_ok{check=\"manifest\"} 0").await;
+    agent.until("d8_registry_node_agent_pull_ok{check=\"node_proxy\"} 0").await;
     upstream.heal();
     agent.until("d8_registry_node_agent_pull_ok{check=\"manifest\"} 1").await;
     // Without the mount it goes on by the copy.
     std::fs::remove_file(agent.at("mount/config")).unwrap();
     agent.until("d8_registry_node_agent_problem{kind=\"source\"} 1").await;
     agent.until("d8_registry_node_agent_follows 1").await;
+    agent.until("d8_registry_node_agent_wanted 1").await;
     assert_eq!(agent.end(), Some(0));
     assert!(agent.hosts_toml().exists() && copy.exists());
 }
@@ -148,6 +152,7 @@ async fn the_end_of_a_settled_bare_unmanaged_takes_everything_away_with_the_api_
     .await;
     std::fs::remove_dir_all(agent.at("mount")).unwrap();
     agent.until("d8_registry_node_agent_follows 0").await;
+    agent.until("d8_registry_node_agent_wanted 0").await;
     agent.until("d8_registry_node_agent_problem{kind=\"source\"} 0").await;
     assert!(!agent.hosts_toml().exists() && !copy.exists());
     assert_eq!(agent.end(), Some(0));
