@@ -13,8 +13,8 @@ pub struct FailingPod {
     pub name: String,
     /// The node that it is on; `""` where it is on none.
     pub node: String,
-    /// Why, in Kubernetes' words: `ImagePullBackOff`, `CrashLoopBackOff`, `not Ready`.
-    pub why: String,
+    /// Why, in Kubernetes' words: `ImagePullBackOff`, `CrashLoopBackOff`. `None`: it is starting, or runs and is not Ready.
+    pub why: Option<String>,
 }
 
 impl Cluster {
@@ -45,7 +45,7 @@ fn failing(pod: Pod) -> Option<FailingPod> {
     Some(FailingPod {
         name: pod.metadata.name.unwrap_or_default(),
         node: pod.spec.and_then(|spec| spec.node_name).unwrap_or_default(),
-        why: why.unwrap_or_else(|| "not Ready".to_owned()),
+        why,
     })
 }
 
@@ -68,7 +68,7 @@ mod tests {
     fn a_pod_that_does_not_work_says_why_and_one_that_does_is_none() {
         let pod = |status: serde_json::Value| {
             let pod = json!({"metadata": {"name": "deckhouse-1"}, "spec": {"nodeName": "m", "containers": []}, "status": status});
-            failing(serde_json::from_value(pod).unwrap()).map(|pod| pod.why)
+            failing(serde_json::from_value(pod).unwrap()).map(|pod| pod.why.unwrap_or_else(|| "starting".to_owned()))
         };
         let container = |state: serde_json::Value| json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
         let waits = |reason: &str| container(json!({"waiting": {"reason": reason}}));
@@ -83,6 +83,7 @@ mod tests {
         let ended = container(json!({"terminated": {"exitCode": 1, "reason": "Error"}}));
         assert_eq!(pod(json!({"containerStatuses": [ended]})).as_deref(), Some("Error"));
         assert_eq!(pod(json!({"phase": "Failed"})).as_deref(), Some("Failed"));
-        assert_eq!(pod(json!({"containerStatuses": initializing})).as_deref(), Some("not Ready"));
+        assert_eq!(pod(json!({"containerStatuses": initializing})).as_deref(), Some("starting"));
+        assert_eq!(pod(json!({"phase": "Running"})).as_deref(), Some("starting"));
     }
 }

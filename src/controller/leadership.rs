@@ -1,8 +1,9 @@
 //! Keeps asking for the Lease, and tells the loop until when it may write.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -13,22 +14,23 @@ use crate::telemetry::with_causes;
 /// Until when this process may write; `None`: another one may.
 pub(super) type Term = Option<Instant>;
 
-/// Asks until `stop`, then gives the Lease back. Once `seize` is cancelled it is taken over from one that renews it.
+/// Asks until `stop`, then gives the Lease back. At each notice of `seize` it is taken over from one that renews it.
 pub(super) async fn hold(
     mut candidate: Candidate,
     term: watch::Sender<Term>,
-    seize: CancellationToken,
+    seize: Arc<Notify>,
     stop: CancellationToken,
 ) {
     let mut holder = String::new();
     let mut failed = false;
+    let mut is_seizing = false;
     // When the term of whoever it was taken over from has ended.
     let mut quiet_from: Option<Instant> = None;
     loop {
-        let is_seizing = seize.is_cancelled() && quiet_from.is_none();
         let asked = if is_seizing { candidate.seize(clock::now()).await } else { candidate.ask(clock::now()).await };
         let pause = match asked {
             Ok(Standing::Holds(_)) if is_seizing => {
+                is_seizing = false;
                 quiet_from = Some(Instant::now() + TERM);
                 RENEWAL
             }
@@ -60,15 +62,14 @@ pub(super) async fn hold(
             }
         };
         let rest = async {
-            let is_to_seize =
-                async { if seize.is_cancelled() { std::future::pending().await } else { seize.cancelled().await } };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = is_to_seize => {}
+                () = tokio::time::sleep(pause) => false,
+                () = seize.notified() => true,
             }
         };
-        if stop.run_until_cancelled(rest).await.is_none() {
-            break;
+        match stop.run_until_cancelled(rest).await {
+            Some(is_to_seize) => is_seizing |= is_to_seize,
+            None => break,
         }
     }
     term.send_replace(None);

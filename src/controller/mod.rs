@@ -145,7 +145,7 @@ async fn control(options: Options) -> Result<(), ControllerError> {
         Candidate::new(cluster.clone(), names::LEASE, &options.identity),
         term,
         // It waits for its turn, whatever another one does.
-        CancellationToken::new(),
+        Arc::default(),
         lease_stop.clone(),
     ));
     let pins = PinsKeeper {

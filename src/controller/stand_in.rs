@@ -143,10 +143,10 @@ impl StandIn {
     pub fn start(mut self) -> AtWork {
         self.questions.ask(&[]);
         let (shown, seize, lease_stop) =
-            (Arc::new(Shown::default()), CancellationToken::new(), CancellationToken::new());
+            (Arc::new(Shown::default()), Arc::new(Notify::new()), CancellationToken::new());
         let (term, may_write) = watch::channel(None);
         let leading = TaskTracker::new();
-        leading.spawn(leadership::hold(self.candidate, term, seize.clone(), lease_stop.clone()));
+        leading.spawn(leadership::hold(self.candidate, term, Arc::clone(&seize), lease_stop.clone()));
         let rounds = Rounds {
             looker: self.looker,
             questions: self.questions,
@@ -164,7 +164,7 @@ impl StandIn {
 #[derive(Debug)]
 pub struct AtWork {
     shown: Arc<Shown>,
-    seize: CancellationToken,
+    seize: Arc<Notify>,
     stop: CancellationToken,
     lease_stop: CancellationToken,
     tasks: TaskTracker,
@@ -184,9 +184,10 @@ impl AtWork {
         self.shown.failure()
     }
 
-    /// Takes the Lease over from a holder that renews it. Nothing is written before that one's term has ended, 15 s later.
+    /// Takes the Lease over from a holder that renews it, each time that this is called. Nothing is written before that one's
+    /// term has ended, 15 s later.
     pub fn seize(&self) {
-        self.seize.cancel();
+        self.seize.notify_one();
     }
 
     /// Ends after the write that is under way, then gives the Lease back. Takes 10 s for each at most.

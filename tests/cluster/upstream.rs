@@ -258,5 +258,33 @@ pub(super) async fn a_controller_that_moves_nothing_is_replaced_and_what_was_kep
     world.control(0);
     world.until("it is removed", || async { value(&world, "registry-previous", "mode").await.is_none() }).await;
     world.switch(Wanted::Bare).await;
-    said(&world, &flags, false, &["nothing was changed: the mode is Unmanaged without a registry"]).await;
+    // Nodes and Deckhouse follow Deckhouse's own Secret, and all but the API server is down: what that names is the upstream.
+    world.terminate(0);
+    world.roles.take_deckhouse_down().await;
+    let flags = outside(&world, 0);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let dry_run = [
+        "The order is: registry-previous, d8-registry-settings, registry-bashible-config; when every node has it, deckhouse-registry.",
+    ];
+    said(&world, &[&flags[..], &["--dry-run"]].concat(), true, &dry_run).await;
+    let left = [
+        "Mode Unmanaged stays.",
+        "This command has the Lease",
+        "The nodes and Secret deckhouse-registry have 127.0.0.8:5001/deckhouse/ee.",
+        "first\n  kubectl -n d8-system set image deployment/deckhouse deckhouse=127.0.0.8:5001/deckhouse/ee",
+        "kubectl -n d8-system delete pod deckhouse-leader",
+    ];
+    said(&world, &flags, true, &left).await;
+    assert_eq!(value(&world, "registry-previous", "imagesRepo").await, Some(World::repository(1)));
+    assert_eq!(value(&world, "registry-previous", "mode").await.as_deref(), Some("Unmanaged"));
+    world.assert_pulled().await;
+    world.roles.bring_deckhouse_up().await;
+    world.control(0);
+    world.finish(Wanted::Configured(0)).await;
+    said(&world, &["--undo"], true, &["The nodes and Secret deckhouse-registry have 127.0.0.9:5001/deckhouse/ee."])
+        .await;
+    world.finish(Wanted::Configured(1)).await;
+    world.switch(Wanted::Local).await;
+    show_certificate(&world).await;
+    said(&world, &flags, false, &["nothing was changed: the mode is Local"]).await;
 }

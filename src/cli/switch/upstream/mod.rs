@@ -4,8 +4,11 @@
 //! # Decisions
 //! - The steps are the controller's own: the same rounds under the same Lease (`controller::StandIn`), so a controller that returns
 //!   wants the same, and a command that is killed leaves a switch that either of them goes on with.
-//! - The input is written before all else, then what nodes have; `deckhouse-registry` is last, when nodes and servers have the new
-//!   upstream beside the old one. Deckhouse itself is not waited for: it is what is down.
+//! - The input is written before all else; `deckhouse-registry` is last, when nodes and servers have the new upstream beside the old
+//!   one. Servers have it before nodes do: nodes of Direct sign in with the upstream's own pair, which a server has to take by then.
+//!   Deckhouse itself is not waited for: it is what is down.
+//! - Bare Unmanaged has no upstream of ours. What Secret `deckhouse-registry` names is one, and the change makes it an Unmanaged with
+//!   a registry: nodes have no other way to a new sign-in while Deckhouse is down.
 //! - Nothing is written before the upstream was asked and has every image. A refused sign-in is not tried twice.
 
 mod account;
@@ -90,13 +93,17 @@ pub(super) async fn run(arguments: UpstreamArguments) -> Result<(), Failure> {
         try_upstream(&mut stand_in, upstream, change.settings.check_mode).await?;
     }
     if arguments.dry_run {
+        let servers = if change.settings.params.target() == Target::Unmanaged {
+            String::new()
+        } else {
+            format!("{}; when every master holds it, ", names::MODE_FILE)
+        };
         writeln!(
             io::stdout(),
-            "Nothing was written (--dry-run). The order is: {}, {}, {}; then, when every node has it, {} and {}.",
+            "Nothing was written (--dry-run). The order is: {}, {}, {servers}{}; when every node has it, {}.",
             names::PREVIOUS,
             names::CONFIG,
             names::BASHIBLE_CONFIG,
-            names::MODE_FILE,
             names::DECKHOUSE_REGISTRY
         )?;
         return Ok(());
@@ -111,6 +118,8 @@ struct There {
     /// Secret `d8-registry-settings`, if there is one; it is ours.
     config: Option<StoredSecret>,
     state: Option<RegistryState>,
+    /// Secret `deckhouse-registry`.
+    registry: Option<StoredSecret>,
     certificate: Identity,
 }
 
@@ -135,12 +144,15 @@ impl There {
                 own.namespace()
             )));
         }
-        Ok(Self { record_secret, record, config, state, certificate })
+        let registry = read(own, names::DECKHOUSE_REGISTRY).await?;
+        Ok(Self { record_secret, record, config, state, registry, certificate })
     }
 }
 
 /// What is to change.
 struct Change {
+    /// What is in force.
+    before: Params,
     settings: Settings,
     /// Of Secret `d8-registry-settings`.
     new: Data,
@@ -152,7 +164,9 @@ struct Change {
 impl Change {
     /// Finds it out and shows it.
     async fn of(arguments: &UpstreamArguments, there: &There, own: &Cluster) -> Result<Self, Failure> {
-        let params = wanted::in_force(&there.record).map_err(|why| failure(format!("nothing was changed: {why}")))?;
+        let before = wanted::in_force(&there.record, there.registry.as_ref().map(|secret| &secret.data))
+            .map_err(|why| failure(format!("nothing was changed: {why}")))?;
+        let params = &before;
         let check_mode = there.record.settings.as_ref().map_or(CheckMode::Default, |settings| settings.check_mode);
         let nothing = Data::new();
         let old = there.config.as_ref().map_or(&nothing, |secret| &secret.data);
@@ -183,7 +197,7 @@ impl Change {
         if changes.is_empty() {
             writeln!(out, "  (nothing changes)")?;
         }
-        Ok(Self { settings, new, changes, undone })
+        Ok(Self { before, settings, new, changes, undone })
     }
 }
 
@@ -292,9 +306,8 @@ async fn carry_out(
         Some(other) => writeln!(out, "{other} has the Lease and renews it: the controller does the work.")?,
         None => writeln!(out, "Nobody else has the Lease.")?,
     }
-    if let Err(failure) =
-        Box::pin(say_what_is_wanted(own, there, change.undone.is_some(), change.changes, change.new)).await
-    {
+    let Change { before, undone, changes, new, .. } = change;
+    if let Err(failure) = Box::pin(say_what_is_wanted(own, there, &before, undone.is_some(), changes, new)).await {
         // Whether it can be given back or ends by itself: what failed is said.
         let _ = stand_in.give_back().await;
         return Err(failure);
@@ -317,7 +330,7 @@ async fn carry_out(
                 .to_owned(),
         )),
         Some(Err(failure)) => Err(failure),
-        Some(Ok(())) => Box::pin(finish(own, &wanted, change.undone.as_ref(), has_led)).await,
+        Some(Ok(())) => Box::pin(finish(own, there, (&before, &wanted), undone.as_ref(), has_led)).await,
     }
 }
 
@@ -325,6 +338,7 @@ async fn carry_out(
 async fn say_what_is_wanted(
     own: &Cluster,
     there: &There,
+    before: &Params,
     is_undo: bool,
     changes: DataChanges,
     new: Data,
@@ -332,7 +346,7 @@ async fn say_what_is_wanted(
     let wanted = inputs::read_secret(&new).0.settings.ok();
     let is_new = wanted.is_some_and(|wanted| wanted.params != there.record.target);
     if is_new && !is_undo {
-        kept::keep(own, &there.record, there.config.as_ref()).await?;
+        kept::keep(own, &Record { target: before.clone(), ..there.record.clone() }, there.config.as_ref()).await?;
     }
     put(own, there.config.as_ref(), changes, new).await?;
     if there.record.source == Some(InputSource::ModuleConfig) && there.record.source_chosen {
@@ -342,18 +356,37 @@ async fn say_what_is_wanted(
 }
 
 /// What is left to do.
-async fn finish(own: &Cluster, wanted: &Params, undone: Option<&StoredSecret>, has_led: bool) -> Result<(), Failure> {
+async fn finish(
+    own: &Cluster,
+    there: &There,
+    (before, wanted): (&Params, &Params),
+    undone: Option<&StoredSecret>,
+    has_led: bool,
+) -> Result<(), Failure> {
     let mut out = io::stdout();
     let repo = wanted.upstream().map_or("", |upstream| upstream.images_repo.as_str());
     let servers = if wanted.target() == Target::Unmanaged { "" } else { ", the servers" };
     writeln!(out, "The nodes{servers} and Secret {} have {repo}.", names::DECKHOUSE_REGISTRY)?;
     match undone {
-        None => writeln!(
-            out,
-            "Secret {} has what was there before: d8-registry switch upstream --undo goes back, --commit removes it; it goes by \
-             itself after 7 days.",
-            names::PREVIOUS
-        )?,
+        None => {
+            // Where nothing changed since a `--commit` nothing was kept.
+            if read(own, names::PREVIOUS).await?.is_some() {
+                writeln!(
+                    out,
+                    "Secret {} has what was there before: d8-registry switch upstream --undo goes back, --commit removes it; it goes \
+                     by itself after 7 days.",
+                    names::PREVIOUS
+                )?;
+            }
+            if there.record.source == Some(InputSource::ModuleConfig) {
+                writeln!(
+                    out,
+                    "Left to do: ModuleConfig deckhouse was the input and has the values of before; Secret {} is the input now. Give \
+                     the ModuleConfig the new ones, then: d8-registry switch source moduleconfig",
+                    names::CONFIG
+                )?;
+            }
+        }
         Some(undone) => {
             kept::forget(own).await?;
             if previous::was_of_module_config(&undone.annotations) {
@@ -361,6 +394,6 @@ async fn finish(own: &Cluster, wanted: &Params, undone: Option<&StoredSecret>, h
             }
         }
     }
-    write!(out, "{}", leftovers::of(own, has_led).await)?;
+    write!(out, "{}", leftovers::of(own, before, wanted, has_led).await)?;
     Ok(())
 }

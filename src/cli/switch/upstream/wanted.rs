@@ -88,21 +88,28 @@ impl UpstreamParameters {
     }
 }
 
-/// What gets another upstream: the mode that is wanted, with its parameters.
+/// What gets another upstream: the mode that is wanted, with its parameters. Those of bare Unmanaged are what `registry`, the
+/// data of Secret `deckhouse-registry`, names, which nodes and Deckhouse follow there: it becomes an Unmanaged with a registry.
 ///
 /// # Errors
 /// Why it has none, and what to do instead.
-pub(super) fn in_force(record: &Record) -> Result<&Params, &'static str> {
+pub(super) fn in_force(record: &Record, registry: Option<&Data>) -> Result<Params, String> {
     match &record.target {
-        params @ (Params::Direct(_) | Params::Proxy { .. } | Params::Unmanaged(Some(_))) => Ok(params),
+        params @ (Params::Direct(_) | Params::Proxy { .. } | Params::Unmanaged(Some(_))) => Ok(params.clone()),
         Params::Local => {
             Err("the mode is Local: the masters have every image and ask nobody, so there is no upstream to \
-             change, and no licence that expires. Images come by `d8 mirror push`")
+             change, and no licence that expires. Images come by `d8 mirror push`"
+                .to_owned())
         }
         Params::Unmanaged(None) => {
-            Err("the mode is Unmanaged without a registry of ours: nodes and Deckhouse follow Secret \
-             deckhouse-registry, which is Deckhouse's, so there is no upstream of ours to change. `d8-registry switch mode \
-             Unmanaged --images-repo ...` names one; for the Secret itself see INSTALL, \"The licence has expired\"")
+            let data = registry.ok_or("the mode is Unmanaged, and there is no Secret deckhouse-registry")?;
+            let named = DeckhouseRegistry::read(data).and_then(|registry| registry.upstream());
+            match named.map_err(|why| format!("Secret deckhouse-registry can't be used: {why}"))? {
+                Some(upstream) => Ok(Params::Unmanaged(Some(upstream))),
+                None => Err("the mode is Unmanaged, and Secret deckhouse-registry names the cluster's own address: \
+                     `d8-registry switch mode Unmanaged --images-repo ...` names a registry"
+                    .to_owned()),
+            }
         }
     }
 }

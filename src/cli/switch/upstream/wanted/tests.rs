@@ -102,11 +102,31 @@ fn what_is_not_valid_is_said_and_no_secret_with_it() {
 
 #[test]
 fn where_there_is_no_upstream_it_is_said_why() {
-    assert!(in_force(&record(Params::Local)).unwrap_err().contains("d8 mirror push"));
-    assert!(in_force(&record(Params::BARE)).unwrap_err().contains("switch mode Unmanaged --images-repo"));
+    assert!(in_force(&record(Params::Local), None).unwrap_err().contains("d8 mirror push"));
     for params in [proxy("a"), Params::Direct(upstream("a")), Params::Unmanaged(Some(upstream("a")))] {
-        assert_eq!(in_force(&record(params.clone())), Ok(&params));
+        assert_eq!(in_force(&record(params.clone()), None), Ok(params));
     }
+}
+
+#[test]
+fn in_bare_unmanaged_it_is_what_deckhouse_registry_names() {
+    let named = |data: Data| in_force(&record(Params::BARE), Some(&data));
+    let data = |params: &Params| {
+        let registry = DeckhouseRegistry::of(
+            params,
+            Some(&InCluster {
+                ca: "a".to_owned(),
+                ro: Login { username: "ro".to_owned(), password: Secret::new("b".to_owned()) },
+            }),
+        )
+        .unwrap();
+        registry.data().into_iter().map(|(key, value)| (key.to_owned(), value.expose().as_bytes().to_vec())).collect()
+    };
+    let outside = Params::Unmanaged(Some(upstream("a")));
+    assert_eq!(named(data(&outside)), Ok(outside));
+    assert!(named(data(&Params::Local)).unwrap_err().contains("the cluster's own address"));
+    assert!(named(Data::new()).unwrap_err().contains("can't be used"));
+    assert!(in_force(&record(Params::BARE), None).unwrap_err().contains("there is no Secret deckhouse-registry"));
 }
 
 #[test]
