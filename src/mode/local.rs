@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 pub use self::image::{Brought, Closure, Moved};
-use self::latest::latest_of;
 use self::movement::Movement;
 use self::read_through::{Purpose, ReadThrough, may_be_elsewhere};
 use super::{BlobRequest, ModeError, Provenance, Served, ServedBlob, ServedManifest};
@@ -131,16 +130,31 @@ impl Local {
         if self.missing_references == MissingReferences::Refuse {
             let missing = self.store.missing_references(repo, &stored).await?;
             if !missing.is_empty() {
-                // What another master has whole is here for whoever asks for its parts.
-                return match self.beyond() {
-                    Some(through) if through.is_whole_elsewhere(repo, stored.digest).await? => {
-                        Ok(Served::new(stored.into(), CacheOutcome::Peer))
-                    }
-                    _ => Err(ModeError::Incomplete { missing }),
-                };
+                return self.incomplete(repo, stored, missing).await;
             }
         }
         Ok(Served::new(stored.into(), Provenance::default()))
+    }
+
+    /// A manifest that is here without all that it references.
+    async fn incomplete(
+        &self,
+        repo: &RepoName,
+        stored: StoredManifest,
+        missing: Vec<Digest>,
+    ) -> Result<Served<ServedManifest>, ModeError> {
+        let Some(through) = self.beyond() else { return Err(ModeError::Incomplete { missing }) };
+        let digest = stored.digest;
+        // What another master has whole is here for whoever asks for its parts.
+        if through.is_whole_elsewhere(repo, digest).await? {
+            return Ok(Served::new(stored.into(), CacheOutcome::Peer));
+        }
+        let said = self.store.record(repo, &Reference::Digest(digest)).await?;
+        let is_named = said.is_some_and(|said| said.target().is_some());
+        if is_named && through.may_be_out_of_reach(repo, digest).await {
+            return Err(ModeError::NotReachable);
+        }
+        Err(ModeError::Incomplete { missing })
     }
 
     /// A manifest that the store did not give; by tag of the digest that the tag names here.
@@ -157,7 +171,7 @@ impl Local {
         };
         let digest = match self.store.verified_tag(repo, tag).await? {
             Some(tag) => Some(tag.digest),
-            None => self.target_of(repo, reference).await?,
+            None => self.target_of(through, repo, reference).await?,
         };
         match digest {
             // What it leads to may have come meanwhile.
@@ -166,21 +180,29 @@ impl Local {
         }
     }
 
-    /// Where a tag leads that was not here a moment ago: by what was said of it here since then, or else, if nothing ever was, by
-    /// what the other masters say of it. `None`: it is deleted, or nobody who answers knows it.
-    async fn target_of(&self, repo: &RepoName, tag: &Reference) -> Result<Option<Digest>, ModeError> {
+    /// Where a tag leads that was not here a moment ago: by what was said of it here since then, or else by what the other masters say
+    /// of it. Of one that was deleted here they have to say something later: who has not heard of that still has the tag. `None`: it
+    /// is deleted, or nobody who answers knows it.
+    async fn target_of(
+        &self,
+        through: &ReadThrough,
+        repo: &RepoName,
+        tag: &Reference,
+    ) -> Result<Option<Digest>, ModeError> {
         let said = match self.store.record(repo, tag).await? {
+            Some(deletion) if deletion.target().is_none() => through.pushed_again(repo, tag, &deletion).await?,
             Some(said) => Some(said),
-            None => self.told_elsewhere(repo, tag).await?,
+            None => through.told(repo, tag).await?,
         };
         Ok(said.and_then(|said| said.target()))
     }
 
     /// The latest record of a tag or a manifest by what the other masters say of it; `None`: nobody who answers knows it.
     async fn told_elsewhere(&self, repo: &RepoName, of: &Reference) -> Result<Option<Record>, ModeError> {
-        let Some(through) = self.beyond() else { return Ok(None) };
-        let lines = through.replicas().told_of(repo, of).await?;
-        Ok(latest_of(lines.iter().map(String::as_str), of, crate::clock::now()))
+        match self.beyond() {
+            Some(through) => through.told(repo, of).await,
+            None => Ok(None),
+        }
     }
 
     /// Deletes a tag, or a manifest with the tags that lead to it. What is not here and is at another master by that one's word is

@@ -115,12 +115,17 @@ impl Replicas {
     }
 
     /// What the other masters have said last of a tag or a manifest: a line of each that knows it, within 3 s. One question to
-    /// each, shared by all who ask the same at once; what nobody knew before one of them came is asked for once more. Safe to
-    /// drop: the questions go on.
+    /// each, shared by all who ask the same at once; who hears lines of a question that began before its own and finds that they do
+    /// not say enough (`is_enough`) asks once more. Safe to drop: the questions go on.
     ///
     /// # Errors
     /// Nobody knows it, and one has too much to do to answer (429, 503): it may.
-    pub async fn told_of(&self, repo: &RepoName, of: &Reference) -> Result<Vec<String>, UpstreamError> {
+    pub async fn told_of(
+        &self,
+        repo: &RepoName,
+        of: &Reference,
+        is_enough: impl Fn(&[String]) -> bool + Send,
+    ) -> Result<Vec<String>, UpstreamError> {
         let peers = self.peers();
         if peers.is_empty() {
             return Ok(Vec::new());
@@ -137,7 +142,7 @@ impl Replicas {
         };
         let lines = match told.join(key.clone(), ask).await {
             // It was asked before this caller came: what was said since then was not seen.
-            (Some(Ok(lines)), false) if lines.is_empty() => told.join(key.clone(), ask).await.0,
+            (Some(Ok(lines)), false) if !is_enough(&lines) => told.join(key.clone(), ask).await.0,
             (lines, _) => lines,
         };
         lines.unwrap_or_else(|| Ok(Vec::new()))
@@ -335,7 +340,8 @@ mod tests {
         let replicas = Replicas::new(None, metrics, tasks, CancellationToken::new());
         replicas.0.group.store(std::sync::Arc::new(Group::of(vec![self::asked(host)])));
         let (repo, tag): (RepoName, Reference) = ("a".parse().unwrap(), "v1".parse().unwrap());
-        let mut all: Vec<_> = (0..20).map(|_| Box::pin(replicas.told_of(&repo, &tag))).collect();
+        let mut all: Vec<_> =
+            (0..20).map(|_| Box::pin(replicas.told_of(&repo, &tag, |lines| !lines.is_empty()))).collect();
         for one in &mut all {
             assert!(futures_util::poll!(one).is_pending());
         }

@@ -314,7 +314,8 @@ async fn an_image_of_which_a_part_is_lost_here_is_answered_while_another_master_
     assert_eq!(status(&masters.client(1, "ro"), &tag).await, 200);
     assert_eq!(status(&masters.client(1, "mirror-puller"), &tag).await, 404, "of this master the truth");
     masters.kill(0);
-    assert_eq!(status(&masters.client(1, "ro"), &tag).await, 404);
+    assert_eq!(status(&masters.client(1, "ro"), &tag).await, 503, "who does not answer may have it whole");
+    assert_eq!(status(&masters.client(1, "mirror-puller"), &tag).await, 404);
     masters.end();
 }
 

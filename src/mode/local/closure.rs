@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::Local;
 use super::movement::Movement;
+use super::read_through::may_be_elsewhere;
 use crate::mode::ModeError;
 use crate::oci::{Digest, Reference, RepoName};
 use crate::store::{StoreError, StoredManifest};
@@ -101,13 +102,17 @@ impl Local {
     ) -> Result<bool, ModeError> {
         let Some(through) = self.beyond() else { return Ok(false) };
         let outcome = if is_manifest {
-            self.manifest(repo, &Reference::Digest(digest)).await.map(drop)
+            match self.store.manifest(repo, &Reference::Digest(digest)).await {
+                // It is there also while something that it names is not.
+                Ok(_) => Ok(()),
+                Err(lack) if may_be_elsewhere(&lack) => through.manifest(repo, digest, lack).await.map(drop),
+                Err(error) => Err(error.into()),
+            }
         } else {
             through.store_blob(repo, digest, |_| movement.moved()).await
         };
         match outcome {
-            // A manifest is there also while something that it names is not.
-            Ok(()) | Err(ModeError::Incomplete { .. }) => Ok(true),
+            Ok(()) => Ok(true),
             Err(ModeError::Store(StoreError::BlobUnknown | StoreError::ManifestUnknown)) => Ok(false),
             Err(error) => Err(error),
         }

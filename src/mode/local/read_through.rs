@@ -58,10 +58,6 @@ impl ReadThrough {
         self.0.replicas.has_peers()
     }
 
-    pub(super) fn replicas(&self) -> &Replicas {
-        &self.0.replicas
-    }
-
     /// Ends when the blob is not just coming into the repository, or at the deadline. Safe to drop.
     pub(super) async fn came(&self, repo: &RepoName, digest: &Digest, deadline: Instant) {
         self.0.fills.ended(repo, digest, deadline).await;
@@ -77,6 +73,12 @@ impl ReadThrough {
     /// Nobody says so, and one has too much to do to answer.
     pub(super) async fn is_whole_elsewhere(&self, repo: &RepoName, digest: Digest) -> Result<bool, ModeError> {
         Ok(self.0.replicas.holder(repo, Wanted::Manifest(digest), &[]).await?.is_some())
+    }
+
+    /// Whether a master that does not answer may have a manifest that none of the others has whole: where a record says that it is
+    /// there, a 404 would be believed wrongly.
+    pub(super) async fn may_be_out_of_reach(&self, repo: &RepoName, digest: Digest) -> bool {
+        !self.0.replicas.is_nowhere(repo, Wanted::Manifest(digest)).await
     }
 
     /// A blob that the store did not give for `lack`.
@@ -241,25 +243,40 @@ impl ReadThrough {
                 break;
             }
         }
-        // Who did not answer may have it, as it is said to be there; a 404 would be believed wrongly.
         let is_unknown = matches!(why, ModeError::Store(StoreError::ManifestUnknown));
-        if is_unknown && said.is_some() && !self.0.replicas.is_nowhere(repo, Wanted::Manifest(digest)).await {
+        if is_unknown && said.is_some() && self.may_be_out_of_reach(repo, digest).await {
             return Err(ModeError::NotReachable);
         }
         Err(why)
     }
 
-    /// What another master has said of a manifest later than it was deleted by what is known here; `None`: nothing, by those who
-    /// answer.
-    async fn pushed_again(
+    /// The latest record of a tag or a manifest by what the other masters say of it; `None`: nobody who answers knows it.
+    ///
+    /// # Errors
+    /// Nobody knows it, and one has too much to do to answer.
+    pub(super) async fn told(&self, repo: &RepoName, of: &Reference) -> Result<Option<Record>, ModeError> {
+        let lines = self.0.replicas.told_of(repo, of, |lines| !lines.is_empty()).await?;
+        Ok(latest_of(lines.iter().map(String::as_str), of, crate::clock::now()))
+    }
+
+    /// What another master has said of a tag or a manifest later than it was deleted by what is known here; `None`: nothing, by
+    /// those who answer.
+    ///
+    /// # Errors
+    /// As [`Self::told`].
+    pub(super) async fn pushed_again(
         &self,
         repo: &RepoName,
         of: &Reference,
         deletion: &Record,
     ) -> Result<Option<Record>, ModeError> {
-        let lines = self.0.replicas.told_of(repo, of).await?;
-        let latest = latest_of(lines.iter().map(String::as_str), of, crate::clock::now());
-        Ok(latest.filter(|latest| latest.target().is_some() && latest.is_later(deletion)))
+        let later = |lines: &[String]| {
+            let latest = latest_of(lines.iter().map(String::as_str), of, crate::clock::now());
+            latest.filter(|latest| latest.target().is_some() && latest.is_later(deletion))
+        };
+        // Who was asked before this caller came may have known no more than the deletion.
+        let lines = self.0.replicas.told_of(repo, of, |lines| later(lines).is_some()).await?;
+        Ok(later(&lines))
     }
 
     /// Stores a manifest, and serves it whether or not that worked. `said`: what another master said of it later than it was

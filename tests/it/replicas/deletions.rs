@@ -1,6 +1,7 @@
 //! What is deleted at one master and there at another: the later one counts, whichever is asked.
 
 use super::*;
+use crate::support::header;
 
 const MIB: usize = 1 << 20;
 
@@ -68,19 +69,77 @@ async fn what_only_another_master_has_is_deleted_at_whichever_is_asked() {
     masters.end();
 }
 
+/// From now on a master answers the others and hears of nothing: by its list they are where nobody listens.
+async fn deafen(masters: &Masters, master: usize) {
+    let all = masters.addresses();
+    let others = (0..all.len()).filter(|other| *other != master).map(|other| format!("{}:1", address(other)));
+    let list: Vec<String> = std::iter::once(all[master].clone()).chain(others).collect();
+    // Alone first: so it is seen when the others are in force.
+    for count in [1, list.len()] {
+        std::fs::write(masters.list(master), format!("{}\n", list[..count].join("\n"))).unwrap();
+        masters.until_peers(master, count - 1).await;
+    }
+}
+
 #[tokio::test]
 async fn what_was_deleted_here_and_pushed_again_elsewhere_is_answered() {
-    let masters = Masters::start_with(2, SMALL).await;
-    let image = image(1, MIB);
+    let mut masters = Masters::start_with(3, SMALL).await;
+    let (image, other) = (image(1, MIB), image(2, MIB));
     push(&masters, 0, "v1", &image).await;
-    masters.until_same(&[0, 1]).await;
+    masters.until_same(&[0, 1, 2]).await;
     assert_eq!(delete(&masters, 0, &image.digest()).await, 202);
+    masters.until_same(&[0, 1, 2]).await;
+    let [tag, by_digest] = ["v1".to_owned(), image.digest()].map(|reference| manifest_path(NAME, &reference));
+    for path in [&tag, &by_digest] {
+        assert_eq!(status(&masters.client(2, "ro"), path).await, 404, "{path}");
+    }
+    // It has no room to take what the tag leads to now.
+    fill(&masters, 2).await;
+    push(&masters, 0, "again", &image).await;
+    push(&masters, 0, "v1", &other).await;
     masters.until_same(&[0, 1]).await;
-    assert_eq!(status(&masters.client(1, "ro"), &manifest_path(NAME, &image.digest())).await, 404);
-    // It has no room to take it.
-    fill(&masters, 1).await;
+    assert_eq!(status(&masters.client(2, "ro"), &by_digest).await, 200);
+    let answer = masters.client(2, "ro").get(&tag).await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.bytes().await.unwrap() == other.manifest());
+    for user in ["ro", "rw"] {
+        let head = masters.client(2, user).head(&tag).await;
+        assert_eq!((head.status().as_u16(), header(&head, "docker-content-digest")), (200, other.digest()));
+    }
+    // Of this master the truth.
+    let alone = masters.client(2, "rw").request(Method::GET, &tag).header("d8-hop", "1");
+    assert_eq!(alone.send().await.unwrap().status(), 404);
+    assert_eq!(status(&masters.client(2, "mirror-puller"), &tag).await, 404);
+    masters.kill(0);
+    assert_eq!(status(&masters.client(2, "ro"), &tag).await, 200);
+    // By all who answer it is deleted.
+    masters.kill(1);
+    assert_eq!(status(&masters.client(2, "ro"), &tag).await, 404);
+    masters.end();
+}
+
+#[tokio::test]
+async fn a_tag_that_was_deleted_here_is_not_answered_by_who_has_not_heard_of_that() {
+    let masters = Masters::start(2).await;
+    let image = image(1, 10_000);
     push(&masters, 0, "v1", &image).await;
-    assert_eq!(status(&masters.client(1, "ro"), &manifest_path(NAME, &image.digest())).await, 200);
+    masters.until_same(&[0, 1]).await;
+    deafen(&masters, 0).await;
+    assert_eq!(delete(&masters, 1, "v1").await, 202);
+    assert_eq!(own_status(&masters, 0, "v1").await, 200, "it has not heard of it");
+    let (client, path) = (masters.client(1, "ro"), manifest_path(NAME, "v1"));
+    let before = masters.asked(1).await[0];
+    assert_eq!((status(&client, &path).await, client.head(&path).await.status().as_u16()), (404, 404));
+    assert!(masters.asked(1).await[0] >= before + 2.0, "it has told of the tag");
+    assert_eq!(status(&client, &manifest_path(NAME, &image.digest())).await, 200, "a tag alone went");
+    // Pushed again there it is later than the deletion, which that master does not know.
+    push(&masters, 0, "v1", &image).await;
+    assert_eq!(status(&client, &path).await, 200);
+    masters.heal().await;
+    masters.until_same(&[0, 1]).await;
+    for master in [0, 1] {
+        assert_eq!(own_status(&masters, master, "v1").await, 200);
+    }
     masters.end();
 }
 

@@ -28,6 +28,13 @@ async fn delete(masters: &Masters, master: usize, reference: &str) {
     assert_eq!(answer.status(), 202, "{reference}");
 }
 
+/// Damages a content of a master that was stopped.
+fn cut(folder: &TempDir, digest: &str) {
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let content = folder.path().join("data/blobs/sha256").join(&hex[..2]).join(hex);
+    std::fs::OpenOptions::new().write(true).open(content).unwrap().set_len(1).unwrap();
+}
+
 #[tokio::test]
 async fn what_is_pushed_to_one_master_is_on_all_and_what_is_deleted_on_one_is_on_none() {
     let mut masters = Masters::start(3).await;
@@ -261,9 +268,7 @@ async fn what_a_record_names_and_no_master_that_answers_has_is_503_and_what_none
     masters.until_same(&[0, 1]).await;
     masters.kill(0);
     let folder = masters.stop(1);
-    let hex = image.digest().strip_prefix("sha256:").unwrap().to_owned();
-    let content = folder.path().join("data/blobs/sha256").join(&hex[..2]).join(&hex);
-    std::fs::OpenOptions::new().write(true).open(content).unwrap().set_len(1).unwrap();
+    cut(&folder, &image.digest());
     masters.start_again(1, folder).await;
     let client = masters.client(1, "ro");
     assert_eq!(status(&client, &manifest_path(NAME, &image.digest())).await, 503);
@@ -280,10 +285,8 @@ async fn what_a_record_names_and_all_masters_say_they_lack_is_404() {
     push(&masters, 0, "v1", &image).await;
     masters.until_same(&[0, 1]).await;
     let folders = [masters.stop(0), masters.stop(1)];
-    let hex = image.digest().strip_prefix("sha256:").unwrap().to_owned();
     for (master, folder) in folders.into_iter().enumerate() {
-        let content = folder.path().join("data/blobs/sha256").join(&hex[..2]).join(&hex);
-        std::fs::OpenOptions::new().write(true).open(content).unwrap().set_len(1).unwrap();
+        cut(&folder, &image.digest());
         masters.start_again(master, folder).await;
     }
     masters.until_same(&[0, 1]).await;
@@ -294,6 +297,44 @@ async fn what_a_record_names_and_all_masters_say_they_lack_is_404() {
     assert_eq!(status(&client, &by_digest).await, 503);
     push(&masters, 1, "v1", &image).await;
     assert_eq!(status(&client, &by_digest).await, 200);
+    masters.end();
+}
+
+#[tokio::test]
+async fn an_image_that_lacks_a_part_here_is_503_while_a_master_does_not_answer_and_404_where_all_lack_one() {
+    let mut masters = Masters::start(2).await;
+    let image = Image::of(98);
+    push(&masters, 0, "v1", &image).await;
+    masters.until_same(&[0, 1]).await;
+    let (first, second) = (masters.stop(0), masters.stop(1));
+    let part = digest(&image.blobs()[0]);
+    cut(&second, &part);
+    masters.start_again(1, second).await;
+    let paths = [image.digest(), "v1".to_owned()].map(|reference| manifest_path(NAME, &reference));
+    let (client, alone) = (masters.client(1, "ro"), masters.client(1, "mirror-puller"));
+    for path in &paths {
+        let refused = refusal(client.get(path).await).await;
+        assert_eq!((refused.status, refused.code.as_str()), (503, "UNAVAILABLE"), "{path}");
+        assert_eq!(client.head(path).await.status(), 503, "{path}");
+        assert_eq!(status(&alone, path).await, 404, "{path}: of this master the truth");
+    }
+    assert_eq!(status(&client, &blob_path(NAME, &part)).await, 404, "a blob has no record");
+    // Who has a part of it alone says no.
+    cut(&first, &part);
+    masters.start_again(0, first).await;
+    for path in &paths {
+        let refused = refusal(client.get(path).await).await;
+        assert_eq!((refused.status, refused.code.as_str()), (404, "MANIFEST_UNKNOWN"), "{path}");
+        assert_eq!(refused.detail["missing"], serde_json::json!([part]), "{path}");
+    }
+    masters.kill(0);
+    for path in &paths {
+        assert_eq!(status(&client, path).await, 503, "{path}");
+    }
+    masters.client(1, "rw").push_blob(NAME, &image.blobs()[0]).await;
+    for path in &paths {
+        assert_eq!(status(&client, path).await, 200, "{path}");
+    }
     masters.end();
 }
 
