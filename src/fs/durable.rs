@@ -35,6 +35,9 @@ pub(crate) struct Disk {
     /// Syncs of the file system.
     #[cfg(test)]
     pub(crate) whole_syncs: std::sync::atomic::AtomicU64,
+    /// Directories whose names were made durable, in order.
+    #[cfg(test)]
+    pub(crate) synced_directories: Mutex<Vec<PathBuf>>,
 }
 
 impl Default for Disk {
@@ -46,6 +49,8 @@ impl Default for Disk {
             tells_all: *TELLS_ALL,
             #[cfg(test)]
             whole_syncs: std::sync::atomic::AtomicU64::default(),
+            #[cfg(test)]
+            synced_directories: Mutex::default(),
         }
     }
 }
@@ -233,14 +238,16 @@ impl Disk {
 
     /// Makes the names in the directory of `path` durable.
     pub(crate) fn sync_directory_of(&self, path: &Path) -> Result<(), FsError> {
-        self.settle();
-        sync_directory(parent(path))
+        self.sync_directory(parent(path))
     }
 
     /// Makes the names in `directory` durable.
     pub(crate) fn sync_directory(&self, directory: &Path) -> Result<(), FsError> {
         self.settle();
-        sync_directory(directory)
+        sync_directory(directory)?;
+        #[cfg(test)]
+        self.synced_directories.lock().unwrap_or_else(PoisonError::into_inner).push(directory.to_owned());
+        Ok(())
     }
 
     /// Writes `content` to `target` whole or not at all, through `temporary`; durable when it answers.

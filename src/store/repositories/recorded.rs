@@ -313,7 +313,7 @@ impl Manifests {
         fail_point!("store::record::before_deletion");
         let mut is_known = self.remove_all(repo, deleted.iter().map(Record::of), &change)?;
         outcome.taken = deleted;
-        let (mut said, mut inherited) = (self.said_anew(&log, &removals.staying)?, Vec::new());
+        let (mut said, mut inherited, mut has_moved) = (self.said_anew(&log, &removals.staying)?, Vec::new(), false);
         removals.done();
         for (record, target) in there {
             // Its manifest is there since then; a deletion of that which is later took the tag along.
@@ -330,9 +330,14 @@ impl Manifests {
             if let Reference::Tag(tag) = record.of() {
                 self.move_tag(repo, tag, &target, record.wall())?;
                 change.put_tag(tag);
+                has_moved = true;
                 said.extend(known.is_none().then_some(of_target));
             }
             said.push(record);
+        }
+        // Where they lead is durable before it is said.
+        if has_moved {
+            self.contents.disk.sync_directory(&self.contents.layout.tags(repo))?;
         }
         fail_point!("store::record::before_taking");
         said.extend(inherited.iter().cloned());
@@ -368,7 +373,7 @@ impl Manifests {
         if taken.taken.is_empty() { Err(StoreError::ManifestUnknown) } else { Ok(()) }
     }
 
-    /// Lets a tag lead to a manifest, since `at`.
+    /// Lets a tag lead to a manifest, since `at`. Not durable before a sync of the tags' directory.
     fn move_tag(&self, repo: &RepoName, tag: &Tag, digest: &Digest, at: Timestamp) -> Result<(), StoreError> {
         let (layout, disk) = (&self.contents.layout, &self.contents.disk);
         disk.make_directory(&layout.tags(repo))?;
