@@ -14,6 +14,7 @@
 //! # Decisions
 //!
 //! - A master pulls and is never pushed to: what it takes it has asked for, with its own bounds.
+//! - What is heard moves the clock at once, before what it names has come: what is said here from then on is later.
 //! - While mode Local is neither in force nor coming nor before, its records rest: nobody is asked and nobody answered.
 
 mod agreeing;
@@ -45,7 +46,7 @@ pub use text::{buckets_of, lines_of, order_of, removable_lines, repository_lines
 
 use self::lacking::Lacking;
 use self::state::Masters;
-use crate::mode::Local;
+use crate::mode::{Local, ManifestRoom};
 use crate::replicas::Replicas;
 use crate::store::Store;
 use crate::upstream::Upstream;
@@ -72,6 +73,8 @@ struct Inner {
     removable: RemovableSource,
     /// What others say is there and do not have.
     lacking: Lacking,
+    /// Of the manifests that are taken, by order or by comparison.
+    room: ManifestRoom,
     /// Another master is told what would go here.
     answering: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
@@ -108,6 +111,7 @@ impl Comparison {
             orders: Arc::new(Semaphore::new(telling::ORDERS)),
             removable,
             lacking: Lacking::default(),
+            room: ManifestRoom::default(),
             answering: tokio::sync::Mutex::default(),
             tasks,
             stop,

@@ -151,6 +151,7 @@ impl Comparison {
             let told = self.ask(peer, &path, RECORDS_BYTES).await?;
             let mut records =
                 records(&String::from_utf8_lossy(&told.bytes)).ok_or("it told something that is no record")?;
+            self.0.store.hear(&records).await;
             // What it says is there and is not it is not asked for each time.
             records.retain(|record| !self.0.lacking.has(peer.host(), repo, record, Deadline::now()));
             self.take_all(local, repo, records, peer, &moved, outcome).await?;

@@ -80,7 +80,8 @@ pub(super) struct Outcome {
 }
 
 impl Comparison {
-    /// Takes what the master `from` has said last of a tag or a manifest, with all that it names. It goes on whoever waits.
+    /// Takes what the master `from` has said last of a tag or a manifest, with all that it names. It goes on whoever waits. All that
+    /// are taken at once hold manifests in a bounded room; one that waits for some moves no bytes, and fails behind 20 s.
     #[must_use]
     pub fn take(&self, repo: &RepoName, of: &Reference, from: Upstream) -> Taking {
         let (sender, state) = watch::channel(TakingState::Running);
@@ -119,6 +120,7 @@ impl Comparison {
             if records.iter().any(|record| *record.of() != of) {
                 return Err("it told of something else".to_owned());
             }
+            self.0.store.hear(&records).await;
             if let (Reference::Tag(_), Some(target)) = (&of, records.first().and_then(Record::target)) {
                 wanted.push(Reference::Digest(target));
             }
@@ -173,7 +175,7 @@ impl Comparison {
             }
             let before = moved.bytes();
             let said = records.iter().reduce(|one, other| if other.is_later(one) { other } else { one });
-            let brought = local.bring_image(Closure { repo, digest, said, from }, moved).await;
+            let brought = local.bring_image(Closure { repo, digest, said, from }, &self.0.room, moved).await;
             self.0.bytes.fetch_add(moved.bytes().saturating_sub(before), Ordering::Relaxed);
             match brought {
                 // Where nothing came a record may say by now that it was deleted: the store decides.

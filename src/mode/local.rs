@@ -5,6 +5,7 @@ mod image;
 mod latest;
 mod movement;
 mod read_through;
+mod room;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 pub use self::image::{Brought, Closure, Moved};
 use self::movement::Movement;
 use self::read_through::{Purpose, ReadThrough, may_be_elsewhere};
+pub use self::room::{BROUGHT_MANIFEST_BYTES, ManifestRoom};
 use super::{BlobRequest, ModeError, Provenance, Served, ServedBlob, ServedManifest};
 use crate::fetch::{Evictor, Fills};
 use crate::oci::{Digest, Reference, RepoName, Tag};

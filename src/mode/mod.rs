@@ -27,7 +27,7 @@ pub use bundled::Bundled;
 pub use direct::Direct;
 pub use listing::LATE_LIST_BYTES;
 pub use lists::LIST_BYTES_IN_FLIGHT;
-pub use local::{Brought, Closure, Local, MissingReferences, Moved};
+pub use local::{BROUGHT_MANIFEST_BYTES, Brought, Closure, Local, ManifestRoom, MissingReferences, Moved};
 pub use mapping::Mapping;
 pub use proxy::{Proxy, ProxySettings};
 pub use transition::{Answer, Audience, Transition, View};

@@ -46,6 +46,7 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
     };
     // An upload is written here, or passed on to the master where it lies.
     let passed_on = if config.replicas.peers.is_some() { uploads * upstream::TRANSFER_BYTES } else { 0 };
+    let brought = if config.replicas.peers.is_some() { mode::BROUGHT_MANIFEST_BYTES } else { 0 };
     let body = if relays > 0 { api::memory::RELAY_BODY_BYTES } else { api::memory::BLOB_BODY_BYTES };
     let part = |name, bytes| Part { name, bytes };
     vec![
@@ -57,6 +58,7 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
         part("fills", fills * fetch::FILL_BYTES as u64),
         part("manifests and small blobs", pulls * 2 * api::memory::LITTLE_BODY_BYTES),
         part("large manifests", api::memory::LARGE_MANIFEST_BYTES + 2 * store::LARGE_MANIFEST_BYTES as u64),
+        part("manifests that are taken from other masters", brought),
         part("lists", mode::LIST_BYTES_IN_FLIGHT as u64),
         // Of the mode in force and, with a mode file, of the coming one: no others are asked for lists.
         part("lists that came late", if any { 2 } else { 1 } * mode::LATE_LIST_BYTES as u64),
@@ -102,6 +104,7 @@ mod tests {
     fn the_chart_s_limit_lies_above_the_worst_case_of_the_defaults_and_not_far() {
         let mut switched = config(Mode::Proxy);
         switched.mode_file = Some(ModeFileKey { path: "mode.yaml".into(), found: FoundModeFile::Absent });
+        switched.replicas.peers = Some("masters".into());
         let most = [Mode::Direct, Mode::Proxy, Mode::Local].map(|mode| most_bytes(&config(mode)));
         let (limit, worst) = (chart_limit(), most.into_iter().max().unwrap().max(most_bytes(&switched)));
         assert!(limit >= worst, "{} MiB are less than {} MiB: {:#?}", limit / MIB, worst / MIB, parts(&switched));
@@ -133,6 +136,11 @@ mod tests {
         replicated.replicas.peers = Some("masters".into());
         assert!(most_bytes(&replicated) > most_bytes(&config(Mode::Local)));
         assert!(most_bytes(&replicated) <= most_bytes(&config(Mode::Proxy)).max(chart_limit()));
+        let brought = |config: &Config| {
+            let all = parts(config);
+            all.iter().find(|part| part.name == "manifests that are taken from other masters").unwrap().bytes
+        };
+        assert_eq!((brought(&replicated), brought(&config(Mode::Local))), (mode::BROUGHT_MANIFEST_BYTES, 0));
         let mut local = config(Mode::Local);
         local.limits.uploads *= 2;
         assert!(most_bytes(&local) > most_bytes(&config(Mode::Local)));

@@ -17,6 +17,7 @@
 //! <dir>/gc/{suspects,dirty,running-time,untagged,given-up}    what collection knows; made with the first collection, can be deleted
 //! <dir>/records/<hex>                 what was last said of each tag and manifest of a repository, whose name's SHA-256 that is
 //! <dir>/records/writer                the number of this store, by chance; made when it has other masters beside it
+//! <dir>/records/heard                 a moment of another master that was ahead of the wall, or one soon behind it; can be deleted
 //! <dir>/snapshots/<name>/blobs/<alg>/<2 hex>/<hex>   what a snapshot keeps: a hard link to the content
 //! <dir>/snapshots/<name>/{list,snapshot.json}        which repository had what, and a summary with the list's digest
 //! <dir>/snapshots/.<name>/            a snapshot in making or on its way out; goes at the next start
@@ -307,6 +308,11 @@ impl Layout {
     /// The number of this store as a writer of records.
     pub(super) fn records_writer(&self) -> PathBuf {
         self.records().join("writer")
+    }
+
+    /// The latest moment of another master that was heard of while it was ahead of the wall.
+    pub(super) fn records_heard(&self) -> PathBuf {
+        self.records().join("heard")
     }
 
     /// How far the scrub is.

@@ -12,6 +12,7 @@ use super::repositories::recorded::TakenRecords;
 use super::repositories::records::{Arriving, BUCKETS, Record, RepositorySum, Sum};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, RepoName};
+use crate::telemetry::with_causes;
 
 impl Store {
     /// From now on, and at each start from now on, records are kept. Blocking.
@@ -141,6 +142,18 @@ impl Store {
     ) -> Result<Option<usize>, StoreError> {
         let (manifests, repo) = (Arc::clone(&self.0.manifests), repo.clone());
         self.0.contents.change(move || manifests.drop_deletions(&repo, sum, moment)).await
+    }
+
+    /// Another master was heard to say this, whether or not it comes to count here: what is said here from now on is later. What is said
+    /// at a moment more than 24 h ahead of the wall changes nothing.
+    pub async fn hear(&self, records: &[Record]) {
+        if !self.0.manifests.records.hear(records, crate::clock::now()) {
+            return;
+        }
+        if let Err(error) = self.look(|manifests| manifests.records.write_heard()).await {
+            let error = with_causes(&error);
+            tracing::warn!(error, "the clock of another master is ahead, and how far can't be written down yet");
+        }
     }
 
     /// Those of another master's records that would count here.

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, Method};
 use tokio::time::Instant;
 
 use super::Upstream;
-use super::body::UpstreamBody;
+use super::body::{UpstreamBody, announced};
 use super::endpoint::{Access, Call};
 use super::error::UpstreamError;
 use super::face::PEER_PREFIX;
@@ -40,6 +40,32 @@ impl Upstream {
                 let clock = clock(answer.response.headers());
                 let bytes = endpoint.whole(answer, most, deadline).await?;
                 Ok(Told { bytes, clock })
+            })
+        })
+        .await
+    }
+
+    /// As [`Self::told`], where the answer may be longer than there is room for now: one of more than `room` bytes is not read, and its
+    /// length comes back, by which it can be asked for again. Safe to drop: ends the request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn told_within(
+        &self,
+        path: &str,
+        (room, most): (usize, usize),
+        deadline: Instant,
+    ) -> Result<Result<Told, u64>, UpstreamError> {
+        self.rounds("", deadline, |endpoint, deadline| {
+            Box::pin(async move {
+                let answer = Box::pin(endpoint.send(&call(Method::GET, path), deadline)).await?;
+                let headers = answer.response.headers();
+                let (clock, length) = (clock(headers), announced(headers));
+                if let Some(length) = length.filter(|length| (room as u64 + 1..=most as u64).contains(length)) {
+                    return Ok(Err(length));
+                }
+                let bytes = endpoint.whole(answer, most, deadline).await?;
+                Ok(Ok(Told { bytes, clock }))
             })
         })
         .await

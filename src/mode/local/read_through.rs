@@ -256,7 +256,9 @@ impl ReadThrough {
     /// Nobody knows it, and one has too much to do to answer.
     pub(super) async fn told(&self, repo: &RepoName, of: &Reference) -> Result<Option<Record>, ModeError> {
         let lines = self.0.replicas.told_of(repo, of, |lines| !lines.is_empty()).await?;
-        Ok(latest_of(lines.iter().map(String::as_str), of, crate::clock::now()))
+        let latest = latest_of(lines.iter().map(String::as_str), of, crate::clock::now());
+        self.store().hear(latest.as_slice()).await;
+        Ok(latest)
     }
 
     /// What another master has said of a tag or a manifest later than it was deleted by what is known here; `None`: nothing, by
@@ -276,7 +278,9 @@ impl ReadThrough {
         };
         // Who was asked before this caller came may have known no more than the deletion.
         let lines = self.0.replicas.told_of(repo, of, |lines| later(lines).is_some()).await?;
-        Ok(later(&lines))
+        let latest = later(&lines);
+        self.store().hear(latest.as_slice()).await;
+        Ok(latest)
     }
 
     /// Stores a manifest, and serves it whether or not that worked. `said`: what another master said of it later than it was

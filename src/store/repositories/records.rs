@@ -7,11 +7,12 @@
 //! (`held`): what is there was said when its file says, what is deleted and older than that goes, and what is said to be
 //! there and is not was never heard. A repository without a file of records gets one then.
 //!
-//! In reading order: `clock`, `record`, `register` (which of two counts), `sums` (are two the same?), `log` (the file), `held`, `dropping`
-//! (what all masters know to be deleted). All of it blocks. What changes or reads the records of a repository holds that repository's lock (`recorded`, beside this).
+//! In reading order: `clock`, `record`, `register` (which of two counts), `sums` (are two the same?), `log` (the file), `heard` (the clocks
+//! of others), `held`, `dropping` (what all masters know to be deleted). All of it blocks. What changes or reads the records of a repository holds that repository's lock (`recorded`, beside this).
 
 pub(super) mod clock;
 mod dropping;
+mod heard;
 mod held;
 pub(super) mod log;
 pub(super) mod record;
@@ -29,8 +30,10 @@ pub use self::sums::{BUCKETS, Sum};
 
 use self::clock::Moment;
 use self::dropping::Arrivals;
+use self::heard::Heard;
 use self::log::Log;
 use self::record::{Register, WriterId};
+use crate::clock::Timestamp;
 use crate::fs::is_absence;
 use crate::oci::{Digest, Reference, RepoName};
 use crate::store::contents::files::Contents;
@@ -55,6 +58,7 @@ pub(in crate::store) struct Records {
     known: Mutex<Known>,
     writer: OnceLock<WriterId>,
     arrivals: Arrivals,
+    heard: Heard,
 }
 
 /// The records of repositories, and when they were last used.
@@ -95,6 +99,7 @@ impl Records {
             known: Mutex::default(),
             writer: OnceLock::new(),
             arrivals: Arrivals::default(),
+            heard: Heard::default(),
         }
     }
 
@@ -243,14 +248,38 @@ impl Records {
         known.is_all = known.forgotten == forgotten;
     }
 
+    /// Has heard of records of another master: what is said here from now on is later, whether or not they come to count. Those
+    /// whose clock is more than 24 h ahead of `wall` change nothing. Says whether [`Self::write_heard`] is to follow. Waits for
+    /// nothing.
+    pub(in crate::store) fn hear(&self, records: &[Record], wall: Timestamp) -> bool {
+        let believed = records.iter().filter(|record| !record.is_too_far_ahead(wall));
+        let latest = believed.map(|record| record.said.at).max();
+        self.are_kept() && latest.is_some_and(|at| self.heard.take_in(at, wall))
+    }
+
+    /// Writes down what was heard.
+    ///
+    /// # Errors
+    /// Of the disk: a start may go back behind it.
+    pub(in crate::store) fn write_heard(&self) -> Result<(), StoreError> {
+        let Contents { layout, disk, capacity, .. } = &*self.contents;
+        if capacity.is_read_only() { Ok(()) } else { self.heard.write(layout, disk) }
+    }
+
+    /// The moment behind all that are known of the repository here, and all that were heard of.
+    fn now(&self, log: &Log) -> Moment {
+        let wall = crate::clock::now();
+        log.now(wall).max(self.heard.latest(&self.contents.layout, wall).next(wall))
+    }
+
     /// What is said by this store now.
     pub(super) fn said(&self, log: &Log, of: Reference, to: Option<Digest>) -> Result<Record, StoreError> {
-        Ok(Record { of, said: Register { at: log.now(crate::clock::now()), writer: self.writer()?, to } })
+        Ok(Record { of, said: Register { at: self.now(log), writer: self.writer()?, to } })
     }
 
     /// The deletion of what another master has `told` of, said by this store now and behind that.
     pub(super) fn deleted_behind(&self, log: &Log, told: &Record) -> Result<Record, StoreError> {
-        let at = log.now(crate::clock::now()).max(told.said.at.behind());
+        let at = self.now(log).max(told.said.at.behind());
         Ok(Record { of: told.of.clone(), said: Register { at, writer: self.writer()?, to: None } })
     }
 

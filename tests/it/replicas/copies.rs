@@ -1,4 +1,8 @@
-//! A push is answered when it is on as many masters as it has to be.
+//! A push is answered when it is on as many masters as it has to be; what is still on its way to one of them.
+
+use std::path::Path;
+
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::support::{Masters, Valve, header};
@@ -140,17 +144,22 @@ async fn behind_a_valve(count: usize, copies: &str) -> (Masters, Valve) {
     list[0] = valve.address().to_owned();
     masters.write_list(&list);
     for master in 1..count {
-        within(async {
-            loop {
-                let told: serde_json::Value = masters.at(master).admin().get("/status").await.json().await.unwrap();
-                if told["replicas"]["peers"].as_array().unwrap().contains(&list[0].clone().into()) {
-                    break;
-                }
-            }
-        })
-        .await;
+        until_asks(&masters, master, valve.address()).await;
     }
     (masters, valve)
+}
+
+/// Waits until a master finds another one at this address.
+async fn until_asks(masters: &Masters, master: usize, address: &str) {
+    within(async {
+        loop {
+            let told: serde_json::Value = masters.at(master).admin().get("/status").await.json().await.unwrap();
+            if told["replicas"]["peers"].as_array().unwrap().contains(&address.into()) {
+                break;
+            }
+        }
+    })
+    .await;
 }
 
 /// The master that fetches something now.
@@ -264,6 +273,131 @@ async fn a_master_without_room_is_followed_by_the_next() {
         assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
         assert_eq!(answer.headers().get("warning"), None);
         assert_eq!(holders(&masters, 3, &image).await, [0, 2]);
+    }
+    masters.end();
+}
+
+/// The records of a master that was stopped, as if its clock had been ahead by so many milliseconds.
+fn set_ahead(folder: &Path, millis: u64) {
+    let name = digest(NAME.as_bytes());
+    let path = folder.join("data/records").join(name.strip_prefix("sha256:").unwrap());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (head, lines) = text.split_once('\n').unwrap();
+    let ahead = |line: &str| {
+        let (said, _) = line.rsplit_once(' ').unwrap();
+        let (at, rest) = said.split_once(' ').unwrap();
+        let at = u64::from_str_radix(at, 16).unwrap() + (millis << 16);
+        let said = format!("{at:016x} {rest}");
+        let check = digest(said.as_bytes());
+        format!("{said} {}\n", &check.strip_prefix("sha256:").unwrap()[..8])
+    };
+    std::fs::write(&path, format!("{head}\n{}", lines.lines().map(ahead).collect::<String>())).unwrap();
+}
+
+/// The digest that a tag leads to in the own store of a master.
+async fn leads_to(masters: &Masters, master: usize, tag: &str) -> Option<String> {
+    let answer = masters.client(master, "mirror-puller").head(&manifest_path(NAME, tag)).await;
+    (answer.status() == 200).then(|| header(&answer, "docker-content-digest"))
+}
+
+#[tokio::test]
+async fn what_is_said_behind_what_was_heard_of_counts_though_that_comes_later_and_its_clock_is_ahead() {
+    let mut masters = Masters::start(2).await;
+    let (before, slow, behind) = (image(1, 10_000), image(2, 2 * MIB), image(3, 10_000));
+    for tag in ["moved", "deleted"] {
+        assert_eq!(push(&masters.client(0, "rw"), tag, &before).await.status(), 201);
+    }
+    masters.until_same(&[0, 1]).await;
+    let other = masters.stop(1);
+    for tag in ["moved", "deleted"] {
+        assert_eq!(push(&masters.client(0, "rw"), tag, &slow).await.status(), 201);
+    }
+    let folder = masters.stop(0);
+    set_ahead(folder.path(), 180_000);
+    masters.start_again(0, folder).await;
+    // The other one hears of it, and its layer stands still.
+    let valve = Valve::before(masters.addresses()[0].clone()).await;
+    valve.let_each(256 * 1024);
+    masters.write_list(&[valve.address().to_owned(), masters.addresses()[1].clone()]);
+    masters.start_again(1, other).await;
+    within(async { while masters.at(1).metric("d8_registry_fills_running").await < 1.0 {} }).await;
+    let client = masters.client(1, "rw");
+    assert_eq!(push(&client, "moved", &behind).await.status(), 201);
+    assert_eq!(client.delete(&manifest_path(NAME, "deleted")).await.status(), 202);
+    assert!(!has_own(&masters, 1, &slow).await, "it has not come");
+    within(async {
+        while leads_to(&masters, 0, "moved").await != Some(behind.digest())
+            || leads_to(&masters, 0, "deleted").await.is_some()
+        {}
+    })
+    .await;
+    valve.open();
+    masters.until_same(&[0, 1]).await;
+    for master in [0, 1] {
+        assert_eq!(leads_to(&masters, master, "moved").await, Some(behind.digest()));
+        assert_eq!(leads_to(&masters, master, "deleted").await, None);
+        assert!(has_own(&masters, master, &slow).await, "by its digest");
+    }
+    masters.end();
+}
+
+#[tokio::test]
+async fn large_manifests_that_wait_for_a_layer_hold_little_memory_and_a_small_image_does_not_wait_for_them() {
+    const MANY: u32 = 16;
+    let masters = Masters::start_with(3, "manifests: { missingReferences: allow }").await;
+    let all: Vec<&str> = masters.addresses().iter().map(String::as_str).collect();
+    let valve = Valve::before(all[2].to_owned()).await;
+    // The last one alone has the layer, and the second one alone asks it for that.
+    let know = |master: usize, known: &[&str]| {
+        std::fs::write(masters.list(master), format!("{}\n", known.join("\n"))).unwrap();
+    };
+    know(0, &all[..1]);
+    know(1, &[all[0], all[1], valve.address()]);
+    know(2, &all[1..]);
+    masters.until_peers(0, 0).await;
+    until_asks(&masters, 1, valve.address()).await;
+    masters.until_peers(2, 1).await;
+    let layer = blob(1, 2 * MIB);
+    masters.client(2, "rw").push_blob(NAME, &layer).await;
+    valve.let_each(256 * 1024);
+    let client = masters.client(0, "rw");
+    client.push_blob(NAME, b"{}").await;
+    let mut large = Vec::new();
+    for number in 0..MANY {
+        let fields = serde_json::json!({ "annotations": { "n": number.to_string(), "text": "x".repeat(4_000_000) } });
+        let image = Image::of_layers(b"{}".to_vec(), vec![layer.clone()], &fields);
+        assert_eq!(client.put_image(NAME, &format!("v{number}"), &image).await.status(), 201);
+        large.push(manifest_path(NAME, &image.digest()));
+    }
+    let resident = async || masters.at(1).metric("process_resident_memory_bytes").await;
+    let before = resident().await;
+    know(0, &all[..2]);
+    masters.until_peers(0, 1).await;
+    let (master, mut orders) = (masters.authority.client(Some(&masters.identity(0))), JoinSet::new());
+    for number in 0..MANY {
+        let order = master.post(format!("{}/-/peer/v2/{NAME}/records/take/v{number}", masters.base(1)));
+        let order = order.header("d8-hop", "1").send();
+        orders.spawn(async move { order.await.unwrap().text().await.unwrap() });
+    }
+    let running = "d8_registry_http_requests_in_flight";
+    within(async { while masters.at(1).metric(running).await < f64::from(MANY) {} }).await;
+    let small = image(2, 10_000);
+    assert_eq!(push(&client, "small", &small).await.status(), 201);
+    within(async { while !has_own(&masters, 1, &small).await {} }).await;
+    let grown = resident().await - before;
+    assert!(grown < 100e6, "{grown} bytes for {MANY} manifests of 4 MB");
+    let alone = masters.client(1, "mirror-puller");
+    for path in &large {
+        assert_eq!(alone.head(path).await.status(), 404, "its layer has not come");
+    }
+    valve.open();
+    for path in &large {
+        within(async { while alone.head(path).await.status() != 200 {} }).await;
+    }
+    // Behind 20 s without room an order ends, and the comparison brings what it was for.
+    while let Some(words) = orders.join_next().await {
+        let words = words.unwrap();
+        assert!(words.ends_with("\ndone\n") || words.contains("failed "), "{words}");
     }
     masters.end();
 }

@@ -15,6 +15,8 @@ pub(crate) struct Valve {
     address: String,
     /// Bytes that may pass in all.
     allowed: watch::Sender<u64>,
+    /// Bytes that each connection may pass.
+    each: watch::Sender<u64>,
     passed: Arc<AtomicU64>,
 }
 
@@ -25,22 +27,27 @@ impl Valve {
         let listener = TcpListener::bind((host, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (allowed, passed) = (watch::channel(u64::MAX).0, Arc::new(AtomicU64::new(0)));
-        let (seen, counted) = (allowed.clone(), Arc::clone(&passed));
+        let each = watch::channel(u64::MAX).0;
+        let (seen, seen_each, counted) = (allowed.clone(), each.clone(), Arc::clone(&passed));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(&target).await else { continue };
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_server, mut to_server) = server.into_split();
                 tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-                let (mut allowed, passed) = (seen.subscribe(), Arc::clone(&counted));
+                let (mut allowed, mut each, passed) = (seen.subscribe(), seen_each.subscribe(), Arc::clone(&counted));
                 tokio::spawn(async move {
-                    let mut piece = vec![0; PIECE];
+                    let (mut piece, mut own) = (vec![0; PIECE], 0);
                     loop {
+                        if each.wait_for(|each| *each > own).await.is_err() {
+                            return;
+                        }
                         let is_open = |allowed: &u64| *allowed > passed.load(Ordering::SeqCst);
                         if allowed.wait_for(is_open).await.is_err() {
                             return;
                         }
                         let Ok(read @ 1..) = from_server.read(&mut piece).await else { return };
+                        own += read as u64;
                         passed.fetch_add(read as u64, Ordering::SeqCst);
                         if to_client.write_all(&piece[..read]).await.is_err() {
                             return;
@@ -49,7 +56,7 @@ impl Valve {
                 });
             }
         });
-        Self { address, allowed, passed }
+        Self { address, allowed, each, passed }
     }
 
     /// Where it listens.
@@ -62,9 +69,15 @@ impl Valve {
         self.allowed.send_replace(self.passed.load(Ordering::SeqCst) + bytes);
     }
 
+    /// Lets each connection pass about so many bytes, and no more: small answers come, and large ones stand still.
+    pub(crate) fn let_each(&self, bytes: u64) {
+        self.each.send_replace(bytes);
+    }
+
     /// Lets all through.
     pub(crate) fn open(&self) {
         self.allowed.send_replace(u64::MAX);
+        self.each.send_replace(u64::MAX);
     }
 
     /// Whether as many have passed as may.

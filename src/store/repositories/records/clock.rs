@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 
 /// A moment that is farther ahead of the wall is not believed.
-pub(in crate::store::repositories) const FARTHEST_AHEAD: Duration = Duration::from_secs(24 * 3600);
+const FARTHEST_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// Bits of the counter.
 const COUNTER: u32 = 16;
@@ -43,6 +43,11 @@ impl Moment {
     /// Whether it is that of a removal.
     pub(in crate::store::repositories) const fn is_removal(self) -> bool {
         self.0 & 1 == 1
+    }
+
+    /// Whether it is more than 24 h ahead of `wall`: then it is not believed.
+    pub(in crate::store::repositories) fn is_too_far_ahead(self, wall: Timestamp) -> bool {
+        self.wall().since(wall).is_some_and(|ahead| ahead > FARTHEST_AHEAD)
     }
 
     /// What the clock of the wall said.

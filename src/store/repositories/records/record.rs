@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::clock::{FARTHEST_AHEAD, Moment, number};
+use super::clock::{Moment, number};
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Digest, Reference};
 
@@ -76,7 +76,7 @@ impl Record {
     /// Whether its clock is more than 24 h ahead of `wall`: then it is not believed.
     #[must_use]
     pub fn is_too_far_ahead(&self, wall: Timestamp) -> bool {
-        self.wall().since(wall).is_some_and(|ahead| ahead > FARTHEST_AHEAD)
+        self.said.at.is_too_far_ahead(wall)
     }
 
     /// Whether it counts and the other one, about the same, does not.

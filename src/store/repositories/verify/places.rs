@@ -58,7 +58,7 @@ impl Verifier<'_> {
         for (name, path) in self.entries(&layout.records()) {
             let is_hash =
                 name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-            if !(is_hash || name == "writer") {
+            if !(is_hash || name == "writer" || name == "heard") {
                 self.foreign(&path, "it is no file of records");
             }
         }

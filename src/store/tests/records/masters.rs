@@ -124,20 +124,99 @@ async fn of_a_delete_here_and_a_push_there_the_later_one_counts_everywhere() {
     }
 }
 
+/// A record as if it had been said by a clock that is ahead by so many milliseconds.
+fn said_ahead(record: &Record, millis: u64) -> Record {
+    let line = record.to_string();
+    let (_, rest) = line.split_once(' ').unwrap();
+    let (text, _) = rest.rsplit_once(' ').unwrap();
+    let text = format!("{:016x} {text}", (crate::clock::now().as_millis() + millis) << 16);
+    let check = sha256(text.as_bytes()).hex()[..8].to_owned();
+    format!("{text} {check}").parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_said_here_is_later_than_what_was_heard_of_and_has_not_come() {
+    let dirs = [quick_dir(), quick_dir()];
+    let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
+    put(&one, &numbered(1), &["v1", "v2"]).await;
+    put(&other, &numbered(2), &["v2"]).await;
+    let there = [record(&one, &named("v1")).await, record(&one, &named("v2")).await];
+    // What is refused moves no clock.
+    other.hear(&there.each_ref().map(|record| said_ahead(record, 25 * 3_600_000))).await;
+    put(&other, &numbered(2), &["v3"]).await;
+    assert!(record(&other, &named("v3")).await.wall() <= crate::clock::now());
+    let heard = there.each_ref().map(|record| said_ahead(record, 180_000));
+    other.hear(&heard).await;
+    put(&other, &numbered(2), &["v1"]).await;
+    delete(&other, &named("v2")).await;
+    // It comes behind that.
+    other.put_fetched_manifest(&repo("a"), numbered(1), Some(heard[0].clone())).await.unwrap();
+    let taken = other.take_records(&repo("a"), heard.to_vec()).await.unwrap();
+    assert_eq!(taken.taken, []);
+    settle(&[one.clone(), other.clone()]).await;
+    for store in [&one, &other] {
+        assert_eq!(said(store, &named("v1")).await, Some(Some(numbered(2).digest)));
+        assert_eq!(said(store, &named("v2")).await, Some(None));
+        for heard in &heard {
+            assert!(record(store, heard.of()).await.is_later(heard), "{heard}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_start_does_not_go_back_behind_what_was_heard_of() {
+    let dirs = [quick_dir(), quick_dir()];
+    let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
+    put(&one, &numbered(1), &["v1"]).await;
+    let there = record(&one, &named("v1")).await;
+    for minutes in [3, 2, 5] {
+        let heard = said_ahead(&there, minutes * 60_000);
+        other.hear(std::slice::from_ref(&heard)).await;
+    }
+    let heard = said_ahead(&there, 4 * 60_000);
+    drop(other);
+    let again = store(dirs[1].path());
+    put(&again, &numbered(2), &["v1"]).await;
+    assert!(record(&again, &named("v1")).await.is_later(&heard));
+    // What is of no use any more is not believed: the clock was far ahead.
+    let path = again.0.contents.layout.records_heard();
+    drop(again);
+    let far = (crate::clock::now().as_millis() + 48 * 3_600_000) << 16;
+    for text in [format!("{far:016x}\n"), "no moment\n".to_owned()] {
+        std::fs::write(&path, text).unwrap();
+        let third = store(dirs[1].path());
+        let name = repo("b");
+        third.put_manifest(&name, numbered(2), vec![tag("v1")]).await.unwrap();
+        assert!(third.record(&name, &named("v1")).await.unwrap().unwrap().wall() <= crate::clock::now());
+        third.delete_manifest(&name, &of(numbered(2).digest)).await.unwrap();
+    }
+}
+
+/// What is to be said can't be written down: what was done before that is durable by then.
+#[tokio::test]
+async fn where_a_tag_leads_is_durable_before_it_is_said() {
+    let dirs = [quick_dir(), quick_dir()];
+    let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
+    put(&one, &numbered(1), &["v1", "v2"]).await;
+    let records = vec![record(&one, &named("v1")).await, record(&one, &named("v2")).await];
+    other.put_fetched_manifest(&repo("a"), numbered(1), None).await.unwrap();
+    let path = file(&other);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let taken = other.take_records(&repo("a"), records).await;
+    assert!(matches!(taken, Err(StoreError::Io { .. })), "{taken:?}");
+    let tags = other.0.contents.layout.tags(&repo("a"));
+    let synced = other.0.contents.disk.synced_directories.lock().unwrap().clone();
+    assert_eq!(synced.iter().filter(|synced| **synced == tags).count(), 1, "with one sync: {synced:?}");
+}
+
 #[tokio::test]
 async fn a_clock_that_is_more_than_a_day_ahead_is_refused_with_its_record() {
     let dirs = [quick_dir(), quick_dir()];
     let [one, other] = [recorded(dirs[0].path()), recorded(dirs[1].path())];
     put(&one, &numbered(1), &["v1"]).await;
-    let line = record(&one, &named("v1")).await.to_string();
-    let (_, rest) = line.split_once(' ').unwrap();
-    let (text, _) = rest.rsplit_once(' ').unwrap();
-    let ahead = |hours: u64| {
-        let millis = crate::clock::now().as_millis() + hours * 3_600_000;
-        let text = format!("{:016x} {text}", millis << 16);
-        let check = sha256(text.as_bytes()).hex()[..8].to_owned();
-        format!("{text} {check}").parse::<Record>().unwrap()
-    };
+    let there = record(&one, &named("v1")).await;
+    let ahead = |hours: u64| said_ahead(&there, hours * 3_600_000);
     other.put_fetched_manifest(&repo("a"), numbered(1), None).await.unwrap();
     let outcome = other.take_records(&repo("a"), vec![ahead(25)]).await.unwrap();
     assert_eq!((outcome.refused, outcome.taken.len()), (1, 0));
