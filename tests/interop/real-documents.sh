@@ -40,8 +40,8 @@ typed() {
 $1" || fail "$DOCUMENT: status $?: $1"
 }
 
-# every_command_ran: the end of the test of a document.
+# every_command_ran [SECTION...]: the end of the test of a document, or of these sections of it.
 every_command_ran() {
-    python3 "$INTEROP_SCRIPTS/../tools/real/documents.py" judge "$DOCUMENT" "$WORK/ran" "$INTEROP_SCRIPTS/documents.txt" "$INTEROP_SCRIPTS" ||
+    python3 "$INTEROP_SCRIPTS/../tools/real/documents.py" judge "$DOCUMENT" "$WORK/ran" "$INTEROP_SCRIPTS/documents.txt" "$INTEROP_SCRIPTS" "$@" ||
         fail "$DOCUMENT has commands that nothing runs"
 }

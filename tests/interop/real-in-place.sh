@@ -153,12 +153,8 @@ as_written "$expired" "get deployment d8-registry-controller" >/dev/null
 as_written "$expired" "patch secret registry-config"
 same "$(secret registry-config password)" "$LICENCE" "the licence in registry-config"
 as_written "$expired" "> deckhouse-registry.yaml"
-as_written "$expired" "delete validatingadmissionpolicybinding"
-lets_people() { ! refuses_people; }
-await lets_people
 eval "export $(written "$expired" "AUTH=")"
 as_written "$expired" "patch secret deckhouse-registry" "registry.deckhouse.io=>$UPSTREAM"
-deckhouse_protects
 same "$(secret deckhouse-registry .dockerconfigjson | jq -c .)" "{\"auths\":{\"$UPSTREAM\":{\"username\":\"license-token\",\"password\":\"$LICENCE\",\"auth\":\"$(printf %s "license-token:$LICENCE" | base64 -w0)\"}}}" "the sign-in of Deckhouse"
 await_for 120 renders_with "$UPSTREAM/$EDITION"
 

@@ -173,11 +173,12 @@ while IFS= read -r command; do
 done <"$WORK/as-printed/commands"
 same "${modes[*]}" "Direct Proxy Local Unmanaged Unmanaged" "modes that are switched to"
 ((run > 14)) || fail "only $run commands are printed"
-# Each manifest that is printed is one for --settings, as it is said beside the first of them.
+# Each manifest of ModuleConfig that is printed is one for --settings, as it is said beside the first of them.
 # shellcheck disable=SC2016 # the text has backticks
 grep -qF '`d8-registry switch mode Direct --settings mc-deckhouse.yaml`' docs/SWITCHING.md || fail "the command with a manifest is another one"
 manifests=0
 for manifest in "$WORK"/as-printed/*.yaml; do
+    grep -qx 'kind: ModuleConfig' "$manifest" || continue
     mode=$(sed -n 's/^ *mode: //p' "$manifest")
     cp "$manifest" "$WORK/as-printed/mc-deckhouse"
     as_printed "d8-registry switch mode $mode --settings mc-deckhouse"

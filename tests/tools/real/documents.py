@@ -6,7 +6,9 @@
                                                    and notes it in the file RAN
     documents.py block DOCUMENT SECTION PIECE [FROM=>TO...]
                                                    prints the block of YAML that has PIECE, in the same way
-    documents.py judge DOCUMENT RAN LIST SCRIPTS   holds all commands against RAN and LIST (documents.txt); SCRIPTS is the folder of tests
+    documents.py judge DOCUMENT RAN LIST SCRIPTS [SECTION...]
+                                                   holds all commands, or those of the sections, against RAN and LIST (documents.txt);
+                                                   SCRIPTS is the folder of tests
 
 A command is what stands in a block (``` with console, bash or sh, or indented), or in back quotes in the text where it begins with
 the name of a program and says what the program is to do. A piece is looked for with each run of blanks as one; what is a whole
@@ -173,12 +175,15 @@ def listed(path, name):
             piece = line.strip()
 
 
-def judge(document, ran, path, scripts):
+def judge(document, ran, path, scripts, *sections):
     name = pathlib.Path(document).stem
-    commands = commands_of(document)
+    commands = [one for one in commands_of(document) if not sections or one[0] in sections]
     by_us = {tuple(line.split("\t")[1:]) for line in pathlib.Path(ran).read_text().splitlines() if line.split("\t")[0] == name}
+    by_us = {one for one in by_us if not sections or one[0] in sections}
     wrong, known = [], set()
     for section, piece, verdict in listed(path, name):
+        if sections and section not in sections:
+            continue
         try:
             one = section, squeezed(find(commands, section, piece))
         except SystemExit as error:
