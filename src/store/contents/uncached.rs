@@ -173,6 +173,8 @@ mod tests {
         }
     }
 
+    const TRIES: u32 = 20;
+
     /// Whether the first byte is in memory; `None`: the file system can't tell. The look has it read.
     fn is_cached(file: &File) -> Option<bool> {
         match preadv2(file, &mut [IoSliceMut::new(&mut [0])], 0, ReadWriteFlags::NOWAIT) {
@@ -200,9 +202,14 @@ mod tests {
             return;
         }
         for is_direct in [true, false] {
+            // On a busy machine the kernel keeps a page now and then that it was told to drop.
+            let is_left = |number: u32| {
+                let (path, file) = made(&format!("{is_direct} {number}"));
+                hashed(&path, is_direct);
+                is_cached(&file) != Some(false)
+            };
+            assert!(!(0..TRIES).all(is_left), "{is_direct}");
             let (path, file) = made(if is_direct { "direct" } else { "beside" });
-            hashed(&path, is_direct);
-            assert_eq!(is_cached(&file), Some(false), "{is_direct}");
             file.read_at(&mut [0; 4096], 0).unwrap();
             hashed(&path, is_direct);
             assert_eq!(is_cached(&file), Some(true), "{is_direct}");
