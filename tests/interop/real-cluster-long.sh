@@ -56,12 +56,16 @@ reached Proxy
 await_for 60 on_every_node app
 nothing_failed
 
-say "the licence expires; what was pulled before is served; another licence"
+say "the licence expires; what was pulled before is served, also to who rolls it out; another licence"
 users_rest
+store_versions 2
 expire_licence
 serves_stored
-mode_is Proxy "$(upstream_settings)"
 users_go_on
+await_rollouts 3
+nothing_failed
+mode_is Proxy "$(upstream_settings)"
+echo 6 >"$CLUSTER/versions"
 await_rollouts 2
 nothing_failed
 

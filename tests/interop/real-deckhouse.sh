@@ -239,6 +239,22 @@ expire_licence() {
     await upstream_answers
 }
 
+# store_versions COUNT: users have so many versions from now on, and each master has stored them.
+store_versions() {
+    local master version
+    authority
+    mkdir -p "$WORK/pull-certs"
+    cp "$WORK/authority.crt" "$WORK/pull-certs/ca.crt"
+    for master in "${!ADDRESS_OF[@]}"; do
+        [[ $master == master-* ]] || continue
+        for ((version = 1; version <= $1; version++)); do
+            skopeo copy -q --preserve-digests --src-creds "$(login ro)" --src-cert-dir "$WORK/pull-certs" \
+                "docker://${ADDRESS_OF[$master]}:5001/system/deckhouse/app:v$version" "dir:$WORK/stored-$master-$version"
+        done
+    done
+    echo "$1" >"$CLUSTER/versions"
+}
+
 # serves_stored: a pod that is deleted comes back on a node that has to pull its image again.
 serves_stored() {
     local image node
