@@ -39,10 +39,14 @@ pub(super) async fn a_module_config_that_was_seen_without_settings_is_followed_o
     world.kill_and_pass_on(0).await;
     world.api.of::<Secret>().delete("d8-registry-switch", &DeleteParams::default()).await.unwrap();
     let configs = module_config(&world);
-    let direct = json!({"mode": "Direct", "direct": {
-        "imagesRepo": World::repository(0), "scheme": "HTTPS", "ca": std::fs::read_to_string(world.files().1).unwrap(),
-        "username": "license", "password": "secret",
-    }});
+    let ca = std::fs::read_to_string(world.files().1).unwrap();
+    let direct_of = |number: usize| {
+        let (repository, ca) = (World::repository(number), &ca);
+        json!({"mode": "Direct", "direct": {
+            "imagesRepo": repository, "scheme": "HTTPS", "ca": ca, "username": "license", "password": "secret",
+        }})
+    };
+    let direct = direct_of(0);
     let only_try = PatchParams { dry_run: true, ..PatchParams::default() };
     world
         .until("the policy counts no more", || async {
@@ -54,4 +58,15 @@ pub(super) async fn a_module_config_that_was_seen_without_settings_is_followed_o
     world.finish(Wanted::Direct(0)).await;
     assert!(says(&world, "ModuleConfig deckhouse is the input").await);
     assert_eq!(world.fact("unsetSeen").await, "");
+    // Deckhouse says that the cluster is in its bootstrap: nothing is switched meanwhile, and a condition says why.
+    let secrets = world.api.of::<Secret>();
+    let is_bootstrapped = |text: &str| Patch::Merge(json!({"stringData": {"clusterIsBootstrapped": text}}));
+    secrets.patch("deckhouse-registry", &PatchParams::default(), &is_bootstrapped("false")).await.unwrap();
+    patch(&configs, &PatchParams::default(), json!({"registry": direct_of(1)})).await.unwrap();
+    world.until("parameters are frozen", || world.is(ConditionType::ParametersFrozen, true)).await;
+    let mode_file = secrets.get("d8-registry-mode").await.unwrap().metadata.resource_version;
+    secrets.patch("deckhouse-registry", &PatchParams::default(), &is_bootstrapped("true")).await.unwrap();
+    world.finish(Wanted::Direct(1)).await;
+    assert!(!world.is(ConditionType::ParametersFrozen, true).await);
+    assert_ne!(secrets.get("d8-registry-mode").await.unwrap().metadata.resource_version, mode_file);
 }
