@@ -64,9 +64,7 @@ pub(super) async fn a_module_config_that_was_seen_without_settings_is_followed_o
     secrets.patch("deckhouse-registry", &PatchParams::default(), &is_bootstrapped("false")).await.unwrap();
     patch(&configs, &PatchParams::default(), json!({"registry": direct_of(1)})).await.unwrap();
     world.until("parameters are frozen", || world.is(ConditionType::ParametersFrozen, true)).await;
-    let mode_file = secrets.get("d8-registry-mode").await.unwrap().metadata.resource_version;
     secrets.patch("deckhouse-registry", &PatchParams::default(), &is_bootstrapped("true")).await.unwrap();
     world.finish(Wanted::Direct(1)).await;
     assert!(!world.is(ConditionType::ParametersFrozen, true).await);
-    assert_ne!(secrets.get("d8-registry-mode").await.unwrap().metadata.resource_version, mode_file);
 }

@@ -177,8 +177,10 @@ admin POST "$OWN/secrets?dryRun=All" "$(<deploy/manifests/controlled-first.yaml)
 admin DELETE "$OWN/secrets/registry-user-rw" >/dev/null
 init=$(jq -n --rawfile cert "$INTEROP_PKI/ca.crt" --rawfile key "$INTEROP_PKI/ca.key" \
     '{ca: {cert: $cert, key: $key}, rw_user: {name: "rw", password: "given", password_hash: "x"}}')
+# As INSTALL has it.
 write_init() {
-    admin POST "$OWN/secrets" "$(jq -n --arg config "$1" '{metadata: {name: "registry-init"}, type: "Opaque", stringData: {config: $config}}')" >/dev/null
+    printf %s "$1" >"$WORK/init.yaml"
+    (cd "$WORK" && KUBECONFIG=$KUBE_DIR/admin.kubeconfig "$INTEROP_TOOLS/kube" kubectl -n d8-system create secret generic registry-init --from-file config=init.yaml >/dev/null)
 }
 proxy=(--set "image.reference=example.com/d8-registry:1,metrics.kubeRbacProxyImage=example.com/proxy:1,push.kind=Ingress,push.host=x"
     --set "push.manyMasters=true,mode=Proxy,upstream.imagesRepo=registry.example.com/ee,config.proxy.ttl=24h")

@@ -189,6 +189,7 @@ start_extra
 start_control_plane
 prepare_cluster
 prepare_deckhouse
+users_may_pull
 step_kind
 k create clusterrolebinding all-deckhouse --clusterrole=cluster-admin --serviceaccount=d8-system:deckhouse >/dev/null
 make_node master-1 1
