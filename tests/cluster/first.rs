@@ -64,7 +64,15 @@ pub(super) async fn a_module_config_that_was_seen_without_settings_is_followed_o
     secrets.patch("deckhouse-registry", &PatchParams::default(), &is_bootstrapped("false")).await.unwrap();
     patch(&configs, &PatchParams::default(), json!({"registry": direct_of(1)})).await.unwrap();
     world.until("parameters are frozen", || world.is(ConditionType::ParametersFrozen, true)).await;
+    let asks = |repository: String| {
+        let mode_file = world.roles.mode_file.lock().unwrap().clone();
+        async move { String::from_utf8_lossy(&mode_file).contains(&repository) }
+    };
+    assert!(!asks(World::repository(1)).await);
     secrets.patch("deckhouse-registry", &PatchParams::default(), &is_bootstrapped("true")).await.unwrap();
+    world.until("it goes on", || asks(World::repository(1))).await;
+    world
+        .until("nothing is frozen", || async { world.condition(ConditionType::ParametersFrozen).await.is_none() })
+        .await;
     world.finish(Wanted::Direct(1)).await;
-    assert!(!world.is(ConditionType::ParametersFrozen, true).await);
 }
