@@ -128,11 +128,16 @@ async fn pulls_and_pushes_go_on_beside_snapshots() {
             said(&data, &["rm", &name]);
         }
     });
+    let mut deletes = 0;
     while !orders.is_finished() {
         let response = client.get(&format!("/v2/a/blobs/{name}")).await;
         assert_eq!(response.bytes().await.unwrap(), content);
-        let other = client.push_blob("a", b"other").await;
-        assert_eq!(client.delete(&format!("/v2/a/blobs/{other}")).await.status(), 202);
+        // A snapshot that meets a delete in each of its attempts is refused: they are few, so that one comes through at any load.
+        if deletes < 20 {
+            let other = client.push_blob("a", b"other").await;
+            assert_eq!(client.delete(&format!("/v2/a/blobs/{other}")).await.status(), 202);
+            deletes += 1;
+        }
     }
     orders.join().unwrap();
     registry.stop();
