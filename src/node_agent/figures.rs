@@ -148,6 +148,11 @@ impl Shown {
         }
     }
 
+    /// This is not asked for any more.
+    pub(super) fn asks_no(&self, check: Check) {
+        self.state().pulls[check as usize].ok = None;
+    }
+
     /// Nothing is asked for any more.
     pub(super) fn asks_nothing(&self) {
         for pull in &mut self.state().pulls {

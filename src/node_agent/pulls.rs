@@ -120,8 +120,9 @@ impl Job for Pulls {
         }
         let (manifest, at_node_proxy) = self.manifest(clients).await;
         self.shown.asked(Check::Manifest, manifest);
-        if let Some(answer) = at_node_proxy {
-            self.shown.asked(Check::NodeProxy, answer);
+        match at_node_proxy {
+            Some(answer) => self.shown.asked(Check::NodeProxy, answer),
+            None => self.shown.asks_no(Check::NodeProxy),
         }
         if self.since_blob.is_none_or(|since| since + 1 >= BLOB_EVERY) {
             let blob = tokio::time::timeout(BLOB, self.blob(clients)).await;

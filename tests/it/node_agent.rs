@@ -71,6 +71,20 @@ impl Agent {
         .await;
     }
 
+    /// Waits until a scrape has no line that begins so.
+    async fn until_without(&self, beginning: &str) {
+        let url = format!("http://{}/metrics", self.address);
+        within(async {
+            loop {
+                let answer = reqwest::get(&url).await.unwrap().text().await.unwrap();
+                if !answer.lines().any(|found| found.starts_with(beginning)) {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+
     /// Ends it; its code.
     fn end(&mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.process);
@@ -127,6 +141,11 @@ async fn it_writes_what_is_mounted_and_asks_for_the_image_as_containerd_does() {
     agent.until("d8_registry_node_agent_pull_ok{check=\"manifest\"} 0").await;
     agent.until("d8_registry_node_agent_pull_ok{check=\"node_proxy\"} 0").await;
     upstream.heal();
+    agent.until("d8_registry_node_agent_pull_ok{check=\"manifest\"} 1").await;
+    // Without node-proxy among the mirrors nothing is said of it.
+    let by_name = upstream.address().replace("127.0.0.1", "localhost");
+    std::fs::write(agent.at("mount/config"), config(&by_name)).unwrap();
+    agent.until_without("d8_registry_node_agent_pull_ok{check=\"node_proxy\"}").await;
     agent.until("d8_registry_node_agent_pull_ok{check=\"manifest\"} 1").await;
     // Without the mount it goes on by the copy.
     std::fs::remove_file(agent.at("mount/config")).unwrap();

@@ -369,8 +369,8 @@ async fn finish(
     writeln!(out, "The nodes{servers} and Secret {} have {repo}.", names::DECKHOUSE_REGISTRY)?;
     match undone {
         None => {
-            // Where nothing changed since a `--commit` nothing was kept.
-            if read(own, names::PREVIOUS).await?.is_some() {
+            // Where nothing changed since a `--commit` nothing was kept. One that can't be read is no failure of what was done.
+            if matches!(read(own, names::PREVIOUS).await, Ok(Some(_))) {
                 writeln!(
                     out,
                     "Secret {} has what was there before: d8-registry switch upstream --undo goes back, --commit removes it; it goes \
