@@ -173,24 +173,24 @@ night() {
             image=$(k -n apps get deployment app -o 'jsonpath={.spec.template.spec.containers[0].image}')
             gone "$image"
             k -n apps delete pods -l app=app >/dev/null
-            await_for 120 can_not_pull apps app=app "$words"
+            await_for 60 can_not_pull apps app=app "$words"
             ;;
     esac
     deckhouse_anew
-    await_for 120 can_not_pull d8-system app=deckhouse "$words"
+    await_for 60 can_not_pull d8-system app=deckhouse "$words"
     [[ $mode != Proxy ]] || words="403 Forbidden"
     gone "$(base)/app:v$4"
     start_pod "left-alone-$night" "$(base)/app:v$4"
-    await_for 120 can_not_pull apps "app=left-alone-$night" "$words"
+    await_for 60 can_not_pull apps "app=left-alone-$night" "$words"
     case $controller in
         away)
             d8k scale deployment d8-registry-controller --replicas=0 >/dev/null
-            await_for 120 no_controller
+            await_for 60 no_controller
             ;;
         lost)
             gone "$OURS"
             d8k delete pods -l component=registry-controller >/dev/null
-            await_for 120 can_not_pull d8-system component=registry-controller "403 Forbidden"
+            await_for 60 can_not_pull d8-system component=registry-controller "403 Forbidden"
             ;;
     esac
     [[ $mode != Proxy ]] || is_seen_as_written
@@ -229,22 +229,22 @@ night() {
         ((${#commands[@]} > 0)) || fail "no pod is named: $SAID"
     fi
     for command in "${commands[@]}"; do typed "$command" on master-1; done
-    await_for 120 deckhouse_runs
+    await_for 60 deckhouse_runs
     [[ $controller != away ]] || d8k scale deployment d8-registry-controller --replicas=1 >/dev/null
 
     say "everything pulls: Deckhouse, users, the controller, and what was never stored"
     await_for 330 rolled_out app
     start_pod "new-$night" "$(base)/app:v$5"
-    await_for 120 runs "new-$night"
+    await_for 60 runs "new-$night"
     reached "$mode"
-    await_for 120 controller_runs
+    await_for 60 controller_runs
     await_for 330 runs "left-alone-$night"
     old_is_gone || fail "the licence of before is still somewhere"
     say "a controller that returns wants the same"
     before=$(written_so_far)
     k -n d8-system rollout restart deployment d8-registry-controller >/dev/null
-    await_for 120 restarted
-    await_for 120 leads_and_is_content
+    await_for 90 restarted
+    await_for 60 leads_and_is_content
     same "$(written_so_far)" "$before" "the Secrets after a controller returned"
     # What failed was meant to.
     k delete events -A --all >/dev/null
@@ -270,7 +270,7 @@ damage_of_deckhouse() {
     layer=$(jq -r '.layers[0].digest' "$CLUSTER/deckhouse/blobs/${manifest/://}")
     on master-1 install -d -o 64535 -g 64535 -m 750 "$store/damaged" "$store/damaged/sha256"
     on master-1 ln -f "$store/blobs/sha256/${layer:7:2}/${layer#*:}" "$store/damaged/sha256/${layer#*:}.by-hand"
-    await_for 120 lacks_layer "$layer"
+    await_for 60 lacks_layer "$layer"
 }
 lacks_layer() {
     [[ $(curl -s --max-time 20 --cacert "$WORK/authority.crt" -u "$(login ro)" -o /dev/null -w '%{http_code}' \
@@ -280,7 +280,7 @@ lacks_layer() {
 # is_seen_as_written: what RUNBOOK says that one sees.
 is_seen_as_written() {
     local answer
-    await_for 120 probe_is_refused
+    await_for 90 probe_is_refused
     on master-1 curl -s http://127.0.0.1:5002/status | jq -e '.. | objects | select(.outcome? == "auth")' >/dev/null || fail "/status has no outcome: auth"
     answer=$(k -n d8-system logs -l component=registry-server --tail=-1)
     [[ $answer == *"the upstream refuses our credentials"* ]] || fail "the log does not say so"
@@ -339,7 +339,7 @@ to_mode Proxy
 authority
 # What runs was pulled before there was a store.
 deckhouse_anew
-await_for 120 deckhouse_runs
+await_for 60 deckhouse_runs
 await_rollouts 3
 night Proxy alive mount 3 4
 night Proxy lost binary 5 6

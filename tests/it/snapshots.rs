@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::Method;
 use serde_json::Value;
@@ -120,20 +122,26 @@ async fn pulls_and_pushes_go_on_beside_snapshots() {
     let content = blob(7, 3_000_000);
     let name = client.push_blob("a", &content).await;
     let data = registry.data();
+    let done = Arc::new(AtomicUsize::new(0));
+    let rounds = Arc::clone(&done);
     let orders = std::thread::spawn(move || {
         for number in 0..5 {
             let name = format!("s{number}");
             said(&data, &["create", &name]);
             said(&data, &["restore", &name]);
             said(&data, &["rm", &name]);
+            rounds.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let mut deletes = 0;
+    let (mut round, mut deletes) = (0, 0);
     while !orders.is_finished() {
         let response = client.get(&format!("/v2/a/blobs/{name}")).await;
         assert_eq!(response.bytes().await.unwrap(), content);
-        // A snapshot that meets a delete in each of its attempts is refused: they are few, so that one comes through at any load.
-        if deletes < 20 {
+        if round != done.load(Ordering::Relaxed) {
+            (round, deletes) = (done.load(Ordering::Relaxed), 0);
+        }
+        // A snapshot that meets a delete in each of its 64 attempts is refused: each meets fewer, at any load.
+        if deletes < 60 {
             let other = client.push_blob("a", b"other").await;
             assert_eq!(client.delete(&format!("/v2/a/blobs/{other}")).await.status(), 202);
             deletes += 1;
